@@ -1,0 +1,170 @@
+"""Crops, mirroring and resizing of clips, the same for all frames of a clip; padding in time."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A box of a frame, maybe mirrored; fractions of pixels are interpolated.
+
+    Attributes:
+        top: pixels from the upper edge.
+        left: pixels from the left edge.
+        height: pixels.
+        width: pixels.
+        mirror: whether left and right are exchanged.
+    """
+
+    top: float
+    left: float
+    height: float
+    width: float
+    mirror: bool = False
+
+    def apply(self, video: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Cuts the box out of each frame and scales it to ``size`` (bilinear, antialiased).
+
+        Args:
+            video: (T,H,W,3) uint8.
+            size: (height, width) of the result, pixels.
+
+        Returns:
+            (T,height,width,3) uint8.
+        """
+        box = (self.left, self.top, self.left + self.width, self.top + self.height)
+        out = np.empty((len(video), *size, 3), np.uint8)
+        for t, frame in enumerate(video):
+            image = Image.fromarray(frame)
+            out[t] = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+        return np.ascontiguousarray(out[:, :, ::-1]) if self.mirror else out
+
+
+@dataclass(frozen=True)
+class SpatialTransform:
+    """From frames of any size to frames of one size: a random crop, or the crops of the test.
+
+    Every crop is a share of the *base box*: the largest centred box of the result's aspect in the
+    frame, or, with ``keep_aspect=False``, the whole frame (squeezed into ``size``). So "227² out of
+    240×320" is ``size=(227, 227), scale=(s, s), stretch=1, test_scale=s`` with s = (227 / 240)².
+
+    Mirroring exchanges left and right. Where a label has a direction ("moving left", "passing
+    to the right"), a mirrored clip is wrongly labelled, so ``flip`` is off unless asked for.
+
+    Attributes:
+        size: (height, width) of the result, pixels.
+        scale: least and greatest share of the base box's area that a random crop takes, in (0,1].
+        stretch: greatest change of the crop's aspect in training, >= 1; its logarithm is uniform.
+        flip: mirror a clip with probability 1/2 in training; also needed for ten crops at test.
+        test_scale: share of the base box's area that a crop at test takes, in (0,1].
+        test_crops: 1: the centre. 5: the four corners and the centre. 10: these and
+            their mirror images (Krizhevsky et al., 2012, section 4.1).
+        keep_aspect: see above.
+    """
+
+    size: tuple[int, int]
+    scale: tuple[float, float] = (0.5, 1.0)
+    stretch: float = 4 / 3
+    flip: bool = False
+    test_scale: float = 1.0
+    test_crops: Literal[1, 5, 10] = 1
+    keep_aspect: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size: expected (height, width) in pixels, received {self.size}")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale: expected 0 < least <= greatest <= 1, received {self.scale}")
+        if not self.stretch >= 1:
+            raise ValueError(f"stretch: expected at least 1, received {self.stretch}")
+        if not 0 < self.test_scale <= 1:
+            raise ValueError(f"test_scale: expected a share in (0,1], received {self.test_scale}")
+        if self.test_crops not in (1, 5, 10):
+            raise ValueError(f"test_crops: expected 1, 5 or 10, received {self.test_crops}")
+        if self.test_crops == 10 and not self.flip:
+            raise ValueError("test_crops: 10 crops need mirroring, received flip=False")
+
+    def __call__(self, video: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Gives a random crop, or the centre crop of the test when there is no ``rng``.
+
+        Args:
+            video: (T,H,W,3) uint8.
+            rng: random numbers, or None.
+
+        Returns:
+            (T,height,width,3) uint8.
+        """
+        height, width = video.shape[1:3]
+        if rng is None:
+            return self._centre_crop(height, width).apply(video, self.size)
+        return self.random_crop(height, width, rng).apply(video, self.size)
+
+    def test_views(self, video: np.ndarray) -> np.ndarray:
+        """Gives the crops of the test.
+
+        Args:
+            video: (T,H,W,3) uint8.
+
+        Returns:
+            (test_crops,T,height,width,3) uint8: the centre, the corners, then these mirrored.
+        """
+        height, width = video.shape[1:3]
+        centre = self._centre_crop(height, width)
+        crops = [centre]
+        if self.test_crops > 1:
+            tops, lefts = (0.0, height - centre.height), (0.0, width - centre.width)
+            crops += [Crop(t, x, centre.height, centre.width) for t in tops for x in lefts]
+        views = np.stack([crop.apply(video, self.size) for crop in crops])
+        return np.concatenate([views, views[:, :, :, ::-1]]) if self.test_crops == 10 else views
+
+    def random_crop(self, height: int, width: int, rng: np.random.Generator) -> Crop:
+        """Draws a crop of a frame of ``height`` × ``width`` pixels."""
+        base_height, base_width = self._base_box(height, width)
+        share = rng.uniform(*self.scale)
+        stretch = np.exp(rng.uniform(-1, 1) * np.log(self.stretch))
+        crop_height = min(_whole(base_height * np.sqrt(share / stretch)), height)
+        crop_width = min(_whole(base_width * np.sqrt(share * stretch)), width)
+        top = int(rng.integers(height - crop_height + 1))
+        left = int(rng.integers(width - crop_width + 1))
+        mirror = bool(rng.random() < 0.5) and self.flip
+        return Crop(top, left, crop_height, crop_width, mirror)
+
+    def _centre_crop(self, height: int, width: int) -> Crop:
+        base_height, base_width = self._base_box(height, width)
+        crop_height = _whole(base_height * np.sqrt(self.test_scale))
+        crop_width = _whole(base_width * np.sqrt(self.test_scale))
+        return Crop((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
+
+    def _base_box(self, height: int, width: int) -> tuple[float, float]:
+        if not self.keep_aspect:
+            return height, width
+        scale = min(height / self.size[0], width / self.size[1])
+        return scale * self.size[0], scale * self.size[1]
+
+
+def pad_clip(video: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fills a clip up to ``num_frames`` with frames of zeros.
+
+    Args:
+        video: (T',...) of any dtype, 1 <= T' <= ``num_frames``.
+        num_frames: T.
+
+    Returns:
+        The padded clip, (T,...), and its length T' as () int32.
+
+    Raises:
+        ValueError: the clip is empty or longer than ``num_frames``.
+    """
+    length = len(video)
+    if not 1 <= length <= num_frames:
+        raise ValueError(f"video: expected 1 to {num_frames} frames, received {length}")
+    padded = np.zeros((num_frames, *video.shape[1:]), video.dtype)
+    padded[:length] = video
+    return padded, np.asarray(length, np.int32)
+
+
+def _whole(pixels: float) -> int:
+    return max(1, round(float(pixels)))

@@ -1,0 +1,204 @@
+"""UCF101's format: videos in class folders, lists of classes and splits.
+
+Soomro et al., 2012, arXiv:1212.0402. The format is also that of other sets, among them
+UT-Interaction as it is commonly split::
+
+    VIDEOS/CLASS/NAME.avi
+    LISTS/classInd.txt       "1 ApplyEyeMakeup"
+    LISTS/trainlist01.txt    "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1"
+    LISTS/testlist01.txt     "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SPLITS = ("train", "validation", "test")
+UCF101_GROUP = r"_g(\d+)_c\d+"
+UT_INTERACTION_GROUP = r"^\d+_(\d+)_\d+"
+
+_VIDEO_FOLDERS = ("UCF-101", "videos")
+_LIST_FOLDERS = ("ucfTrainTestlist", "splits")
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """One split: video files with their labels.
+
+    Attributes:
+        paths: the files.
+        labels: their classes, from 0 on.
+        groups: what each was recorded with (the same people and place); "" where names don't tell.
+        class_names: the name of each class.
+    """
+
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+    groups: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_split(
+    root: str | Path,
+    split: str,
+    fold: int = 1,
+    *,
+    validation_groups: Collection[str] = (),
+    group_pattern: str = UCF101_GROUP,
+    videos: str | Path | None = None,
+    lists: str | Path | None = None,
+) -> VideoList:
+    """Reads one split of a data set in UCF101's format.
+
+    The clips of a group show the same people at the same place, so the validation part is
+    held out of the train list by groups, never by single clips.
+
+    Args:
+        root: the data set's folder.
+        split: "train", "validation" or "test".
+        fold: number of the lists.
+        validation_groups: groups of the train list that validate; the rest trains.
+        group_pattern: regular expression whose first bracket is the group in a file's name.
+        videos: folder with the class folders, from ``root``; None takes "UCF-101" or "videos".
+        lists: folder with the lists, from ``root``; None takes "ucfTrainTestlist" or "splits".
+
+    Returns:
+        The videos of the split, in the list's order.
+
+    Raises:
+        FileNotFoundError: a folder, a list or a file named in a list is missing.
+        ValueError: ``split``, ``fold`` or ``validation_groups`` names nothing there is, or the
+            classes of the list of classes, the folders and the split's list disagree.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, received {split!r}")
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{root}: expected the folder of a data set in UCF101's format")
+    video_folder = _folder(Path(root), videos, _VIDEO_FOLDERS, "the class folders with the videos")
+    list_folder = _folder(Path(root), lists, _LIST_FOLDERS, "classInd.txt and the lists of splits")
+    class_names = _read_classes(list_folder / "classInd.txt")
+    _check_folders(class_names, video_folder, list_folder)
+
+    path = _list_path(list_folder, "test" if split == "test" else "train", fold)
+    names, labels = _read_list(path, class_names)
+    missing = [name for name in names if not (video_folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{path}: {len(missing)} of {len(names)} files are not in {video_folder}: "
+            + _some(missing)
+        )
+    matches = [re.search(group_pattern, Path(name).stem) for name in names]
+    groups = [match[1] if match else "" for match in matches]
+    keep = np.ones(len(names), bool)
+    if split != "test":
+        keep = _held_out(path, groups, set(validation_groups), split, group_pattern)
+    chosen = np.flatnonzero(keep)
+    return VideoList(
+        paths=tuple(str(video_folder / names[i]) for i in chosen),
+        labels=tuple(labels[i] for i in chosen),
+        groups=tuple(groups[i] for i in chosen),
+        class_names=class_names,
+    )
+
+
+def _folder(root: Path, given: str | Path | None, usual: Sequence[str], what: str) -> Path:
+    candidates = [root / name for name in ([given] if given is not None else usual)]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError(
+        f"{root}: expected {what} in {' or '.join(str(path) for path in candidates)}"
+    )
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: expected the list of classes, lines like "1 Archery"')
+    rows = [line.split(maxsplit=1) for line in _lines(path)]
+    if not rows or [row[0] for row in rows] != [str(n + 1) for n in range(len(rows))]:
+        raise ValueError(f"{path}: expected lines numbered from 1 on, received {_some(rows)}")
+    if any(len(row) != 2 for row in rows) or len({row[1] for row in rows}) != len(rows):
+        raise ValueError(f"{path}: expected a number and a name of its own in each line")
+    return tuple(row[1] for row in rows)
+
+
+def _check_folders(class_names: Sequence[str], video_folder: Path, list_folder: Path) -> None:
+    folders = {
+        path.name
+        for path in video_folder.iterdir()
+        if path.is_dir() and not path.name.startswith(".")
+    }
+    listed = set(class_names)
+    if folders != listed:
+        raise ValueError(
+            f"classes disagree: only in {list_folder / 'classInd.txt'}: "
+            f"{_some(sorted(listed - folders))}; only folders of {video_folder}: "
+            f"{_some(sorted(folders - listed))}"
+        )
+
+
+def _list_path(list_folder: Path, kind: str, fold: int) -> Path:
+    path = list_folder / f"{kind}list{fold:02d}.txt"
+    if not path.is_file():
+        there = sorted(list_folder.glob(f"{kind}list*.txt"))
+        folds = [match[0] for p in there if (match := re.search(r"\d+", p.stem))]
+        raise ValueError(
+            f"fold: no {path}, received {fold}, there are folds: {', '.join(folds) or 'none'}"
+        )
+    return path
+
+
+def _read_list(path: Path, class_names: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Names and labels from 0 on; the label is the folder's, and the line's must agree."""
+    number = {name: label for label, name in enumerate(class_names)}
+    names, labels, wrong = [], [], []
+    for line in _lines(path):
+        name, _, last = line.rpartition(" ")
+        name, listed = (name.strip(), int(last)) if name and last.isdigit() else (line, None)
+        label = number.get(name.split("/")[0])
+        if label is None:
+            wrong.append(f"{name} (no such class)")
+        elif listed not in (None, label + 1):
+            wrong.append(f"{name} ({listed}, but classInd.txt says {label + 1})")
+        else:
+            names.append(name)
+            labels.append(label)
+    if wrong:
+        raise ValueError(f"{path}: {len(wrong)} lines disagree with classInd.txt: {_some(wrong)}")
+    if not names:
+        raise ValueError(f"{path}: expected files, received an empty list")
+    return names, labels
+
+
+def _held_out(
+    path: Path, groups: Sequence[str], held_out: set[str], split: str, pattern: str
+) -> np.ndarray:
+    if held_out and "" in groups:
+        raise ValueError(f"{path}: group_pattern {pattern!r} does not fit all names")
+    if unknown := held_out - set(groups):
+        raise ValueError(
+            f"validation_groups: {_some(sorted(unknown))} not in {path}, which has "
+            f"{', '.join(sorted(set(groups)))}"
+        )
+    in_validation = np.asarray([group in held_out for group in groups])
+    keep = in_validation if split == "validation" else ~in_validation
+    if not keep.any():
+        raise ValueError(
+            f"validation_groups: {sorted(held_out)} leave nothing of {path} for {split}"
+        )
+    return keep
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def _some(items: Sequence[object]) -> str:
+    shown = ", ".join(str(item) for item in items[:3])
+    return (shown + (", ..." if len(items) > 3 else "")) or "none"

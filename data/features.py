@@ -1,0 +1,247 @@
+"""Cache of a frozen encoder's features on disk, in ArrayRecord files.
+
+An encoder that is not trained gives the same features in every epoch, so it runs once over the
+data. The cache's directory is named by a hash of everything the features depend on, and holds that
+description: a cache of another encoder, of other weights, preprocessing or data is never read.
+
+    ROOT/HASH/key.json                          what the features depend on
+    ROOT/HASH/features-00003-of-00012.arrayrecord   one record an example, a NumPy archive
+
+Records are written to a file beside, which is renamed when it is complete: after a kill the same
+call goes on with the first file that is missing. One writer at a time holds the directory's lock.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_data_source, array_record_module
+from filelock import FileLock
+
+from data.batches import Source
+
+_FORMAT = 1
+_REQUIRED = ("encoder", "weights", "preprocessing", "source")
+
+Encode = Callable[[np.ndarray], np.ndarray]
+"""(n,H,W,3) uint8 in [0,255] to (n,...) float: the frozen encoder, frame by frame."""
+
+
+def digest_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits: names weights in a cache's key."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_features(
+    root: str | Path,
+    examples: Source,
+    encode: Encode,
+    *,
+    key: Mapping[str, Any],
+    dtype: str = "float16",
+    shard_size: int = 64,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> "FeatureSource":
+    """Encodes every example once and stores the features; does only what is missing.
+
+    Args:
+      root: directory of all caches; made if missing.
+      examples: the source; examples have ``video`` (T,H,W,3) or (V,T,H,W,3) uint8, ``lengths``,
+        ``mask``, and other numeric arrays, which are stored as they are.
+      encode: the frozen encoder; called with all frames of one example, (T,H,W,3) or (V·T,H,W,3).
+      key: what the features depend on, as JSON: at least ``encoder`` (its name), ``weights``
+        (``digest_file`` of them), ``preprocessing`` and ``source`` (which clips of which files).
+      dtype: stored type, 'float16' or 'float32'.
+      shard_size: examples in a file, >= 1: what a kill loses at most.
+      on_progress: called with (examples done, examples) after each example that is encoded.
+
+    Returns:
+      The features as a source; frames beyond ``lengths``, and examples whose ``mask`` is False,
+      are zero.
+
+    Raises:
+      ValueError: an incomplete key, another dtype, no example, frames and features that do not
+        match, features that are not finite in ``dtype``, or a directory that holds another key.
+    """
+    if shard_size < 1:
+        raise ValueError(f"shard_size: expected at least 1, received {shard_size}")
+    if len(examples) == 0:
+        raise ValueError("examples: expected at least one, received none")
+    described = _describe(key, dtype, len(examples))
+    directory = cache_directory(root, key, dtype=dtype, examples=len(examples))
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / ".lock"):
+        # Only the holder of the lock writes, so what lies here unfinished is of a dead writer.
+        for unfinished in directory.glob("*.unfinished"):
+            unfinished.unlink()
+        header = directory / "key.json"
+        if header.exists():
+            stored = _read_header(directory)
+            _require_same_key(directory, stored["key"], described)
+            shard_size = stored["shard_size"]
+        else:
+            text = json.dumps({"key": described, "shard_size": shard_size}, indent=1)
+            _write_atomically(header, lambda path: path.write_text(text, encoding="utf-8"))
+        for shard, path in enumerate(_shard_paths(directory, len(examples), shard_size)):
+            if not path.exists():
+                first = shard * shard_size
+                indices = range(first, min(first + shard_size, len(examples)))
+
+                def write(path: Path, indices: range = indices) -> None:
+                    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+                    try:
+                        for index in indices:
+                            example = _encode_example(examples[index], encode, dtype, index)
+                            writer.write(_pack(example))
+                            if on_progress is not None:
+                                on_progress(index + 1, len(examples))
+                    finally:
+                        writer.close()
+
+                _write_atomically(path, write)
+    return FeatureSource(directory, described)
+
+
+class FeatureSource:
+    """Random access to the stored features of one split; picklable.
+
+    Examples are those of ``write_features``'s source with ``features`` in place of ``video``:
+    (T,...) or (V,T,...), float16 or float32.
+
+    Args:
+      directory: a cache's directory (``cache_directory``).
+      key: if given, the complete description that the directory must have been written with.
+
+    Raises:
+      FileNotFoundError: no cache there, or an unfinished one.
+      ValueError: a cache of something else.
+    """
+
+    def __init__(self, directory: str | Path, key: Mapping[str, Any] | None = None):
+        self.directory = Path(directory)
+        header = _read_header(self.directory)
+        self.key: dict[str, Any] = header["key"]
+        if key is not None:
+            _require_same_key(self.directory, self.key, key)
+        paths = _shard_paths(self.directory, self.key["examples"], header["shard_size"])
+        missing = [path.name for path in paths if not path.exists()]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.directory}: {len(missing)} of {len(paths)} files are not written yet, "
+                f"first {missing[0]}; run the extraction again to go on with it"
+            )
+        self._records = array_record_data_source.ArrayRecordDataSource([str(p) for p in paths])
+        if len(self._records) != self.key["examples"]:
+            raise ValueError(
+                f"{self.directory}: expected {self.key['examples']} examples, "
+                f"received {len(self._records)}; delete the directory and extract again"
+            )
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index: expected 0 to {len(self) - 1}, received {index}")
+        return _unpack(self._records[index])
+
+
+def cache_directory(
+    root: str | Path, key: Mapping[str, Any], *, dtype: str = "float16", examples: int
+) -> Path:
+    """Where the features of this key lie; arguments and errors as for ``write_features``."""
+    described = _describe(key, dtype, examples)
+    canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
+    return Path(root) / hashlib.sha256(canonical.encode()).hexdigest()[:24]
+
+
+def _describe(key: Mapping[str, Any], dtype: str, examples: int) -> dict[str, Any]:
+    lacking = [name for name in _REQUIRED if name not in key]
+    if lacking:
+        raise ValueError(f"key: expected {', '.join(_REQUIRED)}; lacks {', '.join(lacking)}")
+    if dtype not in ("float16", "float32"):
+        raise ValueError(f"dtype: expected 'float16' or 'float32', received {dtype!r}")
+    described = {**key, "dtype": dtype, "examples": examples, "format": _FORMAT}
+    try:
+        # Through JSON and back, so that it compares equal to what is read from the file.
+        plain: dict[str, Any] = json.loads(json.dumps(described, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"key: expected values that JSON can hold ({error})") from None
+    return plain
+
+
+def _encode_example(
+    example: Mapping[str, np.ndarray], encode: Encode, dtype: str, index: int
+) -> dict[str, np.ndarray]:
+    video = np.asarray(example["video"])  # (T,H,W,3) or (V,T,H,W,3)
+    if video.ndim not in (4, 5):
+        raise ValueError(
+            f"video of example {index}: expected (T,H,W,3) or (V,T,H,W,3), "
+            f"received shape {video.shape}"
+        )
+    leading = video.shape[:-3]
+    frames = video.reshape(-1, *video.shape[-3:])
+    encoded = np.asarray(encode(frames))
+    if encoded.ndim < 2 or len(encoded) != len(frames):
+        raise ValueError(
+            f"encode: expected ({len(frames)},...) features of {len(frames)} frames, "
+            f"received shape {encoded.shape}"
+        )
+    encoded = encoded.reshape(*leading, *encoded.shape[1:])
+    valid = np.arange(leading[-1]) < np.asarray(example["lengths"])[..., None]  # (T,) or (V,T)
+    valid &= np.asarray(example["mask"])
+    valid = valid.reshape(*leading, *(1,) * (encoded.ndim - len(leading)))
+    with np.errstate(over="ignore"):
+        features = np.where(valid, encoded, 0).astype(dtype)
+    if not np.isfinite(features).all():
+        raise ValueError(
+            f"features of example {index} are not finite in {dtype}: "
+            f"the largest is {np.abs(encoded).max():.3g}"
+        )
+    others = {name: np.asarray(array) for name, array in example.items() if name != "video"}
+    return {"features": features, **others}
+
+
+def _pack(example: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **example)
+    return buffer.getvalue()
+
+
+def _unpack(record: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(record), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    unfinished = path.with_name(path.name + ".unfinished")
+    write(unfinished)
+    with open(unfinished, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def _read_header(directory: Path) -> dict[str, Any]:
+    path = directory / "key.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{directory}: expected a cache of features with its key.json")
+    header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return header
+
+
+def _require_same_key(directory: Path, stored: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+    names = sorted(n for n in {*stored, *key} if stored.get(n) != key.get(n))
+    if names:
+        differences = "; ".join(f"{n}: {stored.get(n)!r} there, {key.get(n)!r} here" for n in names)
+        raise ValueError(f"{directory} holds the features of something else: {differences}")
+
+
+def _shard_paths(directory: Path, examples: int, shard_size: int) -> list[Path]:
+    shards = -(-examples // shard_size)
+    return [directory / f"features-{i:05d}-of-{shards:05d}.arrayrecord" for i in range(shards)]

@@ -1,0 +1,1 @@
+"""TFDS builders that are prepared and read without TensorFlow."""

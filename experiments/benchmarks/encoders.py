@@ -1,0 +1,176 @@
+"""Feature extraction with EfficientNet-Lite0: images a second, side by side in one run.
+
+    python -m experiments.benchmarks.encoders [--batch_size=32] [--image_size=224] [--repeats=9]
+
+Compares the encoder in chunks of images (``map_in_chunks``), the encoder on the whole batch, the
+same with XLA's native grouped convolution (what ``nn.Conv`` would be), and PyTorch channels-last
+where it is installed. The ways take turns, so that what else the machine does meets all of them;
+a ratio is the median of the rounds' ratios. Prints a table and writes ``--out``.
+"""
+
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+from absl import app, flags
+from flax import linen as nn
+
+from flaxnets.encoders.depthwise import DepthwiseConv, native_depthwise_conv
+from flaxnets.encoders.efficientnet_lite import EfficientNetLite0, map_in_chunks
+from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_efficientnet_lite0
+
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1)
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width.", lower_bound=32)
+_REPEATS = flags.DEFINE_integer("repeats", 9, "Rounds that are timed.", lower_bound=1)
+_CHUNK_SIZE = flags.DEFINE_integer("chunk_size", 2, "Images in a chunk.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", "runs/bench/encoders.json", "Where the results are written.")
+
+Encode = Callable[[np.ndarray], np.ndarray]
+"""(N,H,W,3) uint8 to maps (N,h,w,1280) float32, computed when it returns."""
+
+CHUNKED = "flaxnets, in chunks"
+WHOLE = "flaxnets, whole batch"
+NATIVE = "native grouped convolution"
+PYTORCH = "PyTorch, channels-last"
+# The native convolution takes up to ten seconds a batch.
+_ROUNDS_AT_MOST = {NATIVE: 3}
+
+
+def make_encoders(chunk_size: int) -> dict[str, Encode]:
+    """The ways to compute the same maps, by name."""
+    model = EfficientNetLite0()
+    variables = jax.device_put(load_efficientnet_lite0())
+
+    def whole(variables: Any, images: jax.Array) -> Any:
+        return model.apply(variables, images, train=False)
+
+    def chunked(variables: Any, images: jax.Array) -> Any:
+        return map_in_chunks(lambda chunk: whole(variables, chunk), images, chunk_size)
+
+    def native(variables: Any, images: jax.Array) -> Any:
+        with nn.intercept_methods(_use_native_convolution):
+            return whole(variables, images)
+
+    def jitted(function: Callable[[Any, jax.Array], Any]) -> Encode:
+        compiled = jax.jit(function)
+        return lambda images: np.asarray(compiled(variables, images))
+
+    encoders = {CHUNKED: jitted(chunked), WHOLE: jitted(whole), NATIVE: jitted(native)}
+    if importlib.util.find_spec("torch") is not None:
+        encoders[PYTORCH] = _make_torch_encoder()
+    return encoders
+
+
+def _use_native_convolution(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    if not isinstance(context.module, DepthwiseConv) or context.method_name != "__call__":
+        return call(*args, **kwargs)
+    kernel: Any = context.module.get_variable("params", "kernel")
+    return native_depthwise_conv(args[0], kernel, context.module.strides)
+
+
+def _make_torch_encoder() -> Encode:
+    import torch
+
+    from experiments.benchmarks.torch_efficientnet_lite import TorchEfficientNetLite0
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    model = TorchEfficientNetLite0().eval()
+    model.load_state_dict(torch.load(find_efficientnet_lite0(), weights_only=True))
+    model = model.to(memory_format=torch.channels_last)
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            # Channels-last in memory already: the permutation moves nothing.
+            x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() - 127.0) / 128.0
+            maps: np.ndarray = model(x).permute(0, 2, 3, 1).numpy()
+        return maps
+
+    return encode
+
+
+def measure(
+    encoders: Mapping[str, Encode], images: np.ndarray, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds a batch, one number a round; the ways take turns within each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in encoders}
+    for encode in encoders.values():
+        encode(images)
+    for repeat in range(repeats):
+        for name, encode in encoders.items():
+            if repeat < _ROUNDS_AT_MOST.get(name, repeats):
+                begin = time.perf_counter()
+                encode(images)
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def summarize(seconds: Mapping[str, list[float]], batch_size: int) -> dict[str, dict[str, float]]:
+    """Images a second by the median round, and how many times as fast the first way is."""
+    ours = seconds[CHUNKED]
+    results = {}
+    for name, rounds in seconds.items():
+        ratios = [theirs / own for theirs, own in zip(rounds, ours, strict=False)]
+        results[name] = {
+            "images_per_second": batch_size / statistics.median(rounds),
+            "milliseconds": 1e3 * statistics.median(rounds),
+            "milliseconds_min": 1e3 * min(rounds),
+            "milliseconds_max": 1e3 * max(rounds),
+            "speed_of_chunks_over_this": statistics.median(ratios),
+        }
+    return results
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints the table, writes the file."""
+    if len(argv) > 1:
+        raise app.UsageError(f"expected flags only, received {' '.join(argv[1:])}")
+    size = _IMAGE_SIZE.value
+    images = np.random.default_rng(0).integers(0, 256, (_BATCH_SIZE.value, size, size, 3), np.uint8)
+    encoders = make_encoders(_CHUNK_SIZE.value)
+    reference = encoders[WHOLE](images[:2])
+    differences = {
+        name: float(np.abs(encode(images[:2]) - reference).max())
+        for name, encode in encoders.items()
+    }
+    results = summarize(measure(encoders, images, _REPEATS.value), len(images))
+
+    print(f"EfficientNet-Lite0, {len(images)} images of {size}x{size}, float32")
+    print(f"{'':28}{'images/s':>9}{'ms':>9}{'(range)':>15}{'chunks are':>12}{'difference':>12}")
+    for name, row in results.items():
+        spread = f"({row['milliseconds_min']:.0f}-{row['milliseconds_max']:.0f})"
+        print(
+            f"{name:28}{row['images_per_second']:9.1f}{row['milliseconds']:9.0f}{spread:>15}"
+            f"{row['speed_of_chunks_over_this']:11.2f}x{differences[name]:12.1e}"
+        )
+    if PYTORCH not in results:
+        print("PyTorch is not installed: no comparison with it")
+    path = Path(_OUT.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        "batch_size": len(images),
+        "image_size": size,
+        "chunk_size": _CHUNK_SIZE.value,
+        "repeats": _REPEATS.value,
+        "platform": jax.default_backend(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "largest_difference": differences,
+        "results": results,
+    }
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Hybrid spatio-temporal models in JAX and Flax: encoders see space, recurrent cells see time."""

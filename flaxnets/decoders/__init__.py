@@ -1,0 +1,1 @@
+"""Heads: maps over time to class scores or words."""

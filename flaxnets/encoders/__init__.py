@@ -1,0 +1,1 @@
+"""Convolutional encoders: images (N,H,W,C) to maps (N,h,w,D)."""

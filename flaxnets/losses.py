@@ -1,0 +1,30 @@
+"""Losses as (sum, count): the division comes after the sum over all devices."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flaxnets.typing import Array
+
+
+def cross_entropy(
+    logits: Array, labels: Array, mask: Array, *, label_smoothing: float = 0.0
+) -> tuple[Array, Array]:
+    """Softmax cross-entropy of integer labels, in nats.
+
+    Args:
+      logits: (..., K) any float; computed in float32.
+      labels: (...) int32 in [0, K); what stands where ``mask`` is False is not read.
+      mask: (...) bool, which entries count.
+      label_smoothing: share of the target's probability spread evenly over all K classes.
+
+    Returns:
+      The sum over the entries that count, () float32, and their number, () float32.
+    """
+    logits = logits.astype(jnp.float32)
+    targets = jnp.where(mask, labels, 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    if label_smoothing:
+        uniform = -jnp.mean(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True), axis=-1)
+        losses = (1 - label_smoothing) * losses + label_smoothing * uniform
+    return jnp.sum(jnp.where(mask, losses, 0.0)), jnp.sum(mask, dtype=jnp.float32)

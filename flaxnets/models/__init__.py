@@ -1,0 +1,1 @@
+"""Compositions of encoders, recurrent layers and decoders, and nothing else."""

@@ -1,0 +1,208 @@
+"""The typed configuration that every experiment extends, and what can be said of two of them."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from flaxnets.training.data import Data
+from flaxnets.training.task import Task
+
+
+def runtime(default: Any) -> Any:
+    """A field that changes how a run is carried out, not what it computes.
+
+    Such a field may differ when a run is resumed.
+    """
+    return dataclasses.field(default=default, metadata={"runtime": True})
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """An optax optimizer with its schedule; see ``flaxnets.training.optimizer``."""
+
+    name: str = "adam"
+    """``sgd``, ``adam`` or ``adamw``."""
+    learning_rate: float = 1e-3
+    """The peak, before the schedule and the multipliers."""
+    schedule: str = "constant"
+    """``constant``, ``cosine`` or ``linear`` (to zero at the last step), ``step``."""
+    warmup_steps: int = 0
+    """Steps over which the rate rises linearly from zero."""
+    decay_every: int = 10_000
+    """``step`` only: steps between two decays."""
+    decay_rate: float = 0.1
+    """``step`` only: factor of a decay."""
+    momentum: float = 0.9
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 0.0
+    """On arrays of two and more axes. L2 in the gradient for ``sgd`` and ``adam``, decoupled for
+    ``adamw``."""
+    clip_norm: float = 0.0
+    """Bound of the gradient's global norm; 0 clips nothing."""
+    multipliers: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Factors of the learning rate by the first part of a parameter's path, as
+    ``{"classifier": 10.0}``."""
+    frozen: tuple[str, ...] = ()
+    """First parts of paths whose parameters never change, as ``("encoder",)``."""
+
+
+@dataclasses.dataclass
+class Config:
+    """The hyper-parameters of a run, and the methods that build its parts.
+
+    An experiment subclasses this with its fields and defines the ``make_`` methods.
+    """
+
+    seed: int = 0
+    batch_size: int = 32
+    """Examples in a batch over all devices and processes."""
+    num_steps: int = 1_000
+    eval_every: int = 100
+    """Steps between two evaluations of ``eval_split``; the last step always evaluates."""
+    eval_split: str = "validation"
+    """The split that chooses the best checkpoint; empty: none, the last one counts."""
+    best_metric: str = "accuracy"
+    best_mode: str = "max"
+    """``max`` or ``min``: which end of ``best_metric`` is the best."""
+    log_every: int = runtime(20)
+    """Steps between two records of the training metrics."""
+    checkpoint_every: int = runtime(100)
+    """Steps between two checkpoints; the last step always saves."""
+    keep_checkpoints: int = runtime(2)
+    """Newest checkpoints kept beside the best."""
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+    def make_model(self) -> nn.Module:
+        """The network, a Linen module."""
+        raise self._missing("make_model")
+
+    def make_task(self) -> Task:
+        """What the network is trained and evaluated on."""
+        raise self._missing("make_task")
+
+    def make_data(self, split: str) -> Data:
+        """The batches of a split: ``train`` without end, any other once and in order."""
+        raise self._missing("make_data")
+
+    def make_prediction_data(self, paths: Sequence[str]) -> Data:
+        """The batches of files without labels, in the given order."""
+        raise self._missing("make_prediction_data")
+
+    def load_clip(self, split: str, index: int) -> np.ndarray:
+        """The frames of one example, (T,H,W,3) uint8, for people to look at."""
+        raise self._missing("load_clip")
+
+    def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The variables to start from, given the random ones: the place of pretrained weights."""
+        return variables
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by label; empty where the labels have none."""
+        return ()
+
+    def _missing(self, method: str) -> TypeError:
+        return TypeError(f"the experiment's {type(self).__name__} does not define {method}()")
+
+    def validate(self) -> None:
+        """Raises ValueError for values with which no run can start."""
+        positive = ("batch_size", "num_steps", "eval_every", "log_every", "checkpoint_every")
+        for name in (*positive, "keep_checkpoints"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, received {value}")
+        if self.best_mode not in ("max", "min"):
+            raise ValueError(f"best_mode: expected 'max' or 'min', received {self.best_mode!r}")
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields ('optimizer.learning_rate', 0.001) for each leaf of a dataclass."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from flatten(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Every value in force, nested as the dataclasses are, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def update(config: Any, values: Mapping[str, Any], prefix: str = "") -> None:
+    """Sets the fields named by ``values``, a dict as ``to_dict`` makes it, in place.
+
+    Raises:
+      ValueError: a name that the configuration does not have, with the nearest that it has.
+    """
+    names = {field.name for field in dataclasses.fields(config)}
+    for name, value in values.items():
+        if name not in names:
+            near = nearest(name, names)
+            raise ValueError(f"{prefix}{name}: no such field of the configuration{near}")
+        current = getattr(config, name)
+        if dataclasses.is_dataclass(current):
+            update(current, value, f"{prefix}{name}.")
+        else:
+            # JSON has no tuples; a list in the file stands for one.
+            setattr(config, name, tuple(value) if isinstance(value, list) else value)
+
+
+def nearest(name: str, names: set[str] | Sequence[str]) -> str:
+    """``; did you mean 'x'?`` for a misspelt name, or the whole choice where none is near."""
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    if matches:
+        return f"; did you mean {matches[0]!r}?"
+    return f"; there are {', '.join(sorted(names))}"
+
+
+def differences(
+    recorded: Mapping[str, Any], config: Config, *, include_runtime: bool = False
+) -> list[str]:
+    """One line for each value that differs: ``optimizer.learning_rate: 0.01 there, 0.001 now``.
+
+    Args:
+      recorded: nested values as ``to_dict`` wrote them.
+      config: the configuration in force.
+      include_runtime: whether fields made by ``runtime`` count too.
+    """
+    then = dict(_flatten_mapping(recorded))
+    now = dict(_flatten_mapping(to_dict(config)))
+    ignored = set() if include_runtime else set(_runtime_fields(config))
+    lines = []
+    for name in sorted((then.keys() | now.keys()) - ignored):
+        old, new = then.get(name, "absent"), now.get(name, "absent")
+        if not _equal(old, new):
+            lines.append(f"{name}: {old!r} there, {new!r} now")
+    return lines
+
+
+def _flatten_mapping(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten_mapping(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, list(value) if isinstance(value, tuple) else value
+
+
+def _runtime_fields(config: Any, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _runtime_fields(value, f"{prefix}{field.name}.")
+        elif field.metadata.get("runtime"):
+            yield prefix + field.name
+
+
+def _equal(old: Any, new: Any) -> bool:
+    both_numbers = isinstance(old, int | float) and isinstance(new, int | float)
+    if both_numbers and math.isnan(old) and math.isnan(new):
+        return True
+    return bool(old == new)

@@ -1,0 +1,106 @@
+"""Evaluation and prediction with a checkpoint of a run."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxnets.training.checkpoint import Checkpointer
+from flaxnets.training.config import Config
+from flaxnets.training.evaluation import evaluate
+from flaxnets.training.parallel import DataParallel
+from flaxnets.training.step import make_evaluation_step
+from flaxnets.training.workdir import Workdir
+
+
+class TrainedModel:
+    """A run's model with the variables of one checkpoint, compiled for this machine.
+
+    Attributes:
+      step: the checkpoint's step.
+    """
+
+    def __init__(self, config: Config, workdir: Workdir, step: int | None = None) -> None:
+        """Restores ``step``, by default the best one (the newest where none was evaluated).
+
+        Raises:
+          FileNotFoundError: no checkpoint, or none of that step.
+        """
+        self.config, self.workdir = config, workdir
+        if not workdir.checkpoints.is_dir():
+            raise FileNotFoundError(
+                f"{workdir.checkpoints}: no checkpoints; expected a workdir that has trained"
+            )
+        checkpointer = Checkpointer(
+            workdir.checkpoints,
+            keep=config.keep_checkpoints,
+            best_metric=config.best_metric,
+            mode=config.best_mode,
+            read_only=True,
+        )
+        try:
+            self.step = checkpointer.best_step if step is None else step
+            variables = checkpointer.restore_variables(self.step)
+        finally:
+            checkpointer.close()
+        self._strategy = DataParallel()
+        self._variables = self._strategy.replicate(variables)
+        self._task = config.make_task()
+        self._evaluation_step = self._strategy.compile(
+            make_evaluation_step(config.make_model(), self._task)
+        )
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Metrics of a whole split; its outputs go to ``predictions/SPLIT.jsonl``.
+
+        Each line holds ``index``, ``label`` and what the task says of the outputs.
+        """
+        path = self.workdir.predictions(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".jsonl.tmp")
+        with temporary.open("w") as file:
+
+            def write(batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+                for record in self._records(batch, outputs):
+                    file.write(json.dumps(record) + "\n")
+
+            metrics = evaluate(
+                self._evaluation_step,
+                self._strategy,
+                self._variables,
+                self.config.make_data(split),
+                write,
+            )
+        temporary.replace(path)
+        return metrics
+
+    def predict(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yields a record for each file that could be read: its ``index`` in ``paths`` and outputs.
+
+        A file that could not be read yields ``{"index": …, "error": True}``.
+        """
+        for batch in self.config.make_prediction_data(paths).batches():
+            placed = self._strategy.shard(batch)
+            _, outputs = self._evaluation_step(self._variables, placed)
+            for row in range(len(batch["index"])):
+                if not batch["mask"][row] and batch["index"][row] >= 0:
+                    yield {"index": int(batch["index"][row]), "error": True}
+            yield from self._records(batch, jax.device_get(outputs))
+
+    def _records(
+        self, batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+    ) -> Iterator[dict[str, Any]]:
+        for row in np.flatnonzero(batch["mask"]):
+            yield {
+                "index": int(batch["index"][row]),
+                "label": int(batch["label"][row]),
+                **self._task.describe_outputs(dict(outputs), int(row)),
+            }
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """The records that ``TrainedModel.evaluate`` wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

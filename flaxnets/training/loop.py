@@ -1,0 +1,248 @@
+"""The training loop: batches in, checkpoints and records out; run again, it resumes."""
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+from flaxnets.metrics import MeanAccumulator
+from flaxnets.training.checkpoint import Checkpointer, Position, check_order
+from flaxnets.training.config import Config
+from flaxnets.training.evaluation import evaluate
+from flaxnets.training.interruption import Interruption
+from flaxnets.training.optimizer import make_optimizer, make_schedule
+from flaxnets.training.parallel import DataParallel
+from flaxnets.training.state import TrainState, count_parameters, initialize_variables, make_state
+from flaxnets.training.step import make_evaluation_step, make_train_step
+from flaxnets.training.task import Task
+from flaxnets.training.workdir import Workdir
+from flaxnets.training.writers import MetricsWriter
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss or the gradient is not finite; the checkpoints before it are whole."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of ``train`` ended.
+
+    Attributes:
+      step: finished steps, over all calls.
+      metrics: of the last evaluation in this call; empty without any.
+      signal: the signal that ended the call early, None when all steps are done.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    signal: int | None = None
+
+
+def train(
+    config: Config,
+    workdir: Workdir,
+    *,
+    strategy: DataParallel | None = None,
+    show_progress: bool | None = None,
+) -> Outcome:
+    """Trains until ``config.num_steps``, from the newest checkpoint where there is one.
+
+    Args:
+      config: the experiment.
+      workdir: locked and claimed for ``config``.
+      strategy: the devices; all of them by default.
+      show_progress: a progress bar on standard error; by default where that is a terminal.
+
+    Raises:
+      ValueError: a configuration that cannot run, or a checkpoint of another model or other data.
+      NonFiniteLoss: the loss or the gradient of a step is infinite or not a number.
+    """
+    config.validate()
+    strategy = strategy or DataParallel()
+    strategy.check_batch_size(config.batch_size)
+    return _Run(config, workdir, strategy).run(show_progress)
+
+
+class _Run:
+    """One call of ``train``: the parts that its phases share."""
+
+    def __init__(self, config: Config, workdir: Workdir, strategy: DataParallel) -> None:
+        self.config, self.workdir, self.strategy = config, workdir, strategy
+        self.model, self.task = config.make_model(), config.make_task()
+        self.data = config.make_data("train")
+        self.evaluation_data = config.make_data(config.eval_split) if config.eval_split else None
+        self.schedule = make_schedule(config.optimizer, config.num_steps)
+        self.evaluation_step = strategy.compile(make_evaluation_step(self.model, self.task))
+        self.metrics: dict[str, float] = {}
+        # Last, since it starts threads that must be ended.
+        self.checkpointer = Checkpointer(
+            workdir.checkpoints,
+            keep=config.keep_checkpoints,
+            best_metric=config.best_metric,
+            mode=config.best_mode,
+        )
+
+    def run(self, show_progress: bool | None) -> Outcome:
+        try:
+            state, step = self.start()
+            with Interruption() as interruption:
+                last = self.train(state, step, interruption, show_progress)
+            return Outcome(last, self.metrics, interruption.signal)
+        finally:
+            self.checkpointer.close()
+
+    def start(self) -> tuple[TrainState, Any]:
+        """The state to go on from, and the compiled step."""
+        config = self.config
+        first = next(iter(self.data.batches()))
+        variables = make_variables(config, self.model, self.task, first)
+        optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
+        state = self.strategy.replicate(make_state(variables, optimizer, config.seed))
+        logger.info(
+            "%s parameters on %d devices; %d training examples",
+            f"{count_parameters(state.params):,}",
+            len(self.strategy.devices),
+            self.data.num_examples,
+        )
+        if self.checkpointer.latest_step is not None:
+            state, position = self.checkpointer.restore(state)
+            check_order(position, self.data.describe())
+            logger.info("resuming from step %d", int(state.step))
+        step = make_train_step(
+            self.model, self.task, optimizer, frozen=tuple(config.optimizer.frozen)
+        )
+        return state, self.strategy.compile(step, donate_first=True)
+
+    def train(
+        self,
+        state: TrainState,
+        compiled_step: Any,
+        interruption: Interruption,
+        show_progress: bool | None,
+    ) -> int:
+        config, step = self.config, int(state.step)
+        window = _Window(config.batch_size)
+        batches = self.data.batches(step) if step < config.num_steps else iter(())
+        writer = MetricsWriter(self.workdir.path, resume_step=step)
+        disable = None if show_progress is None else not show_progress
+        progress = tqdm.tqdm(
+            total=config.num_steps, initial=step, unit="step", disable=disable, smoothing=0.1
+        )
+        with progress:
+            try:
+                while step < config.num_steps and interruption.signal is None:
+                    with window.waiting():
+                        batch = next(batches)
+                    state, sums = compiled_step(state, self.strategy.shard(batch))
+                    step += 1
+                    # Checked one step late, so that the device never waits for the host.
+                    window.add(step, sums)
+                    progress.update()
+                    last = step == config.num_steps or interruption.signal is not None
+                    evaluates = step % config.eval_every == 0 or step == config.num_steps
+                    saves = evaluates or last or step % config.checkpoint_every == 0
+                    if saves or step % config.log_every == 0:
+                        record = window.close()
+                        rate = {"learning_rate": float(self.schedule(step - 1))}
+                        writer.write(step, "train", {**record, **rate})
+                        progress.set_postfix_str(_summary(record), refresh=False)
+                    if saves:
+                        self.save(state, step, writer, evaluates=evaluates)
+                        window.restart()
+            finally:
+                close = getattr(batches, "close", None)
+                if close is not None:
+                    close()
+                writer.close()
+        self.checkpointer.wait()
+        return step
+
+    def save(self, state: TrainState, step: int, writer: MetricsWriter, *, evaluates: bool) -> None:
+        metrics: dict[str, float] | None = None
+        if evaluates and self.evaluation_data is not None:
+            metrics = evaluate(
+                self.evaluation_step, self.strategy, state.variables, self.evaluation_data
+            )
+            writer.write(step, self.config.eval_split, metrics)
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            logger.info("step %d, %s: %s", step, self.config.eval_split, figures)
+            self.metrics = metrics
+        self.checkpointer.save(state, Position(step, self.data.describe()), metrics)
+
+
+def make_variables(
+    config: Config, model: Any, task: Task, batch: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """The variables before the first step: random, then what the experiment puts in."""
+    variables = initialize_variables(model, task, batch, config.seed)
+    return dict(config.initial_variables(variables))
+
+
+class _Window:
+    """Sums and times since the last record."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._pending: tuple[int, Any] | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        self._sums = MeanAccumulator()
+        self._steps, self._waited, self._start = 0, 0.0, time.perf_counter()
+
+    def waiting(self) -> "_Window":
+        return self
+
+    def __enter__(self) -> None:
+        self._wait_start = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        self._waited += time.perf_counter() - self._wait_start
+
+    def add(self, step: int, sums: Any) -> None:
+        self._settle()
+        self._pending = (step, sums)
+        self._steps += 1
+
+    def _settle(self) -> None:
+        """Adds the sums of the step before, once the device has them."""
+        if self._pending is None:
+            return
+        (step, sums), self._pending = self._pending, None
+        sums = jax.device_get(sums)
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(float(sums[name][0])):
+                raise NonFiniteLoss(
+                    f"step {step}: the {name.replace('_', ' ')} is {float(sums[name][0])}; "
+                    "stopped, and the checkpoints of earlier steps are kept. A lower "
+                    "optimizer.learning_rate or an optimizer.clip_norm may help"
+                )
+        self._sums.add(sums)
+
+    def close(self) -> dict[str, float]:
+        """The means since the last record, with the rates; starts the next window."""
+        self._settle()
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        record = {
+            **self._sums.means(),
+            "steps_per_second": self._steps / seconds,
+            "clips_per_second": self._steps * self._batch_size / seconds,
+            "data_wait_share": self._waited / seconds,
+        }
+        self.restart()
+        return record
+
+
+def _summary(record: Mapping[str, float]) -> str:
+    return (
+        f"loss {record['loss']:.4g}, {record['clips_per_second']:.4g} clips/s, "
+        f"{record['data_wait_share']:.0%} waiting for data"
+    )

@@ -1,0 +1,119 @@
+"""optax optimizers from a configuration: schedules, clipping, rates by part, frozen parts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flaxnets.training.config import OptimizerConfig, nearest
+from flaxnets.typing import PyTree
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "linear", "step")
+
+
+def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], Any]:
+    """The learning rate by step: a linear warm-up, then the named schedule.
+
+    Raises:
+      ValueError: an unknown schedule, or a warm-up that is not shorter than the training.
+    """
+    if config.schedule not in SCHEDULES:
+        near = nearest(config.schedule, SCHEDULES)
+        raise ValueError(f"optimizer.schedule: unknown {config.schedule!r}{near}")
+    if not 0 <= config.warmup_steps < num_steps:
+        raise ValueError(
+            f"optimizer.warmup_steps: expected 0 to num_steps - 1 = {num_steps - 1}, "
+            f"received {config.warmup_steps}"
+        )
+    rate, rest = config.learning_rate, num_steps - config.warmup_steps
+    if config.schedule == "constant":
+        schedule = optax.constant_schedule(rate)
+    elif config.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(rate, rest)
+    elif config.schedule == "linear":
+        schedule = optax.linear_schedule(rate, 0.0, rest)
+    else:
+        schedule = optax.exponential_decay(
+            rate, config.decay_every, config.decay_rate, staircase=True
+        )
+    if config.warmup_steps:
+        warmup = optax.linear_schedule(0.0, rate, config.warmup_steps)
+        schedule = optax.join_schedules([warmup, schedule], [config.warmup_steps])
+    return schedule
+
+
+def parts_of(params: Mapping[str, Any]) -> PyTree:
+    """The first part of its path for each parameter, as a tree of str shaped as ``params``."""
+    return {
+        part: jax.tree.map(lambda _, part=part: part, leaves)  # type: ignore[misc]
+        for part, leaves in params.items()
+    }
+
+
+def frozen_mask(params: Mapping[str, Any], frozen: tuple[str, ...]) -> PyTree:
+    """True for each parameter that never changes, a tree shaped as ``params``."""
+    return jax.tree.map(lambda part: part in frozen, parts_of(params))
+
+
+def make_optimizer(
+    config: OptimizerConfig, num_steps: int, params: Mapping[str, Any]
+) -> optax.GradientTransformation:
+    """The optimizer of ``config`` for the parameters ``params``.
+
+    The gradient's norm is clipped over all parameters that train. Weight decay leaves out arrays
+    of one axis (biases, scales of normalisation), as Caffe's and torchvision's recipes do.
+
+    Args:
+      config: the hyper-parameters.
+      num_steps: steps of the whole training, for the schedule.
+      params: nested dict; only its structure and shapes are read.
+
+    Raises:
+      ValueError: an unknown optimizer or schedule, or a part named in ``multipliers`` or
+        ``frozen`` that the parameters do not have.
+    """
+    if config.name not in OPTIMIZERS:
+        raise ValueError(
+            f"optimizer.name: unknown {config.name!r}{nearest(config.name, OPTIMIZERS)}"
+        )
+    for field, names in (("multipliers", config.multipliers), ("frozen", config.frozen)):
+        for name in names:
+            if name not in params:
+                near = nearest(name, list(params))
+                raise ValueError(f"optimizer.{field}: no part {name!r} in the model{near}")
+    schedule = make_schedule(config, num_steps)
+
+    def is_matrix(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, tree)
+
+    def make_part(multiplier: float) -> optax.GradientTransformation:
+        def rate(step: Any) -> Any:
+            return multiplier * schedule(step)
+
+        decay = optax.add_decayed_weights(config.weight_decay, mask=is_matrix)
+        if config.name == "sgd":
+            return optax.chain(decay, optax.sgd(rate, momentum=config.momentum or None))
+        if config.name == "adam":
+            return optax.chain(decay, optax.adam(rate, b1=config.b1, b2=config.b2))
+        return optax.adamw(
+            rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=is_matrix
+        )
+
+    def label(tree: Mapping[str, Any]) -> PyTree:
+        def label_of(part: str) -> str:
+            if part in config.frozen:
+                return "frozen"
+            return part if part in config.multipliers else "rest"
+
+        return jax.tree.map(label_of, parts_of(tree))
+
+    parts = {name: make_part(factor) for name, factor in config.multipliers.items()}
+    parts |= {"rest": make_part(1.0), "frozen": optax.set_to_zero()}
+    optimizer = optax.partition(parts, label)
+    if config.clip_norm:
+        # Frozen parameters have zero gradients, so the norm is that of the others.
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer

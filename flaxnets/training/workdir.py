@@ -1,0 +1,115 @@
+"""The folder of one run: who uses it, which configuration it belongs to, and its files."""
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import filelock
+
+from flaxnets.training.config import Config, differences, to_dict
+
+
+class WorkdirError(Exception):
+    """A workdir that cannot be used; the message says why and what would help."""
+
+
+class Workdir:
+    """A run's folder, locked from ``with`` to its end.
+
+    Holds ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``tensorboard/``, ``log.txt``,
+    ``predictions/`` and ``report.html``.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._lock = filelock.FileLock(self.path / "lock")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """The file of log messages."""
+        return self.path / "log.txt"
+
+    def predictions(self, split: str) -> Path:
+        """The file of a split's outputs, one JSON record a line."""
+        return self.path / "predictions" / f"{split}.jsonl"
+
+    def __enter__(self) -> "Workdir":
+        """Makes the folder and locks it.
+
+        Raises:
+          WorkdirError: not a folder, not writable, or used by another process.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            holder = self._holder.read_text().strip() if self._holder.exists() else "unknown"
+            raise WorkdirError(
+                f"{self.path}: in use by another process ({holder}); wait for it or name another "
+                "workdir"
+            ) from None
+        except OSError as error:
+            raise WorkdirError(f"{self.path}: no folder that can be written to: {error}") from error
+        self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Unlocks the folder."""
+        self._lock.release()
+
+    @property
+    def _holder(self) -> Path:
+        return self.path / "lock.holder"
+
+    def claim(self, experiment: str, config: Config) -> None:
+        """Writes ``config.json``, or checks that the one there is of the same run.
+
+        Fields that only change how a run is carried out may differ.
+
+        Raises:
+          WorkdirError: the folder is of another configuration; each difference is shown.
+        """
+        path = self.path / "config.json"
+        if path.exists():
+            recorded = self.read_config()
+            lines = differences(recorded["config"], config)
+            if recorded["experiment"] != experiment:
+                lines.insert(0, f"experiment: {recorded['experiment']} there, {experiment} now")
+            if lines:
+                raise WorkdirError(
+                    f"{self.path}: holds a run of another configuration; name another workdir, or "
+                    "give these flags as they were:\n  " + "\n  ".join(lines)
+                )
+        record = {"experiment": experiment, "config": to_dict(config)}
+        temporary = path.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+        temporary.replace(path)
+
+    def read_config(self) -> Mapping[str, Any]:
+        """What ``claim`` wrote: ``{"experiment": FILE[:variant], "config": {…}}``.
+
+        Raises:
+          WorkdirError: no folder, or no run in it.
+        """
+        path = self.path / "config.json"
+        if not self.path.is_dir():
+            raise WorkdirError(f"{self.path}: no such folder; expected the workdir of a run")
+        if not path.exists():
+            raise WorkdirError(
+                f"{self.path}: no config.json in it; expected a workdir that launch.train made"
+            )
+        return json.loads(path.read_text())

@@ -1,0 +1,1 @@
+"""Thin absl programs that train, evaluate, predict and report an experiment."""

@@ -1,0 +1,59 @@
+"""The five likeliest classes of video files, one JSON line each.
+
+    python -m launch.predict --workdir=runs/lrcn CLIP.avi …
+
+A line is ``{"path": …, "predictions": [{"label": …, "probability": …}, …]}``, or
+``{"path": …, "error": …}`` for a file that cannot be decoded; then the exit code is 1.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from flaxnets.training.inference import TrainedModel
+from flaxnets.training.workdir import Workdir
+from launch import program
+from launch.experiment import config_of
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
+STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; by default the best.")
+TOP = flags.DEFINE_integer("top", 5, "Classes on a line.", lower_bound=1)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Predicts and prints; returns the exit code."""
+    if not argv:
+        raise ValueError("no clips; expected paths of video files after the flags")
+    missing = [path for path in argv if not Path(path).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(argv)} clips do not exist: {', '.join(missing[:3])}"
+        )
+    workdir = Workdir(WORKDIR.value)
+    config = config_of(workdir)
+    model = TrainedModel(config, workdir, STEP.value)
+    failed = 0
+    for record in model.predict(list(argv)):
+        path = argv[record["index"]]
+        if "error" in record:
+            failed += 1
+            print(json.dumps({"path": path, "error": "could not be decoded as video"}))
+            continue
+        probabilities = record["probabilities"]
+        order = sorted(range(len(probabilities)), key=lambda k: -probabilities[k])
+        top = [
+            {"label": config.class_names[k], "probability": probabilities[k]}
+            for k in order[: TOP.value]
+        ]
+        print(json.dumps({"path": path, "predictions": top}), flush=True)
+    if failed:
+        print(f"error: {failed} of {len(argv)} clips could not be decoded", file=sys.stderr)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    program.run(main)

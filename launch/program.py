@@ -1,0 +1,98 @@
+"""What all programs share: flags with clear errors, logging, and exits without a traceback."""
+
+import difflib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+
+from flaxnets.training.config import flatten
+from flaxnets.training.loop import NonFiniteLoss
+from flaxnets.training.workdir import WorkdirError
+from launch.experiment import load_experiment
+
+# Errors whose message is the whole story; any other one is a defect and shows its traceback.
+EXPECTED_ERRORS = (ValueError, OSError, WorkdirError, NonFiniteLoss)
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Runs ``main(positional arguments)`` as an absl program; its result is the exit code."""
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        absl_logging.use_absl_handler()
+        logging.getLogger().setLevel(logging.INFO)
+        # Orbax tells of every file through absl's own logger.
+        absl_logging.get_absl_logger().setLevel(logging.ERROR)
+        logging.getLogger("jax").setLevel(logging.WARNING)
+        try:
+            return main(argv[1:])
+        except EXPECTED_ERRORS as error:
+            if _is_defect(error):
+                raise
+            logging.getLogger(__name__).debug("failed", exc_info=True)
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _is_defect(error: BaseException) -> bool:
+    """Whether an error of an expected type was raised by foreign code, deep inside a library."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    return "site-packages" in trace.tb_frame.f_code.co_filename
+
+
+def _parse(argv: Sequence[str]) -> Sequence[str]:
+    try:
+        return flags.FLAGS(tuple(argv))
+    except flags.Error as error:
+        print(f"error: {error}", file=sys.stderr)
+    except (KeyError, AttributeError) as error:
+        print(f"error: {_explain_field(argv) or error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _explain_field(argv: Sequence[str]) -> str:
+    """The sentence for a ``--config.FIELD`` that the configuration does not have."""
+    specs = [value for value in map(_value_of_config, argv) if value]
+    if not specs:
+        return "--config.FIELD=… needs --config=FILE before it"
+    names = [name for name, _ in flatten(load_experiment(specs[-1]))]
+    for argument in argv:
+        name = argument.lstrip("-").partition("=")[0].removeprefix("no")
+        if not name.startswith("config."):
+            continue
+        field = name.removeprefix("config.")
+        if any(field == known or field.startswith(known + ".") for known in names):
+            continue
+        near = difflib.get_close_matches(field, names, n=1, cutoff=0.4)
+        hint = f"; did you mean --config.{near[0]}?" if near else f"; there are {', '.join(names)}"
+        return f"--{name}: no such field of the configuration{hint}"
+    return ""
+
+
+def _value_of_config(argument: str) -> str:
+    name, _, value = argument.lstrip("-").partition("=")
+    return value if name == "config" else ""
+
+
+def log_to(path: Path) -> None:
+    """Also appends this process's log messages to a file."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+def describe_devices() -> str:
+    """The devices in words, as ``2 × cpu``."""
+    devices: list[Any] = jax.devices()
+    return f"{len(devices)} × {devices[0].device_kind}"

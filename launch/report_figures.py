@@ -1,0 +1,184 @@
+"""The curves of a run as data for the report's template.
+
+A chart is lines in a square; the template stretches them with the page and writes the ticks beside
+them as text, which so keeps its size at any width.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAX_POINTS = 400
+"""Points of a line; longer series are averaged over neighbouring records."""
+MAX_DOTS = 40
+"""Points up to which each is marked."""
+LOG_RATIO = 50.0
+"""Largest over smallest value from which a positive quantity is drawn on a logarithmic scale."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    """A mark on an axis, ``position`` in percent of its length."""
+
+    position: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dot:
+    """A marked point, in percent from the left and from the top, and what it says."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One split's curve: an SVG path in a square of side 100, y downwards."""
+
+    split: str
+    path: str
+    dots: tuple[Dot, ...]
+    last: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """The curves of one quantity over the steps."""
+
+    title: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    description: str
+    note: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scale:
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    logarithmic: bool = False
+
+    def __call__(self, value: float) -> float:
+        """Percent of the axis, clipped to it."""
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return round(100 * min(max((value - low) / (high - low), 0.0), 1.0), 2)
+
+
+def make_charts(metrics: Sequence[Mapping[str, Any]], best_metric: str = "accuracy") -> list[Chart]:
+    """A chart of each of loss, accuracy, learning rate, gradient norm and ``best_metric``.
+
+    Args:
+      metrics: records ``{"step": …, "split": …, name: value or None, …}`` in any order.
+      best_metric: drawn too where it is none of the four.
+
+    Returns:
+      Those of which some record holds a number.
+    """
+    titles = {
+        "loss": "Loss",
+        "accuracy": "Accuracy",
+        "learning_rate": "Learning rate",
+        "gradient_norm": "Gradient norm",
+    }
+    titles.setdefault(best_metric, best_metric.replace("_", " ").capitalize())
+    charts = (_make_chart(metrics, name, title) for name, title in titles.items())
+    return [chart for chart in charts if chart is not None]
+
+
+def _make_chart(metrics: Sequence[Mapping[str, Any]], name: str, title: str) -> Chart | None:
+    series: dict[str, list[tuple[int, float]]] = {}
+    for record in metrics:
+        value = record.get(name)
+        if value is not None and math.isfinite(value):
+            series.setdefault(record["split"], []).append((record["step"], float(value)))
+    if not series:
+        return None
+    note = ""
+    for split, points in series.items():
+        points.sort()
+        group = math.ceil(len(points) / MAX_POINTS)
+        if group > 1:
+            series[split] = _average(points, group)
+            note = f"each {split} point is the mean of {group} records"
+    values = [value for points in series.values() for _, value in points]
+    last_step = max(step for points in series.values() for step, _ in points)
+    accuracy = name.endswith("accuracy")
+    if accuracy:
+        y_scale = _Scale(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
+    elif name != "learning_rate" and min(values) > 0 and max(values) > LOG_RATIO * min(values):
+        y_scale = _logarithmic_scale(min(values), max(values))
+        title += " (logarithmic)"
+    else:
+        y_scale = _linear_scale(min(values), max(values))
+    x_scale = _Scale(0.0, float(max(last_step, 1)), _nice_ticks(0.0, max(last_step, 1), 5, 1.0))
+
+    def text(value: float) -> str:
+        return f"{100 * value:.3g}\u00a0%" if accuracy else f"{value:.4g}"
+
+    lines, sentences = [], []
+    # The training curve first, so that the few points of the others lie on top.
+    for split, points in sorted(series.items(), key=lambda item: (item[0] != "train", item[0])):
+        places = [(x_scale(step), 100 - y_scale(value)) for step, value in points]
+        dots = (
+            Dot(round(x, 2), round(y, 2), f"{split}, step {step:,}: {text(value)}")
+            for (x, y), (step, value) in zip(places, points, strict=True)
+        )
+        path = "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in places)
+        marked = tuple(dots) if len(points) <= MAX_DOTS else ()
+        lines.append(Line(split, path, marked, text(points[-1][1])))
+        sentences.append(
+            f"{split} from {text(points[0][1])} at step {points[0][0]:,} to "
+            f"{text(points[-1][1])} at step {points[-1][0]:,}"
+        )
+    return Chart(
+        title=title,
+        lines=tuple(lines),
+        x_ticks=tuple(Tick(x_scale(tick), f"{tick:,.0f}") for tick in x_scale.ticks),
+        y_ticks=tuple(Tick(y_scale(tick), text(tick)) for tick in y_scale.ticks),
+        description=f"{title} over the steps: {'; '.join(sentences)}.",
+        note=note,
+    )
+
+
+def _average(points: Sequence[tuple[int, float]], group: int) -> list[tuple[int, float]]:
+    """Means of ``group`` neighbours, each at its last step."""
+    chunks = [points[start : start + group] for start in range(0, len(points), group)]
+    return [(chunk[-1][0], sum(value for _, value in chunk) / len(chunk)) for chunk in chunks]
+
+
+def _linear_scale(low: float, high: float) -> _Scale:
+    if 0 <= low < 0.5 * high or low == high > 0:
+        low = 0.0
+    if low == high:
+        low, high = low - 1.0, high + 1.0
+    step = _nice_step((high - low) / 4)
+    low, high = math.floor(low / step) * step, math.ceil(high / step - 1e-9) * step
+    return _Scale(low, high, _nice_ticks(low, high, 4))
+
+
+def _logarithmic_scale(low: float, high: float) -> _Scale:
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine = [digit * 10.0**exponent for exponent in exponents for digit in (1, 2, 5)]
+    low, high = max(v for v in fine if v <= low), min(v for v in fine if v >= high)
+    apart = math.ceil(len(exponents) / 6)
+    ticks = [10.0**exponent for exponent in exponents[::apart]]
+    return _Scale(low, high, tuple(v for v in ticks if low <= v <= high), logarithmic=True)
+
+
+def _nice_step(raw: float) -> float:
+    """The smallest of 1, 2 or 5 times a power of ten that is at least ``raw``."""
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= raw * (1 - 1e-9))
+
+
+def _nice_ticks(low: float, high: float, count: int, least: float = 0.0) -> tuple[float, ...]:
+    step = max(_nice_step((high - low) / count), least)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return tuple(number * step for number in range(first, last + 1))

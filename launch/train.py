@@ -1,0 +1,55 @@
+"""Trains an experiment; run again with the same workdir, it resumes.
+
+    python -m launch.train --config=experiments/lrcn_ucf101.py:smoke --workdir=runs/smoke \
+        --config.optimizer.learning_rate=1e-3
+
+Exits with 0 when all steps are done, 1 on an error, 2 on a wrong flag, and with 128 + the signal's
+number when SIGTERM or SIGINT ended it, after a checkpoint.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from flaxnets.training.config import Config
+from flaxnets.training.loop import train
+from flaxnets.training.workdir import Workdir
+from launch import program
+from launch.experiment import load_experiment
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; made when missing.")
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains; returns the exit code."""
+    if argv:
+        raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
+    spec = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not isinstance(CONFIG.value, Config):
+        load_experiment(spec)  # The flag keeps quiet about a file it could not load; this does not.
+    with Workdir(WORKDIR.value) as workdir:
+        workdir.claim(spec, CONFIG.value)
+        program.log_to(workdir.log)
+        logger.info("%s in %s on %s", spec, workdir.path, program.describe_devices())
+        outcome = train(CONFIG.value, workdir)
+    if outcome.signal is not None:
+        print(
+            f"stopped at step {outcome.step} by signal {outcome.signal}, with a checkpoint; the "
+            "same command goes on from there",
+            file=sys.stderr,
+        )
+        return 128 + outcome.signal
+    return 0
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    program.run(main)

@@ -1,0 +1,77 @@
+"""Captions of the embedded data set name the right objects and the right motions."""
+
+from data.synthetic import CLASSES, MovingShapes
+from data.synthetic_captions import TEMPLATES
+
+WORDS = {
+    "left": {"left"},
+    "right": {"right"},
+    "up": {"up"},
+    "down": {"down"},
+    "clockwise": {"clockwise"},
+    "anticlockwise": {"anticlockwise"},
+    "growing": {"grows", "growing"},
+    "shrinking": {"shrinks", "shrinking"},
+}
+
+
+def test_captions_name_both_objects_and_both_motions() -> None:
+    source = MovingShapes("train", 200)
+    motion_words = set().union(*WORDS.values())
+    for index in range(len(source)):
+        scene, captions = source.describe(index), source.captions(index)
+        assert len(captions) == 5
+        assert len(set(captions)) == 5
+        target = f"{scene.target.size_name} {scene.target.color} {scene.target.shape}"
+        other = f"grey {scene.distractor.shape}"
+        for caption in captions:
+            assert caption[0].isupper()
+            assert caption.endswith(".")
+            assert "  " not in caption
+            assert target in caption
+            assert other in caption
+            # The motion that follows a name, and precedes the other name, belongs to it.
+            first, second = sorted((target, other), key=caption.index)
+            middle = caption.index(second)
+            said = [
+                set(part.rstrip(".").replace(",", "").replace(";", "").split()) & motion_words
+                for part in (caption[:middle], caption[middle:])
+            ]
+            bodies = {target: scene.target, other: scene.distractor}
+            for words, name in zip(said, (first, second), strict=True):
+                assert words
+                assert words <= WORDS[CLASSES[bodies[name].motion]]
+
+
+def test_all_templates_are_used_and_no_clip_uses_one_twice() -> None:
+    source = MovingShapes("train", 60)
+    frames = set()
+    for index in range(len(source)):
+        scene = source.describe(index)
+        openings = []
+        for caption in source.captions(index):
+            for body, name in ((scene.target, "T"), (scene.distractor, "D")):
+                caption = caption.replace(f"{body.color} {body.shape}", name)
+            caption = caption.replace(scene.target.size_name + " T", "T")
+            openings.append(caption)
+        kinds = [_template_of(caption) for caption in openings]
+        assert len(set(kinds)) == 5
+        frames.update(kinds)
+    assert frames == set(range(len(TEMPLATES)))
+
+
+def _template_of(caption: str) -> int:
+    """Number of the template whose fixed pieces a caption has, in their order."""
+    found = []
+    for number, template in enumerate(TEMPLATES):
+        pieces = template.replace("{target}", "T").replace("{other}", "D").split("{")
+        fixed = [pieces[0]] + [piece.split("}", 1)[1] for piece in pieces[1:]]
+        place, matches = 0, caption.startswith(fixed[0])
+        for piece in fixed:
+            at = caption.find(piece, place)
+            matches = matches and at >= 0
+            place = max(at, place) + len(piece)
+        if matches:
+            found.append(number)
+    assert len(found) == 1, (caption, found)
+    return found[0]

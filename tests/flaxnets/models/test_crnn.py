@@ -1,0 +1,195 @@
+"""The CRNN: padding, statistics, freezing, ablations, precision."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxnets.decoders.classifier import StepClassifier
+from flaxnets.encoders.pixels import DownsampledFrames, normalize_pixels
+from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.models.crnn import CRNN
+from flaxnets.recurrent.cells import LSTMCell
+from flaxnets.recurrent.layers import Recurrent
+
+B, T, S = 3, 4, 8
+LENGTHS = np.array([4, 2, 1], np.int32)
+
+
+def make(dtype: Any = jnp.float32, **options: Any) -> CRNN:
+    parts: dict[str, Any] = {
+        "encoder": SmallCNN((4, 6), (2, 2), dtype=dtype),
+        "recurrent": Recurrent(partial(LSTMCell, 5, dtype=dtype)),
+        "classifier": StepClassifier(3),
+    }
+    return CRNN(**(parts | options))
+
+
+@pytest.fixture(scope="module")
+def video() -> np.ndarray:
+    frames = np.random.default_rng(0).integers(0, 256, (B, T, S, S, 3)).astype(np.uint8)
+    return frames * (np.arange(T) < LENGTHS[:, None])[..., None, None, None].astype(np.uint8)
+
+
+def initialize(model: CRNN, video: np.ndarray) -> Any:
+    return model.init(jax.random.key(0), video, LENGTHS, train=False)
+
+
+def test_what_lies_in_padded_frames_changes_neither_scores_nor_statistics(
+    video: np.ndarray,
+) -> None:
+    model = make()
+    variables = initialize(model, video)
+    padding = np.arange(T) >= LENGTHS[:, None]
+    other = np.where(padding[..., None, None, None], np.uint8(200), video)
+
+    def run(x: np.ndarray) -> Any:
+        return model.apply(variables, x, LENGTHS, train=True, mutable=["batch_stats"])
+
+    (logits, stats), (other_logits, other_stats) = run(video), run(other)
+    valid = ~padding
+    np.testing.assert_allclose(logits[valid], other_logits[valid], atol=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), stats, other_stats)
+
+
+def test_statistics_are_those_of_the_valid_frames_alone(video: np.ndarray) -> None:
+    encoder = SmallCNN((4,), (2,))
+    variables = encoder.init(jax.random.key(0), video[0], train=False)
+    valid = np.arange(T) < LENGTHS[:, None]
+    frames = video.reshape(-1, S, S, 3)
+    _, masked = encoder.apply(
+        variables, frames, valid.reshape(-1), train=True, mutable=["batch_stats"]
+    )
+    _, alone = encoder.apply(
+        variables, frames[valid.reshape(-1)], train=True, mutable=["batch_stats"]
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), masked, alone)
+    # The update itself, by hand: 0.9 of zero and 0.1 of the batch's mean.
+    conv = nn.Conv(4, (3, 3), strides=2, use_bias=False)
+    maps = conv.apply(
+        {"params": variables["params"]["conv_0"]}, normalize_pixels(frames[valid.reshape(-1)])
+    )
+    np.testing.assert_allclose(
+        masked["batch_stats"]["norm_0"]["mean"], 0.1 * maps.mean(axis=(0, 1, 2)), atol=1e-6
+    )
+
+
+def test_clips_that_do_not_count_leave_the_statistics_alone(video: np.ndarray) -> None:
+    model = make()
+    variables = initialize(model, video)
+    black = video.copy()
+    black[2] = 0
+    mask = np.array([True, True, False])
+    results = [
+        model.apply(variables, x, LENGTHS, mask, train=True, mutable=["batch_stats"])[1]
+        for x in (video, black)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_a_frozen_encoder_keeps_statistics_and_gets_no_gradient(video: np.ndarray) -> None:
+    model = make(freeze_encoder=True)
+    variables = initialize(model, video)
+
+    def loss(params: Any) -> Any:
+        logits, stats = model.apply(
+            {**variables, "params": params}, video, LENGTHS, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sum(logits**2), stats
+
+    gradients, stats = jax.grad(loss, has_aux=True)(variables["params"])
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradients["encoder"]))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients["recurrent"]))
+    jax.tree.map(np.testing.assert_array_equal, stats["batch_stats"], variables["batch_stats"])
+
+
+def test_every_parameter_has_a_gradient(video: np.ndarray) -> None:
+    model = make(classifier=StepClassifier(3, hidden_features=7))
+    variables = initialize(model, video)
+
+    def loss(params: Any) -> jax.Array:
+        logits, _ = model.apply(
+            {**variables, "params": params}, video, LENGTHS, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sum(logits[:, 0] ** 2 + logits[:, 1] ** 2)
+
+    for gradient in jax.tree.leaves(jax.grad(loss)(variables["params"])):
+        assert np.isfinite(gradient).all()
+        assert np.any(gradient)
+
+
+def test_cached_features_give_what_the_encoder_would(video: np.ndarray) -> None:
+    model = make()
+    variables = initialize(model, video)
+    encoder_variables = {name: tree["encoder"] for name, tree in variables.items()}
+    maps = make().encoder.apply(encoder_variables, video.reshape(-1, S, S, 3), train=False)
+    maps = maps.reshape(B, T, *maps.shape[1:])
+    params = {name: p for name, p in variables["params"].items() if name != "encoder"}
+    cached = make(encoder=None)
+    expected = model.apply(variables, video, LENGTHS, train=False)
+    for features in (maps, maps.mean((2, 3))):
+        actual = cached.apply({"params": params}, features, LENGTHS, train=False)
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_without_recurrence_order_is_invisible_and_with_it_not(video: np.ndarray) -> None:
+    full = np.full(B, T, np.int32)
+    for recurrent, blind in ((None, True), (make().recurrent, False)):
+        model = make(recurrent=recurrent)
+        variables = initialize(model, video)
+        forward, backward = (
+            model.apply(variables, x, full, train=False).mean(1) for x in (video, video[:, ::-1])
+        )
+        assert np.allclose(forward, backward, atol=1e-5) == blind
+
+
+def test_rnn_only_sees_block_averages(video: np.ndarray) -> None:
+    maps = DownsampledFrames(2).apply({}, video[0], train=False)
+    expected = (video[0, 1, :4, 4:].astype(np.float64).mean((0, 1)) - 127.5) / 127.5
+    np.testing.assert_allclose(maps[1, 0, 1], expected, atol=1e-6)
+    model = make(encoder=DownsampledFrames(2), pool="flatten")
+    variables = initialize(model, video)
+    assert "encoder" not in variables["params"]
+    assert model.apply(variables, video, LENGTHS, train=False).shape == (B, T, 3)
+
+
+def test_bfloat16_keeps_float32_parameters_statistics_and_scores(video: np.ndarray) -> None:
+    model = make(dtype=jnp.bfloat16)
+    variables = initialize(model, video)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    logits, stats = model.apply(variables, video, LENGTHS, train=True, mutable=["batch_stats"])
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
+    exact = make().apply(variables, video, LENGTHS, train=True, mutable=["batch_stats"])[0]
+    np.testing.assert_allclose(logits[:, 0], exact[:, 0], atol=0.05)
+
+
+def test_dropout_differs_by_key_and_rests_in_evaluation(video: np.ndarray) -> None:
+    model = make(dropout_rate=0.5)
+    variables = initialize(model, video)
+
+    def run(seed: int, train: bool) -> np.ndarray:
+        rngs = {"dropout": jax.random.key(seed)}
+        out = model.apply(variables, video, LENGTHS, train=train, rngs=rngs, mutable=True)
+        return np.asarray(out[0])
+
+    assert np.array_equal(run(1, True), run(1, True))
+    assert not np.array_equal(run(1, True), run(2, True))
+    assert np.array_equal(run(1, False), run(2, False))
+
+
+def test_wrong_arguments_are_refused(video: np.ndarray) -> None:
+    model = make()
+    variables = initialize(model, video)
+    with pytest.raises(ValueError, match=r"frames: expected rank 5, received shape \(4, 8, 8, 3\)"):
+        model.apply(variables, video[0], LENGTHS, train=False)
+    with pytest.raises(ValueError, match=r"lengths: expected shape \(3,\)"):
+        model.apply(variables, video, LENGTHS[:1], train=False)
+    with pytest.raises(ValueError, match="pool: expected 'mean' or 'flatten', received 'max'"):
+        make(pool="max").apply(variables, video, LENGTHS, train=False)
+    with pytest.raises(ValueError, match="images: expected sides that are multiples of 3"):
+        DownsampledFrames(3).apply({}, video[0], train=False)

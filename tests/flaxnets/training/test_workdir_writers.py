@@ -1,0 +1,81 @@
+"""The folder of a run: lock, configuration, records."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flaxnets.training.config import Config
+from flaxnets.training.workdir import Workdir, WorkdirError
+from flaxnets.training.writers import MetricsWriter, read_metrics
+
+
+def test_a_workdir_in_use_is_refused_and_free_again_after_a_kill(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from flaxnets.training.workdir import Workdir\n"
+        "workdir = Workdir(sys.argv[1]).__enter__(); print('in', flush=True); time.sleep(60)"
+    )
+    root = Path(__file__).parents[3]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=root
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"in\n"
+        message = rf"in use by another process \(process {holder.pid} on"
+        with pytest.raises(WorkdirError, match=message):
+            Workdir(tmp_path).__enter__()
+    finally:
+        holder.kill()
+        holder.communicate()
+    with Workdir(tmp_path):
+        pass
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkdirError, match="file: no folder that can be written to"):
+        Workdir(tmp_path / "file").__enter__()
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path)
+    workdir.claim("a.py", Config())
+    workdir.claim("a.py", Config(log_every=7))  # How a run is carried out may change.
+    assert workdir.read_config()["config"]["log_every"] == 7
+    with pytest.raises(WorkdirError, match="seed: 0 there, 1 now"):
+        workdir.claim("a.py", Config(seed=1))
+    with pytest.raises(WorkdirError, match=r"experiment: a\.py there, b\.py now"):
+        workdir.claim("b.py", Config())
+    assert workdir.read_config()["config"]["seed"] == 0
+
+
+def test_what_is_no_workdir_is_told(tmp_path: Path) -> None:
+    with pytest.raises(WorkdirError, match="no such folder; expected the workdir of a run"):
+        Workdir(tmp_path / "none").read_config()
+    with pytest.raises(WorkdirError, match=r"no config\.json in it"):
+        Workdir(tmp_path).read_config()
+
+
+def test_records_after_the_checkpoint_are_dropped_and_a_cut_line_too(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path, resume_step=0)
+    for step in (1, 2, 3):
+        writer.write(step, "train", {"loss": 1 / step})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "spl')
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3]
+    writer = MetricsWriter(tmp_path, resume_step=2)
+    writer.write(3, "train", {"loss": float("nan")})
+    writer.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert json.loads(lines[-1])["loss"] is None
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_no_records_yet(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
