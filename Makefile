@@ -12,7 +12,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/python -m experiments.demo --workdir=runs/demo
+	$(BIN)/python -m launch.demo --workdir=runs/demo
 
 test: lint
 	$(BIN)/python -m pytest

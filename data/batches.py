@@ -1,7 +1,7 @@
 """The contracts between the data and the models: keys, shapes, dtypes and ranges of a batch."""
 
 from collections.abc import Mapping
-from typing import NotRequired, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
@@ -48,4 +48,4 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]: ...
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...

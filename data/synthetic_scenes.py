@@ -49,9 +49,9 @@ COLORS: dict[str, tuple[int, int, int]] = {
 TEXTURES: tuple[str, ...] = ("blotches", "stripes", "checks")
 
 # Lengths are in pixels, times in frames.
-RADIUS_RANGE = (4.0, 17.0)
-GROWTH_RANGE = (2.2, 3.4)
-SPEED_RANGE = (1.0, 2.5)
+RADIUS_RANGE = (4.0, 18.0)
+GROWTH_RANGE = (3.4, 4.8)
+SPEED_RANGE = (1.4, 2.8)
 ORBIT_RADIUS_RANGE = (8.0, 14.0)
 ORBIT_TURNS_RANGE = (0.55, 1.0)
 MEDIUM_FROM, LARGE_FROM = 8.0, 12.5

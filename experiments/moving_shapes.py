@@ -31,7 +31,13 @@ from flaxnets.training.config import Config, OptimizerConfig, nearest, runtime
 from flaxnets.training.task import Task
 from flaxnets.training.video_classification import VideoClassification
 
-VARIANTS = ("crnn", "cnn", "rnn", "frame", "smoke")
+NAMES = {
+    "crnn": "CRNN",
+    "cnn": "CNN-only",
+    "rnn": "RNN-only",
+    "frame": "CNN, one frame",
+    "smoke": "CRNN, smoke",
+}
 
 
 @dataclasses.dataclass
@@ -40,8 +46,10 @@ class ModelConfig:
 
     kind: str = "crnn"
     """``crnn``, ``cnn`` or ``rnn``."""
-    encoder_features: tuple[int, ...] = (16, 32, 32, 32)
-    encoder_strides: tuple[int, ...] = (2, 2, 2, 2)
+    encoder_size: int = 32
+    """Side of the frames that the encoder sees, pixels: blocks of the stored ones are averaged."""
+    encoder_features: tuple[int, ...] = (32, 32, 32)
+    encoder_strides: tuple[int, ...] = (2, 2, 2)
     recurrent_features: int = 128
     hidden_features: int = 0
     """Of the classifier: where the CNN's parameters stand that the others have in the LSTM."""
@@ -55,7 +63,7 @@ class ModelConfig:
 class DataConfig:
     """The embedded data set."""
 
-    num_train: int = 8_000
+    num_train: int = 20_000
     num_validation: int = 500
     num_test: int = 2_000
     single_frame: bool = False
@@ -85,9 +93,9 @@ class MovingShapesConfig(Config):
     """The comparison's hyper-parameters."""
 
     batch_size: int = 32
-    num_steps: int = 800
-    eval_every: int = 400
-    checkpoint_every: int = runtime(400)
+    num_steps: int = 600
+    eval_every: int = 300
+    checkpoint_every: int = runtime(300)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(
@@ -113,14 +121,17 @@ class MovingShapesConfig(Config):
                 f"model.kind: unknown {model.kind!r}{nearest(model.kind, ('crnn', 'cnn', 'rnn'))}"
             )
         encoder: nn.Module = SmallCNN(
-            tuple(model.encoder_features), tuple(model.encoder_strides), dtype=model.dtype
+            tuple(model.encoder_features),
+            tuple(model.encoder_strides),
+            input_size=model.encoder_size,
+            dtype=model.dtype,
         )
         if model.kind == "rnn":
             encoder = DownsampledFrames(model.downsampled_size, dtype=model.dtype)
         recurrent = None
         if model.kind != "cnn":
             make_cell = partial(LSTMCell, model.recurrent_features, dtype=model.dtype)
-            recurrent = Recurrent(make_cell)
+            recurrent = Recurrent(make_cell, normalize_inputs=True, delta_features=True)
         return CRNN(
             classifier=StepClassifier(
                 len(self.class_names),
@@ -167,16 +178,16 @@ def get_config(variant: str | None = None) -> MovingShapesConfig:
       ValueError: an unknown variant.
     """
     variant = variant or "crnn"
-    if variant not in VARIANTS:
-        raise ValueError(f"moving_shapes:{variant}: no such variant{nearest(variant, VARIANTS)}")
-    config = MovingShapesConfig()
+    if variant not in NAMES:
+        raise ValueError(f"moving_shapes:{variant}: no such variant{nearest(variant, set(NAMES))}")
+    config = MovingShapesConfig(name=NAMES[variant])
     if variant in ("cnn", "frame"):
-        config.model.kind, config.model.hidden_features = "cnn", 640
+        config.model.kind, config.model.hidden_features = "cnn", 1136
         config.data.single_frame = variant == "frame"
     elif variant == "rnn":
-        config.model.kind = "rnn"
+        config.model.kind, config.model.recurrent_features = "rnn", 93
     elif variant == "smoke":
-        config.model.encoder_features, config.model.encoder_strides = (8, 8, 8), (4, 2, 2)
+        config.model.encoder_features, config.model.encoder_strides = (8, 8), (4, 2)
         config.model.recurrent_features = 16
         config.batch_size, config.num_steps = 8, 6
         config.eval_every = config.checkpoint_every = 3

@@ -17,7 +17,7 @@ from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.experiment import config_of
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
 SPLIT = flags.DEFINE_string("split", "test", "The split to evaluate.")
 STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; by default the best.")
 OUT = flags.DEFINE_string("out", None, "A file for the metrics, JSON.")
@@ -36,5 +36,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     program.run(main)

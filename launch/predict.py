@@ -18,7 +18,7 @@ from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.experiment import config_of
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
 STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; by default the best.")
 TOP = flags.DEFINE_integer("top", 5, "Classes on a line.", lower_bound=1)
 
@@ -55,5 +55,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     program.run(main)

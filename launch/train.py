@@ -23,7 +23,9 @@ from launch.experiment import load_experiment
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; made when missing.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The folder of the run; made when missing.", required=True
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
     spec = config_flags.get_config_filename(flags.FLAGS["config"])
     if not isinstance(CONFIG.value, Config):
-        load_experiment(spec)  # The flag keeps quiet about a file it could not load; this does not.
+        load_experiment(spec)  # Says what the flag keeps quiet about: why it failed.
     with Workdir(WORKDIR.value) as workdir:
         workdir.claim(spec, CONFIG.value)
         program.log_to(workdir.log)
@@ -51,5 +53,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     program.run(main)

@@ -1,15 +1,20 @@
-"""Settings for all tests: eight simulated devices, and flags that count as parsed."""
+"""Settings for all tests: eight simulated devices, a compilation cache, parsed flags."""
 
-import sys
-from pathlib import Path
+import tempfile
 
 import jax
+import pytest
 from absl import flags
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     # Before the first operation, or JAX has counted its devices already.
     jax.config.update("jax_num_cpu_devices", 8)
+    # Many tests train the same small network; each program is compiled once a session.
+    cache = tempfile.TemporaryDirectory(prefix="flaxnets-jax-cache-", ignore_cleanup_errors=True)
+    config.add_cleanup(cache.cleanup)
+    jax.config.update("jax_compilation_cache_dir", cache.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # grain reads flags of its own where it starts workers; a program has parsed them by then.
     flags.FLAGS.mark_as_parsed()
-    sys.path.insert(0, str(Path(__file__).parent / "flaxnets" / "training"))

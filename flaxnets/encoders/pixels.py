@@ -23,6 +23,18 @@ def normalize_pixels(
     return images.astype(dtype)
 
 
+def average_blocks(images: Array, size: int) -> Array:
+    """(N,H,W,C) float to (N,size,size,C): means over blocks.
+
+    Raises:
+      ValueError: the images' sides are no multiples of ``size``.
+    """
+    n, h, w, c = images.shape
+    if h % size or w % size:
+        raise ValueError(f"images: expected sides that are multiples of {size}, received {(h, w)}")
+    return images.reshape(n, size, h // size, size, w // size, c).mean(axis=(2, 4))
+
+
 class DownsampledFrames(nn.Module):
     """Pixels averaged over blocks: no parameters, for the RNN-only ablation.
 
@@ -40,11 +52,5 @@ class DownsampledFrames(nn.Module):
         Raises:
           ValueError: the images' sides are no multiples of ``size``.
         """
-        n, h, w, c = images.shape
-        if h % self.size or w % self.size:
-            raise ValueError(
-                f"images: expected sides that are multiples of {self.size}, received {(h, w)}"
-            )
         x = normalize_pixels(images, dtype=self.dtype)
-        blocks = x.reshape(n, self.size, h // self.size, self.size, w // self.size, c)
-        return jax.lax.stop_gradient(blocks.mean(axis=(2, 4)))
+        return jax.lax.stop_gradient(average_blocks(x, self.size))

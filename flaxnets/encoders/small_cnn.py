@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flaxnets.encoders.pixels import normalize_pixels
+from flaxnets.encoders.pixels import average_blocks, normalize_pixels
 from flaxnets.typing import Array, Dtype
 
 
@@ -14,12 +14,14 @@ class SmallCNN(nn.Module):
       features: maps of each stage.
       strides: of each stage.
       kernel_size: height and width of all kernels.
+      input_size: side to which frames are averaged down first, pixels; 0: as they are.
       dtype: of the convolutions; statistics and normalisation are float32.
     """
 
     features: tuple[int, ...] = (32, 64, 128)
     strides: tuple[int, ...] = (2, 2, 2)
     kernel_size: int = 3
+    input_size: int = 0
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -32,7 +34,7 @@ class SmallCNN(nn.Module):
           train: whether the statistics are those of the batch.
 
         Raises:
-          ValueError: not as many strides as features.
+          ValueError: not as many strides as features, or sides no multiples of ``input_size``.
         """
         if len(self.features) != len(self.strides):
             raise ValueError(
@@ -41,6 +43,8 @@ class SmallCNN(nn.Module):
         if mask is not None:
             mask = mask[:, None, None, None]
         x = normalize_pixels(images, dtype=self.dtype)
+        if self.input_size:
+            x = average_blocks(x, self.input_size)
         for stage, (features, stride) in enumerate(zip(self.features, self.strides, strict=True)):
             x = nn.Conv(
                 features,

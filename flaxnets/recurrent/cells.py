@@ -7,9 +7,9 @@ the rest and is scanned.
 from typing import Any, Protocol
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from flaxnets.recurrent.initializers import orthogonal, per_gate
 from flaxnets.typing import Array, Carry, Dtype, PRNGKey
 
 
@@ -26,16 +26,6 @@ class Cell(Protocol):
 
     def step(self, carry: Carry, projected: Array) -> tuple[Carry, Array]:
         """One step: the carry and (B,G) to the new carry and (B,features)."""
-
-
-def _gate_init(init: Any, gates: int) -> Any:
-    """Draws each gate's (D,F) block on its own, so that fan-out is F, not ``gates``·F."""
-
-    def draw(key: PRNGKey, shape: tuple[int, int], dtype: Any) -> Array:
-        block = (shape[0], shape[1] // gates)
-        return jnp.concatenate([init(k, block, dtype) for k in jax.random.split(key, gates)], 1)
-
-    return draw
 
 
 class LSTMCell(nn.Module):
@@ -66,14 +56,14 @@ class LSTMCell(nn.Module):
         """Makes the parameters; the width of the inputs shows at the first call."""
         self.input = nn.Dense(
             4 * self.features,
-            kernel_init=_gate_init(nn.initializers.lecun_normal(), 4),
+            kernel_init=per_gate(nn.initializers.lecun_normal(), 4),
             bias_init=self._bias_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )
         self.hidden_kernel = self.param(
             "hidden_kernel",
-            _gate_init(nn.initializers.orthogonal(), 4),
+            per_gate(orthogonal, 4),
             (self.features, 4 * self.features),
             self.param_dtype,
         )

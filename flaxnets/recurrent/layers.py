@@ -70,12 +70,19 @@ class Recurrent(nn.Module):
         direction with ``name``.
       num_layers: depth; each layer reads the outputs of the one below.
       bidirectional: each layer also scans backwards; outputs of both are concatenated.
-      dropout_rate: on the inputs of every layer but the first.
+      normalize_inputs: LayerNorm of each step's inputs (Ba et al., 1607.06450).
+      delta_features: each step also reads how its inputs differ from those of the step before
+        (Furui 1986); zero at the first step.
+      input_features: width of a linear layer below the first cell; 0: none.
+      dropout_rate: on what each layer of cells reads from a layer below it.
     """
 
     make_cell: Callable[..., Cell]
     num_layers: int = 1
     bidirectional: bool = False
+    normalize_inputs: bool = False
+    delta_features: bool = False
+    input_features: int = 0
     dropout_rate: float = 0.0
 
     @nn.compact
@@ -97,8 +104,15 @@ class Recurrent(nn.Module):
                 f"lengths: expected shape {inputs.shape[:1]}, received {lengths.shape}"
             )
         x = inputs
+        if self.normalize_inputs:
+            x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)
+        if self.delta_features:
+            deltas = jnp.diff(x, axis=1, prepend=x[:, :1])
+            x = jnp.concatenate([x, deltas], axis=-1)
+        if self.input_features:
+            x = nn.Dense(self.input_features, name="input")(x)
         for layer in range(self.num_layers):
-            if layer:
+            if layer or self.input_features:
                 x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
             _, outputs = scan_cell(self.make_cell(name=f"forward_{layer}"), x, lengths)
             if self.bidirectional:

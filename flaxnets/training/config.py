@@ -59,6 +59,8 @@ class Config:
     An experiment subclasses this with its fields and defines the ``make_`` methods.
     """
 
+    name: str = "model"
+    """What tables call this network."""
     seed: int = 0
     batch_size: int = 32
     """Examples in a batch over all devices and processes."""
@@ -101,6 +103,14 @@ class Config:
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """The variables to start from, given the random ones: the place of pretrained weights."""
         return variables
+
+    def set_fold(self, fold: int) -> None:
+        """Chooses the fold of a cross-validation, from 1 on."""
+        raise self._missing("set_fold")
+
+    def baselines(self) -> dict[str, list[tuple[int, int]]]:
+        """What simpler means reach: name to (label, prediction) of each test example, in order."""
+        return {}
 
     @property
     def class_names(self) -> tuple[str, ...]:

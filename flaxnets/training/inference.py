@@ -21,6 +21,7 @@ class TrainedModel:
 
     Attributes:
       step: the checkpoint's step.
+      variables: Linen's collections.
     """
 
     def __init__(self, config: Config, workdir: Workdir, step: int | None = None) -> None:
@@ -47,7 +48,7 @@ class TrainedModel:
         finally:
             checkpointer.close()
         self._strategy = DataParallel()
-        self._variables = self._strategy.replicate(variables)
+        self.variables = self._strategy.replicate(variables)
         self._task = config.make_task()
         self._evaluation_step = self._strategy.compile(
             make_evaluation_step(config.make_model(), self._task)
@@ -70,7 +71,7 @@ class TrainedModel:
             metrics = evaluate(
                 self._evaluation_step,
                 self._strategy,
-                self._variables,
+                self.variables,
                 self.config.make_data(split),
                 write,
             )
@@ -84,7 +85,7 @@ class TrainedModel:
         """
         for batch in self.config.make_prediction_data(paths).batches():
             placed = self._strategy.shard(batch)
-            _, outputs = self._evaluation_step(self._variables, placed)
+            _, outputs = self._evaluation_step(self.variables, placed)
             for row in range(len(batch["index"])):
                 if not batch["mask"][row] and batch["index"][row] >= 0:
                     yield {"index": int(batch["index"][row]), "error": True}

@@ -48,8 +48,7 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], An
 def parts_of(params: Mapping[str, Any]) -> PyTree:
     """The first part of its path for each parameter, as a tree of str shaped as ``params``."""
     return {
-        part: jax.tree.map(lambda _, part=part: part, leaves)  # type: ignore[misc]
-        for part, leaves in params.items()
+        part: jax.tree.map(lambda _, part=part: part, leaves) for part, leaves in params.items()
     }
 
 

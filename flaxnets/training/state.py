@@ -1,5 +1,6 @@
 """All that changes during training: what a checkpoint holds and a step returns."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from flaxnets.training.task import Task
-from flaxnets.typing import Array, Batch, PyTree
+from flaxnets.typing import Array, PyTree
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -39,7 +40,9 @@ class TrainState(flax.struct.PyTreeNode):
         return jax.random.fold_in(jax.random.wrap_key_data(self.key), self.step)
 
 
-def initialize_variables(model: nn.Module, task: Task, batch: Batch, seed: int) -> PyTree:
+def initialize_variables(
+    model: nn.Module, task: Task, batch: Mapping[str, Any], seed: int
+) -> PyTree:
     """Random variables for one seed, made in one compiled call.
 
     Args:

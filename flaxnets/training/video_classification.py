@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.losses import cross_entropy
+from flaxnets.losses import cross_entropies, cross_entropy
 from flaxnets.metrics import top_k_accuracy
 from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
 
@@ -17,18 +17,21 @@ from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
 class VideoClassification:
     """One label for each clip, as in ``data/batches.py``'s ``VideoBatch``.
 
-    The model is called with frames and lengths and gives scores of each step (B,T,K). At test the
-    probabilities are averaged over the valid steps, then over the views of a video (LRCN,
-    arXiv:1411.4389, section 4).
+    The model is called with frames and lengths and gives scores of each step, (B,T,K), or
+    (B,T,M,K) of M networks side by side. Each network is trained on its own loss. At test the
+    probabilities are averaged over the valid steps (LRCN, arXiv:1411.4389, section 4), then over
+    the networks and the views of a video.
 
     Attributes:
-      loss: ``per_step`` asks every valid step for the label (LRCN); ``clip`` asks the scores
-        averaged over the valid steps.
+      loss_kind: ``per_step`` asks every valid step for the label (LRCN); ``clip`` asks the scores
+        averaged over the valid steps, of which the probabilities are then taken at test, too.
       label_smoothing: share of the target spread over all classes.
+      mixup: α of mixup (Zhang et al., arXiv:1710.09412) over clips of features; 0: none.
     """
 
     loss_kind: str = "per_step"
     label_smoothing: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         if self.loss_kind not in ("per_step", "clip"):
@@ -45,34 +48,45 @@ class VideoClassification:
         self, model: nn.Module, variables: PyTree, batch: Batch, key: PRNGKey
     ) -> tuple[Sums, PyTree]:
         """Sums of ``loss`` (nats) and ``accuracy``, and the updated statistics."""
-        frames, lengths = _frames(batch), batch["lengths"]
+        frames, lengths, mask = _frames(batch), batch["lengths"], batch["mask"]
+        dropout_key, mixup_key = jax.random.split(key)
+        targets = [(batch["label"], jnp.ones(len(mask)))]
+        if self.mixup:
+            if frames.dtype == jnp.uint8:
+                raise ValueError("mixup: expected features, received video of uint8 pixels")
+            pairs, share = _draw_mixup(mixup_key, self.mixup, len(mask))
+            weight = share.reshape(-1, *[1] * (frames.ndim - 1)).astype(frames.dtype)
+            frames = weight * frames + (1 - weight) * frames[pairs]
+            lengths = jnp.minimum(lengths, lengths[pairs])
+            mask = mask & mask[pairs]
+            targets = [(batch["label"], share), (batch["label"][pairs], 1 - share)]
         mutable = [name for name in variables if name != "params"]
         logits, collections = model.apply(
             variables,
             frames,
             lengths,
-            mask=batch["mask"],
+            mask=mask,
             train=True,
-            rngs={"dropout": key},
+            rngs={"dropout": dropout_key},
             mutable=mutable,
         )
-        steps = valid_steps(lengths, logits.shape[1])  # (B,T)
-        clip_logits = average_steps(logits, steps)
-        if self.loss_kind == "per_step":
-            # Each clip weighs the same, however long it is.
-            weights = batch["mask"][:, None] & steps
-            labels = jnp.broadcast_to(batch["label"][:, None], steps.shape)
-            per_clip = jax.vmap(
-                lambda *row: cross_entropy(*row, label_smoothing=self.label_smoothing)
-            )(logits, labels, weights)
-            total = jnp.sum(per_clip[0] / jnp.maximum(per_clip[1], 1.0))
-            loss = (total, jnp.sum(batch["mask"], dtype=jnp.float32))
-        else:
-            loss = cross_entropy(
-                clip_logits, batch["label"], batch["mask"], label_smoothing=self.label_smoothing
-            )
-        accuracy = top_k_accuracy(clip_logits, batch["label"], batch["mask"])
+        logits = _with_networks(logits)  # (B,T,M,K)
+        steps = valid_steps(lengths, logits.shape[1])
+        clip_logits = average_steps(logits, steps)  # (B,M,K)
+        per_clip = sum(share * self._clip_loss(logits, label, steps) for label, share in targets)
+        count = jnp.sum(mask, dtype=jnp.float32)
+        loss = (jnp.sum(jnp.where(mask, per_clip, 0.0)), count)
+        accuracy = top_k_accuracy(clip_logits.mean(axis=1), batch["label"], mask)
         return {"loss": loss, "accuracy": accuracy}, dict(collections)
+
+    def _clip_loss(self, logits: Array, label: Array, steps: Array) -> Array:
+        """(B,) losses in nats, a mean over networks and, if each is asked, over valid steps."""
+        if self.loss_kind == "clip":
+            logits, steps = average_steps(logits, steps)[:, None], steps[:, :1]
+        label = jnp.maximum(label, 0)[:, None, None]  # Whatever stands in rows that count nowhere.
+        label = jnp.broadcast_to(label, logits.shape[:-1])
+        losses = cross_entropies(logits, label, label_smoothing=self.label_smoothing)  # (B,T,M)
+        return average_steps(losses, steps).mean(axis=-1)
 
     def evaluate(
         self, model: nn.Module, variables: PyTree, batch: Batch
@@ -97,10 +111,15 @@ class VideoClassification:
         if lengths.ndim == 2:
             frames = frames.reshape(-1, *frames.shape[2:])
             lengths = lengths.reshape(-1)
-        logits = model.apply(variables, frames, lengths, train=False)  # (B·V,T,K)
+        logits: Any = model.apply(variables, frames, lengths, train=False)
+        logits = _with_networks(logits)  # (B·V,T,M,K)
         steps = valid_steps(lengths, logits.shape[1])
-        probabilities = average_steps(jax.nn.softmax(logits.astype(jnp.float32)), steps)
-        return probabilities.reshape(-1, views, probabilities.shape[-1]).mean(axis=1)
+        if self.loss_kind == "clip":
+            probabilities = jax.nn.softmax(average_steps(logits, steps))
+        else:
+            probabilities = average_steps(jax.nn.softmax(logits.astype(jnp.float32)), steps)
+        # (B·V,M,K)
+        return probabilities.reshape(-1, views * logits.shape[2], logits.shape[3]).mean(axis=1)
 
     def describe_outputs(self, outputs: dict[str, Any], row: int) -> dict[str, Any]:
         """``{"prediction": class, "probabilities": [K floats]}`` of one video."""
@@ -117,10 +136,23 @@ def valid_steps(lengths: Array, num_steps: int) -> Array:
 
 
 def average_steps(values: Array, steps: Array) -> Array:
-    """The mean over the valid steps: (B,T,K) and (B,T) bool to (B,K) float32."""
-    weights = steps[..., None].astype(jnp.float32)
-    total = jnp.sum(jnp.where(steps[..., None], values.astype(jnp.float32), 0.0), axis=1)
-    return total / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
+    """The mean over the valid steps: (B,T,...) and (B,T) bool to (B,...) float32."""
+    valid = steps.reshape(*steps.shape, *[1] * (values.ndim - 2))
+    total = jnp.sum(jnp.where(valid, values.astype(jnp.float32), 0.0), axis=1)
+    return total / jnp.maximum(jnp.sum(valid, axis=1), 1)
+
+
+def _with_networks(logits: Array) -> Array:
+    return logits if logits.ndim == 4 else logits[:, :, None]
+
+
+def _draw_mixup(key: PRNGKey, alpha: float, size: int) -> tuple[Array, Array]:
+    """Partners (size,) int32 and shares (size,) float32 in [0,1] ~ Beta(α, α)."""
+    partner_key, share_key = jax.random.split(key)
+    return (
+        jax.random.permutation(partner_key, size),
+        jax.random.beta(share_key, alpha, alpha, (size,)),
+    )
 
 
 def _frames(batch: Batch) -> Array:

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tiny import TinyConfig, TinyData
 
 from flaxnets.training.checkpoint import Checkpointer, DataChanged
 from flaxnets.training.inference import TrainedModel, read_predictions
@@ -17,6 +16,7 @@ from flaxnets.training.loop import NonFiniteLoss, Outcome, train
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.workdir import Workdir
 from flaxnets.training.writers import read_metrics
+from tests.flaxnets.training.tiny import TinyConfig, TinyData
 
 ONE_DEVICE = DataParallel(jax.devices()[:1])
 
@@ -164,7 +164,7 @@ def test_another_model_in_the_checkpoint_is_refused(finished: Path, tmp_path: Pa
     (tmp_path / "checkpoints").symlink_to(finished / "checkpoints")
     monkeypatch = pytest.MonkeyPatch()
     with monkeypatch.context() as patch:
-        patch.setattr("tiny.NUM_CLASSES", 4)
+        patch.setattr("tests.flaxnets.training.tiny.NUM_CLASSES", 4)
         with pytest.raises(ValueError, match="does not fit the model of this configuration"):
             run(TinyConfig(), tmp_path)
 

@@ -63,7 +63,7 @@ def test_clipping_bounds_the_global_norm() -> None:
 
 def test_schedules_at_their_corners() -> None:
     def rates(steps: list[int], **options: object) -> list[float]:
-        schedule = make_schedule(OptimizerConfig(learning_rate=1.0, **options), 100)  # type: ignore[arg-type]
+        schedule = make_schedule(OptimizerConfig(learning_rate=1.0, **options), 100)
         return [round(float(schedule(s)), 6) for s in steps]
 
     assert rates([0, 5, 10, 99], schedule="constant", warmup_steps=10) == [0, 0.5, 1, 1]

@@ -1,0 +1,339 @@
+"""A CRNN on UT-Interaction, segmented set 1: 60 clips, 6 classes, leave one sequence out.
+
+Data: Ryoo and Aggarwal, UT-Interaction, ICPR 2010 contest on semantic description of human
+activities; in UCF101's format, with a fold for each of the 10 sequences.
+
+    python -m launch.crossvalidate --config=experiments/lrcn_ucf101.py:ut_interaction \
+        --workdir=runs/ut --config.data.root=…/ut_interaction/set1
+
+LRCN (arXiv:1411.4389) with what 54 training clips can bear: the encoder stays frozen and runs once,
+over images of motion (differences of frames, arXiv:1411.4389 uses flow) as well as the frames; the
+networks of the streams are fused late, as LRCN's RGB and flow are. Within a fold nothing of the
+test sequence is fitted or chosen: the schedule is fixed, the projection is of the training clips.
+
+Deviations from LRCN: EfficientNet-Lite0 instead of CaffeNet; features are the maximum over space,
+projected on principal components; the LSTM reads both directions; scores are averaged before the
+softmax; AdamW, mixup, label smoothing; several members a stream.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from data.datasets.ucf101 import UT_INTERACTION_GROUP, VideoList, read_split
+from data.features import digest_file, write_features
+from data.loader import Loader
+from data.streams import CutFeatures, StreamSource, segment_centres, select
+from data.video import decode, probe
+from experiments.linear_baselines import over_time, predict_linear
+from flaxnets.decoders.classifier import StepClassifier
+from flaxnets.encoders.efficientnet_lite import EfficientNetLite0, map_in_chunks
+from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_efficientnet_lite0
+from flaxnets.models.crnn import CRNN
+from flaxnets.models.late_fusion import LateFusion
+from flaxnets.recurrent.cells import LSTMCell
+from flaxnets.recurrent.layers import Recurrent
+from flaxnets.training.config import Config, OptimizerConfig, runtime
+from flaxnets.training.task import Task
+from flaxnets.training.video_classification import VideoClassification
+
+Examples = list[dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Where the clips are, and what the encoder sees of them."""
+
+    root: str = ""
+    """The folder with ``videos/`` and ``splits/``."""
+    fold: int = 1
+    cache: str = runtime("runs/features")
+    """The folder of cached features."""
+    streams: tuple[str, ...] = ("difference_whole", "difference_square")
+    pool: str = "max"
+    """Over the encoder's map: ``max`` or ``mean``."""
+    stored_steps: int = 32
+    """Images of a video that are encoded and cached."""
+    num_steps: int = 16
+    """Steps of a clip."""
+    test_views: int = 4
+    """Samplings of a test clip in time, each also mirrored."""
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """The networks, one or more for each stream."""
+
+    projection_features: int = 256
+    whitening: float = 0.5
+    """0: principal components as they are; 1: each of unit variance."""
+    input_features: int = 64
+    recurrent_features: int = 64
+    dropout_rate: float = 0.5
+    members: int = 3
+    """Networks of each stream, averaged."""
+
+
+@dataclasses.dataclass
+class UTInteractionConfig(Config):
+    """The hyper-parameters."""
+
+    name: str = "CRNN"
+    batch_size: int = 54
+    num_steps: int = 60
+    eval_every: int = 60
+    eval_split: str = ""
+    checkpoint_every: int = runtime(60)
+    label_smoothing: float = 0.1
+    mixup: float = 0.4
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(
+            name="adamw",
+            learning_rate=3e-3,
+            schedule="cosine",
+            warmup_steps=20,
+            weight_decay=1e-2,
+            clip_norm=5.0,
+            frozen=("projection",),
+        )
+    )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The interactions, by label."""
+        return self._videos("train").class_names
+
+    def set_fold(self, fold: int) -> None:
+        """The fold whose sequence, of that number, is tested."""
+        self.data.fold = fold
+
+    def make_model(self) -> nn.Module:
+        """A bidirectional LSTM for each stream and member, on projected features."""
+        model = self.model
+
+        def make_network(name: str) -> nn.Module:
+            recurrent = Recurrent(
+                partial(LSTMCell, model.recurrent_features),
+                bidirectional=True,
+                input_features=model.input_features,
+                dropout_rate=model.dropout_rate,
+            )
+            return CRNN(
+                classifier=StepClassifier(len(self.class_names), dropout_rate=model.dropout_rate),
+                recurrent=recurrent,
+                dropout_rate=model.dropout_rate,
+                name=name,
+            )
+
+        return LateFusion(make_network, model.members, model.projection_features)
+
+    def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Puts the principal components of the fold's training features into the projection."""
+        examples = self._examples("train")
+        features = np.stack([example["features"] for example in examples])  # (N,2S,T,D)
+        n, views, steps, width = features.shape
+        by_stream = features.reshape(n, views // 2, 2, steps, width).swapaxes(0, 1)
+        fits = [
+            fit_projection(
+                stream.reshape(-1, width).astype(np.float32),
+                self.model.projection_features,
+                whitening=self.model.whitening,
+            )
+            for stream in by_stream
+        ]
+        kernels, biases = zip(*fits, strict=True)
+        projection = {"kernel": np.stack(kernels), "bias": np.stack(biases)}
+        return {**variables, "params": {**variables["params"], "projection": projection}}
+
+    def make_task(self) -> Task:
+        """The clip's label from the scores averaged over its steps."""
+        return VideoClassification(
+            loss_kind="clip", label_smoothing=self.label_smoothing, mixup=self.mixup
+        )
+
+    def make_data(self, split: str) -> Loader:
+        """Clips of cached features; ``train`` or ``test``."""
+        return self._loader(self._examples(split), train=split == "train")
+
+    def make_prediction_data(self, paths: Sequence[str]) -> Loader:
+        """Clips of features of the given files, encoded on the spot."""
+        source = self._streams(tuple(paths), None)
+        encode = make_encode(self.data.pool)
+        examples = [_encode(source[index], encode) for index in range(len(source))]
+        return self._loader(examples, train=False)
+
+    def load_clip(self, split: str, index: int) -> np.ndarray:
+        """16 frames spread evenly over the video."""
+        path = self._videos(split).paths[index]
+        return decode(path, segment_centres(16, probe(path).num_frames), short_side=120)
+
+    def baselines(self) -> dict[str, list[tuple[int, int]]]:
+        """Linear classifiers on what leaks, on frames, and on the network's own inputs."""
+        videos, places = self._all_videos(), self._places
+        labels = np.array(videos.labels)
+        infos = [probe(path) for path in videos.paths]
+        inputs: dict[str, np.ndarray] = {
+            "length and size only": np.array([[i.num_frames, i.height, i.width] for i in infos])
+        }
+        frames = _plain(self._cached(videos, streams=("rgb_whole",), pool="mean", steps=8))
+        middle = _plain(self._cached(videos, streams=("rgb_whole",), pool="mean", steps=1))
+        inputs["middle frame"] = middle.reshape(len(labels), -1)
+        inputs["mean of 8 frames"] = frames.mean(1)
+        inputs["8 frames, concatenated"] = frames.reshape(len(labels), -1)
+        own = _plain(self._cached(videos))
+        inputs |= over_time(own, "the CRNN's inputs")
+        return {
+            name: predict_linear(values, labels, places("train"), places("test"))
+            for name, values in inputs.items()
+        }
+
+    def _videos(self, split: str) -> VideoList:
+        if not self.data.root:
+            raise ValueError(
+                "data.root: expected the folder of UT-Interaction in UCF101's format; give "
+                "--config.data.root=…/ut_interaction/set1"
+            )
+        return read_split(self.data.root, split, self.data.fold, group_pattern=UT_INTERACTION_GROUP)
+
+    def _all_videos(self) -> VideoList:
+        """All clips, in an order that is the same in each fold, so that they share a cache."""
+        parts = [self._videos(split) for split in ("train", "test")]
+        rows = sorted(
+            row for part in parts for row in zip(part.paths, part.labels, part.groups, strict=True)
+        )
+        paths, labels, groups = zip(*rows, strict=True)
+        return VideoList(paths, labels, groups, parts[0].class_names)
+
+    def _places(self, split: str) -> np.ndarray:
+        """Where the clips of a split stand among all clips, in the split's order."""
+        place = {path: number for number, path in enumerate(self._all_videos().paths)}
+        return np.array([place[path] for path in self._videos(split).paths])
+
+    def _streams(self, paths: tuple[str, ...], labels: tuple[int, ...] | None) -> StreamSource:
+        return StreamSource(paths, labels, tuple(self.data.streams), self.data.stored_steps)
+
+    def _examples(self, split: str) -> Examples:
+        return select(self._cached(self._all_videos()), self._places(split).tolist())
+
+    def _cached(
+        self,
+        videos: VideoList,
+        *,
+        streams: tuple[str, ...] | None = None,
+        pool: str | None = None,
+        steps: int | None = None,
+    ) -> Examples:
+        """Features of all clips, encoded where no cache has them yet."""
+        source = StreamSource(
+            videos.paths,
+            videos.labels,
+            streams or tuple(self.data.streams),
+            steps or self.data.stored_steps,
+        )
+        return _load_features(self.data.cache, source, pool or self.data.pool)
+
+    def _loader(self, examples: Examples, *, train: bool) -> Loader:
+        return Loader(
+            examples,
+            transform=CutFeatures(
+                train, num_steps=self.data.num_steps, num_views=self.data.test_views
+            ),
+            batch_size=self.batch_size,
+            train=train,
+            seed=self.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            max_bad_share=0.05 if train else 1.0,
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _load_features(root: str, source: StreamSource, pool: str) -> Examples:
+    """Features of ``source``, held in memory: a few hundred kilobytes a clip."""
+    key = {
+        "encoder": "efficientnet_lite0",
+        "weights": digest_file(find_efficientnet_lite0()),
+        "preprocessing": {"streams": source.streams, "steps": source.num_steps, "pool": pool},
+        "source": {path: digest_file(path) for path in source.paths},
+    }
+    cached = write_features(root, source, make_encode(pool), key=key)
+    return [cached[index] for index in range(len(cached))]
+
+
+def make_encode(pool: str) -> Any:
+    """The frozen encoder: (n,224,224,3) uint8 to (n,1280) float32, pooled over the map.
+
+    Raises:
+      ValueError: ``pool`` is neither ``max`` nor ``mean``.
+    """
+    if pool not in ("max", "mean"):
+        raise ValueError(f"data.pool: expected 'max' or 'mean', received {pool!r}")
+    encoder, variables = EfficientNetLite0(), load_efficientnet_lite0()
+
+    @jax.jit
+    def encode(images: jax.Array) -> jax.Array:
+        def maps(chunk: jax.Array) -> jax.Array:
+            result: Any = encoder.apply(variables, chunk, train=False)
+            return result
+
+        features = map_in_chunks(maps, images)
+        return features.max((1, 2)) if pool == "max" else features.mean((1, 2))
+
+    return lambda images: np.asarray(encode(images))
+
+
+def fit_projection(
+    features: np.ndarray, size: int, *, whitening: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Standardisation and principal components as one affine map.
+
+    Args:
+      features: (N,D) float32 of the training clips.
+      size: components kept, P.
+      whitening: w; component k of variance v_k is divided by (v_k^w · v_1^(1−w))^(1/2), so that
+        the first always has unit variance.
+
+    Returns:
+      kernel (D,P) and bias (P,), float32.
+    """
+    mean, scale = features.mean(0), features.std(0) + 1e-2
+    standard = (features - mean) / scale
+    variances, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
+    variances, vectors = variances[::-1][:size], vectors[:, ::-1][:, :size]
+    variances = np.maximum(variances, 1e-6 * variances[0])
+    kernel = vectors / scale[:, None]
+    kernel = kernel / (variances**whitening * variances[0] ** (1 - whitening)) ** 0.5
+    return kernel.astype(np.float32), (-mean @ kernel).astype(np.float32)
+
+
+def _plain(examples: Examples) -> np.ndarray:
+    """Features of the streams that are not mirrored, (N,T,S·D) float32."""
+    features = np.stack([example["features"][::2] for example in examples])  # (N,S,T,D)
+    n, _, steps, _ = features.shape
+    return features.swapaxes(1, 2).reshape(n, steps, -1).astype(np.float32)
+
+
+def _encode(example: Mapping[str, Any], encode: Any) -> dict[str, np.ndarray]:
+    video = example["video"]
+    features = encode(video.reshape(-1, *video.shape[2:])).reshape(*video.shape[:2], -1)
+    rest = {name: value for name, value in example.items() if name != "video"}
+    return {**rest, "features": features}
+
+
+def get_config(variant: str | None = None) -> UTInteractionConfig:
+    """The configuration; there are no variants.
+
+    Raises:
+      ValueError: a variant.
+    """
+    if variant is not None:
+        raise ValueError(f"ut_interaction:{variant}: no such variant; there are none")
+    return UTInteractionConfig()

@@ -1,0 +1,109 @@
+"""Trains and tests an experiment on every fold with several seeds, and prints one table.
+
+    python -m launch.crossvalidate --config=experiments/lrcn_ucf101.py:ut_interaction \
+        --workdir=runs/ut --config.data.root=…/ut_interaction/set1
+
+Each fold and seed is a run of its own in ``WORKDIR/foldNN_seedN``; run again, the command goes on
+where it stopped. The experiment's baselines, computed on the same folds, stand beside it. The table
+also goes to ``crossvalidation.md`` and, with the figures of every fold, ``crossvalidation.json``.
+"""
+
+import copy
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from flaxnets.training.config import Config
+from flaxnets.training.inference import TrainedModel, read_predictions
+from flaxnets.training.loop import train
+from flaxnets.training.workdir import Workdir
+from launch import program
+from launch.experiment import load_experiment
+from launch.fold_table import Right, fold_mean, format_table, record
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The folder of all runs; made when missing.", required=True
+)
+FOLDS = flags.DEFINE_list("folds", [str(fold) for fold in range(1, 11)], "The folds.")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "The seeds of each fold.")
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs what is missing and prints the table; returns the exit code."""
+    if argv:
+        raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
+    spec = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not isinstance(CONFIG.value, Config):
+        load_experiment(spec)  # Says what the flag keeps quiet about: why it failed.
+    folds, seeds = _integers("folds", FOLDS.value), _integers("seeds", SEEDS.value)
+    base = Path(WORKDIR.value)
+    base.mkdir(parents=True, exist_ok=True)
+    # The same program is compiled for each fold and seed: once is enough.
+    jax.config.update("jax_compilation_cache_dir", str((base / "compiled").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+    right: dict[str, Right] = {}
+    for fold in folds:
+        for seed in seeds:
+            config = copy.deepcopy(CONFIG.value)
+            config.set_fold(fold)
+            config.seed = seed
+            outcome = run(spec, config, base / f"fold{fold:02d}_seed{seed}")
+            if isinstance(outcome, int):
+                return outcome
+            record(right, config.name, fold, seed, outcome)
+            if seed == seeds[0]:
+                for name, predictions in config.baselines().items():
+                    record(right, name, fold, seed, predictions)
+        logger.info("fold %d: %s", fold, _progress(right, fold))
+    table = format_table(right, num_classes=len(CONFIG.value.class_names))
+    (base / "crossvalidation.md").write_text(table)
+    (base / "crossvalidation.json").write_text(json.dumps(right, indent=1) + "\n")
+    print(table)
+    return 0
+
+
+def run(spec: str, config: Config, path: Path) -> int | list[tuple[int, int]]:
+    """One fold and seed: trains what is missing and gives (label, prediction) of each test clip.
+
+    When a signal ended the training, the exit code instead.
+    """
+    with Workdir(path) as workdir:
+        workdir.claim(spec, config)
+        predictions = workdir.predictions("test")
+        if not predictions.exists():
+            outcome = train(config, workdir, show_progress=False)
+            if outcome.signal is not None:
+                return 128 + outcome.signal
+            TrainedModel(config, workdir).evaluate("test")
+        return [
+            (example["label"], example["prediction"]) for example in read_predictions(predictions)
+        ]
+
+
+def _progress(right: Mapping[str, Right], fold: int) -> str:
+    return ", ".join(f"{name} {fold_mean(by_fold, fold):.0f}" for name, by_fold in right.items())
+
+
+def _integers(name: str, values: Sequence[str]) -> list[int]:
+    try:
+        return [int(value) for value in values]
+    except ValueError:
+        raise ValueError(
+            f"--{name}: expected numbers with commas between, received {','.join(values)}"
+        ) from None
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    program.run(main)
