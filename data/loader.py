@@ -8,6 +8,7 @@ a run goes on exactly on other machinery.
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, Self
@@ -33,7 +34,7 @@ class Records(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-class TooManyBadExamples(Exception):
+class TooManyBadExamples(OSError):
     """More examples could not be read than the loader was told to put up with."""
 
 
@@ -284,7 +285,13 @@ class BatchIterator(Iterator[Batch]):
 
 
 def _end_with_parent(worker_index: int, worker_count: int) -> None:
-    """Lets a worker end when its parent was killed, instead of waiting for ever."""
+    """Lets a worker end when its parent was killed, instead of waiting for ever, and only then.
+
+    A terminal or a scheduler sends its signal to the whole group; the parent still needs batches
+    for the step after which it stops, and kills its workers itself.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

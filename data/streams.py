@@ -58,7 +58,7 @@ class StreamSource:
             path = self.paths[index]
             video = decode(path, np.arange(probe(path).num_frames))
             images, readable = self.images(video), True
-        except VideoError:
+        except (VideoError, FileNotFoundError):
             images, readable, label = np.zeros(shape, np.uint8), False, UNKNOWN_LABEL
         return VideoExample(
             video=images,

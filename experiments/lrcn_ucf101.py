@@ -97,6 +97,8 @@ class ModelConfig:
     recurrent_features: int = 256
     encoder_dropout: float = 0.9
     recurrent_dropout: float = 0.5
+    chunk_frames: int = 32
+    """Frames that the encoder sees at once in evaluation: 10 crops of 8 clips are 1,280."""
     dtype: str = "float32"
 
 
@@ -149,6 +151,7 @@ class LRCNConfig(Config):
             encoder=encoders[model.encoder](),
             recurrent=Recurrent(partial(LSTMCell, model.recurrent_features, dtype=model.dtype)),
             dropout_rate=model.encoder_dropout,
+            chunk_frames=model.chunk_frames,
             freeze_encoder=model.freeze_encoder,
         )
 
@@ -174,14 +177,16 @@ class LRCNConfig(Config):
         """Clips of ``train``, ``validation`` or ``test``."""
         if self.data.dataset == "moving_shapes":
             clips = MovingShapes(split, self.data.num_examples)
-            return self._loader(clips, None, train=split == "train")
+            return self._loader(clips, None, self.batch_size, train=split == "train")
         videos = self._videos(split)
         source = VideoSource(videos.paths, videos.labels)
-        return self._loader(source, self._decode_clip(split), train=split == "train")
+        size = 1 if split == "test" else self.batch_size  # A test video is many clips.
+        return self._loader(source, self._decode_clip(split), size, train=split == "train")
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
         """Clips of the given files, cut as at test."""
-        return self._loader(VideoSource(tuple(paths)), self._decode_clip("test"), train=False)
+        source = VideoSource(tuple(paths))
+        return self._loader(source, self._decode_clip("test"), 1, train=False)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
         """16 frames spread evenly over the video."""
@@ -220,11 +225,11 @@ class LRCNConfig(Config):
             short_side=data.frame_size[0],
         )
 
-    def _loader(self, source: Any, transform: Any, *, train: bool) -> Loader:
+    def _loader(self, source: Any, transform: Any, batch_size: int, *, train: bool) -> Loader:
         return Loader(
             source,
             transform=transform,
-            batch_size=self.batch_size,
+            batch_size=-(-batch_size // jax.device_count()) * jax.device_count(),
             train=train,
             seed=self.seed,
             process_index=jax.process_index(),

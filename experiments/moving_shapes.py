@@ -6,7 +6,8 @@ nothing (chance 12.5 %).
 
     python -m launch.train --config=experiments/moving_shapes.py:crnn --workdir=runs/crnn
 
-Variants: ``crnn`` (the default), ``cnn`` (the same encoder, frames averaged), ``rnn`` (the same
+Variants: ``crnn`` (the default), ``cnn`` (the same encoder, its features
+averaged over the frames), ``rnn`` (the same
 recurrent layer on raw, downsampled frames), each of the same number of parameters to within 3 %;
 ``frame`` (the CNN, trained and tested on one frame of each clip); ``smoke`` (the CRNN for seconds).
 ``make demo`` trains and compares the first three.
@@ -26,7 +27,7 @@ from flaxnets.encoders.pixels import DownsampledFrames
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import LSTMCell
-from flaxnets.recurrent.layers import Recurrent
+from flaxnets.recurrent.layers import FrameAverage, Recurrent
 from flaxnets.training.config import Config, OptimizerConfig, nearest, runtime
 from flaxnets.training.task import Task
 from flaxnets.training.video_classification import VideoClassification
@@ -51,8 +52,10 @@ class ModelConfig:
     encoder_features: tuple[int, ...] = (32, 32, 32)
     encoder_strides: tuple[int, ...] = (2, 2, 2)
     recurrent_features: int = 128
+    average_features: int = 1024
+    """Of the layer on each frame that stands in the LSTM's place in the CNN."""
     hidden_features: int = 0
-    """Of the classifier: where the CNN's parameters stand that the others have in the LSTM."""
+    """Of the classifier; 0: no hidden layer."""
     downsampled_size: int = 16
     """Side of the frames that the RNN-only network sees, pixels."""
     dropout_rate: float = 0.0
@@ -128,7 +131,7 @@ class MovingShapesConfig(Config):
         )
         if model.kind == "rnn":
             encoder = DownsampledFrames(model.downsampled_size, dtype=model.dtype)
-        recurrent = None
+        recurrent: nn.Module = FrameAverage(model.average_features, normalize_inputs=True)
         if model.kind != "cnn":
             make_cell = partial(LSTMCell, model.recurrent_features, dtype=model.dtype)
             recurrent = Recurrent(make_cell, normalize_inputs=True, delta_features=True)
@@ -182,7 +185,7 @@ def get_config(variant: str | None = None) -> MovingShapesConfig:
         raise ValueError(f"moving_shapes:{variant}: no such variant{nearest(variant, set(NAMES))}")
     config = MovingShapesConfig(name=NAMES[variant])
     if variant in ("cnn", "frame"):
-        config.model.kind, config.model.hidden_features = "cnn", 1136
+        config.model.kind, config.model.hidden_features = "cnn", 64
         config.data.single_frame = variant == "frame"
     elif variant == "rnn":
         config.model.kind, config.model.recurrent_features = "rnn", 93

@@ -11,13 +11,18 @@ over images of motion (differences of frames, arXiv:1411.4389 uses flow) as well
 networks of the streams are fused late, as LRCN's RGB and flow are. Within a fold nothing of the
 test sequence is fitted or chosen: the schedule is fixed, the projection is of the training clips.
 
+How the settings were found: streams (differences; with RGB of one or both crops), pooling over time
+(mean of scores, maximum of states) and steps (60, 100) by nested cross-validation, a training on
+all sequences but two for each of the 45 pairs and the likelihood of the second; each of the 10
+folds so chose the values below. The kind of features, dropout, rate and mixup had been found
+before, in trials that saw all folds, so the figure is somewhat too good; set 2 is the clean test.
+
 Deviations from LRCN: EfficientNet-Lite0 instead of CaffeNet; features are the maximum over space,
 projected on principal components; the LSTM reads both directions; scores are averaged before the
 softmax; AdamW, mixup, label smoothing; several members a stream.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -27,14 +32,19 @@ import jax
 import numpy as np
 
 from data.datasets.ucf101 import UT_INTERACTION_GROUP, VideoList, read_split
-from data.features import digest_file, write_features
 from data.loader import Loader
 from data.streams import CutFeatures, StreamSource, segment_centres, select
 from data.video import decode, probe
+from experiments.frozen_features import (
+    Examples,
+    encode_example,
+    fit_projection,
+    load_features,
+    make_encode,
+    plain_features,
+)
 from experiments.linear_baselines import over_time, predict_linear
 from flaxnets.decoders.classifier import StepClassifier
-from flaxnets.encoders.efficientnet_lite import EfficientNetLite0, map_in_chunks
-from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_efficientnet_lite0
 from flaxnets.models.crnn import CRNN
 from flaxnets.models.late_fusion import LateFusion
 from flaxnets.recurrent.cells import LSTMCell
@@ -42,8 +52,6 @@ from flaxnets.recurrent.layers import Recurrent
 from flaxnets.training.config import Config, OptimizerConfig, runtime
 from flaxnets.training.task import Task
 from flaxnets.training.video_classification import VideoClassification
-
-Examples = list[dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass
@@ -86,10 +94,10 @@ class UTInteractionConfig(Config):
 
     name: str = "CRNN"
     batch_size: int = 54
-    num_steps: int = 60
-    eval_every: int = 60
+    num_steps: int = 100
+    eval_every: int = 100
     eval_split: str = ""
-    checkpoint_every: int = runtime(60)
+    checkpoint_every: int = runtime(100)
     label_smoothing: float = 0.1
     mixup: float = 0.4
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -167,7 +175,7 @@ class UTInteractionConfig(Config):
         """Clips of features of the given files, encoded on the spot."""
         source = self._streams(tuple(paths), None)
         encode = make_encode(self.data.pool)
-        examples = [_encode(source[index], encode) for index in range(len(source))]
+        examples = [encode_example(source[index], encode) for index in range(len(source))]
         return self._loader(examples, train=False)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
@@ -183,12 +191,12 @@ class UTInteractionConfig(Config):
         inputs: dict[str, np.ndarray] = {
             "length and size only": np.array([[i.num_frames, i.height, i.width] for i in infos])
         }
-        frames = _plain(self._cached(videos, streams=("rgb_whole",), pool="mean", steps=8))
-        middle = _plain(self._cached(videos, streams=("rgb_whole",), pool="mean", steps=1))
+        frames = plain_features(self._cached(videos, streams=("rgb_whole",), pool="mean", steps=8))
+        middle = plain_features(self._cached(videos, streams=("rgb_whole",), pool="mean", steps=1))
         inputs["middle frame"] = middle.reshape(len(labels), -1)
         inputs["mean of 8 frames"] = frames.mean(1)
         inputs["8 frames, concatenated"] = frames.reshape(len(labels), -1)
-        own = _plain(self._cached(videos))
+        own = plain_features(self._cached(videos))
         inputs |= over_time(own, "the CRNN's inputs")
         return {
             name: predict_linear(values, labels, places("train"), places("test"))
@@ -238,7 +246,7 @@ class UTInteractionConfig(Config):
             streams or tuple(self.data.streams),
             steps or self.data.stored_steps,
         )
-        return _load_features(self.data.cache, source, pool or self.data.pool)
+        return load_features(self.data.cache, source, pool or self.data.pool)
 
     def _loader(self, examples: Examples, *, train: bool) -> Loader:
         return Loader(
@@ -253,79 +261,6 @@ class UTInteractionConfig(Config):
             process_count=jax.process_count(),
             max_bad_share=0.05 if train else 1.0,
         )
-
-
-@functools.lru_cache(maxsize=4)
-def _load_features(root: str, source: StreamSource, pool: str) -> Examples:
-    """Features of ``source``, held in memory: a few hundred kilobytes a clip."""
-    key = {
-        "encoder": "efficientnet_lite0",
-        "weights": digest_file(find_efficientnet_lite0()),
-        "preprocessing": {"streams": source.streams, "steps": source.num_steps, "pool": pool},
-        "source": {path: digest_file(path) for path in source.paths},
-    }
-    cached = write_features(root, source, make_encode(pool), key=key)
-    return [cached[index] for index in range(len(cached))]
-
-
-def make_encode(pool: str) -> Any:
-    """The frozen encoder: (n,224,224,3) uint8 to (n,1280) float32, pooled over the map.
-
-    Raises:
-      ValueError: ``pool`` is neither ``max`` nor ``mean``.
-    """
-    if pool not in ("max", "mean"):
-        raise ValueError(f"data.pool: expected 'max' or 'mean', received {pool!r}")
-    encoder, variables = EfficientNetLite0(), load_efficientnet_lite0()
-
-    @jax.jit
-    def encode(images: jax.Array) -> jax.Array:
-        def maps(chunk: jax.Array) -> jax.Array:
-            result: Any = encoder.apply(variables, chunk, train=False)
-            return result
-
-        features = map_in_chunks(maps, images)
-        return features.max((1, 2)) if pool == "max" else features.mean((1, 2))
-
-    return lambda images: np.asarray(encode(images))
-
-
-def fit_projection(
-    features: np.ndarray, size: int, *, whitening: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Standardisation and principal components as one affine map.
-
-    Args:
-      features: (N,D) float32 of the training clips.
-      size: components kept, P.
-      whitening: w; component k of variance v_k is divided by (v_k^w · v_1^(1−w))^(1/2), so that
-        the first always has unit variance.
-
-    Returns:
-      kernel (D,P) and bias (P,), float32.
-    """
-    mean, scale = features.mean(0), features.std(0) + 1e-2
-    standard = (features - mean) / scale
-    variances, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
-    variances, vectors = variances[::-1][:size], vectors[:, ::-1][:, :size]
-    variances = np.maximum(variances, 1e-6 * variances[0])
-    kernel = vectors / scale[:, None]
-    kernel = kernel / (variances**whitening * variances[0] ** (1 - whitening)) ** 0.5
-    return kernel.astype(np.float32), (-mean @ kernel).astype(np.float32)
-
-
-def _plain(examples: Examples) -> np.ndarray:
-    """Features of the streams that are not mirrored, (N,T,S·D) float32."""
-    features = np.stack([example["features"][::2] for example in examples])  # (N,S,T,D)
-    n, _, steps, _ = features.shape
-    return features.swapaxes(1, 2).reshape(n, steps, -1).astype(np.float32)
-
-
-def _encode(example: Mapping[str, Any], encode: Any) -> dict[str, np.ndarray]:
-    video = example["video"]
-    features = encode(video.reshape(-1, *video.shape[2:])).reshape(*video.shape[:2], -1)
-    rest = {name: value for name, value in example.items() if name != "video"}
-    return {**rest, "features": features}
 
 
 def get_config(variant: str | None = None) -> UTInteractionConfig:

@@ -40,11 +40,11 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(row, int):
             return row
         rows.append(row)
+    seconds = time.monotonic() - start
+    (base / "table.md").write_text(format_markdown(rows))
     print(format_table(rows))
-    print(
-        "chance 12.5 %; no network that is blind to order can pass 50 %\n"
-        f"{time.monotonic() - start:.0f} s for training and evaluation"
-    )
+    print("chance 12.5 %; no network that is blind to order can pass 50 %")
+    print(f"{seconds:.0f} s for training and evaluation on {program.describe_devices()}")
     print(f"report: {write_report(Workdir(base / 'crnn'), comparison=rows)}")
     return 0
 
@@ -82,6 +82,12 @@ def format_table(rows: Sequence[Mapping[str, str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def format_markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """The same as a Markdown table."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *[list(row.values()) for row in rows]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
-from flaxnets.training.config import flatten
+from flaxnets.training.config import UndefinedMethod, flatten
 from flaxnets.training.loop import NonFiniteLoss
 from flaxnets.training.workdir import WorkdirError
 from launch.experiment import load_experiment
 
 # Errors whose message is the whole story; any other one is a defect and shows its traceback.
-EXPECTED_ERRORS = (ValueError, OSError, WorkdirError, NonFiniteLoss)
+EXPECTED_ERRORS = (ValueError, OSError, WorkdirError, NonFiniteLoss, UndefinedMethod)
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -55,15 +55,26 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         return flags.FLAGS(tuple(argv))
     except flags.Error as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_explain_experiment(argv) or error}", file=sys.stderr)
     except (KeyError, AttributeError) as error:
-        print(f"error: {_explain_field(argv) or error}", file=sys.stderr)
+        explained = _explain_experiment(argv) or _explain_field(argv)
+        print(f"error: {explained or error}", file=sys.stderr)
     sys.exit(2)
+
+
+def _explain_experiment(argv: Sequence[str]) -> str:
+    """What the experiment itself says is wrong; the flag wraps it in a traceback."""
+    for spec in _values_of_config(argv):
+        try:
+            load_experiment(spec)
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+    return ""
 
 
 def _explain_field(argv: Sequence[str]) -> str:
     """The sentence for a ``--config.FIELD`` that the configuration does not have."""
-    specs = [value for value in map(_value_of_config, argv) if value]
+    specs = _values_of_config(argv)
     if not specs:
         return "--config.FIELD=… needs --config=FILE before it"
     names = [name for name, _ in flatten(load_experiment(specs[-1]))]
@@ -80,9 +91,14 @@ def _explain_field(argv: Sequence[str]) -> str:
     return ""
 
 
-def _value_of_config(argument: str) -> str:
-    name, _, value = argument.lstrip("-").partition("=")
-    return value if name == "config" else ""
+def _values_of_config(argv: Sequence[str]) -> list[str]:
+    """The values of ``--config=VALUE`` and ``--config VALUE``."""
+    values = []
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            values.append(value if equals else following)
+    return [value for value in values if value]
 
 
 def log_to(path: Path) -> None:

@@ -21,6 +21,8 @@ class CRNN(nn.Module):
       recurrent: (B,T,D) to (B,T,F), called with ``lengths`` and ``train``; None: no time.
       pool: ``mean`` averages the maps over space, ``flatten`` keeps every place.
       dropout_rate: on the pooled features.
+      chunk_frames: frames that the encoder sees at once where it does not train; 0: all. Bounds
+        the memory of a test with many views, and a CPU's caches like few.
       freeze_encoder: the encoder runs as in evaluation and gets no gradient. Name it in
         ``optimizer.frozen`` too, or weight decay moves it.
     """
@@ -30,6 +32,7 @@ class CRNN(nn.Module):
     recurrent: nn.Module | None = None
     pool: str = "mean"
     dropout_rate: float = 0.0
+    chunk_frames: int = 0
     freeze_encoder: bool = False
 
     @nn.compact
@@ -61,10 +64,11 @@ class CRNN(nn.Module):
             counts = jnp.arange(t) < lengths[:, None]  # (B,T)
             if mask is not None:
                 counts &= mask[:, None]
-            encoder_train = train and not self.freeze_encoder
-            maps = self.encoder(
-                frames.reshape(b * t, *frames.shape[2:]), counts.reshape(-1), train=encoder_train
-            )
+            images = frames.reshape(b * t, *frames.shape[2:])
+            if train and not self.freeze_encoder:
+                maps = self.encoder(images, counts.reshape(-1), train=True)
+            else:
+                maps = _encode_in_chunks(self.encoder, images, self.chunk_frames)
             if self.freeze_encoder:
                 maps = jax.lax.stop_gradient(maps)
             x = maps.reshape(b, t, *maps.shape[1:])  # (B,T,h,w,D)
@@ -74,3 +78,18 @@ class CRNN(nn.Module):
         if self.recurrent is not None:
             x = self.recurrent(x, lengths, train=train)  # (B,T,F)
         return self.classifier(x, train=train)
+
+
+def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> Array:
+    """(N,H,W,C) to maps (N,h,w,D) in evaluation, ``chunk`` images at a time; 0: all at once."""
+    n = len(images)
+    if not 0 < chunk < n or encoder.is_initializing():
+        return encoder(images, None, train=False)  # type: ignore[operator]
+    images = jnp.pad(images, [(0, -n % chunk), *[(0, 0)] * (images.ndim - 1)])
+    scan = nn.scan(
+        lambda module, carry, x: (carry, module(x, None, train=False)),
+        variable_broadcast=True,
+        split_rngs={"params": False},
+    )
+    _, maps = scan(encoder, (), images.reshape(-1, chunk, *images.shape[1:]))
+    return maps.reshape(-1, *maps.shape[2:])[:n]

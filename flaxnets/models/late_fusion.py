@@ -36,7 +36,8 @@ class LateFusion(nn.Module):
 
     Attributes:
       make_network: constructor of one network, called with ``name``; takes (B,T,P) features and
-        ``lengths`` to scores (B,T,K).
+        ``lengths`` to scores (B,T,K). It makes the network's parts anew at each call: parts made
+        once outside, as the arguments of a ``partial``, would be shared by all streams.
       members: networks for each stream.
       projection_features: P of the affine map before the networks, one for each stream; 0: none.
     """

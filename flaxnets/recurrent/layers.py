@@ -121,3 +121,30 @@ class Recurrent(nn.Module):
                 outputs = jnp.concatenate([outputs, backward], axis=-1)
             x = outputs
         return x
+
+
+class FrameAverage(nn.Module):
+    """What stands in a recurrent layer's place where order shall not be seen.
+
+    A layer on each step alone, then the mean over the valid steps, which every step gets.
+
+    Attributes:
+      features: width of the layer.
+      normalize_inputs: LayerNorm of each step's inputs, as in ``Recurrent``.
+    """
+
+    features: int
+    normalize_inputs: bool = False
+
+    @nn.compact
+    def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:
+        """(B,T,D) float to (B,T,features); zero at steps from ``lengths`` (B,) on."""
+        x = inputs
+        if self.normalize_inputs:
+            x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)
+        x = nn.relu(nn.Dense(self.features, dtype=x.dtype, name="hidden")(x))
+        steps = jnp.arange(x.shape[1])
+        valid = steps < (jnp.full(x.shape[:1], len(steps)) if lengths is None else lengths)[:, None]
+        total = jnp.sum(jnp.where(valid[..., None], x, 0), axis=1, keepdims=True)
+        mean = total / jnp.maximum(jnp.sum(valid, axis=1), 1)[:, None, None]
+        return jnp.where(valid[..., None], mean, 0).astype(x.dtype)

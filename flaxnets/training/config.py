@@ -52,6 +52,10 @@ class OptimizerConfig:
     """First parts of paths whose parameters never change, as ``("encoder",)``."""
 
 
+class UndefinedMethod(TypeError):
+    """The experiment does not define a method that what was asked for needs."""
+
+
 @dataclasses.dataclass
 class Config:
     """The hyper-parameters of a run, and the methods that build its parts.
@@ -117,8 +121,8 @@ class Config:
         """Names of the classes by label; empty where the labels have none."""
         return ()
 
-    def _missing(self, method: str) -> TypeError:
-        return TypeError(f"the experiment's {type(self).__name__} does not define {method}()")
+    def _missing(self, method: str) -> "UndefinedMethod":
+        return UndefinedMethod(f"the experiment's {type(self).__name__} does not define {method}()")
 
     def validate(self) -> None:
         """Raises ValueError for values with which no run can start."""

@@ -58,24 +58,31 @@ class TrainedModel:
         """Metrics of a whole split; its outputs go to ``predictions/SPLIT.jsonl``.
 
         Each line holds ``index``, ``label`` and what the task says of the outputs.
+
+        Raises:
+          ValueError: ``train``, or what the experiment says of a split that it lacks.
         """
+        if split == "train":
+            raise ValueError("split: the training data have no end, so train cannot be evaluated")
+        data = self.config.make_data(split)
         path = self.workdir.predictions(split)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".jsonl.tmp")
-        with temporary.open("w") as file:
+        try:
+            with temporary.open("w") as file:
 
-            def write(batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
-                for record in self._records(batch, outputs):
-                    file.write(json.dumps(record) + "\n")
+                def write(
+                    batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+                ) -> None:
+                    for record in self._records(batch, outputs):
+                        file.write(json.dumps(record) + "\n")
 
-            metrics = evaluate(
-                self._evaluation_step,
-                self._strategy,
-                self.variables,
-                self.config.make_data(split),
-                write,
-            )
-        temporary.replace(path)
+                metrics = evaluate(
+                    self._evaluation_step, self._strategy, self.variables, data, write
+                )
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         return metrics
 
     def predict(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -102,7 +102,9 @@ class _Run:
     def start(self) -> tuple[TrainState, Any]:
         """The state to go on from, and the compiled step."""
         config = self.config
-        first = next(iter(self.data.batches()))
+        batches = self.data.batches()
+        first = next(batches)
+        close_batches(batches)
         variables = make_variables(config, self.model, self.task, first)
         optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
         state = self.strategy.replicate(make_state(variables, optimizer, config.seed))
@@ -137,8 +139,9 @@ class _Run:
             total=config.num_steps, initial=step, unit="step", disable=disable, smoothing=0.1
         )
         with progress:
+            stops = False
             try:
-                while step < config.num_steps and interruption.signal is None:
+                while step < config.num_steps and not stops:
                     with window.waiting():
                         batch = next(batches)
                     state, sums = compiled_step(state, self.strategy.shard(batch))
@@ -146,9 +149,11 @@ class _Run:
                     # Checked one step late, so that the device never waits for the host.
                     window.add(step, sums)
                     progress.update()
-                    last = step == config.num_steps or interruption.signal is not None
+                    # Looked at once: a signal that comes later in this turn ends the next one,
+                    # which saves.
+                    stops = interruption.signal is not None
                     evaluates = step % config.eval_every == 0 or step == config.num_steps
-                    saves = evaluates or last or step % config.checkpoint_every == 0
+                    saves = evaluates or stops or step % config.checkpoint_every == 0
                     if saves or step % config.log_every == 0:
                         record = window.close()
                         rate = {"learning_rate": float(self.schedule(step - 1))}
@@ -158,9 +163,7 @@ class _Run:
                         self.save(state, step, writer, evaluates=evaluates)
                         window.restart()
             finally:
-                close = getattr(batches, "close", None)
-                if close is not None:
-                    close()
+                close_batches(batches)
                 writer.close()
         self.checkpointer.wait()
         return step
@@ -176,6 +179,13 @@ class _Run:
             logger.info("step %d, %s: %s", step, self.config.eval_split, figures)
             self.metrics = metrics
         self.checkpointer.save(state, Position(step, self.data.describe()), metrics)
+
+
+def close_batches(batches: Iterator[Mapping[str, np.ndarray]]) -> None:
+    """Ends the threads and processes of a pass over data, where it has any."""
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()
 
 
 def make_variables(

@@ -27,6 +27,7 @@ class Workdir:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._lock = filelock.FileLock(self.path / "lock")
+        self._newly_claimed = False
 
     @property
     def checkpoints(self) -> Path:
@@ -68,8 +69,15 @@ class Workdir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Unlocks the folder."""
+        """Unlocks the folder; a run that failed before it began leaves no claim on it."""
+        # With a wrong path put right, the same folder must do.
+        if error is not None and self._newly_claimed and not self._has_begun:
+            (self.path / "config.json").unlink(missing_ok=True)
         self._lock.release()
+
+    @property
+    def _has_begun(self) -> bool:
+        return (self.path / "metrics.jsonl").exists()
 
     @property
     def _holder(self) -> Path:
@@ -84,7 +92,8 @@ class Workdir:
           WorkdirError: the folder is of another configuration; each difference is shown.
         """
         path = self.path / "config.json"
-        if path.exists():
+        self._newly_claimed = not path.exists()
+        if not self._newly_claimed:
             recorded = self.read_config()
             lines = differences(recorded["config"], config)
             if recorded["experiment"] != experiment:

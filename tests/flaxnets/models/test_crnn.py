@@ -14,7 +14,7 @@ from flaxnets.encoders.pixels import DownsampledFrames, normalize_pixels
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import LSTMCell
-from flaxnets.recurrent.layers import Recurrent
+from flaxnets.recurrent.layers import FrameAverage, Recurrent
 
 B, T, S = 3, 4, 8
 LENGTHS = np.array([4, 2, 1], np.int32)
@@ -193,3 +193,36 @@ def test_wrong_arguments_are_refused(video: np.ndarray) -> None:
         make(pool="max").apply(variables, video, LENGTHS, train=False)
     with pytest.raises(ValueError, match="images: expected sides that are multiples of 3"):
         DownsampledFrames(3).apply({}, video[0], train=False)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 12, 100])
+def test_chunks_of_frames_give_the_same_scores(video: np.ndarray, chunk: int) -> None:
+    model = make()
+    variables = initialize(model, video)
+    expected = model.apply(variables, video, LENGTHS, train=False)
+    for options in ({}, {"freeze_encoder": True}):
+        chunked = make(chunk_frames=chunk, **options)
+        actual = chunked.apply(variables, video, LENGTHS, train=False)
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+    assert initialize(make(chunk_frames=chunk), video).keys() == variables.keys()
+
+
+def test_a_frame_average_is_blind_to_order_and_to_padding(video: np.ndarray) -> None:
+    model = make(recurrent=FrameAverage(5, normalize_inputs=True))
+    variables = initialize(model, video)
+    scores = model.apply(variables, video, LENGTHS, train=False)
+    swapped = video.copy()
+    swapped[1, :2] = video[1, 1::-1]
+    swapped[1, 2:] = 99
+    other = model.apply(variables, swapped, LENGTHS, train=False)
+    np.testing.assert_allclose(other[1, :2], scores[1, :2], atol=1e-5)
+    layer = FrameAverage(5)
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    parameters = layer.init(jax.random.key(0), x, train=False)
+    hidden = nn.relu(x @ parameters["params"]["hidden"]["kernel"])
+    expected = np.zeros((2, 3, 5), np.float32)
+    expected[0, :2], expected[1] = hidden[0, :2].mean(0), hidden[1].mean(0)
+    lengths = np.array([2, 3], np.int32)
+    np.testing.assert_allclose(
+        layer.apply(parameters, x, lengths, train=False), expected, atol=1e-6
+    )

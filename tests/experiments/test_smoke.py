@@ -1,0 +1,66 @@
+"""Every experiment's ``smoke`` variant trains and is evaluated, so that none rots unnoticed."""
+
+import math
+from pathlib import Path
+
+import jax
+import pytest
+
+from flaxnets.training.config import Config
+from flaxnets.training.inference import TrainedModel
+from flaxnets.training.loop import train
+from flaxnets.training.parallel import DataParallel
+from flaxnets.training.workdir import Workdir
+from flaxnets.training.writers import read_metrics
+from launch.experiment import load_experiment
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+
+
+def smoke_variants() -> dict[str, Config]:
+    """The configuration of ``FILE:smoke`` by file, of the experiments that have it."""
+    variants = {}
+    for path in sorted(FOLDER.glob("*.py")):
+        if "def get_config(" not in path.read_text():
+            continue
+        try:
+            variants[path.name] = load_experiment(f"{path}:smoke")
+        except ValueError as error:
+            # A variant that fails for another reason must not go missing.
+            assert "no such variant" in str(error), error
+    return variants
+
+
+VARIANTS = smoke_variants()
+
+
+def test_the_known_experiments_have_a_smoke_variant() -> None:
+    assert {"lrcn_ucf101.py", "moving_shapes.py"} <= VARIANTS.keys()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_smoke(name: str, tmp_path: Path) -> None:
+    config = VARIANTS[name]
+    # The test session's devices are simulated; the run gets one, its evaluation all of them.
+    strategy = DataParallel(jax.devices()[:1])
+    with Workdir(tmp_path) as workdir:
+        workdir.claim(f"{FOLDER / name}:smoke", config)
+        outcome = train(config, workdir, strategy=strategy, show_progress=False)
+    assert outcome.step == config.num_steps
+    records = read_metrics(tmp_path)
+    trained = [record for record in records if record["split"] == "train"]
+    assert trained[-1]["step"] == config.num_steps
+    assert all(math.isfinite(record["loss"]) for record in records)
+    assert all(math.isfinite(record["gradient_norm"]) for record in trained)
+    assert {"accuracy", "learning_rate", "clips_per_second", "data_wait_share"} <= trained[
+        -1
+    ].keys()
+    evaluated = [record for record in records if record["split"] == config.eval_split]
+    assert evaluated[-1]["step"] == config.num_steps
+    assert evaluated[-1][config.best_metric] == outcome.metrics[config.best_metric]
+
+    metrics = TrainedModel(config, Workdir(tmp_path)).evaluate("test")
+    assert math.isfinite(metrics["loss"])
+    assert 0 <= metrics["accuracy"] <= metrics["top5_accuracy"] <= 1
+    test = config.make_data("test")
+    assert metrics["examples"] + metrics["skipped"] == test.num_examples

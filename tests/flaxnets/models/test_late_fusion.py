@@ -1,0 +1,213 @@
+"""Late fusion: networks that know nothing of one another, side by side."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxnets.decoders.classifier import StepClassifier
+from flaxnets.models.crnn import CRNN
+from flaxnets.models.late_fusion import LateFusion, StreamProjection
+from flaxnets.recurrent.cells import LSTMCell
+from flaxnets.recurrent.layers import Recurrent
+
+B, T, S, D, K = 3, 4, 2, 5, 3
+MEMBERS = 2
+LENGTHS = np.array([4, 2, 1], np.int32)
+
+
+def make_network(name: str | None = None, dropout_rate: float = 0.0) -> CRNN:
+    # Without a parent, the parts belong to the network and are named as its own.
+    return CRNN(
+        classifier=StepClassifier(K, parent=None),
+        recurrent=Recurrent(partial(LSTMCell, 4), parent=None),
+        dropout_rate=dropout_rate,
+        name=name,
+    )
+
+
+def initialize(model: nn.Module, frames: np.ndarray) -> Any:
+    init = jax.jit(partial(model.init, train=False))
+    return init(jax.random.key(0), frames, np.resize(LENGTHS, len(frames)))
+
+
+@partial(jax.jit, static_argnums=0)
+def run(model: nn.Module, variables: Any, frames: np.ndarray) -> Any:
+    return model.apply(variables, frames, LENGTHS, train=False)
+
+
+def apply(model: nn.Module, variables: Any, frames: np.ndarray) -> np.ndarray:
+    return np.asarray(run(model, variables, frames))
+
+
+class MaskedMean(nn.Module):
+    """Stores the mean of the clips that count, as batch statistics are stored."""
+
+    @nn.compact
+    def __call__(
+        self, frames: jax.Array, lengths: jax.Array, mask: Any = None, *, train: bool
+    ) -> jax.Array:
+        mean = self.variable("batch_stats", "mean", jnp.zeros, frames.shape[-1])
+        if train and not self.is_initializing():
+            mean.value = jnp.mean(frames, axis=(0, 1), where=mask[:, None, None])
+        return nn.Dense(K)(frames)
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(B, T, S, D)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def projected(frames: np.ndarray) -> tuple[LateFusion, Any]:
+    model = LateFusion(make_network, MEMBERS, projection_features=4)
+    variables = initialize(model, frames)
+    # The bias begins at zero, where nobody sees it.
+    bias = np.random.default_rng(1).normal(size=(S, 4)).astype(np.float32)
+    projection = {**variables["params"]["projection"], "bias": jnp.asarray(bias)}
+    return model, {"params": {**variables["params"], "projection": projection}}
+
+
+def test_equals_the_networks_applied_one_by_one(
+    frames: np.ndarray, projected: tuple[LateFusion, Any]
+) -> None:
+    model, variables = projected
+    params = variables["params"]
+    scores = apply(model, variables, frames)
+    assert scores.shape == (B, T, S * MEMBERS, K)
+    assert scores.dtype == jnp.float32
+    kernel, bias = (np.asarray(params["projection"][name]) for name in ("kernel", "bias"))
+    network = make_network()
+    for stream in range(S):
+        features = frames[:, :, stream] @ kernel[stream] + bias[stream]
+        for member in range(MEMBERS):
+            own = jax.tree.map(lambda leaf, m=member: leaf[m], params[f"stream_{stream}"])
+            expected = apply(network, {"params": own}, features)
+            place = stream * MEMBERS + member
+            np.testing.assert_allclose(scores[:, :, place], expected, atol=1e-5)
+
+
+def test_a_network_sees_its_stream_alone(
+    frames: np.ndarray, projected: tuple[LateFusion, Any]
+) -> None:
+    model, variables = projected
+    other = frames.copy()
+    other[:, :, 1] += 1
+    before, after = (apply(model, variables, x) for x in (frames, other))
+    np.testing.assert_array_equal(before[:, :, :MEMBERS], after[:, :, :MEMBERS])
+    changed = np.abs(before - after)[:, :, MEMBERS:].max((0, 1, 3))
+    assert (changed > 1e-3).all()
+
+
+def test_members_differ_in_their_parameters_and_scores(
+    frames: np.ndarray, projected: tuple[LateFusion, Any]
+) -> None:
+    model, variables = projected
+    kernels = [
+        np.asarray(variables["params"][f"stream_{stream}"]["classifier"]["scores"]["kernel"])
+        for stream in range(S)
+    ]
+    networks = np.concatenate(kernels)  # (S·members,F,K)
+    assert networks.shape[0] == S * MEMBERS
+    scores = np.moveaxis(apply(model, variables, frames), 2, 0)
+    for a in range(S * MEMBERS):
+        for b in range(a):
+            assert np.abs(networks[a] - networks[b]).max() > 1e-2
+            assert np.abs(scores[a] - scores[b]).max() > 1e-3
+
+
+def test_each_member_is_initialised_as_one_network_alone() -> None:
+    wide = np.zeros((1, 1, 1, 400), np.float32)
+    model = LateFusion(MaskedMean, 3)
+    kernel = initialize(model, wide)["params"]["stream_0"]["Dense_0"]["kernel"]
+    assert kernel.shape == (3, 400, K)
+    # LeCun: the variance is one over the inputs of one member.
+    np.testing.assert_allclose(kernel.std((1, 2)), 400**-0.5, rtol=0.15)
+
+
+def test_the_projection_is_an_affine_map_of_each_stream(frames: np.ndarray) -> None:
+    layer = StreamProjection(3)
+    params = jax.eval_shape(layer.init, jax.random.key(0), frames)["params"]
+    assert params["kernel"].shape == (S, D, 3)
+    rng = np.random.default_rng(2)
+    kernel, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((S, D, 3), (S, 3)))
+    outputs = layer.apply({"params": {"kernel": kernel, "bias": bias}}, frames.astype(np.float16))
+    assert outputs.dtype == jnp.float32
+    expected = np.empty((B, T, S, 3))
+    for stream in range(S):
+        inputs = frames[:, :, stream].astype(np.float16).astype(np.float64)
+        expected[:, :, stream] = inputs @ kernel[stream] + bias[stream]
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+
+
+def test_the_projection_keeps_the_variance_at_the_start() -> None:
+    layer = StreamProjection(40)
+    inputs = np.zeros((1, 1, 3, 500), np.float32)
+    params = jax.jit(layer.init)(jax.random.key(0), inputs)["params"]
+    np.testing.assert_allclose(np.std(params["kernel"], axis=(1, 2)), 500**-0.5, rtol=0.05)
+
+
+def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(
+    frames: np.ndarray, projected: tuple[LateFusion, Any]
+) -> None:
+    model, variables = projected
+
+    @jax.jit
+    @jax.grad
+    def gradients(params: Any) -> Any:
+        scores = model.apply({"params": params}, frames, LENGTHS, train=False)
+        return jnp.sum(jnp.sin(scores))
+
+    for path, gradient in jax.tree.leaves_with_path(gradients(variables["params"])):
+        name = jax.tree_util.keystr(path)
+        assert np.isfinite(gradient).all(), name
+        # The leading axis is that of the streams or members: each has a share.
+        assert np.abs(gradient).reshape(len(gradient), -1).max(1).all(), name
+
+
+def test_dropout_differs_among_members_and_rests_at_test(frames: np.ndarray) -> None:
+    model = LateFusion(partial(make_network, dropout_rate=0.5), MEMBERS)
+    shapes = jax.eval_shape(partial(initialize, model), frames)
+    rng = np.random.default_rng(3)
+
+    def repeated(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        return np.broadcast_to(rng.normal(size=leaf.shape[1:]).astype(np.float32), leaf.shape)
+
+    # With the same parameters, members of a stream differ by their dropout alone.
+    same = jax.tree.map(repeated, shapes)
+
+    @jax.jit
+    def trained(key: jax.Array) -> Any:
+        return model.apply(same, frames, LENGTHS, rngs={"dropout": key}, train=True)
+
+    still = apply(model, same, frames)
+    np.testing.assert_array_equal(still[:, :, 0], still[:, :, 1])
+    first, other = trained(jax.random.key(0)), trained(jax.random.key(1))
+    for member in range(0, S * MEMBERS, MEMBERS):
+        assert np.abs(first[:, :, member] - first[:, :, member + 1]).max() > 1e-3
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_batch_statistics_are_kept_for_each_network_and_skip_masked_clips(
+    frames: np.ndarray,
+) -> None:
+    model = LateFusion(MaskedMean, MEMBERS)
+    mask = np.array([True, False, True])
+    variables = initialize(model, frames)
+    _, updated = model.apply(variables, frames, LENGTHS, mask, train=True, mutable=["batch_stats"])
+    for stream in range(S):
+        mean = updated["batch_stats"][f"stream_{stream}"]["mean"]
+        expected = frames[mask][:, :, stream].mean((0, 1))
+        np.testing.assert_allclose(mean, np.broadcast_to(expected, (MEMBERS, D)), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(B, T, D), (B, T, 2, 2, D)])
+def test_frames_of_another_rank_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"frames: expected \(B,T,S,D\), received shape"):
+        LateFusion(make_network).init(
+            jax.random.key(0), np.zeros(shape, np.float32), LENGTHS, train=False
+        )

@@ -1,0 +1,167 @@
+"""A training that is killed at any moment and started again ends as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from flaxnets.training.checkpoint import Checkpointer
+from flaxnets.training.writers import read_metrics
+from tests.launch.programs import MOVING_SHAPES, finish, start, succeed
+
+STEPS = 8
+UNFINISHED = ".orbax-checkpoint-tmp"
+FLAGS = (
+    MOVING_SHAPES,
+    f"--config.num_steps={STEPS}",
+    "--config.eval_every=4",
+    "--config.checkpoint_every=2",
+    "--config.data.num_workers=2",
+)
+
+
+def start_training(path: Path, cache: Path) -> subprocess.Popen[str]:
+    return start("train", *FLAGS, f"--workdir={path}", cache=cache)
+
+
+def losses(path: Path) -> list[tuple[str, int, float]]:
+    """Split, step and loss of every record, in the file's order."""
+    return [(record["split"], record["step"], record["loss"]) for record in read_metrics(path)]
+
+
+def last_state(path: Path) -> Any:
+    checkpointer = Checkpointer(path / "checkpoints", read_only=True)
+    assert checkpointer.latest_step == STEPS
+    variables = checkpointer.restore_variables()
+    checkpointer.close()
+    return variables
+
+
+def reached(path: Path, step: int) -> bool:
+    return any(record["step"] >= step for record in read_metrics(path))
+
+
+def writes_a_checkpoint(path: Path) -> bool:
+    """Whether a checkpoint's folder is there that is not whole yet."""
+    return any((path / "checkpoints").glob(f"*{UNFINISHED}"))
+
+
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> bool:
+    """Waits for the condition; False where the process ended before it held."""
+    while process.poll() is None:
+        try:
+            if condition():
+                return True
+        except FileNotFoundError:  # A folder that was renamed while it was looked into.
+            continue
+        time.sleep(0.0005)
+    return False
+
+
+def group_members(group: int) -> list[int]:
+    """Processes of a process group that are alive."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, _, its_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(its_group) == group and state != "Z":
+            members.append(int(entry.name))
+    return members
+
+
+def assert_no_process_is_left(group: int) -> None:
+    """The workers notice the end of their parent by themselves, which takes them a moment."""
+    if not Path("/proc/self/stat").exists():
+        return
+    for _ in range(600):
+        if not group_members(group):
+            return
+        time.sleep(0.1)
+    left = group_members(group)
+    os.killpg(group, signal.SIGKILL)
+    raise AssertionError(f"processes {left} outlived the training that started them")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    path = tmp_path_factory.mktemp("resume") / "uninterrupted"
+    succeed(start_training(path, cache))
+    assert [step for split, step, _ in losses(path) if split == "train"] == [*range(1, STEPS + 1)]
+    return path
+
+
+def assert_same(path: Path, uninterrupted: Path) -> None:
+    assert losses(path) == losses(uninterrupted)
+    jax.tree.map(np.testing.assert_array_equal, last_state(path), last_state(uninterrupted))
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_the_run_is_the_uninterrupted_one(
+    uninterrupted: Path, tmp_path: Path, cache: Path
+) -> None:
+    path = tmp_path / "run"
+    moments: list[Callable[[], bool]] = [
+        lambda: (path / "config.json").exists(),
+        lambda: writes_a_checkpoint(path),
+        lambda: reached(path, 3),
+        lambda: reached(path, 4) and writes_a_checkpoint(path),
+        lambda: reached(path, STEPS),
+    ]
+    kills = 0
+    for moment in moments:
+        process = start_training(path, cache)
+        if wait_until(process, moment):
+            process.kill()
+            kills += 1
+        done = finish(process)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        assert_no_process_is_left(process.pid)
+    assert kills >= 3
+    # Whatever the moment of the kills was, a half-written checkpoint and record do not matter.
+    half_written = path / "checkpoints" / f"{STEPS}{UNFINISHED}"
+    half_written.mkdir(exist_ok=True)
+    (half_written / "_CHECKPOINT_METADATA").write_text("{")
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "spl')
+    succeed(start_training(path, cache))
+    assert_same(path, uninterrupted)
+    assert not writes_a_checkpoint(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "whole_group"), [(signal.SIGTERM, False), (signal.SIGINT, True)]
+)
+def test_a_signal_ends_it_with_a_checkpoint_and_it_goes_on(
+    number: int, whole_group: bool, uninterrupted: Path, tmp_path: Path, cache: Path
+) -> None:
+    path = tmp_path / "run"
+    process = start_training(path, cache)
+    assert wait_until(process, lambda: reached(path, 1))
+    # A terminal's Ctrl-C reaches the workers, too.
+    os.killpg(process.pid, number) if whole_group else process.send_signal(number)
+    done = finish(process)
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
+    step = max(record["step"] for record in read_metrics(path))
+    assert f"stopped at step {step} by signal {number}, with a checkpoint" in done.stderr
+    assert (path / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").is_file()
+    assert_no_process_is_left(process.pid)
+    succeed(start_training(path, cache))
+    assert_same(path, uninterrupted)
