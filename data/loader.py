@@ -6,10 +6,6 @@ a run goes on exactly on other machinery.
 """
 
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, Self
 
@@ -17,6 +13,7 @@ import grain
 import numpy as np
 
 from data.process_rows import ProcessRows
+from data.workers import available_cpus, end_with_parent
 
 Batch = dict[str, np.ndarray]
 Transform = Callable[[Any, np.random.Generator], Mapping[str, np.ndarray]]
@@ -111,7 +108,7 @@ class Loader:
         self._transform = transform
         self._process_index = process_index
         self._rows = batch_size // process_count
-        self._num_threads = min(_available_cpus() + 1, 16) if num_threads is None else num_threads
+        self._num_threads = min(available_cpus() + 1, 16) if num_threads is None else num_threads
         self._num_workers = num_workers
         self._max_bad_share = max_bad_share
 
@@ -177,7 +174,7 @@ class Loader:
         workers = grain.MultiprocessingOptions(
             num_workers=self._num_workers, per_worker_buffer_size=1
         )
-        return iter(batches.mp_prefetch(workers, worker_init_fn=_end_with_parent))
+        return iter(batches.mp_prefetch(workers, worker_init_fn=end_with_parent))
 
     def _note_bad(self, batch: Batch) -> None:
         if "mask" not in batch or "index" not in batch:
@@ -282,28 +279,3 @@ class BatchIterator(Iterator[Batch]):
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
-
-
-def _end_with_parent(worker_index: int, worker_count: int) -> None:
-    """Lets a worker end when its parent was killed, instead of waiting for ever, and only then.
-
-    A terminal or a scheduler sends its signal to the whole group; the parent still needs batches
-    for the step after which it stops, and kills its workers itself.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
-
-
-def _available_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

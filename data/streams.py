@@ -44,6 +44,12 @@ class StreamSource:
                 f"streams: expected some of {', '.join(STREAMS)}, received {self.streams}"
             )
 
+        if self.labels is not None and len(self.labels) != len(self.paths):
+            raise ValueError(
+                f"labels: expected one for each of {len(self.paths)} paths, "
+                f"received {len(self.labels)}"
+            )
+
     def __len__(self) -> int:
         return len(self.paths)
 

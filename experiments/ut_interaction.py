@@ -127,21 +127,18 @@ class UTInteractionConfig(Config):
         """A bidirectional LSTM for each stream and member, on projected features."""
         model = self.model
 
-        def make_network(name: str) -> nn.Module:
-            recurrent = Recurrent(
-                partial(LSTMCell, model.recurrent_features),
-                bidirectional=True,
-                input_features=model.input_features,
-                dropout_rate=model.dropout_rate,
-            )
-            return CRNN(
-                classifier=StepClassifier(len(self.class_names), dropout_rate=model.dropout_rate),
-                recurrent=recurrent,
-                dropout_rate=model.dropout_rate,
-                name=name,
-            )
-
-        return LateFusion(make_network, model.members, model.projection_features)
+        recurrent = Recurrent(
+            partial(LSTMCell, model.recurrent_features),
+            bidirectional=True,
+            input_features=model.input_features,
+            dropout_rate=model.dropout_rate,
+        )
+        network = CRNN(
+            classifier=StepClassifier(len(self.class_names), dropout_rate=model.dropout_rate),
+            recurrent=recurrent,
+            dropout_rate=model.dropout_rate,
+        )
+        return LateFusion(network, model.members, model.projection_features)
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """Puts the principal components of the fold's training features into the projection."""

@@ -23,10 +23,9 @@ from flaxnets.training.inference import TrainedModel, read_predictions
 from flaxnets.training.loop import train
 from flaxnets.training.workdir import Workdir
 from launch import program
-from launch.experiment import load_experiment
 from launch.fold_table import Right, fold_mean, format_table, record
 
-CONFIG = config_flags.DEFINE_config_file(
+config_flags.DEFINE_config_file(
     "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."
 )
 WORKDIR = flags.DEFINE_string(
@@ -40,11 +39,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str]) -> int:
     """Runs what is missing and prints the table; returns the exit code."""
-    if argv:
-        raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
-    spec = config_flags.get_config_filename(flags.FLAGS["config"])
-    if not isinstance(CONFIG.value, Config):
-        load_experiment(spec)  # Says what the flag keeps quiet about: why it failed.
+    spec, base_config = program.experiment_of_flag(argv)
     folds, seeds = _integers("folds", FOLDS.value), _integers("seeds", SEEDS.value)
     base = Path(WORKDIR.value)
     base.mkdir(parents=True, exist_ok=True)
@@ -55,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     right: dict[str, Right] = {}
     for fold in folds:
         for seed in seeds:
-            config = copy.deepcopy(CONFIG.value)
+            config = copy.deepcopy(base_config)
             config.set_fold(fold)
             config.seed = seed
             outcome = run(spec, config, base / f"fold{fold:02d}_seed{seed}")
@@ -66,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
                 for name, predictions in config.baselines().items():
                     record(right, name, fold, seed, predictions)
         logger.info("fold %d: %s", fold, _progress(right, fold))
-    table = format_table(right, num_classes=len(CONFIG.value.class_names))
+    table = format_table(right, num_classes=len(base_config.class_names))
     (base / "crossvalidation.md").write_text(table)
     (base / "crossvalidation.json").write_text(json.dumps(right, indent=1) + "\n")
     print(table)

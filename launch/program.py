@@ -10,8 +10,9 @@ from typing import Any
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
 
-from flaxnets.training.config import UndefinedMethod, flatten
+from flaxnets.training.config import Config, UndefinedMethod, flatten
 from flaxnets.training.loop import NonFiniteLoss
 from flaxnets.training.workdir import WorkdirError
 from launch.experiment import load_experiment
@@ -99,6 +100,25 @@ def _values_of_config(argv: Sequence[str]) -> list[str]:
         if name in ("--config", "-config"):
             values.append(value if equals else following)
     return [value for value in values if value]
+
+
+def experiment_of_flag(argv: Sequence[str]) -> tuple[str, Config]:
+    """FILE[:variant] of the flag ``--config``, and its configuration with the overrides.
+
+    Args:
+      argv: positional arguments; none are expected.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: the file describes no experiment, or there are positional arguments.
+    """
+    if argv:
+        raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
+    spec = config_flags.get_config_filename(flags.FLAGS["config"])
+    config = flags.FLAGS.config
+    if not isinstance(config, Config):
+        load_experiment(spec)  # Says what the flag keeps quiet about: why it failed.
+    return spec, config
 
 
 def log_to(path: Path) -> None:

@@ -14,13 +14,11 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from flaxnets.training.config import Config
 from flaxnets.training.loop import train
 from flaxnets.training.workdir import Workdir
 from launch import program
-from launch.experiment import load_experiment
 
-CONFIG = config_flags.DEFINE_config_file(
+config_flags.DEFINE_config_file(
     "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."
 )
 WORKDIR = flags.DEFINE_string(
@@ -32,16 +30,12 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str]) -> int:
     """Trains; returns the exit code."""
-    if argv:
-        raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
-    spec = config_flags.get_config_filename(flags.FLAGS["config"])
-    if not isinstance(CONFIG.value, Config):
-        load_experiment(spec)  # Says what the flag keeps quiet about: why it failed.
+    spec, config = program.experiment_of_flag(argv)
     with Workdir(WORKDIR.value) as workdir:
-        workdir.claim(spec, CONFIG.value)
+        workdir.claim(spec, config)
         program.log_to(workdir.log)
         logger.info("%s in %s on %s", spec, workdir.path, program.describe_devices())
-        outcome = train(CONFIG.value, workdir)
+        outcome = train(config, workdir)
     if outcome.signal is not None:
         print(
             f"stopped at step {outcome.step} by signal {outcome.signal}, with a checkpoint; the "

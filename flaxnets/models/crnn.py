@@ -84,7 +84,7 @@ def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> Array:
     """(N,H,W,C) to maps (N,h,w,D) in evaluation, ``chunk`` images at a time; 0: all at once."""
     n = len(images)
     if not 0 < chunk < n or encoder.is_initializing():
-        return encoder(images, None, train=False)  # type: ignore[operator]
+        return encoder(images, None, train=False)
     images = jnp.pad(images, [(0, -n % chunk), *[(0, 0)] * (images.ndim - 1)])
     scan = nn.scan(
         lambda module, carry, x: (carry, module(x, None, train=False)),

@@ -1,7 +1,5 @@
 """Several networks side by side on streams of features, fused by averaging their predictions."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -35,14 +33,13 @@ class LateFusion(nn.Module):
     several members of a stream differ in their initial parameters and dropout alone.
 
     Attributes:
-      make_network: constructor of one network, called with ``name``; takes (B,T,P) features and
-        ``lengths`` to scores (B,T,K). It makes the network's parts anew at each call: parts made
-        once outside, as the arguments of a ``partial``, would be shared by all streams.
+      network: one network, (B,T,P) features and ``lengths`` to scores (B,T,K); each stream and
+        member has parameters of its own, with leading axes (S,members).
       members: networks for each stream.
       projection_features: P of the affine map before the networks, one for each stream; 0: none.
     """
 
-    make_network: Callable[..., nn.Module]
+    network: nn.Module
     members: int = 1
     projection_features: int = 0
 
@@ -70,16 +67,14 @@ class LateFusion(nn.Module):
         def apply(network: nn.Module, stream: Array) -> Array:
             return network(stream, lengths, mask, train=train)
 
-        over_members = nn.vmap(
-            apply,
-            in_axes=None,
-            out_axes=2,
-            variable_axes={"params": 0, "batch_stats": 0},
-            split_rngs={"params": True, "dropout": True},
-            axis_size=self.members,
-        )
-        scores = [
-            over_members(self.make_network(name=f"stream_{stream}"), x[:, :, stream])
-            for stream in range(x.shape[2])
-        ]
-        return jnp.concatenate(scores, axis=2)
+        for size, in_axes in ((self.members, None), (x.shape[2], 2)):
+            apply = nn.vmap(
+                apply,
+                in_axes=in_axes,
+                out_axes=2,
+                variable_axes={"params": 0, "batch_stats": 0},
+                split_rngs={"params": True, "dropout": True},
+                axis_size=size,
+            )
+        scores = apply(self.network, x)  # (B,T,S,members,K)
+        return scores.reshape(*scores.shape[:2], -1, scores.shape[-1])

@@ -48,7 +48,8 @@ class VideoClassification:
         self, model: nn.Module, variables: PyTree, batch: Batch, key: PRNGKey
     ) -> tuple[Sums, PyTree]:
         """Sums of ``loss`` (nats) and ``accuracy``, and the updated statistics."""
-        frames, lengths, mask = _frames(batch), batch["lengths"], batch["mask"]
+        frames, lengths = _frames(batch), batch["lengths"]
+        mask = batch["mask"] & (batch["label"] >= 0)
         dropout_key, mixup_key = jax.random.split(key)
         targets = [(batch["label"], jnp.ones(len(mask)))]
         if self.mixup:

@@ -27,7 +27,8 @@ def smoke_variants() -> dict[str, Config]:
             variants[path.name] = load_experiment(f"{path}:smoke")
         except ValueError as error:
             # A variant that fails for another reason must not go missing.
-            assert "no such variant" in str(error), error
+            if "no such variant" not in str(error):
+                raise
     return variants
 
 
@@ -38,6 +39,7 @@ def test_the_known_experiments_have_a_smoke_variant() -> None:
     assert {"lrcn_ucf101.py", "moving_shapes.py"} <= VARIANTS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_smoke(name: str, tmp_path: Path) -> None:
     config = VARIANTS[name]

@@ -17,6 +17,12 @@ def file_name(class_name: str, group: int, clip: int) -> str:
     return f"{class_name}/v_{class_name}_g{group:02d}_c{clip:02d}.avi"
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled programs, the same in all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """UCF101 in small: 3 classes, 4 groups, 2 clips each of 20 frames."""
@@ -68,6 +74,7 @@ def test_a_wrong_root_a_wrong_list_and_wrong_classes(root: Path) -> None:
     elsewhere = root.parent / "elsewhere"
     error = error_of_training(elsewhere)
     assert f"{elsewhere}: expected the folder of a data set in UCF101's format" in error
+    # What failed before it began does not keep its folder from the next attempt.
     error = error_of_training(root, "--config.data.root=")
     assert "data.root: expected the folder of UCF101; give --config.data.root=" in error
 
@@ -92,7 +99,9 @@ def test_a_wrong_root_a_wrong_list_and_wrong_classes(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_truncated_video_is_named_counted_and_skipped(root: Path, tmp_path: Path) -> None:
+def test_one_truncated_video_is_named_counted_and_skipped(
+    root: Path, tmp_path: Path, cache: Path
+) -> None:
     broken = {
         kind: root / "UCF-101" / file_name("Diving", group, 1)
         for kind, group in {"test": 1, "validation": 2, "train": 3}.items()
@@ -100,7 +109,7 @@ def test_one_truncated_video_is_named_counted_and_skipped(root: Path, tmp_path: 
     for path in broken.values():
         truncate(path, 9, more=10)
     # 12 clips train, so that 4 steps of 4 see each of them.
-    succeed(start("train", *flags(root), "--config.data.max_bad_share=0.2"))
+    succeed(start("train", *flags(root), "--config.data.max_bad_share=0.2", cache=cache))
     run = root.parent / "run"
     log = (run / "log.txt").read_text()
     for kind in ("train", "validation"):
@@ -110,14 +119,14 @@ def test_one_truncated_video_is_named_counted_and_skipped(root: Path, tmp_path: 
         assert "truncated" in skipped[0]
     validation = [record for record in read_metrics(run) if record["split"] == "validation"]
     assert [(record["examples"], record["skipped"]) for record in validation] == [(5, 1)]
-    printed = json.loads(succeed(start("evaluate", f"--workdir={run}")))
+    printed = json.loads(succeed(start("evaluate", f"--workdir={run}", cache=cache)))
     assert (printed["examples"], printed["skipped"]) == (5, 1)
 
     good = root / "UCF-101" / file_name("Archery", 1, 1)
     no_video = tmp_path / "text.avi"
     no_video.write_text("this is no video")
     clips = [str(path) for path in (no_video, good, broken["test"])]
-    done = finish(start("predict", f"--workdir={run}", *clips))
+    done = finish(start("predict", f"--workdir={run}", *clips, cache=cache))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "error: 2 of 3 clips could not be decoded" in done.stderr
@@ -133,7 +142,7 @@ def test_one_truncated_video_is_named_counted_and_skipped(root: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_training_fails_when_too_many_videos_are_bad(root: Path) -> None:
+def test_training_fails_when_too_many_videos_are_bad(root: Path, cache: Path) -> None:
     for clip in (1, 2):
         truncate(root / "UCF-101" / file_name("Bowling", 3, clip), 9, more=10)
     processes = [
@@ -142,6 +151,7 @@ def test_training_fails_when_too_many_videos_are_bad(root: Path) -> None:
             *flags(root, f"workers{workers}"),
             "--config.data.max_bad_share=0.1",
             f"--config.data.num_workers={workers}",
+            cache=cache,
         )
         for workers in (0, 2)
     ]

@@ -37,11 +37,12 @@ def losses(path: Path) -> list[tuple[str, int, float]]:
 
 
 def last_state(path: Path) -> Any:
+    """The number of the best step, and all variables of the last."""
     checkpointer = Checkpointer(path / "checkpoints", read_only=True)
     assert checkpointer.latest_step == STEPS
-    variables = checkpointer.restore_variables()
+    state = checkpointer.best_step, checkpointer.restore_variables()
     checkpointer.close()
-    return variables
+    return state
 
 
 def reached(path: Path, step: int) -> bool:

@@ -20,13 +20,11 @@ MEMBERS = 2
 LENGTHS = np.array([4, 2, 1], np.int32)
 
 
-def make_network(name: str | None = None, dropout_rate: float = 0.0) -> CRNN:
-    # Without a parent, the parts belong to the network and are named as its own.
+def make_network(dropout_rate: float = 0.0) -> CRNN:
     return CRNN(
-        classifier=StepClassifier(K, parent=None),
-        recurrent=Recurrent(partial(LSTMCell, 4), parent=None),
+        classifier=StepClassifier(K),
+        recurrent=Recurrent(partial(LSTMCell, 4)),
         dropout_rate=dropout_rate,
-        name=name,
     )
 
 
@@ -64,7 +62,7 @@ def frames() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def projected(frames: np.ndarray) -> tuple[LateFusion, Any]:
-    model = LateFusion(make_network, MEMBERS, projection_features=4)
+    model = LateFusion(make_network(), MEMBERS, projection_features=4)
     variables = initialize(model, frames)
     # The bias begins at zero, where nobody sees it.
     bias = np.random.default_rng(1).normal(size=(S, 4)).astype(np.float32)
@@ -85,7 +83,7 @@ def test_equals_the_networks_applied_one_by_one(
     for stream in range(S):
         features = frames[:, :, stream] @ kernel[stream] + bias[stream]
         for member in range(MEMBERS):
-            own = jax.tree.map(lambda leaf, m=member: leaf[m], params[f"stream_{stream}"])
+            own = jax.tree.map(lambda leaf, s=stream, m=member: leaf[s, m], params["network"])
             expected = apply(network, {"params": own}, features)
             place = stream * MEMBERS + member
             np.testing.assert_allclose(scores[:, :, place], expected, atol=1e-5)
@@ -107,12 +105,9 @@ def test_members_differ_in_their_parameters_and_scores(
     frames: np.ndarray, projected: tuple[LateFusion, Any]
 ) -> None:
     model, variables = projected
-    kernels = [
-        np.asarray(variables["params"][f"stream_{stream}"]["classifier"]["scores"]["kernel"])
-        for stream in range(S)
-    ]
-    networks = np.concatenate(kernels)  # (S·members,F,K)
-    assert networks.shape[0] == S * MEMBERS
+    kernels = np.asarray(variables["params"]["network"]["classifier"]["scores"]["kernel"])
+    assert kernels.shape[:2] == (S, MEMBERS)
+    networks = kernels.reshape(S * MEMBERS, *kernels.shape[2:])
     scores = np.moveaxis(apply(model, variables, frames), 2, 0)
     for a in range(S * MEMBERS):
         for b in range(a):
@@ -122,8 +117,8 @@ def test_members_differ_in_their_parameters_and_scores(
 
 def test_each_member_is_initialised_as_one_network_alone() -> None:
     wide = np.zeros((1, 1, 1, 400), np.float32)
-    model = LateFusion(MaskedMean, 3)
-    kernel = initialize(model, wide)["params"]["stream_0"]["Dense_0"]["kernel"]
+    model = LateFusion(MaskedMean(), 3)
+    kernel = initialize(model, wide)["params"]["network"]["Dense_0"]["kernel"][0]
     assert kernel.shape == (3, 400, K)
     # LeCun: the variance is one over the inputs of one member.
     np.testing.assert_allclose(kernel.std((1, 2)), 400**-0.5, rtol=0.15)
@@ -165,17 +160,18 @@ def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(
     for path, gradient in jax.tree.leaves_with_path(gradients(variables["params"])):
         name = jax.tree_util.keystr(path)
         assert np.isfinite(gradient).all(), name
-        # The leading axis is that of the streams or members: each has a share.
-        assert np.abs(gradient).reshape(len(gradient), -1).max(1).all(), name
+        # The leading axes are those of the streams and members: each has a share.
+        leading = 1 if "projection" in name else 2
+        assert np.abs(gradient).max(axis=tuple(range(leading, gradient.ndim))).all(), name
 
 
 def test_dropout_differs_among_members_and_rests_at_test(frames: np.ndarray) -> None:
-    model = LateFusion(partial(make_network, dropout_rate=0.5), MEMBERS)
+    model = LateFusion(make_network(dropout_rate=0.5), MEMBERS)
     shapes = jax.eval_shape(partial(initialize, model), frames)
     rng = np.random.default_rng(3)
 
     def repeated(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        return np.broadcast_to(rng.normal(size=leaf.shape[1:]).astype(np.float32), leaf.shape)
+        return np.broadcast_to(rng.normal(size=leaf.shape[2:]).astype(np.float32), leaf.shape)
 
     # With the same parameters, members of a stream differ by their dropout alone.
     same = jax.tree.map(repeated, shapes)
@@ -195,12 +191,12 @@ def test_dropout_differs_among_members_and_rests_at_test(frames: np.ndarray) -> 
 def test_batch_statistics_are_kept_for_each_network_and_skip_masked_clips(
     frames: np.ndarray,
 ) -> None:
-    model = LateFusion(MaskedMean, MEMBERS)
+    model = LateFusion(MaskedMean(), MEMBERS)
     mask = np.array([True, False, True])
     variables = initialize(model, frames)
     _, updated = model.apply(variables, frames, LENGTHS, mask, train=True, mutable=["batch_stats"])
     for stream in range(S):
-        mean = updated["batch_stats"][f"stream_{stream}"]["mean"]
+        mean = updated["batch_stats"]["network"]["mean"][stream]
         expected = frames[mask][:, :, stream].mean((0, 1))
         np.testing.assert_allclose(mean, np.broadcast_to(expected, (MEMBERS, D)), atol=1e-6)
 
@@ -208,6 +204,6 @@ def test_batch_statistics_are_kept_for_each_network_and_skip_masked_clips(
 @pytest.mark.parametrize("shape", [(B, T, D), (B, T, 2, 2, D)])
 def test_frames_of_another_rank_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"frames: expected \(B,T,S,D\), received shape"):
-        LateFusion(make_network).init(
+        LateFusion(make_network()).init(
             jax.random.key(0), np.zeros(shape, np.float32), LENGTHS, train=False
         )
