@@ -96,9 +96,9 @@ class MovingShapesConfig(Config):
     """The comparison's hyper-parameters."""
 
     batch_size: int = 32
-    num_steps: int = 600
-    eval_every: int = 300
-    checkpoint_every: int = runtime(300)
+    num_steps: int = 500
+    eval_every: int = 250
+    checkpoint_every: int = runtime(250)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(
