@@ -5,7 +5,8 @@
 Compares the encoder in chunks of images (``map_in_chunks``), the encoder on the whole batch, the
 same with XLA's native grouped convolution (what ``nn.Conv`` would be), and PyTorch channels-last
 where it is installed. The ways take turns, so that what else the machine does meets all of them;
-a ratio is the median of the rounds' ratios. Prints a table and writes ``--out``.
+a ratio is the median of the rounds' ratios. Prints a table and writes ``--out``, and the ratios as
+Markdown beside it.
 """
 
 import importlib.util
@@ -129,6 +130,18 @@ def summarize(seconds: Mapping[str, list[float]], batch_size: int) -> dict[str, 
     return results
 
 
+def format_ratios(
+    results: Mapping[str, Mapping[str, float]], differences: Mapping[str, float]
+) -> str:
+    """A Markdown table of speeds relative to the last way (PyTorch, where it is installed)."""
+    *_, anchor = results.values()
+    lines = [f"| | speed, {list(results)[-1]} = 1 | largest difference |", "|---|---|---|"]
+    for name, row in results.items():
+        speed = anchor["speed_of_chunks_over_this"] / row["speed_of_chunks_over_this"]
+        lines.append(f"| {name} | {speed:.2f} | {differences[name]:.0e} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: list[str]) -> None:
     """Measures, prints the table, writes the file."""
     if len(argv) > 1:
@@ -169,7 +182,8 @@ def main(argv: list[str]) -> None:
         "results": results,
     }
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {path}")
+    path.with_suffix(".md").write_text(format_ratios(results, differences), encoding="utf-8")
+    print(f"written to {path} and, as ratios, {path.with_suffix('.md')}")
 
 
 if __name__ == "__main__":
