@@ -206,7 +206,7 @@ class EfficientNetLite0Classifier(nn.Module):
 def map_in_chunks(encode: Callable[[Array], Array], images: Array, chunk_size: int = 2) -> Array:
     """Encodes a batch a few images at a time, inside one jitted function.
 
-    On a CPU the maps of a few images stay in the cache, which makes the encoder about 1.4 times as
+    On a CPU the maps of a few images stay in the cache, which makes the encoder 1.1 to 1.4 times as
     fast at 224²; on an accelerator the whole batch at once is faster.
 
     Args:
