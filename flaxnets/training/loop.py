@@ -176,7 +176,8 @@ class _Run:
             )
             writer.write(step, self.config.eval_split, metrics)
             figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            logger.info("step %d, %s: %s", step, self.config.eval_split, figures)
+            with tqdm.tqdm.external_write_mode():  # Between the bar's lines, not into one.
+                logger.info("step %d, %s: %s", step, self.config.eval_split, figures)
             self.metrics = metrics
         self.checkpointer.save(state, Position(step, self.data.describe()), metrics)
 
