@@ -2,23 +2,13 @@
 
 import base64
 import io
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from launch.report_clips import make_frames, make_strips
-
-
-def make_record(index: int, label: int, probabilities: list[float]) -> dict[str, Any]:
-    prediction = int(np.argmax(probabilities))
-    return {
-        "index": index,
-        "label": label,
-        "prediction": prediction,
-        "probabilities": probabilities,
-    }
+from tests.launch.records import make_record
 
 
 def load_clip(index: int) -> np.ndarray:

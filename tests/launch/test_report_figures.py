@@ -1,33 +1,7 @@
 """The curves of a report lie where their values are."""
 
 from launch.report_figures import MAX_DOTS, MAX_POINTS, make_charts
-
-METRICS = [
-    {
-        "step": 10,
-        "split": "train",
-        "loss": 2.0,
-        "accuracy": 0.1,
-        "gradient_norm": 3.0,
-        "learning_rate": 1e-3,
-        "steps_per_second": 1.0,
-        "clips_per_second": 8.0,
-        "data_wait_share": 0.5,
-    },
-    {
-        "step": 20,
-        "split": "train",
-        "loss": 1.0,
-        "accuracy": 0.6,
-        "gradient_norm": 1.0,
-        "learning_rate": 5e-4,
-        "steps_per_second": 2.0,
-        "clips_per_second": 16.0,
-        "data_wait_share": 0.2,
-    },
-    {"step": 10, "split": "validation", "loss": 1.8, "accuracy": 0.75, "examples": 4.0},
-    {"step": 20, "split": "validation", "loss": 1.5, "accuracy": 0.5, "examples": 4.0},
-]
+from tests.launch.records import METRICS
 
 
 def test_charts_place_points_on_their_scales() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from launch.report_page import Run, build_page, config_groups, duration
+from tests.launch.records import METRICS, make_record
 
 VOID = {"img", "link", "meta"}
 
@@ -48,16 +49,6 @@ class Page(HTMLParser):
         return [attrs.get(name) for element, attrs in self.elements if element == tag]
 
 
-def make_record(index: int, label: int, probabilities: list[float]) -> dict[str, Any]:
-    prediction = int(np.argmax(probabilities))
-    return {
-        "index": index,
-        "label": label,
-        "prediction": prediction,
-        "probabilities": probabilities,
-    }
-
-
 # Three classes: two of three right, none of two, and none at all; one clip without a label.
 PREDICTIONS = [
     make_record(0, 0, [0.8, 0.1, 0.1]),
@@ -67,32 +58,7 @@ PREDICTIONS = [
     make_record(4, 1, [0.7, 0.1, 0.2]),
     make_record(5, -1, [0.1, 0.2, 0.7]),
 ]
-METRICS = [
-    {
-        "step": 10,
-        "split": "train",
-        "loss": 2.0,
-        "accuracy": 0.1,
-        "gradient_norm": 3.0,
-        "learning_rate": 1e-3,
-        "steps_per_second": 1.0,
-        "clips_per_second": 8.0,
-        "data_wait_share": 0.5,
-    },
-    {
-        "step": 20,
-        "split": "train",
-        "loss": 1.0,
-        "accuracy": 0.6,
-        "gradient_norm": 1.0,
-        "learning_rate": 5e-4,
-        "steps_per_second": 2.0,
-        "clips_per_second": 16.0,
-        "data_wait_share": 0.2,
-    },
-    {"step": 10, "split": "validation", "loss": 1.8, "accuracy": 0.75, "examples": 4.0},
-    {"step": 20, "split": "validation", "loss": 1.5, "accuracy": 0.5, "examples": 4.0},
-]
+
 CONFIG = {
     "num_steps": 40,
     "batch_size": 8,

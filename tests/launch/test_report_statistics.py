@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +16,7 @@ from launch.report_statistics import (
     speed_of,
     top_k_rate,
 )
-
-
-def make_record(index: int, label: int, probabilities: list[float]) -> dict[str, Any]:
-    prediction = int(np.argmax(probabilities))
-    return {
-        "index": index,
-        "label": label,
-        "prediction": prediction,
-        "probabilities": probabilities,
-    }
+from tests.launch.records import make_record
 
 
 def test_confusion_matrix_agrees_with_scikit_learn() -> None:
