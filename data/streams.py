@@ -7,6 +7,7 @@ import numpy as np
 
 from data.augmentation import Crop
 from data.batches import UNKNOWN_LABEL, VideoExample
+from data.clips import VideoSource
 from data.motion import difference_images, grey, motion_centre, square_around
 from data.video import VideoError, decode, probe
 
@@ -22,16 +23,14 @@ class StreamSource:
     """Random access to videos as images of several streams, each plain and mirrored.
 
     Attributes:
-      paths: the video files.
-      labels: their classes from 0 on; None where they are unknown.
+      videos: the files and their labels.
       streams: S of ``STREAMS``.
       num_steps: T, images spread evenly over a video.
       size: height and width of the images, pixels.
       gap: frames between the two that a difference is taken of.
     """
 
-    paths: tuple[str, ...]
-    labels: tuple[int, ...] | None
+    videos: VideoSource
     streams: tuple[str, ...]
     num_steps: int = 32
     size: int = 224
@@ -44,14 +43,8 @@ class StreamSource:
                 f"streams: expected some of {', '.join(STREAMS)}, received {self.streams}"
             )
 
-        if self.labels is not None and len(self.labels) != len(self.paths):
-            raise ValueError(
-                f"labels: expected one for each of {len(self.paths)} paths, "
-                f"received {len(self.labels)}"
-            )
-
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.videos)
 
     def __getitem__(self, index: int, /) -> VideoExample:
         """``video`` (2·S,T,size,size,3) uint8, views 2s and 2s+1 the plain and mirrored stream s.
@@ -59,9 +52,9 @@ class StreamSource:
         A video that cannot be decoded gives ``mask`` False.
         """
         shape = (2 * len(self.streams), self.num_steps, self.size, self.size, 3)
-        label = UNKNOWN_LABEL if self.labels is None else self.labels[index]
+        record = self.videos[index]
+        path, label = record["path"], record["label"]
         try:
-            path = self.paths[index]
             video = decode(path, np.arange(probe(path).num_frames))
             images, readable = self.images(video), True
         except (VideoError, FileNotFoundError):

@@ -21,8 +21,14 @@ def load_features(root: str, source: StreamSource, pool: str) -> Examples:
     key = {
         "encoder": "efficientnet_lite0",
         "weights": digest_file(find_efficientnet_lite0()),
-        "preprocessing": {"streams": source.streams, "steps": source.num_steps, "pool": pool},
-        "source": {path: digest_file(path) for path in source.paths},
+        "preprocessing": {
+            "streams": source.streams,
+            "steps": source.num_steps,
+            "size": source.size,
+            "gap": source.gap,
+            "pool": pool,
+        },
+        "source": {path: digest_file(path) for path in source.videos.paths},
     }
     cached = write_features(root, source, make_encode(pool), key=key)
     return [cached[index] for index in range(len(cached))]

@@ -31,6 +31,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from data.clips import VideoSource
 from data.datasets.ucf101 import UT_INTERACTION_GROUP, VideoList, read_split
 from data.loader import Loader
 from data.streams import CutFeatures, StreamSource, segment_centres, select
@@ -170,7 +171,9 @@ class UTInteractionConfig(Config):
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
         """Clips of features of the given files, encoded on the spot."""
-        source = self._streams(tuple(paths), None)
+        source = StreamSource(
+            VideoSource(tuple(paths)), tuple(self.data.streams), self.data.stored_steps
+        )
         encode = make_encode(self.data.pool)
         examples = [encode_example(source[index], encode) for index in range(len(source))]
         return self._loader(examples, train=False)
@@ -222,9 +225,6 @@ class UTInteractionConfig(Config):
         place = {path: number for number, path in enumerate(self._all_videos().paths)}
         return np.array([place[path] for path in self._videos(split).paths])
 
-    def _streams(self, paths: tuple[str, ...], labels: tuple[int, ...] | None) -> StreamSource:
-        return StreamSource(paths, labels, tuple(self.data.streams), self.data.stored_steps)
-
     def _examples(self, split: str) -> Examples:
         return select(self._cached(self._all_videos()), self._places(split).tolist())
 
@@ -238,8 +238,7 @@ class UTInteractionConfig(Config):
     ) -> Examples:
         """Features of all clips, encoded where no cache has them yet."""
         source = StreamSource(
-            videos.paths,
-            videos.labels,
+            VideoSource(videos.paths, videos.labels),
             streams or tuple(self.data.streams),
             steps or self.data.stored_steps,
         )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data.clips import VideoSource
 from data.motion import difference_images, grey
 from data.streams import STREAMS, CutFeatures, StreamSource, segment_centres, select
 from data.video import decode
@@ -20,7 +21,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> StreamSource:
     broken = write_video(folder / "broken.avi")
     truncate(broken, 12)
     paths = (str(write_video(folder / "a.avi")), str(broken), str(folder / "gone.avi"))
-    return StreamSource(paths, (4, 5, 6), STREAMS, num_steps=5, size=24, gap=2)
+    return StreamSource(VideoSource(paths, (4, 5, 6)), STREAMS, num_steps=5, size=24, gap=2)
 
 
 def coded_features() -> np.ndarray:
@@ -81,10 +82,10 @@ def test_whole_squeezes_and_square_cuts(source: StreamSource) -> None:
 
 
 def test_difference_images_are_those_of_the_decoded_video(source: StreamSource) -> None:
-    video = decode(source.paths[0], np.arange(20))
+    video = decode(source.videos.paths[0], np.arange(20))
     expected = difference_images(grey(video), segment_centres(5, 20), gap=2)
     # Of the video's own size, so that nothing is scaled.
-    square = StreamSource(source.paths, None, ("difference_square",), 5, size=48, gap=2)
+    square = StreamSource(source.videos, ("difference_square",), 5, size=48, gap=2)
     images = square[0]["video"][0]
     starts = [s for s in range(17) if np.array_equal(images, expected[:, :, s : s + 48])]
     assert starts
@@ -103,7 +104,7 @@ def test_an_unreadable_file_counts_nowhere(source: StreamSource, index: int) -> 
 
 
 def test_without_labels_they_are_unknown(source: StreamSource) -> None:
-    unlabelled = StreamSource(source.paths[:1], None, ("rgb_whole",), 2, size=8)
+    unlabelled = StreamSource(VideoSource(source.videos.paths[:1]), ("rgb_whole",), 2, size=8)
     assert len(unlabelled) == 1
     assert unlabelled[0]["label"] == -1
     assert unlabelled[0]["mask"]
@@ -116,7 +117,7 @@ def test_a_source_is_picklable(source: StreamSource) -> None:
 @pytest.mark.parametrize("streams", [(), ("flow",), ("rgb_whole", "rgb")])
 def test_unknown_streams_are_refused(streams: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"streams: expected some of rgb_whole, .*received"):
-        StreamSource(("a.avi",), None, streams)
+        StreamSource(VideoSource(("a.avi",)), streams)
 
 
 @pytest.mark.parametrize(("num_steps", "num_frames"), [(1, 1), (4, 3), (5, 20), (7, 100), (32, 5)])
