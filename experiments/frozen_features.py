@@ -9,8 +9,9 @@ import numpy as np
 
 from data.features import digest_file, write_features
 from data.streams import StreamSource
-from flaxnets.encoders.efficientnet_lite import EfficientNetLite0, map_in_chunks
+from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_efficientnet_lite0
+from flaxnets.spatial.chunks import map_in_chunks
 
 Examples = list[dict[str, np.ndarray]]
 

@@ -18,8 +18,9 @@ ALLOWED = {
 }
 # Inside flaxnets: folder -> the folders beside it that it may import.
 ALLOWED_INSIDE = {
-    "encoders": {"typing", "encoders"},
-    "recurrent": {"typing", "recurrent"},
+    "spatial": {"typing", "spatial"},
+    "encoders": {"typing", "spatial", "encoders"},
+    "recurrent": {"typing", "spatial", "recurrent"},
     "decoders": {"typing", "decoders"},
     "models": {"typing", "encoders", "recurrent", "decoders", "models"},
     "training": {"typing", "training", "losses", "metrics"},

@@ -13,9 +13,9 @@ from flaxnets.encoders.efficientnet_lite import (
     STAGES,
     EfficientNetLite0,
     EfficientNetLite0Classifier,
-    map_in_chunks,
     normalize_images,
 )
+from flaxnets.spatial.chunks import map_in_chunks
 
 SIZE = 40  # Not a multiple of 32: odd maps, uneven padding.
 N = 4

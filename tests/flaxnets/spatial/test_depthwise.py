@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.encoders.depthwise import DepthwiseConv, depthwise_conv, native_depthwise_conv
+from flaxnets.spatial.depthwise import DepthwiseConv, depthwise_conv, native_depthwise_conv
 
 
 def make_inputs(size: tuple[int, int], kernel_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,110 @@
+"""Pooling over windows of maps."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from flaxnets.typing import Array
+
+Pair = int | tuple[int, int]
+
+
+def max_pool(
+    maps: Array, window: Pair, strides: Pair, *, padding: int = 0, ceil_mode: bool = False
+) -> Array:
+    """The largest value in each window, padded with −∞ as PyTorch's ``MaxPool2d``.
+
+    Args:
+      maps: (N,H,W,C) float.
+      window: height and width, pixels.
+      strides: vertical and horizontal, pixels.
+      padding: on all four sides, pixels.
+      ceil_mode: also windows that reach over the lower or right edge, as long as they begin within
+        the image or its upper left padding.
+
+    Returns:
+      (N,h,w,C).
+
+    Raises:
+      ValueError: ``maps`` is not of rank 4.
+    """
+    raise_on_rank(maps)
+    window, strides = _pair(window), _pair(strides)
+    pads = _pads(maps.shape[1:3], window, strides, padding, ceil_mode)
+    return jax.lax.reduce_window(
+        maps,
+        -jnp.inf,
+        jax.lax.max,
+        (1, *window, 1),
+        (1, *strides, 1),
+        ((0, 0), *pads, (0, 0)),
+    )
+
+
+def average_pool(maps: Array, window: Pair, strides: Pair) -> Array:
+    """The mean of each window that lies within the maps: (N,H,W,C) to (N,h,w,C)."""
+    raise_on_rank(maps)
+    window, strides = _pair(window), _pair(strides)
+    total = jax.lax.reduce_window(
+        maps, 0.0, jax.lax.add, (1, *window, 1), (1, *strides, 1), "VALID"
+    )
+    return total / math.prod(window)
+
+
+def adaptive_average_pool(maps: Array, size: Pair) -> Array:
+    """Means over size × size blocks of nearly the same size, as ``AdaptiveAvgPool2d`` cuts them.
+
+    Block i of n over H rows reads rows ⌊i·H/n⌋ to ⌈(i+1)·H/n⌉ − 1.
+
+    Args:
+      maps: (N,H,W,C) float.
+      size: rows and columns of the result.
+
+    Returns:
+      (N,*size,C) in the dtype of ``maps``.
+    """
+    raise_on_rank(maps)
+    x = maps
+    for axis, n in zip((1, 2), _pair(size), strict=True):
+        length = x.shape[axis]
+        if n == length:
+            continue
+        blocks = [
+            jax.lax.slice_in_dim(x, i * length // n, -(-(i + 1) * length // n), axis=axis).mean(
+                axis, keepdims=True
+            )
+            for i in range(n)
+        ]
+        x = jnp.concatenate(blocks, axis)
+    return x
+
+
+def raise_on_rank(maps: Array) -> None:
+    """Refuses what is not (N,H,W,C)."""
+    if maps.ndim != 4:
+        raise ValueError(f"maps: expected (N,H,W,C), received shape {maps.shape}")
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _pads(
+    size: tuple[int, ...],
+    window: tuple[int, int],
+    strides: tuple[int, int],
+    padding: int,
+    ceil_mode: bool,
+) -> list[tuple[int, int]]:
+    """Pixels (before, after) on both axes."""
+    pads = []
+    for length, k, s in zip(size, window, strides, strict=True):
+        after = padding
+        if ceil_mode:
+            count = -(-(length + 2 * padding - k) // s) + 1
+            if (count - 1) * s >= length + padding:  # It would begin in the lower padding.
+                count -= 1
+            after = max((count - 1) * s + k - length - padding, padding)
+        pads.append((padding, after))
+    return pads
