@@ -6,9 +6,21 @@ import jax.numpy as jnp
 
 from flaxnets.typing import Array, Dtype
 
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+"""Of red, green, blue over ImageNet's training images, in [0,255]: torchvision's times 255."""
+IMAGENET_SCALE = (58.395, 57.12, 57.375)
+"""Standard deviations beside ``IMAGENET_MEAN``."""
+
+PerChannel = float | tuple[float, ...]
+"""One number for all channels, or one for each."""
+
 
 def normalize_pixels(
-    images: Array, *, mean: float = 127.5, scale: float = 127.5, dtype: Dtype = jnp.float32
+    images: Array,
+    *,
+    mean: PerChannel = 127.5,
+    scale: PerChannel = 127.5,
+    dtype: Dtype = jnp.float32,
 ) -> Array:
     """uint8 pixels in [0,255] to ``(x − mean) / scale``; floats pass as they are.
 
@@ -17,9 +29,14 @@ def normalize_pixels(
       mean: subtracted.
       scale: divided by; with the defaults the result lies in [-1,1].
       dtype: of the result.
+
+    Raises:
+      ValueError: images of another type, whose range is not known.
     """
     if images.dtype == jnp.uint8:
-        images = (images.astype(jnp.float32) - mean) / scale
+        images = (images.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(scale)
+    elif not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images: expected uint8 or float, received {images.dtype}")
     return images.astype(dtype)
 
 

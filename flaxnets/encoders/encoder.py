@@ -1,0 +1,169 @@
+"""What all encoders share: the contract, the levels of a network, and the names of its weights."""
+
+import difflib
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+
+from flaxnets.encoders.pixels import IMAGENET_MEAN, IMAGENET_SCALE, normalize_pixels
+from flaxnets.typing import Array, Dtype
+
+_TORCH_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+class Encoder(nn.Module, kw_only=True):
+    """Images to maps, or to the levels of the network that are asked for.
+
+    A network derives from this and yields its levels in order from ``walk``. Layers behind the
+    deepest level that is asked for are not built and have no parameters.
+
+    Attributes:
+      levels: names out of ``level_names``; empty: the last maps, ``maps_level``.
+      num_classes: length of the level ``logits``.
+      axis_name: the axis of devices under ``pmap`` or ``shard_map`` that BatchNorm's statistics are
+        summed over; under ``jit`` they are those of the global batch without it.
+      remat: whether the maps inside of a block are computed again for the gradient instead of kept.
+      dtype: of the arithmetic and of the maps; normalisation and its statistics are float32.
+      param_dtype: of the parameters.
+    """
+
+    levels: tuple[str, ...] = ()
+    num_classes: int = 1000
+    axis_name: str | None = None
+    remat: bool = False
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    channels: ClassVar[int | None] = 3
+    """Of the images; None: any number."""
+    maps_level: ClassVar[str]
+    """The level of the last maps."""
+    foreign_weights: ClassVar[tuple[str, ...]] = ()
+    """How names in weight files begin whose layers only training needs; they are not built."""
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """All levels, in the order of the network."""
+        raise NotImplementedError
+
+    @nn.compact
+    def __call__(
+        self, images: Array, mask: Array | None = None, *, train: bool
+    ) -> Array | dict[str, Array]:
+        """Encodes images of any size that leaves something of the maps.
+
+        Args:
+          images: (N,H,W,3) uint8 in [0,255], or float that is normalised as ``normalize`` does.
+          mask: (N,) bool, the images that count in BatchNorm's statistics while training; padded
+            frames must not. Without it, or where it is False throughout, all count.
+          train: normalise by the statistics of this batch, update the running ones (collection
+            ``batch_stats``) and drop out (key ``dropout``).
+
+        Returns:
+          The last maps (N,h,w,D) ``dtype``; with ``levels`` a dictionary of them: maps
+          (N,h,w,D) and vectors (N,D) in ``dtype``, but ``pooled``, the mean over the last maps'
+          positions, and ``logits`` (N,num_classes) in float32.
+
+        Raises:
+          ValueError: an unknown level; images or a mask of another rank, shape or type; images so
+            small that nothing is left of them.
+        """
+        self._raise_on_unknown_levels()
+        if images.ndim != 4 or self.channels not in (None, images.shape[-1]):
+            expected = "C" if self.channels is None else self.channels
+            raise ValueError(f"images: expected (N,H,W,{expected}), received shape {images.shape}")
+        n = images.shape[0]
+        if mask is not None and (mask.shape != (n,) or mask.dtype != jnp.bool_):
+            raise ValueError(f"mask: expected ({n},) bool, received {mask.shape} {mask.dtype}")
+
+        wanted = self.levels or (self.maps_level,)
+        found: dict[str, Array] = {}
+        for name, value in self.walk(self.normalize(images), mask, train=train):
+            if 0 in value.shape[1:]:
+                raise ValueError(
+                    f"images: expected larger ones, of {images.shape[1:3]} nothing is left at "
+                    f"{name!r}"
+                )
+            if name in wanted:
+                found[name] = value
+            if len(found) == len(set(wanted)):  # Nothing behind this is built.
+                break
+        return {name: found[name] for name in wanted} if self.levels else found[self.maps_level]
+
+    def normalize(self, images: Array) -> Array:
+        """uint8 pixels to what the network was trained with: ImageNet's mean and deviation."""
+        return normalize_pixels(images, mean=IMAGENET_MEAN, scale=IMAGENET_SCALE, dtype=self.dtype)
+
+    def walk(
+        self, images: Array, mask: Array | None, *, train: bool
+    ) -> Iterator[tuple[str, Array]]:
+        """Yields (name, value) of each level in order; the layers between are made on the way."""
+        raise NotImplementedError
+
+    def run(self, block: nn.Module, maps: Array, mask: Array | None, *, train: bool) -> Array:
+        """``block(maps, mask, train=train)``, kept or computed again as ``remat`` says."""
+
+        def call(block: Any, maps: Array, mask: Array | None) -> Array:
+            return block(maps, mask, train=train)
+
+        return self.maybe_remat(call)(block, maps, mask)
+
+    def maybe_remat(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function whose first argument is a module, under ``remat`` where that is set."""
+        return nn.remat(function) if self.remat else function
+
+    def make_layer(self, layer: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+        """A constructor of layers that compute in this network's types."""
+        return functools.partial(layer, dtype=self.dtype, param_dtype=self.param_dtype, **settings)
+
+    def classify(
+        self, vectors: Array, *, name: str, kernel_init: Initializer, bias_init: Initializer
+    ) -> Array:
+        """The layer of the logits: (N,D) to (N,num_classes) float32."""
+        return nn.Dense(
+            self.num_classes,
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            name=name,
+        )(vectors)
+
+    @classmethod
+    def weight_name(cls, path: tuple[str, ...]) -> str:
+        """What torchvision's ``state_dict`` calls a variable.
+
+        Modules are called as there, with ``_`` for the point before a number:
+        ('params','layer1_0','conv1','kernel') is ``layer1.0.conv1.weight``.
+        """
+        *modules, leaf = path[1:]
+        names = [re.sub(r"_(\d+)", r".\1", module) for module in modules]
+        return ".".join([*names, _TORCH_LEAVES[leaf]])
+
+    def _raise_on_unknown_levels(self) -> None:
+        levels: Any = self.levels
+        if isinstance(levels, str):
+            raise ValueError(f"levels: expected a tuple of names, received {levels!r}")
+        for name in levels:
+            if name not in self.level_names:
+                nearest = difflib.get_close_matches(name, self.level_names, 1, cutoff=0.0)
+                raise ValueError(
+                    f"levels: expected some of {', '.join(self.level_names)}; received {name!r}, "
+                    f"did you mean {nearest[0]!r}?"
+                )
+
+
+def pool_globally(maps: Array) -> Array:
+    """The mean over positions: (N,h,w,D) to (N,D) float32."""
+    return jnp.mean(maps, axis=(1, 2), dtype=jnp.float32)
