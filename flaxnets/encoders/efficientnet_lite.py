@@ -9,15 +9,18 @@ Deviations: no stochastic depth (the reference drops residual branches with prob
 while training on ImageNet).
 """
 
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
-import jax.numpy as jnp
-from flax import linen as nn
+import flax.linen as nn
 
+from flaxnets.encoders.encoder import TORCH_LEAVES, Encoder, pool_globally
+from flaxnets.encoders.pixels import normalize_pixels
+from flaxnets.spatial.convolution import Conv
 from flaxnets.spatial.depthwise import DepthwiseConv
-from flaxnets.typing import Array, Dtype
+from flaxnets.spatial.normalization import BatchNorm
+from flaxnets.typing import Array
 
 FEATURES = 1280
 """Channels of the maps that the encoder returns."""
@@ -49,89 +52,91 @@ _STEM_FEATURES = 32
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
 
-def normalize_images(images: Array, dtype: Dtype = jnp.float32) -> Array:
-    """Maps uint8 pixels in [0,255] to (x - 127) / 128; leaves float images as they are.
-
-    Args:
-      images: (...,3) uint8 in [0,255], or float, normalised already.
-      dtype: of the result, float.
-
-    Returns:
-      Same shape, ``dtype``, about [-1,1].
-
-    Raises:
-      ValueError: images of another integer type, whose range is not known.
-    """
-    if images.dtype == jnp.uint8:
-        return ((images.astype(jnp.float32) - 127.0) / 128.0).astype(dtype)
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images: expected uint8 or float, received {images.dtype}")
-    return images.astype(dtype)
+# Our names of layers to those of the file, in a block and outside of the blocks.
+_NAMES_IN_BLOCK = {
+    "expand": "_expand_conv",
+    "expand_norm": "_bn0",
+    "depthwise": "_depthwise_conv",
+    "depthwise_norm": "_bn1",
+    "project": "_project_conv",
+    "project_norm": "_bn2",
+}
+_NAMES = {
+    "stem": "_conv_stem",
+    "stem_norm": "_bn0",
+    "head": "_conv_head",
+    "head_norm": "_bn1",
+    "classifier": "_fc",
+}
 
 
-class EfficientNetLite0(nn.Module):
-    """Images to maps: (N,H,W,3) to (N, ceil(H/32), ceil(W/32), 1280); 3.4 M parameters.
+class EfficientNetLite0(Encoder):
+    """(N,H,W,3) to maps (N, ceil(H/32), ceil(W/32), 1280) in [0,6]; 3.4 M parameters.
 
     Parameters: ``stem``, ``block_00`` to ``block_15`` with ``expand``, ``depthwise``, ``project``,
-    and ``head``, each a kernel followed by a normalisation of the same name with ``_norm``.
+    ``head``, each a kernel followed by a normalisation of the same name with ``_norm``, and
+    ``classifier``.
 
-    Attributes:
-      dtype: of the arithmetic and of the result; normalisation and its statistics are float32.
-      param_dtype: of the parameters.
+    Levels: ``stem`` (stride 2), ``stage_1`` to ``stage_7``, the rows of table 1 (strides 2, 4, 8,
+    16, 16, 32, 32), ``head``, ``pooled``, ``logits``.
     """
 
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
+    level_names: ClassVar[tuple[str, ...]] = (
+        "stem",
+        *(f"stage_{i}" for i in range(1, len(STAGES) + 1)),
+        *("head", "pooled", "logits"),
+    )
+    maps_level: ClassVar[str] = "head"
 
-    @nn.compact
-    def __call__(self, images: Array, mask: Array | None = None, *, train: bool) -> Array:
-        """Encodes images.
+    def normalize(self, images: Array) -> Array:
+        """uint8 pixels to (x − 127) / 128, about [-1,1]; floats are that already."""
+        return normalize_pixels(images, mean=127.0, scale=128.0, dtype=self.dtype)
 
-        Args:
-          images: (N,H,W,3) uint8 in [0,255], or float normalised as ``normalize_images`` does.
-          mask: (N,) bool, the images that count in BatchNorm's statistics while training; padded
-            frames must not. Without it, or where it is False throughout, all count.
-          train: normalise by the statistics of this batch and update the running ones.
+    def walk(
+        self, images: Array, mask: Array | None, *, train: bool
+    ) -> Iterator[tuple[str, Array]]:
+        """See ``Encoder.walk``."""
+        # A convolution of one pixel is a matrix product over the channels, and faster as one.
+        pointwise = self.make_layer(nn.Dense, use_bias=False, kernel_init=_KERNEL_INIT)
+        norm = self.make_layer(BatchNorm, momentum=0.99, epsilon=1e-3, axis_name=self.axis_name)
+        stem = self.make_layer(Conv, use_bias=False, kernel_init=_KERNEL_INIT)
 
-        Returns:
-          (N, ceil(H/32), ceil(W/32), 1280) ``dtype``, in [0,6].
-
-        Raises:
-          ValueError: images or a mask of another shape or type.
-        """
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images: expected (N,H,W,3), received shape {images.shape}")
-        counted = _counted_rows(mask, images.shape[0])
-        norm = _make_norm(self.dtype, self.param_dtype, train)
-
-        x = normalize_images(images, self.dtype)
-        x = nn.Conv(
-            _STEM_FEATURES,
-            (3, 3),
-            strides=2,
-            padding="SAME",
-            use_bias=False,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            kernel_init=_KERNEL_INIT,
-            name="stem",
-        )(x)
-        x = nn.relu6(norm(name="stem_norm")(x, mask=counted))
+        x = stem(_STEM_FEATURES, (3, 3), strides=2, name="stem")(images)
+        x = nn.relu6(norm(name="stem_norm")(x, mask, train=train))
+        yield "stem", x
         number = 0
-        for stage in STAGES:
+        for index, stage in enumerate(STAGES, 1):
             for i in range(stage.blocks):
-                x = InvertedBottleneck(
+                block = InvertedBottleneck(
                     features=stage.features,
                     expansion=stage.expansion,
-                    kernel_size=stage.kernel_size,
                     strides=stage.strides if i == 0 else 1,
-                    dtype=self.dtype,
-                    param_dtype=self.param_dtype,
+                    pointwise=pointwise,
+                    depthwise=self.make_layer(DepthwiseConv, kernel_size=stage.kernel_size),
+                    norm=norm,
                     name=f"block_{number:02d}",
-                )(x, counted, train=train)
+                )
+                x = self.run(block, x, mask, train=train)
                 number += 1
-        x = _make_pointwise(self.dtype, self.param_dtype)(FEATURES, name="head")(x)
-        return nn.relu6(norm(name="head_norm")(x, mask=counted))
+            yield f"stage_{index}", x
+        x = pointwise(FEATURES, name="head")(x)
+        x = nn.relu6(norm(name="head_norm")(x, mask, train=train))
+        yield "head", x
+        x = pool_globally(x)
+        yield "pooled", x
+        lecun, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
+        yield "logits", self.classify(x, name="classifier", kernel_init=lecun, bias_init=zeros)
+
+    @classmethod
+    def weight_name(cls, path: tuple[str, ...]) -> str:
+        """What ``EfficientNet-PyTorch`` calls a variable.
+
+        ('params','block_03','depthwise_norm','scale') is ``_blocks.3._bn1.weight``.
+        """
+        *scope, layer, leaf = path[1:]
+        if match := re.fullmatch(r"block_(\d+)", "".join(scope)):
+            return f"_blocks.{int(match[1])}.{_NAMES_IN_BLOCK[layer]}.{TORCH_LEAVES[leaf]}"
+        return f"{_NAMES[layer]}.{TORCH_LEAVES[leaf]}"
 
 
 class InvertedBottleneck(nn.Module):
@@ -142,89 +147,29 @@ class InvertedBottleneck(nn.Module):
     Attributes:
       features: channels of the result.
       expansion: times the input's channels that the depthwise convolution sees.
-      kernel_size: of the depthwise convolution.
       strides: of the depthwise convolution.
-      dtype: of the arithmetic and of the result.
-      param_dtype: of the parameters.
+      pointwise: makes a convolution of one pixel.
+      depthwise: makes the depthwise convolution.
+      norm: makes a normalisation.
     """
 
     features: int
     expansion: int
-    kernel_size: int
     strides: int
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
+    pointwise: Callable[..., Any]
+    depthwise: Callable[..., Any]
+    norm: Callable[..., Any]
 
     @nn.compact
-    def __call__(self, features: Array, mask: Array | None, *, train: bool) -> Array:
-        """(N,H,W,C) to (N, ceil(H/strides), ceil(W/strides), features); mask (N,1,1,1) bool."""
-        channels = features.shape[-1]
-        pointwise = _make_pointwise(self.dtype, self.param_dtype)
-        norm = _make_norm(self.dtype, self.param_dtype, train)
-        x = features
+    def __call__(self, maps: Array, mask: Array | None, *, train: bool) -> Array:
+        """(N,H,W,C) to (N, ceil(H/strides), ceil(W/strides), features)."""
+        channels = maps.shape[-1]
+        x = maps
         if self.expansion != 1:
-            x = pointwise(self.expansion * channels, name="expand")(x)
-            x = nn.relu6(norm(name="expand_norm")(x, mask=mask))
-        x = DepthwiseConv(
-            self.kernel_size,
-            self.strides,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="depthwise",
-        )(x)
-        x = nn.relu6(norm(name="depthwise_norm")(x, mask=mask))
-        x = pointwise(self.features, name="project")(x)
-        x = norm(name="project_norm")(x, mask=mask)
-        if self.strides == 1 and channels == self.features:
-            x += features
-        return x
-
-
-class EfficientNetLite0Classifier(nn.Module):
-    """The encoder with the classifier it was trained with: mean over the maps, 1000 logits.
-
-    Attributes:
-      num_classes: 1000 for ImageNet's weights.
-      dtype: of the encoder's arithmetic; the logits are float32.
-      param_dtype: of the parameters.
-    """
-
-    num_classes: int = 1000
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, images: Array, mask: Array | None = None, *, train: bool) -> Array:
-        """(N,H,W,3) images as ``EfficientNetLite0`` takes them to (N,num_classes) float32."""
-        encoder = EfficientNetLite0(self.dtype, self.param_dtype, name="encoder")
-        maps = encoder(images, mask, train=train)
-        pooled = jnp.mean(maps, axis=(1, 2), dtype=jnp.float32)  # (N,1280)
-        return nn.Dense(self.num_classes, param_dtype=self.param_dtype, name="head")(pooled)
-
-
-def _counted_rows(mask: Array | None, n: int) -> Array | None:
-    if mask is None:
-        return None
-    if mask.shape != (n,) or mask.dtype != jnp.bool_:
-        raise ValueError(f"mask: expected ({n},) bool, received {mask.shape} {mask.dtype}")
-    # Statistics of nothing would be NaN and stay in the running averages for ever.
-    return (mask | ~jnp.any(mask))[:, None, None, None]
-
-
-def _make_pointwise(dtype: Dtype, param_dtype: Dtype) -> Callable[..., nn.Dense]:
-    # A convolution of one pixel is a matrix product over the channels, and faster as one.
-    return functools.partial(
-        nn.Dense, use_bias=False, dtype=dtype, param_dtype=param_dtype, kernel_init=_KERNEL_INIT
-    )
-
-
-def _make_norm(dtype: Dtype, param_dtype: Dtype, train: bool) -> Callable[..., nn.BatchNorm]:
-    # Flax computes the statistics and the normalisation in float32 whatever dtype is.
-    return functools.partial(
-        nn.BatchNorm,
-        use_running_average=not train,
-        momentum=0.99,
-        epsilon=1e-3,
-        dtype=dtype,
-        param_dtype=param_dtype,
-    )
+            x = self.pointwise(self.expansion * channels, name="expand")(x)
+            x = nn.relu6(self.norm(name="expand_norm")(x, mask, train=train))
+        x = self.depthwise(strides=self.strides, name="depthwise")(x)
+        x = nn.relu6(self.norm(name="depthwise_norm")(x, mask, train=train))
+        x = self.pointwise(self.features, name="project")(x)
+        x = self.norm(name="project_norm")(x, mask, train=train)
+        return maps + x if self.strides == 1 and channels == self.features else x

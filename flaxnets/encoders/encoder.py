@@ -3,7 +3,7 @@
 import difflib
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -11,15 +11,17 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from flaxnets.encoders.pixels import IMAGENET_MEAN, IMAGENET_SCALE, normalize_pixels
+from flaxnets.spatial.pooling import adaptive_average_pool
 from flaxnets.typing import Array, Dtype
 
-_TORCH_LEAVES = {
+TORCH_LEAVES = {
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
 }
+"""The variables of a layer to their names in PyTorch."""
 
 
 class Encoder(nn.Module, kw_only=True):
@@ -47,14 +49,17 @@ class Encoder(nn.Module, kw_only=True):
 
     channels: ClassVar[int | None] = 3
     """Of the images; None: any number."""
-    maps_level: ClassVar[str]
-    """The level of the last maps."""
     foreign_weights: ClassVar[tuple[str, ...]] = ()
     """How names in weight files begin whose layers only training needs; they are not built."""
 
     @property
     def level_names(self) -> tuple[str, ...]:
         """All levels, in the order of the network."""
+        raise NotImplementedError
+
+    @property
+    def maps_level(self) -> str:
+        """The level of the last maps."""
         raise NotImplementedError
 
     @nn.compact
@@ -149,7 +154,7 @@ class Encoder(nn.Module, kw_only=True):
         """
         *modules, leaf = path[1:]
         names = [re.sub(r"_(\d+)", r".\1", module) for module in modules]
-        return ".".join([*names, _TORCH_LEAVES[leaf]])
+        return ".".join([*names, TORCH_LEAVES[leaf]])
 
     def _raise_on_unknown_levels(self) -> None:
         levels: Any = self.levels
@@ -157,13 +162,32 @@ class Encoder(nn.Module, kw_only=True):
             raise ValueError(f"levels: expected a tuple of names, received {levels!r}")
         for name in levels:
             if name not in self.level_names:
-                nearest = difflib.get_close_matches(name, self.level_names, 1, cutoff=0.0)
-                raise ValueError(
-                    f"levels: expected some of {', '.join(self.level_names)}; received {name!r}, "
-                    f"did you mean {nearest[0]!r}?"
-                )
+                raise unknown_name("levels", name, self.level_names)
+
+
+def unknown_name(argument: str, name: str, known: Sequence[str]) -> ValueError:
+    """The error for a name that is none of the known ones; says which is the nearest."""
+    nearest = difflib.get_close_matches(str(name), known, 1, cutoff=0.0)[0]
+    return ValueError(
+        f"{argument}: expected some of {', '.join(known)}; received {name!r}; "
+        f"did you mean {nearest!r}?"
+    )
 
 
 def pool_globally(maps: Array) -> Array:
     """The mean over positions: (N,h,w,D) to (N,D) float32."""
     return jnp.mean(maps, axis=(1, 2), dtype=jnp.float32)
+
+
+def flatten_channels_first(maps: Array, size: int) -> Array:
+    """Maps of any size as the vectors that torchvision's fully connected layers see.
+
+    Args:
+      maps: (N,h,w,C).
+      size: rows and columns to which the maps are averaged first.
+
+    Returns:
+      (N, C·size·size), in PyTorch's order: all positions of the first channel come first.
+    """
+    maps = adaptive_average_pool(maps, size)
+    return maps.transpose(0, 3, 1, 2).reshape(maps.shape[0], -1)

@@ -1,26 +1,165 @@
 """Weights that other people trained, as variables of this package's encoders."""
 
-import re
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import numpy as np
 from flax import traverse_util
 
-from flaxnets.encoders.efficientnet_lite import EfficientNetLite0Classifier
-from flaxnets.encoders.pth import read_pth
+from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
+from flaxnets.encoders.encoder import Encoder
+from flaxnets.encoders.weight_files import read_weights
+from flaxnets.typing import PRNGKey
 
 Variables = dict[str, dict[str, Any]]
-"""{'params': ..., 'batch_stats': ...}: nested dictionaries of NumPy arrays."""
+"""{'params': ..., 'batch_stats': ...}: nested dictionaries of arrays."""
 
-_NORM_ENTRIES = {
-    "weight": ("params", "scale"),
-    "bias": ("params", "bias"),
-    "running_mean": ("batch_stats", "mean"),
-    "running_var": ("batch_stats", "var"),
-}
+_LISTED = 10
+"""Names of each kind that an error lists."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """How a file of weights and a network differ, in the names and layout of the file.
+
+    Attributes:
+      missing: what the network has and the file has not.
+      unused: what the file has and the network has not, at any level.
+      misshapen: ``name (expected (…), received (…))`` of what both have in different shapes.
+    """
+
+    missing: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    misshapen: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether anything differs."""
+        return bool(self.missing or self.unused or self.misshapen)
+
+    def __str__(self) -> str:
+        """The first names of each kind, with the number of all."""
+        parts = []
+        for field in dataclasses.fields(self):
+            names = getattr(self, field.name)
+            if names:
+                rest = ", …" if len(names) > _LISTED else ""
+                parts.append(f"{len(names)} {field.name}: {', '.join(names[:_LISTED])}{rest}")
+        return "; ".join(parts) or "nothing differs"
+
+
+@overload
+def load_pretrained(
+    encoder: Encoder, path: str | Path, *, strict: Literal[True] = True
+) -> Variables: ...
+
+
+@overload
+def load_pretrained(
+    encoder: Encoder, path: str | Path, *, strict: Literal[False], key: PRNGKey
+) -> tuple[Variables, LoadReport]: ...
+
+
+def load_pretrained(
+    encoder: Encoder, path: str | Path, *, strict: bool = True, key: PRNGKey | None = None
+) -> Variables | tuple[Variables, LoadReport]:
+    """Reads a file of weights into the variables of an encoder.
+
+    Entries of layers behind the deepest of the encoder's levels, of classifiers that only training
+    needs (GoogLeNet's) and PyTorch's counters ``num_batches_tracked`` may be in the file or not.
+
+    Args:
+      encoder: whose ``weight_name`` gives the names in the file.
+      path: a ``.pth``, ``.pt`` or ``.safetensors`` file; see ``read_weights``.
+      strict: whether anything that does not fit is an error.
+      key: only if not strict: initialises what the file does not give.
+
+    Returns:
+      {'params', 'batch_stats'}, arrays in the encoder's ``param_dtype`` (statistics float32); if
+      not strict, with a report of what did not fit.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: the file cannot be read, or (strict) does not fit: the first ten entries that are
+        missing, unused or misshapen are listed, with the number of all.
+    """
+    if strict == (key is not None):
+        raise ValueError(
+            f"key: expected {'none when strict' if strict else 'one when not strict'}, "
+            f"received {key}"
+        )
+    found, report = fit_weights(encoder, read_weights(path))
+    if strict:
+        if report:
+            raise ValueError(f"{path}: the weights do not fit {type(encoder).__name__}: {report}")
+        return traverse_util.unflatten_dict(found)
+    variables = jax.jit(lambda key: encoder.init(key, _images(encoder), train=False))(key)
+    return traverse_util.unflatten_dict(traverse_util.flatten_dict(variables) | found), report
+
+
+def fit_weights(
+    encoder: Encoder, state: Mapping[str, Any]
+) -> tuple[dict[tuple[str, ...], np.ndarray], LoadReport]:
+    """Renames and transposes PyTorch's entries into Flax's.
+
+    Args:
+      encoder: as for ``load_pretrained``.
+      state: PyTorch's names to arrays; kernels are (out,in,h,w) or (out,in).
+
+    Returns:
+      What fits: paths ('params','conv1','kernel') to arrays, kernels (h,w,in,out) or (in,out); and
+      what does not.
+    """
+    expected = {encoder.weight_name(path): (path, leaf) for path, leaf in _leaves(encoder)}
+    whole = encoder.clone(levels=encoder.level_names[-1:])
+    known = {encoder.weight_name(path) for path, _ in _leaves(whole)}
+    found: dict[tuple[str, ...], np.ndarray] = {}
+    unused, misshapen = [], []
+    for name, array in state.items():
+        if name in expected and isinstance(array, np.ndarray):
+            path, leaf = expected[name]
+            converted = _to_flax_layout(array, path[-1], leaf.ndim)
+            if converted.shape == leaf.shape:
+                found[path] = np.ascontiguousarray(converted, leaf.dtype)
+            else:
+                wanted = _torch_shape(leaf.shape, path[-1])
+                misshapen.append(f"{name} (expected {wanted}, received {array.shape})")
+        elif not (
+            name in known
+            or str(name).endswith(".num_batches_tracked")
+            or str(name).startswith(encoder.foreign_weights)
+        ):
+            unused.append(str(name))
+    missing = tuple(name for name in expected if name not in state)
+    return found, LoadReport(missing, tuple(unused), tuple(misshapen))
+
+
+def _images(encoder: Encoder) -> np.ndarray:
+    # What any of the networks was trained with: the number of parameters does not depend on it.
+    return np.zeros((1, 224, 224, encoder.channels or 3), np.uint8)
+
+
+def _leaves(encoder: Encoder) -> list[tuple[tuple[str, ...], jax.ShapeDtypeStruct]]:
+    variables = jax.eval_shape(
+        lambda key: encoder.init(key, _images(encoder), train=False), jax.random.key(0)
+    )
+    return list(traverse_util.flatten_dict(variables).items())
+
+
+def _to_flax_layout(array: np.ndarray, leaf: str, rank: int) -> np.ndarray:
+    if leaf == "kernel" and array.ndim == 4:
+        array = array.transpose(2, 3, 1, 0)  # (out,in,h,w) -> (h,w,in,out)
+        if rank == 2 and array.shape[:2] == (1, 1):
+            return array[0, 0]  # A convolution of one pixel as a matrix product.
+    elif leaf == "kernel" and array.ndim == 2:
+        array = array.T  # (out,in) -> (in,out)
+    return array
+
+
+def _torch_shape(shape: tuple[int, ...], leaf: str) -> tuple[int, ...]:
+    return shape[:-3:-1] + shape[:-2] if leaf == "kernel" else shape
 
 
 def find_efficientnet_lite0() -> Path:
@@ -40,13 +179,7 @@ def find_efficientnet_lite0() -> Path:
 
 
 def load_efficientnet_lite0(path: str | Path | None = None) -> Variables:
-    """ImageNet weights for ``EfficientNetLite0``; arguments and errors as for the classifier."""
-    variables = load_efficientnet_lite0_classifier(path)
-    return {collection: tree["encoder"] for collection, tree in variables.items()}
-
-
-def load_efficientnet_lite0_classifier(path: str | Path | None = None) -> Variables:
-    """ImageNet weights for ``EfficientNetLite0Classifier`` from a PyTorch file.
+    """ImageNet weights for ``EfficientNetLite0()``.
 
     Args:
       path: a ``.pth`` file with the names of ``EfficientNet-PyTorch``; without it, the file of the
@@ -57,101 +190,12 @@ def load_efficientnet_lite0_classifier(path: str | Path | None = None) -> Variab
 
     Raises:
       ModuleNotFoundError: no path was given and the package is not installed.
-      FileNotFoundError: no such file.
-      PthError: see ``read_pth``.
-      ValueError: entries of the network are missing in the file, entries of the file have no place
-        in the network, or shapes differ; all of them are listed.
+      FileNotFoundError, ValueError: as ``load_pretrained``.
     """
-    path = find_efficientnet_lite0() if path is None else Path(path)
-    model = EfficientNetLite0Classifier()
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
-    expected = jax.eval_shape(
-        lambda images: model.init(jax.random.key(0), images, train=False), images
-    )
-    try:
-        return convert_efficientnet_lite0(read_pth(path), expected)
-    except ValueError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path}: {error}") from None
+    return load_pretrained(EfficientNetLite0(), path or find_efficientnet_lite0())
 
 
-def convert_efficientnet_lite0(
-    state: Mapping[str, np.ndarray], expected: Mapping[str, Any]
-) -> Variables:
-    """Renames and transposes PyTorch's entries into Flax's.
-
-    Args:
-      state: PyTorch's names to arrays; kernels are (out,in,h,w).
-      expected: variables of the network, of which only names and shapes are looked at.
-
-    Returns:
-      The same tree as ``expected``, of float32 arrays; kernels are (h,w,in,out) or (in,out).
-
-    Raises:
-      ValueError: as ``load_efficientnet_lite0_classifier``.
-    """
-    shapes = {p: tuple(a.shape) for p, a in traverse_util.flatten_dict(expected).items()}
-    found: dict[tuple[str, ...], np.ndarray] = {}
-    unused: list[str] = []
-    for name, array in state.items():
-        if name.endswith(".num_batches_tracked"):  # A counter of PyTorch's, unused here.
-            continue
-        target = _translate(name)
-        if target is None or target not in shapes or not isinstance(array, np.ndarray):
-            unused.append(name)
-            continue
-        kernel_rank = len(shapes[target]) if target[-1] == "kernel" else None
-        found[target] = _to_flax_layout(array, kernel_rank)
-    missing = ["/".join(p) for p in shapes if p not in found]
-    misshapen = [
-        f"{'/'.join(p)} (expected {shapes[p]}, received {a.shape})"
-        for p, a in found.items()
-        if a.shape != shapes[p]
-    ]
-    problems = {"missing": missing, "unused": unused, "misshapen": misshapen}
-    if any(problems.values()):
-        listed = "; ".join(f"{kind}: {', '.join(n)}" for kind, n in problems.items() if n)
-        raise ValueError(f"the weights do not fit EfficientNet-Lite0: {listed}")
-    return traverse_util.unflatten_dict(found)
-
-
-def _to_flax_layout(array: np.ndarray, kernel_rank: int | None) -> np.ndarray:
-    if array.ndim == 4 and kernel_rank is not None:
-        array = array.transpose(2, 3, 1, 0)  # (out,in,h,w) -> (h,w,in,out)
-        if kernel_rank == 2 and array.shape[:2] == (1, 1):
-            array = array[0, 0]
-    elif array.ndim == 2 and kernel_rank is not None:
-        array = array.T  # (out,in) -> (in,out)
-    return np.ascontiguousarray(array, np.float32)
-
-
-def _translate(name: str) -> tuple[str, ...] | None:
-    """'_blocks.3._bn1.weight' -> ('params', 'encoder', 'block_03', 'depthwise_norm', 'scale')."""
-    if match := re.fullmatch(r"_fc\.(weight|bias)", name):
-        return ("params", "head", {"weight": "kernel", "bias": "bias"}[match[1]])
-    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?_(\w+)\.(\w+)", name)
-    if match is None:
-        return None
-    block, layer, entry = match.groups()
-    if block is None:
-        names = {"conv_stem": "stem", "bn0": "stem_norm", "conv_head": "head", "bn1": "head_norm"}
-        scope: tuple[str, ...] = ("encoder",)
-    else:
-        names = {
-            "expand_conv": "expand",
-            "bn0": "expand_norm",
-            "depthwise_conv": "depthwise",
-            "bn1": "depthwise_norm",
-            "project_conv": "project",
-            "bn2": "project_norm",
-        }
-        scope = ("encoder", f"block_{int(block):02d}")
-    if layer not in names:
-        return None
-    if layer.startswith("bn"):
-        if entry not in _NORM_ENTRIES:
-            return None
-        collection, leaf = _NORM_ENTRIES[entry]
-        return (collection, *scope, names[layer], leaf)
-    return ("params", *scope, names[layer], "kernel") if entry == "weight" else None
+def load_efficientnet_lite0_classifier(path: str | Path | None = None) -> Variables:
+    """The same for ``EfficientNetLite0(levels=("logits",))``."""
+    encoder = EfficientNetLite0(levels=("logits",))
+    return load_pretrained(encoder, path or find_efficientnet_lite0())

@@ -1,65 +1,155 @@
 """A small convolutional encoder whose every hyper-parameter is an attribute."""
 
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flaxnets.encoders.encoder import Encoder, pool_globally, unknown_name
 from flaxnets.encoders.pixels import average_blocks, normalize_pixels
-from flaxnets.typing import Array, Dtype
+from flaxnets.spatial.convolution import Conv
+from flaxnets.spatial.normalization import BatchNorm
+from flaxnets.spatial.pooling import average_pool, max_pool
+from flaxnets.typing import Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "leaky_relu": nn.leaky_relu,
+    "elu": nn.elu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "tanh": jnp.tanh,
+}
+NORMALIZATIONS = ("none", "batch", "layer", "group")
+DOWNSAMPLINGS = ("strides", "max", "average")
 
 
-class SmallCNN(nn.Module):
-    """Stages of convolution, BatchNorm, ReLU; each but the first halves the maps by its stride.
+class SmallCNN(Encoder):
+    """Stages of convolution, normalisation and activation, each of which may shrink the maps.
+
+    Levels: ``stage_1`` to ``stage_…``, ``pooled``, ``logits``.
 
     Attributes:
-      features: maps of each stage.
-      strides: of each stage.
-      kernel_size: height and width of all kernels.
+      features: number of filters (maps) of each stage.
+      strides: by which each stage shrinks the maps.
+      kernel_size: height and width of all filters, pixels.
       input_size: side to which frames are averaged down first, pixels; 0: as they are.
-      dtype: of the convolutions; statistics and normalisation are float32.
+      depth: convolutions in each stage; the first of them strides.
+      activation: a name out of ``ACTIVATIONS``.
+      normalization: ``none`` (convolutions then have a bias), ``batch`` (over the batch), ``layer``
+        (over the channels of a position) or ``group`` (over a share of the channels and all
+        positions of an image; Wu and He, 1803.08494).
+      num_groups: of channels, for ``group``; divides ``features``.
+      downsampling: how a stage shrinks the maps: by the ``strides`` of its first convolution, or by
+        ``max`` or ``average`` pooling over blocks of strides × strides after its last.
+      dropout: share of the maps that is set to zero after each stage while training, whole maps at
+        a time (Tompson et al., 1411.4280, section 3.2).
     """
 
     features: tuple[int, ...] = (32, 64, 128)
     strides: tuple[int, ...] = (2, 2, 2)
     kernel_size: int = 3
     input_size: int = 0
-    dtype: Dtype = jnp.float32
+    depth: int = 1
+    activation: str = "relu"
+    normalization: str = "batch"
+    num_groups: int = 8
+    downsampling: str = "strides"
+    dropout: float = 0.0
 
-    @nn.compact
-    def __call__(self, images: Array, mask: Array | None = None, *, train: bool) -> Array:
-        """(N,H,W,C) uint8 or float in [-1,1] to maps (N,h,w,features[-1]) ``dtype``.
+    channels: ClassVar[int | None] = None
 
-        Args:
-          images: N frames.
-          mask: (N,) bool, frames that count in the batch statistics; None: all.
-          train: whether the statistics are those of the batch.
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """All levels, in the order of the network."""
+        stages = (f"stage_{i}" for i in range(1, len(self.features) + 1))
+        return (*stages, "pooled", "logits")
+
+    @property
+    def maps_level(self) -> str:
+        """The last stage."""
+        return f"stage_{len(self.features)}"
+
+    def normalize(self, images: Array) -> Array:
+        """uint8 pixels to [-1,1]; floats are that already."""
+        return normalize_pixels(images, dtype=self.dtype)
+
+    def walk(
+        self, images: Array, mask: Array | None, *, train: bool
+    ) -> Iterator[tuple[str, Array]]:
+        """See ``Encoder.walk``; images of any number of channels.
 
         Raises:
-          ValueError: not as many strides as features, or sides no multiples of ``input_size``.
+          ValueError: an attribute out of its range, or sides no multiples of ``input_size``.
         """
+        self._raise_on_wrong_attributes()
+        x = images
+        if self.input_size:
+            x = average_blocks(x, self.input_size)
+        for stage in range(len(self.features)):
+
+            def run_stage(cnn: SmallCNN, x: Array, mask: Array | None, stage: int = stage) -> Array:
+                return cnn.run_stage(x, mask, stage, train=train)
+
+            x = self.maybe_remat(run_stage)(self, x, mask)
+            yield f"stage_{stage + 1}", x
+        x = pool_globally(x)
+        yield "pooled", x
+        lecun, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
+        yield "logits", self.classify(x, name="classifier", kernel_init=lecun, bias_init=zeros)
+
+    def run_stage(self, x: Array, mask: Array | None, stage: int, *, train: bool) -> Array:
+        """Stage number ``stage``, from 0 on: (N,H,W,C) to (N,h,w,features[stage])."""
+        conv = self.make_layer(Conv, use_bias=self.normalization == "none")
+        stride = self.strides[stage]
+        for i in range(self.depth):
+            suffix = f"{stage}_{i}" if i else f"{stage}"
+            x = conv(
+                self.features[stage],
+                (self.kernel_size, self.kernel_size),
+                strides=stride if i == 0 and self.downsampling == "strides" else 1,
+                name=f"conv_{suffix}",
+            )(x)
+            x = self._normalize_maps(x, mask, f"norm_{suffix}", train=train)
+            x = ACTIVATIONS[self.activation](x)
+        if self.downsampling == "max":
+            x = max_pool(x, stride, stride)
+        elif self.downsampling == "average":
+            x = average_pool(x, stride, stride)
+        if self.dropout:
+            x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
+        return x
+
+    def _normalize_maps(self, x: Array, mask: Array | None, name: str, *, train: bool) -> Array:
+        layers: dict[str, Callable[[], Any]] = {
+            "layer": self.make_layer(nn.LayerNorm, name=name),
+            "group": self.make_layer(nn.GroupNorm, num_groups=self.num_groups, name=name),
+        }
+        if self.normalization == "batch":
+            norm = self.make_layer(BatchNorm, axis_name=self.axis_name, name=name)
+            return norm()(x, mask, train=train)
+        return layers[self.normalization]()(x) if self.normalization in layers else x
+
+    def _raise_on_wrong_attributes(self) -> None:
         if len(self.features) != len(self.strides):
             raise ValueError(
                 f"strides: expected {len(self.features)} of them, received {self.strides}"
             )
-        if mask is not None:
-            mask = mask[:, None, None, None]
-        x = normalize_pixels(images, dtype=self.dtype)
-        if self.input_size:
-            x = average_blocks(x, self.input_size)
-        for stage, (features, stride) in enumerate(zip(self.features, self.strides, strict=True)):
-            x = nn.Conv(
-                features,
-                (self.kernel_size, self.kernel_size),
-                strides=stride,
-                use_bias=False,
-                dtype=self.dtype,
-                name=f"conv_{stage}",
-            )(x)
-            # BatchNorm computes its statistics in float32 and returns the dtype asked for.
-            x = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.9,
-                dtype=self.dtype,
-                name=f"norm_{stage}",
-            )(x, mask=mask)
-            x = nn.relu(x)
-        return x
+        if not self.features:
+            raise ValueError("features: expected at least one stage, received ()")
+        if self.depth < 1:
+            raise ValueError(f"depth: expected at least 1, received {self.depth}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected a share in [0,1), received {self.dropout}")
+        for argument, known in (
+            ("activation", tuple(ACTIVATIONS)),
+            ("normalization", NORMALIZATIONS),
+            ("downsampling", DOWNSAMPLINGS),
+        ):
+            if getattr(self, argument) not in known:
+                raise unknown_name(argument, getattr(self, argument), known)
+        if self.normalization == "group" and any(d % self.num_groups for d in self.features):
+            raise ValueError(
+                f"num_groups: expected a divisor of {self.features}, received {self.num_groups}"
+            )

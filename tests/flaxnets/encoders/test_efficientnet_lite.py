@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from flaxnets.encoders.efficientnet_lite import (
-    STAGES,
-    EfficientNetLite0,
-    EfficientNetLite0Classifier,
-    normalize_images,
-)
+from flaxnets.encoders.efficientnet_lite import STAGES, EfficientNetLite0
 from flaxnets.spatial.chunks import map_in_chunks
 
 SIZE = 40  # Not a multiple of 32: odd maps, uneven padding.
@@ -123,7 +118,7 @@ def test_number_of_parameters(variables: Any) -> None:
 
 
 def test_uint8_and_normalized_floats_agree(images: np.ndarray, variables: Any, encode: Any) -> None:
-    normalized = normalize_images(jnp.asarray(images))
+    normalized = EfficientNetLite0().normalize(jnp.asarray(images))
     assert float(normalized.min()) >= -127 / 128
     assert float(normalized.max()) <= 1
     np.testing.assert_allclose(encode(variables, images), encode(variables, normalized), atol=1e-5)
@@ -203,14 +198,14 @@ def test_classifier_is_a_linear_layer_on_the_mean(
     kernel = rng.normal(size=(1280, 7)).astype(np.float32)
     bias = rng.normal(size=7).astype(np.float32)
     logits = jax.jit(
-        lambda v, x: EfficientNetLite0Classifier(num_classes=7).apply(v, x, train=False)
+        lambda v, x: EfficientNetLite0(levels=("logits",), num_classes=7).apply(v, x, train=False)
     )(
         {
-            "params": {"encoder": variables["params"], "head": {"kernel": kernel, "bias": bias}},
-            "batch_stats": {"encoder": variables["batch_stats"]},
+            "params": {**variables["params"], "classifier": {"kernel": kernel, "bias": bias}},
+            "batch_stats": variables["batch_stats"],
         },
         images,
-    )
+    )["logits"]
     expected = np.asarray(encode(variables, images)).mean((1, 2)) @ kernel + bias
     np.testing.assert_allclose(logits, expected, atol=1e-3)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flaxnets.encoders.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Classifier
+from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.pretrained import (
-    convert_efficientnet_lite0,
     find_efficientnet_lite0,
+    fit_weights,
     load_efficientnet_lite0,
     load_efficientnet_lite0_classifier,
 )
@@ -25,16 +25,7 @@ needs_weights = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def expected() -> Any:
-    model = EfficientNetLite0Classifier()
-    images = np.zeros((1, 32, 32, 3), np.uint8)
-    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
-
-
-@pytest.fixture(scope="module")
-def state() -> dict[str, np.ndarray]:
-    return read_pth(find_efficientnet_lite0())
+CLASSIFIER = EfficientNetLite0(levels=("logits",))
 
 
 def read_photograph(name: str) -> np.ndarray:
@@ -53,10 +44,9 @@ def read_photograph(name: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def classify() -> Any:
-    model = EfficientNetLite0Classifier()
     variables = load_efficientnet_lite0_classifier()
-    logits: Any = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
-    return lambda images: jax.nn.softmax(logits(variables, images))
+    encode: Any = jax.jit(lambda variables, x: CLASSIFIER.apply(variables, x, train=False))
+    return lambda images: jax.nn.softmax(encode(variables, images)["logits"])
 
 
 @needs_weights
@@ -95,8 +85,12 @@ def test_equal_to_pytorch() -> None:
 
 
 @needs_weights
-def test_variables_have_the_names_and_shapes_of_the_network(expected: Any) -> None:
+def test_variables_have_the_names_and_shapes_of_the_network() -> None:
     variables = load_efficientnet_lite0_classifier()
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    expected: Any = jax.eval_shape(
+        lambda x: CLASSIFIER.init(jax.random.key(0), x, train=False), images
+    )
 
     def assert_alike(array: np.ndarray, like: jax.ShapeDtypeStruct) -> None:
         assert isinstance(array, np.ndarray)
@@ -105,27 +99,24 @@ def test_variables_have_the_names_and_shapes_of_the_network(expected: Any) -> No
     jax.tree.map(assert_alike, variables, expected)
     encoder = load_efficientnet_lite0(find_efficientnet_lite0())
     np.testing.assert_array_equal(
-        encoder["params"]["stem"]["kernel"], variables["params"]["encoder"]["stem"]["kernel"]
+        encoder["params"]["stem"]["kernel"], variables["params"]["stem"]["kernel"]
     )
+    assert "classifier" not in encoder["params"]
 
 
 @needs_weights
-def test_every_misfit_is_listed(state: dict[str, np.ndarray], expected: Any) -> None:
-    damaged = dict(state)
+def test_every_misfit_is_listed() -> None:
+    damaged = dict(read_pth(find_efficientnet_lite0()))
     del damaged["_blocks.3._bn1.running_var"], damaged["_fc.bias"]
     damaged["_blocks.16._bn1.weight"] = np.zeros(3)
     damaged["_blocks.1._se_reduce.weight"] = np.zeros(3)
     damaged["_conv_head.weight"] = np.zeros((1280, 320, 3, 3))
-    with pytest.raises(ValueError, match="do not fit EfficientNet-Lite0") as error:
-        convert_efficientnet_lite0(damaged, expected)
-    for part in (
-        "missing: ",
-        "batch_stats/encoder/block_03/depthwise_norm/var",
-        "params/head/bias",
-        "unused: _blocks.16._bn1.weight, _blocks.1._se_reduce.weight",
-        "misshapen: params/encoder/head/kernel (expected (320, 1280), received (3, 3, 320, 1280))",
-    ):
-        assert part in str(error.value)
+    _, report = fit_weights(CLASSIFIER, damaged)
+    assert report.missing == ("_blocks.3._bn1.running_var", "_fc.bias")
+    assert report.unused == ("_blocks.16._bn1.weight", "_blocks.1._se_reduce.weight")
+    assert report.misshapen == (
+        "_conv_head.weight (expected (1280, 320), received (1280, 320, 3, 3))",
+    )
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxnets.spatial.convolution import Padding, resolve_padding
 from flaxnets.spatial.depthwise import DepthwiseConv, depthwise_conv, native_depthwise_conv
 
 
@@ -60,6 +61,25 @@ def test_equals_the_native_convolution(
     np.testing.assert_allclose(output, native, atol=1e-5)
     for gradient, native_gradient in zip(gradients, native_gradients, strict=True):
         np.testing.assert_allclose(gradient, native_gradient, atol=2e-5)
+
+
+@pytest.mark.parametrize("padding", [1, "VALID", ((0, 3), (2, 1))])
+@pytest.mark.parametrize("size", [(8, 9), (5, 5)])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_padding(padding: Padding, size: tuple[int, int], strides: int) -> None:
+    features, kernel = make_inputs(size, 3)
+    pads = resolve_padding(padding, size, (3, 3), (strides, strides))
+
+    def loss(function: Callable[..., jax.Array], padding: Padding) -> jax.Array:
+        def total(*inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+            output = function(*inputs, strides=strides, padding=padding)
+            return jnp.sum(output * jnp.cos(jnp.arange(output.size)).reshape(output.shape)), output
+
+        return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(features, kernel)
+
+    ours, native = loss(depthwise_conv, padding), loss(native_depthwise_conv, pads)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(native), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_bfloat16_is_summed_in_float32() -> None:
