@@ -113,8 +113,7 @@ def fit_weights(
       what does not.
     """
     expected = {encoder.weight_name(path): (path, leaf) for path, leaf in _leaves(encoder)}
-    whole = encoder.clone(levels=encoder.level_names[-1:])
-    known = {encoder.weight_name(path) for path, _ in _leaves(whole)}
+    known = weight_shapes(encoder.clone(levels=encoder.level_names[-1:]))
     found: dict[tuple[str, ...], np.ndarray] = {}
     unused, misshapen = [], []
     for name, array in state.items():
@@ -134,6 +133,14 @@ def fit_weights(
             unused.append(str(name))
     missing = tuple(name for name in expected if name not in state)
     return found, LoadReport(missing, tuple(unused), tuple(misshapen))
+
+
+def weight_shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
+    """Names and shapes, as PyTorch has them, of what a file must have for an encoder's levels."""
+    return {
+        encoder.weight_name(path): _torch_shape(leaf.shape, path[-1])
+        for path, leaf in _leaves(encoder)
+    }
 
 
 def _images(encoder: Encoder) -> np.ndarray:
