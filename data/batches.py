@@ -12,13 +12,16 @@ class VideoExample(TypedDict):
     """One video with its label, as a data source gives it.
 
     ``video`` or ``features`` is present, not both. With V views (clips × crops) of one video,
-    as at test time, ``video`` is (V,T,H,W,3) and ``lengths`` (V,).
+    as at test time, ``video`` is (V,T,H,W,3), ``lengths`` (V,), and ``audio`` has an axis V.
     """
 
     video: NotRequired[np.ndarray]
     """(T,H,W,3) uint8 in [0,255]; frames from ``lengths`` on are zero."""
     features: NotRequired[np.ndarray]
     """(T,...) float16 or float32: what a frozen encoder gave for each frame."""
+    audio: NotRequired[np.ndarray]
+    """(T,M,W,1) float32: M log-mel bands of W columns of sound around each frame, beside ``video``
+    or ``features`` or alone (``data/audio.py``)."""
     lengths: np.ndarray
     """() int32, the number of valid frames, 1..T."""
     label: np.ndarray
@@ -37,6 +40,7 @@ class VideoBatch(TypedDict):
 
     video: NotRequired[np.ndarray]
     features: NotRequired[np.ndarray]
+    audio: NotRequired[np.ndarray]
     lengths: np.ndarray
     label: np.ndarray
     mask: np.ndarray
