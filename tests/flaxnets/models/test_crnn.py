@@ -9,12 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.decoders.classifier import StepClassifier
+from flaxnets.decoders.classifier import ClipClassifier, StepClassifier
+from flaxnets.decoders.pooling import AttentionPooling, pool_max
 from flaxnets.encoders.pixels import DownsampledFrames, normalize_pixels
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
+from tests.flaxnets.models.networks import (
+    RunningSum,
+    ThreeLevels,
+    every_parameter_trains,
+    random_variables,
+)
 
 B, T, S = 3, 4, 8
 LENGTHS = np.array([4, 2, 1], np.int32)
@@ -189,7 +196,9 @@ def test_wrong_arguments_are_refused(video: np.ndarray) -> None:
         model.apply(variables, video[0], LENGTHS, train=False)
     with pytest.raises(ValueError, match=r"lengths: expected shape \(3,\)"):
         model.apply(variables, video, LENGTHS[:1], train=False)
-    with pytest.raises(ValueError, match="pool: expected 'mean' or 'flatten', received 'max'"):
+    with pytest.raises(
+        ValueError, match="pool: expected 'mean', 'flatten' or 'none', received 'max'"
+    ):
         make(pool="max").apply(variables, video, LENGTHS, train=False)
     with pytest.raises(ValueError, match="images: expected sides that are multiples of 3"):
         DownsampledFrames(3).apply({}, video[0], train=False)
@@ -226,3 +235,143 @@ def test_a_frame_average_is_blind_to_order_and_to_padding(video: np.ndarray) -> 
     np.testing.assert_allclose(
         layer.apply(parameters, x, lengths, train=False), expected, atol=1e-6
     )
+
+
+@partial(jax.jit, static_argnums=0)
+def evaluate(model: CRNN, variables: Any, frames: Any, lengths: Any) -> Any:
+    return model.apply(variables, frames, lengths, train=False)
+
+
+def test_what_lies_in_padded_frames_reaches_no_head_of_clips(video: np.ndarray) -> None:
+    padding = (np.arange(T) >= LENGTHS[:, None])[..., None, None, None]
+    other = np.where(padding, np.uint8(200), video)
+    for pool in (pool_max, AttentionPooling(3)):
+        model = make(recurrent=None, classifier=ClipClassifier(3, pool), pool="flatten")
+        variables = random_variables(model, video, LENGTHS)
+        scores, others = (evaluate(model, variables, x, LENGTHS) for x in (video, other))
+        assert scores.shape == (B, 1, 3)
+        np.testing.assert_allclose(others, scores, atol=1e-6)
+
+
+def test_conv_pooling_of_beyond_short_snippets(video: np.ndarray) -> None:
+    head = ClipClassifier(3, pool_max, hidden_features=(9, 8))
+    model = make(recurrent=None, classifier=head, pool="flatten")
+    variables = random_variables(model, video, LENGTHS)
+    scores = evaluate(model, variables, video, LENGTHS)
+    encoder_variables = {name: tree["encoder"] for name, tree in variables.items()}
+    encode = jax.jit(partial(make().encoder.apply, train=False))
+    maps = encode(encoder_variables, video.reshape(-1, S, S, 3))
+    maps = np.asarray(maps, np.float64).reshape(B, T, -1)  # Every place is kept.
+    assert maps.shape[2] == 2 * 2 * 6
+    layers = variables["params"]["classifier"]
+    for b, length in enumerate(LENGTHS):
+        x = maps[b, :length].max(0)
+        for name in ("hidden_0", "hidden_1", "scores"):
+            x = x @ np.asarray(layers[name]["kernel"], np.float64) + layers[name]["bias"]
+            x = np.maximum(x, 0) if name != "scores" else x
+        np.testing.assert_allclose(scores[b, 0], x, rtol=1e-5, atol=1e-5)
+
+
+def test_maps_reach_a_recurrent_layer_and_are_averaged_behind_it(video: np.ndarray) -> None:
+    maps = np.random.default_rng(1).normal(size=(B, T, 2, 3, 6)).astype(np.float32)
+    model = make(encoder=None, recurrent=RunningSum(5), pool="none")
+    variables = random_variables(model, maps, LENGTHS)
+    scores = model.apply(variables, maps, LENGTHS, train=False)
+    params = variables["params"]
+    layer, head = params["recurrent"]["dense"], params["classifier"]["scores"]
+    hidden = np.cumsum(maps @ layer["kernel"] + layer["bias"], 1).mean((2, 3))
+    expected = hidden @ head["kernel"] + head["bias"]
+    valid = np.arange(T) < LENGTHS[:, None]
+    np.testing.assert_allclose(scores[valid], expected[valid], atol=1e-5)
+    stream = make(encoder=None, recurrent=RunningSum(5), pool="none", classifier=None)
+    features = stream.apply(variables, maps, LENGTHS, train=False)
+    assert features.shape == (B, T, 2, 3, 5)
+
+
+def test_the_only_level_of_an_encoder_is_read_and_several_are_refused(video: np.ndarray) -> None:
+    for level, width in (("top", 4), ("high", 5)):
+        model = make(encoder=ThreeLevels((level,)))
+        variables = random_variables(model, video, LENGTHS)
+        kernel = variables["params"]["recurrent"]["forward_0"]
+        assert width in {leaf.shape[0] for leaf in jax.tree.leaves(kernel)}
+    with pytest.raises(ValueError, match="encoder: expected one level, received high, low"):
+        random_variables(make(encoder=ThreeLevels(("high", "low"))), video, LENGTHS)
+
+
+def fine_tune(model: CRNN, variables: Any, video: Any, lengths: Any) -> Any:
+    """Scores, gradients and statistics of one step of training."""
+
+    def loss(params: Any) -> Any:
+        scores, stats = model.apply(
+            {**variables, "params": params}, video, lengths, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sum(jnp.sin(scores[:, :2])), (scores, stats)
+
+    gradients, (scores, stats) = jax.grad(loss, has_aux=True)(variables["params"])
+    return gradients, scores, stats
+
+
+@pytest.mark.parametrize("chunk", [4, 5])
+def test_fine_tuning_in_chunks_is_fine_tuning(video: np.ndarray, chunk: int) -> None:
+    whole = make(freeze_statistics=True)
+    variables = random_variables(whole, video, LENGTHS)
+    step = jax.jit(fine_tune, static_argnums=0)
+    gradients, scores, stats = step(whole, variables, video, LENGTHS)
+    every_parameter_trains(gradients)
+    jax.tree.map(np.testing.assert_array_equal, stats["batch_stats"], variables["batch_stats"])
+    np.testing.assert_allclose(scores, evaluate(whole, variables, video, LENGTHS), atol=1e-5)
+    chunked = step(make(freeze_statistics=True, chunk_frames=chunk), variables, video, LENGTHS)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+        chunked,
+        (gradients, scores, stats),
+    )
+
+
+def test_fine_tuning_in_chunks_needs_the_memory_of_one() -> None:
+    frames = jax.ShapeDtypeStruct((2, 32, 32, 32, 3), jnp.uint8)
+    lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
+
+    def temporary(**options: Any) -> int:
+        model = make(encoder=SmallCNN((8, 8, 8), (1, 1, 4)), freeze_statistics=True, **options)
+        variables = jax.eval_shape(
+            partial(model.init, train=False), jax.random.key(0), frames, lengths
+        )
+        compiled = jax.jit(fine_tune, static_argnums=0).lower(model, variables, frames, lengths)
+        return compiled.compile().memory_analysis().temp_size_in_bytes
+
+    whole, chunked = temporary(), temporary(chunk_frames=8)
+    assert chunked < 0.4 * whole, (chunked, whole)
+
+
+def test_batch_statistics_are_of_the_whole_batch_whatever_the_chunks(video: np.ndarray) -> None:
+    variables = random_variables(make(), video, LENGTHS)
+    results = [
+        make(chunk_frames=chunk).apply(
+            variables, video, LENGTHS, train=True, mutable=["batch_stats"]
+        )
+        for chunk in (0, 5)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lengths": LENGTHS + 1}, r"lengths: expected values in \[0, 4\], received \[5 3 2\]"),
+        ({"lengths": LENGTHS - 2}, r"lengths: expected values in \[0, 4\], received \[ 2  0 -1\]"),
+        ({"lengths": LENGTHS / 1}, "lengths: expected an integer dtype, received float64"),
+        ({"mask": LENGTHS}, r"mask: expected \(3,\) bool, received \(3,\) int32"),
+        ({"mask": np.ones(2, bool)}, r"mask: expected \(3,\) bool, received \(2,\) bool"),
+        (
+            {"frames": np.zeros((B, T, S, S, 3), np.int32)},
+            "frames: expected uint8 or a float dtype, received int32",
+        ),
+    ],
+)
+def test_impossible_clips_are_refused(
+    video: np.ndarray, arguments: dict[str, Any], message: str
+) -> None:
+    call = {"frames": video, "lengths": LENGTHS} | arguments
+    with pytest.raises(ValueError, match=message):
+        make().init(jax.random.key(0), **call, train=False)
