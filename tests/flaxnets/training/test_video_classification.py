@@ -13,6 +13,7 @@ from flaxnets.training import video_classification
 from flaxnets.training.video_classification import VideoClassification
 
 B, T, M, K = 4, 3, 2, 6
+KINDS = ["per_step", "clip", "linear_gain"]
 LENGTHS = np.array([3, 1, 2, 3], np.int32)
 LABELS = np.array([2, 0, 5, 1], np.int32)
 KEY = jax.random.key(0)
@@ -68,10 +69,18 @@ def clip_loss(
     rows = rows.mean(0, keepdims=True) if kind == "clip" else rows
     target = np.full(K, smoothing / K)
     target[label] += 1 - smoothing
-    return float(np.mean([-(target * np.log(softmax(row))).sum() for row in rows]))
+    losses = [-(target * np.log(softmax(row))).sum() for row in rows]
+    return float(np.average(losses, weights=gains(kind, len(losses))))
 
 
-@pytest.mark.parametrize("kind", ["per_step", "clip"])
+def gains(kind: str, length: int) -> np.ndarray:
+    """The weights of the steps of one clip."""
+    if kind == "linear_gain":
+        return np.array([(t + 1) / length for t in range(length)])
+    return np.ones(length)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_loss_is_that_of_the_valid_steps(kind: str, smoothing: float) -> None:
     features = scores(B, T, K)
@@ -81,11 +90,14 @@ def test_the_loss_is_that_of_the_valid_steps(kind: str, smoothing: float) -> Non
     ]
     assert sums["loss"][0] == pytest.approx(sum(losses), rel=1e-5)
     assert sums["loss"][1] == B
-    named = [features[b, : LENGTHS[b]].mean(0).argmax() for b in range(B)]
+    named = [
+        np.average(features[b, :length], 0, gains(kind, length)).argmax()
+        for b, length in enumerate(LENGTHS)
+    ]
     assert sums["accuracy"] == (np.sum(named == LABELS), B)
 
 
-@pytest.mark.parametrize("kind", ["per_step", "clip"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_network_has_its_own_loss(kind: str) -> None:
     features = scores(B, T, M, K)
     sums = loss_of(VideoClassification(kind, 0.1), batch_of(features))
@@ -97,7 +109,7 @@ def test_each_network_has_its_own_loss(kind: str) -> None:
     assert sums["loss"][1] == B
 
 
-@pytest.mark.parametrize("kind", ["per_step", "clip"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_masked_rows_change_neither_loss_nor_gradient(kind: str) -> None:
     features, mask = scores(B, T, K), np.array([True, False, True, True])
     counts = (np.arange(T) < LENGTHS[:, None]) & mask[:, None]
@@ -126,7 +138,7 @@ def test_padding_and_masked_rows_change_neither_loss_nor_gradient(kind: str) -> 
     np.testing.assert_allclose(shift, other_shift, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["per_step", "clip"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("networks", [(), (M,)])
 @pytest.mark.parametrize("views", [(), (2,)])
 def test_probabilities_are_averaged_over_steps_then_networks_and_views(
@@ -145,9 +157,88 @@ def test_probabilities_are_averaged_over_steps_then_networks_and_views(
             length = lengths.reshape(B, -1)[b, v]
             for m in range(full.shape[3]):
                 steps = full[b, v, :length, m]
-                clip = softmax(steps.mean(0)) if kind == "clip" else softmax(steps).mean(0)
-                parts.append(clip)
+                if kind == "clip":
+                    parts.append(softmax(steps.mean(0)))
+                else:
+                    parts.append(np.average(softmax(steps), 0, gains(kind, length)))
         np.testing.assert_allclose(predicted[b], np.mean(parts, 0), atol=1e-6)
+
+
+class LastOnly(Echo):
+    """Gives the scores of the last ``steps`` steps, as heads of whole clips give one."""
+
+    steps: int = 1
+
+    @nn.compact
+    def __call__(
+        self, frames: jax.Array, lengths: jax.Array, mask: Any = None, *, train: bool
+    ) -> Any:
+        shift = self.param("shift", nn.initializers.zeros, (frames.shape[-1],))
+        return frames[:, -self.steps :] + shift
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_step_of_scores_stands_for_the_clip_whatever_its_length(kind: str) -> None:
+    features, lengths = scores(B, T, K), np.array([3, 1, 2, 0], np.int32)
+    batch, task = batch_of(features, lengths=lengths), VideoClassification(kind)
+    sums, _ = jax.jit(partial(task.loss, LastOnly()))(variables_of(features), batch, KEY)
+    expected = sum(clip_loss("per_step", features[b, -1:], LABELS[b], 1) for b in range(B))
+    assert float(sums["loss"][0]) == pytest.approx(expected, rel=1e-5)
+    predicted = task.predict(LastOnly(), variables_of(features), batch)
+    np.testing.assert_allclose(predicted, softmax(features[:, -1]), atol=1e-6)
+
+
+def test_scores_of_other_steps_than_the_frames_are_refused() -> None:
+    features = scores(B, T, K)
+    with pytest.raises(ValueError, match="scores: expected 1 or 3 steps, received 2"):
+        VideoClassification().predict(LastOnly(2), variables_of(features), batch_of(features))
+
+
+class Sum(nn.Module):
+    """Its streams, which must be named as is said, added up are its scores."""
+
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, frames: Any, lengths: Any, mask: Any = None, *, train: bool) -> Any:
+        assert set(frames) == set(self.names)
+        assert all(len(stream) == len(lengths) for stream in frames.values())
+        total = sum(frames.values())
+        return total + self.param("shift", nn.initializers.zeros, (total.shape[-1],))
+
+
+@pytest.mark.parametrize("views", [(), (2,)])
+def test_several_inputs_reach_the_model_by_name(views: tuple[int, ...]) -> None:
+    names = ("video", "audio")
+    task = VideoClassification(inputs=names)
+    video, audio = scores(2, B, *views, T, K)
+    lengths = np.broadcast_to(LENGTHS[:, None], (B, *views)) if views else LENGTHS
+    streams = {**batch_of(video, lengths=lengths), "video": video, "audio": audio}
+    summed = batch_of(video + audio, lengths=lengths)
+    variables = task.initialize(Sum(names), KEY, streams)
+    assert variables["params"]["shift"].shape == (K,)
+    np.testing.assert_allclose(
+        jax.jit(partial(task.predict, Sum(names)))(variables, streams),
+        predict(VideoClassification(), summed),
+        atol=1e-6,
+    )
+    if not views:
+        for mixup in (0.0, 0.4):  # All streams of a clip are mixed alike.
+            loss = VideoClassification(inputs=names, mixup=mixup).loss
+            actual, _ = jax.jit(partial(loss, Sum(names)))(variables, streams, KEY)
+            expected = loss_of(VideoClassification(mixup=mixup), summed)
+            assert float(actual["loss"][0]) == pytest.approx(expected["loss"][0], rel=1e-4)
+
+
+def test_one_input_is_an_array_and_a_missing_one_is_named() -> None:
+    features = scores(B, T, K)
+    batch = {**batch_of(np.zeros_like(features)), "audio": jnp.asarray(features)}
+    task = VideoClassification(inputs=("audio",))
+    predicted = task.predict(Echo(), variables_of(features), batch)
+    expected = predict(VideoClassification(), batch_of(features))
+    np.testing.assert_allclose(predicted, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="inputs: expected 'flow', received a batch of features, "):
+        VideoClassification(inputs=("audio", "flow")).initialize(Echo(), KEY, batch)
 
 
 def test_evaluation_scores_the_averaged_probabilities() -> None:
@@ -190,7 +281,7 @@ def fix_draw(monkeypatch: pytest.MonkeyPatch, pairs: Any, share: Any) -> None:
     monkeypatch.setattr(video_classification, "_draw_mixup", lambda key, alpha, size: drawn)
 
 
-@pytest.mark.parametrize("kind", ["per_step", "clip"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_mixup_mixes_clips_and_targets(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs, share = [2, 1, 3, 0], [0.9, 0.3, 0.5, 0.75]
     fix_draw(monkeypatch, pairs, share)
@@ -259,7 +350,8 @@ def test_mixup_of_pixels_is_refused() -> None:
 
 
 def test_an_unknown_kind_of_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match="loss_kind: expected 'per_step' or 'clip', received 'x'"):
+    message = "loss_kind: expected 'per_step', 'clip' or 'linear_gain', received 'x'"
+    with pytest.raises(ValueError, match=message):
         VideoClassification("x")
 
 
