@@ -22,7 +22,7 @@ ALLOWED_INSIDE = {
     "encoders": {"typing", "spatial", "encoders"},
     "recurrent": {"typing", "spatial", "recurrent"},
     "decoders": {"typing", "decoders"},
-    "models": {"typing", "encoders", "recurrent", "decoders", "models"},
+    "models": {"typing", "spatial", "encoders", "recurrent", "decoders", "models"},
     "training": {"typing", "training", "losses", "metrics"},
     "losses.py": {"typing"},
     "metrics.py": {"typing"},
