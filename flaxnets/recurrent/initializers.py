@@ -44,11 +44,20 @@ def orthogonal(key: PRNGKey, shape: tuple[int, int], dtype: Dtype = jnp.float32)
 
 
 def per_gate(init: Initializer, gates: int) -> Initializer:
-    """Draws each gate's (D,F) block of a (D,gates·F) kernel on its own: fan-out F, not gates·F."""
+    """Draws each gate's (...,D,F) block of a (...,D,gates·F) kernel on its own: fan-out F."""
 
-    def draw(key: PRNGKey, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-        block = (shape[0], shape[1] // gates)
+    def draw(key: PRNGKey, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        block = (*shape[:-1], shape[-1] // gates)
         keys = jax.random.split(key, gates)
-        return jnp.concatenate([init(k, block, dtype) for k in keys], axis=1)
+        return jnp.concatenate([init(k, block, dtype) for k in keys], axis=-1)
+
+    return draw
+
+
+def forget_gate_bias(value: float) -> Initializer:
+    """Zeros but for the second of four gates, the LSTM's f, whose bias is ``value``."""
+
+    def draw(key: PRNGKey, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
+        return jnp.zeros((4, shape[0] // 4), dtype).at[1].set(value).reshape(shape)
 
     return draw

@@ -1,126 +1,195 @@
-"""Recurrent layers: cells scanned over time, with lengths, depth and both directions."""
+"""Recurrent layers: stacks of cells scanned over time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from flaxnets.recurrent.cells import Cell
+from flaxnets.recurrent.cell import Cell, check_inputs
+from flaxnets.recurrent.scan import ScanOptions, check_lengths, scan_cell
 from flaxnets.typing import Array, Carry
 
 
-def scan_cell(
-    cell: Cell,
-    inputs: Array,
-    lengths: Array | None = None,
-    *,
-    initial_carry: Carry | None = None,
-    reverse: bool = False,
-) -> tuple[Carry, Array]:
-    """Runs a cell over time, once.
-
-    A step from ``lengths`` on leaves the carry as it is and gives zeros, so a reversed scan begins
-    at each sequence's last valid step.
-
-    Args:
-      cell: a bound cell; ``project`` runs over all steps at once, ``step`` is scanned.
-      inputs: (B,T,D) float.
-      lengths: (B,) int32 in [0,T], valid steps; None: all of them.
-      initial_carry: the carry before the first step; zeros by default.
-      reverse: from the last step to the first.
-
-    Returns:
-      The carry after each sequence's last step (in the direction of the scan), and the outputs
-      (B,T,F), zero at padded steps.
-    """
-    batch_size, num_steps = inputs.shape[:2]
-    projected = cell.project(inputs)  # (B,T,G)
-    steps = jnp.arange(num_steps)
-    if initial_carry is None:
-        initial_carry = cell.initialize_carry(batch_size)
-
-    def body(cell: Cell, carry: Carry, x: tuple[Array, Array]) -> tuple[Carry, Array]:
-        projected, t = x
-        new_carry, output = cell.step(carry, projected)
-        if lengths is not None:
-            valid = (t < lengths)[:, None]
-            new_carry = tuple(
-                jnp.where(valid, new, old) for new, old in zip(new_carry, carry, strict=True)
-            )
-            output = jnp.where(valid, output, jnp.zeros_like(output))
-        return new_carry, output
-
-    scan = nn.scan(
-        body,
-        variable_broadcast="params",
-        split_rngs={"params": False},
-        in_axes=((1, 0),),
-        out_axes=1,
-        reverse=reverse,
-    )
-    carry, outputs = scan(cell, initial_carry, (projected, steps))
-    return carry, outputs
-
-
 class Recurrent(nn.Module):
-    """A stack of scanned cells over (B,T,D) inputs.
+    """A stack of scanned cells, one layer for every kind of cell.
 
     Attributes:
       make_cell: the constructor of a cell, as ``partial(LSTMCell, 256)``; called once a layer and
         direction with ``name``.
       num_layers: depth; each layer reads the outputs of the one below.
       bidirectional: each layer also scans backwards; outputs of both are concatenated.
+      residual: each layer but the first adds its inputs to its outputs (Wu et al., 1609.08144).
       normalize_inputs: LayerNorm of each step's inputs (Ba et al., 1607.06450).
       delta_features: each step also reads how its inputs differ from those of the step before
         (Furui 1986); zero at the first step.
       input_features: width of a linear layer below the first cell; 0: none.
       dropout_rate: on what each layer of cells reads from a layer below it.
+      variational: dropout draws one mask a sequence, the same at every step (Gal and Ghahramani,
+        1512.05287).
+      recurrent_dropout_rate: on the hidden states that the cells' products read, one mask a
+        sequence.
+      options: how the scans are carried out: unrolling, rematerialisation, truncation.
     """
 
     make_cell: Callable[..., Cell]
     num_layers: int = 1
     bidirectional: bool = False
+    residual: bool = False
     normalize_inputs: bool = False
     delta_features: bool = False
     input_features: int = 0
     dropout_rate: float = 0.0
+    variational: bool = False
+    recurrent_dropout_rate: float = 0.0
+    options: ScanOptions = ScanOptions()
 
     @nn.compact
-    def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:
-        """Outputs of the last layer, (B,T,F), or (B,T,2F) in two directions; zero at padding.
+    def __call__(
+        self,
+        inputs: Array,
+        lengths: Array | None = None,
+        *,
+        train: bool,
+        initial_carry: Carry | None = None,
+        return_carry: bool = False,
+    ) -> Any:
+        """Outputs of the last layer, (B,T,...,F), or 2F in two directions; zero at padding.
 
         Args:
-          inputs: (B,T,D) float.
+          inputs: (B,T,D), or (B,T,H,W,C) for cells on maps, float.
           lengths: (B,) int32 in [0,T], valid steps; None: all.
           train: whether dropout acts.
+          initial_carry: what ``return_carry`` gave after the steps before these: all layers'
+            carries, from which the scans go on; None: zeros.
+          return_carry: whether to return (carry, outputs), so that another call can go on.
 
         Raises:
-          ValueError: ``inputs`` is not of rank 3, or ``lengths`` not (B,).
+          ValueError: inputs of another rank or of integers; lengths that are not (B,) integers or,
+            where they are concrete, not in [0,T]; a layer in both directions asked to stream, since
+            its backward scan begins at the end.
         """
-        if inputs.ndim != 3:
-            raise ValueError(f"inputs: expected (B,T,D), received shape {inputs.shape}")
-        if lengths is not None and lengths.shape != inputs.shape[:1]:
+        cells = self._make_cells()
+        check_inputs(inputs, 2 + cells[0][0].num_feature_axes, "(B,T,D)", "(B,T,H,W,C)")
+        check_lengths(lengths, inputs.shape[:2])
+        if self.bidirectional and (initial_carry is not None or return_carry):
             raise ValueError(
-                f"lengths: expected shape {inputs.shape[:1]}, received {lengths.shape}"
+                "bidirectional: expected False where initial_carry or return_carry is used: "
+                "a backward scan cannot be streamed, received True"
             )
+        if initial_carry is None:
+            initial_carry = {"cells": (None,) * self.num_layers, "inputs": None}
         x = inputs
         if self.normalize_inputs:
             x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)
+        last_inputs = None
         if self.delta_features:
-            deltas = jnp.diff(x, axis=1, prepend=x[:, :1])
-            x = jnp.concatenate([x, deltas], axis=-1)
+            before = initial_carry["inputs"]
+            last_inputs = _last_step(x, lengths, before)
+            x = jnp.concatenate([x, _differences(x, before)], axis=-1)
         if self.input_features:
-            x = nn.Dense(self.input_features, name="input")(x)
-        for layer in range(self.num_layers):
+            x = nn.Dense(self.input_features, dtype=x.dtype, name="input")(x)
+        carries = []
+        for layer, (directions, carry) in enumerate(
+            zip(cells, initial_carry["cells"], strict=True)
+        ):
             if layer or self.input_features:
-                x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-            _, outputs = scan_cell(self.make_cell(name=f"forward_{layer}"), x, lengths)
-            if self.bidirectional:
-                cell = self.make_cell(name=f"backward_{layer}")
-                _, backward = scan_cell(cell, x, lengths, reverse=True)
-                outputs = jnp.concatenate([outputs, backward], axis=-1)
-            x = outputs
+                x = self._drop(x, train)
+            outputs = []
+            for reverse, cell in enumerate(directions):
+                carry, output = scan_cell(
+                    cell,
+                    x,
+                    lengths,
+                    initial_carry=carry,
+                    reverse=bool(reverse),
+                    hidden_mask=self._hidden_mask(cell, x, train),
+                    options=self.options,
+                )
+                outputs.append(output)
+                carries.append(carry)
+                carry = None
+            output = jnp.concatenate(outputs, axis=-1) if self.bidirectional else outputs[0]
+            x = _add_residual(output, x, lengths) if self.residual and layer else output
+        if return_carry:
+            return {"cells": tuple(carries), "inputs": last_inputs}, x
         return x
+
+    def stream(
+        self, carry: Carry | None, inputs: Array, lengths: Array | None = None
+    ) -> tuple[Carry, Array]:
+        """The next steps of sequences: (carry, inputs) to the new carry and the outputs.
+
+        Chunk after chunk gives what the whole would; without dropout. Arguments, shapes and errors
+        are those of ``__call__``; the first chunk's carry is None.
+        """
+        carry, outputs = self(inputs, lengths, train=False, initial_carry=carry, return_carry=True)
+        return carry, outputs
+
+    def _make_cells(self) -> list[list[Cell]]:
+        """The cells of each layer, forward and backward."""
+        names = ("forward", "backward") if self.bidirectional else ("forward",)
+        return [
+            [self.make_cell(name=f"{name}_{layer}") for name in names]
+            for layer in range(self.num_layers)
+        ]
+
+    def _drop(self, x: Array, train: bool) -> Array:
+        # A mask that does not vary along time is broadcast over axis 1.
+        shared = (1,) if self.variational else ()
+        dropout = nn.Dropout(self.dropout_rate, broadcast_dims=shared, deterministic=not train)
+        return dropout(x)
+
+    def _hidden_mask(self, cell: Cell, inputs: Array, train: bool) -> Array | None:
+        """(B,F) or (B,1,1,F), scaled so that its mean is one; None where nothing is dropped."""
+        rate = self.recurrent_dropout_rate
+        if not rate or not train:
+            return None
+        width = getattr(cell, "projection_features", 0) or cell.features
+        shape = (inputs.shape[0], *[1] * (cell.num_feature_axes - 1), width)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, shape)
+        return kept.astype(cell.dtype) / (1 - rate)
+
+
+Last = tuple[Array, Array]
+"""The last valid step (B,...) of each sequence, and (B,) bool, whether there has been one."""
+
+
+def _differences(x: Array, before: Last | None) -> Array:
+    """(B,T,...) minus the step before; the first step minus ``before``, or minus itself."""
+    first = x[:, 0]
+    if before is not None:
+        values, seen = before
+        first = jnp.where(seen.reshape(-1, *[1] * (first.ndim - 1)), values, first)
+    return jnp.diff(x, axis=1, prepend=first[:, None])
+
+
+def _last_step(x: Array, lengths: Array | None, before: Last | None) -> Last:
+    """The last valid step of (B,T,...), or ``before`` where a sequence has none."""
+    if lengths is None:
+        return x[:, -1], jnp.ones(x.shape[0], bool)
+    index = jnp.maximum(lengths - 1, 0).reshape(-1, *[1] * (x.ndim - 1))
+    last, any_valid = jnp.take_along_axis(x, index, axis=1)[:, 0], lengths > 0
+    if before is None:
+        return last, any_valid
+    values, seen = before
+    last = jnp.where(any_valid.reshape(-1, *[1] * (last.ndim - 1)), last, values)
+    return last, seen | any_valid
+
+
+def _add_residual(outputs: Array, inputs: Array, lengths: Array | None) -> Array:
+    """The sum of a layer's outputs and inputs, which are zero at padding both.
+
+    Raises:
+      ValueError: they differ in width.
+    """
+    if outputs.shape != inputs.shape:
+        raise ValueError(
+            f"residual: expected layers of the width of their inputs {inputs.shape[-1]}, "
+            f"received {outputs.shape[-1]}"
+        )
+    return outputs + inputs
 
 
 class FrameAverage(nn.Module):

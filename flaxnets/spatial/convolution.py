@@ -57,7 +57,9 @@ def conv2d(
         raise ValueError(
             f"kernel: expected (h,w,{inputs.shape[3]}/{groups},D), received shape {kernel.shape}"
         )
-    pads = resolve_padding(padding, inputs.shape[1:3], kernel.shape[:2], strides)
+    _, height, width, _ = inputs.shape
+    kernel_size = kernel.shape[0], kernel.shape[1]
+    pads = resolve_padding(padding, (height, width), kernel_size, strides)
     return jax.lax.conv_general_dilated(
         inputs,
         kernel.astype(inputs.dtype),
@@ -66,6 +68,23 @@ def conv2d(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def conv2d_kernel_gradient(inputs: Array, gradient: Array, kernel_size: tuple[int, int]) -> Array:
+    """The gradient of ``conv2d`` (stride 1, SAME) in its kernel.
+
+    Args:
+      inputs: (N,H,W,C).
+      gradient: (N,H,W,D), of the result.
+      kernel_size: height and width.
+
+    Returns:
+      (kernel_h,kernel_w,C,D) float32.
+    """
+    shape = (*kernel_size, inputs.shape[-1], gradient.shape[-1])
+    zeros = jnp.zeros(shape, inputs.dtype)
+    _, pull = jax.vjp(lambda kernel: conv2d(inputs, kernel), zeros)
+    return pull(gradient)[0]
 
 
 class Conv(nn.Module):

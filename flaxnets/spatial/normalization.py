@@ -75,8 +75,11 @@ class BatchNorm(nn.Module):
         if mask is None:
             rows = jnp.ones((n, 1, 1, 1), x.dtype)
         else:
+            counted = mask.sum()
+            if self.axis_name is not None and not self.is_initializing():
+                counted = jax.lax.psum(counted, self.axis_name)
             # Statistics of nothing would be NaN and stay in the running averages for ever.
-            rows = (mask | ~jnp.any(mask)).astype(x.dtype)[:, None, None, None]
+            rows = (mask | (counted == 0)).astype(x.dtype)[:, None, None, None]
         sums = [rows.sum() * (h * w), (x * rows).sum((0, 1, 2)), (x * x * rows).sum((0, 1, 2))]
         if self.axis_name is not None and not self.is_initializing():
             sums = jax.lax.psum(sums, self.axis_name)

@@ -21,7 +21,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 def lstm_loop(params: Any, x: np.ndarray, lengths: np.ndarray, *, reverse: bool) -> np.ndarray:
     """Each sequence on its own, cut to its length; zeros after it."""
-    kernel, bias = np.asarray(params["input"]["kernel"]), np.asarray(params["input"]["bias"])
+    kernel, bias = np.asarray(params["input_kernel"]), np.asarray(params["bias"])
     hidden_kernel = np.asarray(params["hidden_kernel"])
     out = np.zeros((*x.shape[:2], F))
     for b, length in enumerate(lengths):
@@ -89,7 +89,7 @@ def test_carry_is_the_one_at_each_end_and_chunks_equal_the_whole(
     inputs: np.ndarray, reverse: bool
 ) -> None:
     cell = LSTMCell(F)
-    variables = cell.init(jax.random.key(0), inputs[:, 0], method=LSTMCell.project)
+    variables = cell.init(jax.random.key(0), inputs.shape, method=LSTMCell.weights)
 
     def scan(x: np.ndarray, lengths: np.ndarray | None, carry: Any = None) -> Any:
         return cell.apply(
@@ -132,7 +132,7 @@ def test_forget_bias_and_bfloat16(inputs: np.ndarray) -> None:
     cell = partial(LSTMCell, F, forget_bias=2.0, dtype=jnp.bfloat16)
     layer = Recurrent(cell)
     variables = layer.init(jax.random.key(1), inputs, LENGTHS, train=False)
-    bias = variables["params"]["forward_0"]["input"]["bias"].reshape(4, F)
+    bias = variables["params"]["forward_0"]["bias"].reshape(4, F)
     np.testing.assert_array_equal(bias, np.repeat([0, 2, 0, 0], F).reshape(4, F))
     outputs = layer.apply(variables, inputs, LENGTHS, train=False)
     assert outputs.dtype == jnp.bfloat16

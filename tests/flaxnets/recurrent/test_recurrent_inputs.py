@@ -84,10 +84,10 @@ def test_the_first_cell_of_both_directions_reads_what_a_loop_prepares(
 def test_deltas_are_zero_at_the_first_step_and_for_inputs_that_stay(inputs: np.ndarray) -> None:
     layer, variables = make(inputs, delta_features=True)
     params = jax.tree.map(jnp.asarray, variables["params"])
-    kernel = params["forward_0"]["input"]["kernel"]
+    kernel = params["forward_0"]["input_kernel"]
     assert kernel.shape == (2 * D, 4 * F)
     # Whatever stands where the deltas are read, it is multiplied by zero.
-    params["forward_0"]["input"]["kernel"] = kernel.at[D:].add(5.0)
+    params["forward_0"]["input_kernel"] = kernel.at[D:].add(5.0)
     still = np.broadcast_to(inputs[:, :1], inputs.shape)
     for x, steps in ((still, slice(None)), (inputs, slice(1))):
         before, after = (

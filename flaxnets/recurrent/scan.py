@@ -1,0 +1,226 @@
+"""A cell scanned over time: lengths, directions, chunks of time."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxnets.recurrent.backward import deferred_scan, plain_scan
+from flaxnets.recurrent.cell import PROJECTION, Cell, Recur, Weights, check_inputs
+from flaxnets.recurrent.products import ScanWeights
+from flaxnets.typing import Array, Carry, PyTree
+
+GRADIENTS = ("deferred", "autodiff")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanOptions:
+    """How a scan over time is carried out; none of these changes the outputs.
+
+    Attributes:
+      unroll: steps in one turn of the loop.
+      remat_steps: steps of a chunk of time whose intermediate values are computed anew in the
+        backward pass, inputs' products included; 0: everything is stored. Memory goes with
+        ``remat_steps`` and with T / ``remat_steps`` carries; √T is a good choice.
+      truncate_steps: truncated back-propagation through time (Williams and Peng 1990): every so
+        many steps, counted from where the scan begins, the carry is cut off from the gradient; 0:
+        never.
+      gradients: ``deferred`` forms the kernels' gradients once, after the scan, and has no
+        forward-mode derivative; ``autodiff`` leaves everything to JAX.
+
+    Raises:
+      ValueError: a number below zero, an unknown kind of gradients, or ``truncate_steps`` that are
+        no multiple of ``remat_steps``.
+    """
+
+    unroll: int = 1
+    remat_steps: int = 0
+    truncate_steps: int = 0
+    gradients: str = "deferred"
+
+    def __post_init__(self) -> None:
+        for name, least in (("unroll", 1), ("remat_steps", 0), ("truncate_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"{name}: expected at least {least}, received {getattr(self, name)}"
+                )
+        if self.gradients not in GRADIENTS:
+            raise ValueError(f"gradients: expected one of {GRADIENTS}, received {self.gradients!r}")
+        if self.remat_steps and self.truncate_steps % self.remat_steps:
+            raise ValueError(
+                f"truncate_steps: expected a multiple of remat_steps = {self.remat_steps}, "
+                f"received {self.truncate_steps}"
+            )
+
+    @property
+    def chunk_steps(self) -> int:
+        """Steps that are scanned together; 0: all."""
+        return self.remat_steps or self.truncate_steps
+
+
+def scan_cell(
+    cell: Cell,
+    inputs: Array,
+    lengths: Array | None = None,
+    *,
+    initial_carry: Carry | None = None,
+    reverse: bool = False,
+    hidden_mask: Array | None = None,
+    options: ScanOptions | None = None,
+) -> tuple[Carry, Array]:
+    """Runs a cell over time, once.
+
+    A step from ``lengths`` on leaves the carry as it is and gives zeros, so a reversed scan begins
+    at each sequence's last valid step.
+
+    Args:
+      cell: a bound cell, or one that is called in a compact method.
+      inputs: (B,T,D), or (B,T,H,W,C) for cells on maps, float.
+      lengths: (B,) int32 in [0,T], valid steps; None: all of them.
+      initial_carry: the carry before the first step; zeros by default.
+      reverse: from the last step to the first.
+      hidden_mask: (B,F) or (B,1,1,F), multiplies the hidden states that the products read, the same
+        at every step (variational dropout, Gal and Ghahramani, 1512.05287).
+      options: how the scan is carried out.
+
+    Returns:
+      The carry after each sequence's last step (in the direction of the scan), and the outputs
+      (B,T,...,F), zero at padded steps.
+
+    Raises:
+      ValueError: inputs of another rank or of integers, lengths of another shape or outside [0,T].
+    """
+    options = options or ScanOptions()
+    check_inputs(inputs, 2 + cell.num_feature_axes, "(B,T,D)", "(B,T,H,W,C)")
+    check_lengths(lengths, inputs.shape[:2])
+    weights = cell.weights(inputs.shape)
+    if initial_carry is None:
+        initial_carry = cell.initialize_carry(None, (inputs.shape[0], *inputs.shape[2:]))
+    valid = None
+    if lengths is not None:
+        valid = jnp.arange(inputs.shape[1])[:, None] < lengths  # (T,B)
+    scan_steps = partial(_scan_steps, cell, reverse, options)
+    carry, outputs = scan_chunks(
+        scan_steps,
+        (weights, hidden_mask),
+        initial_carry,
+        (inputs.swapaxes(0, 1), valid),
+        reverse=reverse,
+        options=options,
+    )
+    return carry, outputs.swapaxes(0, 1)
+
+
+def scan_chunks(
+    scan_steps: Any,
+    weights: PyTree,
+    carry: Carry,
+    xs: PyTree,
+    *,
+    reverse: bool,
+    options: ScanOptions,
+) -> tuple[Carry, Array]:
+    """Scans all of time, chunk by chunk where ``options`` ask for it.
+
+    Args:
+      scan_steps: (weights, carry, xs) to the new carry and outputs (T,...).
+      weights: a pytree that is handed on.
+      carry: before the first step.
+      xs: a pytree of arrays (T,...).
+      reverse: from the last step to the first.
+      options: of which those that concern chunks are read.
+    """
+    size, num_steps = options.chunk_steps, jax.tree.leaves(xs)[0].shape[0]
+    if not 0 < size < num_steps:
+        return scan_steps(weights, carry, xs)
+    if options.remat_steps:
+        scan_steps = jax.checkpoint(scan_steps, prevent_cse=False)
+    count, rest = divmod(num_steps, size)
+    # The last chunk in the direction of the scan is the short one.
+    first = rest if reverse else 0
+
+    def body(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
+        number, chunk = inputs
+        if options.truncate_steps:
+            cut = (number > 0) & (number * size % options.truncate_steps == 0)
+            carry = jax.tree.map(lambda c: jnp.where(cut, jax.lax.stop_gradient(c), c), carry)
+        return scan_steps(weights, carry, chunk)
+
+    # A chunk's number counts in the direction of the scan.
+    numbers = jnp.arange(count)[::-1] if reverse else jnp.arange(count)
+    chunks = jax.tree.map(
+        lambda x: x[first : first + count * size].reshape(count, size, *x.shape[1:]), xs
+    )
+    carry, outputs = jax.lax.scan(body, carry, (numbers, chunks), reverse=reverse)
+    outputs = outputs.reshape(count * size, *outputs.shape[2:])
+    if not rest:
+        return carry, outputs
+    begin = 0 if reverse else count * size
+    last = jax.tree.map(lambda x: x[begin : begin + rest], xs)
+    if options.truncate_steps and count * size % options.truncate_steps == 0:
+        carry = jax.lax.stop_gradient(carry)
+    carry, rest_outputs = scan_steps(weights, carry, last)
+    both = (rest_outputs, outputs) if reverse else (outputs, rest_outputs)
+    return carry, jnp.concatenate(both)
+
+
+def check_lengths(lengths: Any, shape: tuple[int, ...]) -> None:
+    """Refuses lengths that are not (B,) integers, or, where they are concrete, not in [0,T].
+
+    Args:
+      lengths: to be checked, or None.
+      shape: (B,T).
+    """
+    if lengths is None:
+        return
+    batch, num_steps = shape
+    if lengths.shape != (batch,):
+        raise ValueError(f"lengths: expected shape {(batch,)}, received {lengths.shape}")
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"lengths: expected integers, received {lengths.dtype}")
+    if not isinstance(lengths, jax.core.Tracer) and batch:
+        values = np.asarray(lengths)
+        if values.min() < 0 or values.max() > num_steps:
+            raise ValueError(f"lengths: expected 0 to {num_steps}, received {values.tolist()}")
+
+
+def _scan_steps(
+    cell: Cell,
+    reverse: bool,
+    options: ScanOptions,
+    weights: tuple[Weights, Array | None],
+    carry: Carry,
+    xs: tuple[Array, Array | None],
+) -> tuple[Carry, Array]:
+    """``scan_cell`` on (T,B,...) inputs that are scanned together."""
+    parameters, hidden_mask = weights
+    inputs, valid = xs
+    projected = cell.project(parameters.input, inputs)
+
+    def step(
+        recur: Recur, others: PyTree, valid: Array | None, carry: Carry, x: dict[str, Array]
+    ) -> tuple[Carry, Array]:
+        pointwise, hidden_mask = others
+
+        def masked(name: str, hidden: Array) -> Array:
+            if hidden_mask is not None and name != PROJECTION:
+                hidden = hidden * hidden_mask.astype(hidden.dtype)
+            return recur(name, hidden)
+
+        new_carry, output = cell.step(pointwise, masked, carry, x)
+        if valid is None:
+            return new_carry, output
+        keep = partial(_where, valid)
+        carry = jax.tree.map(keep, new_carry, carry)
+        return carry, keep(output, jnp.zeros((), output.dtype))
+
+    scan = deferred_scan if options.gradients == "deferred" else plain_scan
+    scanned = ScanWeights(parameters.hidden, parameters.bias, (parameters.pointwise, hidden_mask))
+    return scan(step, scanned, carry, projected, valid, reverse=reverse, unroll=options.unroll)
+
+
+def _where(valid: Array, new: Array, old: Array) -> Array:
+    return jnp.where(valid.reshape(-1, *[1] * (new.ndim - 1)), new, old)
