@@ -35,7 +35,8 @@ class Encoder(nn.Module, kw_only=True):
       num_classes: length of the level ``logits``.
       axis_name: the axis of devices under ``pmap`` or ``shard_map`` that BatchNorm's statistics are
         summed over; under ``jit`` they are those of the global batch without it.
-      remat: whether the maps inside of a block are computed again for the gradient instead of kept.
+      remat: whether the maps inside of a block or stage are computed again for the gradient instead
+        of kept; AlexNet and CaffeNet, which have none, ignore it.
       dtype: of the arithmetic and of the maps; normalisation and its statistics are float32.
       param_dtype: of the parameters.
     """
