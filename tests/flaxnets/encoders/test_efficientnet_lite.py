@@ -153,7 +153,8 @@ def test_every_parameter_has_a_gradient(
     images: np.ndarray, variables: Any, train_step: Any
 ) -> None:
     mask = np.ones(N, bool)
-    gradients, _ = train_step(variables["params"], variables["batch_stats"], images, mask)
+    result = train_step(variables["params"], variables["batch_stats"], images, mask)
+    gradients, _ = jax.device_get(result)
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert np.isfinite(gradient).all(), path
         assert np.any(gradient), path
@@ -164,7 +165,7 @@ def test_masked_images_change_nothing(images: np.ndarray, variables: Any, train_
     other = images.copy()
     other[2] = 255 - other[2]
     state = variables["params"], variables["batch_stats"]
-    before, after = (train_step(*state, x, mask) for x in (images, other))
+    before, after = (jax.device_get(train_step(*state, x, mask)) for x in (images, other))
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(a).max())
     counted = train_step(*state, other, np.ones(N, bool))[1]["stem_norm"]["mean"]

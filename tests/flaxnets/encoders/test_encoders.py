@@ -20,6 +20,7 @@ from flaxnets.encoders.resnet import ResNet
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.encoders.vgg import VGG
 from flaxnets.spatial.chunks import map_in_chunks
+from tests.flaxnets.encoders.weights import draw_variables
 
 ENCODERS: dict[str, Encoder] = {
     "alexnet": AlexNet(),
@@ -156,7 +157,7 @@ def test_images_of_which_nothing_is_left(name: str) -> None:
 @by_beginning
 def test_remat_changes_neither_names_nor_numbers_and_every_parameter_learns(name: str) -> None:
     images, plain = draw_images(), BEGINNINGS[name]
-    variables: Any = jax.jit(lambda: plain.init(jax.random.key(0), images, train=False))()
+    variables = draw_variables(plain)
     state = {key: tree for key, tree in variables.items() if key != "params"}
     weights: Any = jax.tree.map(
         lambda leaf: np.random.default_rng(1).normal(size=leaf.shape).astype(np.float32),
@@ -179,9 +180,9 @@ def test_remat_changes_neither_names_nor_numbers_and_every_parameter_learns(name
     assert traverse_util.flatten_dict(shapes_of(remat, images)[0]).keys() == (
         traverse_util.flatten_dict(variables).keys()
     )
-    expected = jax.jit(make_loss(plain))(variables["params"])
-    actual = jax.jit(make_loss(remat))(variables["params"])
-    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected[1]))
+    expected = jax.device_get(jax.jit(make_loss(plain))(variables["params"]))
+    actual = jax.device_get(jax.jit(make_loss(remat))(variables["params"]))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[1]))
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(actual), strict=True
     ):
@@ -197,7 +198,7 @@ def test_statistics_and_gradients_are_those_of_all_devices() -> None:
     mask = np.ones(16, bool)
     mask[[2, 3, 9]] = False
     single = ResNet(18, levels=("stage_1",))
-    variables: Any = jax.jit(lambda: single.init(jax.random.key(0), images, train=False))()
+    variables = draw_variables(single)
 
     def step(encoder: Encoder, variables: Any, images: Any, mask: Any) -> Any:
         def loss(params: Any) -> Any:
@@ -213,7 +214,8 @@ def test_statistics_and_gradients_are_those_of_all_devices() -> None:
         return gradients, maps, updated
 
     def assert_equal(actual: Any, expected: Any) -> None:
-        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        leaves = (jax.tree.leaves(jax.device_get(tree)) for tree in (actual, expected))
+        for a, b in zip(*leaves, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
     jitted = jax.jit(lambda *arguments: step(single, *arguments))
@@ -231,14 +233,14 @@ def test_statistics_and_gradients_are_those_of_all_devices() -> None:
     parts = mapped(variables, images.reshape(8, 2, 33, 36, 3), mask.reshape(8, 2))
     gradients, maps, updated = parts
     maps = np.asarray(maps).reshape(expected[1].shape)
-    first = jax.tree.map(lambda leaf: leaf[0], (gradients, updated))
+    first = jax.tree.map(lambda leaf: np.asarray(leaf)[0], (gradients, updated))
     assert_equal((first[0], maps, first[1]), expected)
 
 
 def test_chunks_and_remat_give_the_outputs_and_gradients_of_the_whole_batch() -> None:
     images = draw_images(5, (33, 36)).astype(np.float32) / 255
     encoder = ResNet(18, levels=("stem", "stage_1"), remat=True)
-    variables: Any = jax.jit(lambda: encoder.init(jax.random.key(0), images, train=False))()
+    variables = draw_variables(encoder)
 
     def make_loss(chunk_size: int) -> Callable[..., Any]:
         def loss(params: Any) -> Any:
@@ -253,7 +255,8 @@ def test_chunks_and_remat_give_the_outputs_and_gradients_of_the_whole_batch() ->
         return jax.jit(jax.grad(loss, has_aux=True))
 
     expected, chunked = (make_loss(n)(variables["params"]) for n in (0, 2))
-    for a, b in zip(jax.tree.leaves(chunked), jax.tree.leaves(expected), strict=True):
+    leaves = (jax.tree.leaves(jax.device_get(tree)) for tree in (chunked, expected))
+    for a, b in zip(*leaves, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
 
 
@@ -271,9 +274,11 @@ def test_dropout_wants_a_key_while_training(name: str) -> None:
 def test_dropout_acts_while_training_only() -> None:
     encoder = AlexNet(levels=("pooled", "logits"), num_classes=4)
     images = draw_images(1, (65, 65))
-    variables = jax.tree.map(lambda x: jnp.full(x.shape, 0.01), shapes_of(encoder, images)[0])
-    run = jax.jit(lambda key: encoder.apply(variables, images, train=True, rngs={"dropout": key}))
-    first, second = run(jax.random.key(0)), run(jax.random.key(1))
+    variables = jax.tree.map(
+        lambda x: np.full(x.shape, 0.01, np.float32), shapes_of(encoder, images)[0]
+    )
+    run = jax.jit(lambda v, key: encoder.apply(v, images, train=True, rngs={"dropout": key}))
+    first, second = run(variables, jax.random.key(0)), run(variables, jax.random.key(1))
     np.testing.assert_array_equal(first["pooled"], second["pooled"])
     assert np.any(first["logits"] != second["logits"])
 
@@ -282,7 +287,8 @@ def test_pixels_are_normalised_by_each_networks_statistics() -> None:
     pixels = jnp.asarray(draw_images())
     ratio = np.asarray(pixels, np.float32) / 255
     imagenet = (ratio - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    for encoder in (AlexNet(), VGG(11), ResNet(18), GoogLeNet(), MobileNetV2()):
+    for name in ("alexnet", "vgg11", "resnet18", "googlenet", "mobilenet_v2"):
+        encoder = ENCODERS[name]
         np.testing.assert_allclose(encoder.normalize(pixels), imagenet, atol=1e-5)
     caffe = np.asarray(pixels, np.float32)[..., ::-1] - [104.00699, 116.66877, 122.67892]
     np.testing.assert_allclose(CaffeNet().normalize(pixels), caffe, atol=1e-4)

@@ -13,6 +13,10 @@ from flaxnets.encoders.small_cnn import ACTIVATIONS, DOWNSAMPLINGS, NORMALIZATIO
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 1), np.uint8)
 
 
+def encode(cnn: SmallCNN, variables: Any) -> Any:
+    return jax.jit(lambda v: cnn.apply(v, IMAGES, train=False))(variables)
+
+
 def init(cnn: SmallCNN) -> Any:
     return jax.jit(lambda: cnn.init(jax.random.key(0), IMAGES, train=False))()
 
@@ -31,7 +35,7 @@ def test_number_size_and_depth_of_filters() -> None:
         "conv_1": (5, 5, 4, 6),
         "conv_1_1": (5, 5, 6, 6),
     }
-    assert cnn.apply(variables, IMAGES, train=False).shape == (3, 10, 12, 6)
+    assert encode(cnn, variables).shape == (3, 10, 12, 6)
 
 
 def test_equals_the_layers_of_flax() -> None:
@@ -40,11 +44,11 @@ def test_equals_the_layers_of_flax() -> None:
         (8,), (2,), normalization="group", num_groups=2, activation="gelu", downsampling="max"
     )
     variables = init(cnn)
-    x = (IMAGES.astype(np.float32) - 127.5) / 127.5
+    x: Any = (IMAGES.astype(np.float32) - 127.5) / 127.5
     x = nn.Conv(8, (3, 3), use_bias=False).apply({"params": variables["params"]["conv_0"]}, x)
     x = nn.GroupNorm(2).apply({"params": variables["params"]["norm_0"]}, x)
     expected = nn.max_pool(nn.gelu(x), (2, 2), (2, 2))
-    np.testing.assert_allclose(cnn.apply(variables, IMAGES, train=False), expected, atol=1e-5)
+    np.testing.assert_allclose(encode(cnn, variables), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -52,7 +56,7 @@ def test_equals_the_layers_of_flax() -> None:
 def test_normalisation_and_downsampling(normalization: str, downsampling: str) -> None:
     cnn = SmallCNN((8, 16), (2, 2), normalization=normalization, downsampling=downsampling)
     variables = init(cnn)
-    assert cnn.apply(variables, IMAGES, train=False).shape == (3, 5, 6, 16)
+    assert encode(cnn, variables).shape == (3, 5, 6, 16)
     assert ("batch_stats" in variables) == (normalization == "batch")
     assert ("bias" in variables["params"]["conv_0"]) == (normalization == "none")
     assert ("norm_1" in variables["params"]) == (normalization != "none")
@@ -73,8 +77,7 @@ def test_normalisation_and_downsampling(normalization: str, downsampling: str) -
 def test_activations_differ() -> None:
     variables = init(SmallCNN((4,), (2,)))
     outputs = [
-        np.asarray(SmallCNN((4,), (2,), activation=name).apply(variables, IMAGES, train=False))
-        for name in ACTIVATIONS
+        np.asarray(encode(SmallCNN((4,), (2,), activation=name), variables)) for name in ACTIVATIONS
     ]
     for i, a in enumerate(outputs):
         assert all(np.abs(a - b).max() > 1e-3 for b in outputs[:i])
@@ -90,7 +93,7 @@ def test_dropout_sets_whole_maps_to_zero() -> None:
     zero = np.all(np.asarray(maps) == 0, axis=(1, 2))
     assert 0.3 < zero.mean() < 0.7
     np.testing.assert_allclose(maps, np.where(zero[:, None, None], 0, 2 * kept), atol=1e-5)
-    evaluated = cnn.apply(variables, IMAGES, train=False)
+    evaluated = encode(cnn, variables)
     assert np.any(evaluated, axis=(1, 2)).all()
 
 
