@@ -217,7 +217,7 @@ def train_on(inputs: tuple[str, ...]) -> float:
         return {"params": optax.apply_updates(variables["params"], updates), **collections}, state
 
     rng = np.random.default_rng(2)
-    for _ in range(150):
+    for _ in range(100):
         rows = rng.integers(0, 512, 64)
         batch = {name: array[rows] for name, array in data.items()}
         variables, state = step(variables, state, batch)
