@@ -1,0 +1,133 @@
+"""The cells under test, each with its equations in NumPy, and random numbers for all they read."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
+from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
+from flaxnets.recurrent.scan import scan_cell
+from tests.flaxnets.recurrent import reference
+
+B, T, D, F, P = 3, 6, 5, 4, 3
+MAP = (4, 3, 2)
+LENGTHS = np.array([6, 4, 0], np.int32)
+FULL = np.full(B, T, np.int32)
+FLOAT64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A cell and its reference."""
+
+    name: str
+    make_cell: Callable[..., Any]
+    step: reference.Step
+    axes: tuple[int, ...] = (D,)
+    """Of an input, after those of batch and time."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def draw(self, seed: int = 0, steps: int = T) -> tuple[Any, Any, np.ndarray]:
+        """Parameters, carry and inputs (B,steps,...), float64, none of them zero or one."""
+        rng = np.random.default_rng(seed)
+        cell = self.make_cell(**FLOAT64)
+        init = partial(cell.init, method="weights")
+        shapes = jax.eval_shape(lambda: init(jax.random.key(0), (B, *self.axes))["params"])
+        carry = jax.eval_shape(lambda: cell.initialize_carry(None, (B, *self.axes)))
+        params, carry = jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape), (shapes, carry))
+        return params, carry, rng.normal(size=(B, steps, *self.axes))
+
+
+def _maps(
+    name: str, cell: Any, step: reference.Step, height: int, width: int, **options: Any
+) -> Case:
+    make_cell = partial(cell, F - 1, kernel_size=(height, width), **options)
+    return Case(f"{name}-{height}x{width}", make_cell, step, MAP)
+
+
+VECTORS = (
+    Case("elman", partial(ElmanCell, F), reference.elman),
+    Case(
+        "irnn",
+        partial(ElmanCell, F, activation=nn.relu),
+        partial(reference.elman, activation=reference.relu),
+    ),
+    Case("lstm", partial(LSTMCell, F), reference.lstm),
+    Case("lstm-peepholes", partial(LSTMCell, F, peepholes=True), reference.lstm),
+    Case("lstm-norm", partial(LSTMCell, F, layer_norm=True), reference.lstm),
+    Case("lstm-projection", partial(LSTMCell, F, projection_features=P), reference.lstm),
+    Case(
+        "lstm-all",
+        partial(LSTMCell, F, peepholes=True, layer_norm=True, projection_features=P),
+        reference.lstm,
+    ),
+    Case("gru-after", partial(GRUCell, F), reference.gru),
+    Case("gru-before", partial(GRUCell, F, reset_after=False), reference.gru),
+)
+MAPS = (
+    _maps("convlstm", ConvLSTMCell, reference.lstm, 3, 3),
+    _maps("convlstm-peepholes", ConvLSTMCell, reference.lstm, 2, 3, peepholes=True),
+    _maps("convgru-before", ConvGRUCell, reference.gru, 5, 5),
+    _maps("convgru-before", ConvGRUCell, reference.gru, 2, 3),
+    _maps("convgru-after", ConvGRUCell, reference.gru, 3, 2, reset_after=True),
+)
+CASES = VECTORS + MAPS
+BY_NAME = {case.name: case for case in CASES}
+
+
+def in_bfloat16(case: Case, arguments: Any) -> Any:
+    """Parameters float32, the carry as the cell makes it, inputs bfloat16."""
+    cell = case.make_cell(dtype=jnp.bfloat16)
+    params, carry, x = arguments
+    start = jax.eval_shape(lambda: cell.initialize_carry(None, (B, *case.axes)))
+    carry = jax.tree.map(lambda c, like: np.asarray(c, like.dtype), carry, start)
+    return jax.tree.map(np.float32, params), carry, np.asarray(x, jnp.bfloat16)
+
+
+def call_scan(
+    cell: Any,
+    params: Any,
+    carry: Any,
+    inputs: Any,
+    lengths: Any = None,
+    mask: Any = None,
+    **options: Any,
+) -> Any:
+    """``scan_cell``: the carry and the outputs."""
+    return cell.apply(
+        {"params": params},
+        inputs,
+        lengths,
+        initial_carry=carry,
+        hidden_mask=mask,
+        method=scan_cell,
+        **options,
+    )
+
+
+# Most of the tests' time goes into compiling, and their subject is the mathematics.
+compile_fast = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+_compiled = compile_fast(call_scan, static_argnums=0, static_argnames=("reverse", "options"))
+
+
+def scan(*arguments: Any, **options: Any) -> Any:
+    """The same, compiled, in NumPy's arrays: each operation on JAX's would be compiled as well."""
+    return jax.device_get(_compiled(*arguments, **options))
+
+
+def assert_close(actual: Any, expected: Any, **tolerance: float) -> None:
+    """Leaf by leaf, structures included."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+    ):
+        a = np.asarray(a, np.result_type(np.float32, np.asarray(b).dtype))
+        np.testing.assert_allclose(a, b, err_msg=jax.tree_util.keystr(path), **tolerance)
