@@ -13,6 +13,7 @@ A cell's work at one step of time falls into three parts, and a layer treats eac
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from flaxnets.recurrent.products import ScanWeights, affine, split_addends
@@ -145,3 +146,18 @@ def check_inputs(inputs: Array, rank: int, vectors: str, maps: str) -> None:
         raise ValueError(f"inputs: expected {expected}, received shape {inputs.shape}")
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise ValueError(f"inputs: expected float, received {inputs.dtype}")
+
+
+def check_carry(carry: Carry, zeros: Carry) -> None:
+    """Refuses an initial carry of another structure, shape or dtype than the cell's.
+
+    Args:
+      carry: to be checked.
+      zeros: as the cell makes it.
+    """
+
+    def describe(carry: Carry) -> Carry:
+        return jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", carry)
+
+    if describe(carry) != describe(zeros):
+        raise ValueError(f"initial_carry: expected {describe(zeros)}, received {describe(carry)}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxnets.recurrent.backward import deferred_scan, plain_scan
-from flaxnets.recurrent.cell import PROJECTION, Cell, Recur, Weights, check_inputs
+from flaxnets.recurrent.cell import PROJECTION, Cell, Recur, Weights, check_carry, check_inputs
 from flaxnets.recurrent.products import ScanWeights
 from flaxnets.typing import Array, Carry, PyTree
 
@@ -91,14 +91,17 @@ def scan_cell(
       (B,T,...,F), zero at padded steps.
 
     Raises:
-      ValueError: inputs of another rank or of integers, lengths of another shape or outside [0,T].
+      ValueError: inputs of another rank or of integers, lengths of another shape or outside [0,T],
+        an initial carry that is not the cell's.
     """
     options = options or ScanOptions()
     check_inputs(inputs, 2 + cell.num_feature_axes, "(B,T,D)", "(B,T,H,W,C)")
     check_lengths(lengths, inputs.shape[:2])
     weights = cell.weights(inputs.shape)
+    zeros = cell.initialize_carry(None, (inputs.shape[0], *inputs.shape[2:]))
     if initial_carry is None:
-        initial_carry = cell.initialize_carry(None, (inputs.shape[0], *inputs.shape[2:]))
+        initial_carry = zeros
+    check_carry(initial_carry, zeros)
     valid = None
     if lengths is not None:
         valid = jnp.arange(inputs.shape[1])[:, None] < lengths  # (T,B)
