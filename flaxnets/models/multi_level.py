@@ -21,7 +21,7 @@ class MultiLevelCRNN(nn.Module):
     last step:
 
         MultiLevelCRNN(
-            encoder=VGG16(levels=("pool2", "pool3", "pool4", "pool5", "fc7")),
+            encoder=VGG(levels=("pool2", "pool3", "pool4", "pool5", "fc7")),
             recurrent={
                 "pool2": Recurrent(partial(ConvGRUCell, 64)),
                 ...

@@ -19,7 +19,6 @@ from flaxnets.recurrent.layers import FrameAverage, Recurrent
 from tests.flaxnets.models.networks import (
     RunningSum,
     ThreeLevels,
-    every_parameter_trains,
     random_variables,
 )
 
@@ -204,18 +203,6 @@ def test_wrong_arguments_are_refused(video: np.ndarray) -> None:
         DownsampledFrames(3).apply({}, video[0], train=False)
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 12, 100])
-def test_chunks_of_frames_give_the_same_scores(video: np.ndarray, chunk: int) -> None:
-    model = make()
-    variables = initialize(model, video)
-    expected = model.apply(variables, video, LENGTHS, train=False)
-    for options in ({}, {"freeze_encoder": True}):
-        chunked = make(chunk_frames=chunk, **options)
-        actual = chunked.apply(variables, video, LENGTHS, train=False)
-        np.testing.assert_allclose(actual, expected, atol=1e-6)
-    assert initialize(make(chunk_frames=chunk), video).keys() == variables.keys()
-
-
 def test_a_frame_average_is_blind_to_order_and_to_padding(video: np.ndarray) -> None:
     model = make(recurrent=FrameAverage(5, normalize_inputs=True))
     variables = initialize(model, video)
@@ -296,82 +283,3 @@ def test_the_only_level_of_an_encoder_is_read_and_several_are_refused(video: np.
         assert width in {leaf.shape[0] for leaf in jax.tree.leaves(kernel)}
     with pytest.raises(ValueError, match="encoder: expected one level, received high, low"):
         random_variables(make(encoder=ThreeLevels(("high", "low"))), video, LENGTHS)
-
-
-def fine_tune(model: CRNN, variables: Any, video: Any, lengths: Any) -> Any:
-    """Scores, gradients and statistics of one step of training."""
-
-    def loss(params: Any) -> Any:
-        scores, stats = model.apply(
-            {**variables, "params": params}, video, lengths, train=True, mutable=["batch_stats"]
-        )
-        return jnp.sum(jnp.sin(scores[:, :2])), (scores, stats)
-
-    gradients, (scores, stats) = jax.grad(loss, has_aux=True)(variables["params"])
-    return gradients, scores, stats
-
-
-@pytest.mark.parametrize("chunk", [4, 5])
-def test_fine_tuning_in_chunks_is_fine_tuning(video: np.ndarray, chunk: int) -> None:
-    whole = make(freeze_statistics=True)
-    variables = random_variables(whole, video, LENGTHS)
-    step = jax.jit(fine_tune, static_argnums=0)
-    gradients, scores, stats = step(whole, variables, video, LENGTHS)
-    every_parameter_trains(gradients)
-    jax.tree.map(np.testing.assert_array_equal, stats["batch_stats"], variables["batch_stats"])
-    np.testing.assert_allclose(scores, evaluate(whole, variables, video, LENGTHS), atol=1e-5)
-    chunked = step(make(freeze_statistics=True, chunk_frames=chunk), variables, video, LENGTHS)
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
-        chunked,
-        (gradients, scores, stats),
-    )
-
-
-def test_fine_tuning_in_chunks_needs_the_memory_of_one() -> None:
-    frames = jax.ShapeDtypeStruct((2, 32, 32, 32, 3), jnp.uint8)
-    lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
-
-    def temporary(**options: Any) -> int:
-        model = make(encoder=SmallCNN((8, 8, 8), (1, 1, 4)), freeze_statistics=True, **options)
-        variables = jax.eval_shape(
-            partial(model.init, train=False), jax.random.key(0), frames, lengths
-        )
-        compiled = jax.jit(fine_tune, static_argnums=0).lower(model, variables, frames, lengths)
-        return compiled.compile().memory_analysis().temp_size_in_bytes
-
-    whole, chunked = temporary(), temporary(chunk_frames=8)
-    assert chunked < 0.4 * whole, (chunked, whole)
-
-
-def test_batch_statistics_are_of_the_whole_batch_whatever_the_chunks(video: np.ndarray) -> None:
-    variables = random_variables(make(), video, LENGTHS)
-    results = [
-        make(chunk_frames=chunk).apply(
-            variables, video, LENGTHS, train=True, mutable=["batch_stats"]
-        )
-        for chunk in (0, 5)
-    ]
-    jax.tree.map(np.testing.assert_array_equal, *results)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"lengths": LENGTHS + 1}, r"lengths: expected values in \[0, 4\], received \[5 3 2\]"),
-        ({"lengths": LENGTHS - 2}, r"lengths: expected values in \[0, 4\], received \[ 2  0 -1\]"),
-        ({"lengths": LENGTHS / 1}, "lengths: expected an integer dtype, received float64"),
-        ({"mask": LENGTHS}, r"mask: expected \(3,\) bool, received \(3,\) int32"),
-        ({"mask": np.ones(2, bool)}, r"mask: expected \(3,\) bool, received \(2,\) bool"),
-        (
-            {"frames": np.zeros((B, T, S, S, 3), np.int32)},
-            "frames: expected uint8 or a float dtype, received int32",
-        ),
-    ],
-)
-def test_impossible_clips_are_refused(
-    video: np.ndarray, arguments: dict[str, Any], message: str
-) -> None:
-    call = {"frames": video, "lengths": LENGTHS} | arguments
-    with pytest.raises(ValueError, match=message):
-        make().init(jax.random.key(0), **call, train=False)
