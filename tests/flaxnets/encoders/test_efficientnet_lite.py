@@ -47,15 +47,28 @@ def encode() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="module")
+def beginning(variables: Any) -> Any:
+    """Of the variables those up to ``stage_4``."""
+    names = {"stem", "stem_norm", *(f"block_{i:02d}" for i in range(8))}
+    return {
+        collection: {name: tree[name] for name in names & tree.keys()}
+        for collection, tree in variables.items()
+    }
+
+
+@pytest.fixture(scope="module")
 def train_step() -> Callable[..., Any]:
     """Parameters, statistics, images, mask to the gradients and the new statistics."""
-    model = EfficientNetLite0()
+    # All kinds of blocks; the rest would take twice the time to compile.
+    model = EfficientNetLite0(levels=("stage_4",))
 
     def loss(params: Any, batch_stats: Any, images: Any, mask: Any) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
-        maps, updated = model.apply(variables, images, mask, train=True, mutable=["batch_stats"])
+        outputs, updated = model.apply(variables, images, mask, train=True, mutable=["batch_stats"])
+        maps = outputs["stage_4"]
         weights = jnp.linspace(-1, 1, maps.shape[-1])
-        return jnp.sum(maps * weights * mask[:, None, None, None]), updated["batch_stats"]
+        total = jnp.sum(jnp.sin(maps) * weights * mask[:, None, None, None])
+        return total, updated["batch_stats"]
 
     return jax.jit(jax.grad(loss, has_aux=True))
 
@@ -124,16 +137,19 @@ def test_uint8_and_normalized_floats_agree(images: np.ndarray, variables: Any, e
     np.testing.assert_allclose(encode(variables, images), encode(variables, normalized), atol=1e-5)
 
 
-def test_bfloat16(images: np.ndarray, variables: Any, encode: Any) -> None:
-    model = EfficientNetLite0(dtype=jnp.bfloat16)
-    maps = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
-    assert maps.dtype == jnp.bfloat16
-    difference = np.abs(np.asarray(maps, np.float32) - encode(variables, images))
-    assert 0 < difference.mean() < 0.1
-    _, updated = jax.eval_shape(
-        lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]), variables, images
+def test_bfloat16(images: np.ndarray, variables: Any) -> None:
+    levels = ("stage_3",)
+    half, whole = (
+        jax.jit(
+            lambda v, x, dtype=dtype: EfficientNetLite0(levels=levels, dtype=dtype).apply(
+                v, x, train=False
+            )
+        )(variables, images)["stage_3"]
+        for dtype in (jnp.bfloat16, jnp.float32)
     )
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(updated))
+    assert half.dtype == jnp.bfloat16
+    difference = np.abs(np.asarray(half, np.float32) - np.asarray(whole))
+    assert 0 < difference.mean() < 0.02 * np.abs(whole).mean()
 
 
 def test_chunks_equal_the_whole_batch() -> None:
@@ -150,45 +166,47 @@ def test_chunks_equal_the_whole_batch() -> None:
 
 
 def test_every_parameter_has_a_gradient(
-    images: np.ndarray, variables: Any, train_step: Any
+    images: np.ndarray, beginning: Any, train_step: Any
 ) -> None:
     mask = np.ones(N, bool)
-    result = train_step(variables["params"], variables["batch_stats"], images, mask)
+    result = train_step(beginning["params"], beginning["batch_stats"], images, mask)
     gradients, _ = jax.device_get(result)
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert np.isfinite(gradient).all(), path
         assert np.any(gradient), path
 
 
-def test_masked_images_change_nothing(images: np.ndarray, variables: Any, train_step: Any) -> None:
+def test_masked_images_change_nothing(images: np.ndarray, beginning: Any, train_step: Any) -> None:
     mask = np.asarray([True, True, False, True])
     other = images.copy()
     other[2] = 255 - other[2]
-    state = variables["params"], variables["batch_stats"]
+    state = beginning["params"], beginning["batch_stats"]
     before, after = (jax.device_get(train_step(*state, x, mask)) for x in (images, other))
+    # The gradient of a bias in front of another BatchNorm is zero but for rounding.
+    rounding = 1e-6 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(before[0]))
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(a).max())
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(a).max() + rounding)
     counted = train_step(*state, other, np.ones(N, bool))[1]["stem_norm"]["mean"]
     assert np.abs(counted - after[1]["stem_norm"]["mean"]).max() > 1e-4
 
 
 def test_statistics_of_no_image_stay_finite(
-    images: np.ndarray, variables: Any, train_step: Any
+    images: np.ndarray, beginning: Any, train_step: Any
 ) -> None:
-    state = variables["params"], variables["batch_stats"]
+    state = beginning["params"], beginning["batch_stats"]
     _, statistics = train_step(*state, images, np.zeros(N, bool))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(statistics))
 
 
 def test_statistics_are_those_of_the_valid_images(
-    images: np.ndarray, variables: Any, train_step: Any
+    images: np.ndarray, beginning: Any, train_step: Any
 ) -> None:
     mask = np.asarray([True, False, True, True])
-    state = variables["params"], variables["batch_stats"]
+    state = beginning["params"], beginning["batch_stats"]
     mean = train_step(*state, images, mask)[1]["stem_norm"]["mean"]
-    kernel = variables["params"]["stem"]["kernel"].astype(np.float64)
+    kernel = beginning["params"]["stem"]["kernel"].astype(np.float64)
     stem = numpy_convolve((images[mask] - 127.0) / 128, kernel, 2)
-    expected = 0.99 * variables["batch_stats"]["stem_norm"]["mean"] + 0.01 * stem.mean((0, 1, 2))
+    expected = 0.99 * beginning["batch_stats"]["stem_norm"]["mean"] + 0.01 * stem.mean((0, 1, 2))
     np.testing.assert_allclose(mean, expected, atol=1e-5)
 
 

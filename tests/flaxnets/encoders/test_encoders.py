@@ -38,7 +38,6 @@ ENCODERS: dict[str, Encoder] = {
 BEGINNINGS: dict[str, Encoder] = {
     "vgg11_bn": VGG(11, batch_norm=True, levels=("conv1_1", "pool2")),
     "resnet18": ResNet(18, levels=("stage_1",)),
-    "resnet50": ResNet(50, levels=("stage_1",)),
     "googlenet": GoogLeNet(levels=("inception3a",)),
     "mobilenet_v2": MobileNetV2(levels=("stage_2",)),
     "small_cnn": SmallCNN((8, 8), (2, 2), depth=2, levels=("stage_1", "logits"), num_classes=5),
@@ -52,10 +51,12 @@ def shapes_of(encoder: Encoder, images: Any, *, train: bool = False) -> tuple[An
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 
     def run() -> Any:
-        variables = encoder.init(keys, images, train=False)
-        mutable = ["batch_stats"] if train else False
-        result = encoder.apply(variables, images, train=train, mutable=mutable, rngs=keys)
-        return variables, result
+        outputs, variables = encoder.init_with_output(keys, images, train=False)
+        if train:
+            outputs = encoder.apply(
+                variables, images, train=True, mutable=["batch_stats"], rngs=keys
+            )
+        return variables, outputs
 
     return jax.eval_shape(run)
 
