@@ -8,8 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.recurrent.cell import Cell, check_inputs
+from flaxnets.recurrent.cudnn import check_cudnn, run_cudnn
+from flaxnets.recurrent.linear_cell import LinearCell
 from flaxnets.recurrent.scan import ScanOptions, check_lengths, scan_cell
 from flaxnets.typing import Array, Carry
+
+BACKENDS = ("scan", "cudnn")
 
 
 class Recurrent(nn.Module):
@@ -29,11 +33,13 @@ class Recurrent(nn.Module):
       variational: dropout draws one mask a sequence, the same at every step (Gal and Ghahramani,
         1512.05287).
       recurrent_dropout_rate: on the hidden states that the cells' products read, one mask a
-        sequence.
+        sequence; not for linear cells, which have no such products.
       options: how the scans are carried out: unrolling, rematerialisation, truncation.
+      backend: ``scan``, or ``cudnn`` for plain LSTMs on GPUs (see ``cudnn.py``), with the same
+        parameters and outputs.
     """
 
-    make_cell: Callable[..., Cell]
+    make_cell: Callable[..., Cell | LinearCell]
     num_layers: int = 1
     bidirectional: bool = False
     residual: bool = False
@@ -44,6 +50,7 @@ class Recurrent(nn.Module):
     variational: bool = False
     recurrent_dropout_rate: float = 0.0
     options: ScanOptions = ScanOptions()
+    backend: str = "scan"
 
     @nn.compact
     def __call__(
@@ -68,9 +75,10 @@ class Recurrent(nn.Module):
         Raises:
           ValueError: inputs of another rank or of integers; lengths that are not (B,) integers or,
             where they are concrete, not in [0,T]; a layer in both directions asked to stream, since
-            its backward scan begins at the end.
+            its backward scan begins at the end; attributes that do not go together.
         """
         cells = self._make_cells()
+        self._check_attributes(cells[0][0])
         check_inputs(inputs, 2 + cells[0][0].num_feature_axes, "(B,T,D)", "(B,T,H,W,C)")
         check_lengths(lengths, inputs.shape[:2])
         if self.bidirectional and (initial_carry is not None or return_carry):
@@ -96,20 +104,8 @@ class Recurrent(nn.Module):
         ):
             if layer or self.input_features:
                 x = self._drop(x, train)
-            outputs = []
-            for reverse, cell in enumerate(directions):
-                carry, output = scan_cell(
-                    cell,
-                    x,
-                    lengths,
-                    initial_carry=carry,
-                    reverse=bool(reverse),
-                    hidden_mask=self._hidden_mask(cell, x, train),
-                    options=self.options,
-                )
-                outputs.append(output)
-                carries.append(carry)
-                carry = None
+            new_carries, outputs = self._scan(directions, x, lengths, carry, train)
+            carries += new_carries
             output = jnp.concatenate(outputs, axis=-1) if self.bidirectional else outputs[0]
             x = _add_residual(output, x, lengths) if self.residual and layer else output
         if return_carry:
@@ -127,7 +123,44 @@ class Recurrent(nn.Module):
         carry, outputs = self(inputs, lengths, train=False, initial_carry=carry, return_carry=True)
         return carry, outputs
 
-    def _make_cells(self) -> list[list[Cell]]:
+    def _check_attributes(self, cell: Cell | LinearCell) -> None:
+        """Refuses what no layer of such cells can do."""
+        if self.recurrent_dropout_rate and isinstance(cell, LinearCell):
+            raise ValueError(
+                f"recurrent_dropout_rate: expected 0 for {type(cell).__name__}, in which no "
+                f"product reads hidden states, received {self.recurrent_dropout_rate}"
+            )
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend: expected one of {BACKENDS}, received {self.backend!r}")
+        if self.backend == "cudnn":
+            check_cudnn(cell, self.options, self.recurrent_dropout_rate)
+
+    def _scan(
+        self,
+        cells: list[Cell | LinearCell],
+        inputs: Array,
+        lengths: Array | None,
+        initial_carry: Carry | None,
+        train: bool,
+    ) -> tuple[list[Carry], list[Array]]:
+        """Carries and outputs of one layer's cells, forward and backward."""
+        if self.backend == "cudnn":
+            return run_cudnn(cells, inputs, lengths, initial_carry)
+        both = [
+            scan_cell(
+                cell,
+                inputs,
+                lengths,
+                initial_carry=initial_carry,
+                reverse=bool(reverse),
+                hidden_mask=self._hidden_mask(cell, inputs, train),
+                options=self.options,
+            )
+            for reverse, cell in enumerate(cells)
+        ]
+        return [carry for carry, _ in both], [output for _, output in both]
+
+    def _make_cells(self) -> list[list[Cell | LinearCell]]:
         """The cells of each layer, forward and backward."""
         names = ("forward", "backward") if self.bidirectional else ("forward",)
         return [
@@ -141,7 +174,7 @@ class Recurrent(nn.Module):
         dropout = nn.Dropout(self.dropout_rate, broadcast_dims=shared, deterministic=not train)
         return dropout(x)
 
-    def _hidden_mask(self, cell: Cell, inputs: Array, train: bool) -> Array | None:
+    def _hidden_mask(self, cell: Cell | LinearCell, inputs: Array, train: bool) -> Array | None:
         """(B,F) or (B,1,1,F), scaled so that its mean is one; None where nothing is dropped."""
         rate = self.recurrent_dropout_rate
         if not rate or not train:

@@ -10,6 +10,8 @@ import numpy as np
 
 from flaxnets.recurrent.backward import deferred_scan, plain_scan
 from flaxnets.recurrent.cell import PROJECTION, Cell, Recur, Weights, check_carry, check_inputs
+from flaxnets.recurrent.linear_cell import LinearCell
+from flaxnets.recurrent.linear_recurrence import linear_recurrence, plain_recurrence
 from flaxnets.recurrent.products import ScanWeights
 from flaxnets.typing import Array, Carry, PyTree
 
@@ -21,15 +23,16 @@ class ScanOptions:
     """How a scan over time is carried out; none of these changes the outputs.
 
     Attributes:
-      unroll: steps in one turn of the loop.
+      unroll: steps in one turn of the loop; linear cells do not read it.
       remat_steps: steps of a chunk of time whose intermediate values are computed anew in the
         backward pass, inputs' products included; 0: everything is stored. Memory goes with
         ``remat_steps`` and with T / ``remat_steps`` carries; √T is a good choice.
       truncate_steps: truncated back-propagation through time (Williams and Peng 1990): every so
         many steps, counted from where the scan begins, the carry is cut off from the gradient; 0:
         never.
-      gradients: ``deferred`` forms the kernels' gradients once, after the scan, and has no
-        forward-mode derivative; ``autodiff`` leaves everything to JAX.
+      gradients: ``deferred`` forms the kernels' gradients once, after the scan (of linear cells:
+        runs their recurrence backwards), and has no forward-mode derivative; ``autodiff`` leaves
+        everything to JAX.
 
     Raises:
       ValueError: a number below zero, an unknown kind of gradients, or ``truncate_steps`` that are
@@ -62,7 +65,7 @@ class ScanOptions:
 
 
 def scan_cell(
-    cell: Cell,
+    cell: Cell | LinearCell,
     inputs: Array,
     lengths: Array | None = None,
     *,
@@ -83,7 +86,8 @@ def scan_cell(
       initial_carry: the carry before the first step; zeros by default.
       reverse: from the last step to the first.
       hidden_mask: (B,F) or (B,1,1,F), multiplies the hidden states that the products read, the same
-        at every step (variational dropout, Gal and Ghahramani, 1512.05287).
+        at every step (variational dropout, Gal and Ghahramani, 1512.05287). Not for linear cells,
+        which have no such products.
       options: how the scan is carried out.
 
     Returns:
@@ -92,9 +96,14 @@ def scan_cell(
 
     Raises:
       ValueError: inputs of another rank or of integers, lengths of another shape or outside [0,T],
-        an initial carry that is not the cell's.
+        an initial carry that is not the cell's, a ``hidden_mask`` for a linear cell.
     """
     options = options or ScanOptions()
+    if hidden_mask is not None and isinstance(cell, LinearCell):
+        raise ValueError(
+            f"hidden_mask: expected None for {type(cell).__name__}, in which no product reads "
+            f"hidden states, received shape {hidden_mask.shape}"
+        )
     check_inputs(inputs, 2 + cell.num_feature_axes, "(B,T,D)", "(B,T,H,W,C)")
     check_lengths(lengths, inputs.shape[:2])
     weights = cell.weights(inputs.shape)
@@ -105,9 +114,9 @@ def scan_cell(
     valid = None
     if lengths is not None:
         valid = jnp.arange(inputs.shape[1])[:, None] < lengths  # (T,B)
-    scan_steps = partial(_scan_steps, cell, reverse, options)
+    scan_steps: Any = _scan_linear if isinstance(cell, LinearCell) else _scan_steps
     carry, outputs = scan_chunks(
-        scan_steps,
+        partial(scan_steps, cell, reverse, options),
         (weights, hidden_mask),
         initial_carry,
         (inputs.swapaxes(0, 1), valid),
@@ -223,6 +232,30 @@ def _scan_steps(
     scan = deferred_scan if options.gradients == "deferred" else plain_scan
     scanned = ScanWeights(parameters.hidden, parameters.bias, (parameters.pointwise, hidden_mask))
     return scan(step, scanned, carry, projected, valid, reverse=reverse, unroll=options.unroll)
+
+
+def _scan_linear(
+    cell: LinearCell,
+    reverse: bool,
+    options: ScanOptions,
+    weights: tuple[dict[str, Array], None],
+    carry: Array,
+    xs: tuple[Array, Array | None],
+) -> tuple[Array, Array]:
+    """``_scan_steps`` for linear cells: all of time at once."""
+    parameters, _ = weights
+    inputs, valid = xs
+    coefficients, addends = cell.coefficients(parameters, inputs)
+    if valid is not None:
+        # h = 1·h + 0 leaves the state as it is.
+        coefficients = jnp.where(valid[..., None], coefficients, 1)
+        addends = jnp.where(valid[..., None], addends, 0)
+    recur = linear_recurrence if options.gradients == "deferred" else plain_recurrence
+    states = recur(coefficients, addends, carry, reverse=reverse)
+    outputs = cell.read(parameters, states, inputs)
+    if valid is not None:
+        outputs = jnp.where(valid[..., None], outputs, 0)
+    return states[0 if reverse else -1], outputs
 
 
 def _where(valid: Array, new: Array, old: Array) -> Array:
