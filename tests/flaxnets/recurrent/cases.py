@@ -1,6 +1,7 @@
 """The cells under test, each with its equations in NumPy, and random numbers for all they read."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,12 +39,23 @@ class Case:
     def draw(self, seed: int = 0, steps: int = T) -> tuple[Any, Any, np.ndarray]:
         """Parameters, carry and inputs (B,steps,...), float64, none of them zero or one."""
         rng = np.random.default_rng(seed)
-        cell = self.make_cell(**FLOAT64)
-        init = partial(cell.init, method="weights")
-        shapes = jax.eval_shape(lambda: init(jax.random.key(0), (B, *self.axes))["params"])
-        carry = jax.eval_shape(lambda: cell.initialize_carry(None, (B, *self.axes)))
-        params, carry = jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape), (shapes, carry))
+        params, carry = jax.tree.map(
+            lambda x: rng.normal(0, 0.5, x.shape), make_shapes(self.make_cell, self.axes)
+        )
         return params, carry, rng.normal(size=(B, steps, *self.axes))
+
+
+@functools.cache
+def make_shapes(make_cell: Callable[..., Any], axes: tuple[int, ...]) -> Any:
+    """Of the parameters, and of the carry for inputs (B, *axes)."""
+
+    def make() -> Any:
+        cell = make_cell()
+        init = partial(cell.init, method="weights")
+        params = init(jax.random.key(0), (B, *axes))["params"]
+        return params, cell.initialize_carry(None, (B, *axes))
+
+    return jax.eval_shape(make)
 
 
 def _maps(
@@ -113,8 +125,9 @@ def call_scan(
     )
 
 
-# Most of the tests' time goes into compiling, and their subject is the mathematics.
-compile_fast = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# Most of the tests' time goes into compiling, which without these is five times as slow.
+FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+compile_fast = partial(jax.jit, compiler_options=FAST)
 _compiled = compile_fast(call_scan, static_argnums=0, static_argnames=("reverse", "options"))
 
 

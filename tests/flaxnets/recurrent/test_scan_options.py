@@ -75,8 +75,7 @@ def test_changes_neither_values_nor_gradients(
     assert_close(actual, expected, **EXACT)
 
 
-@pytest.mark.parametrize("remat_steps", [0, 2])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("reverse", "remat_steps"), [(False, 0), (True, 2)])
 def test_truncation_is_that_of_chunks_whose_carries_are_handed_on_as_numbers(
     arguments: Any, reverse: bool, remat_steps: int
 ) -> None:
@@ -88,7 +87,8 @@ def test_truncation_is_that_of_chunks_whose_carries_are_handed_on_as_numbers(
     def chunks(arguments: Any) -> Any:
         params, carry, x, weights = arguments
         bounds = [(3, 7), (0, 3)] if reverse else [(0, 4), (4, 7)]
-        total, pieces = 0, []
+        total: Any = 0
+        pieces: list[Any] = []
         for begin, end in bounds:
             lengths = np.clip(LENGTHS - begin, 0, end - begin)
             carry = jax.lax.stop_gradient(carry) if pieces else carry

@@ -105,7 +105,7 @@ def test_in_bfloat16_the_carry_keeps_what_the_whole_has() -> None:
 
 def test_chunks_of_one_length_are_one_program() -> None:
     layer, variables, x = make(partial(GRUCell, F))
-    step = jax.jit(partial(layer.apply, method="stream"))
+    step: Any = jax.jit(partial(layer.apply, method="stream"))
     carry, _ = step(variables, None, x[:, :1])
     for t in range(1, T):
         carry, _ = step(variables, carry, x[:, t : t + 1])
