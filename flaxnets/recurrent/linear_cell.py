@@ -81,7 +81,7 @@ class LinearCell(CellModule):
 
 def multiply(inputs: Array, kernel: Array, dtype: Dtype) -> Array:
     """(...,D) times (D,F) in ``dtype``; with one axis of rows, the gradient is faster on CPUs."""
-    rows = inputs.astype(dtype).reshape(-1, inputs.shape[-1])
+    rows = jnp.asarray(inputs, dtype).reshape(-1, inputs.shape[-1])
     return (rows @ kernel.astype(dtype)).reshape(*inputs.shape[:-1], kernel.shape[1])
 
 

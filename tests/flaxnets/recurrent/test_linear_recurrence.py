@@ -1,0 +1,128 @@
+"""The linear recurrence, in both of its forms, against a loop in NumPy."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxnets.recurrent import linear_recurrence as module
+from flaxnets.recurrent.linear_recurrence import linear_recurrence, plain_recurrence
+from tests.flaxnets.recurrent.cases import assert_close, compile_fast
+from tests.flaxnets.recurrent.linear_cases import draw_like, weigh
+
+T, SHAPE = 7, (2, 3)
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["loop", "associative"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What runs on CPUs, and what runs elsewhere."""
+    if request.param == "associative":
+        monkeypatch.setattr(module, "_loop", module._associative)
+    return request.param
+
+
+def draw(dtype: Any, steps: int = T) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    likes = (
+        np.zeros((steps, *SHAPE), dtype),
+        np.zeros((steps, *SHAPE), dtype),
+        np.zeros(SHAPE, dtype),
+    )
+    a, b, initial = (draw_like(rng, like) for like in likes)
+    return a, b, initial
+
+
+def loop(a: np.ndarray, b: np.ndarray, state: np.ndarray, *, reverse: bool) -> np.ndarray:
+    states = np.zeros_like(b)
+    for t in reversed(range(len(b))) if reverse else range(len(b)):
+        state = a[t] * state + b[t]
+        states[t] = state
+    return states
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("dtype", [float, complex])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("recur", [linear_recurrence, plain_recurrence])
+def test_values_and_gradients_are_those_of_a_loop(dtype: Any, reverse: bool, recur: Any) -> None:
+    arguments = draw(dtype)
+
+    def loss(*arguments: Any) -> Any:
+        return weigh(1, recur(*arguments, reverse=reverse))
+
+    for steps in (T, 1):
+        cut = draw(dtype, steps)
+        actual = compile_fast(partial(recur, reverse=reverse))(*cut)
+        assert actual.dtype == cut[1].dtype
+        np.testing.assert_allclose(actual, loop(*cut, reverse=reverse), rtol=1e-12, atol=1e-12)
+    gradients = compile_fast(jax.grad(loss, (0, 1, 2)))(*arguments)
+    rng, small = np.random.default_rng(2), 1e-6
+    for number, gradient in enumerate(gradients):
+        direction = draw_like(rng, arguments[number])
+        moved = [list(arguments), list(arguments)]
+        moved[0][number] = arguments[number] + small * direction
+        moved[1][number] = arguments[number] - small * direction
+        high, low = (weigh(1, loop(*m, reverse=reverse)) for m in moved)
+        # JAX's gradient of a real function of z is that by Re z, minus i times that by Im z.
+        slope = (np.asarray(gradient) * direction).real.sum()
+        np.testing.assert_allclose(slope, (high - low) / (2 * small), rtol=1e-7)
+
+
+def test_the_states_and_coefficients_are_all_that_is_kept() -> None:
+    _, pull = jax.vjp(linear_recurrence, *map(jnp.asarray, draw(float)))
+    shapes = sorted(x.shape for x in jax.tree.leaves(pull))
+    assert shapes == [SHAPE, (T, *SHAPE), (T, *SHAPE)]
+
+
+def test_low_precision_adds_up_in_float32() -> None:
+    ones = jnp.ones((1000, 1), jnp.bfloat16)
+    states = linear_recurrence(ones, ones, jnp.zeros(1, jnp.bfloat16))
+    assert states.dtype == jnp.float32
+    np.testing.assert_array_equal(states[:, 0], np.arange(1, 1001))
+    gradient = jax.grad(lambda b: linear_recurrence(ones, b, ones[0]).sum())(ones)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        np.asarray(gradient[:, 0], float), np.arange(1000, 0, -1), rtol=2**-8
+    )
+
+
+def test_under_vmap_and_twice_differentiated() -> None:
+    arguments = draw(float)
+    several = [np.stack([x, 2 * x]) for x in arguments]
+    each = [linear_recurrence(*arguments), linear_recurrence(*(2 * x for x in arguments))]
+    np.testing.assert_allclose(jax.vmap(linear_recurrence)(*several), np.stack(each))
+
+    def hessian(recur: Any) -> Any:
+        def loss(a: Any) -> Any:
+            return (recur(a, *arguments[1:]) ** 2).sum()
+
+        return jax.jvp(jax.grad(loss), (arguments[0],), (arguments[1],))[1]
+
+    assert_close(hessian(linear_recurrence), hessian(plain_recurrence), rtol=1e-10, atol=1e-10)
+
+
+def test_forward_mode_is_left_to_the_plain_one() -> None:
+    arguments = draw(float)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(linear_recurrence, arguments, arguments)
+    _, tangent = jax.jvp(plain_recurrence, arguments, arguments)
+    up, down = (loop(*(x * (1 + s) for x in arguments), reverse=False) for s in (1e-6, -1e-6))
+    np.testing.assert_allclose(tangent, (up - down) / 2e-6, rtol=1e-6, atol=1e-6)
+
+
+def test_other_shapes_are_refused() -> None:
+    a, b, initial = draw(float)
+    with pytest.raises(ValueError, match=r"coefficients: expected shape \(7, 2, 3\), received \(6"):
+        linear_recurrence(a[1:], b, initial)
+    with pytest.raises(ValueError, match=r"initial: expected shape \(2, 3\), received \(3,\)"):
+        linear_recurrence(a, b, initial[0])
