@@ -14,8 +14,8 @@ import json
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 from absl import app, flags
 from flax import linen as nn
 
+from experiments.benchmarks.timing import measure
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_efficientnet_lite0
 from flaxnets.spatial.chunks import map_in_chunks
@@ -99,22 +100,6 @@ def _make_torch_encoder() -> Encode:
     return encode
 
 
-def measure(
-    encoders: Mapping[str, Encode], images: np.ndarray, repeats: int
-) -> dict[str, list[float]]:
-    """Seconds a batch, one number a round; the ways take turns within each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in encoders}
-    for encode in encoders.values():
-        encode(images)
-    for repeat in range(repeats):
-        for name, encode in encoders.items():
-            if repeat < _ROUNDS_AT_MOST.get(name, repeats):
-                begin = time.perf_counter()
-                encode(images)
-                seconds[name].append(time.perf_counter() - begin)
-    return seconds
-
-
 def summarize(seconds: Mapping[str, list[float]], batch_size: int) -> dict[str, dict[str, float]]:
     """Images a second by the median round, and how many times as fast the first way is."""
     ours = seconds[CHUNKED]
@@ -155,7 +140,8 @@ def main(argv: list[str]) -> None:
         name: float(np.abs(encode(images[:2]) - reference).max())
         for name, encode in encoders.items()
     }
-    results = summarize(measure(encoders, images, _REPEATS.value), len(images))
+    steps = {name: partial(encode, images) for name, encode in encoders.items()}
+    results = summarize(measure(steps, _REPEATS.value, _ROUNDS_AT_MOST), len(images))
 
     print(f"EfficientNet-Lite0, {len(images)} images of {size}x{size}, float32")
     print(f"{'':28}{'images/s':>9}{'ms':>9}{'(range)':>15}{'chunks are':>12}{'difference':>12}")

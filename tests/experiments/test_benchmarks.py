@@ -1,0 +1,63 @@
+"""The benchmarks' harness: every case is measured, and the tables hold what was measured."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from experiments.benchmarks import layers, memory
+from experiments.benchmarks.run import run_cases, write
+from experiments.benchmarks.tables import format_table
+from experiments.benchmarks.timing import Case, Jitted, compare, measure
+
+
+def test_ways_take_turns_and_limits_hold() -> None:
+    calls: list[str] = []
+    steps = {name: lambda name=name: calls.append(name) for name in "abc"}
+    seconds = measure(steps, 2, {"c": 1}, pause=0)
+    assert "".join(calls) == "abc" + "aabbc" + "aabb"
+    assert [len(rounds) for rounds in seconds.values()] == [2, 2, 1]
+
+
+def test_a_ratio_is_the_peers_median_over_ours() -> None:
+    rows = compare({"ours": [1.0, 2.0, 9.0], "peer": [4.0, 5.0, 3.0]})
+    assert rows["ours"]["ours_is_times_as_fast"] == 1
+    assert rows["peer"]["ours_is_times_as_fast"] == 2
+    assert rows["peer"]["milliseconds_max"] == 5000
+
+
+def test_files_hold_every_case_and_way(tmp_path: Path) -> None:
+    cases = [_without_optional_peers(case) for case in layers.vector_cases("gru", ((3, 2, 4, 5),))]
+    results = run_cases(cases, rounds=2, pause=0)
+    write("layers", results, tmp_path)
+    report = json.loads((tmp_path / "layers.json").read_text())
+    assert report["results"].keys() == {
+        "GRU, T=3, B=2, 4→5, forward",
+        "GRU, T=3, B=2, 4→5, training step",
+    }
+    for row in report["results"].values():
+        assert row.keys() == {layers.OURS, layers.LINEN}
+        assert all(numbers["rounds"] == 2 for numbers in row.values())
+    assert report["versions"].keys() >= {"jax", "flax"}
+    lines = (tmp_path / "layers.md").read_text().splitlines()
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[0].startswith("| our way | times as fast as flax.linen |")
+
+
+def _without_optional_peers(case: Case) -> Case:
+    ways = {way: case.ways[way] for way in (layers.OURS, layers.LINEN)}
+    return dataclasses.replace(case, ways=ways)
+
+
+def test_a_peer_that_is_missing_is_a_dash() -> None:
+    numbers = {"ours_is_times_as_fast": 1.0}
+    table = format_table({"x": {"ours": numbers, "flax.linen": {"ours_is_times_as_fast": 2.5}}})
+    assert table.splitlines()[-1] == "| x | 2.50 | — | — |"
+
+
+def test_memory_is_that_of_the_compiled_step() -> None:
+    (case,) = memory.cases(num_frames=9, size=4, channels=2, features=3, kernel_size=3)
+    assert list(case.ways) == ["remat_steps=3", memory.PLAIN, memory.AUTODIFF]
+    step = case.ways["remat_steps=3"]()
+    assert isinstance(step, Jitted)
+    assert step.temporary_bytes() > 0
