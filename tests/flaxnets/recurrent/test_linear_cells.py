@@ -67,7 +67,8 @@ def test_scan_and_its_gradients(case: LinearCase, reverse: bool) -> None:
     cell = case.make_cell(**FLOAT64)
     for lengths in (FULL, LENGTHS):
         gradients, actual = differentiate(cell, arguments, lengths, reverse=reverse)
-        expected = reference.scan(case.step, *arguments, lengths, reverse=reverse)
+        how: Any = {"lengths": lengths, "reverse": reverse}
+        expected = reference.scan(case.step, *arguments, **how)
         assert_close(actual, expected, **EXACT)
         assert not actual[1][np.arange(T) >= lengths[:, None]].any()
         leaves, structure = jax.tree.flatten(arguments)
@@ -79,7 +80,7 @@ def test_scan_and_its_gradients(case: LinearCase, reverse: bool) -> None:
                 moved = list(leaves)
                 moved[number] = leaves[number] + sign * small * direction
                 own = jax.tree.unflatten(structure, moved)
-                ends.append(weigh(7, reference.scan(case.step, *own, lengths, reverse=reverse)))
+                ends.append(weigh(7, reference.scan(case.step, *own, **how)))
             slope = (ends[0] - ends[1]) / (2 * small)
             assert abs(slope) > 1e-4
             np.testing.assert_allclose((leaf * direction).real.sum(), slope, rtol=1e-6, atol=1e-8)
