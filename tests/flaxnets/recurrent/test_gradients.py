@@ -184,3 +184,16 @@ def test_in_bfloat16_parameters_get_float32_gradients_near_the_exact_ones(name: 
         assert leaf.dtype == jnp.float32
         error = np.linalg.norm(leaf - exact[name]) / np.linalg.norm(exact[name])
         assert error < 0.03, (name, error)
+
+
+@some_cells
+def test_in_float32_with_all_optimisations_results_are_near_the_exact_ones(case: Case) -> None:
+    def run(compiler: Any, arguments: Any, **dtypes: Any) -> Any:
+        cell = case.make_cell(**dtypes)
+        run = jax.value_and_grad(lambda arguments, lengths: loss(cell, arguments, lengths))
+        return jax.device_get(compiler(run)(arguments, LENGTHS))
+
+    exact = run(compile_fast, case.draw(), **FLOAT64)
+    actual = run(jax.jit, jax.tree.map(np.float32, case.draw()))
+    assert actual[1][2].dtype == np.float32
+    assert_close(actual, exact, rtol=1e-3, atol=1e-4)
