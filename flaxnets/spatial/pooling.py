@@ -1,5 +1,6 @@
 """Pooling over windows of maps."""
 
+import functools
 import math
 
 import jax
@@ -24,7 +25,7 @@ def max_pool(
         the image or its upper left padding.
 
     Returns:
-      (N,h,w,C).
+      (N,h,w,C), with h or w zero where no window fits.
 
     Raises:
       ValueError: ``maps`` is not of rank 4.
@@ -32,14 +33,49 @@ def max_pool(
     raise_on_rank(maps)
     window, strides = _pair(window), _pair(strides)
     pads = _pads(maps.shape[1:3], window, strides, padding, ceil_mode)
+
+    def native(maps: Array) -> Array:
+        return native_max_pool(maps, window, strides, pads)
+
+    def shifted(maps: Array) -> Array:
+        return shifted_max_pool(maps, window, strides, pads)
+
+    sizes = (n + sum(pad) for n, pad in zip(maps.shape[1:3], pads, strict=True))
+    if any(n < k for n, k in zip(sizes, window, strict=True)):
+        return native(maps)  # No window fits: nothing is left, and there is nothing to slice.
+    return jax.lax.platform_dependent(maps, cpu=shifted, default=native)
+
+
+Pads = list[tuple[int, int]]
+
+
+def native_max_pool(
+    maps: Array, window: tuple[int, int], strides: tuple[int, int], pads: Pads
+) -> Array:
+    """``max_pool`` as one operation of XLA."""
     return jax.lax.reduce_window(
-        maps,
-        -jnp.inf,
-        jax.lax.max,
-        (1, *window, 1),
-        (1, *strides, 1),
-        ((0, 0), *pads, (0, 0)),
+        maps, -jnp.inf, jax.lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
     )
+
+
+def shifted_max_pool(
+    maps: Array, window: tuple[int, int], strides: tuple[int, int], pads: Pads
+) -> Array:
+    """``max_pool`` as maxima of shifted slices, along one axis after the other.
+
+    On a CPU the gradient of XLA's operation, select and scatter, takes several times as long.
+    Values that tie share their gradient, of which PyTorch gives all to the first.
+    """
+    x = maps
+    for axis, (k, s, (before, after)) in enumerate(zip(window, strides, pads, strict=True), 1):
+        if before or after:
+            widths = [(0, 0)] * 4
+            widths[axis] = (before, after)
+            x = jnp.pad(x, widths, constant_values=-jnp.inf)
+        count = (x.shape[axis] - k) // s + 1
+        taps = [jax.lax.slice_in_dim(x, i, i + (count - 1) * s + 1, s, axis) for i in range(k)]
+        x = functools.reduce(jnp.maximum, taps)
+    return x
 
 
 def average_pool(maps: Array, window: Pair, strides: Pair) -> Array:
