@@ -24,6 +24,7 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m experiments.benchmarks.encoders
+	$(BIN)/python -m experiments.benchmarks.run
 
 clean:
 	rm -rf .venv runs/demo

@@ -20,9 +20,9 @@ def linear_recurrence(
 
     On accelerators an associative scan (Blelloch 1990; Martin and Cundy, 1709.04057): a number of
     passes over the arrays that grows with log T. On CPUs a loop over time, which is one pass: for
-    (2048,8,256) float32 on two cores the associative scan took 4.9 times as long (25.2 against 5.2
-    ms), complex64 2.5 times; scans of blocks of 8 to 32 steps, and of all chunks of 32 steps at
-    once, took 2.3 to 6 times as long.
+    (2048,8,256) float32 on two cores the associative scan took 5 to 6 times as long (25 against 5
+    ms), in complex64 2.5 to 3.7 times; scans of blocks of 8 to 32 steps, and of all chunks of 32
+    steps at once, took 2.3 to 6 times as long.
 
     The backward pass is the same recurrence in the other direction, and all that is stored for it
     besides ``coefficients`` are the states:

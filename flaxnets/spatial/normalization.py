@@ -73,7 +73,7 @@ class BatchNorm(nn.Module):
                 running_var.value = old * running_var.value + (1 - old) * var * correction
         else:
             factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
-            outputs = x * factor + (bias - running_mean.value * factor)
+            outputs = (x - running_mean.value) * factor + bias
         return outputs.astype(self.dtype or inputs.dtype)
 
 
@@ -84,8 +84,8 @@ class Statistics(NamedTuple):
     """(C,)."""
     var: Array
     """(C,), biased."""
-    count: Array
-    """(), the number of pixels."""
+    num_pixels: Array
+    """()."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -111,7 +111,7 @@ def normalize_batch(
     """
     statistics = _measure(maps, rows, axis_name)
     factor = scale * jax.lax.rsqrt(statistics.var + epsilon)
-    return maps * factor + (bias - statistics.mean * factor), statistics
+    return (maps - statistics.mean) * factor + bias, statistics
 
 
 def _measure(maps: Array, rows: Array, axis_name: str | None) -> Statistics:
@@ -143,8 +143,9 @@ def _backward(
     total, covariance = _psum((of_bias, of_scale), axis_name)
     factor = scale * inverse
     slope = factor * inverse * covariance / count
-    offset = factor * total / count - slope * mean
-    of_maps = gradient * factor - rows[:, None, None, None] * (maps * slope + offset)
+    offset = factor * total / count
+    of_statistics = (maps - mean) * slope + offset
+    of_maps = gradient * factor - rows[:, None, None, None] * of_statistics
     return of_maps, of_scale, of_bias, None
 
 
