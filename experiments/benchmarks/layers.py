@@ -51,8 +51,10 @@ def map_cases(sizes: tuple[tuple[int, int, int, int, int, int], ...] = MAP_SIZES
     for t, b, side, c, f, k in sizes:
         title = f"ConvLSTM, T={t}, B={b}, {side}×{side}, {c}→{f}, {k}×{k}"
         draw = partial(_draw, (b, t, side, side, c))
-        # flax.linen's training step takes twelve seconds.
-        cases += _both_modes(title, draw, "convlstm", f, {"kernel_size": (k, k)}, {LINEN: 2})
+        # Their training steps take twelve seconds and more.
+        cases += _both_modes(
+            title, draw, "convlstm", f, {"kernel_size": (k, k)}, {LINEN: 2, KERAS: 2}
+        )
     return cases
 
 
