@@ -260,10 +260,12 @@ def step_gru(
         return 0.5 * r + 0.5, 0.5 * z + 0.5
 
     if "inputs" in projected:
-        inputs, products = projected["inputs"], recur("hidden", hidden.astype(dtype))
-        r, z = sigmoids(inputs[..., : 2 * features] + products[..., : 2 * features])
-        inputs, products = inputs[..., 2 * features :], products[..., 2 * features :]
-        n = jnp.tanh(inputs.astype(state_dtype) + weights["bias"] + r * products)
+        # Split, not sliced: the gradient of a split is one concatenation.
+        products = recur("hidden", hidden.astype(dtype))
+        gates, product = jnp.split(products, [2 * features], axis=-1)
+        input_gates, candidate = jnp.split(projected["inputs"], [2 * features], axis=-1)
+        r, z = sigmoids(input_gates + gates)
+        n = jnp.tanh(candidate.astype(state_dtype) + weights["bias"] + r * product)
     else:
         r, z = sigmoids(recur("gates", hidden.astype(dtype)))
         n = jnp.tanh(recur("candidate", (r * hidden).astype(dtype)).astype(state_dtype))
