@@ -47,6 +47,48 @@ class VideoBatch(TypedDict):
     index: np.ndarray
 
 
+class CaptionExample(TypedDict):
+    """One image, or video, with C of its captions, as a data source gives it.
+
+    Of ``image``, ``features`` and ``video`` exactly one is present. Training pairs have C = 1; the
+    captions of an image that are kept together have C of the image with the most.
+    """
+
+    image: NotRequired[np.ndarray]
+    """(H,W,3) uint8 in [0,255]."""
+    features: NotRequired[np.ndarray]
+    """(h,w,D) or (R,D) float16 or float32: a frozen encoder's map of the image; (T,...) with
+    ``lengths`` of a video's frames."""
+    video: NotRequired[np.ndarray]
+    """(T,H,W,3) uint8 in [0,255]; frames from ``lengths`` on are zero."""
+    lengths: NotRequired[np.ndarray]
+    """() int32, the number of valid frames, 1..T; with videos alone."""
+    tokens: np.ndarray
+    """(C,L) int32: ids of the words, ``<eos>`` (2), then ``<pad>`` (0); no ``<bos>``."""
+    token_lengths: np.ndarray
+    """(C,) int32, words + 1, as ``<eos>`` counts; 0 where there is no such caption."""
+    mask: np.ndarray
+    """() bool, False where the image could not be decoded: it counts nowhere."""
+    index: np.ndarray
+    """() int32, the number of the example in its split."""
+
+
+class CaptionBatch(TypedDict):
+    """``CaptionExample`` stacked: each array has a leading axis B.
+
+    Rows with ``mask`` False also fill up the last batch of a split; their ``token_lengths`` are 0.
+    """
+
+    image: NotRequired[np.ndarray]
+    features: NotRequired[np.ndarray]
+    video: NotRequired[np.ndarray]
+    lengths: NotRequired[np.ndarray]
+    tokens: np.ndarray
+    token_lengths: np.ndarray
+    mask: np.ndarray
+    index: np.ndarray
+
+
 class Source(Protocol):
     """Random access to the examples of one split; picklable, since workers are spawned."""
 

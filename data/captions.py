@@ -1,0 +1,230 @@
+"""Captions as words and as token ids: splitting, the vocabulary, padding."""
+
+import functools
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+SPECIAL_WORDS = ("<pad>", "<bos>", "<eos>", "<unk>")
+"""What the ids 0 to 3 stand for."""
+
+_FORMAT = 1
+
+# "'s" is a word; other apostrophes and hyphens belong to the word they stand within.
+_WORD = re.compile(r"'s\b|[^\W_]+(?:-[^\W_]+|'(?!s\b)[^\W_]+)*")
+
+
+def split_words(caption: str) -> list[str]:
+    """Splits a caption into the words that models are trained on.
+
+    Lower case; punctuation is dropped, but for hyphens and apostrophes within a word; the
+    possessive is a word of its own: "A man's T-shirt, snow-covered." gives a, man, 's, t-shirt,
+    snow-covered. Joined by spaces the words go through the scorers' PTB tokeniser as the caption
+    itself does, punctuation aside.
+
+    Args:
+        caption: a sentence.
+
+    Returns:
+        Its words, maybe none.
+    """
+    return _WORD.findall(caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words a model knows, and their ids: 0 to 3 as ``SPECIAL_WORDS``, then ``words``.
+
+    Two vocabularies with the same words in the same order are equal.
+
+    Attributes:
+        words: the words from id 4 on, by falling frequency.
+
+    Raises:
+        ValueError: a word is repeated, special, or not one that ``split_words`` gives.
+    """
+
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        repeated = [word for word, count in Counter(self.words).items() if count > 1]
+        if repeated:
+            raise ValueError(f"words: expected each once, received {_some(repeated)} repeatedly")
+        strange = [word for word in self.words if split_words(word) != [word]]
+        if strange:
+            raise ValueError(
+                f"words: expected words as split_words gives them, received {_some(strange)}"
+            )
+
+    @classmethod
+    def count(cls, captions: Iterable[str], min_count: int = 5) -> "Vocabulary":
+        """Collects the words of captions, of the training split alone.
+
+        Args:
+            captions: the sentences.
+            min_count: words that occur less often are left to ``<unk>``; at least 1.
+
+        Returns:
+            The words by falling frequency, those of equal frequency by the alphabet.
+
+        Raises:
+            ValueError: no word is that frequent.
+        """
+        if min_count < 1:
+            raise ValueError(f"min_count: expected at least 1, received {min_count}")
+        counts = Counter(word for caption in captions for word in split_words(caption))
+        frequent = [(-count, word) for word, count in counts.items() if count >= min_count]
+        if not frequent:
+            raise ValueError(
+                f"captions: expected words that occur {min_count} times, "
+                f"received {len(counts)} different words, all rarer"
+            )
+        return cls(tuple(word for _, word in sorted(frequent)))
+
+    def __len__(self) -> int:
+        """The number of ids, those of the special words included."""
+        return len(SPECIAL_WORDS) + len(self.words)
+
+    def __repr__(self) -> str:
+        # grain compares sources by it, and error messages should not list thousands of words.
+        return f"Vocabulary({len(self)} ids, {self.digest})"
+
+    def encode(self, caption: str) -> list[int]:
+        """Gives the ids of a caption's words, ``<unk>`` for unknown ones, and ``<eos>``."""
+        return [self._ids.get(word, UNK) for word in split_words(caption)] + [EOS]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Gives the words of ids up to the first ``<eos>``, joined by spaces.
+
+        Args:
+            ids: 0..len - 1, Python's or NumPy's integers; ``<pad>`` and ``<bos>`` are left out.
+
+        Raises:
+            ValueError: an id before the first ``<eos>`` is out of range.
+        """
+        words = []
+        for number in map(int, ids):
+            if number == EOS:
+                break
+            if not 0 <= number < len(self):
+                raise ValueError(f"ids: expected 0 to {len(self) - 1}, received {number}")
+            if number not in (PAD, BOS):
+                words.append(self.word(number))
+        return " ".join(words)
+
+    def word(self, number: int) -> str:
+        """The word, maybe a special one, of the id ``number``, 0..len - 1."""
+        first = len(SPECIAL_WORDS)
+        return SPECIAL_WORDS[number] if number < first else self.words[number - first]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that tell this vocabulary from others."""
+        text = json.dumps(self.words, ensure_ascii=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.words, len(SPECIAL_WORDS))}
+
+    def save(self, path: str | Path) -> None:
+        """Writes the vocabulary as JSON, to lie beside the model's checkpoints."""
+        content = {"format": _FORMAT, "digest": self.digest, "words": self.words}
+        Path(path).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Vocabulary":
+        """Reads what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not a vocabulary, or was changed after it was written.
+        """
+        expected = f"{path}: expected a vocabulary as Vocabulary.save writes it"
+        try:
+            content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{expected} ({error})") from None
+        words = content.get("words") if isinstance(content, dict) else None
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"{expected}, received no list of words")
+        if content.get("format") != _FORMAT:
+            raise ValueError(f"{expected}, format {_FORMAT}, received {content.get('format')!r}")
+        vocabulary = cls(tuple(words))
+        if vocabulary.digest != content.get("digest"):
+            raise ValueError(
+                f"{expected}, received words of digest {vocabulary.digest} under the digest "
+                f"{content.get('digest')!r}"
+            )
+        return vocabulary
+
+    def require_same(self, other: "Vocabulary") -> None:
+        """Checks that ids mean the same words in both, as a checkpoint's and the data's must.
+
+        Args:
+            other: the vocabulary that this one, of the checkpoint, is to be used for.
+
+        Raises:
+            ValueError: they differ; the message says in what.
+        """
+        if self.words == other.words:
+            return
+        here, there = set(self.words), set(other.words)
+        differences = [
+            f"{name} {len(words)} words ({_some(sorted(words))})"
+            for name, words in (("lacks", there - here), ("has besides", here - there))
+            if words
+        ]
+        if not differences:
+            number = next(i for i in range(len(self)) if self.word(i) != other.word(i))
+            differences = [
+                f"has the same words in another order: id {number} is "
+                f"{self.word(number)!r} instead of {other.word(number)!r}"
+            ]
+        raise ValueError(
+            f"vocabulary: expected the same words as the model was trained with; this one of "
+            f"{len(self)} ids, compared with the other of {len(other)}, {'; '.join(differences)}"
+        )
+
+
+def pad_captions(
+    captions: Sequence[Sequence[int] | np.ndarray], num_captions: int, num_tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stacks the captions of one example.
+
+    Args:
+        captions: ids of each, as ``Vocabulary.encode`` gives them.
+        num_captions: C, at least their number.
+        num_tokens: L, at least the length of the longest.
+
+    Returns:
+        ``tokens`` (C,L) int32, ``<pad>`` (0) behind each, and ``token_lengths`` (C,) int32, 0 where
+        there is no caption.
+
+    Raises:
+        ValueError: there are more, or longer, captions.
+    """
+    longest = max(map(len, captions), default=0)
+    if len(captions) > num_captions or longest > num_tokens:
+        raise ValueError(
+            f"captions: expected at most {num_captions} of {num_tokens} tokens, received "
+            f"{len(captions)}, the longest of {longest}"
+        )
+    tokens = np.full((num_captions, num_tokens), PAD, np.int32)
+    token_lengths = np.zeros(num_captions, np.int32)
+    for row, caption in enumerate(captions):
+        tokens[row, : len(caption)] = caption
+        token_lengths[row] = len(caption)
+    return tokens, token_lengths
+
+
+def _some(items: Sequence[object]) -> str:
+    return ", ".join(map(str, items[:3])) + (", ..." if len(items) > 3 else "")

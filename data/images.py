@@ -1,0 +1,181 @@
+"""Image files: reading any of them as RGB pixels, and resizing and cropping to one size."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+class ImageError(OSError):
+    """An image file cannot be read; the message is "path: reason"."""
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return type(self), (self.path, self.reason)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decodes an image file into RGB.
+
+    Grey, palette, CMYK and other colours are converted; what is transparent lies on white; 16 bits
+    are scaled to 8; of an animation the first frame is taken; the picture stands upright, as its
+    EXIF orientation says.
+
+    Args:
+        path: the file, in any format that Pillow knows.
+
+    Returns:
+        (H,W,3) uint8 in [0,255].
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImageError: the file is no image, or a truncated, a damaged or an enormous one.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        # Damaged files make Pillow's parsers raise almost anything: SyntaxError, struct.error,
+        # zlib.error, IndexError, DecompressionBombError ...
+        reason = str(error).replace(repr(str(path)), "it").replace(str(path), "it")
+        raise ImageError(path, reason or type(error).__name__) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        # Files of more than 8 bits (PNG, PGM, TIFF) use 0..65535; convert() would clip at 255.
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """From an image of any size to one size: resized by the short side, cut out of the middle.
+
+    Both steps are torchvision's of evaluation (``Resize``, ``CenterCrop``), with its rounding;
+    the resampling is antialiased.
+
+    Attributes:
+        size: height and width of the result, pixels.
+        short_side: pixels that the short side has before the cut, at least ``size``; None is
+            ``size``.
+        resampling: "bilinear" or "bicubic".
+    """
+
+    size: int = 224
+    short_side: int | None = None
+    resampling: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size: expected at least 1 pixel, received {self.size}")
+        if self.short_side is not None and self.short_side < self.size:
+            raise ValueError(
+                f"short_side: expected at least the size {self.size}, received {self.short_side}"
+            )
+        if self.resampling not in _RESAMPLING:
+            raise ValueError(
+                f"resampling: expected one of {', '.join(_RESAMPLING)}, "
+                f"received {self.resampling!r}"
+            )
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H,W,3) uint8 to (size,size,3) uint8."""
+        return resize_crop(image, self.size, short_side=self.short_side, resampling=self.resampling)
+
+
+def resize_crop(
+    image: np.ndarray,
+    size: int,
+    *,
+    short_side: int | None = None,
+    resampling: Literal["bilinear", "bicubic"] = "bilinear",
+) -> np.ndarray:
+    """Resizes an image by its short side and cuts out the middle; see ``ImageTransform``.
+
+    Args:
+        image: (H,W,3) uint8.
+        size: height and width of the result, pixels.
+        short_side: length of the short side before the cut, pixels; None is ``size``.
+        resampling: "bilinear" or "bicubic", antialiased.
+
+    Returns:
+        (size,size,3) uint8.
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"image: expected (H,W,3) uint8, received {image.shape} {image.dtype.name}"
+        )
+    target = size if short_side is None else short_side
+    height, width = image.shape[:2]
+    if height <= width:
+        height, width = target, target * width // height
+    else:
+        height, width = target * height // width, target
+    if (height, width) != image.shape[:2]:
+        resized = Image.fromarray(image).resize((width, height), _RESAMPLING[resampling])
+        image = np.asarray(resized)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Augmentation of ``image`` while its encoder is trained: a loader's ``transform``.
+
+    The source gives images a little larger than the crop (256 for 224 is usual). Mirroring
+    exchanges left and right, also of what captions call so, so it is off unless asked for.
+
+    Attributes:
+        size: height and width of the crop, pixels.
+        flip: mirror half of the images.
+    """
+
+    size: int
+    flip: bool = False
+
+    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Replaces ``image`` (H,W,3) by a part of it, (size,size,3).
+
+        Raises:
+            ValueError: the image is smaller than the crop.
+        """
+        image = example["image"]
+        height, width = image.shape[:2]
+        if min(height, width) < self.size:
+            raise ValueError(
+                f"image: expected at least {self.size} pixels high and wide, "
+                f"received {height} × {width}"
+            )
+        top = int(rng.integers(height - self.size + 1))
+        left = int(rng.integers(width - self.size + 1))
+        part = image[top : top + self.size, left : left + self.size]
+        if rng.random() < 0.5 and self.flip:
+            part = part[:, ::-1]
+        return {**example, "image": np.ascontiguousarray(part)}
