@@ -24,12 +24,10 @@ from array_record.python import array_record_data_source, array_record_module
 from filelock import FileLock
 
 from data.batches import Source
+from data.feature_encoding import Encode, encode_examples
 
 _FORMAT = 1
 _REQUIRED = ("encoder", "weights", "preprocessing", "source")
-
-Encode = Callable[[np.ndarray], np.ndarray]
-"""(n,H,W,3) uint8 in [0,255] to (n,...) float: the frozen encoder, frame by frame."""
 
 
 def digest_file(path: str | Path) -> str:
@@ -46,19 +44,24 @@ def write_features(
     key: Mapping[str, Any],
     dtype: str = "float16",
     shard_size: int = 64,
+    chunk: int = 32,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> "FeatureSource":
     """Encodes every example once and stores the features; does only what is missing.
 
     Args:
       root: directory of all caches; made if missing.
-      examples: the source; examples have ``video`` (T,H,W,3) or (V,T,H,W,3) uint8, ``lengths``,
-        ``mask``, and other numeric arrays, which are stored as they are.
-      encode: the frozen encoder; called with all frames of one example, (T,H,W,3) or (V·T,H,W,3).
+      examples: the source; examples have ``image`` (H,W,3) uint8, or ``video`` (T,H,W,3) or
+        (V,T,H,W,3) uint8 with ``lengths``; ``mask``; and other numeric arrays, which are stored as
+        they are.
+      encode: the frozen encoder; called with all frames of one video, (T,H,W,3) or (V·T,H,W,3), or
+        with ``chunk`` images, of which the last may be blank.
       key: what the features depend on, as JSON: at least ``encoder`` (its name), ``weights``
         (``digest_file`` of them), ``preprocessing`` and ``source`` (which clips of which files).
       dtype: stored type, 'float16' or 'float32'.
       shard_size: examples in a file, >= 1: what a kill loses at most.
+      chunk: images encoded at once, >= 1, at most ``shard_size``; they are read by threads
+        meanwhile. Examples with ``video`` are encoded one by one.
       on_progress: called with (examples done, examples) after each example that is encoded.
 
     Returns:
@@ -71,6 +74,8 @@ def write_features(
     """
     if shard_size < 1:
         raise ValueError(f"shard_size: expected at least 1, received {shard_size}")
+    if chunk < 1:
+        raise ValueError(f"chunk: expected at least 1, received {chunk}")
     if len(examples) == 0:
         raise ValueError("examples: expected at least one, received none")
     described = _describe(key, dtype, len(examples))
@@ -88,6 +93,7 @@ def write_features(
         else:
             text = json.dumps({"key": described, "shard_size": shard_size}, indent=1)
             _write_atomically(header, lambda path: path.write_text(text, encoding="utf-8"))
+        chunk = min(chunk, shard_size, len(examples))
         for shard, path in enumerate(_shard_paths(directory, len(examples), shard_size)):
             if not path.exists():
                 first = shard * shard_size
@@ -96,8 +102,9 @@ def write_features(
                 def write(path: Path, indices: range = indices) -> None:
                     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
                     try:
-                        for index in indices:
-                            example = _encode_example(examples[index], encode, dtype, index)
+                        for index, example in encode_examples(
+                            examples, indices, encode, dtype, chunk
+                        ):
                             writer.write(_pack(example))
                             if on_progress is not None:
                                 on_progress(index + 1, len(examples))
@@ -111,8 +118,8 @@ def write_features(
 class FeatureSource:
     """Random access to the stored features of one split; picklable.
 
-    Examples are those of ``write_features``'s source with ``features`` in place of ``video``:
-    (T,...) or (V,T,...), float16 or float32.
+    Examples are those of ``write_features``'s source with ``features`` in place of ``image``,
+    (...), or ``video``, (T,...) or (V,T,...); float16 or float32.
 
     Args:
       directory: a cache's directory (``cache_directory``).
@@ -174,38 +181,6 @@ def _describe(key: Mapping[str, Any], dtype: str, examples: int) -> dict[str, An
     except (TypeError, ValueError) as error:
         raise ValueError(f"key: expected values that JSON can hold ({error})") from None
     return plain
-
-
-def _encode_example(
-    example: Mapping[str, np.ndarray], encode: Encode, dtype: str, index: int
-) -> dict[str, np.ndarray]:
-    video = np.asarray(example["video"])  # (T,H,W,3) or (V,T,H,W,3)
-    if video.ndim not in (4, 5):
-        raise ValueError(
-            f"video of example {index}: expected (T,H,W,3) or (V,T,H,W,3), "
-            f"received shape {video.shape}"
-        )
-    leading = video.shape[:-3]
-    frames = video.reshape(-1, *video.shape[-3:])
-    encoded = np.asarray(encode(frames))
-    if encoded.ndim < 2 or len(encoded) != len(frames):
-        raise ValueError(
-            f"encode: expected ({len(frames)},...) features of {len(frames)} frames, "
-            f"received shape {encoded.shape}"
-        )
-    encoded = encoded.reshape(*leading, *encoded.shape[1:])
-    valid = np.arange(leading[-1]) < np.asarray(example["lengths"])[..., None]  # (T,) or (V,T)
-    valid &= np.asarray(example["mask"])
-    valid = valid.reshape(*leading, *(1,) * (encoded.ndim - len(leading)))
-    with np.errstate(over="ignore"):
-        features = np.where(valid, encoded, 0).astype(dtype)
-    if not np.isfinite(features).all():
-        raise ValueError(
-            f"features of example {index} are not finite in {dtype}: "
-            f"the largest is {np.abs(encoded).max():.3g}"
-        )
-    others = {name: np.asarray(array) for name, array in example.items() if name != "video"}
-    return {"features": features, **others}
 
 
 def _pack(example: Mapping[str, np.ndarray]) -> bytes:

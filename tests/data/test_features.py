@@ -193,6 +193,7 @@ def test_an_index_out_of_range(tmp_path: Path) -> None:
         ({"key": {**KEY, "more": object()}}, "JSON"),
         ({"dtype": "bfloat16"}, "dtype: expected 'float16' or 'float32'"),
         ({"shard_size": 0}, "shard_size: expected at least 1"),
+        ({"chunk": 0}, "chunk: expected at least 1"),
         ({"examples": []}, "examples: expected at least one"),
         ({"encode": lambda frames: encode(frames)[:1]}, "encode: expected"),
         ({"encode": lambda frames: encode(frames) * 1e5}, "not finite in float16"),
@@ -215,3 +216,68 @@ def test_digest_follows_the_content(tmp_path: Path) -> None:
     assert digest_file(tmp_path / "a") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+class Images:
+    """Random images; number 2 could not be decoded."""
+
+    def __init__(self, examples: int = 7, height: int = 6):
+        self.examples = examples
+        self.height = height
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(index)
+        return {
+            "image": rng.integers(1, 256, (self.height, 5, 3), np.uint8),
+            "mask": np.asarray(index != 2),
+            "index": np.asarray(index, np.int32),
+        }
+
+
+@pytest.mark.parametrize(
+    ("chunk", "shard_size", "calls"), [(1, 4, 7), (3, 3, 3), (3, 4, 3), (100, 4, 2), (4, 100, 2)]
+)
+def test_images_are_encoded_in_chunks_of_one_size(
+    tmp_path: Path, chunk: int, shard_size: int, calls: int
+) -> None:
+    sizes: list[int] = []
+
+    def noting(frames: np.ndarray) -> np.ndarray:
+        sizes.append(len(frames))
+        return encode(frames)
+
+    done: list[int] = []
+    source = write_features(
+        tmp_path,
+        Images(),
+        noting,
+        key=KEY,
+        chunk=chunk,
+        shard_size=shard_size,
+        on_progress=lambda count, _: done.append(count),
+    )
+    assert sizes == [min(chunk, shard_size, 7)] * calls
+    assert done == [*range(1, 8)]
+    for i in range(7):
+        image, stored = Images()[i], source[i]
+        assert sorted(stored) == ["features", "index", "mask"]
+        expected = encode(image["image"][None])[0] * image["mask"]
+        np.testing.assert_array_equal(stored["features"], expected.astype(np.float16))
+        assert stored["mask"] == image["mask"]
+        assert stored["index"] == i
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([Images()[0], Images(height=7)[1]], r"image of example 1: .*\(6, 5, 3\).*\(7, 5, 3\)"),
+        ([Images()[0], Clips()[1]], "image of example 1: .*received shape None"),
+        ([{"mask": np.asarray(True)}], "expected 'image' or 'video', received mask"),
+    ],
+)
+def test_examples_that_do_not_fit(tmp_path: Path, examples: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_features(tmp_path, examples, encode, key=KEY)
