@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 import grain
 import numpy as np
 
+from data.order import Order, OrderedExamples
 from data.process_rows import ProcessRows
 from data.workers import available_cpus, end_with_parent
 
@@ -49,6 +50,7 @@ class Loader:
         train: shuffle, anew in every epoch, and repeat forever. False: one pass in the source's
             order, whose last batch is filled up with rows of zeros (``mask`` False, ``label`` and
             ``index`` -1), so that every process sees ``batches_per_epoch`` batches.
+        order: replaces the shuffle in training, and finishes each batch.
         seed: fixes the order and the transform's random numbers, 0..2**32 - 1.
         process_index: which process this is; it gets the rows
             [process_index, process_index + 1) × batch_size / process_count of each batch.
@@ -72,6 +74,7 @@ class Loader:
         batch_size: int,
         transform: Transform | None = None,
         train: bool,
+        order: Order | None = None,
         seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -100,7 +103,15 @@ class Loader:
             )
         if not 0 <= max_bad_share <= 1:
             raise ValueError(f"max_bad_share: expected 0..1, received {max_bad_share}")
+        if order is not None:
+            fits = (order.num_examples, order.batch_size) == (len(source), batch_size)
+            if not train or not fits:
+                raise ValueError(
+                    f"order: expected one of {len(source)} examples in batches of {batch_size}, "
+                    f"in training, received {order} with train={train}"
+                )
         self.source = source
+        self.order = order
         self.batch_size = batch_size
         self.train = train
         self.seed = seed
@@ -122,13 +133,14 @@ class Loader:
         """The batches that hold every example once, the last one maybe partly."""
         return -(-self.num_examples // self.batch_size)
 
-    def describe(self) -> dict[str, int | bool]:
+    def describe(self) -> dict[str, Any]:
         """What fixes the order, for JSON: a position is worth nothing where this differs."""
         return {
             "num_examples": self.num_examples,
             "batch_size": self.batch_size,
             "seed": self.seed,
             "train": self.train,
+            **(self.order.describe() if self.order else {}),
         }
 
     def batches(self, start: int = 0) -> "BatchIterator":
@@ -147,9 +159,13 @@ class Loader:
 
     def _open(self, start: int) -> grain.DatasetIterator:
         """Grain's iterator over this process's batches from ``start`` on."""
-        examples = grain.MapDataset.source(self.source).seed(self.seed)
-        if self.train:
-            examples = examples.shuffle().repeat()
+        if self.order is not None:
+            ordered = OrderedExamples(self.source, self.order)
+            examples = grain.MapDataset.source(ordered).seed(self.seed)
+        else:
+            examples = grain.MapDataset.source(self.source).seed(self.seed)
+            if self.train:
+                examples = examples.shuffle().repeat()
         if self._transform is not None:
             examples = examples.random_map(self._transform)
         first_row = start * self.batch_size + self._process_index * self._rows
@@ -226,6 +242,8 @@ class BatchIterator(Iterator[Batch]):
             own = np.array if loader._num_workers else np.asarray
             batch = {key: own(value) for key, value in next(self._iterator).items()}
             loader._note_bad(batch)
+            if loader.order is not None:
+                batch = loader.order.finish(self._next, batch)
         except BaseException:
             self.close()
             raise
