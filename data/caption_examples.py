@@ -13,32 +13,30 @@ _INPUTS = ("image", "features", "video")
 _KEPT = (*_INPUTS, "lengths", "mask")
 
 
-class ImageSource:
-    """Random access to image files as pixels of one size; picklable.
+class DecodedImages:
+    """Random access to images as pixels of one size; picklable.
 
-    It is what an encoder's features are made of (``data.features``), and the images of a
-    ``CaptionSource``.
+    It is what an encoder's features are made of (``data.features``), and the inputs of a
+    ``CaptionSource``. Subclasses say how many images there are and how one is decoded.
 
     Args:
-        paths: the files.
         transform: makes them equally large.
     """
 
-    def __init__(self, paths: Sequence[str], transform: ImageTransform):
-        self.paths = tuple(paths)
+    def __init__(self, transform: ImageTransform):
         self.transform = transform
 
     def __len__(self) -> int:
-        return len(self.paths)
+        raise NotImplementedError
 
-    def __repr__(self) -> str:
-        # grain compares it when it restores the position of an iterator.
-        return f"ImageSource({len(self)} paths, {self.transform})"
+    def decode(self, index: int) -> np.ndarray:
+        """Decodes the image ``index`` to (H,W,3) uint8, or raises ``OSError``."""
+        raise NotImplementedError
 
     def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
         """``image`` (size,size,3) uint8, ``mask``, ``index``; zeros where it does not decode."""
         try:
-            image, readable = self.transform(read_image(self.paths[index])), True
+            image, readable = self.transform(self.decode(index)), True
         except (ImageError, FileNotFoundError):
             image = np.zeros((self.transform.size, self.transform.size, 3), np.uint8)
             readable = False
@@ -50,12 +48,35 @@ class ImageSource:
 
     def explain(self, index: int) -> str:
         """Says why the image ``index`` cannot be decoded, by trying it."""
-        path = self.paths[index]
         try:
-            read_image(path)
+            self.decode(index)
         except (ImageError, FileNotFoundError) as error:
             return str(error)
-        return f"{path}: could not be decoded before, but can be now"
+        return f"image {index}: could not be decoded before, but can be now"
+
+
+class ImageSource(DecodedImages):
+    """Random access to image files as pixels of one size; picklable.
+
+    Args:
+        paths: the files.
+        transform: makes them equally large.
+    """
+
+    def __init__(self, paths: Sequence[str], transform: ImageTransform):
+        super().__init__(transform)
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __repr__(self) -> str:
+        # grain compares it when it restores the position of an iterator.
+        return f"ImageSource({len(self)} paths, {self.transform})"
+
+    def decode(self, index: int) -> np.ndarray:
+        """Decodes the file ``index``; see ``data.images.read_image``."""
+        return read_image(self.paths[index])
 
 
 class CaptionSource:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -42,17 +42,37 @@ def read_image(path: str | Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ImageError: the file is no image, or a truncated, a damaged or an enormous one.
     """
+    with open(path, "rb") as file:
+        return decode_image(file, str(path))
+
+
+def decode_image(file: BinaryIO, name: str) -> np.ndarray:
+    """Decodes an image as ``read_image`` does.
+
+    Args:
+        file: an open file, or bytes in an ``io.BytesIO``.
+        name: what the error calls it.
+
+    Returns:
+        (H,W,3) uint8 in [0,255].
+
+    Raises:
+        ImageError: it is no image, or a truncated, a damaged or an enormous one.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             return np.array(_to_rgb(ImageOps.exif_transpose(image)))
-    except FileNotFoundError:
-        raise
     except Exception as error:
         # Damaged files make Pillow's parsers raise almost anything: SyntaxError, struct.error,
         # zlib.error, IndexError, DecompressionBombError ...
-        reason = str(error).replace(repr(str(path)), "it").replace(str(path), "it")
-        raise ImageError(path, reason or type(error).__name__) from error
+        raise ImageError(name, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no image in a format that Pillow knows"
+    return str(error) or type(error).__name__
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

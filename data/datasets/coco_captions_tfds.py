@@ -1,0 +1,130 @@
+"""TFDS's ``coco_captions`` where it has been prepared; read without TensorFlow.
+
+COCO of 2014 in Karpathy's splits, images and captions in the same records. Preparing it takes
+TensorFlow, once, on any machine; the file format must be the one that is read without it::
+
+    tfds.builder("coco_captions", data_dir=DIR).download_and_prepare(file_format="array_record")
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data.caption_examples import DecodedImages
+from data.datasets.captioned_images import find_split
+from data.images import ImageTransform, decode_image
+
+_SPLITS = {
+    "train": "train",
+    "restval": "restval",
+    "validation": "val",
+    "val": "val",
+    "dev": "val",
+    "test": "test",
+}
+
+
+class RecordImages(DecodedImages):
+    """Random access to the images of records as pixels of one size; picklable.
+
+    Args:
+        records: TFDS's data source, with ``image`` left encoded.
+        transform: makes them equally large.
+    """
+
+    def __init__(self, records: Any, transform: ImageTransform):
+        super().__init__(transform)
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        # grain compares it when it restores the position of an iterator.
+        return f"RecordImages({self._records!r}, {self.transform})"
+
+    def decode(self, index: int) -> np.ndarray:
+        """Decodes the image of the record ``index``; see ``data.images.decode_image``."""
+        record = self._records[index]
+        name = f"record {index}, {record['image/filename'].decode()}"
+        return decode_image(io.BytesIO(record["image"]), name)
+
+
+@dataclass(frozen=True)
+class PreparedCaptions:
+    """One split of the prepared data set.
+
+    Attributes:
+        records: TFDS's data source, with ``image`` left encoded.
+        captions: of each image, as people wrote them, by rising id.
+        image_ids: COCO's.
+    """
+
+    records: Any
+    captions: tuple[tuple[str, ...], ...]
+    image_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def images(self, transform: ImageTransform) -> RecordImages:
+        """The source of the images, decoded and made equally large."""
+        return RecordImages(self.records, transform)
+
+
+def read_split(data_dir: str | Path, split: str, *, restval: bool = True) -> PreparedCaptions:
+    """Reads the captions of one split, which takes reading all its records, and finds its images.
+
+    Args:
+        data_dir: TFDS's folder of data sets, or the version's folder in it.
+        split: "train", "validation" (also called "val", "dev"), "test", or "restval" alone.
+        restval: train on ``restval`` as well.
+
+    Raises:
+        FileNotFoundError: the data set is not prepared there.
+        ValueError: the split is unknown, or the files are of another format or data set.
+    """
+    name = find_split(split, _SPLITS)
+    directory = _find(Path(data_dir))
+    builder = tfds.builder_from_directory(directory)
+    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"{directory}: expected array_record files, which are read without TensorFlow, "
+            f"received {builder.info.file_format.value}; prepare the data set again with "
+            'download_and_prepare(file_format="array_record")'
+        )
+    expected = {"image", "image/id", "image/filename", "captions"}
+    lacking = expected - set(builder.info.features or {})
+    if builder.name != "coco_captions" or lacking:
+        raise ValueError(f"{directory}: expected coco_captions, received {builder.name}")
+    names = ["train", "restval"] if name == "train" and restval else [name]
+    absent = [name for name in names if name not in builder.info.splits]
+    if absent:
+        raise ValueError(
+            f"split: {directory} lacks {', '.join(absent)}, it has {', '.join(builder.info.splits)}"
+        )
+    records = builder.as_data_source(
+        split="+".join(names), decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    captions, image_ids = [], []
+    for record in records:
+        numbered = zip(record["captions"]["id"], record["captions"]["text"], strict=True)
+        captions.append(tuple(text.decode().strip() for _, text in sorted(numbered)))
+        image_ids.append(int(record["image/id"]))
+    return PreparedCaptions(records, tuple(captions), tuple(image_ids))
+
+
+def _find(data_dir: Path) -> Path:
+    if (data_dir / "features.json").is_file():
+        return data_dir
+    versions = [path.parent for path in data_dir.glob("coco_captions/*/*/features.json")]
+    if not versions:
+        raise FileNotFoundError(
+            f"{data_dir}: expected coco_captions, prepared by TFDS, in "
+            f"{data_dir / 'coco_captions'}; its preparation needs TensorFlow"
+        )
+    return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
