@@ -21,9 +21,9 @@ ALLOWED_INSIDE = {
     "spatial": {"typing", "spatial"},
     "encoders": {"typing", "spatial", "encoders"},
     "recurrent": {"typing", "spatial", "recurrent"},
-    "decoders": {"typing", "decoders"},
+    "decoders": {"typing", "recurrent", "decoders"},
     "models": {"typing", "spatial", "encoders", "recurrent", "decoders", "models"},
-    "training": {"typing", "training", "losses", "metrics"},
+    "training": {"typing", "decoders", "training", "losses", "metrics", "cider"},
     "losses.py": {"typing"},
     "metrics.py": {"typing"},
 }
