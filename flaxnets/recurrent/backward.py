@@ -27,8 +27,8 @@ from flaxnets.recurrent.products import (
 )
 from flaxnets.typing import Array, Carry, PyTree
 
-Step = Callable[[Recur, PyTree, PyTree, Carry, dict[str, Array]], tuple[Carry, Array]]
-"""(recur, weights, flags, carry, inputs) to the new carry and the output of one step."""
+Step = Callable[[Recur, PyTree, PyTree, Carry, dict[str, Array]], tuple[Carry, Any]]
+"""(recur, weights, flags, carry, inputs) to the new carry and the output of one step, a pytree."""
 
 
 def plain_scan(
@@ -40,11 +40,11 @@ def plain_scan(
     *,
     reverse: bool = False,
     unroll: int = 1,
-) -> tuple[Carry, Array]:
+) -> tuple[Carry, Any]:
     """``deferred_scan`` with gradients by automatic differentiation, in any mode."""
     addends, others = split_addends(weights, inputs)
 
-    def body(carry: Carry, xs: Any) -> tuple[Carry, Array]:
+    def body(carry: Carry, xs: Any) -> tuple[Carry, Any]:
         addends, others, flags = xs
 
         def recur(name: str, hidden: Array) -> Array:
@@ -65,7 +65,7 @@ def deferred_scan(
     *,
     reverse: bool = False,
     unroll: int = 1,
-) -> tuple[Carry, Array]:
+) -> tuple[Carry, Any]:
     """Scans ``step`` over time; kernels and biases get their gradients after the scan.
 
     Reverse mode only: it has no forward-mode derivative.
@@ -89,7 +89,7 @@ def deferred_scan(
     @jax.custom_vjp
     def run(
         weights: ScanWeights, carry: Carry, inputs: dict[str, Array], flags: PyTree
-    ) -> tuple[Carry, Array]:
+    ) -> tuple[Carry, Any]:
         addends, others = split_addends(weights, inputs)
 
         def body(carry: Carry, xs: Any, stored: None) -> Any:
@@ -106,7 +106,7 @@ def deferred_scan(
 
     def forward(
         weights: ScanWeights, carry: Carry, inputs: dict[str, Array], flags: PyTree
-    ) -> tuple[tuple[Carry, Array], Any]:
+    ) -> tuple[tuple[Carry, Any], Any]:
         addends, others = split_addends(weights, inputs)
         shapes = _product_shapes(step, weights, carry, inputs, flags)
         products = {
@@ -129,7 +129,7 @@ def deferred_scan(
         last, products, (outputs, carries) = loop.run(body, carry, (others, flags), products)
         return (last, outputs), (weights, others, flags, carries, products)
 
-    def backward(residuals: Any, gradients: tuple[Carry, Array]) -> Any:
+    def backward(residuals: Any, gradients: tuple[Carry, Any]) -> Any:
         weights, others, flags, carries, products = residuals
         transposed = jax.tree.map(transpose, weights.kernels)
         of_last, of_outputs = gradients

@@ -1,12 +1,14 @@
 """Products of hidden states with kernels, dense or convolutional, and their two derivatives.
 
 A kernel of rank 2 multiplies the last axis, one of rank 4 convolves maps with zero padding SAME.
+One of rank 3 is a matrix for each row of the batch: what attention reads, as an image's regions.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from flaxnets.spatial.convolution import conv2d, conv2d_kernel_gradient
 from flaxnets.typing import Array, PyTree
@@ -16,7 +18,7 @@ class ScanWeights(NamedTuple):
     """What a scan multiplies with and reads at every step."""
 
     kernels: dict[str, Array]
-    """By name, of rank 2 or 4: see ``products.py``."""
+    """By name, of rank 2, 3 or 4: see ``products.py``."""
     biases: dict[str, Array]
     """(G,), added to the product of that name."""
     others: PyTree
@@ -40,20 +42,25 @@ def split_addends(
 
 
 def multiply(hidden: Array, kernel: Array) -> Array:
-    """(B,F) times (F,G), or (B,H,W,F) convolved with (h,w,F,G); in the dtype of ``hidden``."""
+    """In the dtype of ``hidden``.
+
+    Args:
+      hidden: (B,...,F), (B,C,F) or (B,H,W,F).
+      kernel: (F,G) multiplies, (B,F,G) multiplies row by row, (h,w,F,G) convolves.
+    """
     kernel = kernel.astype(hidden.dtype)
-    return hidden @ kernel if kernel.ndim == 2 else conv2d(hidden, kernel)
+    return hidden @ kernel if kernel.ndim < 4 else conv2d(hidden, kernel)
 
 
 def transpose(kernel: Array) -> Array:
-    """The kernel that ``multiply_transposed`` takes: (G,F), or (h,w,G,F) turned by half a turn."""
-    return kernel.T if kernel.ndim == 2 else kernel[::-1, ::-1].swapaxes(2, 3)
+    """What ``multiply_transposed`` takes: (G,F), (B,G,F), or (h,w,G,F) turned by half a turn."""
+    return kernel.swapaxes(-1, -2) if kernel.ndim < 4 else kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def multiply_transposed(gradient: Array, transposed: Array) -> Array:
     """The gradient of ``multiply`` in the hidden states, from that of its result (B,...,G)."""
     transposed = transposed.astype(gradient.dtype)
-    if transposed.ndim == 2:
+    if transposed.ndim < 4:
         return gradient @ transposed
     # What SAME puts in front of an even kernel comes behind it on the way back.
     pads = [(k // 2, k - 1 - k // 2) for k in transposed.shape[:2]]
@@ -78,6 +85,8 @@ def kernel_gradient(hidden: Array, gradient: Array, kernel: Array) -> Array:
             (((0,), (0,)), ((), ())),
             preferred_element_type=kernel.dtype,
         )
+    if kernel.ndim == 3:
+        return jnp.einsum("tbcf,tbcg->bfg", hidden, gradient, preferred_element_type=kernel.dtype)
     of_kernel = conv2d_kernel_gradient(
         hidden.reshape(-1, *hidden.shape[2:]),
         gradient.reshape(-1, *gradient.shape[2:]),

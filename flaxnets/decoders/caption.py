@@ -1,0 +1,445 @@
+"""What all captioning decoders share: words in, scores of the next word out.
+
+A decoder's work falls into parts that run at different rates:
+
+- ``remember``: once an image. What every step reads and none changes: regions, keys, means.
+- ``project``: once for all steps of all captions, as large products before the scan.
+- ``step``: what depends on the carry. Its products go through ``recur`` by name, so that the
+  gradients of kernels are formed once, after the scan (``recurrent/backward.py``).
+- ``read``: once for all steps after the scan, up to the product with the vocabulary.
+
+``advance`` calls the same four for a single step, so decoding step by step agrees with teacher
+forcing by construction. Regions and keys are (B,...), while states are (B,C,...): C captions of an
+image share what is remembered of it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxnets.decoders.attention import flatten_regions
+from flaxnets.decoders.caption_cells import InnerCell
+from flaxnets.recurrent.backward import deferred_scan, plain_scan
+from flaxnets.recurrent.cell import Cell, Recur
+from flaxnets.recurrent.cells import LSTMCell
+from flaxnets.recurrent.products import ScanWeights, affine, split_addends
+from flaxnets.recurrent.scan import GRADIENTS
+from flaxnets.typing import Array, Carry, Dtype, PRNGKey, PyTree
+
+Memory = dict[str, Array]
+"""(B,...) by name: what the steps read of an image. A mask of regions is bool."""
+
+
+class CaptionOutputs(NamedTuple):
+    """What a decoder says of C captions of L words for each of B images."""
+
+    logits: Array
+    """(B,C,L,V) float32; [..., t, :] scores the word t after reading the words before it."""
+    attention: Array | None = None
+    """(B,C,L,R) at least float32, of each step's regions; zero at padded steps."""
+    log_probabilities: Array | None = None
+    """(B,C,L) at least float32, hard attention in training: of the regions that were sampled."""
+    entropies: Array | None = None
+    """(B,C,L) at least float32, nats, hard attention in training: of the regions' weights."""
+    baseline: Array | None = None
+    """() float32, hard attention: the moving average of captions' log-likelihoods before this."""
+
+
+class DecoderWeights(NamedTuple):
+    """A decoder's parameters by the part that reads them."""
+
+    embedding: Array
+    """(V,E)."""
+    fixed: dict[str, Array]
+    """Read outside of the scan."""
+    scan: ScanWeights
+    """Read within it, without what belongs to an image."""
+    cells: dict[str, InnerCell]
+    """Whose kernels are among those of ``scan``."""
+
+
+class CaptionDecoder(nn.Module, kw_only=True):
+    """Regions of an image and the words so far to scores of the next word.
+
+    Attributes:
+      vocabulary_size: V.
+      make_cell: the constructor of a recurrent cell, as ``partial(GRUCell, 512)``.
+      embed_features: E, width of a word's embedding.
+      dropout_rate: on what the product with the vocabulary reads.
+      embed_dropout_rate: on embedded words.
+      begin_token: the word that is read first.
+      gradients: ``deferred`` or ``autodiff``, see ``ScanOptions``.
+      unroll: steps in one turn of the scan's loop.
+      dtype: of the products; cell states, attention and logits are at least float32.
+      param_dtype: of the parameters.
+    """
+
+    vocabulary_size: int
+    make_cell: Callable[..., Cell] = partial(LSTMCell, 512)
+    embed_features: int = 512
+    dropout_rate: float = 0.5
+    embed_dropout_rate: float = 0.0
+    begin_token: int = 1
+    gradients: str = "deferred"
+    unroll: int = 1
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    def weights(self, width: int) -> DecoderWeights:
+        """The parameters, made at the first call for regions of ``width`` D."""
+        raise NotImplementedError
+
+    def remember(self, weights: DecoderWeights, regions: Array, mask: Array | None) -> Memory:
+        """What the steps read of regions (B,R,D) in ``dtype``, with a mask (B,R) bool."""
+        raise NotImplementedError
+
+    def start(self, weights: DecoderWeights, memory: Memory) -> Carry:
+        """The carry (B,...) before the first word."""
+        raise NotImplementedError
+
+    def attach(self, weights: DecoderWeights, memory: Memory) -> ScanWeights:
+        """``weights.scan`` with those parts of the memory that the steps read."""
+        return weights.scan
+
+    def project(self, weights: DecoderWeights, memory: Memory, embedded: Array) -> dict[str, Array]:
+        """Embedded words (...,B,C,E) to the inputs of the scan (...,B,C,G)."""
+        raise NotImplementedError
+
+    def step(
+        self,
+        cells: dict[str, InnerCell],
+        recur: Recur,
+        others: PyTree,
+        flags: dict[str, Array],
+        carry: Carry,
+        inputs: dict[str, Array],
+    ) -> tuple[Carry, dict[str, Array]]:
+        """One step of time: the new carry, and outputs (B,C,...) with ``attention`` if there is.
+
+        Args:
+          cells: of whose weights names and shapes alone may be read.
+          recur: products with the kernels of ``attach``.
+          others: of the weights of ``attach``.
+          flags: what has no gradient: ``draw_flags``' arrays of this step.
+          carry: (B,C,...).
+          inputs: what ``project`` gave and ``recur`` does not add.
+        """
+        raise NotImplementedError
+
+    def read(self, weights: DecoderWeights, outputs: dict[str, Array], embedded: Array) -> Array:
+        """What the product with the vocabulary reads, of any number of steps."""
+        return outputs["hidden"]
+
+    def draw_flags(self, shape: tuple[int, ...], memory: Memory) -> dict[str, Array]:
+        """Random numbers that training steps read, (L,B,C,...), for ``shape`` (L,B,C)."""
+        return {}
+
+    def __call__(
+        self,
+        features: Array,
+        tokens: Array,
+        token_lengths: Array,
+        mask: Array | None = None,
+        *,
+        train: bool,
+        sampling_probability: Array | float | None = None,
+    ) -> CaptionOutputs:
+        """Scores of given captions' words, each after the words before it.
+
+        Args:
+          features: (B,R,D), (B,h,w,D) or (B,D), float.
+          tokens: (B,C,L) int32 in [0,V): words, the end token, padding; no begin token.
+          token_lengths: (B,C) int32 in [0,L], the end token included. Steps from there on leave the
+            carry as it is; their logits mean nothing.
+          mask: (B,R) bool, regions that exist; None: all.
+          train: whether dropout (key ``dropout``) and what else is random act.
+          sampling_probability: scheduled sampling (Bengio et al., 1506.03099): with this
+            probability a step reads, in place of the given word, one drawn from the scores of the
+            step before (key ``sampling``). None: teacher forcing, all steps in one fast scan.
+
+        Raises:
+          ValueError: features, tokens, lengths or mask of another shape or dtype, tokens or lengths
+            out of range where they are known, features of another width than the parameters'.
+        """
+        if self.gradients not in GRADIENTS:
+            raise ValueError(f"gradients: expected one of {GRADIENTS}, received {self.gradients!r}")
+        regions, mask = flatten_regions(features, mask)
+        check_captions(tokens, token_lengths, len(regions), self.vocabulary_size)
+        weights = self.weights(regions.shape[-1])
+        memory = self.remember(weights, regions.astype(self.dtype), mask)
+        b, c, num_steps = tokens.shape
+        carry = jax.tree.map(
+            lambda x: jnp.broadcast_to(x[:, None], (b, c, *x.shape[1:])),
+            self.start(weights, memory),
+        )
+        first = jnp.full((b, c, 1), self.begin_token, tokens.dtype)
+        previous = jnp.moveaxis(jnp.concatenate([first, tokens[..., :-1]], -1), -1, 0)  # (L,B,C)
+        flags = {"valid": jnp.arange(num_steps)[:, None, None] < token_lengths}
+        if train:
+            flags |= self.draw_flags((num_steps, b, c), memory)
+        if sampling_probability is not None:
+            return self._sample_words(
+                weights, memory, carry, previous, flags, sampling_probability, train
+            )
+        embedded = self._embed(weights, previous, self._drop_key(train))  # (L,B,C,E)
+        scan = deferred_scan if self.gradients == "deferred" else plain_scan
+        _, outputs = scan(
+            partial(self._step_where_valid, weights.cells),
+            self.attach(weights, memory),
+            carry,
+            self.project(weights, memory, embedded),
+            flags,
+            unroll=self.unroll,
+        )
+        hidden = jnp.moveaxis(self.read(weights, outputs, embedded), 0, 2)  # (B,C,L,F)
+        logits = self._score(weights, hidden, self._drop_key(train))
+        return self._collect(logits, {n: jnp.moveaxis(x, 0, 2) for n, x in outputs.items()})
+
+    def begin(self, features: Array, mask: Array | None = None) -> tuple[Memory, Carry]:
+        """Looks at images before any word: memory and carry, pytrees of (B,...).
+
+        Args:
+          features: as ``__call__``'s.
+          mask: as ``__call__``'s.
+
+        Raises:
+          ValueError: as ``__call__``.
+        """
+        regions, mask = flatten_regions(features, mask)
+        weights = self.weights(regions.shape[-1])
+        memory = self.remember(weights, regions.astype(self.dtype), mask)
+        return memory, self.start(weights, memory)
+
+    def advance(
+        self, memory: Memory, carry: Carry, previous: Array
+    ) -> tuple[Carry, Array, Array | None]:
+        """Reads one word and scores the next.
+
+        Args:
+          memory: what ``begin`` gave.
+          carry: what ``begin`` or the step before gave.
+          previous: (B,) int32 in [0,V), first the begin token.
+
+        Returns:
+          The new carry, logits (B,V) float32, and attention (B,R) or None.
+
+        Raises:
+          ValueError: words of another shape or dtype, memory of another width than the parameters'.
+        """
+        b = len(next(iter(memory.values())))
+        if previous.shape != (b,) or not jnp.issubdtype(previous.dtype, jnp.integer):
+            raise ValueError(
+                f"previous: expected {(b,)} integers, received {previous.shape} {previous.dtype}"
+            )
+        weights = self.weights(self.memory_width(memory))
+        carry = jax.tree.map(lambda x: x[:, None], carry)
+        flags = {"valid": jnp.ones((b, 1), bool)}
+        carry, logits, outputs = self._run_step(
+            weights, memory, carry, previous[:, None], flags, (None, None)
+        )
+        carry, logits, attention = jax.tree.map(
+            lambda x: x[:, 0], (carry, logits, outputs.get("attention"))
+        )
+        return carry, logits, attention
+
+    def memory_width(self, memory: Memory) -> int:
+        """D of the regions that a memory was made of."""
+        return memory["regions"].shape[-1]
+
+    def _run_step(
+        self,
+        weights: DecoderWeights,
+        memory: Memory,
+        carry: Carry,
+        previous: Array,
+        flags: dict[str, Array],
+        drop_keys: tuple[PRNGKey | None, PRNGKey | None],
+    ) -> tuple[Carry, Array, dict[str, Array]]:
+        """One step on words (B,C): the new carry, logits (B,C,V) and outputs (B,C,...)."""
+        embedded = self._embed(weights, previous, drop_keys[0])
+        scanned = self.attach(weights, memory)
+        addends, inputs = split_addends(scanned, self.project(weights, memory, embedded))
+
+        def recur(name: str, hidden: Array) -> Array:
+            return affine(scanned, addends, name, hidden)
+
+        carry, outputs = self._step_where_valid(
+            weights.cells, recur, scanned.others, flags, carry, inputs
+        )
+        hidden = self.read(weights, outputs, embedded)
+        return carry, self._score(weights, hidden, drop_keys[1]), outputs
+
+    def _step_where_valid(
+        self,
+        cells: dict[str, InnerCell],
+        recur: Recur,
+        others: PyTree,
+        flags: dict[str, Array],
+        carry: Carry,
+        inputs: dict[str, Array],
+    ) -> tuple[Carry, dict[str, Array]]:
+        valid = flags["valid"][..., None]  # (B,C,1)
+        new_carry, outputs = self.step(cells, recur, others, flags, carry, inputs)
+        carry = jax.tree.map(lambda new, old: jnp.where(valid, new, old), new_carry, carry)
+        return carry, {name: jnp.where(valid, x, 0) for name, x in outputs.items()}
+
+    def _sample_words(
+        self,
+        weights: DecoderWeights,
+        memory: Memory,
+        carry: Carry,
+        previous: Array,
+        flags: dict[str, Array],
+        probability: Array | float,
+        train: bool,
+    ) -> CaptionOutputs:
+        """Scheduled sampling: step after step, since one reads the scores of the one before."""
+        num_steps, b, c = previous.shape
+        drop_keys = [self._drop_key(train) for _ in range(2)]
+        keys = [
+            None if key is None else jax.random.split(key, num_steps)
+            for key in (self.make_rng("sampling"), *drop_keys)
+        ]
+        may_sample = jnp.arange(num_steps) > 0  # The first word is the begin token.
+
+        def body(state: Any, xs: Any) -> Any:
+            carry, logits = state
+            given, flags, may_sample, (key, *drop_keys) = xs
+            choose_key, draw_key = jax.random.split(key)
+            chosen = may_sample & jax.random.bernoulli(choose_key, probability, given.shape)
+            drawn = jax.random.categorical(draw_key, logits).astype(given.dtype)
+            words = jnp.where(chosen, drawn, given)
+            carry, logits, outputs = self._run_step(
+                weights, memory, carry, words, flags, tuple(drop_keys)
+            )
+            return (carry, logits), (logits, outputs)
+
+        logits = jnp.zeros((b, c, self.vocabulary_size), self._score_dtype)
+        xs = previous, flags, may_sample, keys
+        _, (logits, outputs) = jax.lax.scan(body, (carry, logits), xs)
+        logits, outputs = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), (logits, outputs))
+        return self._collect(logits, outputs)
+
+    def _collect(self, logits: Array, outputs: dict[str, Array]) -> CaptionOutputs:
+        """Logits (B,C,L,V) and outputs (B,C,L,...) of all steps."""
+        return CaptionOutputs(logits, outputs.get("attention"))
+
+    @property
+    def _score_dtype(self) -> Dtype:
+        return jnp.promote_types(self.dtype, jnp.float32)
+
+    def _score(self, weights: DecoderWeights, hidden: Array, drop_key: PRNGKey | None) -> Array:
+        """Logits (...,V), at least float32."""
+        hidden = _drop(hidden.astype(self.dtype), self.dropout_rate, drop_key)
+        kernel = weights.fixed["vocabulary_kernel"].astype(self.dtype)
+        logits = jnp.matmul(hidden, kernel, preferred_element_type=self._score_dtype)
+        return logits + weights.fixed["vocabulary_bias"]
+
+    def _embed(self, weights: DecoderWeights, words: Array, drop_key: PRNGKey | None) -> Array:
+        embedded = weights.embedding.astype(self.dtype)[words]
+        return _drop(embedded, self.embed_dropout_rate, drop_key)
+
+    def _drop_key(self, train: bool) -> PRNGKey | None:
+        drops = train and (self.dropout_rate > 0 or self.embed_dropout_rate > 0)
+        return self.make_rng("dropout") if drops else None
+
+    # Parameters, called by the compact method ``weights`` of the decoders.
+
+    def _param_affine(
+        self, name: str, width: int, features: int, *, bias: bool = True
+    ) -> dict[str, Array]:
+        """``name_kernel`` (width, features), and ``name_bias``."""
+        init = nn.initializers.lecun_normal()
+        made = {
+            f"{name}_kernel": self.param(
+                f"{name}_kernel", init, (width, features), self.param_dtype
+            )
+        }
+        if bias:
+            zeros = nn.initializers.zeros
+            made[f"{name}_bias"] = self.param(f"{name}_bias", zeros, (features,), self.param_dtype)
+        return made
+
+    def _param_vector(self, name: str, features: int) -> Array:
+        """(features,), of which inner products with tanh's values have a variance near 1."""
+        init = nn.initializers.normal(features**-0.5)
+        return self.param(name, init, (features,), self.param_dtype)
+
+    def _param_words(self, hidden_features: int) -> tuple[Array, dict[str, Array]]:
+        """The embedding (V,E), and the affine map of hidden features to the vocabulary's scores."""
+        shape = self.vocabulary_size, self.embed_features
+        init = nn.initializers.normal(self.embed_features**-0.5)
+        embedding = self.param("embedding", init, shape, self.param_dtype)
+        return embedding, self._param_affine("vocabulary", hidden_features, self.vocabulary_size)
+
+    def _check_width(self, width: int, *path: str, beside: int = 0) -> None:
+        """Refuses regions of another width than that of the parameter at ``path``.
+
+        Args:
+          width: D of the regions.
+          path: names of modules and of a kernel (D + ``beside``,...).
+          beside: rows of the kernel that multiply something else.
+        """
+        found: Any = self.variables.get("params", {})
+        for name in path:
+            if name not in found:
+                return
+            found = found[name]
+        if found.shape[0] != width + beside:
+            raise ValueError(
+                f"features: expected width {found.shape[0] - beside}, received {width}"
+            )
+
+
+def attach_regions(scanned: ScanWeights, memory: Memory) -> ScanWeights:
+    """With ``regions`` as the kernel ``context``, and ``keys`` and ``mask`` as others."""
+    kernels, biases, others = scanned
+    mask = memory.get("mask")
+    # As a float, since differentiation knows no gradient of a bool.
+    exists = None if mask is None else mask.astype(jnp.float32)
+    kernels = kernels | {"context": memory["regions"]}
+    return ScanWeights(kernels, biases, (*others, memory["keys"], exists))
+
+
+def check_captions(
+    tokens: Array, token_lengths: Array, batch_size: int, vocabulary_size: int
+) -> None:
+    """Refuses captions and lengths that do not go together.
+
+    Raises:
+      ValueError: tokens that are not (B,C,L) integers or, where they are known, not in [0,V);
+        lengths that are not (B,C) integers or, where they are known, not in [0,L].
+    """
+    if tokens.ndim != 3 or len(tokens) != batch_size or 0 in tokens.shape[1:]:
+        raise ValueError(
+            f"tokens: expected (B,C,L) with B = {batch_size}, received shape {tokens.shape}"
+        )
+    if token_lengths.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"token_lengths: expected shape {tokens.shape[:2]}, received {token_lengths.shape}"
+        )
+    ranges = (
+        ("tokens", tokens, vocabulary_size - 1),
+        ("token_lengths", token_lengths, tokens.shape[2]),
+    )
+    for name, values, largest in ranges:
+        if not jnp.issubdtype(values.dtype, jnp.integer):
+            raise ValueError(f"{name}: expected integers, received {values.dtype}")
+        if isinstance(values, jax.core.Tracer) or not values.size:
+            continue
+        low, high = np.min(values), np.max(values)
+        if low < 0 or high > largest:
+            raise ValueError(f"{name}: expected 0 to {largest}, received {low} to {high}")
+
+
+def _drop(x: Array, rate: float, key: PRNGKey | None) -> Array:
+    """Dropout where there is a key."""
+    if key is None or rate == 0:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0)

@@ -1,0 +1,118 @@
+"""The captioner: an encoder of images or videos, and a decoder that puts them into words."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from flaxnets.decoders.caption import CaptionDecoder, CaptionOutputs, Memory
+from flaxnets.models.frame_encoding import check_clips, encode_frames, unwrap_level
+from flaxnets.typing import Array, Carry
+
+
+class Captioner(nn.Module):
+    """Images, videos or cached features to captions.
+
+    What the decoder reads are regions: the places of an image's maps, or the steps of a video.
+
+    Attributes:
+      decoder: of ``flaxnets/decoders``.
+      encoder: of images: (N,H,W,C) to maps (N,h,w,D) or vectors (N,D), or a dict of one of them,
+        called with ``mask`` (N,) and ``train``. Of videos: (B,T,...) to (B,T,D), called with
+        ``lengths``, ``mask`` and ``train``, as a ``CRNN`` without classifier. None: the inputs are
+        features already.
+      freeze_encoder: an encoder of images runs as in evaluation and gets no gradient; name it in
+        ``optimizer.frozen`` too, or weight decay moves it. A CRNN has such an attribute of its own.
+      freeze_statistics: an encoder of images runs as in evaluation, and its parameters train:
+        fine-tuning with frozen BatchNorm.
+      chunk_images: images that a frozen encoder sees at once; 0: all.
+    """
+
+    decoder: CaptionDecoder
+    encoder: nn.Module | None = None
+    freeze_encoder: bool = False
+    freeze_statistics: bool = False
+    chunk_images: int = 0
+
+    def __call__(
+        self,
+        inputs: Array,
+        tokens: Array,
+        token_lengths: Array,
+        lengths: Array | None = None,
+        mask: Array | None = None,
+        *,
+        train: bool,
+        sampling_probability: Array | float | None = None,
+    ) -> CaptionOutputs:
+        """Scores of given captions' words, each after the words before it.
+
+        Args:
+          inputs: (B,H,W,C) images, uint8 or float as the encoder takes them; or features, float:
+            (B,R,D), (B,h,w,D) or (B,D); or, with ``lengths``, a video (B,T,...).
+          tokens: (B,C,L) int32 in [0,V): words, the end token, padding; no begin token.
+          token_lengths: (B,C) int32 in [0,L], the end token included; 0: no such caption.
+          lengths: (B,) int32 in [0,T], valid steps of a video; None: the inputs are no video.
+          mask: (B,) bool, examples that count in batch statistics; None: all.
+          train: whether dropout acts and batch statistics are those of the batch.
+          sampling_probability: scheduled sampling, see ``CaptionDecoder``.
+
+        Raises:
+          ValueError: inputs of another rank or dtype, or as ``CaptionDecoder``.
+        """
+        regions, exists = self._encode(inputs, lengths, mask, train=train)
+        return self.decoder(
+            regions,
+            tokens,
+            token_lengths,
+            exists,
+            train=train,
+            sampling_probability=sampling_probability,
+        )
+
+    def begin(self, inputs: Array, lengths: Array | None = None) -> tuple[Memory, Carry]:
+        """Encodes inputs and looks at them: memory and carry, pytrees of (B,...).
+
+        Args:
+          inputs: as ``__call__``'s.
+          lengths: as ``__call__``'s.
+        """
+        return self.decoder.begin(*self._encode(inputs, lengths, None, train=False))
+
+    def advance(
+        self, memory: Memory, carry: Carry, previous: Array
+    ) -> tuple[Carry, Array, Array | None]:
+        """Reads one word (B,) int32, first the begin token, and scores the next.
+
+        Returns:
+          The new carry, logits (B,V) float32, and attention (B,R) or None.
+        """
+        return self.decoder.advance(memory, carry, previous)
+
+    def _encode(
+        self, inputs: Array, lengths: Array | None, mask: Array | None, *, train: bool
+    ) -> tuple[Array, Array | None]:
+        """Regions, (B,R,D), (B,h,w,D) or (B,D), and (B,R) bool of those that exist."""
+        if lengths is not None:
+            check_clips(inputs, lengths, mask, name="inputs")
+            steps = inputs
+            if self.encoder is not None:
+                steps = self.encoder(inputs, lengths, mask, train=train)
+            if steps.ndim != 3:
+                raise ValueError(
+                    f"inputs: expected a video that becomes (B,T,D), received {steps.shape}"
+                )
+            return steps, jnp.arange(steps.shape[1]) < jnp.asarray(lengths)[:, None]
+        if self.encoder is None:
+            return inputs, None
+        if inputs.ndim != 4:
+            raise ValueError(f"inputs: expected (B,H,W,C), received shape {inputs.shape}")
+        maps = encode_frames(
+            self.encoder,
+            inputs[:, None],
+            jnp.ones(len(inputs), jnp.int32),
+            mask,
+            train=train,
+            chunk_frames=self.chunk_images,
+            freeze_encoder=self.freeze_encoder,
+            freeze_statistics=self.freeze_statistics,
+        )
+        return unwrap_level(maps, "encoder")[:, 0], None
