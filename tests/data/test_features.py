@@ -38,6 +38,25 @@ class Clips:
         }
 
 
+class Images:
+    """Random images; number 2 could not be decoded."""
+
+    def __init__(self, examples: int = 7, height: int = 6):
+        self.examples = examples
+        self.height = height
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(index)
+        return {
+            "image": rng.integers(1, 256, (self.height, 5, 3), np.uint8),
+            "mask": np.asarray(index != 2),
+            "index": np.asarray(index, np.int32),
+        }
+
+
 def encode(frames: np.ndarray) -> np.ndarray:
     """(n,H,W,3) to (n,2,3): the mean colour of the upper and the lower half."""
     halves = np.split(frames.astype(np.float32), 2, axis=1)
@@ -127,7 +146,8 @@ def test_goes_on_after_an_error_with_the_file_that_is_missing(tmp_path: Path) ->
     assert not list(directory.glob("*.unfinished"))
 
 
-def test_goes_on_after_a_kill(tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [Clips, Images])
+def test_goes_on_after_a_kill(tmp_path: Path, examples: type) -> None:
     program = f"""
 import importlib.util, os, signal
 spec = importlib.util.spec_from_file_location("cache_test", {__file__!r})
@@ -138,7 +158,7 @@ def stop(done, examples):
     if done == 4:
         os.kill(os.getpid(), signal.SIGKILL)
 
-module.write_features({str(tmp_path)!r}, module.Clips(), module.encode,
+module.write_features({str(tmp_path)!r}, module.{examples.__name__}(), module.encode,
                       key=module.KEY, shard_size=3, on_progress=stop)
 """
     root = Path(__file__).parents[2]
@@ -148,10 +168,12 @@ module.write_features({str(tmp_path)!r}, module.Clips(), module.encode,
     assert ended.returncode == -signal.SIGKILL
     done: list[int] = []
     source = write_features(
-        tmp_path, Clips(), encode, key=KEY, on_progress=lambda count, _: done.append(count)
+        tmp_path, examples(), encode, key=KEY, on_progress=lambda count, _: done.append(count)
     )
     assert done == [4, 5, 6, 7]
-    assert_complete(source, Clips())
+    whole = write_features(tmp_path / "whole", examples(), encode, key=KEY)
+    for index in range(7):
+        np.testing.assert_array_equal(source[index]["features"], whole[index]["features"])
 
 
 def test_two_writers_at_once(tmp_path: Path) -> None:
@@ -216,25 +238,6 @@ def test_digest_follows_the_content(tmp_path: Path) -> None:
     assert digest_file(tmp_path / "a") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
-
-
-class Images:
-    """Random images; number 2 could not be decoded."""
-
-    def __init__(self, examples: int = 7, height: int = 6):
-        self.examples = examples
-        self.height = height
-
-    def __len__(self) -> int:
-        return self.examples
-
-    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng(index)
-        return {
-            "image": rng.integers(1, 256, (self.height, 5, 3), np.uint8),
-            "mask": np.asarray(index != 2),
-            "index": np.asarray(index, np.int32),
-        }
 
 
 @pytest.mark.parametrize(
