@@ -5,15 +5,15 @@ data. The cache's directory is named by a hash of everything the features depend
 description: a cache of another encoder, of other weights, preprocessing or data is never read.
 
     ROOT/HASH/key.json                          what the features depend on
-    ROOT/HASH/features-00003-of-00012.arrayrecord   one record an example, a NumPy archive
+    ROOT/HASH/features-00003-of-00012.arrayrecord   one record an example
 
 Records are written to a file beside, which is renamed when it is complete: after a kill the same
 call goes on with the first file that is missing. One writer at a time holds the directory's lock.
 """
 
 import hashlib
-import io
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +26,8 @@ from filelock import FileLock
 from data.batches import Source
 from data.feature_encoding import Encode, encode_examples
 
-_FORMAT = 1
+_FORMAT = 2
+_HEADER_SIZE = 4  # bytes
 _REQUIRED = ("encoder", "weights", "preprocessing", "source")
 
 
@@ -184,14 +185,24 @@ def _describe(key: Mapping[str, Any], dtype: str, examples: int) -> dict[str, An
 
 
 def _pack(example: Mapping[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **example)
-    return buffer.getvalue()
+    """A JSON list of names, types and shapes behind its length, then the arrays' bytes."""
+    # NumPy's archives take eight times as long to read, half of the time of a record.
+    arrays = {name: np.asarray(array) for name, array in example.items()}
+    if objects := [name for name, array in arrays.items() if array.dtype.hasobject]:
+        raise ValueError(f"examples: expected numeric arrays, received objects in {objects}")
+    header = json.dumps([[name, a.dtype.str, a.shape] for name, a in arrays.items()]).encode()
+    size = len(header).to_bytes(_HEADER_SIZE, "little")
+    return b"".join([size, header, *(array.tobytes() for array in arrays.values())])
 
 
 def _unpack(record: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(record), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    start = _HEADER_SIZE + int.from_bytes(record[:_HEADER_SIZE], "little")
+    example = {}
+    for name, dtype, shape in json.loads(record[_HEADER_SIZE:start]):
+        flat = np.frombuffer(record, dtype, math.prod(shape), start)
+        example[name] = flat.reshape(shape).copy()
+        start += flat.nbytes
+    return example
 
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -217,6 +217,7 @@ def test_an_index_out_of_range(tmp_path: Path) -> None:
         ({"shard_size": 0}, "shard_size: expected at least 1"),
         ({"chunk": 0}, "chunk: expected at least 1"),
         ({"examples": []}, "examples: expected at least one"),
+        ({"examples": [{**Images()[0], "name": np.asarray(["a"], object)}]}, "objects in .*name"),
         ({"encode": lambda frames: encode(frames)[:1]}, "encode: expected"),
         ({"encode": lambda frames: encode(frames) * 1e5}, "not finite in float16"),
         ({"encode": lambda frames: encode(frames) * np.nan}, "not finite in float16"),
