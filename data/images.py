@@ -12,6 +12,8 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 
+_LONGEST = 16  # short sides; what is longer is cut before it is resized
+
 
 class ImageError(OSError):
     """An image file cannot be read; the message is "path: reason"."""
@@ -153,6 +155,11 @@ def resize_crop(
             f"image: expected (H,W,3) uint8, received {image.shape} {image.dtype.name}"
         )
     target = size if short_side is None else short_side
+    height, width = image.shape[:2]
+    # Of a strip only the middle is wanted; resized whole, it could fill the memory.
+    longest = _LONGEST * min(height, width)
+    top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
+    image = image[top : top + longest, left : left + longest]
     height, width = image.shape[:2]
     if height <= width:
         height, width = target, target * width // height

@@ -231,6 +231,18 @@ def test_an_image_of_the_size_is_left_alone() -> None:
     )
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_middle_of_a_strip(axis: int) -> None:
+    strip = np.zeros((2, 200_000, 3), np.uint8)
+    strip[:, 99_999:100_001] = 255
+    result = resize_crop(strip.swapaxes(0, axis), 64)
+    assert result.shape == (64, 64, 3)
+    ramp = result.swapaxes(0, axis)[0, :, 0].astype(int)
+    np.testing.assert_array_equal(ramp, ramp[::-1])
+    assert ramp.min() > 120
+    assert ramp.max() == 255
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_random_crops(flip: bool) -> None:
     image = random_image(12, 10)
