@@ -17,7 +17,7 @@ other at each step: group g by
 .. math::
     \log p(y) - λ · |\{h : \text{group} < g,\ h_t = y_t\}|
 
-(diverse beam search with Hamming diversity, Vijayakumar et al., 1610.02424, section 4). The penalty
+(diverse beam search with Hamming diversity, Vijayakumar et al., 1610.02424). The penalty
 acts on the choice of its step alone: the sums that later steps and the pool go by are of the
 model's log-probabilities.
 """
@@ -156,7 +156,8 @@ def beam_search(
         live = jnp.where(ended, -jnp.inf, sums)
         bound = jnp.max(live.reshape(b, num_groups, size), axis=-1) / normalizer(max_steps)
         worst = pool.scores.reshape(b, num_groups, size)[..., -1]
-        done = jnp.all(bound <= worst, axis=-1)
+        # Both are negative. The margin is for XLA, which may divide by a constant inexactly.
+        done = jnp.all(bound * (1 - 1e-6) <= worst, axis=-1)
         return _State(state.step + 1, gather(carry, parents), tokens, live, words, pool, done)
 
     def goes_on(state: _State) -> Array:

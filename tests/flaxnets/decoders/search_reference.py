@@ -116,6 +116,7 @@ def reference_beam(
 ) -> list[Answer]:
     """Beam search of one row with lists, without any early exit."""
     size = beam_size // groups
+    live: list[list[tuple[float, tuple[int, ...], np.ndarray]]]
     live = [[(0.0, (), hidden)] for _ in range(groups)]
     pool: list[list[Answer]] = [[] for _ in range(groups)]
     for _ in range(length):

@@ -1,0 +1,165 @@
+r"""CIDEr-D of captions as token ids, on the device: the reward of self-critical training.
+
+Of each order n = 1 to 4, a caption is the vector of its n-grams' counts times
+
+.. math::
+    \mathrm{idf}(w) = \log N - \log \max(1, \mathrm{df}(w))
+
+with N images, in the references of df(w) of which the n-gram w occurs. A candidate c and a
+reference r of l(c) and l(r) tokens have
+
+.. math::
+    s_n(c, r) = \frac{\min(g_n(c), g_n(r)) · g_n(r)}{\|g_n(c)\| \|g_n(r)\|}
+        \exp\frac{-(l(c) - l(r))^2}{2σ^2}, \quad σ = 6
+
+and the score is 10 times the mean of s over n and the references (CIDEr-D of Vedantam et al.,
+1411.5726). Computed as pycocoevalcap's ``cider_scorer.py`` computes what it calls
+CIDEr: it counts the 2-grams for l, hence a caption of one token is as long as an empty one; where a
+norm is zero so is the numerator; n-grams that no reference holds have df = 0.
+
+Deviation: float32, not float64. The document frequencies are those of a given set of references,
+as self-critical training takes them from the training split; pycocoevalcap takes them from the
+references that it scores.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from flaxnets.document_frequencies import EOS, ORDERS, PAD, DocumentFrequencies
+from flaxnets.typing import Array
+
+__all__ = ["DocumentFrequencies", "cider_d"]
+
+SIGMA = 6.0
+
+
+def cider_d(frequencies: DocumentFrequencies, candidates: Array, references: Array) -> Array:
+    """The CIDEr-D of each candidate against the references of its image.
+
+    A caption is read up to its first ``<eos>`` or ``<pad>``: what follows changes nothing. One that
+    starts with ``<pad>`` is an empty candidate, and as a reference it does not exist. The function
+    has no gradient. With 50 images of 5 samples, 5 references of 20 tokens each and the n-grams of
+    Flickr8k it took 2.5 ms on 2 CPU cores.
+
+    Args:
+      frequencies: of the training split, as a rule; they say whether ``<eos>`` counts.
+      candidates: (N,L) int32, one for each image, or (N,S,L), S samples for each.
+      references: (N,C,M) int32; all samples of an image are compared with the same arrays.
+
+    Returns:
+      (N,) or (N,S) float32 in [0,10]; 0 for an image without references.
+
+    Raises:
+      ValueError: arrays of another rank or dtype or without tokens, or other numbers of images.
+    """
+    for name, array, ranks, form in (
+        ("candidates", candidates, (2, 3), "(N,L) or (N,S,L)"),
+        ("references", references, (3,), "(N,C,M)"),
+    ):
+        integers = jnp.issubdtype(array.dtype, jnp.integer)
+        if array.ndim not in ranks or not integers or not array.shape[-1]:
+            raise ValueError(
+                f"{name}: expected integers {form}, received {array.dtype} of shape {array.shape}"
+            )
+    if candidates.shape[0] != references.shape[0]:
+        raise ValueError(
+            f"references: expected those of {candidates.shape[0]} images, "
+            f"received those of {references.shape[0]}"
+        )
+    candidates, references = jnp.asarray(candidates), jnp.asarray(references)
+    if candidates.ndim == 2:
+        return _score(frequencies, candidates[:, None], references)[:, 0]
+    return _score(frequencies, candidates, references)
+
+
+@jax.jit  # Step by step its hundreds of small operations would be compiled one by one.
+def _score(frequencies: DocumentFrequencies, candidates: Array, references: Array) -> Array:
+    """(N,S,L) and (N,C,M) to (N,S)."""
+    num_words = _num_words(candidates, frequencies.count_eos)  # (N,S)
+    reference_words = _num_words(references, frequencies.count_eos)  # (N,C)
+    idf = _look_up(frequencies, candidates)
+    reference_idf = _look_up(frequencies, references)
+    similarity = jnp.float32(0)
+    # Whether the n-grams that start at two places are equal: in the candidate, the reference, both.
+    within: Array | None = None
+    among: Array | None = None
+    across: Array | None = None
+    for n in range(min(ORDERS, candidates.shape[-1], references.shape[-1])):
+        a, b = candidates[..., n:], references[..., n:]
+        valid = n + jnp.arange(a.shape[-1]) < num_words[..., None]  # (N,S,L')
+        reference_valid = n + jnp.arange(b.shape[-1]) < reference_words[..., None]  # (N,C,M')
+        within = _extend(within, a, a)  # (N,S,L',L')
+        among = _extend(among, b, b)  # (N,C,M',M')
+        across = _extend(across, a[:, :, None], b[:, None])  # (N,S,C,L',M')
+        counts = _count(within, valid[..., None, :])
+        reference_counts = _count(among, reference_valid[..., None, :])
+        matches = _count(across, reference_valid[:, None, :, None])  # (N,S,C,L')
+        squares = jnp.where(valid, idf[n] ** 2, 0.0)
+        reference_squares = jnp.where(reference_valid, reference_idf[n] ** 2, 0.0)
+        # An n-gram that occurs k times stands at k places: each has a k-th of what it adds, in
+        # the norms k² idf² / k.
+        norms = (
+            jnp.sqrt(jnp.sum(counts * squares, axis=-1))[:, :, None]
+            * jnp.sqrt(jnp.sum(reference_counts * reference_squares, axis=-1))[:, None]
+        )  # (N,S,C)
+        shares = (squares / jnp.maximum(counts, 1.0))[:, :, None]
+        products = jnp.sum(shares * jnp.minimum(counts[:, :, None], matches) * matches, axis=-1)
+        similarity += jnp.where(norms > 0, products / jnp.where(norms > 0, norms, 1.0), 0.0)
+    lengths = jnp.maximum(num_words - 1, 0)[:, :, None]
+    reference_lengths = jnp.maximum(reference_words - 1, 0)[:, None]
+    distance = (lengths - reference_lengths).astype(jnp.float32)
+    similarity = similarity / ORDERS * jnp.exp(-(distance**2) / (2 * SIGMA**2))
+    exists = (references[..., 0] != PAD)[:, None]  # (N,1,C)
+    total = jnp.sum(jnp.where(exists, similarity, 0.0), axis=-1)
+    return 10.0 * total / jnp.maximum(jnp.sum(exists, axis=-1), 1)
+
+
+def _num_words(tokens: Array, count_eos: bool) -> Array:
+    """(...,L) to (...) int32: words up to the end, ``<eos>`` among them where it counts."""
+    goes_on = jnp.cumsum((tokens == PAD) | (tokens == EOS), axis=-1) == 0
+    words = jnp.sum(goes_on, axis=-1, dtype=jnp.int32)
+    if not count_eos:
+        return words
+    place = jnp.minimum(words, tokens.shape[-1] - 1)[..., None]
+    # Where no end stands, the last token is a word.
+    ends = jnp.take_along_axis(tokens, place, axis=-1)[..., 0] == EOS
+    return words + ends
+
+
+def _extend(equal: Array | None, a: Array, b: Array) -> Array:
+    """Equality of n-grams at places (...,L',M'), from that of n-1-grams and of their last words."""
+    words = a[..., :, None] == b[..., None, :]
+    return words if equal is None else equal[..., :-1, :-1] & words
+
+
+def _count(equal: Array, valid: Array) -> Array:
+    return jnp.sum(equal & valid, axis=-1, dtype=jnp.float32)
+
+
+def _look_up(frequencies: DocumentFrequencies, tokens: Array) -> list[Array]:
+    """For each order the idf of the n-gram that starts at each place, (...,L-n+1) float32."""
+    ids = jnp.zeros(tokens.shape, jnp.int32)  # Of the n-gram of the order before; -1: unseen.
+    found = []
+    for n in range(min(ORDERS, tokens.shape[-1])):
+        starts, words, depth = frequencies.starts[n], frequencies.words[n], frequencies.depths[n]
+        ids, last = ids[..., : tokens.shape[-1] - n], tokens[..., n:]
+        if not words.size:
+            ids = jnp.full_like(ids, -1)
+            found.append(jnp.full(ids.shape, frequencies.unseen_idf))
+            continue
+        low = jnp.where(ids < 0, 0, starts[ids])
+        end = jnp.where(ids < 0, 0, starts[ids + 1])
+
+        def halve(
+            _: int, interval: tuple[Array, Array], words: Array = words, last: Array = last
+        ) -> tuple[Array, Array]:
+            low, high = interval  # The first child not below the word is in [low, high].
+            middle = low + (high - low) // 2
+            below = (low < high) & (words[middle] < last)
+            return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
+
+        place, _ = jax.lax.fori_loop(0, depth, halve, (low, end))
+        hit = (place < end) & (words[place] == last)
+        ids = jnp.where(hit, place, -1)
+        found.append(jnp.where(hit, frequencies.idf[n][ids], frequencies.unseen_idf))
+    return found
