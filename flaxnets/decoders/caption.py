@@ -171,7 +171,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
         regions, mask = flatten_regions(features, mask)
         check_captions(tokens, token_lengths, len(regions), self.vocabulary_size)
         weights = self.weights(regions.shape[-1])
-        memory = self.remember(weights, regions.astype(self.dtype), mask)
+        memory = self.remember(weights, self._cast(regions), mask)
         b, c, num_steps = tokens.shape
         carry = jax.tree.map(
             lambda x: jnp.broadcast_to(x[:, None], (b, c, *x.shape[1:])),
@@ -212,7 +212,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
         """
         regions, mask = flatten_regions(features, mask)
         weights = self.weights(regions.shape[-1])
-        memory = self.remember(weights, regions.astype(self.dtype), mask)
+        memory = self.remember(weights, self._cast(regions), mask)
         return memory, self.start(weights, memory)
 
     def advance(
@@ -328,6 +328,12 @@ class CaptionDecoder(nn.Module, kw_only=True):
     def _collect(self, logits: Array, outputs: dict[str, Array]) -> CaptionOutputs:
         """Logits (B,C,L,V) and outputs (B,C,L,...) of all steps."""
         return CaptionOutputs(logits, outputs.get("attention"))
+
+    def _cast(self, regions: Array) -> Array:
+        """To the dtype of the products, once: XLA would fuse the cast into each that reads them."""
+        if regions.dtype == self.dtype:
+            return regions
+        return jax.lax.optimization_barrier(regions.astype(self.dtype))
 
     @property
     def _score_dtype(self) -> Dtype:

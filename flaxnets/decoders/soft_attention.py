@@ -60,7 +60,11 @@ class SoftAttention(CaptionDecoder):
         """See ``CaptionDecoder.weights``."""
         self._check_width(width, "key_kernel")
         embed, attention = self.embed_features, self.attention_features
-        cell, words, context = self._param_cell(width)
+        # Words and context have kernels of their own: slices of one would be copies.
+        cell = InnerCell(self.cell, self.cell.weights((1, embed)))
+        words = cell.input_kernel()
+        columns = words[:, self._context_columns()].shape[-1]
+        context = self._param_affine("context", width, columns, bias=False)
         hidden = read_hidden(self.cell, self._zero_carry(1)).shape[-1]
         embedding, fixed = self._param_words(embed if self.deep_output else hidden)
         fixed |= self._param_affine("key", width, attention)
@@ -81,7 +85,7 @@ class SoftAttention(CaptionDecoder):
         merged = kernels.pop(name)
         nothing = jnp.zeros(merged.shape[-1], self.param_dtype)
         kernels["state"] = jnp.concatenate([*parts, merged], axis=-1)
-        kernels[cell.input_name] = context
+        kernels[cell.input_name] = context["context_kernel"]
         of_cell["state"] = jnp.concatenate([*biases, of_cell.pop(name, nothing)])
         vector = self._param_vector("score_vector", attention)
         scanned = ScanWeights(kernels, of_cell, (cell.weights.pointwise, vector))
@@ -168,11 +172,9 @@ class SoftAttention(CaptionDecoder):
             params |= self._param_affine(f"start_{number}", width, leaf.shape[-1])
         return params
 
-    def _param_cell(self, width: int) -> tuple[InnerCell, Array, Array]:
-        """The cell, and its kernels of words (E,G) and of the context (D,G)."""
-        words = self.embed_features
-        cell = InnerCell(self.cell, self.cell.weights((1, words + width)))
-        return cell, cell.input_kernel(slice(words)), cell.input_kernel(slice(words, None))
+    def _context_columns(self) -> slice:
+        """Of the cell's gates those that read the context."""
+        return slice(None)
 
     def _merged_name(self, cell: InnerCell) -> str:
         """The cell's first kernel, which reads h_{t-1} as it is."""
@@ -219,10 +221,5 @@ class Att2in(SoftAttention):
     def _param_start(self, width: int) -> dict[str, Array]:
         return {}
 
-    def _param_cell(self, width: int) -> tuple[InnerCell, Array, Array]:
-        """The context's kernel (D,·) makes the candidate's columns alone."""
-        cell = InnerCell(self.cell, self.cell.weights((1, self.embed_features)))
-        words = cell.input_kernel()
-        features = words[:, candidate_columns(self.cell)].shape[-1]
-        context = self._param_affine("context", width, features, bias=False)
-        return cell, words, context["context_kernel"]
+    def _context_columns(self) -> slice:
+        return candidate_columns(self.cell)

@@ -53,15 +53,18 @@ def multiply(hidden: Array, kernel: Array) -> Array:
 
 
 def transpose(kernel: Array) -> Array:
-    """What ``multiply_transposed`` takes: (G,F), (B,G,F), or (h,w,G,F) turned by half a turn."""
-    return kernel.swapaxes(-1, -2) if kernel.ndim < 4 else kernel[::-1, ::-1].swapaxes(2, 3)
+    """What ``multiply_transposed`` takes: as it is, or (h,w,G,F) turned by half a turn."""
+    # A product reads a matrix either way; transposed, it would be a copy.
+    return kernel if kernel.ndim < 4 else kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def multiply_transposed(gradient: Array, transposed: Array) -> Array:
     """The gradient of ``multiply`` in the hidden states, from that of its result (B,...,G)."""
     transposed = transposed.astype(gradient.dtype)
-    if transposed.ndim < 4:
-        return gradient @ transposed
+    if transposed.ndim == 2:
+        return jnp.einsum("...g,fg->...f", gradient, transposed)
+    if transposed.ndim == 3:
+        return jnp.einsum("bcg,bfg->bcf", gradient, transposed)
     # What SAME puts in front of an even kernel comes behind it on the way back.
     pads = [(k // 2, k - 1 - k // 2) for k in transposed.shape[:2]]
     return conv2d(gradient, transposed, padding=pads)
