@@ -1,5 +1,7 @@
 """English sentences about the scenes of the embedded data set."""
 
+import re
+
 import numpy as np
 
 from data.synthetic_scenes import Scene
@@ -65,3 +67,21 @@ def describe(scene: Scene) -> tuple[str, ...]:
             )
         )
     return tuple(captions)
+
+
+def tells_motion(caption: str, scene: Scene) -> bool:
+    """Whether a caption says of the scene's coloured object, by colour and shape, how it moves.
+
+    Args:
+      caption: a sentence as ``describe`` makes them; case and punctuation do not matter, nor does
+        what it says of the other object.
+      scene: what is described.
+    """
+    words = " ".join(re.findall(r"[a-z]+", caption.lower()))
+    named = f"{scene.target.color} {scene.target.shape}"
+    finite, participle = (
+        "|".join(phrases) for phrases in zip(*MOTION_PHRASES[scene.target.motion_name], strict=True)
+    )
+    # What may stand between the object and its motion: "that moves", "is moving", "moving".
+    moves = rf"(?:(?:that )?(?:{finite})|(?:is )?(?:{participle}))"
+    return bool(re.search(rf"\b{named} {moves}\b", words))

@@ -87,9 +87,15 @@ class Checkpointer:
     @property
     def best_step(self) -> int | None:
         """The step with the best metric; the newest where none has metrics."""
+        best = self.best_evaluated_step
+        return self.latest_step if best is None else best
+
+    @property
+    def best_evaluated_step(self) -> int | None:
+        """The step with the best metric, None where none has metrics."""
         # Steps saved between two evaluations have no metrics and cannot be the best.
         scored = [step for step in self.steps if self._manager.metrics(step)]
-        return self._manager.best_step() if scored else self.latest_step
+        return self._manager.best_step() if scored else None
 
     @property
     def steps(self) -> list[int]:

@@ -3,7 +3,8 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,9 @@ import numpy as np
 
 from flaxnets.training.data import Data
 from flaxnets.training.task import Task
+
+Scorer = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, float]]
+"""Records of all examples of a split, with ``index``, to metrics by name."""
 
 
 def runtime(default: Any) -> Any:
@@ -76,6 +80,8 @@ class Config:
     best_metric: str = "accuracy"
     best_mode: str = "max"
     """``max`` or ``min``: which end of ``best_metric`` is the best."""
+    patience: int = 0
+    """Evaluations in a row without a better ``best_metric`` after which training ends; 0: never."""
     log_every: int = runtime(20)
     """Steps between two records of the training metrics."""
     checkpoint_every: int = runtime(100)
@@ -104,6 +110,27 @@ class Config:
         """The frames of one example, (T,H,W,3) uint8, for people to look at."""
         raise self._missing("load_clip")
 
+    def save_assets(self, folder: Path) -> None:
+        """Writes what the model depends on beside the configuration, when a run starts.
+
+        Raises:
+          ValueError: the folder holds something else.
+        """
+
+    def load_assets(self, folder: Path) -> None:
+        """Reads what ``save_assets`` wrote, before a trained model is used."""
+
+    def make_scorer(self, split: str, *, complete: bool = False) -> Scorer | None:
+        """What scores the outputs of a whole split together, where means over examples do not do.
+
+        It is given the records of all examples and returns metrics by name.
+
+        Args:
+          split: whose examples they are.
+          complete: whether scores that take long are wanted, too: after training, not during it.
+        """
+        return None
+
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """The variables to start from, given the random ones: the place of pretrained weights."""
         return variables
@@ -131,6 +158,8 @@ class Config:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, received {value}")
+        if self.patience < 0:
+            raise ValueError(f"patience: expected at least 0, received {self.patience}")
         if self.best_mode not in ("max", "min"):
             raise ValueError(f"best_mode: expected 'max' or 'min', received {self.best_mode!r}")
 

@@ -31,6 +31,7 @@ class TrainedModel:
           FileNotFoundError: no checkpoint, or none of that step.
         """
         self.config, self.workdir = config, workdir
+        config.load_assets(workdir.path)
         if not workdir.checkpoints.is_dir():
             raise FileNotFoundError(
                 f"{workdir.checkpoints}: no checkpoints; expected a workdir that has trained"
@@ -57,7 +58,8 @@ class TrainedModel:
     def evaluate(self, split: str) -> dict[str, float]:
         """Metrics of a whole split; its outputs go to ``predictions/SPLIT.jsonl``.
 
-        Each line holds ``index``, ``label`` and what the task says of the outputs.
+        Each line holds ``index``, ``label`` where there is one, and what the task says of the
+        outputs.
 
         Raises:
           ValueError: ``train``, or what the experiment says of a split that it lacks.
@@ -78,7 +80,13 @@ class TrainedModel:
                         file.write(json.dumps(record) + "\n")
 
                 metrics = evaluate(
-                    self._evaluation_step, self._strategy, self.variables, data, write
+                    self._evaluation_step,
+                    self._strategy,
+                    self.variables,
+                    data,
+                    write,
+                    score=self.config.make_scorer(split, complete=True),
+                    describe=self._task.describe_outputs,
                 )
             temporary.replace(path)
         finally:
@@ -102,9 +110,10 @@ class TrainedModel:
         self, batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
     ) -> Iterator[dict[str, Any]]:
         for row in np.flatnonzero(batch["mask"]):
+            label = {"label": int(batch["label"][row])} if "label" in batch else {}
             yield {
                 "index": int(batch["index"][row]),
-                "label": int(batch["label"][row]),
+                **label,
                 **self._task.describe_outputs(dict(outputs), int(row)),
             }
 

@@ -76,9 +76,11 @@ class _Run:
 
     def __init__(self, config: Config, workdir: Workdir, strategy: DataParallel) -> None:
         self.config, self.workdir, self.strategy = config, workdir, strategy
+        config.save_assets(workdir.path)
         self.model, self.task = config.make_model(), config.make_task()
         self.data = config.make_data("train")
         self.evaluation_data = config.make_data(config.eval_split) if config.eval_split else None
+        self.score = config.make_scorer(config.eval_split) if config.eval_split else None
         self.schedule = make_schedule(config.optimizer, config.num_steps)
         self.evaluation_step = strategy.compile(make_evaluation_step(self.model, self.task))
         self.metrics: dict[str, float] = {}
@@ -132,14 +134,15 @@ class _Run:
     ) -> int:
         config, step = self.config, int(state.step)
         window = _Window(config.batch_size)
-        batches = self.data.batches(step) if step < config.num_steps else iter(())
+        goes_on = step < config.num_steps and not self.is_stale(step)
+        batches = self.data.batches(step) if goes_on else iter(())
         writer = MetricsWriter(self.workdir.path, resume_step=step)
         disable = None if show_progress is None else not show_progress
         progress = tqdm.tqdm(
             total=config.num_steps, initial=step, unit="step", disable=disable, smoothing=0.1
         )
         with progress:
-            stops = False
+            stops = not goes_on
             try:
                 while step < config.num_steps and not stops:
                     with window.waiting():
@@ -161,6 +164,7 @@ class _Run:
                         progress.set_postfix_str(_summary(record), refresh=False)
                     if saves:
                         self.save(state, step, writer, evaluates=evaluates)
+                        stops = stops or (evaluates and self.is_stale(step))
                         window.restart()
             finally:
                 close_batches(batches)
@@ -172,7 +176,12 @@ class _Run:
         metrics: dict[str, float] | None = None
         if evaluates and self.evaluation_data is not None:
             metrics = evaluate(
-                self.evaluation_step, self.strategy, state.variables, self.evaluation_data
+                self.evaluation_step,
+                self.strategy,
+                state.variables,
+                self.evaluation_data,
+                score=self.score,
+                describe=self.task.describe_outputs,
             )
             writer.write(step, self.config.eval_split, metrics)
             figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
@@ -180,6 +189,21 @@ class _Run:
                 logger.info("step %d, %s: %s", step, self.config.eval_split, figures)
             self.metrics = metrics
         self.checkpointer.save(state, Position(step, self.data.describe()), metrics)
+
+    def is_stale(self, step: int) -> bool:
+        """Whether ``patience`` is at its end after ``step`` steps, in this call or one before."""
+        patience, best = self.config.patience, self.checkpointer.best_evaluated_step
+        if not patience or best is None or step - best < patience * self.config.eval_every:
+            return False
+        with tqdm.tqdm.external_write_mode():
+            logger.info(
+                "no better %s in %d evaluations since step %d: the training ends at step %d",
+                self.config.best_metric,
+                patience,
+                best,
+                step,
+            )
+        return True
 
 
 def close_batches(batches: Iterator[Mapping[str, np.ndarray]]) -> None:

@@ -46,7 +46,7 @@ def make_train_step(
                 lambda leaf, cut: jax.lax.stop_gradient(leaf) if cut else leaf, params, is_frozen
             )
             variables = {"params": params, **state.collections}
-            sums, collections = task.loss(model, variables, batch, key)
+            sums, collections = task.loss(model, variables, batch, key, state.step)
             total, count = sums["loss"]
             return total / jnp.maximum(count, 1.0), (sums, collections)
 

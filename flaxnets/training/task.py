@@ -17,9 +17,21 @@ class Task(Protocol):
         """Random variables of ``model`` for batches shaped as ``batch``."""
 
     def loss(
-        self, model: nn.Module, variables: PyTree, batch: Batch, key: PRNGKey
+        self,
+        model: nn.Module,
+        variables: PyTree,
+        batch: Batch,
+        key: PRNGKey,
+        step: Array | int = 0,
     ) -> tuple[Sums, PyTree]:
         """The training loss and metrics as sums, and the collections that the step updates.
+
+        Args:
+          model: the network.
+          variables: its variables.
+          batch: its arrays.
+          key: of this step alone.
+          step: () int32, steps of training before this one, for what changes with time.
 
         Returns:
           Sums with at least ``"loss"``, whose quotient is minimised, and a dict of the mutated

@@ -68,7 +68,12 @@ class VideoClassification:
         return model.init(key, frames, lengths, train=False)
 
     def loss(
-        self, model: nn.Module, variables: PyTree, batch: Batch, key: PRNGKey
+        self,
+        model: nn.Module,
+        variables: PyTree,
+        batch: Batch,
+        key: PRNGKey,
+        step: Array | int = 0,
     ) -> tuple[Sums, PyTree]:
         """Sums of ``loss`` (nats) and ``accuracy``, and the updated statistics."""
         frames, lengths = self._frames(batch), batch["lengths"]
