@@ -5,8 +5,9 @@ The scores in papers are of words as pycocoevalcap makes them: ``PTBTokenizer -p
 independent implementation of that behaviour, learnt by asking the original. As in any lexer the
 longest match wins, with what must follow it counted, and of equally long ones the first rule's.
 
-Deviations: letters are those of Python's Unicode instead of Java 5's (scripts added since are
-dropped there, and combining marks outside the Latin block part words here).
+Deviations: letters are those of Python's Unicode (the original drops scripts added since Java 5;
+marks of scripts other than Latin, Greek, Cyrillic, Devanagari, Thai and Arabic part words here);
+an accented letter as HTML's entity joins words also behind a digit or a hyphen.
 """
 
 import re
@@ -77,6 +78,7 @@ _REDUCED = rf"{_APOSTROPHE}(?:{_any_case('m s d re ve ll')})"
 _NOT = rf"[nN]{_ANY_APOSTROPHE}[tT]"
 _PREFIX = rf"[dDoOlL]{_ANY_APOSTROPHE}{_ALNUM}"
 _JOINED = rf"(?:{_PREFIX})?{_ALNUM}+(?:[-_](?:{_PREFIX})?{_ALNUM}+)*"
+_HYPHENATED = r"[A-Za-z0-9][A-Za-z0-9.,\xad]*(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9\xad]+))+"
 _INITIALS = r"[A-Za-z](?:\.[A-Za-z])*"
 _SLASHED = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 _NAME = r"[A-Za-z][A-Za-z0-9_:.-]*"
@@ -108,9 +110,9 @@ _RULES = tuple(
         _WORD,
         rf"{_ALNUM}+",
         rf"((?:{_ENDING})\.)[\s\S]{{2}}",
-        rf"((?:{_WORD}|{_JOINED})\.)[,;:]",
+        *(rf"({word}\.)[,;:]" for word in (_WORD, _JOINED, _HYPHENATED)),
         _JOINED,
-        r"[A-Za-z0-9][A-Za-z0-9.,\xad]*(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9\xad]+))+",
+        _HYPHENATED,
         rf"{_SLASHED}(?:\\?/{_SLASHED}){{1,2}}",
         r"[A-Z]+(?:(?:&(?:amp;)?|\+)[A-Z]+)+",
         # words with an apostrophe
@@ -118,7 +120,7 @@ _RULES = tuple(
         rf"[A-HJ-XZn]{_ANY_APOSTROPHE}{_LETTER}{{2,}}",
         rf"{_APOSTROPHE}(?:[nN]{_APOSTROPHE}?|[eE][mM]|[tT]ill?|[cC]ause|[2-9]0[sS])",
         rf"({_APOSTROPHE}\d\d)\s",
-        rf"(?:[dDjJlL]|[oO][lL]|[dD]unkin|[sS]omethin){_APOSTROPHE}|[yY]{_APOSTROPHE}(?=[A-Za-z])",
+        rf"(?:[dDjJlL]|{_any_case('ol dunkin somethin')}){_APOSTROPHE}|[yY]{_APOSTROPHE}(?=[A-Za-z])",
         rf"[cC]'mon|[oO]{_APOSTROPHE}[oO]|[eE]'er|[eE]v'ry|[sS]'mores|[cC]ap'n|c'est",
         r"(')[A-Za-z][^ \t\n\xa0]",
         _REDUCED,
@@ -126,6 +128,7 @@ _RULES = tuple(
         # addresses
         rf"https?://{_URL}",
         rf"www(?:\.[^ \t\n\"<>|.!?(){{}},]+)+\.[a-zA-Z]{{2,4}}(?:/{_URL})?",
+        rf"www(?:\.[^ \t\n\"<>|.!?(){{}},/]+)+\.[a-zA-Z]{{2,4}}/{_URL}",
         rf"(?:[a-z#%&*+~\x7f-\U0010ffff]+\.)+(?:com|net|org|edu)(?:/{_URL})?",
         rf"<?[A-Za-z0-9]{_MAIL}*@(?!\.)(?:(?!\.\.){_MAIL})+(?<!\.)>?",
         r"@+",
@@ -144,7 +147,7 @@ _RULES = tuple(
         r"[pP][hH]\.[dD]\.",
         rf"(?:{_ENDING}|{_LEADING})\.",
         rf"((?:{_BEFORE_NUMBERS})\.) ?\d",
-        rf"([A-Za-z])\.\s+(?:(?:{'|'.join(_OPENING.split())})\s|M[rs]\.|<[A-Za-z])",
+        rf"([A-Za-z])\.\s+(?:(?:{'|'.join(_OPENING.split())})\s|M[rs]\.|</?[A-Za-z]+>)",
         rf"{_INITIALS}\.",
         rf"({_ALNUM}+(?:\.{_ALNUM}+)*\.(?:{_EXTENSIONS}))[\s.,!?]",
         # smileys
@@ -157,7 +160,7 @@ _RULES = tuple(
         r"\.{3,5}|(?:\.[ \xa0]){2,4}\.",
         r"-+",
         r"[?!]+",
-        r"\\?\*+|(?:\\\*){1,3}",
+        r"\*+|(?:\\\*){1,3}",
         r"<<|>>",
         r"_+",
         r"''",
