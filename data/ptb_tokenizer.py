@@ -18,6 +18,8 @@ PUNCTUATION = frozenset(
     {*"'`.?!,:-;", "''", "``", "--", "...", "-LRB-", "-RRB-", "-LCB-", "-RCB-"},
 )
 
+LINE_BREAKS = re.compile("[\n\r\v\f\x85\u2028\u2029]")
+
 _NORMAL = {
     **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
     **dict.fromkeys("\x92’›", "'"),
@@ -120,7 +122,8 @@ _RULES = tuple(
         rf"[A-HJ-XZn]{_ANY_APOSTROPHE}{_LETTER}{{2,}}",
         rf"{_APOSTROPHE}(?:[nN]{_APOSTROPHE}?|[eE][mM]|[tT]ill?|[cC]ause|[2-9]0[sS])",
         rf"({_APOSTROPHE}\d\d)\s",
-        rf"(?:[dDjJlL]|{_any_case('ol dunkin somethin')}){_APOSTROPHE}|[yY]{_APOSTROPHE}(?=[A-Za-z])",
+        rf"(?:[dDjJlL]|{_any_case('ol dunkin somethin')}){_APOSTROPHE}",
+        rf"[yY]{_APOSTROPHE}(?=[A-Za-z])",
         rf"[cC]'mon|[oO]{_APOSTROPHE}[oO]|[eE]'er|[eE]v'ry|[sS]'mores|[cC]ap'n|c'est",
         r"(')[A-Za-z][^ \t\n\xa0]",
         _REDUCED,
@@ -189,7 +192,7 @@ def tokenize(caption: str, *, following: str = "A ") -> list[str]:
     """
     if not isinstance(caption, str):
         raise ValueError(f"caption: expected a string, received {caption!r}")
-    text = caption.replace("\n", " ")
+    text = LINE_BREAKS.sub(" ", caption)
     return [t for t in _tokens(f"{text}\n{following}", len(text)) if t not in PUNCTUATION]
 
 
