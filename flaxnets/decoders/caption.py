@@ -347,7 +347,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
         return logits + weights.fixed["vocabulary_bias"]
 
     def _embed(self, weights: DecoderWeights, words: Array, drop_key: PRNGKey | None) -> Array:
-        embedded = weights.embedding.astype(self.dtype)[words]
+        embedded = jnp.asarray(weights.embedding, self.dtype)[words]
         return _drop(embedded, self.embed_dropout_rate, drop_key)
 
     def _drop_key(self, train: bool) -> PRNGKey | None:
