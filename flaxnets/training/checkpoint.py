@@ -157,19 +157,8 @@ class Checkpointer:
     def _check_fits(self, step: int, variables: Mapping[str, PyTree]) -> None:
         """Raises ValueError naming the first arrays that differ in name or shape."""
         saved = self._manager.item_metadata(step).state
-        there = _shapes({name: saved[name] for name in variables})
-        now = _shapes(variables)
-        lines = [
-            f"{name}: {there.get(name, 'absent')} there, {now.get(name, 'absent')} now"
-            for name in sorted(there.keys() | now.keys())
-            if there.get(name) != now.get(name)
-        ]
-        if lines:
-            more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
-            raise ValueError(
-                f"{self._manager.directory / str(step)}: the checkpoint does not fit the model of "
-                f"this configuration: {'; '.join(lines[:3])}{more}"
-            )
+        there = {name: saved[name] for name in variables}
+        check_shapes(there, variables, str(self._manager.directory / str(step)))
 
     def _choose(self, step: int | None) -> int:
         if not self.steps:
@@ -199,6 +188,28 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in leaves
     }
+
+
+def check_shapes(saved: PyTree, wanted: PyTree, name: str) -> None:
+    """Raises ValueError naming the first arrays of ``saved`` that differ in path or shape.
+
+    Args:
+      saved: arrays, or what has their shapes.
+      wanted: the same of the model.
+      name: what the message calls the checkpoint.
+    """
+    there, now = _shapes(saved), _shapes(wanted)
+    lines = [
+        f"{path}: {there.get(path, 'absent')} there, {now.get(path, 'absent')} now"
+        for path in sorted(there.keys() | now.keys())
+        if there.get(path) != now.get(path)
+    ]
+    if lines:
+        more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+        raise ValueError(
+            f"{name}: the checkpoint does not fit the model of this configuration: "
+            f"{'; '.join(lines[:3])}{more}"
+        )
 
 
 def check_order(position: Position, order: Mapping[str, Any]) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxnets.training.checkpoint import Checkpointer
+from flaxnets.training.checkpoint import Checkpointer, check_shapes
 from flaxnets.training.config import Config
 from flaxnets.training.evaluation import evaluate
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.step import make_evaluation_step
 from flaxnets.training.workdir import Workdir
+from flaxnets.typing import PyTree
 
 
 class TrainedModel:
@@ -32,22 +33,7 @@ class TrainedModel:
         """
         self.config, self.workdir = config, workdir
         config.load_assets(workdir.path)
-        if not workdir.checkpoints.is_dir():
-            raise FileNotFoundError(
-                f"{workdir.checkpoints}: no checkpoints; expected a workdir that has trained"
-            )
-        checkpointer = Checkpointer(
-            workdir.checkpoints,
-            keep=config.keep_checkpoints,
-            best_metric=config.best_metric,
-            mode=config.best_mode,
-            read_only=True,
-        )
-        try:
-            self.step = checkpointer.best_step if step is None else step
-            variables = checkpointer.restore_variables(self.step)
-        finally:
-            checkpointer.close()
+        self.step, variables = restore_variables(workdir, step)
         self._strategy = DataParallel()
         self.variables = self._strategy.replicate(variables)
         self._task = config.make_task()
@@ -116,6 +102,42 @@ class TrainedModel:
                 **label,
                 **self._task.describe_outputs(dict(outputs), int(row)),
             }
+
+
+def restore_variables(
+    workdir: Workdir, step: int | None = None, *, like: PyTree | None = None
+) -> tuple[int, dict[str, PyTree]]:
+    """A checkpoint's step and its variables, Linen's collections.
+
+    Args:
+      workdir: of a run; its configuration says which checkpoint is the best.
+      step: by default the best one, the newest where none was evaluated.
+      like: if given, variables of the names and shapes that are wanted.
+
+    Raises:
+      FileNotFoundError: no checkpoint, or none of that step.
+      ValueError: variables of other names or shapes than ``like``.
+    """
+    if not workdir.checkpoints.is_dir():
+        raise FileNotFoundError(
+            f"{workdir.checkpoints}: no checkpoints; expected a workdir that has trained"
+        )
+    config = workdir.read_config()["config"]
+    checkpointer = Checkpointer(
+        workdir.checkpoints,
+        best_metric=config["best_metric"],
+        mode=config["best_mode"],
+        read_only=True,
+    )
+    try:
+        step = checkpointer.best_step if step is None else step
+        variables = checkpointer.restore_variables(step)
+    finally:
+        checkpointer.close()
+    if like is not None:
+        check_shapes(variables, like, str(workdir.checkpoints / str(step)))
+    assert step is not None  # Or restore_variables has raised.
+    return step, variables
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:

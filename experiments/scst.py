@@ -1,0 +1,126 @@
+"""Self-critical sequence training: captions that the model draws are rewarded by CIDEr-D.
+
+Rennie et al., "Self-critical Sequence Training for Image Captioning", arXiv:1612.00563.
+
+    python -m launch.train --config=experiments/scst.py:flickr8k --workdir=runs/scst \
+        --config.data.root=…/flickr8k --config.start=runs/show_attend_tell
+
+First a model is trained on people's captions, ``experiments/show_attend_tell.py`` or this file's
+``cross_entropy`` variant (Att2in with scheduled sampling, the paper's); ``start`` is its workdir,
+and ``decoder`` says which it is. Without ``start`` the training begins from nothing, which is of no
+use but in ``smoke``.
+
+Variants: ``flickr8k`` (the default), ``coco`` (Karpathy's split), ``moving_shapes``, ``smoke``;
+``cross_entropy`` trains Att2in on Flickr8k for the start.
+
+Paper, Karpathy's test split of COCO, Att2in on ResNet-101: CIDEr 101.3 → 111.4 … 114.0 for one
+model (secondary sources); the server's 104.9 → 114.7 is of an ensemble. Ours: README.
+
+Deviations: EfficientNet-Lite0, frozen; the baseline is the mean reward of an image's other samples
+(2003.09971) unless ``baseline`` says ``greedy``, the paper's; those of the task's docstring.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.captions import Vocabulary
+from data.loader import Loader
+from experiments.caption_data import count_frequencies
+from experiments.captioning import VOCABULARY, CaptionConfig, configure
+from flaxnets.decoders.caption import CaptionDecoder
+from flaxnets.decoders.soft_attention import Att2in, SoftAttention
+from flaxnets.decoders.up_down import UpDown
+from flaxnets.training.config import OptimizerConfig, nearest
+from flaxnets.training.inference import restore_variables
+from flaxnets.training.self_critical import SelfCritical
+from flaxnets.training.task import Task
+from flaxnets.training.workdir import Workdir
+
+DECODERS = {"att2in": Att2in, "soft_attention": SoftAttention, "up_down": UpDown}
+
+
+@dataclasses.dataclass
+class SCSTConfig(CaptionConfig):
+    """The hyper-parameters."""
+
+    name: str = "SCST"
+    batch_size: int = 32
+    num_steps: int = 3_760
+    eval_every: int = 188
+    checkpoint_every: int = 188
+    patience: int = 5
+    start: str = ""
+    """The workdir of a trained captioner of the same decoder and vocabulary."""
+    decoder: str = "soft_attention"
+    """``soft_attention``, ``att2in`` or ``up_down``."""
+    self_critical: bool = True
+    """False: cross-entropy, with scheduled sampling where it is set."""
+    num_samples: int = 5
+    baseline: str = "leave_one_out"
+    """``leave_one_out`` or ``greedy``."""
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(name="adam", learning_rate=5e-5, clip_norm=1.0)
+    )
+
+    def make_decoder(self, **sizes: Any) -> CaptionDecoder:
+        """The decoder that is named.
+
+        Raises:
+          ValueError: another one.
+        """
+        if self.decoder not in DECODERS:
+            raise ValueError(
+                f"decoder: unknown {self.decoder!r}{nearest(self.decoder, set(DECODERS))}"
+            )
+        decoder: CaptionDecoder = DECODERS[self.decoder](
+            attention_features=self.model.attention_features, **sizes
+        )
+        return decoder
+
+    def save_assets(self, folder: Path) -> None:
+        """The vocabulary, which must be that of ``start``."""
+        if self.start:
+            self.vocabulary.require_same(Vocabulary.load(Path(self.start) / VOCABULARY))
+        super().save_assets(folder)
+
+    def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Those of the best checkpoint of ``start``."""
+        if not self.start:
+            return super().initial_variables(variables)
+        return restore_variables(Workdir(self.start), like=variables)[1]
+
+    def make_task(self) -> Task:
+        """Rewards, or cross-entropy."""
+        if not self.self_critical:
+            return super().make_task()
+        return SelfCritical(
+            **self._task_options(),
+            frequencies=count_frequencies(self.data, self.vocabulary),
+            num_samples=self.num_samples,
+            baseline=self.baseline,
+        )
+
+    def make_data(self, split: str) -> Loader:
+        """Images with all their captions, against which what is drawn is scored."""
+        return self._loader(split, pairs=not self.self_critical)
+
+
+def get_config(variant: str | None = None) -> SCSTConfig:
+    """The configuration of a variant.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    config = SCSTConfig()
+    if variant == "cross_entropy":
+        config.name, config.decoder, config.self_critical = "Att2in", "att2in", False
+        config.batch_size, config.num_steps = 64, 12_000
+        config.eval_every = config.checkpoint_every = 469
+        config.sampling_increase, config.sampling_every = 0.05, 5 * 469
+        config.optimizer.learning_rate, config.optimizer.clip_norm = 5e-4, 5.0
+        config.patience = 4
+        return config
+    configured: SCSTConfig = configure(config, "scst", variant)
+    return configured

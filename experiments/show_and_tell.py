@@ -1,0 +1,52 @@
+"""Show and Tell: the image is the first input of an LSTM that then writes its caption.
+
+Vinyals et al., "Show and Tell: A Neural Image Caption Generator", arXiv:1411.4555.
+
+    python -m launch.train --config=experiments/show_and_tell.py:flickr8k \
+        --workdir=runs/show_and_tell --config.data.root=…/flickr8k
+
+Variants: ``flickr8k`` (the default), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded
+videos, encoded by a CRNN), ``smoke`` (those for seconds).
+
+Paper: COCO BLEU-4 27.7, METEOR 23.7, CIDEr 85.5; Flickr8k BLEU-1 63 (from memory of the text).
+Ours: README.
+
+Deviations: EfficientNet-Lite0, frozen, instead of GoogLeNet, fine-tuned; Adam instead of SGD; beams
+of 5 instead of 20; one model instead of an ensemble (``launch.caption`` decodes several at once);
+early stopping on CIDEr.
+"""
+
+import dataclasses
+from typing import Any
+
+from experiments.captioning import CaptionConfig, DecoderConfig, configure
+from flaxnets.decoders.caption import CaptionDecoder
+from flaxnets.decoders.show_and_tell import ShowAndTell
+
+
+@dataclasses.dataclass
+class ShowAndTellConfig(CaptionConfig):
+    """The hyper-parameters."""
+
+    name: str = "Show and Tell"
+    num_steps: int = 12_000
+    eval_every: int = 469
+    checkpoint_every: int = 469
+    patience: int = 4
+    model: DecoderConfig = dataclasses.field(
+        default_factory=lambda: DecoderConfig(embed_dropout_rate=0.5)
+    )
+
+    def make_decoder(self, **sizes: Any) -> CaptionDecoder:
+        """One LSTM."""
+        return ShowAndTell(**sizes)
+
+
+def get_config(variant: str | None = None) -> ShowAndTellConfig:
+    """The configuration of a variant.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    config: ShowAndTellConfig = configure(ShowAndTellConfig(), "show_and_tell", variant)
+    return config
