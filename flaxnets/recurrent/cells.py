@@ -18,7 +18,7 @@ class DenseCell(CellModule):
 
     def project(self, weights: dict[str, Array], inputs: Array) -> dict[str, Array]:
         """(..., D) to the gates' shares of the input, (..., G) ``dtype``."""
-        x = inputs.astype(self.dtype)
+        x = jnp.asarray(inputs, self.dtype)
         return {name: x @ kernel for name, kernel in weights.items()}
 
     def _input_kernel(self, input_shape: tuple[int, ...], gates: int) -> Array:
