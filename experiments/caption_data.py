@@ -198,24 +198,6 @@ def count_frequencies(config: CaptionDataConfig, vocabulary: Vocabulary) -> Docu
     return frequencies
 
 
-def prediction_examples(
-    inputs: Source, encode: Any | None, indices: Sequence[int]
-) -> list[dict[str, np.ndarray]]:
-    """Images without captions as examples: their pixels, or what ``encode`` makes of them."""
-    examples = []
-    for index in indices:
-        given = inputs[index]
-        example = {name: given[name] for name in ("mask", "index")}
-        if encode is None:
-            example["image"] = given["image"]
-        else:
-            example["features"] = encode(given["image"][None])[0].astype(np.float16)
-        example["tokens"] = np.zeros((1, 1), np.int32)
-        example["token_lengths"] = np.zeros(1, np.int32)
-        examples.append(example)
-    return examples
-
-
 def _encode(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
     ids = [vocabulary.encode(text) for text in texts]
     width = max(map(len, ids))

@@ -14,6 +14,7 @@ import numpy as np
 from data.caption_examples import ImageSource
 from data.caption_scores import WITHOUT_JAVA, CaptionScorer
 from data.captions import Vocabulary
+from data.coco_results import write_results
 from data.images import ImageTransform, read_image
 from data.loader import Loader
 from data.synthetic import MovingShapes
@@ -22,10 +23,9 @@ from experiments.caption_data import (
     CaptionDataConfig,
     make_loader,
     make_vocabulary,
-    prediction_examples,
     read_split,
 )
-from experiments.frozen_features import make_encode
+from experiments.caption_prediction import make_prediction_data
 from flaxnets.decoders.caption import CaptionDecoder
 from flaxnets.decoders.search import SearchOptions
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
@@ -37,6 +37,7 @@ from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.training.captioning import Captioning, ScheduledSampling
 from flaxnets.training.config import Config, OptimizerConfig, Scorer, nearest, runtime
+from flaxnets.training.data import Data
 from flaxnets.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -157,6 +158,10 @@ class CaptionConfig(Config):
         """Words after words; evaluation searches by ``search``."""
         return Captioning(**self._task_options())
 
+    def make_prediction_task(self) -> Task:
+        """The search alone."""
+        return Captioning(**self._task_options())
+
     def make_data(self, split: str) -> Loader:
         """Captions of similar length in training; images with all captions else."""
         return self._loader(split, pairs=True)
@@ -190,7 +195,7 @@ class CaptionConfig(Config):
 
         return score
 
-    def make_prediction_data(self, paths: Sequence[str]) -> Loader:
+    def make_prediction_data(self, paths: Sequence[str]) -> Data:
         """Image files, in the given order.
 
         Raises:
@@ -198,15 +203,27 @@ class CaptionConfig(Config):
         """
         if self.data.kind == "moving_shapes":
             raise ValueError("images: this model captions the videos of the embedded data set")
-        images = ImageSource(tuple(paths), ImageTransform(self.data.image_size))
-        encode = make_encode("none") if self.data.frozen_encoder else None
-        examples = prediction_examples(images, encode, range(len(images)))
-        return Loader(
-            examples,
-            batch_size=min(self.batch_size, len(examples)),
-            train=False,
-            max_bad_share=1.0,
+        return make_prediction_data(
+            paths,
+            self.data.image_size,
+            self.batch_size,
+            frozen_encoder=self.data.frozen_encoder,
         )
+
+    def read_image(self, path: str) -> np.ndarray:
+        """An image file, upright, (H,W,3) uint8."""
+        return read_image(path)
+
+    def crop_image(self, image: np.ndarray) -> np.ndarray:
+        """The middle of an image (H,W,3) uint8 as the model sees it."""
+        return ImageTransform(self.data.image_size)(image)
+
+    def load_clip(self, split: str, index: int) -> np.ndarray:
+        """A video's frames, or an image as the only one, (T,H,W,3) uint8."""
+        if self.data.kind == "moving_shapes":
+            video: np.ndarray = read_split(self.data, split).inputs[index]["video"]
+            return video
+        return self.load_image(split, index)[None]
 
     def load_image(self, split: str, index: int) -> np.ndarray:
         """An image of a split, (H,W,3) uint8; of a video the frame in the middle."""
@@ -222,6 +239,31 @@ class CaptionConfig(Config):
     def references(self, split: str) -> tuple[tuple[str, ...], ...]:
         """The captions that people wrote, of each example of a split."""
         return read_split(self.data, split).captions
+
+    def score_examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> list[float]:
+        """CIDEr of each record's caption, as ``make_scorer`` makes one of all."""
+        captions = read_split(self.data, split).captions
+        found = {int(record["index"]): str(record["caption"]) for record in records}
+        scorer = CaptionScorer({index: captions[index] for index in found})
+        scores = scorer.score(found, metrics=("CIDEr",)).per_image["CIDEr"]
+        return [scores[int(record["index"])] for record in records]
+
+    def write_results(self, path: Path, split: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Writes captions as COCO's result file, ``SPLIT.coco.json``.
+
+        Image ids are the data set's where they are integers, else the places in the split.
+        """
+        names = read_split(self.data, split).names
+        captions = {}
+        for record in records:
+            name = names[record["index"]]
+            captions[name if isinstance(name, int) else record["index"]] = record["caption"]
+        write_results(path.with_suffix(".coco.json"), captions)
+
+    def check_same_outputs(self, other: Config) -> None:
+        """Compares the vocabularies."""
+        if isinstance(other, CaptionConfig):
+            self.vocabulary.require_same(other.vocabulary)
 
     def _task_options(self) -> dict[str, Any]:
         sampling = None

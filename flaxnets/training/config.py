@@ -98,6 +98,10 @@ class Config:
         """What the network is trained and evaluated on."""
         raise self._missing("make_task")
 
+    def make_prediction_task(self) -> Task:
+        """``make_task`` for trained models, of which none needs the training data."""
+        return self.make_task()
+
     def make_data(self, split: str) -> Data:
         """The batches of a split: ``train`` without end, any other once and in order."""
         raise self._missing("make_data")
@@ -109,6 +113,28 @@ class Config:
     def load_clip(self, split: str, index: int) -> np.ndarray:
         """The frames of one example, (T,H,W,3) uint8, for people to look at."""
         raise self._missing("load_clip")
+
+    def read_image(self, path: str) -> np.ndarray:
+        """An image file, (H,W,3) uint8, for people to look at."""
+        raise self._missing("read_image")
+
+    def crop_image(self, image: np.ndarray) -> np.ndarray:
+        """The part of an image (H,W,3) uint8 that the model sees, at the size it sees it."""
+        raise self._missing("crop_image")
+
+    def references(self, split: str) -> Sequence[Sequence[str]]:
+        """The captions that people wrote, of each example of a split."""
+        raise self._missing("references")
+
+    def score_examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> list[float]:
+        """``best_metric`` of each of a split's records, where it is no mean over examples."""
+        raise self._missing("score_examples")
+
+    def write_results(self, path: Path, split: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Writes records of a split as its benchmark asks, if it does, beside their ``path``."""
+
+    def check_same_outputs(self, other: "Config") -> None:
+        """Raises ValueError where outputs of the other's model mean something else than its own."""
 
     def save_assets(self, folder: Path) -> None:
         """Writes what the model depends on beside the configuration, when a run starts.

@@ -36,7 +36,7 @@ class TrainedModel:
         self.step, variables = restore_variables(workdir, step)
         self._strategy = DataParallel()
         self.variables = self._strategy.replicate(variables)
-        self._task = config.make_task()
+        self._task = config.make_prediction_task()
         self._evaluation_step = self._strategy.compile(
             make_evaluation_step(config.make_model(), self._task)
         )
@@ -45,7 +45,7 @@ class TrainedModel:
         """Metrics of a whole split; its outputs go to ``predictions/SPLIT.jsonl``.
 
         Each line holds ``index``, ``label`` where there is one, and what the task says of the
-        outputs.
+        outputs. The experiment may write other formats beside them.
 
         Raises:
           ValueError: ``train``, or what the experiment says of a split that it lacks.
@@ -77,6 +77,7 @@ class TrainedModel:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+        self.config.write_results(path, split, read_predictions(path))
         return metrics
 
     def predict(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
