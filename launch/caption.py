@@ -1,0 +1,166 @@
+"""Captions of image files, one JSON line each.
+
+    python -m launch.caption --workdir=runs/show_attend_tell PHOTO.jpg …
+
+A line is ``{"path": …, "caption": …, "log_probability": …, "ended": …}``; with ``--num_captions``
+``captions`` lists several, best first; with ``--attention=FOLDER`` ``attention`` names a drawing of
+where the model looked at each word. A file that cannot be decoded has ``{"path": …, "error": …}``;
+then the exit code is 1. Several workdirs, ``--workdir=A --workdir=B``, decode as an ensemble.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from flaxnets.decoders.search import METHODS, SearchOptions
+from flaxnets.training.caption_inference import Caption, TrainedCaptioner
+from flaxnets.training.captioning import Captioning
+from flaxnets.training.config import Config
+from flaxnets.training.inference import TrainedModel
+from flaxnets.training.workdir import Workdir
+from launch import program
+from launch.attention_map import draw_attention
+from launch.experiment import config_of
+
+WORKDIR = flags.DEFINE_multi_string(
+    "workdir", None, "The folder of a run; several decode together.", required=True
+)
+STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; by default the best.")
+ATTENTION = flags.DEFINE_string("attention", None, "A folder for drawings of the attention.")
+NUM_CAPTIONS = flags.DEFINE_integer("num_captions", 1, "Captions of an image.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Images at a time; by default as in training.", lower_bound=1
+)
+SEED = flags.DEFINE_integer("seed", 0, "Of the method sample.", lower_bound=0)
+# What the run's configuration says of the search holds where these are not given.
+METHOD = flags.DEFINE_enum("method", None, METHODS, "How captions are searched for.")
+BEAM_SIZE = flags.DEFINE_integer("beam_size", None, "Hypotheses of a beam search.", lower_bound=1)
+MAX_STEPS = flags.DEFINE_integer("max_steps", None, "Most tokens of a caption.", lower_bound=1)
+TEMPERATURE = flags.DEFINE_float("temperature", None, "Of sampling.")
+TOP_K = flags.DEFINE_integer("top_k", None, "Sampling from the k likeliest words; 0: all.")
+TOP_P = flags.DEFINE_float("top_p", None, "Sampling from the likeliest words that reach p.")
+
+OF_METHOD = {"beam_size": "beam", "temperature": "sample", "top_k": "sample", "top_p": "sample"}
+"""Flags that one method alone reads."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Captions and prints; returns the exit code."""
+    if not argv:
+        raise ValueError("no images; expected paths of image files after the flags")
+    missing = [path for path in argv if not Path(path).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(argv)} images do not exist: {', '.join(missing[:3])}"
+        )
+    captioner, config = _restore()
+    folder = Path(ATTENTION.value) if ATTENTION.value else None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = _drawing_names(argv)
+    failed = 0
+    for found in captioner.caption_files(list(argv), attention=folder is not None):
+        path = argv[found.index]
+        if not found.captions:
+            failed += 1
+            print(json.dumps({"path": path, "error": found.problem}), flush=True)
+            continue
+        best, *_ = captions = found.captions[: NUM_CAPTIONS.value]
+        line = {"path": path, **_describe(best)}
+        if NUM_CAPTIONS.value > 1:
+            line["captions"] = [_describe(caption) for caption in captions]
+        if folder is not None:
+            drawing = folder / names[found.index]
+            _draw(config, path, best, drawing)
+            line["attention"] = str(drawing)
+        print(json.dumps(line), flush=True)
+    if failed:
+        print(f"error: {failed} of {len(argv)} images could not be decoded", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _restore() -> tuple[TrainedCaptioner, Config]:
+    """The models of the workdirs, and the configuration of the first."""
+    workdirs = [Workdir(path) for path in WORKDIR.value]
+    if STEP.value is not None and len(workdirs) > 1:
+        raise ValueError("--step: expected one --workdir beside it, received several")
+    configs = [config_of(workdir) for workdir in workdirs]
+    for config in configs:
+        config.batch_size = BATCH_SIZE.value or configs[0].batch_size
+    models = [
+        TrainedModel(config, workdir, STEP.value)
+        for config, workdir in zip(configs, workdirs, strict=True)
+    ]
+    task = configs[0].make_prediction_task()
+    options = _override(task.options) if isinstance(task, Captioning) else None
+    return TrainedCaptioner(models, options, seed=SEED.value), configs[0]
+
+
+def _override(options: SearchOptions) -> SearchOptions:
+    """The search of a run with what the flags say of it.
+
+    Raises:
+      ValueError: a flag that the method does not read, or more captions than it gives.
+    """
+    given: dict[str, Any] = {
+        flag.name: flag.value
+        for flag in (METHOD, BEAM_SIZE, MAX_STEPS, TEMPERATURE, TOP_K, TOP_P)
+        if flag.value is not None
+    }
+    options = dataclasses.replace(options, **given)
+    for name, method in OF_METHOD.items():
+        if name in given and options.method != method:
+            raise ValueError(
+                f"--{name}: expected with --method={method}, received with {options.method}"
+            )
+    count = NUM_CAPTIONS.value
+    if options.method == "sample":
+        return dataclasses.replace(options, num_samples=count)
+    if options.method == "greedy" and count > 1:
+        raise ValueError(f"--num_captions: greedy search gives 1 caption, received {count}")
+    if options.method == "beam" and count > options.beam_size:
+        if "beam_size" in given:
+            raise ValueError(
+                f"--num_captions: expected at most the beam_size {options.beam_size}, received "
+                f"{count}"
+            )
+        options = dataclasses.replace(options, beam_size=count)
+    return options
+
+
+def _describe(caption: Caption) -> dict[str, Any]:
+    return {
+        "caption": caption.text,
+        "log_probability": caption.log_probability,
+        "ended": caption.ended,
+    }
+
+
+def _draw(config: Config, path: str, caption: Caption, drawing: Path) -> None:
+    attention = caption.attention
+    if attention is None or attention.ndim != 3:
+        raise ValueError("attention: the model's regions are no places of an image")
+    image = config.crop_image(config.read_image(path))
+    draw_attention(image, caption.words, attention).save(drawing, quality=90)
+
+
+def _drawing_names(paths: Sequence[str]) -> list[str]:
+    """A file name for each path, each once, whatever folders they lie in."""
+    names: dict[str, int] = {}
+    for index, path in enumerate(paths):
+        stem, number = Path(path).name, 1
+        name = f"{stem}.attention.jpg"
+        while name in names:
+            number += 1
+            name = f"{stem}.{number}.attention.jpg"
+        names[name] = index
+    return list(names)
+
+
+if __name__ == "__main__":
+    program.run(main)
