@@ -22,7 +22,7 @@ from flaxnets.training.state import TrainState, count_parameters, initialize_var
 from flaxnets.training.step import make_evaluation_step, make_train_step
 from flaxnets.training.task import Task
 from flaxnets.training.workdir import Workdir
-from flaxnets.training.writers import MetricsWriter
+from flaxnets.training.writers import MetricsWriter, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,6 @@ class _Run:
 
     def __init__(self, config: Config, workdir: Workdir, strategy: DataParallel) -> None:
         self.config, self.workdir, self.strategy = config, workdir, strategy
-        config.save_assets(workdir.path)
         self.model, self.task = config.make_model(), config.make_task()
         self.data = config.make_data("train")
         self.evaluation_data = config.make_data(config.eval_split) if config.eval_split else None
@@ -107,6 +106,8 @@ class _Run:
         batches = self.data.batches()
         first = next(batches)
         close_batches(batches)
+        # Not before the data were read: a run that cannot begin leaves nothing behind.
+        config.save_assets(self.workdir.path)
         variables = make_variables(config, self.model, self.task, first)
         optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
         state = self.strategy.replicate(make_state(variables, optimizer, config.seed))
@@ -192,15 +193,26 @@ class _Run:
 
     def is_stale(self, step: int) -> bool:
         """Whether ``patience`` is at its end after ``step`` steps, in this call or one before."""
-        patience, best = self.config.patience, self.checkpointer.best_evaluated_step
-        if not patience or best is None or step - best < patience * self.config.eval_every:
+        patience, name = self.config.patience, self.config.best_metric
+        if not patience:
+            return False
+        sign = 1 if self.config.best_mode == "max" else -1
+        records = [
+            record
+            for record in read_metrics(self.workdir.path)
+            if record["split"] == self.config.eval_split and record["step"] <= step
+        ]
+        scored = [record for record in records if record.get(name) is not None]
+        # Not the checkpointer's best, which of equal steps is the last: equal is no better.
+        best = max(scored, key=lambda record: sign * record[name], default=None)
+        if best is None or sum(r["step"] > best["step"] for r in records) < patience:
             return False
         with tqdm.tqdm.external_write_mode():
             logger.info(
                 "no better %s in %d evaluations since step %d: the training ends at step %d",
-                self.config.best_metric,
+                name,
                 patience,
-                best,
+                best["step"],
                 step,
             )
         return True

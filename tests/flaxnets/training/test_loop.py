@@ -112,7 +112,9 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(
     config = TinyConfig(num_steps=12, keep_checkpoints=1, eval_every=3, checkpoint_every=1)
     config.best_metric, config.best_mode = "loss", "min"
     evaluated = iter([3.0, 1.0, 2.0, 4.0])  # At steps 3, 6, 9 and 12.
-    monkeypatch.setattr("flaxnets.training.loop.evaluate", lambda *_: {"loss": next(evaluated)})
+    monkeypatch.setattr(
+        "flaxnets.training.loop.evaluate", lambda *_, **__: {"loss": next(evaluated)}
+    )
     run(config, tmp_path)
     checkpointer = Checkpointer(
         tmp_path / "checkpoints", best_metric="loss", mode="min", read_only=True

@@ -1,0 +1,127 @@
+"""Training ends after evaluations without a better figure, in one call or in several."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from flaxnets.training.checkpoint import Checkpointer
+from flaxnets.training.loop import Outcome, _Run, train
+from flaxnets.training.parallel import DataParallel
+from flaxnets.training.workdir import Workdir
+from flaxnets.training.writers import read_metrics
+from tests.flaxnets.training.tiny import TinyConfig, TinyData
+
+ORIGINAL, SAVE = TinyData.batches, _Run.save
+# The second evaluation is the best; the third is as good, which is no better.
+SCORES = {2: 1.0, 4: 3.0, 6: 3.0, 8: 2.0, 10: 1.0, 12: 9.0}
+
+
+def configuration(patience: int = 3, **others: Any) -> TinyConfig:
+    return TinyConfig(
+        eval_every=2,
+        checkpoint_every=1,
+        keep_checkpoints=1,
+        patience=patience,
+        best_metric="CIDEr",
+        **others,
+    )
+
+
+def run(config: TinyConfig, path: Path) -> Outcome:
+    with Workdir(path) as workdir:
+        workdir.claim("tiny.py", config)
+        strategy = DataParallel(jax.devices()[:1])
+        return train(config, workdir, strategy=strategy, show_progress=False)
+
+
+def evaluated(path: Path) -> list[int]:
+    return [record["step"] for record in read_metrics(path) if record["split"] == "validation"]
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
+    """What an evaluation finds after each step; a test may change it."""
+    scores = dict(SCORES)
+
+    def evaluate(step_function: Any, strategy: Any, variables: Any, *_: Any, **__: Any) -> Any:
+        return {"CIDEr": scores[taken[-1]]}
+
+    taken = [0]
+
+    def save(self: Any, state: Any, step: int, *arguments: Any, **options: Any) -> None:
+        taken.append(step)
+        SAVE(self, state, step, *arguments, **options)
+
+    monkeypatch.setattr("flaxnets.training.loop.evaluate", evaluate)
+    monkeypatch.setattr("flaxnets.training.loop._Run.save", save)
+    return scores
+
+
+def kept(path: Path, mode: str = "max") -> tuple[int | None, list[int]]:
+    checkpointer = Checkpointer(
+        path / "checkpoints", best_metric="CIDEr", mode=mode, read_only=True
+    )
+    found = checkpointer.best_step, checkpointer.steps
+    checkpointer.close()
+    return found
+
+
+def stop_before(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def batches(self: TinyData, start: int = 0) -> Iterator[Any]:
+        for each, batch in enumerate(ORIGINAL(self, start), start):
+            if self.train and each == number:
+                raise KeyboardInterrupt  # As hard as a kill: no checkpoint, no last record.
+            yield batch
+
+    monkeypatch.setattr(TinyData, "batches", batches)
+
+
+@pytest.mark.parametrize(("patience", "end"), [(0, 12), (1, 6), (2, 8), (3, 10), (4, 12)])
+def test_training_ends_after_so_many_evaluations_without_a_better_figure(
+    patience: int, end: int, scored: dict[int, float], tmp_path: Path
+) -> None:
+    outcome = run(configuration(patience), tmp_path)
+    assert (outcome.step, outcome.signal) == (end, None)
+    assert evaluated(tmp_path) == list(range(2, end + 1, 2))
+    assert outcome.metrics == {"CIDEr": SCORES[end]}
+
+
+def test_the_best_checkpoint_is_kept_and_training_again_does_nothing(
+    scored: dict[int, float], tmp_path: Path
+) -> None:
+    scored[6] = 2.5
+    run(configuration(), tmp_path)
+    assert kept(tmp_path) == (4, [4, 10])
+    records = read_metrics(tmp_path)
+    again = run(configuration(), tmp_path)
+    assert (again.step, again.metrics, again.signal) == (10, {}, None)
+    assert read_metrics(tmp_path) == records
+    assert kept(tmp_path) == (4, [4, 10])
+
+
+@pytest.mark.parametrize("stop", [5, 6, 9])
+def test_a_run_that_was_killed_ends_at_the_same_step(
+    stop: int, scored: dict[int, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_before(stop, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(configuration(), tmp_path)
+    assert run(configuration(), tmp_path).step == 10
+    assert evaluated(tmp_path) == [2, 4, 6, 8, 10]
+
+
+def test_lower_may_be_better_and_a_figure_that_is_none_is_no_better(
+    scored: dict[int, float], tmp_path: Path
+) -> None:
+    scored |= {2: 5.0, 4: 3.0, 6: 4.0, 8: float("inf"), 10: 3.5}
+    assert run(configuration(best_mode="min"), tmp_path).step == 10
+    assert kept(tmp_path, "min") == (4, [4, 10])
+
+
+def test_a_negative_patience_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="patience: expected at least 0, received -1"):
+        run(configuration(-1), tmp_path)
