@@ -92,7 +92,8 @@ class Captioning:
             variables,
             inputs,
             batch["tokens"],
-            batch["token_lengths"],
+            # Captions of rows that do not count must not reach hard attention's baseline either.
+            jnp.where(batch["mask"][:, None], batch["token_lengths"], 0),
             lengths,
             batch["mask"],
             train=True,
@@ -105,7 +106,10 @@ class Captioning:
         total, count = sums["loss"]
         if self.attention_penalty and outputs.attention is not None:
             looked = jnp.where(counts[..., None], outputs.attention, 0).sum(2)  # (B,C,R)
-            unequal = jnp.where(counts[..., :1], jnp.square(1 - looked), 0).sum()
+            exists = counts[..., :1]
+            if lengths is not None:  # Of a video, whose steps are the regions.
+                exists &= jnp.arange(looked.shape[-1]) < lengths[:, None, None]
+            unequal = jnp.where(exists, jnp.square(1 - looked), 0).sum()
             total = total + self.attention_penalty * unequal
         if outputs.log_probabilities is not None:
             total = total - self._attention_reward(outputs, batch["tokens"], counts)
@@ -123,7 +127,7 @@ class Captioning:
         captions = batch["tokens"], batch["token_lengths"]
         outputs: Any = model.apply(variables, inputs, *captions, lengths, train=False)
         sums = self._word_sums(outputs.logits, batch["tokens"], counted_words(batch))
-        del sums["cross_entropy"]
+        sums["loss"] = sums.pop("cross_entropy")  # Whatever the smoothing in training.
         images = jnp.sum(batch["mask"], dtype=jnp.float32)
         sums["examples"] = (images, images)  # The loss counts words.
         best = self.search(model, variables, batch)
