@@ -41,9 +41,14 @@ def evaluate(
       describe: outputs and a row to that example's record, ``Task.describe_outputs``.
 
     Returns:
-      Means by name, and ``examples``, ``skipped``: how many counted and how many did not. What
-      counted is what the sums ``examples``, or else ``loss``, count.
+      Means by name, and ``examples``, ``skipped``: how many counted and how many did not, over all
+      processes. What counted is what the sums ``examples``, or else ``loss``, count.
+
+    Raises:
+      ValueError: ``score`` without ``describe``.
     """
+    if score is not None and describe is None:
+        raise ValueError("describe: expected a function, as score reads its records, received None")
     accumulator = MeanAccumulator()
     skipped = 0
     records: list[dict[str, Any]] = []
@@ -65,6 +70,8 @@ def evaluate(
     if score is not None:
         means |= score(gather_records(records))
     counted = accumulator.count("examples") or accumulator.count("loss")
+    if jax.process_count() > 1:  # Unlike the sums, which are global already.
+        skipped = int(np.sum(multihost_utils.process_allgather(np.array([skipped]))))
     return {**means, "examples": counted, "skipped": float(skipped)}
 
 
