@@ -15,55 +15,31 @@ image share what is remembered of it.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flaxnets.decoders.attention import flatten_regions
+from flaxnets.decoders.caption_arrays import (
+    CaptionOutputs,
+    DecoderWeights,
+    Memory,
+    Product,
+    check_captions,
+)
 from flaxnets.decoders.caption_cells import InnerCell
+from flaxnets.decoders.caption_parameters import DecoderParameters
 from flaxnets.recurrent.backward import deferred_scan, plain_scan
 from flaxnets.recurrent.cell import Cell, Recur
 from flaxnets.recurrent.cells import LSTMCell
-from flaxnets.recurrent.products import ScanWeights, affine, split_addends
+from flaxnets.recurrent.packed_rows import multiply_valid
+from flaxnets.recurrent.products import ScanWeights, affine, multiply, split_addends
 from flaxnets.recurrent.scan import GRADIENTS
 from flaxnets.typing import Array, Carry, Dtype, PRNGKey, PyTree
 
-Memory = dict[str, Array]
-"""(B,...) by name: what the steps read of an image. A mask of regions is bool."""
 
-
-class CaptionOutputs(NamedTuple):
-    """What a decoder says of C captions of L words for each of B images."""
-
-    logits: Array
-    """(B,C,L,V) float32; [..., t, :] scores the word t after reading the words before it."""
-    attention: Array | None = None
-    """(B,C,L,R) at least float32, of each step's regions; zero at padded steps."""
-    log_probabilities: Array | None = None
-    """(B,C,L) at least float32, hard attention in training: of the regions that were sampled."""
-    entropies: Array | None = None
-    """(B,C,L) at least float32, nats, hard attention in training: of the regions' weights."""
-    baseline: Array | None = None
-    """() float32, hard attention: the moving average of captions' log-likelihoods before this."""
-
-
-class DecoderWeights(NamedTuple):
-    """A decoder's parameters by the part that reads them."""
-
-    embedding: Array
-    """(V,E)."""
-    fixed: dict[str, Array]
-    """Read outside of the scan."""
-    scan: ScanWeights
-    """Read within it, without what belongs to an image."""
-    cells: dict[str, InnerCell]
-    """Whose kernels are among those of ``scan``."""
-
-
-class CaptionDecoder(nn.Module, kw_only=True):
+class CaptionDecoder(DecoderParameters, kw_only=True):
     """Regions of an image and the words so far to scores of the next word.
 
     Attributes:
@@ -79,16 +55,13 @@ class CaptionDecoder(nn.Module, kw_only=True):
       param_dtype: of the parameters.
     """
 
-    vocabulary_size: int
     make_cell: Callable[..., Cell] = partial(LSTMCell, 512)
-    embed_features: int = 512
     dropout_rate: float = 0.5
     embed_dropout_rate: float = 0.0
     begin_token: int = 1
     gradients: str = "deferred"
     unroll: int = 1
     dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
 
     def weights(self, width: int) -> DecoderWeights:
         """The parameters, made at the first call for regions of ``width`` D."""
@@ -106,8 +79,21 @@ class CaptionDecoder(nn.Module, kw_only=True):
         """``weights.scan`` with those parts of the memory that the steps read."""
         return weights.scan
 
-    def project(self, weights: DecoderWeights, memory: Memory, embedded: Array) -> dict[str, Array]:
-        """Embedded words (...,B,C,E) to the inputs of the scan (...,B,C,G)."""
+    def project(
+        self,
+        weights: DecoderWeights,
+        memory: Memory,
+        embedded: Array,
+        product: Product = multiply,
+    ) -> dict[str, Array]:
+        """Embedded words (...,B,C,E) to the inputs of the scan (...,B,C,G).
+
+        Args:
+          weights: of which those outside of the scan are read.
+          memory: of the images.
+          embedded: words.
+          product: of words with a matrix, which may leave out padding.
+        """
         raise NotImplementedError
 
     def step(
@@ -179,7 +165,8 @@ class CaptionDecoder(nn.Module, kw_only=True):
         )
         first = jnp.full((b, c, 1), self.begin_token, tokens.dtype)
         previous = jnp.moveaxis(jnp.concatenate([first, tokens[..., :-1]], -1), -1, 0)  # (L,B,C)
-        flags = {"valid": jnp.arange(num_steps)[:, None, None] < token_lengths}
+        valid = jnp.arange(num_steps) < jnp.asarray(token_lengths)[..., None]  # (B,C,L)
+        flags = {"valid": jnp.moveaxis(valid, -1, 0)}
         if train:
             flags |= self.draw_flags((num_steps, b, c), memory)
         if sampling_probability is not None:
@@ -187,17 +174,9 @@ class CaptionDecoder(nn.Module, kw_only=True):
                 weights, memory, carry, previous, flags, sampling_probability, train
             )
         embedded = self._embed(weights, previous, self._drop_key(train))  # (L,B,C,E)
-        scan = deferred_scan if self.gradients == "deferred" else plain_scan
-        _, outputs = scan(
-            partial(self._step_where_valid, weights.cells),
-            self.attach(weights, memory),
-            carry,
-            self.project(weights, memory, embedded),
-            flags,
-            unroll=self.unroll,
-        )
+        outputs = self._scan_words(weights, memory, carry, embedded, flags)
         hidden = jnp.moveaxis(self.read(weights, outputs, embedded), 0, 2)  # (B,C,L,F)
-        logits = self._score(weights, hidden, self._drop_key(train))
+        logits = self._score(weights, hidden, self._drop_key(train), valid)
         return self._collect(logits, {n: jnp.moveaxis(x, 0, 2) for n, x in outputs.items()})
 
     def begin(self, features: Array, mask: Array | None = None) -> tuple[Memory, Carry]:
@@ -250,6 +229,26 @@ class CaptionDecoder(nn.Module, kw_only=True):
     def memory_width(self, memory: Memory) -> int:
         """D of the regions that a memory was made of."""
         return memory["regions"].shape[-1]
+
+    def _scan_words(
+        self,
+        weights: DecoderWeights,
+        memory: Memory,
+        carry: Carry,
+        embedded: Array,
+        flags: dict[str, Array],
+    ) -> dict[str, Array]:
+        """All steps on given words (L,B,C,E): outputs (L,B,C,...)."""
+        step = partial(self._step_where_valid, weights.cells)
+        scanned = self.attach(weights, memory)
+        if not self._deferred:
+            inputs = self.project(weights, memory, embedded)
+            return plain_scan(step, scanned, carry, inputs, flags, unroll=self.unroll)[1]
+        valid = flags["valid"]
+        inputs = self.project(weights, memory, embedded, partial(multiply_valid, valid=valid))
+        return deferred_scan(step, scanned, carry, inputs, flags, unroll=self.unroll, valid=valid)[
+            1
+        ]
 
     def _run_step(
         self,
@@ -336,14 +335,27 @@ class CaptionDecoder(nn.Module, kw_only=True):
         return jax.lax.optimization_barrier(regions.astype(self.dtype))
 
     @property
+    def _deferred(self) -> bool:
+        return self.gradients == "deferred"
+
+    @property
     def _score_dtype(self) -> Dtype:
         return jnp.promote_types(self.dtype, jnp.float32)
 
-    def _score(self, weights: DecoderWeights, hidden: Array, drop_key: PRNGKey | None) -> Array:
-        """Logits (...,V), at least float32."""
+    def _score(
+        self,
+        weights: DecoderWeights,
+        hidden: Array,
+        drop_key: PRNGKey | None,
+        valid: Array | None = None,
+    ) -> Array:
+        """Logits (...,V), at least float32; where not ``valid`` (...) they mean nothing."""
         hidden = _drop(hidden.astype(self.dtype), self.dropout_rate, drop_key)
         kernel = weights.fixed["vocabulary_kernel"].astype(self.dtype)
-        logits = jnp.matmul(hidden, kernel, preferred_element_type=self._score_dtype)
+        if valid is not None and hidden.dtype == self._score_dtype and self._deferred:
+            logits = multiply_valid(hidden, kernel, valid)
+        else:
+            logits = jnp.matmul(hidden, kernel, preferred_element_type=self._score_dtype)
         return logits + weights.fixed["vocabulary_bias"]
 
     def _embed(self, weights: DecoderWeights, words: Array, drop_key: PRNGKey | None) -> Array:
@@ -353,94 +365,6 @@ class CaptionDecoder(nn.Module, kw_only=True):
     def _drop_key(self, train: bool) -> PRNGKey | None:
         drops = train and (self.dropout_rate > 0 or self.embed_dropout_rate > 0)
         return self.make_rng("dropout") if drops else None
-
-    # Parameters, called by the compact method ``weights`` of the decoders.
-
-    def _param_affine(
-        self, name: str, width: int, features: int, *, bias: bool = True
-    ) -> dict[str, Array]:
-        """``name_kernel`` (width, features), and ``name_bias``."""
-        init = nn.initializers.lecun_normal()
-        made = {
-            f"{name}_kernel": self.param(
-                f"{name}_kernel", init, (width, features), self.param_dtype
-            )
-        }
-        if bias:
-            zeros = nn.initializers.zeros
-            made[f"{name}_bias"] = self.param(f"{name}_bias", zeros, (features,), self.param_dtype)
-        return made
-
-    def _param_vector(self, name: str, features: int) -> Array:
-        """(features,), of which inner products with tanh's values have a variance near 1."""
-        init = nn.initializers.normal(features**-0.5)
-        return self.param(name, init, (features,), self.param_dtype)
-
-    def _param_words(self, hidden_features: int) -> tuple[Array, dict[str, Array]]:
-        """The embedding (V,E), and the affine map of hidden features to the vocabulary's scores."""
-        shape = self.vocabulary_size, self.embed_features
-        init = nn.initializers.normal(self.embed_features**-0.5)
-        embedding = self.param("embedding", init, shape, self.param_dtype)
-        return embedding, self._param_affine("vocabulary", hidden_features, self.vocabulary_size)
-
-    def _check_width(self, width: int, *path: str, beside: int = 0) -> None:
-        """Refuses regions of another width than that of the parameter at ``path``.
-
-        Args:
-          width: D of the regions.
-          path: names of modules and of a kernel (D + ``beside``,...).
-          beside: rows of the kernel that multiply something else.
-        """
-        found: Any = self.variables.get("params", {})
-        for name in path:
-            if name not in found:
-                return
-            found = found[name]
-        if found.shape[0] != width + beside:
-            raise ValueError(
-                f"features: expected width {found.shape[0] - beside}, received {width}"
-            )
-
-
-def attach_regions(scanned: ScanWeights, memory: Memory) -> ScanWeights:
-    """With ``regions`` as the kernel ``context``, and ``keys`` and ``mask`` as others."""
-    kernels, biases, others = scanned
-    mask = memory.get("mask")
-    # As a float, since differentiation knows no gradient of a bool.
-    exists = None if mask is None else mask.astype(jnp.float32)
-    kernels = kernels | {"context": memory["regions"]}
-    return ScanWeights(kernels, biases, (*others, memory["keys"], exists))
-
-
-def check_captions(
-    tokens: Array, token_lengths: Array, batch_size: int, vocabulary_size: int
-) -> None:
-    """Refuses captions and lengths that do not go together.
-
-    Raises:
-      ValueError: tokens that are not (B,C,L) integers or, where they are known, not in [0,V);
-        lengths that are not (B,C) integers or, where they are known, not in [0,L].
-    """
-    if tokens.ndim != 3 or len(tokens) != batch_size or 0 in tokens.shape[1:]:
-        raise ValueError(
-            f"tokens: expected (B,C,L) with B = {batch_size}, received shape {tokens.shape}"
-        )
-    if token_lengths.shape != tokens.shape[:2]:
-        raise ValueError(
-            f"token_lengths: expected shape {tokens.shape[:2]}, received {token_lengths.shape}"
-        )
-    ranges = (
-        ("tokens", tokens, vocabulary_size - 1),
-        ("token_lengths", token_lengths, tokens.shape[2]),
-    )
-    for name, values, largest in ranges:
-        if not jnp.issubdtype(values.dtype, jnp.integer):
-            raise ValueError(f"{name}: expected integers, received {values.dtype}")
-        if isinstance(values, jax.core.Tracer) or not values.size:
-            continue
-        low, high = np.min(values), np.max(values)
-        if low < 0 or high > largest:
-            raise ValueError(f"{name}: expected 0 to {largest}, received {low} to {high}")
 
 
 def _drop(x: Array, rate: float, key: PRNGKey | None) -> Array:

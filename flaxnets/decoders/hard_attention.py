@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from flaxnets.decoders.caption import CaptionOutputs, Memory
+from flaxnets.decoders.caption_arrays import CaptionOutputs, Memory
 from flaxnets.decoders.soft_attention import SoftAttention
 from flaxnets.typing import Array
 

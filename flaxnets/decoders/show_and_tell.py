@@ -3,7 +3,8 @@
 import flax.linen as nn
 
 from flaxnets.decoders.attention import average_regions
-from flaxnets.decoders.caption import CaptionDecoder, DecoderWeights, Memory
+from flaxnets.decoders.caption import CaptionDecoder
+from flaxnets.decoders.caption_arrays import DecoderWeights, Memory, Product
 from flaxnets.decoders.caption_cells import InnerCell
 from flaxnets.recurrent.cell import Recur
 from flaxnets.recurrent.products import ScanWeights, affine, multiply
@@ -28,9 +29,9 @@ class ShowAndTell(CaptionDecoder):
     @nn.compact
     def weights(self, width: int) -> DecoderWeights:
         """See ``CaptionDecoder.weights``."""
-        self._check_width(width, "image_kernel")
-        embedding, fixed = self._param_words(self.cell.features)
-        fixed |= self._param_affine("image", width, self.embed_features)
+        self.check_width(width, "image_kernel")
+        embedding, fixed = self.param_words(self.cell.features)
+        fixed |= self.param_affine("image", width, self.embed_features)
         of_cell = self.cell.weights((1, self.embed_features))
         scanned = ScanWeights(of_cell.hidden, of_cell.bias, of_cell.pointwise)
         return DecoderWeights(embedding, fixed, scanned, {"cell": InnerCell(self.cell, of_cell)})
@@ -58,7 +59,13 @@ class ShowAndTell(CaptionDecoder):
         carry = self.cell.initialize_carry(None, embedded.shape)
         return self.cell.step(weights.scan.others, recur, carry, others)[0]
 
-    def project(self, weights: DecoderWeights, memory: Memory, embedded: Array) -> dict[str, Array]:
+    def project(
+        self,
+        weights: DecoderWeights,
+        memory: Memory,
+        embedded: Array,
+        product: Product = multiply,
+    ) -> dict[str, Array]:
         """The cell's own."""
         return self.cell.project(weights.cells["cell"].weights.input, embedded)
 
@@ -97,8 +104,8 @@ class FactoredLRCN(CaptionDecoder):
     def weights(self, width: int) -> DecoderWeights:
         """See ``CaptionDecoder.weights``."""
         lower_width = self.word_cell.features
-        self._check_width(width, "image_cell", "input_kernel", beside=lower_width)
-        embedding, fixed = self._param_words(self.image_cell.features)
+        self.check_width(width, "image_cell", "input_kernel", beside=lower_width)
+        embedding, fixed = self.param_words(self.image_cell.features)
         lower = InnerCell(self.word_cell, self.word_cell.weights((1, self.embed_features)))
         upper = InnerCell(
             self.image_cell, self.image_cell.weights((1, lower_width + width)), "image_"
@@ -128,7 +135,13 @@ class FactoredLRCN(CaptionDecoder):
         """With the image's share of the upper cell's gates."""
         return weights.scan._replace(others=(*weights.scan.others, memory["gates"]))
 
-    def project(self, weights: DecoderWeights, memory: Memory, embedded: Array) -> dict[str, Array]:
+    def project(
+        self,
+        weights: DecoderWeights,
+        memory: Memory,
+        embedded: Array,
+        product: Product = multiply,
+    ) -> dict[str, Array]:
         """The lower cell's own."""
         return self.word_cell.project(weights.cells["word"].weights.input, embedded)
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.decoders.attention import attend, average_regions
-from flaxnets.decoders.caption import CaptionDecoder, DecoderWeights, Memory, attach_regions
+from flaxnets.decoders.caption import CaptionDecoder
+from flaxnets.decoders.caption_arrays import DecoderWeights, Memory, Product, attach_regions
 from flaxnets.decoders.caption_cells import (
     InnerCell,
     MaxoutLSTMCell,
@@ -58,26 +59,26 @@ class SoftAttention(CaptionDecoder):
     @nn.compact
     def weights(self, width: int) -> DecoderWeights:
         """See ``CaptionDecoder.weights``."""
-        self._check_width(width, "key_kernel")
+        self.check_width(width, "key_kernel")
         embed, attention = self.embed_features, self.attention_features
         # Words and context have kernels of their own: slices of one would be copies.
         cell = InnerCell(self.cell, self.cell.weights((1, embed)))
         words = cell.input_kernel()
         columns = words[:, self._context_columns()].shape[-1]
-        context = self._param_affine("context", width, columns, bias=False)
+        context = self.param_affine("context", width, columns, bias=False)
         hidden = read_hidden(self.cell, self._zero_carry(1)).shape[-1]
-        embedding, fixed = self._param_words(embed if self.deep_output else hidden)
-        fixed |= self._param_affine("key", width, attention)
+        embedding, fixed = self.param_words(embed if self.deep_output else hidden)
+        fixed |= self.param_affine("key", width, attention)
         fixed |= self._param_start(width)
         fixed["words"] = words
         if self.deep_output:
-            fixed |= self._param_affine("deep_hidden", hidden, embed)
-            fixed |= self._param_affine("deep_context", width, embed, bias=False)
+            fixed |= self.param_affine("deep_hidden", hidden, embed)
+            fixed |= self.param_affine("deep_context", width, embed, bias=False)
         # All products of h_{t-1} are one: query, β, gates.
-        parts = [self._param_affine("query", hidden, attention, bias=False)["query_kernel"]]
+        parts = [self.param_affine("query", hidden, attention, bias=False)["query_kernel"]]
         biases = [jnp.zeros(attention, self.param_dtype)]
         if self.gate != "none":
-            gate = self._param_affine("gate", hidden, width if self.gate == "vector" else 1)
+            gate = self.param_affine("gate", hidden, width if self.gate == "vector" else 1)
             parts.append(gate["gate_kernel"])
             biases.append(gate["gate_bias"])
         kernels, of_cell = cell.hidden_kernels(), cell.biases()
@@ -87,7 +88,7 @@ class SoftAttention(CaptionDecoder):
         kernels["state"] = jnp.concatenate([*parts, merged], axis=-1)
         kernels[cell.input_name] = context["context_kernel"]
         of_cell["state"] = jnp.concatenate([*biases, of_cell.pop(name, nothing)])
-        vector = self._param_vector("score_vector", attention)
+        vector = self.param_vector("score_vector", attention)
         scanned = ScanWeights(kernels, of_cell, (cell.weights.pointwise, vector))
         return DecoderWeights(embedding, fixed, scanned, {"cell": cell})
 
@@ -113,9 +114,15 @@ class SoftAttention(CaptionDecoder):
         """With the regions as a kernel for each row of the batch."""
         return attach_regions(weights.scan, memory)
 
-    def project(self, weights: DecoderWeights, memory: Memory, embedded: Array) -> dict[str, Array]:
+    def project(
+        self,
+        weights: DecoderWeights,
+        memory: Memory,
+        embedded: Array,
+        product: Product = multiply,
+    ) -> dict[str, Array]:
         """The words' share of the gates, which is added to that of the context."""
-        return {weights.cells["cell"].input_name: multiply(embedded, weights.fixed["words"])}
+        return {weights.cells["cell"].input_name: product(embedded, weights.fixed["words"])}
 
     def step(
         self,
@@ -169,7 +176,7 @@ class SoftAttention(CaptionDecoder):
         """Of the initial carry, leaf by leaf: c and h, or h."""
         params: dict[str, Array] = {}
         for number, leaf in enumerate(jax.tree.leaves(self._zero_carry(1))):
-            params |= self._param_affine(f"start_{number}", width, leaf.shape[-1])
+            params |= self.param_affine(f"start_{number}", width, leaf.shape[-1])
         return params
 
     def _context_columns(self) -> slice:
@@ -207,9 +214,15 @@ class Att2in(SoftAttention):
         """Zeros."""
         return self._zero_carry(len(memory["regions"]))
 
-    def project(self, weights: DecoderWeights, memory: Memory, embedded: Array) -> dict[str, Array]:
+    def project(
+        self,
+        weights: DecoderWeights,
+        memory: Memory,
+        embedded: Array,
+        product: Product = multiply,
+    ) -> dict[str, Array]:
         """The words' share of the gates."""
-        return {"words": multiply(embedded, weights.fixed["words"])}
+        return {"words": product(embedded, weights.fixed["words"])}
 
     def read_context(self, cell: InnerCell, product: Array, inputs: dict[str, Array]) -> Array:
         """The context's product is narrower than the words'."""

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxnets.decoders.attention import attend, average_regions
-from flaxnets.decoders.caption import CaptionDecoder, DecoderWeights, Memory, attach_regions
+from flaxnets.decoders.caption import CaptionDecoder
+from flaxnets.decoders.caption_arrays import DecoderWeights, Memory, Product, attach_regions
 from flaxnets.decoders.caption_cells import InnerCell, read_hidden
 from flaxnets.recurrent.cell import Recur
 from flaxnets.recurrent.products import ScanWeights, multiply
@@ -37,11 +38,11 @@ class UpDown(CaptionDecoder):
     @nn.compact
     def weights(self, width: int) -> DecoderWeights:
         """See ``CaptionDecoder.weights``."""
-        self._check_width(width, "key_kernel")
+        self.check_width(width, "key_kernel")
         embed, attention = self.embed_features, self.attention_features
         looks, speaks = self._hidden_widths()
-        embedding, fixed = self._param_words(speaks)
-        fixed |= self._param_affine("key", width, attention)
+        embedding, fixed = self.param_words(speaks)
+        fixed |= self.param_affine("key", width, attention)
         looking = InnerCell(
             self.attention_cell, self.attention_cell.weights((1, speaks + width + embed)), "look_"
         )
@@ -50,14 +51,14 @@ class UpDown(CaptionDecoder):
         )
         fixed["mean"] = looking.input_kernel(slice(speaks, speaks + width))
         fixed["words"] = looking.input_kernel(slice(speaks + width, None))
-        query = self._param_affine("query", looks, attention, bias=False)["query_kernel"]
+        query = self.param_affine("query", looks, attention, bias=False)["query_kernel"]
         kernels = looking.hidden_kernels() | speaking.hidden_kernels()
         kernels[looking.input_name] = looking.input_kernel(slice(speaks))
         kernels["looked"] = jnp.concatenate(
             [query, speaking.input_kernel(slice(width, None))], axis=-1
         )
         kernels[speaking.input_name] = speaking.input_kernel(slice(width))
-        vector = self._param_vector("score_vector", attention)
+        vector = self.param_vector("score_vector", attention)
         pointwise = looking.weights.pointwise, speaking.weights.pointwise
         scanned = ScanWeights(kernels, looking.biases() | speaking.biases(), (*pointwise, vector))
         return DecoderWeights(embedding, fixed, scanned, {"look": looking, "speak": speaking})
@@ -80,9 +81,15 @@ class UpDown(CaptionDecoder):
         """With the regions as a kernel for each row of the batch."""
         return attach_regions(weights.scan, memory)
 
-    def project(self, weights: DecoderWeights, memory: Memory, embedded: Array) -> dict[str, Array]:
+    def project(
+        self,
+        weights: DecoderWeights,
+        memory: Memory,
+        embedded: Array,
+        product: Product = multiply,
+    ) -> dict[str, Array]:
         """The words' and the mean's share of the first cell's gates."""
-        gates = multiply(embedded, weights.fixed["words"]) + memory["gates"][:, None]
+        gates = product(embedded, weights.fixed["words"]) + memory["gates"][:, None]
         return {weights.cells["look"].input_name: gates}
 
     def step(

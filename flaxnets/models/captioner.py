@@ -3,7 +3,8 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flaxnets.decoders.caption import CaptionDecoder, CaptionOutputs, Memory
+from flaxnets.decoders.caption import CaptionDecoder
+from flaxnets.decoders.caption_arrays import CaptionOutputs, Memory
 from flaxnets.models.frame_encoding import check_clips, encode_frames, unwrap_level
 from flaxnets.typing import Array, Carry
 

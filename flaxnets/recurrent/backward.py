@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.recurrent.cell import Recur
+from flaxnets.recurrent.packed_rows import valid_kernel_gradient
 from flaxnets.recurrent.products import (
     ScanWeights,
     affine,
@@ -65,6 +66,7 @@ def deferred_scan(
     *,
     reverse: bool = False,
     unroll: int = 1,
+    valid: Array | None = None,
 ) -> tuple[Carry, Any]:
     """Scans ``step`` over time; kernels and biases get their gradients after the scan.
 
@@ -79,6 +81,8 @@ def deferred_scan(
       flags: a pytree of the same, without gradients.
       reverse: from the last step to the first.
       unroll: steps in one turn of the loop.
+      valid: (T,B,...) bool, of the rank of the hidden states without their features: False where a
+        step leaves the carry as it is and gives zeros, so that matrices get no gradient from it.
 
     Returns:
       The last carry, and the outputs with a leading axis T.
@@ -88,7 +92,11 @@ def deferred_scan(
 
     @jax.custom_vjp
     def run(
-        weights: ScanWeights, carry: Carry, inputs: dict[str, Array], flags: PyTree
+        weights: ScanWeights,
+        carry: Carry,
+        inputs: dict[str, Array],
+        flags: PyTree,
+        valid: Array | None,
     ) -> tuple[Carry, Any]:
         addends, others = split_addends(weights, inputs)
 
@@ -105,7 +113,11 @@ def deferred_scan(
         return carry, outputs
 
     def forward(
-        weights: ScanWeights, carry: Carry, inputs: dict[str, Array], flags: PyTree
+        weights: ScanWeights,
+        carry: Carry,
+        inputs: dict[str, Array],
+        flags: PyTree,
+        valid: Array | None,
     ) -> tuple[tuple[Carry, Any], Any]:
         addends, others = split_addends(weights, inputs)
         shapes = _product_shapes(step, weights, carry, inputs, flags)
@@ -127,10 +139,10 @@ def deferred_scan(
             return new_carry, sums, (output, carry)
 
         last, products, (outputs, carries) = loop.run(body, carry, (others, flags), products)
-        return (last, outputs), (weights, others, flags, carries, products)
+        return (last, outputs), (weights, others, flags, valid, carries, products)
 
     def backward(residuals: Any, gradients: tuple[Carry, Any]) -> Any:
-        weights, others, flags, carries, products = residuals
+        weights, others, flags, valid, carries, products = residuals
         transposed = jax.tree.map(transpose, weights.kernels)
         of_last, of_outputs = gradients
 
@@ -161,21 +173,24 @@ def deferred_scan(
         (of_carry, of_weights), (of_products, of_others), hiddens = loop.reversed().run(
             body, state, xs, (products, others)
         )
-        of_kernels = {
-            name: kernel_gradient(hiddens[name], of_products[name], kernel)
-            for name, kernel in weights.kernels.items()
-        }
+        of_kernels = {}
+        for name, kernel in weights.kernels.items():
+            pair = hiddens[name], of_products[name]
+            if valid is None or kernel.ndim != 2:
+                of_kernels[name] = kernel_gradient(*pair, kernel)
+            else:
+                of_kernels[name] = valid_kernel_gradient(*pair, kernel, valid)
         of_biases = {
             name: of_products[name].sum(range(of_products[name].ndim - 1), dtype=bias.dtype)
             for name, bias in weights.biases.items()
         }
         of_inputs = {name: x for name, x in of_products.items() if name not in without_addend}
         of_inputs |= of_others
-        return ScanWeights(of_kernels, of_biases, of_weights), of_carry, of_inputs, None
+        return ScanWeights(of_kernels, of_biases, of_weights), of_carry, of_inputs, None, None
 
     without_addend = weights.kernels.keys() - inputs.keys()
     run.defvjp(forward, backward)
-    return run(weights, carry, inputs, flags)
+    return run(weights, carry, inputs, flags, valid)
 
 
 class _Loop(NamedTuple):

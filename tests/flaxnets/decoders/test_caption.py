@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.decoders.caption import CaptionDecoder, CaptionOutputs
+from flaxnets.decoders.caption import CaptionDecoder
+from flaxnets.decoders.caption_arrays import CaptionOutputs
+from flaxnets.recurrent import packed_rows
 from tests.flaxnets.decoders.caption_cases import (
     BY_NAME,
     CASES,
@@ -124,6 +126,21 @@ def test_gradients_after_the_scan_are_those_of_autodiff(case: Case) -> None:
     actual = gradient(case.make(), variables, regions)
     expected = gradient(case.make(gradients="autodiff"), variables, regions)
     assert_close(actual, expected, **EXACT)
+
+
+@pytest.mark.parametrize("name", ["show-and-tell", "soft", "up-down-gru"])
+def test_leaving_out_padded_rows_changes_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = BY_NAME[name]
+    variables, regions = draw(case)
+    scores = run(case.make(), variables, regions, TOKENS, LENGTHS, MASK)
+    gradients = gradient(case.make(), variables, regions)
+    monkeypatch.setattr(packed_rows, "_FEWEST_ROWS", 0)
+    packing = case.make(unroll=2)  # Another decoder, since the same one is compiled already.
+    packed = run(packing, variables, regions, TOKENS, LENGTHS, MASK)
+    np.testing.assert_allclose(packed.logits[VALID], scores.logits[VALID], **EXACT)
+    assert_close(gradient(packing, variables, regions), gradients, **EXACT)
 
 
 @every_case

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.decoders.caption import CaptionDecoder, CaptionOutputs
+from flaxnets.decoders.caption import CaptionDecoder
+from flaxnets.decoders.caption_arrays import CaptionOutputs
 from flaxnets.decoders.caption_cells import MaxoutLSTMCell, candidate_columns
 from flaxnets.recurrent.cells import ElmanCell
 from tests.flaxnets.decoders.caption_cases import (
