@@ -126,12 +126,13 @@ def _make_strip(
     return dataclasses.replace(strip, frames=frames)
 
 
-def make_frames(clip: np.ndarray, count: int = 8) -> list[Frame]:
+def make_frames(clip: np.ndarray, count: int = 8, max_side: int = MAX_SIDE) -> list[Frame]:
     """Evenly spaced frames of a clip, the first and the last among them.
 
     Args:
       clip: (T,H,W,3) uint8, T at least 1.
       count: frames wanted; a shorter clip gives all it has.
+      max_side: longer side at most, pixels.
 
     Raises:
       ValueError: another shape or dtype.
@@ -142,14 +143,15 @@ def make_frames(clip: np.ndarray, count: int = 8) -> list[Frame]:
         )
     count = min(count, len(clip))
     return [
-        _make_frame(int(number), clip[number])
+        make_image(int(number), clip[number], max_side)
         for number in np.linspace(0, len(clip) - 1, count).round().astype(int)
     ]
 
 
-def _make_frame(number: int, pixels: np.ndarray) -> Frame:
+def make_image(number: int, pixels: np.ndarray, max_side: int) -> Frame:
+    """Pixels (H,W,3) uint8 as a JPEG of at most ``max_side`` pixels a side."""
     image = Image.fromarray(pixels)
-    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    image.thumbnail((max_side, max_side))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85, subsampling=0, optimize=True)
     encoded = base64.b64encode(file.getvalue()).decode("ascii")

@@ -72,24 +72,31 @@ class _Scale:
 
 
 def make_charts(metrics: Sequence[Mapping[str, Any]], best_metric: str = "accuracy") -> list[Chart]:
-    """A chart of each of loss, accuracy, learning rate, gradient norm and ``best_metric``.
+    """A chart of each usual quantity and of ``best_metric``.
 
     Args:
       metrics: records ``{"step": …, "split": …, name: value or None, …}`` in any order.
-      best_metric: drawn too where it is none of the four.
+      best_metric: drawn too where it is none of the usual.
 
     Returns:
       Those of which some record holds a number.
     """
     titles = {
         "loss": "Loss",
+        "cross_entropy": "Cross-entropy",
         "accuracy": "Accuracy",
+        "word_accuracy": "Word accuracy",
         "learning_rate": "Learning rate",
         "gradient_norm": "Gradient norm",
     }
-    titles.setdefault(best_metric, best_metric.replace("_", " ").capitalize())
+    titles.setdefault(best_metric, _sentence(best_metric.replace("_", " ")))
     charts = (_make_chart(metrics, name, title) for name, title in titles.items())
     return [chart for chart in charts if chart is not None]
+
+
+def _sentence(text: str) -> str:
+    """With a capital first; ``CIDEr`` stays as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def _make_chart(metrics: Sequence[Mapping[str, Any]], name: str, title: str) -> Chart | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from launch.report_clips import TOP, make_strips
 from launch.report_figures import make_charts
+from launch.report_gallery import Gallery
 from launch.report_statistics import (
     Rate,
     confusion_matrix,
@@ -39,6 +40,8 @@ class Run:
       class_names: by label; empty where the labels have no names.
       predictions: ``{"index", "label" (-1 unknown), "prediction", "probabilities": [K]}`` each.
       load_clip: an index of the split to its frames (T,H,W,3) uint8; None where there are none.
+      scores: of a captioner's predictions, by metric.
+      galleries: of a captioner's predictions.
       notes: a sentence for each part that the run lacks, and for what to know of the others.
     """
 
@@ -50,7 +53,14 @@ class Run:
     class_names: Sequence[str] = ()
     predictions: Sequence[Mapping[str, Any]] = ()
     load_clip: Callable[[int], np.ndarray] | None = None
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    galleries: Sequence[Gallery] = ()
     notes: Sequence[str] = ()
+
+    @property
+    def captions(self) -> bool:
+        """Whether the predictions are captions."""
+        return bool(self.predictions) and all("caption" in r for r in self.predictions)
 
 
 def build_page(run: Run, comparison: Sequence[Mapping[str, str]] = ()) -> str:
@@ -76,7 +86,8 @@ def build_page(run: Run, comparison: Sequence[Mapping[str, str]] = ()) -> str:
     notes = list(run.notes)
     if not run.metrics:
         notes.append("No curves: metrics.jsonl holds no record yet.")
-    outputs = _describe_outputs(run, notes) if run.predictions else None
+    classified = bool(run.predictions) and not run.captions
+    outputs = _describe_outputs(run, notes) if classified else None
     best_metric = run.config.get("best_metric", "accuracy")
     return template.render(
         run=run,

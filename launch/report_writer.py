@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flaxnets.training.caption_inference import TrainedCaptioner
 from flaxnets.training.config import Config
 from flaxnets.training.inference import TrainedModel, read_predictions
 from flaxnets.training.workdir import Workdir
 from flaxnets.training.writers import read_metrics
 from launch.experiment import config_of
+from launch.report_gallery import Gallery, Looked, make_galleries
 from launch.report_page import Run, build_page
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ def write_report(
     record = workdir.read_config()
     config = config_of(workdir)
     predictions, notes = _predictions(workdir, config, split)
+    scores, galleries = _captions(workdir, config, split, predictions, notes)
     defines_clips = type(config).load_clip is not Config.load_clip
     run = Run(
         experiment=record["experiment"],
@@ -49,6 +52,8 @@ def write_report(
         class_names=config.class_names,
         predictions=predictions,
         load_clip=(lambda index: config.load_clip(split, index)) if defines_clips else None,
+        scores=scores,
+        galleries=galleries,
         notes=notes,
     )
     page = build_page(run, comparison)
@@ -87,3 +92,52 @@ def _predictions(
             f"--workdir={workdir.path} --split={split} makes them anew."
         )
     return records, notes
+
+
+def _captions(
+    workdir: Workdir,
+    config: Config,
+    split: str,
+    predictions: Sequence[Mapping[str, Any]],
+    notes: list[str],
+) -> tuple[Mapping[str, float], list[Gallery]]:
+    """Scores and galleries of predicted captions; adds to ``notes`` what there is not."""
+    if not predictions or not all("caption" in record for record in predictions):
+        return {}, []
+    try:
+        scorer = config.make_scorer(split, complete=True)
+        scores = scorer(predictions) if scorer is not None else {}
+        galleries = make_galleries(
+            predictions,
+            config.references(split),
+            config.score_examples(split, predictions),
+            lambda index: config.load_clip(split, index),
+            lambda indices: _look(workdir, config, split, indices, notes),
+            metric=config.best_metric,
+        )
+    except (OSError, ImportError) as error:
+        notes.append(f"No scores and no gallery of captions: {error}.")
+        return {}, []
+    return scores, galleries
+
+
+def _look(
+    workdir: Workdir, config: Config, split: str, indices: Sequence[int], notes: list[str]
+) -> dict[int, Looked]:
+    """Where the best checkpoint looks while it captions some examples."""
+    looked = {}
+    try:
+        captioner = TrainedCaptioner([TrainedModel(config, workdir)])
+        for found in captioner.caption_examples(split, indices, attention=True):
+            if not found.captions:
+                continue
+            best = found.captions[0]
+            if best.attention is None:
+                continue
+            image = None
+            if best.attention.ndim == 3:
+                image = config.crop_image(config.load_clip(split, found.index)[0])
+            looked[found.index] = Looked(best.words, best.attention, image)
+    except (FileNotFoundError, ValueError) as error:
+        notes.append(f"No maps of attention: {error}.")
+    return looked
