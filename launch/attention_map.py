@@ -85,9 +85,12 @@ def light_up(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _font(word: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The largest font up to ``FONT_SIZE`` in which the word is no wider than a tile."""
-    font = ImageFont.load_default(FONT_SIZE)
-    length = font.getlength(word)
-    return font if length <= width else ImageFont.load_default(FONT_SIZE * width / length)
+    # Letters of other sizes are hinted, so widths are not quite in proportion.
+    sizes = range(FONT_SIZE, 0, -1)
+    fonts = (ImageFont.load_default(size) for size in sizes)
+    return next(
+        (font for font in fonts if font.getlength(word) <= width), ImageFont.load_default(1)
+    )
 
 
 def _check(image: np.ndarray, words: Sequence[str], attention: np.ndarray) -> np.ndarray:

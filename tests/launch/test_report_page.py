@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from launch.report_gallery import Looked, make_galleries
 from launch.report_page import Run, build_page, config_groups, duration
 from tests.launch.records import METRICS, make_record
 
@@ -216,8 +217,8 @@ def test_parts_that_are_missing_are_told() -> None:
     text = Page(build_page(make_run(load_clip=None))).text
     assert "No film strips: the experiment does not define load_clip()." in text
 
-    captions = [{"index": 0, "label": 0, "caption": "a ball"}]
-    text = Page(build_page(make_run(predictions=captions))).text
+    boxes = [{"index": 0, "label": 0, "boxes": [[1, 2, 3, 4]]}]
+    text = Page(build_page(make_run(predictions=boxes))).text
     assert "hold no probabilities of classes" in text
 
 
@@ -245,3 +246,57 @@ def test_predictions_of_another_experiment_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         build_page(make_run(**changes))
+
+
+def make_captions(clip_length: int) -> Run:
+    records = [
+        {"index": i, "caption": f"<i>dog</i> {i}", "log_probability": -1.25, "ended": i != 0}
+        for i in range(4)
+    ]
+    weights = np.full((2, 2, 2) if clip_length == 1 else (2, 5), 0.25)
+    image = np.zeros((8, 8, 3), np.uint8) if clip_length == 1 else None
+    galleries = make_galleries(
+        records,
+        [(f"<b>person</b> {i}", "another") for i in range(4)],
+        [0.5, 1.25, 0.0, 0.75],
+        lambda index: np.full((clip_length, 12, 20, 3), index, np.uint8),
+        lambda indices: {i: Looked(("<i>dog</i>", str(i)), weights, image) for i in indices},
+    )
+    return make_run(
+        predictions=records,
+        class_names=(),
+        config={**CONFIG, "best_metric": "CIDEr"},
+        scores={"BLEU-1": 0.61234, "CIDEr": 0.625, "motion_accuracy": 0.5},
+        galleries=galleries,
+    )
+
+
+def test_captions_have_scores_and_a_gallery() -> None:
+    html = build_page(make_captions(1))
+    page = Page(html)
+    text = page.text.replace("\u00a0", " ")
+    assert "BLEU-1 0.612 CIDEr 0.625 motion accuracy 50.0 %" in text
+    assert "Captions of 4 examples" in text
+    assert "METEOR needs Java" in text
+    # The first and second by score, then the last, then what is left.
+    order = re.findall(r"<i>dog</i> (\d) ?…? CIDEr (\d\.\d\d) , log-probability -1\.2", text)
+    assert order == [("1", "1.25"), ("3", "0.75"), ("2", "0.00"), ("0", "0.50")]
+    assert "<i>dog</i> 0 …" in text
+    assert "<b>person</b> 3" in text
+    assert "<i>dog" not in html
+    assert "<b>person" not in html
+    assert "Confusion matrix" not in text
+    assert "hold no probabilities" not in text
+    # Of each an image, and two words with attention.
+    assert len(page.attributes("img", "src")) == 4 * 3
+    assert all(page.attributes("img", "alt"))
+    assert page.attributes("img", "alt").count("attention at <i>dog</i>") == 4
+
+
+def test_captions_of_videos_have_film_strips_and_steps() -> None:
+    page = Page(build_page(make_captions(5)))
+    assert len(page.attributes("img", "src")) == 4 * 5
+    titles = [title for title in page.attributes("td", "title") if title]
+    assert len(titles) == 4 * 2 * 5
+    assert titles[0] == "step 0: 25.0\u00a0%"
+    assert "Attention to the 5 steps of the video" in page.text
