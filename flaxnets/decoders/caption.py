@@ -15,7 +15,6 @@ image share what is remembered of it.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from flaxnets.decoders.caption_arrays import (
 )
 from flaxnets.decoders.caption_cells import InnerCell
 from flaxnets.decoders.caption_parameters import DecoderParameters
+from flaxnets.decoders.scheduled_sampling import scan_sampled_words
 from flaxnets.recurrent.backward import deferred_scan, plain_scan
 from flaxnets.recurrent.cell import Cell, Recur
 from flaxnets.recurrent.cells import LSTMCell
@@ -170,9 +170,17 @@ class CaptionDecoder(DecoderParameters, kw_only=True):
         if train:
             flags |= self.draw_flags((num_steps, b, c), memory)
         if sampling_probability is not None:
-            return self._sample_words(
-                weights, memory, carry, previous, flags, sampling_probability, train
+            keys = [self._drop_key(train) for _ in range(2)]
+            logits, outputs = scan_sampled_words(
+                partial(self._run_step, weights, memory),
+                carry,
+                previous,
+                (flags, [key if key is None else jax.random.split(key, num_steps) for key in keys]),
+                probability=sampling_probability,
+                key=self.make_rng("sampling"),
             )
+            logits, outputs = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), (logits, outputs))
+            return self._collect(logits, outputs)
         embedded = self._embed(weights, previous, self._drop_key(train))  # (L,B,C,E)
         outputs = self._scan_words(weights, memory, carry, embedded, flags)
         hidden = jnp.moveaxis(self.read(weights, outputs, embedded), 0, 2)  # (B,C,L,F)
@@ -219,7 +227,7 @@ class CaptionDecoder(DecoderParameters, kw_only=True):
         carry = jax.tree.map(lambda x: x[:, None], carry)
         flags = {"valid": jnp.ones((b, 1), bool)}
         carry, logits, outputs = self._run_step(
-            weights, memory, carry, previous[:, None], flags, (None, None)
+            weights, memory, carry, previous[:, None], (flags, [None, None])
         )
         carry, logits, attention = jax.tree.map(
             lambda x: x[:, 0], (carry, logits, outputs.get("attention"))
@@ -255,12 +263,12 @@ class CaptionDecoder(DecoderParameters, kw_only=True):
         weights: DecoderWeights,
         memory: Memory,
         carry: Carry,
-        previous: Array,
-        flags: dict[str, Array],
-        drop_keys: tuple[PRNGKey | None, PRNGKey | None],
+        words: Array,
+        x: tuple[dict[str, Array], list[PRNGKey | None]],
     ) -> tuple[Carry, Array, dict[str, Array]]:
         """One step on words (B,C): the new carry, logits (B,C,V) and outputs (B,C,...)."""
-        embedded = self._embed(weights, previous, drop_keys[0])
+        flags, drop_keys = x
+        embedded = self._embed(weights, words, drop_keys[0])
         scanned = self.attach(weights, memory)
         addends, inputs = split_addends(scanned, self.project(weights, memory, embedded))
 
@@ -286,43 +294,6 @@ class CaptionDecoder(DecoderParameters, kw_only=True):
         new_carry, outputs = self.step(cells, recur, others, flags, carry, inputs)
         carry = jax.tree.map(lambda new, old: jnp.where(valid, new, old), new_carry, carry)
         return carry, {name: jnp.where(valid, x, 0) for name, x in outputs.items()}
-
-    def _sample_words(
-        self,
-        weights: DecoderWeights,
-        memory: Memory,
-        carry: Carry,
-        previous: Array,
-        flags: dict[str, Array],
-        probability: Array | float,
-        train: bool,
-    ) -> CaptionOutputs:
-        """Scheduled sampling: step after step, since one reads the scores of the one before."""
-        num_steps, b, c = previous.shape
-        drop_keys = [self._drop_key(train) for _ in range(2)]
-        keys = [
-            None if key is None else jax.random.split(key, num_steps)
-            for key in (self.make_rng("sampling"), *drop_keys)
-        ]
-        may_sample = jnp.arange(num_steps) > 0  # The first word is the begin token.
-
-        def body(state: Any, xs: Any) -> Any:
-            carry, logits = state
-            given, flags, may_sample, (key, *drop_keys) = xs
-            choose_key, draw_key = jax.random.split(key)
-            chosen = may_sample & jax.random.bernoulli(choose_key, probability, given.shape)
-            drawn = jax.random.categorical(draw_key, logits).astype(given.dtype)
-            words = jnp.where(chosen, drawn, given)
-            carry, logits, outputs = self._run_step(
-                weights, memory, carry, words, flags, tuple(drop_keys)
-            )
-            return (carry, logits), (logits, outputs)
-
-        logits = jnp.zeros((b, c, self.vocabulary_size), self._score_dtype)
-        xs = previous, flags, may_sample, keys
-        _, (logits, outputs) = jax.lax.scan(body, (carry, logits), xs)
-        logits, outputs = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), (logits, outputs))
-        return self._collect(logits, outputs)
 
     def _collect(self, logits: Array, outputs: dict[str, Array]) -> CaptionOutputs:
         """Logits (B,C,L,V) and outputs (B,C,L,...) of all steps."""
