@@ -57,7 +57,7 @@ class DecoderConfig:
     embed_features: int = 512
     attention_features: int = 512
     dropout_rate: float = 0.5
-    embed_dropout_rate: float = 0.0
+    embed_dropout_rate: float = 0.3
     dtype: str = "float32"
     encoder_features: tuple[int, ...] = (32, 32, 32)
     """Videos only: maps of the encoder's layers, each at half the size of the one before."""
@@ -77,8 +77,13 @@ class CaptionConfig(Config):
     name: str = "captioner"
     batch_size: int = 64
     best_metric: str = "CIDEr"
+    num_steps: int = 4_690
+    """10 epochs of Flickr8k's pairs."""
+    eval_every: int = 469
+    checkpoint_every: int = runtime(469)
     log_every: int = runtime(50)
-    label_smoothing: float = 0.0
+    patience: int = 3
+    label_smoothing: float = 0.1
     attention_penalty: float = 0.0
     """Of the doubly stochastic attention; 0: none."""
     sampling_increase: float = 0.0
@@ -90,7 +95,9 @@ class CaptionConfig(Config):
     model: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     search: SearchOptions = dataclasses.field(default_factory=lambda: SearchOptions(beam_size=5))
     optimizer: OptimizerConfig = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(name="adam", learning_rate=4e-4, clip_norm=5.0)
+        default_factory=lambda: OptimizerConfig(
+            name="adam", learning_rate=1e-3, schedule="cosine", warmup_steps=200, clip_norm=1.0
+        )
     )
 
     def __post_init__(self) -> None:

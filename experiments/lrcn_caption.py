@@ -29,10 +29,6 @@ class LRCNCaptionConfig(CaptionConfig):
     """The hyper-parameters."""
 
     name: str = "LRCN-2f"
-    num_steps: int = 12_000
-    eval_every: int = 469
-    checkpoint_every: int = 469
-    patience: int = 4
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
         """Two LSTMs, the words' and the image's."""

@@ -116,11 +116,11 @@ def get_config(variant: str | None = None) -> SCSTConfig:
     config = SCSTConfig()
     if variant == "cross_entropy":
         config.name, config.decoder, config.self_critical = "Att2in", "att2in", False
-        config.batch_size, config.num_steps = 64, 12_000
+        config.batch_size, config.num_steps = 64, 4_690
         config.eval_every = config.checkpoint_every = 469
-        config.sampling_increase, config.sampling_every = 0.05, 5 * 469
-        config.optimizer.learning_rate, config.optimizer.clip_norm = 5e-4, 5.0
-        config.patience = 4
+        config.sampling_increase, config.sampling_every = 0.05, 2 * 469
+        config.optimizer = CaptionConfig().optimizer
+        config.patience = 3
         return config
     configured: SCSTConfig = configure(config, "scst", variant)
     return configured

@@ -19,7 +19,7 @@ early stopping on CIDEr.
 import dataclasses
 from typing import Any
 
-from experiments.captioning import CaptionConfig, DecoderConfig, configure
+from experiments.captioning import CaptionConfig, configure
 from flaxnets.decoders.caption import CaptionDecoder
 from flaxnets.decoders.show_and_tell import ShowAndTell
 
@@ -29,13 +29,6 @@ class ShowAndTellConfig(CaptionConfig):
     """The hyper-parameters."""
 
     name: str = "Show and Tell"
-    num_steps: int = 12_000
-    eval_every: int = 469
-    checkpoint_every: int = 469
-    patience: int = 4
-    model: DecoderConfig = dataclasses.field(
-        default_factory=lambda: DecoderConfig(embed_dropout_rate=0.5)
-    )
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
         """One LSTM."""

@@ -35,10 +35,6 @@ class ShowAttendTellConfig(CaptionConfig):
     """The hyper-parameters."""
 
     name: str = "Show, Attend and Tell"
-    num_steps: int = 12_000
-    eval_every: int = 469
-    checkpoint_every: int = 469
-    patience: int = 4
     attention: str = "soft"
     """``soft`` or ``hard``."""
     attention_penalty: float = 1.0

@@ -30,10 +30,6 @@ class UpDownConfig(CaptionConfig):
     """The hyper-parameters."""
 
     name: str = "Up-Down"
-    num_steps: int = 12_000
-    eval_every: int = 469
-    checkpoint_every: int = 469
-    patience: int = 4
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
         """Two LSTMs with attention between them."""
