@@ -121,7 +121,7 @@ def test_regions_that_are_not_looked_at_evenly_are_penalised(video: bool) -> Non
     [((plain, _), _)] = losses_of(model, Captioning(words), variables, batch)
     task = Captioning(words, attention_penalty=0.3)
     [((penalised, (sums, _)), _)] = losses_of(model, task, variables, batch)
-    batch["features"] = batch.get("video", batch.get("features"))
+    batch["features"] = batch["video" if video else "features"]
     penalty = 0.0
     for b, c in {(b, c) for b, c, *_ in given_words(batch)}:
         looked = sum(
@@ -223,7 +223,8 @@ def test_evaluation_scores_the_given_words_and_searches_for_others() -> None:
     assert sums["examples"] == (2, 2)
     assert sums.keys() == {"loss", "word_accuracy", "examples"}
     for b in range(B):
-        found, total = [], 0.0
+        found: list[int] = []
+        total = 0.0
         while len(found) < L and EOS not in found:
             previous = found[-1] if found else BOS
             logs = log_probabilities(variables, batch, b, len(found), previous)
@@ -247,7 +248,7 @@ def test_a_batch_without_inputs_or_with_two_kinds_is_refused() -> None:
     batch = captions()
     message = r"batch: expected one of \('image', 'features', 'video'\), received \['features', "
     with pytest.raises(ValueError, match=message):
-        model_inputs({**batch, "video": jnp.zeros(1)})
+        model_inputs(jax.tree.map(jnp.asarray, {**batch, "video": np.zeros(1)}))
     del batch["features"]
     with pytest.raises(ValueError, match=r"received \['index', 'mask', "):
-        model_inputs(batch)
+        model_inputs(jax.tree.map(jnp.asarray, batch))
