@@ -1,7 +1,9 @@
 """Captions of the embedded data set name the right objects and the right motions."""
 
+import re
+
 from data.synthetic import CLASSES, MovingShapes
-from data.synthetic_captions import TEMPLATES
+from data.synthetic_captions import MOTION_PHRASES, TEMPLATES, tells_motion
 
 WORDS = {
     "left": {"left"},
@@ -58,6 +60,43 @@ def test_all_templates_are_used_and_no_clip_uses_one_twice() -> None:
         assert len(set(kinds)) == 5
         frames.update(kinds)
     assert frames == set(range(len(TEMPLATES)))
+
+
+def test_a_caption_tells_the_motion_of_the_coloured_object_alone() -> None:
+    source = MovingShapes("train", 150)
+    motions = set()
+    for index in range(len(source)):
+        scene = source.describe(index)
+        target, other = scene.target.motion_name, scene.distractor.motion_name
+        motions.add(target)
+        for caption in source.captions(index):
+            assert tells_motion(caption, scene)
+            # As models write them: lower case, without punctuation.
+            assert tells_motion(re.sub(r"[^a-z ]", "", caption.lower()), scene)
+            assert not tells_motion(caption.replace(scene.target.color, "mauve"), scene)
+            assert not tells_motion(caption.replace(scene.target.shape, "hexagon"), scene)
+            if other != target:
+                # The grey object may move otherwise, the coloured one may not.
+                place = caption.index(scene.target.color)
+                told = _with_motion(caption, place, target, other)
+                assert told != caption
+                assert not tells_motion(told, scene)
+                place = caption.index(f"grey {scene.distractor.shape}")
+                assert tells_motion(_with_motion(caption, place, other, "growing"), scene)
+    assert motions == set(CLASSES)
+    assert not tells_motion("", source.describe(0))
+
+
+def _with_motion(caption: str, place: int, old: str, new: str) -> str:
+    """With another motion in the first phrase after ``place`` that tells the old one."""
+    for form in (0, 1):
+        phrases = sorted((pair[form] for pair in MOTION_PHRASES[old]), key=len, reverse=True)
+        found = re.search("|".join(rf"\b{phrase}\b" for phrase in phrases), caption[place:])
+        name = re.match(r"\w+ \w+,?(?: that| is)? ", caption[place:])
+        if found and name and found.start() == name.end():
+            start, end = place + found.start(), place + found.end()
+            return caption[:start] + MOTION_PHRASES[new][0][form] + caption[end:]
+    raise AssertionError(f"no motion {old} in {caption[place:]!r}")
 
 
 def _template_of(caption: str) -> int:
