@@ -1,0 +1,135 @@
+"""Captioning experiments: the vocabulary of a run, what its scores see, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.captions import Vocabulary
+from experiments import scst, show_attend_tell
+from experiments.caption_data import count_frequencies, read_split
+from experiments.captioning import VOCABULARY
+
+WORDS = Vocabulary(("a", "red", "circle"))
+
+
+def smoke(tmp_path: Path, module: Any = show_attend_tell) -> Any:
+    config = module.get_config("smoke")
+    config.data.cache = str(tmp_path / "cache")
+    return config
+
+
+def test_the_vocabulary_is_that_of_the_training_captions_and_lies_in_the_workdir(
+    tmp_path: Path,
+) -> None:
+    config = smoke(tmp_path)
+    texts = [text for texts in config.references("train") for text in texts]
+    assert len(texts) == 5 * 32
+    assert config.vocabulary == Vocabulary.count(texts, 1)
+    config.save_assets(tmp_path)
+    config.save_assets(tmp_path)  # A run that is resumed has the same.
+    trained = smoke(tmp_path)
+    trained.data.num_train = 1  # A trained model does not count again.
+    trained.load_assets(tmp_path)
+    assert trained.vocabulary == config.vocabulary
+
+
+def test_another_vocabulary_is_refused_and_kept(tmp_path: Path) -> None:
+    WORDS.save(tmp_path / VOCABULARY)
+    with pytest.raises(ValueError, match="vocabulary: expected the same words as the model was tr"):
+        smoke(tmp_path).save_assets(tmp_path)
+    assert Vocabulary.load(tmp_path / VOCABULARY) == WORDS
+    with pytest.raises(FileNotFoundError, match=VOCABULARY):
+        smoke(tmp_path).load_assets(tmp_path / "none")
+    (tmp_path / VOCABULARY).write_text("{}")
+    with pytest.raises(ValueError, match=r"expected a vocabulary as Vocabulary\.save writes it"):
+        smoke(tmp_path).load_assets(tmp_path)
+
+
+def test_self_critical_training_starts_from_a_model_of_the_same_words(tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    WORDS.save(start / VOCABULARY)
+    config = smoke(tmp_path, scst)
+    config.start = str(start)
+    with pytest.raises(ValueError, match="vocabulary: expected the same words"):
+        config.save_assets(tmp_path)
+    assert not (tmp_path / VOCABULARY).exists()
+    (start / VOCABULARY).unlink()
+    config.vocabulary.save(start / VOCABULARY)
+    config.save_assets(tmp_path)
+    assert Vocabulary.load(tmp_path / VOCABULARY) == config.vocabulary
+
+
+def test_frequencies_are_counted_once_a_vocabulary_and_split(tmp_path: Path) -> None:
+    config = smoke(tmp_path, scst)
+    counted = count_frequencies(config.data, config.vocabulary)
+    [path] = (tmp_path / "cache").iterdir()
+    written = path.stat().st_mtime_ns
+    again = count_frequencies(config.data, config.vocabulary)
+    assert path.stat().st_mtime_ns == written
+    assert all((a == b).all() for a, b in zip(counted.idf, again.idf, strict=True))
+    count_frequencies(config.data, WORDS)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_people_score_better_than_another_clips_captions(tmp_path: Path) -> None:
+    config = smoke(tmp_path)
+    score = config.make_scorer("validation")
+    references = config.references("validation")
+    own = score([{"index": i, "caption": texts[0]} for i, texts in enumerate(references)])
+    others = score([{"index": i, "caption": references[i - 1][0]} for i in range(len(references))])
+    assert own["motion_accuracy"] == 1
+    assert own["BLEU-4"] == pytest.approx(1)
+    assert all(others[name] < own[name] for name in own)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "flickr8"}, r"data\.kind: unknown 'flickr8'; did you mean 'flickr8k'\?"),
+        ({"kind": "flickr8k"}, r"data\.root: expected the folder of flickr8k; give --config"),
+        ({"kind": "karpathy"}, r"data\.root: expected the folder of karpathy"),
+        ({"kind": "karpathy", "root": "x"}, r"data\.annotations: expected the JSON of Karpathy"),
+    ],
+)
+def test_data_that_are_not_given_are_named(
+    changes: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    config = smoke(tmp_path)
+    for name, value in changes.items():
+        setattr(config.data, name, value)
+    with pytest.raises(ValueError, match=message):
+        config.make_data("train")
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    config = smoke(tmp_path)
+    for split in ("tests", ""):
+        with pytest.raises(ValueError, match="split: expected one of train, validation, test, rec"):
+            config.make_data(split)
+    config.data.kind, config.data.root = "flickr8k", str(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="none: expected the folder of Flickr8k"):
+        read_split(config.data, "train")
+    config.data.root = str(tmp_path)
+    with pytest.raises(ValueError, match=r"split: expected one of .*, received 'tset'; did you me"):
+        read_split(config.data, "tset")
+
+
+def test_unknown_parts_are_refused(tmp_path: Path) -> None:
+    config = smoke(tmp_path)
+    config.attention = "sofd"
+    with pytest.raises(ValueError, match="attention: unknown 'sofd'; did you mean 'soft'"):
+        config.make_model()
+    config.model.cell = "rnn"
+    with pytest.raises(ValueError, match=r"model\.cell: unknown 'rnn'; there are gru, lstm"):
+        config.make_model()
+    other = smoke(tmp_path, scst)
+    other.decoder = "up_donw"
+    with pytest.raises(ValueError, match="decoder: unknown 'up_donw'; did you mean 'up_down'"):
+        other.make_model()
+    for module in (scst, show_attend_tell):
+        with pytest.raises(ValueError, match="no such variant; did you mean 'flickr8k'"):
+            module.get_config("flickr30k")
+    with pytest.raises(ValueError, match="images: this model captions the videos of the embedded"):
+        config.make_prediction_data(["a.jpg"])
