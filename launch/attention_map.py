@@ -22,7 +22,8 @@ def draw_attention(
 ) -> Image.Image:
     """A sheet of tiles: the image, then for each word the image lit where the model looked.
 
-    Under a word stands the weight of the place that is looked at most.
+    Under a word stands the weight of the place that is looked at most, under the image what each
+    place has where all are looked at evenly.
 
     Args:
       image: (H,W,3) uint8, as the model sees it.
@@ -33,8 +34,9 @@ def draw_attention(
     Raises:
       ValueError: an image or weights of another shape, dtype or sign.
     """
-    tiles = [(image, "")]
-    for word, weights in zip(words, _check(image, words, attention), strict=True):
+    _check(image, words, attention)
+    tiles = [(image, f"\nevenly: {100 / attention[0].size:.0f} %" if len(attention) else "")]
+    for word, weights in zip(words, attention, strict=True):
         tiles.append((light_up(image, weights), f"{word}\n{100 * weights.max():.0f} %"))
     scale = TILE / max(image.shape[:2])
     height, width = (max(round(side * scale), 1) for side in image.shape[:2])
@@ -93,7 +95,7 @@ def _font(word: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont
     )
 
 
-def _check(image: np.ndarray, words: Sequence[str], attention: np.ndarray) -> np.ndarray:
+def _check(image: np.ndarray, words: Sequence[str], attention: np.ndarray) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"image: expected (H,W,3) uint8, received {image.shape} {image.dtype}")
     if attention.ndim != 3 or len(attention) != len(words) or 0 in attention.shape[1:]:
@@ -102,4 +104,3 @@ def _check(image: np.ndarray, words: Sequence[str], attention: np.ndarray) -> np
         )
     if not np.all(attention >= 0):
         raise ValueError("attention: expected weights from 0 on, received others")
-    return attention

@@ -68,7 +68,8 @@ def main(argv: Sequence[str]) -> int:
         path = argv[found.index]
         if not found.captions:
             failed += 1
-            print(json.dumps({"path": path, "error": found.problem}), flush=True)
+            reason = found.problem.removeprefix(f"{path}: ")
+            print(json.dumps({"path": path, "error": reason}), flush=True)
             continue
         best, *_ = captions = found.captions[: NUM_CAPTIONS.value]
         line = {"path": path, **_describe(best)}

@@ -139,17 +139,34 @@ class TrainedCaptioner:
             batches = tuple(self._strategy.shard(of_data[data]) for data in datas)
             self._check_variables(batches)
             key = jax.random.fold_in(self._key, number)
-            found = self._search((self._variables, key), batches)
-            looked = None
-            if attention:
-                looked = self._look(self._variables[0], (batches[0], found.tokens, found.lengths))
-                if looked is None:
-                    raise ValueError(
-                        f"attention: the decoder of {self._models[0].workdir.path} does not attend "
-                        "to places of an image, so there is none"
-                    )
-                looked = self._as_maps(np.asarray(looked), batches[0])
-            yield from self._describe(datas[0], read[0], jax.device_get(found), looked)
+            found = jax.device_get(self._search((self._variables, key), batches))
+            looked = self._attention_of(found, batches[0]) if attention else None
+            yield from self._describe(datas[0], read[0], found, looked)
+
+    def _attention_of(self, found: Hypotheses, batch: Batch) -> np.ndarray:
+        """(B,K,L,h,w), or (B,K,L,R) where the regions are no places of an image."""
+        captions = {
+            "tokens": np.asarray(found.tokens),
+            "token_lengths": np.asarray(found.lengths),
+        }
+        batch = {**batch, **self._strategy.shard(captions)}
+        looked = self._look(self._variables[0], batch)
+        if looked is None:
+            raise ValueError(
+                f"attention: the decoder of {self._models[0].workdir.path} does not attend to "
+                "places of an image, so there is none"
+            )
+        inputs, lengths = model_inputs(batch)
+        attention = np.asarray(looked)
+        num_regions = attention.shape[-1]
+        if lengths is not None or inputs.ndim != 4:
+            return attention
+        # An image's maps have its aspect; features are the maps themselves.
+        height, width = inputs.shape[1:3]
+        rows = round((num_regions * height / width) ** 0.5)
+        if not rows or num_regions % rows:
+            return attention
+        return attention.reshape(*attention.shape[:-1], rows, num_regions // rows)
 
     @staticmethod
     def _share(configs: Sequence[Config], make_data: Callable[[Config], Data]) -> list[Data]:
@@ -176,12 +193,11 @@ class TrainedCaptioner:
         advance = ensemble([advance for advance, _ in begun])
         return search(advance, tuple(carry for _, carry in begun), self.options, key)
 
-    def _attend(self, variables: PyTree, given: tuple[Batch, Array, Array]) -> Array | None:
-        batch, tokens, token_lengths = given
+    def _attend(self, variables: PyTree, batch: Batch) -> Array | None:
+        """The first member's (B,C,L,R) while it is told the words of the batch's captions."""
         inputs, lengths = model_inputs(batch)
-        outputs: Any = self._modules[0].apply(
-            variables, inputs, tokens, token_lengths, lengths, train=False
-        )
+        captions = batch["tokens"], batch["token_lengths"]
+        outputs: Any = self._modules[0].apply(variables, inputs, *captions, lengths, train=False)
         attention: Array | None = outputs.attention
         return attention
 
@@ -196,22 +212,15 @@ class TrainedCaptioner:
                 self._key,
                 batch,
             )
-            place = model.workdir.checkpoints / str(model.step)
-            check_shapes(model.variables, wanted, str(place))
+            try:
+                check_shapes(
+                    model.variables, wanted, str(model.workdir.checkpoints / str(model.step))
+                )
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; maybe the vocabulary in {model.workdir.path} is another run's"
+                ) from error
         self._checked = True
-
-    def _as_maps(self, attention: np.ndarray, batch: Batch) -> np.ndarray:
-        """Weights (B,K,L,R) as (B,K,L,h,w) where the regions are the places of an image."""
-        inputs, lengths = model_inputs(batch)
-        num_regions = attention.shape[-1]
-        if lengths is not None or inputs.ndim != 4:
-            return attention
-        # An image's maps have its aspect; features are the maps themselves.
-        height, width = inputs.shape[1:3]
-        rows = round((num_regions * height / width) ** 0.5)
-        if not rows or num_regions % rows:
-            return attention
-        return attention.reshape(*attention.shape[:-1], rows, num_regions // rows)
 
     def _describe(
         self, data: Data, batch: Any, found: Hypotheses, looked: np.ndarray | None

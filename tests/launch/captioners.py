@@ -17,7 +17,7 @@ from launch.experiment import load_experiment
 
 EXPERIMENT = "experiments/show_attend_tell.py"
 CAPTIONS = ("A red dog runs .", "Two men stand by the water", "The dog's ball is big")
-SPLITS = {"train": 5, "dev": 4, "test": 4}
+SPLITS = {"train": 5, "dev": 4, "test": 12}
 
 
 def make_flickr8k(root: Path, captions: Sequence[str] = CAPTIONS) -> Path:

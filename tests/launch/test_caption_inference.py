@@ -1,0 +1,192 @@
+"""Trained captioners: what they find, alone and together, and where they looked."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import caption_data, caption_prediction
+from flaxnets.training.caption_inference import Captioned, TrainedCaptioner
+from flaxnets.training.inference import TrainedModel, read_predictions
+from flaxnets.training.workdir import Workdir
+from launch.experiment import load_experiment
+from tests.launch.captioners import make_config, make_flickr8k, make_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def encode(images: np.ndarray) -> np.ndarray:
+    """A stand-in for the frozen encoder: (n,64,64,3) uint8 to (n,2,2,1280) float32."""
+    means = images.reshape(len(images), 2, 32, 2, 32, 3).mean((2, 4), dtype=np.float32)
+    return np.tile(means / 128 - 1, 427)[..., :1280]
+
+
+def encode_all(root: str, images: Any, source: str) -> list[dict[str, np.ndarray]]:
+    """A stand-in for the cache of features."""
+    examples = [images[index] for index in range(len(images))]
+    for example in examples:
+        example["features"] = encode(example.pop("image")[None])[0].astype(np.float16)
+    return examples
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_flickr8k(tmp_path_factory.mktemp("data") / "flickr8k")
+
+
+@pytest.fixture
+def files(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Nine images; the models are made without their encoder."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(caption_prediction, "make_encode", lambda pool: encode)
+    monkeypatch.setattr(caption_data, "load_maps", encode_all)
+    return sorted(map(str, (root / "Flicker8k_Dataset").glob("*.jpg")))[:9]
+
+
+@pytest.fixture(scope="module")
+def models(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[TrainedModel]:
+    """Two of one vocabulary and other parameters."""
+    folder = tmp_path_factory.mktemp("runs")
+    return [make_run(folder / str(seed), make_config(root, seed=seed)) for seed in range(2)]
+
+
+def collect(captioner: TrainedCaptioner, paths: list[str], **options: Any) -> list[Captioned]:
+    return list(captioner.caption_files(paths, **options))
+
+
+def test_files_are_captioned_in_order_and_the_unreadable_are_told(
+    models: list[TrainedModel], files: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    mixed = [*files[:4], str(tmp_path / "text.jpg"), *files[4:]]
+    captioner = TrainedCaptioner(models[:1])
+    found = collect(captioner, mixed)
+    # More images than a batch of 8 holds.
+    assert [captioned.index for captioned in found] == list(range(10))
+    assert found[4].captions == ()
+    assert found[4].problem.endswith("text.jpg: no image in a format that Pillow knows")
+    alone = collect(captioner, files)
+    for captioned, same in zip([*found[:4], *found[5:]], alone, strict=True):
+        assert len(captioned.captions) == 3
+        for caption, other in zip(captioned.captions, same.captions, strict=True):
+            assert caption.words == other.words
+            assert caption.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+            assert set(caption.words) <= set(models[0].config.vocabulary.words)
+
+
+def test_attention_is_that_of_teacher_forcing(models: list[TrainedModel], files: list[str]) -> None:
+    model = models[0]
+    vocabulary = model.config.vocabulary
+    images = [model.config.crop_image(model.config.read_image(path)) for path in files]
+    features = encode(np.stack(images)).astype(np.float16)
+    for captioned in collect(TrainedCaptioner([model]), files, attention=True):
+        for caption in captioned.captions:
+            assert caption.attention is not None
+            assert caption.attention.shape == (len(caption.words), 2, 2)
+            ids = np.array([[vocabulary.encode(caption.text)]], np.int32)
+            outputs: Any = model.config.make_model().apply(
+                jax.device_get(model.variables),
+                features[captioned.index][None],
+                ids,
+                np.array([[ids.size]], np.int32),
+                train=False,
+            )
+            n = len(caption.words)
+            expected = np.asarray(outputs.attention)[0, 0, :n].reshape(n, 2, 2)
+            np.testing.assert_allclose(caption.attention, expected, atol=1e-5)
+            log_probs = jax.nn.log_softmax(outputs.logits[0, 0])
+            words = log_probs[np.arange(ids.size), ids[0, 0]]
+            total = words.sum() if caption.ended else words[:-1].sum()
+            assert caption.log_probability == pytest.approx(float(total), abs=1e-3)
+
+
+def test_a_model_with_itself_is_itself_and_two_are_their_mean(
+    models: list[TrainedModel], files: list[str]
+) -> None:
+    alone, twice, other, both = (
+        collect(TrainedCaptioner(members), files)
+        for members in (models[:1], [models[0]] * 2, models[1:], models)
+    )
+    for one, same in zip(alone, twice, strict=True):
+        assert one.captions[0].words == same.captions[0].words
+        logs = one.captions[0].log_probability, same.captions[0].log_probability
+        assert logs[0] == pytest.approx(logs[1], abs=1e-4)
+    likelihoods = [
+        {caption.words: caption.log_probability for caption in found[0].captions}
+        for found in (alone, other, both)
+    ]
+    assert likelihoods[0] != likelihoods[2] != likelihoods[1]
+
+
+def test_options_change_the_search(models: list[TrainedModel], files: list[str]) -> None:
+    base = models[0].config.search
+    greedy = dataclasses.replace(base, method="greedy")
+    for captioned in collect(TrainedCaptioner(models[:1], greedy), files):
+        assert len(captioned.captions) == 1
+    sampling = dataclasses.replace(base, method="sample", num_samples=2)
+    first, same, second = (
+        collect(TrainedCaptioner(models[:1], sampling, seed=seed), files) for seed in (1, 1, 2)
+    )
+    assert first == same != second
+    assert {len(captioned.captions) for captioned in first} == {2}
+
+
+def test_examples_of_a_split_are_those_of_an_evaluation(
+    models: list[TrainedModel], files: list[str]
+) -> None:
+    model = models[0]
+    model.evaluate("test")
+    captioner = TrainedCaptioner([model])
+    predictions = model.workdir.predictions("test")
+    records = {record["index"]: record for record in read_predictions(predictions)}
+    assert len(records) == 12
+    found = list(captioner.caption_examples("test", [11, 2, 9], attention=True))
+    assert [captioned.index for captioned in found] == [2, 9, 11]
+    for captioned in found:
+        best = captioned.captions[0]
+        assert best.text == records[captioned.index]["caption"]
+        assert best.attention is not None
+        np.testing.assert_allclose(best.attention.sum((1, 2)), 1, atol=1e-5)
+    results = json.loads(predictions.with_suffix(".coco.json").read_text())
+    # Flickr8k's names are no numbers.
+    assert results == [
+        {"image_id": index, "caption": record["caption"]} for index, record in records.items()
+    ]
+
+
+def test_what_cannot_decode_together_is_refused(
+    models: list[TrainedModel], root: Path, files: list[str], tmp_path: Path
+) -> None:
+    words = make_flickr8k(tmp_path / "words", ["a zebra and a dog"])
+    other = make_run(tmp_path / "other", make_config(words))
+    with pytest.raises(ValueError, match=r"cannot decode together: vocabulary: .* zebra"):
+        TrainedCaptioner([models[0], other])
+    with pytest.raises(ValueError, match="models: expected at least one, received none"):
+        TrainedCaptioner([])
+    # Another vocabulary beside a checkpoint.
+    copy = tmp_path / "copy"
+    shutil.copytree(models[0].workdir.path, copy)
+    shutil.copy(tmp_path / "other/vocabulary.json", copy)
+    mismatched = TrainedModel(make_config(root), Workdir(copy))
+    with pytest.raises(
+        ValueError, match=r"does not fit the model .* embedding.* maybe the vocabulary in"
+    ):
+        collect(TrainedCaptioner([mismatched]), files)
+    classifier: Any = load_experiment("experiments/moving_shapes.py:smoke")
+    model: Any = type("Model", (), {"config": classifier, "workdir": Workdir("runs/crnn")})()
+    with pytest.raises(ValueError, match="runs/crnn: expected a captioner, received a model of"):
+        TrainedCaptioner([model])
+
+
+def test_a_decoder_without_attention_says_so(root: Path, files: list[str], tmp_path: Path) -> None:
+    experiment = "experiments/show_and_tell.py"
+    model = make_run(tmp_path, make_config(root, experiment), experiment)
+    captioner = TrainedCaptioner([model])
+    assert len(collect(captioner, files)) == 9
+    with pytest.raises(ValueError, match=r"attention: the decoder of .* does not attend to places"):
+        collect(captioner, files, attention=True)
