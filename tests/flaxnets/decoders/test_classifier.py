@@ -40,7 +40,7 @@ def test_conv_and_late_pooling_equal_numpy() -> None:
             np.testing.assert_allclose(scores[b, 0], dense(parameters["scores"], x), atol=1e-5)
 
 
-@pytest.mark.parametrize("pool", POOLS, ids=str)
+@pytest.mark.parametrize("pool", POOLS, ids=lambda pool: getattr(pool, "__name__", str(pool)))
 def test_heads_of_clips_see_no_padding_and_train_every_parameter(pool: Any) -> None:
     head = ClipClassifier(K, pool, step_features=(4,), hidden_features=(5,))
     variables = head.init(jax.random.key(0), INPUTS, LENGTHS, train=False)

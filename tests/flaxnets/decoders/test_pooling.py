@@ -19,6 +19,11 @@ FUNCTIONS = {
 }
 
 
+def name_of(pool: Any) -> str:
+    """The same in every process, which the address of a function is not."""
+    return getattr(pool, "__name__", str(pool))
+
+
 def random(*shape: int) -> np.ndarray:
     # Negative values, lest a maximum with zeros pass for one over the valid steps.
     return np.random.default_rng(0).normal(-3, 1, shape).astype(np.float32)
@@ -30,7 +35,7 @@ def attention() -> tuple[AttentionPooling, Any]:
     return layer, layer.init(jax.random.key(0), random(B, T, F))
 
 
-@pytest.mark.parametrize("pool", FUNCTIONS, ids=lambda pool: pool.__name__)
+@pytest.mark.parametrize("pool", FUNCTIONS, ids=name_of)
 @pytest.mark.parametrize("shape", [(F,), (2, 3, F)])
 def test_pools_equal_numpy_on_the_valid_steps(pool: Any, shape: tuple[int, ...]) -> None:
     inputs = random(B, T, *shape)
@@ -64,7 +69,7 @@ def test_attention_is_a_softmax_over_the_valid_steps(
     np.testing.assert_allclose(backward, pooled[:1], atol=1e-5)
 
 
-@pytest.mark.parametrize("pool", [*FUNCTIONS, None], ids=str)
+@pytest.mark.parametrize("pool", [*FUNCTIONS, None], ids=name_of)
 @pytest.mark.parametrize("padding", [1e9, np.nan])
 def test_padding_changes_neither_values_nor_gradients(
     pool: Any, padding: float, attention: tuple[AttentionPooling, Any]
@@ -111,7 +116,7 @@ def test_attention_to_one_step_or_to_vast_scores_is_finite(
         np.testing.assert_allclose(leaf, 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("pool", [*FUNCTIONS, AttentionPooling(2)], ids=str)
+@pytest.mark.parametrize("pool", [*FUNCTIONS, AttentionPooling(2)], ids=name_of)
 def test_half_precision_stays(pool: Any) -> None:
     inputs = jnp.asarray(random(B, T, F), jnp.bfloat16)
     if isinstance(pool, AttentionPooling):
