@@ -14,8 +14,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python -m launch.demo --workdir=runs/demo
 
+# Two processes, of which one runs all tests of a file: they share what its fixtures make.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .
