@@ -32,7 +32,9 @@ WORKDIR = flags.DEFINE_multi_string(
 )
 STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; by default the best.")
 ATTENTION = flags.DEFINE_string("attention", None, "A folder for drawings of the attention.")
-NUM_CAPTIONS = flags.DEFINE_integer("num_captions", 1, "Captions of an image.", lower_bound=1)
+NUM_CAPTIONS = flags.DEFINE_integer(
+    "num_captions", 1, "Captions of an image, at most.", lower_bound=1
+)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Images at a time; by default as in training.", lower_bound=1
 )

@@ -72,7 +72,8 @@ def test_files_are_captioned_in_order_and_the_unreadable_are_told(
     assert found[4].problem.endswith("text.jpg: no image in a format that Pillow knows")
     alone = collect(captioner, files)
     for captioned, same in zip([*found[:4], *found[5:]], alone, strict=True):
-        assert len(captioned.captions) == 3
+        # A beam of 3 may end with fewer hypotheses.
+        assert 1 <= len(captioned.captions) <= 3
         for caption, other in zip(captioned.captions, same.captions, strict=True):
             assert caption.words == other.words
             assert caption.log_probability == pytest.approx(other.log_probability, abs=1e-4)
