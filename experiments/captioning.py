@@ -57,7 +57,9 @@ class DecoderConfig:
     embed_features: int = 512
     attention_features: int = 512
     dropout_rate: float = 0.5
-    embed_dropout_rate: float = 0.3
+    embed_dropout_rate: float = 0.5
+    region_dropout_rate: float = 0.3
+    """On the channels of the image's maps."""
     dtype: str = "float32"
     encoder_features: tuple[int, ...] = (32, 32, 32)
     """Videos only: maps of the encoder's layers, each at half the size of the one before."""
@@ -77,8 +79,8 @@ class CaptionConfig(Config):
     name: str = "captioner"
     batch_size: int = 64
     best_metric: str = "CIDEr"
-    num_steps: int = 4_690
-    """10 epochs of Flickr8k's pairs."""
+    num_steps: int = 3_752
+    """8 epochs of Flickr8k's pairs."""
     eval_every: int = 469
     checkpoint_every: int = runtime(469)
     log_every: int = runtime(50)
@@ -93,7 +95,9 @@ class CaptionConfig(Config):
     sampling_maximum: float = 0.25
     data: CaptionDataConfig = dataclasses.field(default_factory=CaptionDataConfig)
     model: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
-    search: SearchOptions = dataclasses.field(default_factory=lambda: SearchOptions(beam_size=5))
+    search: SearchOptions = dataclasses.field(
+        default_factory=lambda: SearchOptions(beam_size=5, length_normalization="wu")
+    )
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adam", learning_rate=1e-3, schedule="cosine", warmup_steps=200, clip_norm=1.0
@@ -145,11 +149,17 @@ class CaptionConfig(Config):
             dtype=model.dtype,
         )
         if self.data.kind == "moving_shapes":
-            return Captioner(decoder, encoder=self._make_video_encoder())
-        if self.data.frozen_encoder:
-            return Captioner(decoder)
-        encoder = EfficientNetLite0(dtype=model.dtype)
-        return Captioner(decoder, encoder=encoder, freeze_statistics=True)
+            encoder: nn.Module | None = self._make_video_encoder()
+        elif self.data.frozen_encoder:
+            encoder = None
+        else:
+            encoder = EfficientNetLite0(dtype=model.dtype)
+        return Captioner(
+            decoder,
+            encoder=encoder,
+            freeze_statistics=self.data.kind != "moving_shapes",
+            dropout_rate=model.region_dropout_rate,
+        )
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """With an encoder that is fine-tuned, its ImageNet weights."""
@@ -333,7 +343,8 @@ def configure(config: Any, experiment: str, variant: str | None) -> Any:
     config.optimizer.warmup_steps, config.optimizer.clip_norm = 50, 1.0
     config.model.features = config.model.embed_features = 128
     config.model.attention_features = 128
-    config.model.dropout_rate = 0.1
+    config.model.dropout_rate = config.model.embed_dropout_rate = 0.1
+    config.model.region_dropout_rate = 0.0
     if variant == "smoke":
         config.model.encoder_features = (4, 4)
         config.model.recurrent_features = config.model.attention_features = 8

@@ -25,6 +25,7 @@ class Captioner(nn.Module):
       freeze_statistics: an encoder of images runs as in evaluation, and its parameters train:
         fine-tuning with frozen BatchNorm.
       chunk_images: images that a frozen encoder sees at once; 0: all.
+      dropout_rate: on the channels of the regions: all places of an image lose the same ones.
     """
 
     decoder: CaptionDecoder
@@ -32,7 +33,9 @@ class Captioner(nn.Module):
     freeze_encoder: bool = False
     freeze_statistics: bool = False
     chunk_images: int = 0
+    dropout_rate: float = 0.0
 
+    @nn.compact
     def __call__(
         self,
         inputs: Array,
@@ -60,6 +63,9 @@ class Captioner(nn.Module):
           ValueError: inputs of another rank or dtype, or as ``CaptionDecoder``.
         """
         regions, exists = self._encode(inputs, lengths, mask, train=train)
+        places = tuple(range(1, regions.ndim - 1))
+        dropout = nn.Dropout(self.dropout_rate, broadcast_dims=places, deterministic=not train)
+        regions = dropout(regions)
         return self.decoder(
             regions,
             tokens,
