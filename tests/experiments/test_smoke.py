@@ -6,8 +6,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from experiments.captioning import CaptionConfig
 from flaxnets.training.config import Config
-from flaxnets.training.inference import TrainedModel
+from flaxnets.training.inference import TrainedModel, read_predictions
 from flaxnets.training.loop import train
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.workdir import Workdir
@@ -36,13 +37,24 @@ VARIANTS = smoke_variants()
 
 
 def test_the_known_experiments_have_a_smoke_variant() -> None:
-    assert {"lrcn_ucf101.py", "moving_shapes.py"} <= VARIANTS.keys()
+    classifiers = {"lrcn_ucf101.py", "moving_shapes.py"}
+    captioners = {
+        "lrcn_caption.py",
+        "scst.py",
+        "show_and_tell.py",
+        "show_attend_tell.py",
+        "up_down.py",
+    }
+    assert classifiers | captioners <= VARIANTS.keys()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_smoke(name: str, tmp_path: Path) -> None:
     config = VARIANTS[name]
+    captions = isinstance(config, CaptionConfig)
+    if isinstance(config, CaptionConfig):
+        config.data.cache = str(tmp_path / "cache")
     # The test session's devices are simulated; the run gets one, its evaluation all of them.
     strategy = DataParallel(jax.devices()[:1])
     with Workdir(tmp_path) as workdir:
@@ -54,15 +66,25 @@ def test_smoke(name: str, tmp_path: Path) -> None:
     assert trained[-1]["step"] == config.num_steps
     assert all(math.isfinite(record["loss"]) for record in records)
     assert all(math.isfinite(record["gradient_norm"]) for record in trained)
-    assert {"accuracy", "learning_rate", "clips_per_second", "data_wait_share"} <= trained[
-        -1
-    ].keys()
+    rates = {"learning_rate", "clips_per_second", "data_wait_share"}
+    # What is drawn and rewarded has no right words.
+    right = "accuracy" if not captions else "reward" if name == "scst.py" else "word_accuracy"
+    assert rates | {right} <= trained[-1].keys()
     evaluated = [record for record in records if record["split"] == config.eval_split]
     assert evaluated[-1]["step"] == config.num_steps
     assert evaluated[-1][config.best_metric] == outcome.metrics[config.best_metric]
+    if captions:
+        assert {"BLEU-4", "ROUGE-L", "CIDEr", "motion_accuracy"} <= outcome.metrics.keys()
 
     metrics = TrainedModel(config, Workdir(tmp_path)).evaluate("test")
     assert math.isfinite(metrics["loss"])
-    assert 0 <= metrics["accuracy"] <= metrics["top5_accuracy"] <= 1
+    names = ("word_accuracy", "BLEU-1") if captions else ("accuracy", "top5_accuracy")
+    assert all(0 <= metrics[each] <= 1 for each in names)
     test = config.make_data("test")
     assert metrics["examples"] + metrics["skipped"] == test.num_examples
+    if not captions:
+        assert metrics["accuracy"] <= metrics["top5_accuracy"]
+        return
+    records = read_predictions(Workdir(tmp_path).predictions("test"))
+    assert [record["index"] for record in records] == list(range(test.num_examples))
+    assert {"caption", "log_probability", "ended"} <= records[0].keys()
