@@ -61,7 +61,7 @@ def _import_library(way: str) -> None:
 
     # Starts the backend.
     jnp.zeros(1).block_until_ready()
-    if way == "PyTorch":
+    if way.startswith("PyTorch"):
         importlib.import_module("torch")
     elif way == "Keras":
         os.environ["KERAS_BACKEND"] = "jax"

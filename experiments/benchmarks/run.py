@@ -4,7 +4,8 @@
 
 Forward and training step of each layer against ``flax.linen`` and, where they are installed,
 PyTorch and Keras (``pip install -e '.[bench]'``); a layer's training step takes gradients in its
-parameters and its inputs.
+parameters and its inputs. Captioning is against loops in PyTorch of the structure that two public
+code bases have, its search in milliseconds an image.
 Each table goes to ``--out`` as NAME.json, with all numbers, and NAME.md, with ratios: "times as
 fast" is the peer's median over ours. Time to the first training step and peak memory come from a
 process of its own for each way, unless ``--nofresh``. On a machine that does something else the
@@ -23,7 +24,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from experiments.benchmarks import crnn, layers, memory
+from experiments.benchmarks import captioning, crnn, layers, memory
 from experiments.benchmarks.fresh import measure_fresh
 from experiments.benchmarks.tables import format_table, print_case
 from experiments.benchmarks.timing import PAUSE, Case, Jitted, compare, measure
@@ -36,6 +37,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {
     "mingru": layers.mingru_cases,
     "crnn": crnn.cases,
     "memory": memory.cases,
+    "captioning": captioning.cases,
 }
 """What ``--only`` may name."""
 TABLES = {
@@ -43,6 +45,7 @@ TABLES = {
     "mingru": ("mingru",),
     "crnn": ("crnn",),
     "memory": ("memory",),
+    "captioning": ("captioning",),
 }
 """Files, and the groups in each."""
 
@@ -63,11 +66,13 @@ def run_cases(cases: list[Case], rounds: int, group: str = "", pause: float = PA
     results: Results = {}
     for case in cases:
         steps = {way: make() for way, make in case.ways.items()}
-        row: dict[str, dict[str, Any]] = dict(
-            compare(measure(steps, rounds, case.rounds_at_most, pause))
-        )
+        seconds = measure(steps, rounds, case.rounds_at_most, pause)
+        for way, items in case.items.items():
+            if way in seconds:
+                seconds[way] = [step / items for step in seconds[way]]
+        row: dict[str, dict[str, Any]] = dict(compare(seconds))
         for way, step in steps.items():
-            if isinstance(step, (Jitted, crnn.TrainingStep)):
+            if isinstance(step, (Jitted, crnn.TrainingStep, captioning.TrainingStep)):
                 row[way]["temporary_mebibytes"] = step.temporary_bytes() / 2**20
         steps.clear()
         jax.clear_caches()

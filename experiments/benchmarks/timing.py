@@ -30,12 +30,14 @@ class Case:
       ways: by name, a function that makes the step; the first is ours.
       rounds_at_most: by way, a limit for those that take seconds a step.
       fresh: whether each way is also measured in a process of its own.
+      items: by way, how many things a step computes, if times are those of one; 1 for others.
     """
 
     name: str
     ways: Mapping[str, Callable[[], Step]]
     rounds_at_most: Mapping[str, int] = dataclasses.field(default_factory=dict)
     fresh: bool = True
+    items: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Jitted:

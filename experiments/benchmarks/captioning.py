@@ -1,0 +1,263 @@
+"""Captioning with soft attention: the training step, and beam search, against PyTorch.
+
+The training step is the whole one: forward, the penalty on attention, backward, clipping, Adam;
+captions have the lengths of Flickr8k's. Ours is the form of its peer, with a gate for each of the
+D features and no deep output, but with the paper's tanh where the peer has ReLU or nothing.
+
+Beam search takes cached features to captions, milliseconds an image. The weights are random but for
+one unit of the LSTM, which counts steps, so that captions end after about eleven words as those of
+trained models do; the peer that goes image by image has the same weights. The one that goes in
+batches is another model, att2in2, and always takes all steps, whatever its weights.
+"""
+
+import importlib.util
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.benchmarks.timing import Case, Step
+from flaxnets.decoders.caption import CaptionDecoder
+from flaxnets.decoders.search import BOS, EOS, PAD, UNK, SearchOptions
+from flaxnets.decoders.soft_attention import SoftAttention
+from flaxnets.models.captioner import Captioner
+from flaxnets.recurrent.cells import LSTMCell
+from flaxnets.training.captioning import Captioning
+from flaxnets.training.config import OptimizerConfig
+from flaxnets.training.optimizer import make_optimizer
+from flaxnets.training.state import initialize_variables, make_state
+from flaxnets.training.step import make_train_step
+from flaxnets.typing import Array, Batch, PyTree
+
+OURS = "flaxnets"
+AS_WRITTEN = "PyTorch, as its authors wrote it"
+HOISTED = "PyTorch, hoisted"
+ONE_BY_ONE = "PyTorch, one image at a time"
+IN_BATCHES = "PyTorch att2in2, batches of 10"
+
+_BATCH_OF_PEER = 10
+_TICK = 0.1
+"""What the counting unit's cell state grows by each step."""
+_SPREAD, _SLOPE, _LEVEL = 10.0, 30.0, 2.0
+"""Of ``make_counting_params``: chosen so that lengths are as stated for a beam of 5."""
+
+
+def make_decoder(
+    vocabulary_size: int, features: int = 512, dropout_rate: float = 0.5
+) -> CaptionDecoder:
+    """Soft attention in the peer's form."""
+    return SoftAttention(
+        vocabulary_size=vocabulary_size,
+        embed_features=features,
+        attention_features=features,
+        make_cell=partial(LSTMCell, features),
+        dropout_rate=dropout_rate,
+        gate="vector",
+        deep_output=False,
+    )
+
+
+def draw_batch(
+    batch_size: int, num_regions: int, width: int, vocabulary_size: int
+) -> dict[str, np.ndarray]:
+    """A CaptionBatch with a caption for each image, float16 features.
+
+    The numbers of words are of mean 10.8 and standard deviation 3.7, at least 3, as Flickr8k's.
+    """
+    rng = np.random.default_rng(0)
+    lengths = 3 + rng.negative_binomial(10, 10 / 17.8, batch_size) + 1  # The end token.
+    places = np.arange(lengths.max())
+    tokens = rng.integers(UNK + 1, vocabulary_size, (batch_size, lengths.max()))
+    tokens = np.where(places == lengths[:, None] - 1, EOS, tokens)
+    tokens = np.where(places < lengths[:, None], tokens, PAD)
+    return {
+        "features": rng.normal(size=(batch_size, num_regions, width)).astype(np.float16),
+        "tokens": tokens[:, None].astype(np.int32),
+        "token_lengths": lengths[:, None].astype(np.int32),
+        "mask": np.ones(batch_size, bool),
+        "index": np.arange(batch_size, dtype=np.int32),
+    }
+
+
+class TrainingStep:
+    """The training step as ``launch.train`` compiles it, from its own result each time.
+
+    Attributes:
+      params: what the next step begins with.
+    """
+
+    def __init__(self, decoder: CaptionDecoder, batch: dict[str, np.ndarray]):
+        # The peer's penalty is a mean over captions and regions, ours is a word's.
+        regions = math.prod(batch["features"].shape[:-1])
+        penalty = float(batch["token_lengths"].sum() / regions)
+        task = Captioning(words=str, attention_penalty=penalty)
+        model = Captioner(decoder=decoder)
+        variables = initialize_variables(model, task, batch, seed=0)
+        config = OptimizerConfig(learning_rate=4e-4, clip_norm=5.0)
+        optimizer = make_optimizer(config, 1_000, variables["params"])
+        self._batch = batch
+        self._state = make_state(variables, optimizer, seed=0)
+        self._update = jax.jit(make_train_step(model, task, optimizer), donate_argnums=0)
+
+    @property
+    def params(self) -> PyTree:
+        """Of the decoder."""
+        return self._state.params["decoder"]
+
+    def __call__(self) -> float:
+        """One step; its loss."""
+        self._state, sums = self._update(self._state, self._batch)
+        jax.block_until_ready(self._state)
+        total, count = sums["loss"]
+        return float(total) / float(count)
+
+    def temporary_bytes(self) -> int:
+        """What XLA reserves for intermediate values."""
+        analysis: Any = self._update.lower(self._state, self._batch).compile().memory_analysis()
+        return int(analysis.temp_size_in_bytes)
+
+
+def draw_params(decoder: CaptionDecoder, num_regions: int, width: int) -> PyTree:
+    """A decoder's initial parameters, as NumPy arrays that may be changed."""
+    batch = draw_batch(2, num_regions, width, decoder.vocabulary_size)
+    variables = initialize_variables(Captioner(decoder=decoder), Captioning(words=str), batch, 0)
+    return jax.tree.map(np.array, variables["params"]["decoder"])
+
+
+def make_counting_params(
+    decoder: CaptionDecoder, num_regions: int, width: int, num_words: int = 11
+) -> PyTree:
+    """Random parameters with which captions end after about ``num_words`` words.
+
+    Unit 0 of the LSTM adds the same to its state at every step; it starts from a place of its own
+    for each image, so lengths differ. ``<eos>`` reads it; nothing else does, and ``<pad>``,
+    ``<bos>`` and ``<unk>`` are never likely.
+    """
+    params = draw_params(decoder, num_regions, width)
+    cell, features = params["cell"], params["cell"]["hidden_kernel"].shape[0]
+    gates = [gate * features for gate in range(4)]  # i, f, g, o
+    for kernel in (cell["input_kernel"], cell["hidden_kernel"], params["context_kernel"]):
+        kernel[:, gates] = 0
+    cell["bias"][gates] = [10, 10, math.atanh(_TICK), 10]
+    params["query_kernel"][0] = params["gate_kernel"][0] = 0
+    cell["hidden_kernel"][0] = 0
+    # Words differ in score as after training, where those of 512 normal weights would not.
+    params["vocabulary_kernel"] *= _SPREAD
+    params["vocabulary_kernel"][0] = 0
+    params["vocabulary_kernel"][:, EOS] = 0
+    params["vocabulary_kernel"][0, EOS] = _SLOPE
+    params["vocabulary_bias"][[PAD, BOS, UNK]] = -100
+    params["vocabulary_bias"][EOS] = _LEVEL - _SLOPE * math.tanh(_TICK * num_words)
+    return params
+
+
+class SearchStep:
+    """Captions of all images, as evaluation searches: compiled from features to hypotheses."""
+
+    def __init__(
+        self,
+        decoder: CaptionDecoder,
+        params: PyTree,
+        features: np.ndarray,
+        batch_size: int,
+        options: SearchOptions,
+    ):
+        model, task = Captioner(decoder=decoder), Captioning(words=str, options=options)
+
+        def search(variables: PyTree, batch: Batch) -> tuple[Array, Array]:
+            best = task.search(model, variables, batch)
+            return best.tokens[:, 0], best.lengths[:, 0]
+
+        self._search = jax.jit(search)
+        self._variables = jax.device_put({"params": {"decoder": params}})
+        self._batches = np.split(features, range(batch_size, len(features), batch_size))
+
+    def __call__(self) -> list[list[int]]:
+        """Words of each image, the end token included."""
+        captions = []
+        for features in self._batches:
+            found = self._search(self._variables, {"features": features})
+            tokens, lengths = (np.asarray(x) for x in found)
+            captions += [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
+        return captions
+
+
+def training_cases(
+    batch_size: int = 64,
+    num_regions: int = 49,
+    width: int = 1280,
+    features: int = 512,
+    vocabulary_size: int = 2541,
+) -> list[Case]:
+    """The training step."""
+    draw = partial(draw_batch, batch_size, num_regions, width, vocabulary_size)
+    ways: dict[str, Callable[[], Step]] = {
+        OURS: lambda: TrainingStep(make_decoder(vocabulary_size, features), draw())
+    }
+    if importlib.util.find_spec("torch") is not None:
+
+        def peer(hoisted: bool) -> Step:
+            from experiments.benchmarks.torch_captioning import make_training_step
+
+            return make_training_step(draw(), vocabulary_size, features, hoisted=hoisted)
+
+        ways |= {AS_WRITTEN: partial(peer, False), HOISTED: partial(peer, True)}
+    name = f"soft attention, {features} units, B={batch_size}, {num_regions}×{width}, training step"
+    return [Case(name, ways)]
+
+
+def search_cases(
+    num_images: int = 1000,
+    num_regions: int = 49,
+    width: int = 1280,
+    features: int = 512,
+    vocabulary_size: int = 2541,
+    batch_size: int = 50,
+    beam_size: int = 5,
+    max_steps: int = 20,
+) -> list[Case]:
+    """Beam search; peers that take longer see fewer of the images."""
+    decoder = make_decoder(vocabulary_size, features)
+    numbers = {OURS: num_images, ONE_BY_ONE: max(num_images // 25, 1)}
+    numbers[IN_BATCHES] = max(num_images // 10, 1)
+
+    def draw(way: str) -> np.ndarray:
+        shape = (numbers[way], num_regions, width)
+        return np.random.default_rng(0).standard_normal(shape, np.float32).astype(np.float16)
+
+    def ours() -> Step:
+        params = make_counting_params(decoder, num_regions, width)
+        options = SearchOptions(beam_size=beam_size, max_steps=max_steps)
+        return SearchStep(decoder, params, draw(OURS), batch_size, options)
+
+    def one_by_one() -> Step:
+        from experiments.benchmarks import torch_caption_search as peers
+
+        model = peers.make_soft_attention(make_counting_params(decoder, num_regions, width))
+        images = draw(ONE_BY_ONE)
+        return peers.make_search_step(
+            model, peers.search_one_by_one, images, 1, beam_size, max_steps
+        )
+
+    def in_batches() -> Step:
+        from experiments.benchmarks import torch_caption_search as peers
+        from experiments.benchmarks.torch_captioning import Att2in
+
+        model = Att2in(vocabulary_size, width, features)
+        return peers.make_search_step(
+            model, peers.search_in_batch, draw(IN_BATCHES), _BATCH_OF_PEER, beam_size, max_steps
+        )
+
+    ways: dict[str, Callable[[], Step]] = {OURS: ours}
+    if importlib.util.find_spec("torch") is not None:
+        ways |= {ONE_BY_ONE: one_by_one, IN_BATCHES: in_batches}
+    name = f"soft attention, {num_regions}×{width}, beam {beam_size} in batches of {batch_size}"
+    return [Case(f"{name}, an image", ways, dict.fromkeys(ways, 3), False, numbers)]
+
+
+def cases() -> list[Case]:
+    """The training step and beam search."""
+    return [*training_cases(), *search_cases()]
