@@ -353,7 +353,7 @@ def configure(config: Any, experiment: str, variant: str | None) -> Any:
         config.eval_every = config.checkpoint_every = 3
         config.log_every = 1
         config.optimizer.warmup_steps = 0
-        config.search.beam_size = 2
+        config.search.method = "greedy"
         config.data.num_train, config.data.num_validation, config.data.num_test = 32, 12, 12
         config.data.num_buckets = 1
     return config

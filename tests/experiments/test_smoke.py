@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from data import java_scorers
 from experiments.captioning import CaptionConfig
 from flaxnets.training.config import Config
 from flaxnets.training.inference import TrainedModel, read_predictions
@@ -50,7 +51,9 @@ def test_the_known_experiments_have_a_smoke_variant() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_smoke(name: str, tmp_path: Path) -> None:
+def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # METEOR takes seconds to start, and has tests of its own.
+    monkeypatch.setattr(java_scorers, "find_java", lambda: None)
     config = VARIANTS[name]
     captions = isinstance(config, CaptionConfig)
     if isinstance(config, CaptionConfig):
