@@ -113,11 +113,8 @@ def search_in_batch(
                         }
                     )
             totals[image, ends] -= 1000
-    captions = []
-    for image in ended:
-        first = max(image, key=lambda found: found["score"])
-        captions.append(_until_end(first["words"].tolist()))
-    return captions
+    best_ones = [max(found, key=lambda one: one["score"]) for found in ended]
+    return [_until_end(one["words"].tolist()) for one in best_ones]
 
 
 def _until_end(words: list[int]) -> list[int]:
