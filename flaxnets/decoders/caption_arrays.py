@@ -83,6 +83,7 @@ def check_captions(
             raise ValueError(f"{name}: expected integers, received {values.dtype}")
         if isinstance(values, jax.core.Tracer) or not values.size:
             continue
-        low, high = np.min(values), np.max(values)
+        known = np.asarray(values)
+        low, high = known.min(), known.max()
         if low < 0 or high > largest:
             raise ValueError(f"{name}: expected 0 to {largest}, received {low} to {high}")
