@@ -18,3 +18,11 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # grain reads flags of its own where it starts workers; a program has parsed them by then.
     flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The longest files first, so that no worker has one of them left when the others are done.
+    first = ("launch", "experiments", "encoders")
+    items.sort(
+        key=lambda item: min((first.index(p) for p in item.path.parts if p in first), default=3)
+    )

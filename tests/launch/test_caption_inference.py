@@ -180,7 +180,7 @@ def test_what_cannot_decode_together_is_refused(
     shutil.copy(tmp_path / "other/vocabulary.json", copy)
     mismatched = TrainedModel(make_config(root), Workdir(copy))
     with pytest.raises(
-        ValueError, match=r"does not fit the model .* embedding.* maybe the vocabulary in"
+        ValueError, match=r"does not fit the model .*embedding.* maybe the vocabulary in"
     ):
         collect(TrainedCaptioner([mismatched]), files)
     classifier: Any = load_experiment("experiments/moving_shapes.py:smoke")
