@@ -27,7 +27,7 @@ def make_row(workdir: Path, split: str) -> list[str]:
     config = json.loads((workdir / "config.json").read_text())["config"]
     scores = json.loads((workdir / f"{split}.json").read_text())
     figures = [f"{100 * scores[name]:.1f}" if name in scores else "–" for name in METRICS]
-    name = config["name"].split(",")[0]
+    name = config["name"].rpartition(", ")[0] or config["name"]  # Without the variant.
     if config.get("attention"):
         name += f", {config['attention']} attention"
     minutes = training_minutes((workdir / "log.txt").read_text())
