@@ -200,8 +200,9 @@ class CaptionSource:
         """Says why the example ``index`` has ``mask`` False."""
         number = self.input_of(index)
         explain = getattr(self.inputs, "explain", None)
-        if explain is not None:
-            return str(explain(number))
+        reason = None if explain is None else explain(number)
+        if reason is not None:
+            return str(reason)
         return f"{self._name(number)}: could not be read when its features were extracted"
 
     def _name(self, number: int) -> str:

@@ -21,6 +21,9 @@ _FORMAT = 1
 # "'s" is a word; other apostrophes and hyphens belong to the word they stand within.
 _WORD = re.compile(r"'s\b|[^\W_]+(?:-[^\W_]+|'(?!s\b)[^\W_]+)*")
 
+_OTHER_SIDE = {"left": "right", "right": "left"}
+_SIDE = re.compile(r"\b(?:left|right)\b", re.IGNORECASE)
+
 
 def split_words(caption: str) -> list[str]:
     """Splits a caption into the words that models are trained on.
@@ -37,6 +40,14 @@ def split_words(caption: str) -> list[str]:
         Its words, maybe none.
     """
     return _WORD.findall(caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+
+
+def mirror_caption(caption: str) -> str:
+    """The caption of the mirrored image: the words left and right change places.
+
+    Other meanings of the two words are not told apart.
+    """
+    return _SIDE.sub(lambda found: _OTHER_SIDE[found[0].lower()], caption)
 
 
 @dataclass(frozen=True)

@@ -95,21 +95,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """From an image of any size to one size: resized by the short side, cut out of the middle.
+    """From an image of any size to one size: its middle, or all of it, stretched.
 
-    Both steps are torchvision's of evaluation (``Resize``, ``CenterCrop``), with its rounding;
-    the resampling is antialiased.
+    Resizing by the short side and cutting the middle out are torchvision's steps of evaluation
+    (``Resize``, ``CenterCrop``), with its rounding; the resampling is antialiased.
 
     Attributes:
         size: height and width of the result, pixels.
         short_side: pixels that the short side has before the cut, at least ``size``; None is
             ``size``.
         resampling: "bilinear" or "bicubic".
+        stretch: the whole image is resized to the square instead, whatever its shape.
+        mirror: left and right change places.
     """
 
     size: int = 224
     short_side: int | None = None
     resampling: Literal["bilinear", "bicubic"] = "bilinear"
+    stretch: bool = False
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -117,6 +121,10 @@ class ImageTransform:
         if self.short_side is not None and self.short_side < self.size:
             raise ValueError(
                 f"short_side: expected at least the size {self.size}, received {self.short_side}"
+            )
+        if self.short_side is not None and self.stretch:
+            raise ValueError(
+                f"short_side: expected None with stretch=True, received {self.short_side}"
             )
         if self.resampling not in _RESAMPLING:
             raise ValueError(
@@ -126,7 +134,14 @@ class ImageTransform:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H,W,3) uint8 to (size,size,3) uint8."""
-        return resize_crop(image, self.size, short_side=self.short_side, resampling=self.resampling)
+        if self.stretch:
+            _require_image(image)
+            image = _resize(image, self.size, self.size, self.resampling)
+        else:
+            image = resize_crop(
+                image, self.size, short_side=self.short_side, resampling=self.resampling
+            )
+        return np.ascontiguousarray(image[:, ::-1] if self.mirror else image)
 
 
 def resize_crop(
@@ -150,10 +165,7 @@ def resize_crop(
     Raises:
         ValueError: another shape or type.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(
-            f"image: expected (H,W,3) uint8, received {image.shape} {image.dtype.name}"
-        )
+    _require_image(image)
     target = size if short_side is None else short_side
     height, width = image.shape[:2]
     # Of a strip only the middle is wanted; resized whole, it could fill the memory.
@@ -165,11 +177,23 @@ def resize_crop(
         height, width = target, target * width // height
     else:
         height, width = target * height // width, target
-    if (height, width) != image.shape[:2]:
-        resized = Image.fromarray(image).resize((width, height), _RESAMPLING[resampling])
-        image = np.asarray(resized)
+    image = _resize(image, height, width, resampling)
     top, left = round((height - size) / 2), round((width - size) / 2)
     return np.ascontiguousarray(image[top : top + size, left : left + size])
+
+
+def _require_image(image: np.ndarray) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"image: expected (H,W,3) uint8, received {image.shape} {image.dtype.name}"
+        )
+
+
+def _resize(image: np.ndarray, height: int, width: int, resampling: str) -> np.ndarray:
+    if (height, width) == image.shape[:2]:
+        return image
+    resized = Image.fromarray(image).resize((width, height), _RESAMPLING[resampling])
+    return np.asarray(resized)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What the captioning experiments train on and are scored on: images, captions, features."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ import numpy as np
 
 from data.batches import Source
 from data.caption_examples import CaptionSource, ImageSource
-from data.captions import Vocabulary
+from data.captions import Vocabulary, mirror_caption
 from data.datasets import coco_captions_tfds, flickr8k, karpathy
 from data.images import ImageTransform, RandomCrop
+from data.joined_sources import JoinedSources
 from data.length_buckets import LengthBuckets, choose_boundaries
 from data.loader import Loader
 from data.synthetic import MovingShapes
@@ -21,6 +23,7 @@ from experiments.frozen_features import digest_images, load_maps
 from flaxnets.cider import DocumentFrequencies
 from flaxnets.training.config import nearest, runtime
 
+FITS = ("stretch", "crop")
 KINDS = ("moving_shapes", "flickr8k", "karpathy", "coco_tfds")
 
 
@@ -40,9 +43,18 @@ class CaptionDataConfig:
     """The folder of cached features and document frequencies."""
     frozen_encoder: bool = True
     """Whether an encoder that is not trained runs once and its maps are cached."""
-    image_size: int = 224
+    image_size: int = 288
+    """Height and width, pixels: a multiple of 32."""
+    image_fit: str = "stretch"
+    """``stretch``: the whole image becomes a square; ``crop``: its middle, as in ImageNet."""
+    mirror: bool = True
+    """Images only: whether training sees each image and its mirror image, whose captions exchange
+    left and right; an epoch is twice as long."""
     min_count: int = 5
     """Words that occur less often in training are unknown."""
+    all_captions: bool = False
+    """Whether a training example is an image with all of its captions, not with one: an encoder
+    that trains then runs once for all of them."""
     max_words: int = 0
     """Longer captions are cut in training; 0: none."""
     num_buckets: int = 8
@@ -96,7 +108,19 @@ def read_split(config: CaptionDataConfig, split: str) -> CaptionedSplit:
             "data.annotations: expected the JSON of Karpathy's splits, as dataset_coco.json; give "
             "--config.data.annotations=…"
         )
-    return _images(config.kind, config.root, config.annotations, config.image_size, split)
+    return _images(config.kind, config.root, config.annotations, image_transform(config), split)
+
+
+def image_transform(config: CaptionDataConfig) -> ImageTransform:
+    """What makes images equally large.
+
+    Raises:
+        ValueError: an unknown ``image_fit``.
+    """
+    if config.image_fit not in FITS:
+        fits = nearest(config.image_fit, FITS)
+        raise ValueError(f"data.image_fit: unknown {config.image_fit!r}{fits}")
+    return ImageTransform(config.image_size, stretch=config.image_fit == "stretch")
 
 
 @functools.lru_cache(maxsize=8)
@@ -107,8 +131,9 @@ def _moving_shapes(split: str, size: int | None) -> CaptionedSplit:
 
 
 @functools.lru_cache(maxsize=8)
-def _images(kind: str, root: str, annotations: str, size: int, split: str) -> CaptionedSplit:
-    transform = ImageTransform(size)
+def _images(
+    kind: str, root: str, annotations: str, transform: ImageTransform, split: str
+) -> CaptionedSplit:
     if kind == "coco_tfds":
         prepared = coco_captions_tfds.read_split(root, split)
         digest = f"coco_captions {Path(root).resolve()} {split}"
@@ -136,6 +161,19 @@ def model_inputs(config: CaptionDataConfig, split: CaptionedSplit) -> Source:
     return load_maps(config.cache, split.inputs, split.digest)
 
 
+def change_images(split: CaptionedSplit, **changes: Any) -> CaptionedSplit:
+    """The split with other values of its images' ``ImageTransform``."""
+    images = copy.copy(split.inputs)
+    images.transform = dataclasses.replace(images.transform, **changes)
+    return dataclasses.replace(split, inputs=images)
+
+
+def mirror_split(split: CaptionedSplit) -> CaptionedSplit:
+    """The mirror images of a split's images, with what their captions say."""
+    captions = tuple(tuple(map(mirror_caption, texts)) for texts in split.captions)
+    return dataclasses.replace(change_images(split, mirror=True), captions=captions)
+
+
 def make_loader(
     config: CaptionDataConfig,
     split: str,
@@ -145,7 +183,7 @@ def make_loader(
     seed: int,
     pairs: bool,
 ) -> Loader:
-    """Batches of a split: of pairs in buckets of similar length, or of images with all captions.
+    """Batches of a split, in training of captions of similar length.
 
     Args:
       config: the data.
@@ -157,13 +195,22 @@ def make_loader(
     """
     train = split == "train"
     read = read_split(config, split)
+    has_images = config.kind != "moving_shapes"
+    augment = None
+    if train and has_images and not config.frozen_encoder:
+        # As for ImageNet: 256 for a crop of 224.
+        read = change_images(read, size=config.image_size * 8 // 7)
+        augment = RandomCrop(config.image_size)
+    seen = [read]
+    if train and has_images and config.mirror:
+        seen.append(mirror_split(read))
     source = CaptionSource(
-        model_inputs(config, read),
-        read.captions,
+        JoinedSources([model_inputs(config, part) for part in seen]),
+        [texts for part in seen for texts in part.captions],
         vocabulary,
         pairs=train and pairs,
         max_words=config.max_words or None if train else None,
-        names=read.names,
+        names=[name for part in seen for name in part.names],
     )
     order = None
     if train:
@@ -175,7 +222,7 @@ def make_loader(
         batch_size=batch_size,
         train=train,
         order=order,
-        transform=None if config.frozen_encoder or not train else RandomCrop(config.image_size),
+        transform=augment,
         seed=seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -58,19 +58,19 @@ class EncodedBatches:
 
 
 def make_prediction_data(
-    paths: Sequence[str], image_size: int, batch_size: int, *, frozen_encoder: bool
+    paths: Sequence[str], transform: ImageTransform, batch_size: int, *, frozen_encoder: bool
 ) -> Loader | EncodedBatches:
     """Image files in the given order; what cannot be read has ``mask`` False.
 
     Args:
       paths: the files.
-      image_size: height and width, pixels.
+      transform: makes them equally large.
       batch_size: rows at most; a multiple of the devices.
       frozen_encoder: whether the model reads the frozen encoder's maps, not images.
     """
     devices = jax.device_count()
     loader = Loader(
-        UncaptionedImages(tuple(paths), ImageTransform(image_size)),
+        UncaptionedImages(tuple(paths), transform),
         batch_size=min(batch_size, -(-len(paths) // devices) * devices),
         train=False,
         max_bad_share=1.0,

@@ -1,8 +1,6 @@
 """What the captioning experiments share; each of them says which decoder, and how it is trained."""
 
 import dataclasses
-import functools
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,16 +9,13 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from data.caption_examples import ImageSource
-from data.caption_scores import WITHOUT_JAVA, CaptionScorer
 from data.captions import Vocabulary
-from data.coco_results import write_results
-from data.images import ImageTransform, read_image
+from data.images import read_image
 from data.loader import Loader
-from data.synthetic import MovingShapes
-from data.synthetic_captions import tells_motion
+from experiments import caption_scoring
 from experiments.caption_data import (
     CaptionDataConfig,
+    image_transform,
     make_loader,
     make_vocabulary,
     read_split,
@@ -40,11 +35,8 @@ from flaxnets.training.config import Config, OptimizerConfig, Scorer, nearest, r
 from flaxnets.training.data import Data
 from flaxnets.training.task import Task
 
-logger = logging.getLogger(__name__)
-
 VOCABULARY = "vocabulary.json"
 CELLS: Mapping[str, Any] = {"lstm": LSTMCell, "gru": GRUCell}
-VARIANTS = ("flickr8k", "coco", "moving_shapes", "smoke")
 
 
 @dataclasses.dataclass
@@ -60,6 +52,8 @@ class DecoderConfig:
     embed_dropout_rate: float = 0.5
     region_dropout_rate: float = 0.3
     """On the channels of the image's maps."""
+    region_features: int = 512
+    """Images only: what a layer of rectifiers makes of the maps' channels; 0: nothing."""
     dtype: str = "float32"
     encoder_features: tuple[int, ...] = (32, 32, 32)
     """Videos only: maps of the encoder's layers, each at half the size of the one before."""
@@ -79,10 +73,10 @@ class CaptionConfig(Config):
     name: str = "captioner"
     batch_size: int = 64
     best_metric: str = "CIDEr"
-    num_steps: int = 3_752
-    """8 epochs of Flickr8k's pairs."""
-    eval_every: int = 469
-    checkpoint_every: int = runtime(469)
+    num_steps: int = 5_628
+    """6 epochs of Flickr8k's pairs and their mirror images."""
+    eval_every: int = 938
+    checkpoint_every: int = runtime(938)
     log_every: int = runtime(50)
     patience: int = 3
     label_smoothing: float = 0.1
@@ -131,6 +125,15 @@ class CaptionConfig(Config):
         """Takes the vocabulary of a trained model."""
         self._vocabulary = Vocabulary.load(folder / VOCABULARY)
 
+    def check_variables(self, variables: Mapping[str, Any]) -> None:
+        """Compares the vocabulary's size with the embedding's."""
+        rows, ids = len(variables["params"]["decoder"]["embedding"]), len(self.vocabulary)
+        if rows != ids:
+            raise ValueError(
+                f"{VOCABULARY}: expected {rows} ids, as the checkpoint embeds, received {ids}; "
+                "the file beside the checkpoint is another model's"
+            )
+
     def make_model(self) -> nn.Module:
         """The decoder, with an encoder where the inputs are no features.
 
@@ -159,6 +162,7 @@ class CaptionConfig(Config):
             encoder=encoder,
             freeze_statistics=self.data.kind != "moving_shapes",
             dropout_rate=model.region_dropout_rate,
+            region_features=model.region_features,
         )
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -181,36 +185,11 @@ class CaptionConfig(Config):
 
     def make_data(self, split: str) -> Loader:
         """Captions of similar length in training; images with all captions else."""
-        return self._loader(split, pairs=True)
+        return self._loader(split, pairs=not self.data.all_captions)
 
     def make_scorer(self, split: str, *, complete: bool = False) -> Scorer:
-        """BLEU, ROUGE-L and CIDEr of a split's captions; ``complete``: all that Java allows, too.
-
-        Images that could not be decoded have no caption and do not count.
-        """
-        captions = read_split(self.data, split).captions
-        metrics = None if complete else WITHOUT_JAVA
-
-        @functools.lru_cache(maxsize=1)
-        def scorer_of(indices: tuple[int, ...]) -> CaptionScorer[int]:
-            return CaptionScorer({index: captions[index] for index in indices})
-
-        def score(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-            found = {int(record["index"]): str(record["caption"]) for record in records}
-            scored = scorer_of(tuple(sorted(found))).score(found, metrics=metrics)
-            if scored.left_out:
-                logger.info("%s", scored.left_out)
-            scores = dict(scored.corpus)
-            if self.data.kind == "moving_shapes":
-                scenes = MovingShapes(split, len(captions))
-                right = [
-                    tells_motion(caption, scenes.describe(index))
-                    for index, caption in found.items()
-                ]
-                scores["motion_accuracy"] = float(np.mean(right))
-            return scores
-
-        return score
+        """BLEU, ROUGE-L and CIDEr of a split; ``complete``: all that Java allows, too."""
+        return caption_scoring.make_scorer(self.data, split, complete=complete)
 
     def make_prediction_data(self, paths: Sequence[str]) -> Data:
         """Image files, in the given order.
@@ -222,7 +201,7 @@ class CaptionConfig(Config):
             raise ValueError("images: this model captions the videos of the embedded data set")
         return make_prediction_data(
             paths,
-            self.data.image_size,
+            image_transform(self.data),
             self.batch_size,
             frozen_encoder=self.data.frozen_encoder,
         )
@@ -232,26 +211,18 @@ class CaptionConfig(Config):
         return read_image(path)
 
     def crop_image(self, image: np.ndarray) -> np.ndarray:
-        """The middle of an image (H,W,3) uint8 as the model sees it."""
-        return ImageTransform(self.data.image_size)(image)
+        """What the model sees of an image (H,W,3) uint8, in the image's own proportions."""
+        transform = image_transform(self.data)
+        return image if transform.stretch else transform(image)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
         """A video's frames, or an image as the only one, (T,H,W,3) uint8."""
-        if self.data.kind == "moving_shapes":
-            video: np.ndarray = read_split(self.data, split).inputs[index]["video"]
-            return video
-        return self.load_image(split, index)[None]
+        return caption_scoring.load_clip(self.data, split, index)
 
     def load_image(self, split: str, index: int) -> np.ndarray:
         """An image of a split, (H,W,3) uint8; of a video the frame in the middle."""
-        inputs = read_split(self.data, split).inputs
-        if self.data.kind == "moving_shapes":
-            video: np.ndarray = inputs[index]["video"]
-            return video[len(video) // 2]
-        if isinstance(inputs, ImageSource):
-            return read_image(inputs.paths[index])
-        image: np.ndarray = inputs.decode(index)
-        return image
+        clip = self.load_clip(split, index)
+        return clip[len(clip) // 2]
 
     def references(self, split: str) -> tuple[tuple[str, ...], ...]:
         """The captions that people wrote, of each example of a split."""
@@ -259,23 +230,14 @@ class CaptionConfig(Config):
 
     def score_examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> list[float]:
         """CIDEr of each record's caption, as ``make_scorer`` makes one of all."""
-        captions = read_split(self.data, split).captions
-        found = {int(record["index"]): str(record["caption"]) for record in records}
-        scorer = CaptionScorer({index: captions[index] for index in found})
-        scores = scorer.score(found, metrics=("CIDEr",)).per_image["CIDEr"]
-        return [scores[int(record["index"])] for record in records]
+        return caption_scoring.score_examples(self.data, split, records)
 
     def write_results(self, path: Path, split: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Writes captions as COCO's result file, ``SPLIT.coco.json``.
 
         Image ids are the data set's where they are integers, else the places in the split.
         """
-        names = read_split(self.data, split).names
-        captions = {}
-        for record in records:
-            name = names[record["index"]]
-            captions[name if isinstance(name, int) else record["index"]] = record["caption"]
-        write_results(path.with_suffix(".coco.json"), captions)
+        caption_scoring.write_results(self.data, path, split, records)
 
     def check_same_outputs(self, other: Config) -> None:
         """Compares the vocabularies."""
@@ -317,43 +279,3 @@ class CaptionConfig(Config):
         make_cell = partial(LSTMCell, model.recurrent_features, dtype=model.dtype)
         recurrent = Recurrent(make_cell, normalize_inputs=True, delta_features=True)
         return CRNN(classifier=None, encoder=encoder, recurrent=recurrent, pool="flatten")
-
-
-def configure(config: Any, experiment: str, variant: str | None) -> Any:
-    """Sets the data of a variant: ``flickr8k`` (the default), ``coco``, embedded videos.
-
-    ``moving_shapes`` captions the embedded videos; ``smoke`` does so for seconds.
-
-    Raises:
-      ValueError: an unknown variant.
-    """
-    variant = variant or "flickr8k"
-    if variant not in VARIANTS:
-        raise ValueError(f"{experiment}:{variant}: no such variant{nearest(variant, VARIANTS)}")
-    config.name = f"{config.name}, {variant}"
-    if variant == "coco":
-        config.data.kind = "karpathy"
-    if variant not in ("moving_shapes", "smoke"):
-        return config
-    config.data.kind, config.data.min_count = "moving_shapes", 1
-    config.batch_size, config.num_steps = 32, 1_500
-    config.eval_every = config.checkpoint_every = 500
-    config.search.max_steps = 24
-    config.optimizer.learning_rate, config.optimizer.schedule = 2e-3, "cosine"
-    config.optimizer.warmup_steps, config.optimizer.clip_norm = 50, 1.0
-    config.model.features = config.model.embed_features = 128
-    config.model.attention_features = 128
-    config.model.dropout_rate = config.model.embed_dropout_rate = 0.1
-    config.model.region_dropout_rate = 0.0
-    if variant == "smoke":
-        config.model.encoder_features = (4, 4)
-        config.model.recurrent_features = config.model.attention_features = 8
-        config.model.features = config.model.embed_features = 16
-        config.batch_size, config.num_steps = 8, 6
-        config.eval_every = config.checkpoint_every = 3
-        config.log_every = 1
-        config.optimizer.warmup_steps = 0
-        config.search.method = "greedy"
-        config.data.num_train, config.data.num_validation, config.data.num_test = 32, 12, 12
-        config.data.num_buckets = 1
-    return config

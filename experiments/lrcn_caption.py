@@ -19,7 +19,8 @@ of SGD; beam search (``launch.caption --method=sample`` draws); early stopping o
 import dataclasses
 from typing import Any
 
-from experiments.captioning import CaptionConfig, configure
+from experiments.caption_variants import configure
+from experiments.captioning import CaptionConfig
 from flaxnets.decoders.caption import CaptionDecoder
 from flaxnets.decoders.show_and_tell import FactoredLRCN
 

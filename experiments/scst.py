@@ -28,7 +28,8 @@ from typing import Any
 from data.captions import Vocabulary
 from data.loader import Loader
 from experiments.caption_data import count_frequencies
-from experiments.captioning import VOCABULARY, CaptionConfig, configure
+from experiments.caption_variants import configure
+from experiments.captioning import VOCABULARY, CaptionConfig
 from flaxnets.decoders.caption import CaptionDecoder
 from flaxnets.decoders.soft_attention import Att2in, SoftAttention
 from flaxnets.decoders.up_down import UpDown

@@ -19,7 +19,8 @@ early stopping on CIDEr.
 import dataclasses
 from typing import Any
 
-from experiments.captioning import CaptionConfig, configure
+from experiments.caption_variants import configure
+from experiments.captioning import CaptionConfig
 from flaxnets.decoders.caption import CaptionDecoder
 from flaxnets.decoders.show_and_tell import ShowAndTell
 

@@ -21,7 +21,8 @@ not BLEU; those of the decoder's docstring.
 import dataclasses
 from typing import Any
 
-from experiments.captioning import CaptionConfig, configure
+from experiments.caption_variants import configure
+from experiments.captioning import CaptionConfig
 from flaxnets.decoders.caption import CaptionDecoder
 from flaxnets.decoders.hard_attention import HardAttention
 from flaxnets.decoders.soft_attention import SoftAttention

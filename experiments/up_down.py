@@ -20,7 +20,8 @@ instead of 1,000; Adam instead of SGD with momentum; early stopping on CIDEr.
 import dataclasses
 from typing import Any
 
-from experiments.captioning import CaptionConfig, configure
+from experiments.caption_variants import configure
+from experiments.captioning import CaptionConfig
 from flaxnets.decoders.caption import CaptionDecoder
 from flaxnets.decoders.up_down import UpDown
 

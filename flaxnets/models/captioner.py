@@ -26,6 +26,8 @@ class Captioner(nn.Module):
         fine-tuning with frozen BatchNorm.
       chunk_images: images that a frozen encoder sees at once; 0: all.
       dropout_rate: on the channels of the regions: all places of an image lose the same ones.
+      region_features: units of a layer with rectifiers between the regions and the decoder, as the
+        published code of Att2in and Up-Down has it; 0: none.
     """
 
     decoder: CaptionDecoder
@@ -34,8 +36,16 @@ class Captioner(nn.Module):
     freeze_statistics: bool = False
     chunk_images: int = 0
     dropout_rate: float = 0.0
+    region_features: int = 0
 
-    @nn.compact
+    def setup(self) -> None:
+        """Makes the layer between."""
+        if self.region_features:
+            self.embed_regions = nn.Dense(
+                self.region_features, dtype=self.decoder.dtype, param_dtype=self.decoder.param_dtype
+            )
+        self.dropout = nn.Dropout(self.dropout_rate)
+
     def __call__(
         self,
         inputs: Array,
@@ -63,9 +73,12 @@ class Captioner(nn.Module):
           ValueError: inputs of another rank or dtype, or as ``CaptionDecoder``.
         """
         regions, exists = self._encode(inputs, lengths, mask, train=train)
-        places = tuple(range(1, regions.ndim - 1))
-        dropout = nn.Dropout(self.dropout_rate, broadcast_dims=places, deterministic=not train)
-        regions = dropout(regions)
+        if self.dropout_rate and train:
+            # Of ones, as large as a row's channels: the maps are float16 and many.
+            kept = jnp.ones((len(regions), *(1,) * (regions.ndim - 2), regions.shape[-1]))
+            kept = self.dropout(kept, deterministic=False)
+            regions = regions * kept.astype(regions.dtype)
+        regions = self._embed(regions)
         return self.decoder(
             regions,
             tokens,
@@ -82,7 +95,8 @@ class Captioner(nn.Module):
           inputs: as ``__call__``'s.
           lengths: as ``__call__``'s.
         """
-        return self.decoder.begin(*self._encode(inputs, lengths, None, train=False))
+        regions, exists = self._encode(inputs, lengths, None, train=False)
+        return self.decoder.begin(self._embed(regions), exists)
 
     def advance(
         self, memory: Memory, carry: Carry, previous: Array
@@ -93,6 +107,11 @@ class Captioner(nn.Module):
           The new carry, logits (B,V) float32, and attention (B,R) or None.
         """
         return self.decoder.advance(memory, carry, previous)
+
+    def _embed(self, regions: Array) -> Array:
+        if not jnp.issubdtype(regions.dtype, jnp.floating):
+            raise ValueError(f"inputs: expected float features, received {regions.dtype}")
+        return nn.relu(self.embed_regions(regions)) if self.region_features else regions
 
     def _encode(
         self, inputs: Array, lengths: Array | None, mask: Array | None, *, train: bool

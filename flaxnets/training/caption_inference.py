@@ -104,7 +104,7 @@ class TrainedCaptioner:
 
         Raises:
           ValueError: a model of videos; ``attention`` of a model without; variables that do not
-            fit the configuration or its vocabulary.
+            fit the configuration.
         """
         yield from self._caption(lambda config: config.make_prediction_data(paths), 0, attention)
 
@@ -202,7 +202,7 @@ class TrainedCaptioner:
         return attention
 
     def _check_variables(self, batches: tuple[Batch, ...]) -> None:
-        """Refuses variables of other shapes than the configuration and the vocabulary ask for."""
+        """Refuses variables of other shapes than the configuration asks for."""
         if self._checked:
             return
         members = zip(self._models, self._tasks, self._modules, batches, strict=True)
@@ -212,14 +212,7 @@ class TrainedCaptioner:
                 self._key,
                 batch,
             )
-            try:
-                check_shapes(
-                    model.variables, wanted, str(model.workdir.checkpoints / str(model.step))
-                )
-            except ValueError as error:
-                raise ValueError(
-                    f"{error}; maybe the vocabulary in {model.workdir.path} is another run's"
-                ) from error
+            check_shapes(model.variables, wanted, str(model.workdir.checkpoints / str(model.step)))
         self._checked = True
 
     def _describe(

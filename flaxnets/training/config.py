@@ -119,7 +119,7 @@ class Config:
         raise self._missing("read_image")
 
     def crop_image(self, image: np.ndarray) -> np.ndarray:
-        """The part of an image (H,W,3) uint8 that the model sees, at the size it sees it."""
+        """The part of an image (H,W,3) uint8 that the model sees."""
         raise self._missing("crop_image")
 
     def references(self, split: str) -> Sequence[Sequence[str]]:
@@ -145,6 +145,13 @@ class Config:
 
     def load_assets(self, folder: Path) -> None:
         """Reads what ``save_assets`` wrote, before a trained model is used."""
+
+    def check_variables(self, variables: Mapping[str, Any]) -> None:
+        """Checks that a checkpoint's variables belong to what ``load_assets`` read.
+
+        Raises:
+          ValueError: they do not; the message says what differs.
+        """
 
     def make_scorer(self, split: str, *, complete: bool = False) -> Scorer | None:
         """What scores the outputs of a whole split together, where means over examples do not do.

@@ -30,10 +30,12 @@ class TrainedModel:
 
         Raises:
           FileNotFoundError: no checkpoint, or none of that step.
+          ValueError: a checkpoint that does not belong to the assets beside it.
         """
         self.config, self.workdir = config, workdir
         config.load_assets(workdir.path)
         self.step, variables = restore_variables(workdir, step)
+        config.check_variables(variables)
         self._strategy = DataParallel()
         self.variables = self._strategy.replicate(variables)
         self._task = config.make_prediction_task()

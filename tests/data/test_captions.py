@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.captions import BOS, EOS, PAD, UNK, Vocabulary, pad_captions, split_words
+from data.captions import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    Vocabulary,
+    mirror_caption,
+    pad_captions,
+    split_words,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +37,13 @@ from data.captions import BOS, EOS, PAD, UNK, Vocabulary, pad_captions, split_wo
 def test_words_of_a_caption(caption: str, words: str) -> None:
     assert split_words(caption) == words.split()
     assert split_words(words) == words.split()
+
+
+def test_left_and_right_change_places_in_a_mirror() -> None:
+    caption = "Left of a right-handed man, on the LEFT, a bright leftover rights ."
+    mirrored = "right of a left-handed man, on the right, a bright leftover rights ."
+    assert mirror_caption(caption) == mirrored
+    assert split_words(mirror_caption(mirrored)) == split_words(caption)
 
 
 def test_ids_follow_frequency_and_the_alphabet() -> None:

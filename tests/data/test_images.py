@@ -231,6 +231,18 @@ def test_an_image_of_the_size_is_left_alone() -> None:
     )
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_the_whole_of_an_image_is_stretched_and_mirrored(mirror: bool) -> None:
+    image = random_image(18, 40)
+    expected = np.einsum(
+        "hy,yxc,wx->hwc", triangle_weights(18, 12), image.astype(float), triangle_weights(40, 12)
+    )
+    result = ImageTransform(12, stretch=True, mirror=mirror)(image)
+    np.testing.assert_allclose(result, expected[:, ::-1] if mirror else expected, atol=1.01)
+    cut = ImageTransform(12)(image)
+    np.testing.assert_array_equal(ImageTransform(12, mirror=True)(image), cut[:, ::-1])
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_middle_of_a_strip(axis: int) -> None:
     strip = np.zeros((2, 200_000, 3), np.uint8)
@@ -267,6 +279,7 @@ def test_random_crops(flip: bool) -> None:
     [
         ({"size": 0}, "size: expected at least 1"),
         ({"size": 224, "short_side": 200}, "short_side: expected at least the size 224"),
+        ({"short_side": 256, "stretch": True}, "short_side: expected None with stretch=True"),
         ({"resampling": "nearest"}, "resampling: expected one of bilinear, bicubic"),
     ],
 )
@@ -281,3 +294,5 @@ def test_wrong_settings(arguments: dict, message: str) -> None:
 def test_wrong_images(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"image: expected \(H,W,3\) uint8"):
         resize_crop(image, 4)
+    with pytest.raises(ValueError, match=r"image: expected \(H,W,3\) uint8"):
+        ImageTransform(4, stretch=True)(image)

@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data.captions import Vocabulary
 from experiments import scst, show_attend_tell
 from experiments.caption_data import count_frequencies, read_split
 from experiments.captioning import VOCABULARY
+from tests.launch.captioners import make_config, make_flickr8k
 
 WORDS = Vocabulary(("a", "red", "circle"))
 
@@ -133,3 +136,45 @@ def test_unknown_parts_are_refused(tmp_path: Path) -> None:
             module.get_config("flickr30k")
     with pytest.raises(ValueError, match="images: this model captions the videos of the embedded"):
         config.make_prediction_data(["a.jpg"])
+
+
+def test_training_sees_mirror_images_and_what_their_captions_say(tmp_path: Path) -> None:
+    root = make_flickr8k(tmp_path, ["A dog on the left .", "The right dog"])
+    config = make_config(root)
+    config.data.frozen_encoder = False
+    seen: dict[int, list[tuple[bool, str]]] = {}
+    with config.make_data("train").batches() as batches:
+        for _ in range(5):  # 2 × 5 images × 2 captions in batches of 8 are 2.5, of two epochs 5.
+            batch = next(batches)
+            for row in range(8):
+                number = int(batch["index"][row]) // 2 % 5
+                image = config.load_image("train", number)
+                mirrored = is_crop(batch["image"][row], resize(image[:, ::-1], 73))
+                assert mirrored or is_crop(batch["image"][row], resize(image, 73))
+                text = config.vocabulary.decode(batch["tokens"][row, 0])
+                seen.setdefault(number, []).append((mirrored, text))
+    views = [
+        (False, "a dog on the left"),
+        (False, "the right dog"),
+        (True, "a dog on the right"),
+        (True, "the left dog"),
+    ]
+    assert seen.keys() == set(range(5))
+    assert all(sorted(found) == sorted(2 * views) for found in seen.values())
+    with config.make_data("validation").batches() as batches:
+        batch = next(batches)
+    for row in range(4):
+        image = config.load_image("validation", row)
+        np.testing.assert_array_equal(batch["image"][row], resize(image, 64))
+    config.data.image_fit = "cut"
+    with pytest.raises(ValueError, match=r"data.image_fit: unknown 'cut'; there are crop, stre"):
+        config.make_data("train")
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def is_crop(part: np.ndarray, image: np.ndarray) -> bool:
+    windows = np.lib.stride_tricks.sliding_window_view(image, part.shape)
+    return bool((windows == part).all((-3, -2, -1)).any())

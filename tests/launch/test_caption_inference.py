@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from data.images import ImageTransform, read_image
 from experiments import caption_data, caption_prediction
 from flaxnets.training.caption_inference import Captioned, TrainedCaptioner
 from flaxnets.training.inference import TrainedModel, read_predictions
@@ -88,7 +89,8 @@ def test_files_are_captioned_in_order_and_the_unreadable_are_told(
 def test_attention_is_that_of_teacher_forcing(models: list[TrainedModel], files: list[str]) -> None:
     model = models[0]
     vocabulary = configuration(model).vocabulary
-    images = [model.config.crop_image(model.config.read_image(path)) for path in files]
+    transform = ImageTransform(64, stretch=True)
+    images = [transform(read_image(path)) for path in files]
     features = encode(np.stack(images)).astype(np.float16)
     for captioned in collect(TrainedCaptioner([model]), files, attention=True):
         for caption in captioned.captions:
@@ -178,11 +180,13 @@ def test_what_cannot_decode_together_is_refused(
     copy = tmp_path / "copy"
     shutil.copytree(models[0].workdir.path, copy)
     shutil.copy(tmp_path / "other/vocabulary.json", copy)
-    mismatched = TrainedModel(make_config(root), Workdir(copy))
-    with pytest.raises(
-        ValueError, match=r"does not fit the model .*embedding.* maybe the vocabulary in"
-    ):
-        collect(TrainedCaptioner([mismatched]), files)
+    with pytest.raises(ValueError, match=r"vocabulary.json: expected \d+ ids, as the check"):
+        TrainedModel(make_config(root), Workdir(copy))
+    # Another configuration.
+    wider = make_config(root)
+    wider.model.features = 12
+    with pytest.raises(ValueError, match="does not fit the model of this configuration"):
+        collect(TrainedCaptioner([TrainedModel(wider, models[0].workdir)]), files)
     classifier: Any = load_experiment("experiments/moving_shapes.py:smoke")
     model: Any = type("Model", (), {"config": classifier, "workdir": Workdir("runs/crnn")})()
     with pytest.raises(ValueError, match="runs/crnn: expected a captioner, received a model of"):

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -179,6 +180,51 @@ def test_bad_input_is_refused() -> None:
     several = make(encoder=ThreeLevels())
     with pytest.raises(ValueError, match="encoder: expected one level"):
         several.init(jax.random.key(0), IMAGES, TOKENS, TOKEN_LENGTHS, train=False)
+
+
+def test_a_layer_between_regions_and_decoder() -> None:
+    features = RNG.normal(size=(B, 5, 6)).astype(np.float16)
+    model = make(encoder=None, region_features=7)
+    variables = random_variables(model, features, TOKENS, TOKEN_LENGTHS)
+    layer = variables["params"]["embed_regions"]
+    regions = np.maximum(features.astype(np.float32) @ layer["kernel"] + layer["bias"], 0)
+    expected = DECODER.apply(
+        {"params": variables["params"]["decoder"]}, regions, TOKENS, TOKEN_LENGTHS, train=False
+    )
+    outputs = model.apply(variables, features, TOKENS, TOKEN_LENGTHS, train=False)
+    np.testing.assert_allclose(outputs.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    memory, carry = model.apply(variables, features, method="begin")
+    first: Any = model.apply(variables, memory, carry, np.ones(B, np.int32), method="advance")
+    np.testing.assert_allclose(first[1], outputs.logits[:, 0, 0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="inputs: expected float features, received uint8"):
+        model.apply(variables, features.astype(np.uint8), method="begin")
+
+
+def test_dropout_takes_channels_from_all_places_of_an_image() -> None:
+    model = make(encoder=None, dropout_rate=0.5)
+    features = np.ones((B, 2, 3, 6), np.float32)
+    variables = random_variables(model, features, TOKENS, TOKEN_LENGTHS)
+    call = (features, TOKENS, TOKEN_LENGTHS)
+    seen = []
+
+    def look(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if context.module.name == "decoder" and context.method_name == "__call__":
+            seen.append(np.asarray(args[0]))
+        return next_function(*args, **kwargs)
+
+    with nn.intercept_methods(look):
+        for seed in range(20):
+            rngs = {"dropout": jax.random.key(seed)}
+            model.apply(variables, *call, train=True, rngs=rngs)
+    regions = np.stack(seen).reshape(20, B, 6, 6)
+    np.testing.assert_array_equal(regions, regions[:, :, :1].repeat(6, axis=2))
+    assert set(np.unique(regions)) == {0, 2}
+    assert 0.4 < np.mean(regions[:, :, 0] == 0) < 0.6
+    assert any(np.any(row[0] != row[1]) for row in regions)
+    np.testing.assert_array_equal(
+        model.apply(variables, *call, train=False).logits,
+        make(encoder=None).apply(variables, *call, train=False).logits,
+    )
 
 
 def test_a_decoder_of_one_vector_takes_maps_and_videos() -> None:
