@@ -12,8 +12,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from flaxnets.training import distributed
 from flaxnets.training.config import Config, UndefinedMethod, flatten
-from flaxnets.training.loop import NonFiniteLoss
+from flaxnets.training.window import NonFiniteLoss
 from flaxnets.training.workdir import WorkdirError
 from launch.experiment import load_experiment
 
@@ -36,7 +37,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             if _is_defect(error):
                 raise
             logging.getLogger(__name__).debug("failed", exc_info=True)
-            print(f"error: {error}", file=sys.stderr)
+            who = distributed.describe_process()
+            print(f"error: {who}: {error}" if who else f"error: {error}", file=sys.stderr)
+            distributed.leave(1)
             return 1
 
     app.run(guarded, flags_parser=_parse)

@@ -21,11 +21,19 @@ class Workdir:
     """A run's folder, locked from ``with`` to its end.
 
     Holds ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``tensorboard/``, ``log.txt``,
-    ``predictions/`` and ``report.html``.
+    ``predictions/`` and ``report.html``. Of several processes the first holds the lock and writes,
+    and all share the folder, which must lie on a file system that each of them sees.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, writes: bool = True) -> None:
+        """Names the folder.
+
+        Args:
+          path: made by ``with`` when missing.
+          writes: False for all but the first of several processes: nothing is locked or written.
+        """
         self.path = Path(path)
+        self._writes = writes
         self._lock = filelock.FileLock(self.path / "lock")
         self._newly_claimed = False
 
@@ -39,6 +47,11 @@ class Workdir:
         """The file of log messages."""
         return self.path / "log.txt"
 
+    @property
+    def profile(self) -> Path:
+        """The folder of traces, which TensorBoard and Perfetto open."""
+        return self.path / "profile"
+
     def predictions(self, split: str) -> Path:
         """The file of a split's outputs, one JSON record a line."""
         return self.path / "predictions" / f"{split}.jsonl"
@@ -49,6 +62,8 @@ class Workdir:
         Raises:
           WorkdirError: not a folder, not writable, or used by another process.
         """
+        if not self._writes:
+            return self
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(blocking=False)
@@ -70,6 +85,8 @@ class Workdir:
         trace: TracebackType | None,
     ) -> None:
         """Unlocks the folder; a run that failed before it began leaves no claim on it."""
+        if not self._writes:
+            return
         # With a wrong path put right, the same folder must do.
         if error is not None and self._newly_claimed and not self._has_begun:
             (self.path / "config.json").unlink(missing_ok=True)
@@ -91,6 +108,8 @@ class Workdir:
         Raises:
           WorkdirError: the folder is of another configuration; each difference is shown.
         """
+        if not self._writes:
+            return
         path = self.path / "config.json"
         self._newly_claimed = not path.exists()
         if not self._newly_claimed:

@@ -16,13 +16,17 @@ class MetricsWriter:
     written after the step that the run resumes from is dropped.
     """
 
-    def __init__(self, workdir: Path, *, resume_step: int) -> None:
+    def __init__(self, workdir: Path, *, resume_step: int, writes: bool = True) -> None:
         """Opens the files.
 
         Args:
           workdir: an existing folder.
           resume_step: the step of the checkpoint; records of later steps are removed.
+          writes: False for all but one of the processes that share the workdir: nothing is written.
         """
+        self._writes = writes
+        if not writes:
+            return
         path = workdir / "metrics.jsonl"
         kept = [record for record in read_metrics(workdir) if record["step"] <= resume_step]
         # Written beside and renamed, so that a kill here loses nothing.
@@ -34,12 +38,16 @@ class MetricsWriter:
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes one record, ``{"step": …, "split": …, name: value, …}``."""
+        if not self._writes:
+            return
         self._file.write(_line({"step": step, "split": split, **values}))
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
         """Writes all that waits and closes the files."""
+        if not self._writes:
+            return
         self._file.close()
         self._board.close()
 

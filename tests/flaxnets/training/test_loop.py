@@ -12,8 +12,9 @@ import pytest
 
 from flaxnets.training.checkpoint import Checkpointer, DataChanged
 from flaxnets.training.inference import TrainedModel, read_predictions
-from flaxnets.training.loop import NonFiniteLoss, Outcome, train
+from flaxnets.training.loop import Outcome, train
 from flaxnets.training.parallel import DataParallel
+from flaxnets.training.window import NonFiniteLoss
 from flaxnets.training.workdir import Workdir
 from flaxnets.training.writers import read_metrics
 from tests.flaxnets.training.tiny import TinyConfig, TinyData

@@ -1,0 +1,90 @@
+"""What is recorded between two records of training: sums and times, and whether they are finite."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from flaxnets.metrics import MeanAccumulator
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss or the gradient is not finite; the checkpoints before it are whole."""
+
+
+class Window:
+    """Sums and times since the last record."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._pending: tuple[int, Any] | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets the time since the last record, as that of a pause."""
+        self._sums = MeanAccumulator()
+        self._steps, self._waited, self._start = 0, 0.0, time.perf_counter()
+
+    def waiting(self) -> "Window":
+        """A ``with`` whose time counts as waiting for data."""
+        return self
+
+    def __enter__(self) -> None:
+        """Begins to wait."""
+        self._wait_start = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends it."""
+        self._waited += time.perf_counter() - self._wait_start
+
+    def add(self, step: int, sums: Any) -> None:
+        """Adds the sums of a step, which the device may still be at.
+
+        Raises:
+          NonFiniteLoss: the loss or the gradient of the step before is not finite.
+        """
+        self._settle()
+        self._pending = (step, sums)
+        self._steps += 1
+
+    def _settle(self) -> None:
+        """Adds the sums of the step before, once the device has them."""
+        if self._pending is None:
+            return
+        (step, sums), self._pending = self._pending, None
+        sums = jax.device_get(sums)
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(float(sums[name][0])):
+                raise NonFiniteLoss(
+                    f"step {step}: the {name.replace('_', ' ')} is {float(sums[name][0])}; "
+                    "stopped, and the checkpoints of earlier steps are kept. A lower "
+                    "optimizer.learning_rate or an optimizer.clip_norm may help"
+                )
+        self._sums.add(sums)
+
+    def close(self) -> dict[str, float]:
+        """The means since the last record, with the rates; starts the next window.
+
+        Raises:
+          NonFiniteLoss: as ``add``, of the last step.
+        """
+        self._settle()
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        record = {
+            **self._sums.means(),
+            "steps_per_second": self._steps / seconds,
+            "clips_per_second": self._steps * self._batch_size / seconds,
+            "data_wait_share": self._waited / seconds,
+        }
+        self.restart()
+        return record
+
+
+def summary(record: Mapping[str, float]) -> str:
+    """A record in a few words, for the progress bar."""
+    return (
+        f"loss {record['loss']:.4g}, {record['clips_per_second']:.4g} clips/s, "
+        f"{record['data_wait_share']:.0%} waiting for data"
+    )
