@@ -88,6 +88,10 @@ class Config:
     """Steps between two checkpoints; the last step always saves."""
     keep_checkpoints: int = runtime(2)
     """Newest checkpoints kept beside the best."""
+    strategy: str = runtime("jit")
+    """``jit``, ``pmap`` or ``single``; see ``flaxnets.training.parallel``."""
+    fsdp: int = runtime(1)
+    """Devices that share one copy of parameters and optimizer state; only ``jit`` shares."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def make_model(self) -> nn.Module:

@@ -11,13 +11,13 @@ from jax.experimental import multihost_utils
 from flaxnets.metrics import MeanAccumulator
 from flaxnets.training.config import Scorer
 from flaxnets.training.data import Data
-from flaxnets.training.parallel import DataParallel
+from flaxnets.training.parallel import Strategy
 from flaxnets.typing import PyTree
 
 
 def evaluate(
     evaluation_step: Callable[..., Any],
-    strategy: DataParallel,
+    strategy: Strategy,
     variables: PyTree,
     data: Data,
     on_outputs: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], None] | None = None,

@@ -37,9 +37,9 @@ class TrainedModel:
         self.step, variables = restore_variables(workdir, step)
         config.check_variables(variables)
         self._strategy = DataParallel()
-        self.variables = self._strategy.replicate(variables)
+        self.variables = self._strategy.place_variables(variables)
         self._task = config.make_prediction_task()
-        self._evaluation_step = self._strategy.compile(
+        self._evaluation_step = self._strategy.compile_evaluation(
             make_evaluation_step(config.make_model(), self._task)
         )
 

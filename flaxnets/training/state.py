@@ -21,6 +21,7 @@ class TrainState(flax.struct.PyTreeNode):
       params: nested dict of float arrays.
       collections: Linen's other collections, as ``{"batch_stats": …}``; empty without any.
       optimizer: the optax state.
+      ema: the exponential moving average of ``params``, shaped as they are; empty without any.
       key: (2,) uint32, the run's key; the step's key is ``fold_in(key, step)``.
     """
 
@@ -28,12 +29,13 @@ class TrainState(flax.struct.PyTreeNode):
     params: PyTree
     collections: PyTree
     optimizer: PyTree
+    ema: PyTree
     key: Array
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Linen's variables, for ``model.apply``."""
-        return {"params": self.params, **self.collections}
+        """Linen's variables for evaluation: the averaged parameters where there are any."""
+        return {"params": self.ema or self.params, **self.collections}
 
     def step_key(self) -> jax.Array:
         """The typed key of the step that comes next; another for each step."""
@@ -56,8 +58,17 @@ def initialize_variables(
     return initialize(jax.random.fold_in(jax.random.key(seed), 0))
 
 
-def make_state(variables: PyTree, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first step."""
+def make_state(
+    variables: PyTree, optimizer: optax.GradientTransformation, seed: int, *, ema: bool = False
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      variables: Linen's collections.
+      optimizer: whose state begins.
+      seed: the run's seed.
+      ema: whether the parameters are averaged; the average begins at their first values.
+    """
     collections = dict(variables)
     params = collections.pop("params")
     return TrainState(
@@ -65,6 +76,8 @@ def make_state(variables: PyTree, optimizer: optax.GradientTransformation, seed:
         params=params,
         collections=collections,
         optimizer=jax.jit(optimizer.init)(params),
+        # Copies: a step that reuses the state's memory may not be handed an array twice.
+        ema=jax.tree.map(jnp.copy, params) if ema else {},
         key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
     )
 

@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxnets.training.accumulation import accumulate_gradients
+from flaxnets.training.axis_names import with_axis_name
 from flaxnets.training.optimizer import frozen_mask
+from flaxnets.training.parallel import Strategy
 from flaxnets.training.state import TrainState
 from flaxnets.training.task import Task
-from flaxnets.typing import Array, Batch, PyTree, Sums
+from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 EvaluationStep = Callable[[PyTree, Batch], tuple[Sums, dict[str, Array]]]
@@ -22,50 +25,87 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     frozen: tuple[str, ...] = (),
+    strategy: Strategy | None = None,
+    accumulate_steps: int = 1,
+    ema_decay: float = 0.0,
 ) -> TrainStep:
-    """The pure function of one step: gradient, update, metrics.
+    """The pure function of one step: gradient, update, averages, metrics.
 
-    The gradient is that of the loss's quotient over the whole batch, wherever its rows lie. To the
-    task's sums comes ``gradient_norm``, before clipping, of the parameters that train. A batch in
-    which no row counts advances the step and changes nothing else.
+    The gradient is that of the loss's quotient over the whole batch, wherever its rows lie and
+    however they are split into micro-batches. To the task's sums come ``gradient_norm``, before
+    clipping, of the parameters that train, and ``parameter_norm``, after the update, of all of
+    them. A batch in which no row counts, or whose loss or gradient is not finite, advances the step
+    and changes nothing else; the sums say of the latter what they are.
 
     Args:
       model: the network.
       task: its loss.
       optimizer: as ``make_optimizer`` gives it.
       frozen: first parts of paths for which no gradient is computed.
+      strategy: that compiles the step; None: ``jax.jit`` or nothing.
+      accumulate_steps: micro-batches of a step, which divide each device's rows evenly.
+      ema_decay: d of ``ema``, d · ema + (1 − d) · params after each step; 0: no average.
     """
+    axis_name = None if strategy is None else strategy.axis_name
+    model = with_axis_name(model, axis_name)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = state.step_key()
+        if axis_name is not None:  # Or the rows of each device would draw the same numbers.
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         is_frozen = frozen_mask(state.params, frozen)
 
-        def loss_of(params: PyTree) -> tuple[Array, tuple[Sums, PyTree]]:
+        def loss_of(
+            params: PyTree, collections: PyTree, rows: Batch, key: PRNGKey
+        ) -> tuple[Sums, PyTree]:
             # Cutting frozen parameters off lets the compiler drop their backward pass.
             params = jax.tree.map(
                 lambda leaf, cut: jax.lax.stop_gradient(leaf) if cut else leaf, params, is_frozen
             )
-            variables = {"params": params, **state.collections}
-            sums, collections = task.loss(model, variables, batch, key, state.step)
-            total, count = sums["loss"]
-            return total / jnp.maximum(count, 1.0), (sums, collections)
+            return task.loss(model, {"params": params, **collections}, rows, key, state.step)
 
-        gradients, (sums, collections) = jax.grad(loss_of, has_aux=True)(state.params)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        new_state = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            collections={**state.collections, **collections},
-            optimizer=optimizer_state,
+        params = state.params if strategy is None else strategy.gather(state.params)
+        gradients, sums, collections = accumulate_gradients(
+            loss_of,
+            params,
+            state.collections,
+            batch,
+            key,
+            num_micro=accumulate_steps,
+            axis_name=axis_name,
         )
-        # Batch statistics over no rows are NaN: they must not reach the state.
-        counts = sums["loss"][1] > 0
-        kept = state.replace(step=new_state.step)
-        new_state = jax.tree.map(lambda new, old: jnp.where(counts, new, old), new_state, kept)
-        norm = jnp.where(counts, optax.tree.norm(gradients), 0.0).astype(jnp.float32)
-        return new_state, {**sums, "gradient_norm": (norm, counts.astype(jnp.float32))}
+        if axis_name is not None:
+            gradients, sums = jax.lax.psum((gradients, sums), axis_name)
+        if strategy is not None:  # Or the layout of the state would reach into the backward pass.
+            gradients = strategy.gather(gradients)
+        total, count = sums["loss"]
+        gradients = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), gradients)
+        norm = optax.tree.norm(gradients).astype(jnp.float32)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new_state = state.replace(
+            params=params,
+            collections=collections,
+            optimizer=optimizer_state,
+            ema=_average(state.ema, params, ema_decay),
+        )
+        counts = count > 0
+        changes = counts & jnp.isfinite(total) & jnp.isfinite(norm)
+        new_state = jax.tree.map(lambda new, old: jnp.where(changes, new, old), new_state, state)
+        counted = counts.astype(jnp.float32)
+        norms = {
+            "gradient_norm": (jnp.where(counts, norm, 0.0), counted),
+            "parameter_norm": (counted * optax.tree.norm(new_state.params), counted),
+        }
+        return new_state.replace(step=state.step + 1), {**sums, **norms}
 
     return train_step
+
+
+def _average(ema: PyTree, params: PyTree, decay: float) -> PyTree:
+    if not decay:
+        return ema
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
 
 
 def make_evaluation_step(model: nn.Module, task: Task) -> EvaluationStep:
