@@ -2,33 +2,28 @@
 
 import dataclasses
 import logging
-import math
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import tqdm
 
-from flaxnets.metrics import MeanAccumulator
 from flaxnets.training.checkpoint import Checkpointer, Position, check_order
 from flaxnets.training.config import Config
+from flaxnets.training.distributed import from_first, is_first, synchronize
 from flaxnets.training.evaluation import evaluate
 from flaxnets.training.interruption import Interruption
 from flaxnets.training.optimizer import make_optimizer, make_schedule
 from flaxnets.training.parallel import Strategy, make_strategy
+from flaxnets.training.profile import Profile
 from flaxnets.training.state import TrainState, count_parameters, initialize_variables, make_state
 from flaxnets.training.step import make_evaluation_step, make_train_step
 from flaxnets.training.task import Task
+from flaxnets.training.window import Window, summary
 from flaxnets.training.workdir import Workdir
 from flaxnets.training.writers import MetricsWriter, read_metrics
 
 logger = logging.getLogger(__name__)
-
-
-class NonFiniteLoss(FloatingPointError):
-    """The loss or the gradient is not finite; the checkpoints before it are whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +47,18 @@ def train(
     *,
     strategy: Strategy | None = None,
     show_progress: bool | None = None,
+    profile_steps: tuple[int, int] | None = None,
 ) -> Outcome:
     """Trains until ``config.num_steps``, from the newest checkpoint where there is one.
+
+    Of several processes each calls it with the same arguments; the first alone writes records.
 
     Args:
       config: the experiment.
       workdir: locked and claimed for ``config``.
       strategy: the devices; by default all of them, as ``config`` says.
       show_progress: a progress bar on standard error; by default where that is a terminal.
+      profile_steps: the first and the last step of which ``profile/`` in the workdir gets a trace.
 
     Raises:
       ValueError: a configuration that cannot run, or a checkpoint of another model or other data.
@@ -68,14 +67,18 @@ def train(
     config.validate()
     strategy = strategy or make_strategy(config.strategy, fsdp=config.fsdp)
     strategy.check_batch_size(config.batch_size)
-    return _Run(config, workdir, strategy).run(show_progress)
+    profile = Profile(workdir.profile, profile_steps)
+    return _Run(config, workdir, strategy, profile).run(show_progress if is_first() else False)
 
 
 class _Run:
     """One call of ``train``: the parts that its phases share."""
 
-    def __init__(self, config: Config, workdir: Workdir, strategy: Strategy) -> None:
+    def __init__(
+        self, config: Config, workdir: Workdir, strategy: Strategy, profile: Profile
+    ) -> None:
         self.config, self.workdir, self.strategy = config, workdir, strategy
+        self.profile = profile
         self.model, self.task = config.make_model(), config.make_task()
         self.data = config.make_data("train")
         self.evaluation_data = config.make_data(config.eval_split) if config.eval_split else None
@@ -98,7 +101,8 @@ class _Run:
             state, step = self.start()
             with Interruption() as interruption:
                 last = self.train(state, step, interruption, show_progress)
-            return Outcome(last, self.metrics, interruption.signal)
+            early = last < self.config.num_steps
+            return Outcome(last, self.metrics, interruption.signal if early else None)
         finally:
             self.checkpointer.close()
 
@@ -109,7 +113,9 @@ class _Run:
         first = next(batches)
         close_batches(batches)
         # Not before the data were read: a run that cannot begin leaves nothing behind.
-        config.save_assets(self.workdir.path)
+        if is_first():
+            config.save_assets(self.workdir.path)
+        synchronize("assets")
         variables = make_variables(config, self.model, self.task, first)
         optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
         state = self.strategy.place(make_state(variables, optimizer, config.seed))
@@ -140,10 +146,10 @@ class _Run:
         show_progress: bool | None,
     ) -> int:
         config, step = self.config, int(state.step)
-        window = _Window(config.batch_size)
+        window = Window(config.batch_size)
         goes_on = step < config.num_steps and not self.is_stale(step)
         batches = self.data.batches(step) if goes_on else iter(())
-        writer = MetricsWriter(self.workdir.path, resume_step=step)
+        writer = MetricsWriter(self.workdir.path, resume_step=step, writes=is_first())
         disable = None if show_progress is None else not show_progress
         progress = tqdm.tqdm(
             total=config.num_steps, initial=step, unit="step", disable=disable, smoothing=0.1
@@ -154,21 +160,23 @@ class _Run:
                 while step < config.num_steps and not stops:
                     with window.waiting():
                         batch = next(batches)
-                    state, sums = compiled_step(state, self.strategy.shard(batch))
+                    with self.profile.step(step + 1):
+                        state, sums = compiled_step(state, self.strategy.shard(batch))
                     step += 1
+                    self.profile.finish(step, sums)
                     # Checked one step late, so that the device never waits for the host.
                     window.add(step, sums)
                     progress.update()
                     # Looked at once: a signal that comes later in this turn ends the next one,
                     # which saves.
-                    stops = interruption.signal is not None
+                    stops = interruption.stops_at(step)
                     evaluates = step % config.eval_every == 0 or step == config.num_steps
                     saves = evaluates or stops or step % config.checkpoint_every == 0
                     if saves or step % config.log_every == 0:
                         record = window.close()
                         rate = {"learning_rate": float(self.schedule(step - 1))}
                         writer.write(step, "train", {**record, **rate})
-                        progress.set_postfix_str(_summary(record), refresh=False)
+                        progress.set_postfix_str(summary(record), refresh=False)
                     if saves:
                         self.save(state, step, writer, evaluates=evaluates)
                         stops = stops or (evaluates and self.is_stale(step))
@@ -176,6 +184,7 @@ class _Run:
             finally:
                 close_batches(batches)
                 writer.close()
+                self.profile.close()
         self.checkpointer.wait()
         return step
 
@@ -199,9 +208,13 @@ class _Run:
 
     def is_stale(self, step: int) -> bool:
         """Whether ``patience`` is at its end after ``step`` steps, in this call or one before."""
-        patience, name = self.config.patience, self.config.best_metric
-        if not patience:
+        if not self.config.patience:
             return False
+        # The others may read the file before the first has written.
+        return from_first(is_first() and self.records_are_stale(step))
+
+    def records_are_stale(self, step: int) -> bool:
+        patience, name = self.config.patience, self.config.best_metric
         sign = 1 if self.config.best_mode == "max" else -1
         records = [
             record
@@ -237,65 +250,3 @@ def make_variables(
     """The variables before the first step: random, then what the experiment puts in."""
     variables = initialize_variables(model, task, batch, config.seed)
     return dict(config.initial_variables(variables))
-
-
-class _Window:
-    """Sums and times since the last record."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._pending: tuple[int, Any] | None = None
-        self.restart()
-
-    def restart(self) -> None:
-        self._sums = MeanAccumulator()
-        self._steps, self._waited, self._start = 0, 0.0, time.perf_counter()
-
-    def waiting(self) -> "_Window":
-        return self
-
-    def __enter__(self) -> None:
-        self._wait_start = time.perf_counter()
-
-    def __exit__(self, *exception: object) -> None:
-        self._waited += time.perf_counter() - self._wait_start
-
-    def add(self, step: int, sums: Any) -> None:
-        self._settle()
-        self._pending = (step, sums)
-        self._steps += 1
-
-    def _settle(self) -> None:
-        """Adds the sums of the step before, once the device has them."""
-        if self._pending is None:
-            return
-        (step, sums), self._pending = self._pending, None
-        sums = jax.device_get(sums)
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(float(sums[name][0])):
-                raise NonFiniteLoss(
-                    f"step {step}: the {name.replace('_', ' ')} is {float(sums[name][0])}; "
-                    "stopped, and the checkpoints of earlier steps are kept. A lower "
-                    "optimizer.learning_rate or an optimizer.clip_norm may help"
-                )
-        self._sums.add(sums)
-
-    def close(self) -> dict[str, float]:
-        """The means since the last record, with the rates; starts the next window."""
-        self._settle()
-        seconds = max(time.perf_counter() - self._start, 1e-9)
-        record = {
-            **self._sums.means(),
-            "steps_per_second": self._steps / seconds,
-            "clips_per_second": self._steps * self._batch_size / seconds,
-            "data_wait_share": self._waited / seconds,
-        }
-        self.restart()
-        return record
-
-
-def _summary(record: Mapping[str, float]) -> str:
-    return (
-        f"loss {record['loss']:.4g}, {record['clips_per_second']:.4g} clips/s, "
-        f"{record['data_wait_share']:.0%} waiting for data"
-    )
