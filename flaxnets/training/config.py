@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,11 @@ def runtime(default: Any) -> Any:
     Such a field may differ when a run is resumed.
     """
     return dataclasses.field(default=default, metadata={"runtime": True})
+
+
+def added(default: Any) -> Any:
+    """A field that older runs lack: they ran as with ``default``."""
+    return dataclasses.field(default=default, metadata={"added": True})
 
 
 @dataclasses.dataclass
@@ -88,6 +92,16 @@ class Config:
     """Steps between two checkpoints; the last step always saves."""
     keep_checkpoints: int = runtime(2)
     """Newest checkpoints kept beside the best."""
+    accumulate_steps: int = added(1)
+    """Micro-batches of ``batch_size / accumulate_steps`` examples whose gradients make one step."""
+    ema_decay: float = added(0.0)
+    """Share of the old average of parameters that a step keeps; evaluation, inference and the best
+    checkpoint are of the average. 0: none."""
+    max_nonfinite_steps: int = runtime(0)
+    """Steps in a row with a loss or gradient that is not finite that are skipped; one more ends the
+    run."""
+    compilation_cache: str = runtime("")
+    """A folder in which compiled programs are kept for the next run; empty: none."""
     strategy: str = runtime("jit")
     """``jit``, ``pmap`` or ``single``; see ``flaxnets.training.parallel``."""
     fsdp: int = runtime(1)
@@ -191,12 +205,20 @@ class Config:
     def validate(self) -> None:
         """Raises ValueError for values with which no run can start."""
         positive = ("batch_size", "num_steps", "eval_every", "log_every", "checkpoint_every")
-        for name in (*positive, "keep_checkpoints"):
+        for name in (*positive, "keep_checkpoints", "accumulate_steps"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, received {value}")
-        if self.patience < 0:
-            raise ValueError(f"patience: expected at least 0, received {self.patience}")
+        for name in ("patience", "max_nonfinite_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected at least 0, received {getattr(self, name)}")
+        if self.batch_size % self.accumulate_steps:
+            raise ValueError(
+                f"accumulate_steps: expected a divisor of batch_size = {self.batch_size}, received "
+                f"{self.accumulate_steps}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay: expected 0 to below 1, received {self.ema_decay}")
         if self.best_mode not in ("max", "min"):
             raise ValueError(f"best_mode: expected 'max' or 'min', received {self.best_mode!r}")
 
@@ -241,48 +263,3 @@ def nearest(name: str, names: set[str] | Sequence[str]) -> str:
     if matches:
         return f"; did you mean {matches[0]!r}?"
     return f"; there are {', '.join(sorted(names))}"
-
-
-def differences(
-    recorded: Mapping[str, Any], config: Config, *, include_runtime: bool = False
-) -> list[str]:
-    """One line for each value that differs: ``optimizer.learning_rate: 0.01 there, 0.001 now``.
-
-    Args:
-      recorded: nested values as ``to_dict`` wrote them.
-      config: the configuration in force.
-      include_runtime: whether fields made by ``runtime`` count too.
-    """
-    then = dict(_flatten_mapping(recorded))
-    now = dict(_flatten_mapping(to_dict(config)))
-    ignored = set() if include_runtime else set(_runtime_fields(config))
-    lines = []
-    for name in sorted((then.keys() | now.keys()) - ignored):
-        old, new = then.get(name, "absent"), now.get(name, "absent")
-        if not _equal(old, new):
-            lines.append(f"{name}: {old!r} there, {new!r} now")
-    return lines
-
-
-def _flatten_mapping(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten_mapping(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, list(value) if isinstance(value, tuple) else value
-
-
-def _runtime_fields(config: Any, prefix: str = "") -> Iterator[str]:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _runtime_fields(value, f"{prefix}{field.name}.")
-        elif field.metadata.get("runtime"):
-            yield prefix + field.name
-
-
-def _equal(old: Any, new: Any) -> bool:
-    both_numbers = isinstance(old, int | float) and isinstance(new, int | float)
-    if both_numbers and math.isnan(old) and math.isnan(new):
-        return True
-    return bool(old == new)

@@ -9,6 +9,7 @@ import numpy as np
 import tqdm
 
 from flaxnets.training.checkpoint import Checkpointer, Position, check_order
+from flaxnets.training.compilation_cache import use_compilation_cache
 from flaxnets.training.config import Config
 from flaxnets.training.distributed import from_first, is_first, synchronize
 from flaxnets.training.evaluation import evaluate
@@ -65,8 +66,9 @@ def train(
       NonFiniteLoss: the loss or the gradient of a step is infinite or not a number.
     """
     config.validate()
+    use_compilation_cache(config.compilation_cache)
     strategy = strategy or make_strategy(config.strategy, fsdp=config.fsdp)
-    strategy.check_batch_size(config.batch_size)
+    strategy.check_batch_size(config.batch_size // config.accumulate_steps)
     profile = Profile(workdir.profile, profile_steps)
     return _Run(config, workdir, strategy, profile).run(show_progress if is_first() else False)
 
@@ -118,7 +120,8 @@ class _Run:
         synchronize("assets")
         variables = make_variables(config, self.model, self.task, first)
         optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
-        state = self.strategy.place(make_state(variables, optimizer, config.seed))
+        state = make_state(variables, optimizer, config.seed, ema=config.ema_decay > 0)
+        state = self.strategy.place(state)
         logger.info(
             "%s parameters on %d devices; %d training examples",
             f"{count_parameters(state.params):,}",
@@ -135,7 +138,14 @@ class _Run:
             optimizer,
             frozen=tuple(config.optimizer.frozen),
             strategy=self.strategy,
+            accumulate_steps=config.accumulate_steps,
+            ema_decay=config.ema_decay,
         )
+        if config.accumulate_steps > 1 and "batch_stats" in state.collections:
+            logger.info(
+                "statistics of BatchNorm are those of one micro-batch, of %d examples, at a time",
+                config.batch_size // config.accumulate_steps,
+            )
         return state, self.strategy.compile_train(step, state)
 
     def train(
@@ -146,7 +156,7 @@ class _Run:
         show_progress: bool | None,
     ) -> int:
         config, step = self.config, int(state.step)
-        window = Window(config.batch_size)
+        window = Window(config.batch_size, max_nonfinite_steps=config.max_nonfinite_steps)
         goes_on = step < config.num_steps and not self.is_stale(step)
         batches = self.data.batches(step) if goes_on else iter(())
         writer = MetricsWriter(self.workdir.path, resume_step=step, writes=is_first())

@@ -1,5 +1,6 @@
 """What is recorded between two records of training: sums and times, and whether they are finite."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -9,6 +10,8 @@ import jax
 
 from flaxnets.metrics import MeanAccumulator
 
+logger = logging.getLogger(__name__)
+
 
 class NonFiniteLoss(FloatingPointError):
     """The loss or the gradient is not finite; the checkpoints before it are whole."""
@@ -17,14 +20,22 @@ class NonFiniteLoss(FloatingPointError):
 class Window:
     """Sums and times since the last record."""
 
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
+    def __init__(self, batch_size: int, *, max_nonfinite_steps: int = 0) -> None:
+        """Begins the first window.
+
+        Args:
+          batch_size: for the rate.
+          max_nonfinite_steps: steps in a row whose loss or gradient is not finite that are let
+            pass; they changed nothing, and do not reach the means.
+        """
+        self._batch_size, self._max_nonfinite_steps = batch_size, max_nonfinite_steps
+        self._nonfinite_in_a_row = 0
         self._pending: tuple[int, Any] | None = None
         self.restart()
 
     def restart(self) -> None:
         """Forgets the time since the last record, as that of a pause."""
-        self._sums = MeanAccumulator()
+        self._sums, self._nonfinite = MeanAccumulator(), 0
         self._steps, self._waited, self._start = 0, 0.0, time.perf_counter()
 
     def waiting(self) -> "Window":
@@ -43,7 +54,8 @@ class Window:
         """Adds the sums of a step, which the device may still be at.
 
         Raises:
-          NonFiniteLoss: the loss or the gradient of the step before is not finite.
+          NonFiniteLoss: the loss or the gradient of the step before is not finite, nor were those
+            of as many steps before it as are let pass.
         """
         self._settle()
         self._pending = (step, sums)
@@ -55,14 +67,25 @@ class Window:
             return
         (step, sums), self._pending = self._pending, None
         sums = jax.device_get(sums)
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(float(sums[name][0])):
-                raise NonFiniteLoss(
-                    f"step {step}: the {name.replace('_', ' ')} is {float(sums[name][0])}; "
-                    "stopped, and the checkpoints of earlier steps are kept. A lower "
-                    "optimizer.learning_rate or an optimizer.clip_norm may help"
-                )
-        self._sums.add(sums)
+        wrong = [
+            f"the {name.replace('_', ' ')} is {float(sums[name][0])}"
+            for name in ("loss", "gradient_norm")
+            if not math.isfinite(float(sums[name][0]))
+        ]
+        if not wrong:
+            self._nonfinite_in_a_row = 0
+            self._sums.add(sums)
+            return
+        self._nonfinite += 1
+        self._nonfinite_in_a_row += 1
+        if self._nonfinite_in_a_row > self._max_nonfinite_steps:
+            before = self._nonfinite_in_a_row - 1
+            others = f", as in the {before} steps before" if before else ""
+            raise NonFiniteLoss(
+                f"step {step}: {wrong[0]}{others}; stopped, and the checkpoints of earlier steps "
+                "are kept. A lower optimizer.learning_rate or an optimizer.clip_norm may help"
+            )
+        logger.warning("step %d: %s; skipped", step, wrong[0])
 
     def close(self) -> dict[str, float]:
         """The means since the last record, with the rates; starts the next window.
@@ -74,6 +97,7 @@ class Window:
         seconds = max(time.perf_counter() - self._start, 1e-9)
         record = {
             **self._sums.means(),
+            **({"nonfinite_steps": float(self._nonfinite)} if self._nonfinite else {}),
             "steps_per_second": self._steps / seconds,
             "clips_per_second": self._steps * self._batch_size / seconds,
             "data_wait_share": self._waited / seconds,
@@ -85,6 +109,6 @@ class Window:
 def summary(record: Mapping[str, float]) -> str:
     """A record in a few words, for the progress bar."""
     return (
-        f"loss {record['loss']:.4g}, {record['clips_per_second']:.4g} clips/s, "
+        f"loss {record.get('loss', math.nan):.4g}, {record['clips_per_second']:.4g} clips/s, "
         f"{record['data_wait_share']:.0%} waiting for data"
     )

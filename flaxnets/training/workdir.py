@@ -10,7 +10,8 @@ from typing import Any
 
 import filelock
 
-from flaxnets.training.config import Config, differences, to_dict
+from flaxnets.training.config import Config, to_dict
+from flaxnets.training.differences import differences
 
 
 class WorkdirError(Exception):

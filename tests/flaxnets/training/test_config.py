@@ -8,13 +8,13 @@ import pytest
 from flaxnets.training.config import (
     Config,
     OptimizerConfig,
-    differences,
     flatten,
     nearest,
     runtime,
     to_dict,
     update,
 )
+from flaxnets.training.differences import differences
 
 
 @dataclasses.dataclass
@@ -43,6 +43,13 @@ def test_differences_name_each_value_and_leave_out_how_a_run_is_carried_out() ->
     assert "seed: 'absent' there, 0 now" in differences(recorded, config)
 
 
+def test_runs_older_than_a_field_ran_as_with_its_default() -> None:
+    recorded = to_dict(Example())
+    del recorded["ema_decay"]
+    assert differences(recorded, Example()) == []
+    assert differences(recorded, Example(ema_decay=0.9)) == ["ema_decay: 0.0 there, 0.9 now"]
+
+
 def test_unknown_fields_name_the_nearest() -> None:
     with pytest.raises(
         ValueError, match=r"optimizer\.learning_rat: .*did you mean 'learning_rate'"
@@ -61,6 +68,12 @@ def test_flatten_gives_dotted_names() -> None:
 def test_what_cannot_run_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}: expected at least 1, received 0"):
         Example(**{field: 0}).validate()
+    with pytest.raises(ValueError, match="max_nonfinite_steps: expected at least 0, received -1"):
+        Example(max_nonfinite_steps=-1).validate()
+    with pytest.raises(ValueError, match="a divisor of batch_size = 32, received 3"):
+        Example(accumulate_steps=3).validate()
+    with pytest.raises(ValueError, match="ema_decay: expected 0 to below 1, received 1"):
+        Example(ema_decay=1.0).validate()
     with pytest.raises(ValueError, match="best_mode: expected 'max' or 'min', received 'big'"):
         Example(best_mode="big").validate()
 
