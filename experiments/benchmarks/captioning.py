@@ -1,95 +1,78 @@
-"""Captioning with soft attention: the training step, and beam search, against PyTorch.
+"""Captioning with soft attention: the training step against PyTorch, and all captioning cases.
 
 The training step is the whole one: forward, the penalty on attention, backward, clipping, Adam;
-captions have the lengths of Flickr8k's. Ours is the form of its peer, with a gate for each of the
-D features and no deep output, but with the paper's tanh where the peer has ReLU or nothing.
-
-Beam search takes cached features to captions, milliseconds an image. The weights are random but for
-one unit of the LSTM, which counts steps, so that captions end after about eleven words as those of
-trained models do; the peer that goes image by image has the same weights. The one that goes in
-batches is another model, att2in2, and always takes all steps, whatever its weights.
+captions have the lengths of Flickr8k's. It is measured on one batch that all share, and as each
+side is trained: ours on batches of similar lengths (``data.length_buckets``), the peer's, which
+leaves out captions that have ended, on batches drawn at random from the same captions. Ours is the
+form of its peer, with a gate for each of the D features and no deep output, but with the paper's
+tanh where the peer has ReLU or nothing.
 """
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from data.length_buckets import LengthBuckets, choose_boundaries
+from experiments.benchmarks.caption_peer import OURS, draw_batch, make_decoder
+from experiments.benchmarks.caption_search import search_cases
 from experiments.benchmarks.timing import Case, Step
 from flaxnets.decoders.caption import CaptionDecoder
-from flaxnets.decoders.search import BOS, EOS, PAD, UNK, SearchOptions
-from flaxnets.decoders.soft_attention import SoftAttention
 from flaxnets.models.captioner import Captioner
-from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.training.captioning import Captioning
 from flaxnets.training.config import OptimizerConfig
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.state import initialize_variables, make_state
 from flaxnets.training.step import make_train_step
-from flaxnets.typing import Array, Batch, PyTree
+from flaxnets.typing import PyTree
 
-OURS = "flaxnets"
 AS_WRITTEN = "PyTorch, as its authors wrote it"
 HOISTED = "PyTorch, hoisted"
-ONE_BY_ONE = "PyTorch, one image at a time"
-IN_BATCHES = "PyTorch att2in2, batches of 10"
 
-_BATCH_OF_PEER = 10
-_TICK = 0.1
-"""What the counting unit's cell state grows by each step."""
-_SPREAD, _SLOPE, _LEVEL = 10.0, 30.0, 3.3
-"""Of ``make_counting_params``: chosen so that lengths are as stated for a beam of 5."""
+NUM_BUCKETS = 8
+"""Lengths that ours are cut to, as in the captioning experiments."""
 
 
-def make_decoder(
-    vocabulary_size: int, features: int = 512, dropout_rate: float = 0.5
-) -> CaptionDecoder:
-    """Soft attention in the peer's form."""
-    return SoftAttention(
-        vocabulary_size=vocabulary_size,
-        embed_features=features,
-        attention_features=features,
-        make_cell=partial(LSTMCell, features),
-        dropout_rate=dropout_rate,
-        gate="vector",
-        deep_output=False,
-    )
-
-
-def draw_batch(
-    batch_size: int, num_regions: int, width: int, vocabulary_size: int
-) -> dict[str, np.ndarray]:
-    """A CaptionBatch with a caption for each image, float16 features.
-
-    The numbers of words are of mean 10.8 and standard deviation 3.7, at least 3, as Flickr8k's.
-    """
-    rng = np.random.default_rng(0)
-    lengths = 3 + rng.negative_binomial(10, 10 / 17.8, batch_size) + 1  # The end token.
-    places = np.arange(lengths.max())
-    tokens = rng.integers(UNK + 1, vocabulary_size, (batch_size, lengths.max()))
-    tokens = np.where(places == lengths[:, None] - 1, EOS, tokens)
-    tokens = np.where(places < lengths[:, None], tokens, PAD)
-    return {
-        "features": rng.normal(size=(batch_size, num_regions, width)).astype(np.float16),
-        "tokens": tokens[:, None].astype(np.int32),
-        "token_lengths": lengths[:, None].astype(np.int32),
-        "mask": np.ones(batch_size, bool),
-        "index": np.arange(batch_size, dtype=np.int32),
-    }
+def draw_batches(
+    num_batches: int,
+    batch_size: int,
+    num_regions: int,
+    width: int,
+    vocabulary_size: int,
+    *,
+    similar: bool,
+) -> list[dict[str, np.ndarray]]:
+    """The same captions in batches of similar lengths, as ours train on, or at random."""
+    drawn = draw_batch(num_batches * batch_size, num_regions, width, vocabulary_size)
+    lengths = drawn["token_lengths"][:, 0]
+    buckets = LengthBuckets(lengths, choose_boundaries(lengths, NUM_BUCKETS), batch_size=batch_size)
+    batches = []
+    for number in range(num_batches):
+        rows = buckets.batch(number)
+        if not similar:
+            rows = np.arange(number * batch_size, (number + 1) * batch_size)
+        batch = {name: array[rows] for name, array in drawn.items()}
+        if similar:
+            batch = buckets.finish(number, batch)
+        else:
+            batch["tokens"] = batch["tokens"][..., : lengths[rows].max()]
+        batches.append(batch)
+    return batches
 
 
 class TrainingStep:
-    """The training step as ``launch.train`` compiles it, from its own result each time.
+    """Training steps as ``launch.train`` compiles them, one a batch, from their own results.
 
     Attributes:
       params: what the next step begins with.
     """
 
-    def __init__(self, decoder: CaptionDecoder, batch: dict[str, np.ndarray]):
+    def __init__(self, decoder: CaptionDecoder, batches: Sequence[dict[str, np.ndarray]]):
+        batch = batches[0]
         # The peer's penalty is a mean over captions and regions, ours is a word's.
         regions = math.prod(batch["features"].shape[:-1])
         penalty = float(batch["token_lengths"].sum() / regions)
@@ -98,7 +81,7 @@ class TrainingStep:
         variables = initialize_variables(model, task, batch, seed=0)
         config = OptimizerConfig(learning_rate=4e-4, clip_norm=5.0)
         optimizer = make_optimizer(config, 1_000, variables["params"])
-        self._batch = batch
+        self._batches = tuple(batches)
         self._state = make_state(variables, optimizer, seed=0)
         self._update = jax.jit(make_train_step(model, task, optimizer), donate_argnums=0)
 
@@ -108,81 +91,18 @@ class TrainingStep:
         return self._state.params["decoder"]
 
     def __call__(self) -> float:
-        """One step; its loss."""
-        self._state, sums = self._update(self._state, self._batch)
+        """A step on each batch; the loss of the last."""
+        for batch in self._batches:
+            self._state, sums = self._update(self._state, batch)
         jax.block_until_ready(self._state)
         total, count = sums["loss"]
         return float(total) / float(count)
 
     def temporary_bytes(self) -> int:
         """What XLA reserves for intermediate values."""
-        analysis: Any = self._update.lower(self._state, self._batch).compile().memory_analysis()
+        longest = max(self._batches, key=lambda batch: batch["tokens"].shape[-1])
+        analysis: Any = self._update.lower(self._state, longest).compile().memory_analysis()
         return int(analysis.temp_size_in_bytes)
-
-
-def draw_params(decoder: CaptionDecoder, num_regions: int, width: int) -> PyTree:
-    """A decoder's initial parameters, as NumPy arrays that may be changed."""
-    batch = draw_batch(2, num_regions, width, decoder.vocabulary_size)
-    variables = initialize_variables(Captioner(decoder=decoder), Captioning(words=str), batch, 0)
-    return jax.tree.map(np.array, variables["params"]["decoder"])
-
-
-def make_counting_params(
-    decoder: CaptionDecoder, num_regions: int, width: int, num_words: int = 11
-) -> PyTree:
-    """Random parameters with which captions end after about ``num_words`` words.
-
-    Unit 0 of the LSTM adds the same to its state at every step; it starts from a place of its own
-    for each image, so lengths differ. ``<eos>`` reads it; nothing else does, and ``<pad>``,
-    ``<bos>`` and ``<unk>`` are never likely.
-    """
-    params = draw_params(decoder, num_regions, width)
-    cell, features = params["cell"], params["cell"]["hidden_kernel"].shape[0]
-    gates = [gate * features for gate in range(4)]  # i, f, g, o
-    for kernel in (cell["input_kernel"], cell["hidden_kernel"], params["context_kernel"]):
-        kernel[:, gates] = 0
-    cell["bias"][gates] = [10, 10, math.atanh(_TICK), 10]
-    params["query_kernel"][0] = params["gate_kernel"][0] = 0
-    cell["hidden_kernel"][0] = 0
-    # Words differ in score as after training, where those of 512 normal weights would not.
-    params["vocabulary_kernel"] *= _SPREAD
-    params["vocabulary_kernel"][0] = 0
-    params["vocabulary_kernel"][:, EOS] = 0
-    params["vocabulary_kernel"][0, EOS] = _SLOPE
-    params["vocabulary_bias"][[PAD, BOS, UNK]] = -100
-    params["vocabulary_bias"][EOS] = _LEVEL - _SLOPE * math.tanh(_TICK * num_words)
-    return params
-
-
-class SearchStep:
-    """Captions of all images, as evaluation searches: compiled from features to hypotheses."""
-
-    def __init__(
-        self,
-        decoder: CaptionDecoder,
-        params: PyTree,
-        features: np.ndarray,
-        batch_size: int,
-        options: SearchOptions,
-    ):
-        model, task = Captioner(decoder=decoder), Captioning(words=str, options=options)
-
-        def search(variables: PyTree, batch: Batch) -> tuple[Array, Array]:
-            best = task.search(model, variables, batch)
-            return best.tokens[:, 0], best.lengths[:, 0]
-
-        self._search = jax.jit(search)
-        self._variables = jax.device_put({"params": {"decoder": params}})
-        self._batches = np.split(features, range(batch_size, len(features), batch_size))
-
-    def __call__(self) -> list[list[int]]:
-        """Words of each image, the end token included."""
-        captions = []
-        for features in self._batches:
-            found = self._search(self._variables, {"features": features})
-            tokens, lengths = (np.asarray(x) for x in found)
-            captions += [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
-        return captions
 
 
 def training_cases(
@@ -191,71 +111,44 @@ def training_cases(
     width: int = 1280,
     features: int = 512,
     vocabulary_size: int = 2541,
+    num_batches: int = 16,
 ) -> list[Case]:
-    """The training step."""
-    draw = partial(draw_batch, batch_size, num_regions, width, vocabulary_size)
-    ways: dict[str, Callable[[], Step]] = {
-        OURS: lambda: TrainingStep(make_decoder(vocabulary_size, features), draw())
-    }
-    if importlib.util.find_spec("torch") is not None:
+    """The training step: on one batch, and of ``num_batches`` as each side draws them."""
+    sizes = batch_size, num_regions, width, vocabulary_size
+    shape = f"soft attention, {features} units, B={batch_size}, {num_regions}×{width}, training"
+
+    def ways(
+        ours: Callable[[], list[dict[str, np.ndarray]]],
+        theirs: Callable[[], list[dict[str, np.ndarray]]],
+    ) -> dict[str, Callable[[], Step]]:
+        def flaxnets() -> Step:
+            return TrainingStep(make_decoder(vocabulary_size, features), ours())
 
         def peer(hoisted: bool) -> Step:
             from experiments.benchmarks.torch_captioning import make_training_step
 
-            return make_training_step(draw(), vocabulary_size, features, hoisted=hoisted)
+            return make_training_step(theirs(), vocabulary_size, features, hoisted=hoisted)
 
-        ways |= {AS_WRITTEN: partial(peer, False), HOISTED: partial(peer, True)}
-    name = f"soft attention, {features} units, B={batch_size}, {num_regions}×{width}, training step"
-    return [Case(name, ways)]
+        if importlib.util.find_spec("torch") is None:
+            return {OURS: flaxnets}
+        return {OURS: flaxnets, AS_WRITTEN: partial(peer, False), HOISTED: partial(peer, True)}
 
+    def one() -> list[dict[str, np.ndarray]]:
+        return [draw_batch(*sizes)]
 
-def search_cases(
-    num_images: int = 1000,
-    num_regions: int = 49,
-    width: int = 1280,
-    features: int = 512,
-    vocabulary_size: int = 2541,
-    batch_size: int = 50,
-    beam_size: int = 5,
-    max_steps: int = 20,
-) -> list[Case]:
-    """Beam search; peers that take longer see fewer of the images."""
-    decoder = make_decoder(vocabulary_size, features)
-    numbers = {OURS: num_images, ONE_BY_ONE: max(num_images // 25, 1)}
-    numbers[IN_BATCHES] = max(num_images // 10, 1)
-
-    def draw(way: str) -> np.ndarray:
-        shape = (numbers[way], num_regions, width)
-        return np.random.default_rng(0).standard_normal(shape, np.float32).astype(np.float16)
-
-    def ours() -> Step:
-        params = make_counting_params(decoder, num_regions, width)
-        options = SearchOptions(beam_size=beam_size, max_steps=max_steps)
-        return SearchStep(decoder, params, draw(OURS), batch_size, options)
-
-    def one_by_one() -> Step:
-        from experiments.benchmarks import torch_caption_search as peers
-
-        model = peers.make_soft_attention(make_counting_params(decoder, num_regions, width))
-        images = draw(ONE_BY_ONE)
-        return peers.make_search_step(
-            model, peers.search_one_by_one, images, 1, beam_size, max_steps
-        )
-
-    def in_batches() -> Step:
-        from experiments.benchmarks import torch_caption_search as peers
-        from experiments.benchmarks.torch_captioning import Att2in
-
-        model = Att2in(vocabulary_size, width, features)
-        return peers.make_search_step(
-            model, peers.search_in_batch, draw(IN_BATCHES), _BATCH_OF_PEER, beam_size, max_steps
-        )
-
-    ways: dict[str, Callable[[], Step]] = {OURS: ours}
-    if importlib.util.find_spec("torch") is not None:
-        ways |= {ONE_BY_ONE: one_by_one, IN_BATCHES: in_batches}
-    name = f"soft attention, {num_regions}×{width}, beam {beam_size} in batches of {batch_size}"
-    return [Case(f"{name}, an image", ways, dict.fromkeys(ways, 3), False, numbers)]
+    similar = partial(draw_batches, num_batches, *sizes, similar=True)
+    mixed = partial(draw_batches, num_batches, *sizes, similar=False)
+    of_all = ways(similar, mixed)
+    return [
+        Case(f"{shape} step, one batch", ways(one, one)),
+        Case(
+            f"{shape} step, each with its batches",
+            of_all,
+            dict.fromkeys(of_all, 5),
+            False,
+            dict.fromkeys(of_all, num_batches),
+        ),
+    ]
 
 
 def cases() -> list[Case]:

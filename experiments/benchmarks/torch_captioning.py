@@ -7,7 +7,7 @@ products that do not depend on the state taken out of the loop; ``Att2in`` has t
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -255,32 +255,33 @@ def caption_loss(
 
 
 def make_training_step(
-    batch: Mapping[str, np.ndarray], vocabulary_size: int, features: int, *, hoisted: bool
+    batches: Sequence[Mapping[str, Any]], vocabulary_size: int, features: int, *, hoisted: bool
 ) -> Step:
-    """A whole training step: every entry of the gradient is clipped, then comes Adam.
+    """A whole training step on each batch: every entry of the gradient is clipped, then Adam.
 
     Their accuracy among five words is left out, in their favour.
 
     Args:
-      batch: a CaptionBatch with one caption for each (B,R,D) of features.
+      batches: CaptionBatches with one caption for each (B,R,D) of features.
       vocabulary_size: V.
       features: of all layers.
       hoisted: which of both decoders.
     """
     torch.set_num_threads(os.cpu_count() or 1)
-    regions, captions, lengths = to_tensors(batch)
+    tensors = [to_tensors(batch) for batch in batches]
     kind = HoistedSoftAttention if hoisted else SoftAttention
-    decoder = kind(vocabulary_size, regions.shape[-1], features).train()
+    decoder = kind(vocabulary_size, tensors[0][0].shape[-1], features).train()
     optimizer = torch.optim.Adam(decoder.parameters(), RATE)
 
     def step() -> float:
-        loss = caption_loss(decoder, regions, captions, lengths)
-        optimizer.zero_grad()
-        loss.backward()
-        for parameter in decoder.parameters():
-            if parameter.grad is not None:
-                parameter.grad.clamp_(-CLIP, CLIP)
-        optimizer.step()
+        for regions, captions, lengths in tensors:
+            loss = caption_loss(decoder, regions, captions, lengths)
+            optimizer.zero_grad()
+            loss.backward()
+            for parameter in decoder.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.clamp_(-CLIP, CLIP)
+            optimizer.step()
         return float(loss.detach())
 
     return step

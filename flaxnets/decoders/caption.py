@@ -24,22 +24,21 @@ from flaxnets.decoders.caption_arrays import (
     CaptionOutputs,
     DecoderWeights,
     Memory,
-    Product,
     check_captions,
 )
 from flaxnets.decoders.caption_cells import InnerCell
-from flaxnets.decoders.caption_parameters import DecoderParameters
+from flaxnets.decoders.caption_parts import DecoderParts
 from flaxnets.decoders.scheduled_sampling import scan_sampled_words
 from flaxnets.recurrent.backward import deferred_scan, plain_scan
 from flaxnets.recurrent.cell import Cell, Recur
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.packed_rows import multiply_valid
-from flaxnets.recurrent.products import ScanWeights, affine, multiply, split_addends
+from flaxnets.recurrent.products import affine, split_addends
 from flaxnets.recurrent.scan import GRADIENTS
 from flaxnets.typing import Array, Carry, Dtype, PRNGKey, PyTree
 
 
-class CaptionDecoder(DecoderParameters, kw_only=True):
+class CaptionDecoder(DecoderParts, kw_only=True):
     """Regions of an image and the words so far to scores of the next word.
 
     Attributes:
@@ -62,68 +61,6 @@ class CaptionDecoder(DecoderParameters, kw_only=True):
     gradients: str = "deferred"
     unroll: int = 1
     dtype: Dtype = jnp.float32
-
-    def weights(self, width: int) -> DecoderWeights:
-        """The parameters, made at the first call for regions of ``width`` D."""
-        raise NotImplementedError
-
-    def remember(self, weights: DecoderWeights, regions: Array, mask: Array | None) -> Memory:
-        """What the steps read of regions (B,R,D) in ``dtype``, with a mask (B,R) bool."""
-        raise NotImplementedError
-
-    def start(self, weights: DecoderWeights, memory: Memory) -> Carry:
-        """The carry (B,...) before the first word."""
-        raise NotImplementedError
-
-    def attach(self, weights: DecoderWeights, memory: Memory) -> ScanWeights:
-        """``weights.scan`` with those parts of the memory that the steps read."""
-        return weights.scan
-
-    def project(
-        self,
-        weights: DecoderWeights,
-        memory: Memory,
-        embedded: Array,
-        product: Product = multiply,
-    ) -> dict[str, Array]:
-        """Embedded words (...,B,C,E) to the inputs of the scan (...,B,C,G).
-
-        Args:
-          weights: of which those outside of the scan are read.
-          memory: of the images.
-          embedded: words.
-          product: of words with a matrix, which may leave out padding.
-        """
-        raise NotImplementedError
-
-    def step(
-        self,
-        cells: dict[str, InnerCell],
-        recur: Recur,
-        others: PyTree,
-        flags: dict[str, Array],
-        carry: Carry,
-        inputs: dict[str, Array],
-    ) -> tuple[Carry, dict[str, Array]]:
-        """One step of time: the new carry, and outputs (B,C,...) with ``attention`` if there is.
-
-        Args:
-          cells: of whose weights names and shapes alone may be read.
-          recur: products with the kernels of ``attach``.
-          others: of the weights of ``attach``.
-          flags: what has no gradient: ``draw_flags``' arrays of this step.
-          carry: (B,C,...).
-          inputs: what ``project`` gave and ``recur`` does not add.
-        """
-        raise NotImplementedError
-
-    def read(self, weights: DecoderWeights, outputs: dict[str, Array], embedded: Array) -> Array:
-        """What the product with the vocabulary reads, of any number of steps."""
-        return outputs["hidden"]
-
-    def draw_flags(self, shape: tuple[int, ...], memory: Memory) -> dict[str, Array]:
-        """Random numbers that training steps read, (L,B,C,...), for ``shape`` (L,B,C)."""
-        return {}
 
     def __call__(
         self,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import captioning
+from experiments.benchmarks import caption_peer, caption_search, captioning
 from experiments.benchmarks.run import run_cases
 from experiments.benchmarks.tables import format_table
 from experiments.benchmarks.timing import Case
@@ -25,32 +25,33 @@ def images(number: int) -> np.ndarray:
 
 
 def search(decoder: Any, params: Any, features: np.ndarray, options: SearchOptions) -> Any:
-    return captioning.SearchStep(decoder, params, features, len(features), options)()
+    return caption_search.SearchStep(decoder, params, features, len(features), options)()
 
 
 def test_every_way_is_measured() -> None:
     cases = [
-        *captioning.training_cases(3, R, D, F, V),
-        *captioning.search_cases(
+        *captioning.training_cases(3, R, D, F, V, num_batches=2),
+        *caption_search.search_cases(
             num_images=4, num_regions=R, width=D, features=F, vocabulary_size=V, batch_size=2
         ),
     ]
     results = run_cases(cases, rounds=1, pause=0)
     assert list(results) == [
-        "soft attention, 8 units, B=3, 4×8, training step",
+        "soft attention, 8 units, B=3, 4×8, training step, one batch",
+        "soft attention, 8 units, B=3, 4×8, training step, each with its batches",
         "soft attention, 4×8, beam 5 in batches of 2, an image",
     ]
     for case, row in zip(cases, results.values(), strict=True):
         assert row.keys() == case.ways.keys()
-        assert next(iter(row)) == captioning.OURS
+        assert next(iter(row)) == caption_peer.OURS
         assert all(numbers["milliseconds"] > 0 for numbers in row.values())
-    assert results[cases[0].name][captioning.OURS]["temporary_mebibytes"] > 0
+    assert results[cases[0].name][caption_peer.OURS]["temporary_mebibytes"] > 0
     header = format_table(results).splitlines()[0]
     assert all(
         f"times as fast as {way} |" in header
         for case in cases
         for way in case.ways
-        if way != captioning.OURS
+        if way != caption_peer.OURS
     )
 
 
@@ -64,14 +65,14 @@ def test_times_are_those_of_one_item() -> None:
 
 
 def test_lengths_are_those_of_flickr8k() -> None:
-    words = captioning.draw_batch(5_000, 1, 1, V)["token_lengths"] - 1
+    words = caption_peer.draw_batch(5_000, 1, 1, V)["token_lengths"] - 1
     assert words.min() >= 3
     assert abs(words.mean() - 10.8) < 0.2
     assert abs(words.std() - 3.7) < 0.2
 
 
 def test_batch_is_padded_after_the_end() -> None:
-    batch = captioning.draw_batch(20, R, D, V)
+    batch = caption_peer.draw_batch(20, R, D, V)
     for (tokens,), (length,) in zip(batch["tokens"], batch["token_lengths"], strict=True):
         assert tokens[length - 1] == EOS
         assert (tokens[: length - 1] > UNK).all()
@@ -79,11 +80,25 @@ def test_batch_is_padded_after_the_end() -> None:
     assert batch["tokens"].shape[-1] == batch["token_lengths"].max()
 
 
+def test_both_sides_train_on_the_same_captions() -> None:
+    similar, mixed = (
+        captioning.draw_batches(6, 10, R, D, V, similar=similar) for similar in (True, False)
+    )
+    for batches in (similar, mixed):
+        rows = [row for batch in batches for row in batch["index"]]
+        assert sorted(rows) == list(range(60))
+        assert all((b["tokens"].shape[-1] >= b["token_lengths"]).all() for b in batches)
+    words = [sum(b["tokens"].size for b in batches) for batches in (similar, mixed)]
+    valid = sum(b["token_lengths"].sum() for b in mixed)
+    assert valid < words[0] < 1.2 * valid
+    assert words[1] > 1.4 * valid
+
+
 @pytest.fixture(scope="module")
 def searched() -> tuple[Any, list[list[int]]]:
     """Parameters with a counting unit, and the captions that flaxnets finds with them."""
-    decoder = captioning.make_decoder(V, F)
-    params = captioning.make_counting_params(decoder, R, D)
+    decoder = caption_peer.make_decoder(V, F)
+    params = caption_search.make_counting_params(decoder, R, D)
     return params, search(decoder, params, images(8), OPTIONS)
 
 
@@ -96,8 +111,8 @@ def test_captions_end_at_different_lengths(searched: Any) -> None:
 @pytest.fixture(scope="module")
 def trained() -> tuple[Any, dict[str, np.ndarray], float]:
     """Initial parameters, a batch, and the loss of flaxnets' first step without dropout."""
-    batch = captioning.draw_batch(6, R, D, V)
-    step = captioning.TrainingStep(captioning.make_decoder(V, F, dropout_rate=0.0), batch)
+    batch = caption_peer.draw_batch(6, R, D, V)
+    step = captioning.TrainingStep(caption_peer.make_decoder(V, F, dropout_rate=0.0), [batch])
     params = jax.tree.map(np.array, step.params)
     return params, batch, step()
 
@@ -152,7 +167,7 @@ def test_att2in_agrees(peers: Any) -> None:
         attention_features=F,
         make_cell=partial(MaxoutLSTMCell, F),
     )
-    params = captioning.draw_params(ours, R, D)
+    params = caption_search.draw_params(ours, R, D)
     # The peer's ReLU then changes neither words nor regions, which it does not narrow either.
     params["embedding"] = abs(params["embedding"])
     params["vocabulary_kernel"] *= 10

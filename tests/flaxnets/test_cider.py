@@ -2,8 +2,6 @@
 
 import math
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,55 +9,9 @@ import numpy as np
 import pytest
 
 from flaxnets.cider import DocumentFrequencies, cider_d
+from tests.flaxnets.corpora import EOS, Caption, Corpus, pack, random_corpus, tokens
 
-EOS = 2
 score = jax.jit(cider_d)
-Caption = tuple[int, ...]
-Corpus = list[list[Caption]]
-
-
-def random_corpus(
-    seed: int, images: int, vocabulary: int = 12, references: tuple[int, int] = (1, 5)
-) -> tuple[list[Caption], Corpus]:
-    """Captions of few different words, so that n-grams repeat; candidates hold unseen ones too."""
-    rng = np.random.default_rng(seed)
-
-    def caption(words: int, lengths: tuple[int, int]) -> Caption:
-        n = rng.integers(*lengths)
-        return tuple(int(word) for word in rng.integers(4, 4 + words, n))
-
-    corpus = [
-        [
-            caption(vocabulary, (1, 13))
-            for _ in range(rng.integers(references[0], references[1] + 1))
-        ]
-        for _ in range(images)
-    ]
-    candidates = [caption(vocabulary + 3, (0, 13)) for _ in range(images)]
-    candidates[0] = corpus[0][0]  # An identical one,
-    candidates[1] = ()  # an empty one,
-    candidates[2] = (corpus[2][0][0],) * 9  # one of repetitions,
-    candidates[3] = (4 + vocabulary, 5 + vocabulary) * 3  # and one of unseen words alone.
-    corpus[4] = [(5, 5, 5, 5, 5, 5)] * 2
-    candidates[4] = (5, 5, 5)
-    return candidates, corpus
-
-
-def tokens(captions: list[Caption], length: int) -> np.ndarray:
-    """(C,length) int32, ended with ``<eos>`` where there is room."""
-    array = np.zeros((len(captions), length), np.int32)
-    for row, caption in zip(array, captions, strict=True):
-        ended = (*caption, EOS)[:length]
-        row[: len(ended)] = ended
-    return array
-
-
-def pack(corpus: Corpus, length: int = 15) -> np.ndarray:
-    """(N,C,length) int32, rows of <pad> where an image has fewer captions."""
-    array = np.zeros((len(corpus), max(map(len, corpus)), length), np.int32)
-    for image, captions in zip(array, corpus, strict=True):
-        image[: len(captions)] = tokens(captions, length)
-    return array
 
 
 def ngrams(caption: Caption, n: int) -> Counter[Caption]:
@@ -228,53 +180,6 @@ def test_one_image_alone_weighs_nothing() -> None:
     corpus = [[(4, 5, 6, 7)]]
     frequencies = DocumentFrequencies.count(pack(corpus))
     assert float(score(frequencies, tokens(corpus[0], 8), pack(corpus))[0]) == 0
-
-
-def test_saved_and_loaded(tmp_path: Path) -> None:
-    for count_eos in (True, False):
-        _, corpus = random_corpus(5, 30)
-        frequencies = DocumentFrequencies.count(pack(corpus), count_eos=count_eos)
-        path = tmp_path / "frequencies.npz"
-        frequencies.save(path)
-        loaded = DocumentFrequencies.load(path)
-        assert jax.tree.structure(loaded) == jax.tree.structure(frequencies)
-        jax.tree.map(np.testing.assert_array_equal, loaded, frequencies)
-        assert [each.name for each in tmp_path.iterdir()] == ["frequencies.npz"]
-
-
-def test_files_that_are_something_else(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        DocumentFrequencies.load(tmp_path / "none.npz")
-    whole = tmp_path / "whole.npz"
-    DocumentFrequencies.count([[[4, 5, EOS]]]).save(whole)
-    path = tmp_path / "bad.npz"
-    np.savez(path, words=np.zeros(3))
-    bare = tmp_path / "bare.npy"
-    np.save(bare, np.zeros(3))
-    cut = tmp_path / "cut.npz"
-    cut.write_bytes(whole.read_bytes()[:300])
-    text = tmp_path / "text.npz"
-    text.write_text("a dog")
-    empty = tmp_path / "empty.npz"
-    empty.write_bytes(b"")
-    for wrong in (path, bare, cut, text, empty, tmp_path):
-        with pytest.raises(ValueError, match="path: expected document frequencies of format 1"):
-            DocumentFrequencies.load(wrong)
-
-
-@pytest.mark.parametrize(
-    ("references", "message"),
-    [
-        ([], "references: expected at least one image, received none"),
-        (np.zeros((3, 4), np.int32), r"references: expected integers \(C,M\) for each image"),
-        (np.zeros((3, 4, 5)), r"received float64 of shape \(4, 5\) for image 0"),
-        ([[[-1, 4]]], r"references: expected ids in \[0, 2\^31\), received -1 to 4"),
-        ([[[2**31, 4]]], "references: expected ids in"),
-    ],
-)
-def test_bad_references_to_count(references: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DocumentFrequencies.count(references)
 
 
 def test_images_without_captions_and_captions_without_words_count() -> None:

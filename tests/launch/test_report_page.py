@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -10,45 +9,8 @@ import pytest
 
 from launch.report_gallery import Looked, make_galleries
 from launch.report_page import Run, build_page, config_groups, duration
+from tests.launch.pages import Page
 from tests.launch.records import METRICS, make_record
-
-VOID = {"img", "link", "meta"}
-
-
-class Page(HTMLParser):
-    """The elements of a page; fails where a tag is not closed."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self._open: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self._open or self._open[-1] != "style":
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
-
-    def attributes(self, tag: str, name: str) -> list[str | None]:
-        return [attrs.get(name) for element, attrs in self.elements if element == tag]
-
 
 # Three classes: two of three right, none of two, and none at all; one clip without a label.
 PREDICTIONS = [
