@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from data.synthetic_scenes import Scene
+from data.synthetic_scenes import SHAPES, Scene
 
 NUM_CAPTIONS = 5
 
@@ -69,18 +69,23 @@ def describe(scene: Scene) -> tuple[str, ...]:
     return tuple(captions)
 
 
-def tells_motion(caption: str, scene: Scene) -> bool:
-    """Whether a caption says of the scene's coloured object, by colour and shape, how it moves.
+def tells_motion(caption: str, scene: Scene, *, in_full: bool = False) -> bool:
+    """Whether a caption says how the scene's coloured object moves.
 
     Args:
       caption: a sentence as ``describe`` makes them; case and punctuation do not matter, nor does
-        what it says of the other object.
+        what it says of the other object, which is grey.
       scene: what is described.
+      in_full: whether size and shape must be right, too; else the colour tells which object is
+        meant, and any shape may stand behind it.
     """
     words = " ".join(re.findall(r"[a-z]+", caption.lower()))
-    named = f"{scene.target.color} {scene.target.shape}"
+    target = scene.target
+    named = f"{target.size_name} {target.color} {target.shape}"
+    if not in_full:
+        named = rf"{target.color} (?:{'|'.join(SHAPES)})"
     finite, participle = (
-        "|".join(phrases) for phrases in zip(*MOTION_PHRASES[scene.target.motion_name], strict=True)
+        "|".join(phrases) for phrases in zip(*MOTION_PHRASES[target.motion_name], strict=True)
     )
     # What may stand between the object and its motion: "that moves", "is moving", "moving".
     moves = rf"(?:(?:that )?(?:{finite})|(?:is )?(?:{participle}))"

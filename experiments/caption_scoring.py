@@ -27,8 +27,8 @@ def make_scorer(config: CaptionDataConfig, split: str, *, complete: bool) -> Sco
     """BLEU, ROUGE-L and CIDEr of a split's captions; ``complete``: all that Java allows, too.
 
     Images that could not be decoded have no caption and do not count. Of the embedded videos there
-    is ``motion_accuracy`` as well, the share of captions that say rightly how the coloured object
-    moves.
+    are ``motion_accuracy`` as well, the share of captions that say rightly how the coloured object
+    moves, and ``object_accuracy``, of those that also say its size and shape.
     """
     captions = read_split(config, split).captions
     metrics = None if complete else WITHOUT_JAVA
@@ -44,9 +44,11 @@ def make_scorer(config: CaptionDataConfig, split: str, *, complete: bool) -> Sco
             logger.info("%s", scored.left_out)
         scores = dict(scored.corpus)
         if config.kind == "moving_shapes":
-            scenes = MovingShapes(split, len(captions))
-            right = [tells_motion(text, scenes.describe(index)) for index, text in found.items()]
-            scores["motion_accuracy"] = float(np.mean(right))
+            shapes = MovingShapes(split, len(captions))
+            told = [(text, shapes.describe(index)) for index, text in found.items()]
+            scores["motion_accuracy"] = np.mean([tells_motion(*pair) for pair in told]).item()
+            in_full = [tells_motion(*pair, in_full=True) for pair in told]
+            scores["object_accuracy"] = np.mean(in_full).item()
         return scores
 
     return score

@@ -75,6 +75,17 @@ def test_a_caption_tells_the_motion_of_the_coloured_object_alone() -> None:
             assert tells_motion(re.sub(r"[^a-z ]", "", caption.lower()), scene)
             assert not tells_motion(caption.replace(scene.target.color, "mauve"), scene)
             assert not tells_motion(caption.replace(scene.target.shape, "hexagon"), scene)
+            # Colour alone says which object is meant.
+            size, color, shape = scene.target.size_name, scene.target.color, scene.target.shape
+            named = f"{size} {color} {shape}"
+            assert tells_motion(caption, scene, in_full=True)
+            for other_name in (
+                f"{'small' if size == 'large' else 'large'} {color} {shape}",
+                f"{size} {color} {'ring' if shape == 'cross' else 'cross'}",
+            ):
+                changed = caption.replace(named, other_name)
+                assert tells_motion(changed, scene)
+                assert not tells_motion(changed, scene, in_full=True)
             if other != target:
                 # The grey object may move otherwise, the coloured one may not.
                 place = caption.index(scene.target.color)
