@@ -1,40 +1,39 @@
 """Checkpoints by Orbax: state and data position together, the newest few and the best."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from flaxnets.training.digests import damaged_files, write_digests
+from flaxnets.training.distributed import from_first, is_first
+from flaxnets.training.position import Position
 from flaxnets.training.state import TrainState
 from flaxnets.typing import PyTree
 
-
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """Where the data stood: the number of the next batch, and what fixes the order.
-
-    Attributes:
-      next_batch: equals the state's step.
-      order: what ``Data.describe`` said.
-    """
-
-    next_batch: int
-    order: Mapping[str, Any]
+_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
-class DataChanged(ValueError):
-    """The data of a checkpoint are not the data of the run that would resume from it."""
+class DamagedCheckpoint(ValueError):
+    """Files of a checkpoint are not what was written."""
+
+
+class CheckpointNotWritten(OSError):
+    """A checkpoint could not be written; those before it are kept."""
 
 
 class Checkpointer:
     """Saves and restores the steps of one run in ``directory``.
 
-    A step that is written halfway, as by a kill, is never seen again.
+    A step that is written halfway, as by a kill, is never seen again; a file that changed since it
+    was written is found before it is used. The arrays of a step may lie on any devices of any
+    number of processes, and be restored onto any others. Of several processes each calls every
+    method, with the same arguments; they share ``directory``.
     """
 
     def __init__(
@@ -54,7 +53,12 @@ class Checkpointer:
           best_metric: the metric that ranks the steps saved with metrics.
           mode: ``max`` or ``min``.
           read_only: nothing is written or removed; another process may be training.
+
+        Raises:
+          DamagedCheckpoint: the metrics of a step are not what was written.
         """
+        self._directory = directory.absolute()
+        self._saved: int | None = None
         sign = 1.0 if mode == "max" else -1.0
 
         def score(metrics: Mapping[str, float]) -> float:
@@ -65,18 +69,25 @@ class Checkpointer:
             return sign * metrics[best_metric]
 
         best = BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            best_fn=score,
+            preservation_policy=AnyPreservationPolicy([LatestN(n=keep), best]),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            # Made in the background, a folder that cannot be made holds up the end for minutes.
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._digest, create_directories_asynchronously=False
+            ),
+        )
+        # The manager reads the metrics of all of them.
+        self._check_undamaged(self._steps_on_disk(), "metrics")
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+            self._directory,
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "data": ocp.JsonCheckpointHandler(),
             },
-            options=ocp.CheckpointManagerOptions(
-                best_fn=score,
-                preservation_policy=AnyPreservationPolicy([LatestN(n=keep), best]),
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-            ),
+            options=options,
         )
 
     @property
@@ -105,18 +116,30 @@ class Checkpointer:
     def save(
         self, state: TrainState, position: Position, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Writes a step in the background; returns once the arrays are safe from donation."""
-        self._manager.check_for_errors()
+        """Writes a step in the background; returns once the arrays are safe from donation.
+
+        Args:
+          state: global arrays.
+          position: of the data.
+          metrics: what ranks the step; None where it was not evaluated.
+
+        Raises:
+          CheckpointNotWritten: the step before could not be written, or was removed since.
+        """
+        self.wait()
         # A copy: the caller's next step is free to overwrite the arrays it donates.
         arrays = jax.tree.map(jnp.copy, state)
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays),
-                data=ocp.args.JsonSave(dataclasses.asdict(position)),
-            ),
-            metrics=dict(metrics) if metrics else None,
-        )
+        step = int(state.step)
+        with self._writing(step):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays),
+                    data=ocp.args.JsonSave(dataclasses.asdict(position)),
+                ),
+                metrics=dict(metrics) if metrics else None,
+            )
+        self._saved = step
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, Position]:
         """The state and the data position of ``step``, by default the newest.
@@ -127,9 +150,11 @@ class Checkpointer:
 
         Raises:
           FileNotFoundError: no checkpoint, or none of that step (which there are).
+          DamagedCheckpoint: its files are not what was written; the message says which are.
           ValueError: the checkpoint is of another model.
         """
         step = self._choose(step)
+        self._check_undamaged([step])
         self._check_fits(step, {"params": like.params, "collections": like.collections})
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self._manager.restore(
@@ -141,8 +166,16 @@ class Checkpointer:
         return restored.state, Position(**restored.data)
 
     def restore_variables(self, step: int | None = None) -> dict[str, PyTree]:
-        """Linen's variables of ``step``, by default the newest, for inference on this machine."""
+        """Linen's variables of ``step``, by default the newest, for inference on this machine.
+
+        Parameters are averaged ones where training kept an average.
+
+        Raises:
+          FileNotFoundError: no checkpoint, or none of that step (which there are).
+          DamagedCheckpoint: its files are not what was written; the message says which are.
+        """
         step = self._choose(step)
+        self._check_undamaged([step])
         saved = self._manager.item_metadata(step).state
         local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
@@ -152,7 +185,8 @@ class Checkpointer:
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         )
-        return {"params": restored.state["params"], **restored.state["collections"]}
+        params = restored.state.get("ema") or restored.state["params"]
+        return {"params": params, **restored.state["collections"]}
 
     def _check_fits(self, step: int, variables: Mapping[str, PyTree]) -> None:
         """Raises ValueError naming the first arrays that differ in name or shape."""
@@ -173,12 +207,78 @@ class Checkpointer:
         return step
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when all that was saved is on disk.
+
+        Raises:
+          CheckpointNotWritten: the last step could not be written, or was removed since.
+        """
+        if self._saved is None:
+            return
+        step, self._saved = self._saved, None
+        with self._writing(step):
+            self._manager.wait_until_finished()
+            if not (self._directory / str(step)).is_dir():
+                raise FileNotFoundError("its folder is gone")
 
     def close(self) -> None:
         """Finishes writing and ends the manager's threads."""
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """Within ``with``, what goes wrong is told as a failure to write ``step``."""
+        try:
+            yield
+        except Exception as error:
+            kept = ", ".join(map(str, self._steps_on_disk())) or "none"
+            reason = str(error).partition("\n")[0]
+            raise CheckpointNotWritten(
+                f"{self._directory / str(step)}: the checkpoint could not be written: {reason}; "
+                f"steps that are kept: {kept}"
+            ) from error
+
+    def _digest(self) -> None:
+        """Before Orbax puts a finished step in its place: what it holds."""
+        if is_first():
+            for folder in self._directory.glob(f"*{_UNFINISHED}"):
+                write_digests(folder)
+
+    def _check_undamaged(self, steps: Sequence[int], under: str = "") -> None:
+        """Raises DamagedCheckpoint for the first of the steps whose files differ.
+
+        The first process reads them, and its message has the names.
+        """
+        found = [
+            (step, names)
+            for step in (steps if is_first() else ())
+            if (names := damaged_files(self._directory / str(step), under))
+        ]
+        if not from_first(bool(found)):
+            return
+        if not found:
+            raise DamagedCheckpoint(f"{self._directory}: a checkpoint is damaged")
+        (step, names), *_ = found
+        whole = [
+            other
+            for other in self._steps_on_disk()
+            if not damaged_files(self._directory / str(other))
+        ]
+        # Without the metrics of all steps the best one is unknown.
+        way = "" if under else "name one with --step, or "
+        raise DamagedCheckpoint(
+            f"{self._directory / str(step)}: the checkpoint is damaged; not what was written: "
+            f"{', '.join(names[:3])}. Whole are steps {', '.join(map(str, whole)) or '(none)'}: "
+            f"{way}move the damaged folder away to go on from the newest"
+        )
+
+    def _steps_on_disk(self) -> list[int]:
+        if not self._directory.is_dir():
+            return []
+        names = (path.name for path in self._directory.iterdir())
+        return sorted(int(name) for name in names if name.isdecimal())
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
@@ -209,18 +309,4 @@ def check_shapes(saved: PyTree, wanted: PyTree, name: str) -> None:
         raise ValueError(
             f"{name}: the checkpoint does not fit the model of this configuration: "
             f"{'; '.join(lines[:3])}{more}"
-        )
-
-
-def check_order(position: Position, order: Mapping[str, Any]) -> None:
-    """Raises DataChanged where the data of a checkpoint differ from ``order``."""
-    lines = [
-        f"{name}: {position.order.get(name)!r} there, {order.get(name)!r} now"
-        for name in sorted(position.order.keys() | order.keys())
-        if position.order.get(name) != order.get(name)
-    ]
-    if lines:
-        raise DataChanged(
-            "the training data are not those of the checkpoint, so the run cannot go on with "
-            "them: " + "; ".join(lines)
         )

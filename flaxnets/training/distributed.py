@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,7 +56,7 @@ def joined(
       ValueError: options that do not fit together.
     """
     _check(coordinator, num_processes, process_id, cluster)
-    timeouts = {
+    timeouts: dict[str, Any] = {
         "initialization_timeout": initialization_timeout,
         "heartbeat_timeout_seconds": heartbeat_timeout,
         # Later than a missing heartbeat, whose message names the process that is to blame.
@@ -117,7 +118,7 @@ def _check(
         )
 
 
-def _detect(cluster: str, timeouts: dict[str, int]) -> None:
+def _detect(cluster: str, timeouts: dict[str, Any]) -> None:
     """Joins the processes of the cluster that JAX finds itself in, if it does."""
     method = None if cluster == "auto" else cluster
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from flaxnets.training.checkpoint import Checkpointer, Position, check_order
+from flaxnets.training.checkpoint import Checkpointer
 from flaxnets.training.compilation_cache import use_compilation_cache
 from flaxnets.training.config import Config
 from flaxnets.training.distributed import from_first, is_first, synchronize
@@ -16,6 +16,7 @@ from flaxnets.training.evaluation import evaluate
 from flaxnets.training.interruption import Interruption
 from flaxnets.training.optimizer import make_optimizer, make_schedule
 from flaxnets.training.parallel import Strategy, make_strategy
+from flaxnets.training.position import Position, check_order
 from flaxnets.training.profile import Profile
 from flaxnets.training.state import TrainState, count_parameters, initialize_variables, make_state
 from flaxnets.training.step import make_evaluation_step, make_train_step
@@ -129,8 +130,9 @@ class _Run:
             self.data.num_examples,
         )
         if self.checkpointer.latest_step is not None:
-            state, position = self.checkpointer.restore(state)
+            saved, position = self.checkpointer.restore(self.strategy.checkpoint_view(state))
             check_order(position, self.data.describe())
+            state = self.strategy.place(saved)
             logger.info("resuming from step %d", int(state.step))
         step = make_train_step(
             self.model,
@@ -214,7 +216,8 @@ class _Run:
             with tqdm.tqdm.external_write_mode():  # Between the bar's lines, not into one.
                 logger.info("step %d, %s: %s", step, self.config.eval_split, figures)
             self.metrics = metrics
-        self.checkpointer.save(state, Position(step, self.data.describe()), metrics)
+        saved = self.strategy.checkpoint_view(state)
+        self.checkpointer.save(saved, Position(step, self.data.describe()), metrics)
 
     def is_stale(self, step: int) -> bool:
         """Whether ``patience`` is at its end after ``step`` steps, in this call or one before."""

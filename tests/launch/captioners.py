@@ -9,8 +9,9 @@ import numpy as np
 import optax
 from PIL import Image
 
-from flaxnets.training.checkpoint import Checkpointer, Position
+from flaxnets.training.checkpoint import Checkpointer
 from flaxnets.training.inference import TrainedModel
+from flaxnets.training.position import Position
 from flaxnets.training.state import initialize_variables, make_state
 from flaxnets.training.workdir import Workdir
 from launch.experiment import load_experiment
