@@ -3,7 +3,7 @@
     python -m launch.evaluate --workdir=runs/smoke --split=test --out=runs/smoke/test.json
 
 Prints one JSON object, writes the same to ``--out``, and each example's outputs to
-``predictions/SPLIT.jsonl`` in the workdir.
+``predictions/SPLIT.jsonl`` in the workdir. May run as several processes, as ``launch.train``.
 """
 
 import json
@@ -12,9 +12,10 @@ from pathlib import Path
 
 from absl import flags
 
+from flaxnets.training.distributed import is_first
 from flaxnets.training.inference import TrainedModel
 from flaxnets.training.workdir import Workdir
-from launch import program
+from launch import processes, program
 from launch.experiment import config_of
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
@@ -27,12 +28,14 @@ def main(argv: Sequence[str]) -> None:
     """Evaluates and prints."""
     if argv:
         raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
-    workdir = Workdir(WORKDIR.value)
-    model = TrainedModel(config_of(workdir), workdir, STEP.value)
-    result = {"split": SPLIT.value, "step": model.step, **model.evaluate(SPLIT.value)}
-    print(json.dumps(result))
-    if OUT.value:
-        Path(OUT.value).write_text(json.dumps(result, indent=2) + "\n")
+    with processes.joined():
+        workdir = Workdir(WORKDIR.value)
+        model = TrainedModel(config_of(workdir), workdir, STEP.value)
+        result = {"split": SPLIT.value, "step": model.step, **model.evaluate(SPLIT.value)}
+        if is_first():
+            print(json.dumps(result))
+            if OUT.value:
+                Path(OUT.value).write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

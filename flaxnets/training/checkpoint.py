@@ -281,7 +281,7 @@ class Checkpointer:
         return sorted(int(name) for name in names if name.isdecimal())
 
 
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+def shapes_of(tree: PyTree) -> dict[str, tuple[int, ...]]:
     """Shapes by path, as ``params/classifier/scores/kernel``."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
@@ -298,7 +298,7 @@ def check_shapes(saved: PyTree, wanted: PyTree, name: str) -> None:
       wanted: the same of the model.
       name: what the message calls the checkpoint.
     """
-    there, now = _shapes(saved), _shapes(wanted)
+    there, now = shapes_of(saved), shapes_of(wanted)
     lines = [
         f"{path}: {there.get(path, 'absent')} there, {now.get(path, 'absent')} now"
         for path in sorted(there.keys() | now.keys())

@@ -97,6 +97,11 @@ class Config:
     ema_decay: float = added(0.0)
     """Share of the old average of parameters that a step keeps; evaluation, inference and the best
     checkpoint are of the average. 0: none."""
+    initialize_from: str = added("")
+    """The workdir of a run whose best checkpoint gives the parameters to start with; empty: none.
+    Step, optimizer and schedule start anew."""
+    initialize_except: tuple[str, ...] = added(())
+    """First parts of paths that ``initialize_from`` leaves as they are, as ``("classifier",)``."""
     max_nonfinite_steps: int = runtime(0)
     """Steps in a row with a loss or gradient that is not finite that are skipped; one more ends the
     run."""

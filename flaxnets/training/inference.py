@@ -10,7 +10,8 @@ import numpy as np
 
 from flaxnets.training.checkpoint import Checkpointer, check_shapes
 from flaxnets.training.config import Config
-from flaxnets.training.evaluation import evaluate
+from flaxnets.training.distributed import is_first
+from flaxnets.training.evaluation import evaluate, gather_records
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.step import make_evaluation_step
 from flaxnets.training.workdir import Workdir
@@ -47,39 +48,37 @@ class TrainedModel:
         """Metrics of a whole split; its outputs go to ``predictions/SPLIT.jsonl``.
 
         Each line holds ``index``, ``label`` where there is one, and what the task says of the
-        outputs. The experiment may write other formats beside them.
+        outputs. The experiment may write other formats beside them. Of several processes, which all
+        call it, the first writes for all.
 
         Raises:
           ValueError: ``train``, or what the experiment says of a split that it lacks.
         """
         if split == "train":
             raise ValueError("split: the training data have no end, so train cannot be evaluated")
-        data = self.config.make_data(split)
-        path = self.workdir.predictions(split)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".jsonl.tmp")
-        try:
-            with temporary.open("w") as file:
+        records: list[dict[str, Any]] = []
 
-                def write(
-                    batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
-                ) -> None:
-                    for record in self._records(batch, outputs):
-                        file.write(json.dumps(record) + "\n")
+        def keep(batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+            records.extend(self._records(batch, outputs))
 
-                metrics = evaluate(
-                    self._evaluation_step,
-                    self._strategy,
-                    self.variables,
-                    data,
-                    write,
-                    score=self.config.make_scorer(split, complete=True),
-                    describe=self._task.describe_outputs,
-                )
+        metrics = evaluate(
+            self._evaluation_step,
+            self._strategy,
+            self.variables,
+            self.config.make_data(split),
+            keep,
+            score=self.config.make_scorer(split, complete=True),
+            describe=self._task.describe_outputs,
+        )
+        everyone = gather_records(records)
+        if is_first():
+            path = self.workdir.predictions(split)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Written beside and renamed, so that a kill here leaves no half of a file.
+            temporary = path.with_suffix(".jsonl.tmp")
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in everyone))
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        self.config.write_results(path, split, read_predictions(path))
+            self.config.write_results(path, split, everyone)
         return metrics
 
     def predict(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:

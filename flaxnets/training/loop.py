@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from flaxnets.training.compilation_cache import use_compilation_cache
 from flaxnets.training.config import Config
 from flaxnets.training.distributed import from_first, is_first, synchronize
 from flaxnets.training.evaluation import evaluate
+from flaxnets.training.initialization import initialize_from
 from flaxnets.training.interruption import Interruption
 from flaxnets.training.optimizer import make_optimizer, make_schedule
 from flaxnets.training.parallel import Strategy, make_strategy
@@ -120,6 +122,10 @@ class _Run:
             config.save_assets(self.workdir.path)
         synchronize("assets")
         variables = make_variables(config, self.model, self.task, first)
+        resumes = self.checkpointer.latest_step is not None
+        if config.initialize_from and not resumes:
+            folder, skipped = Path(config.initialize_from), config.initialize_except
+            variables = initialize_from(folder, variables, skipped)
         optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
         state = make_state(variables, optimizer, config.seed, ema=config.ema_decay > 0)
         state = self.strategy.place(state)
@@ -129,7 +135,7 @@ class _Run:
             len(self.strategy.devices),
             self.data.num_examples,
         )
-        if self.checkpointer.latest_step is not None:
+        if resumes:
             saved, position = self.checkpointer.restore(self.strategy.checkpoint_view(state))
             check_order(position, self.data.describe())
             state = self.strategy.place(saved)
