@@ -73,8 +73,8 @@ class CaptionConfig(Config):
     name: str = "captioner"
     batch_size: int = 64
     best_metric: str = "CIDEr"
-    num_steps: int = 5_628
-    """6 epochs of Flickr8k's pairs and their mirror images."""
+    num_steps: int = 3_752
+    """4 epochs of Flickr8k's pairs and their mirror images."""
     eval_every: int = 938
     checkpoint_every: int = runtime(938)
     log_every: int = runtime(50)

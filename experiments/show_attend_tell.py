@@ -15,7 +15,9 @@ METEOR, hard 67.0 / 45.7 / 31.4 / 21.3 and 20.30 (from memory of the text). Ours
 
 Deviations: EfficientNet-Lite0's 7×7 maps instead of VGG-19's 14×14; Adam instead of RMSProp; 512
 units; words that occur five times instead of the 10,000 most frequent; early stopping on CIDEr,
-not BLEU; those of the decoder's docstring.
+not BLEU; a doubly stochastic penalty of λ = 0.02 instead of 1, since a caption has a dozen words for
+81 places: with 1 the attention came out even (an entropy of 75 of 81 places); those of the
+decoder's docstring.
 """
 
 import dataclasses
@@ -38,7 +40,7 @@ class ShowAttendTellConfig(CaptionConfig):
     name: str = "Show, Attend and Tell"
     attention: str = "soft"
     """``soft`` or ``hard``."""
-    attention_penalty: float = 1.0
+    attention_penalty: float = 0.02
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
         """Attention before the LSTM.
