@@ -11,14 +11,14 @@ def cross_entropies(logits: Array, labels: Array, *, label_smoothing: float = 0.
     """Softmax cross-entropy of integer labels, entry by entry, in nats.
 
     Args:
-      logits: (..., K) any float; computed in float32.
+      logits: (..., K) any float; computed in float32 at least.
       labels: (...) int32 in [0, K).
       label_smoothing: share of the target's probability spread evenly over all K classes.
 
     Returns:
-      (...) float32.
+      (...) float32 at least.
     """
-    logits = logits.astype(jnp.float32)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if label_smoothing:
         uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
@@ -38,7 +38,7 @@ def cross_entropy(
       label_smoothing: share of the target's probability spread evenly over all K classes.
 
     Returns:
-      The sum, () float32, and the number of entries that count, () float32.
+      The sum, () float32 at least, and the number of entries that count, () float32.
     """
     labels = jnp.where(mask, labels, 0)
     losses = cross_entropies(logits, labels, label_smoothing=label_smoothing)

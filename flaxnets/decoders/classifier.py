@@ -22,7 +22,7 @@ class StepClassifier(nn.Module):
       num_classes: K.
       hidden_features: width of a ReLU layer before the scores; 0: none.
       dropout_rate: on what each linear layer reads.
-      dtype: of the products; the scores are float32.
+      dtype: of the products; the scores are float32 at least.
     """
 
     num_classes: int
@@ -42,7 +42,7 @@ class StepClassifier(nn.Module):
         if self.hidden_features:
             x = nn.relu(nn.Dense(self.hidden_features, dtype=self.dtype, name="hidden")(x))
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, name="scores")(x.astype(jnp.float32))
+        return nn.Dense(self.num_classes, name="scores")(_at_least_float32(x))
 
 
 class ClipClassifier(nn.Module):
@@ -66,7 +66,7 @@ class ClipClassifier(nn.Module):
       step_features: widths of ReLU layers on each step, before the pooling.
       hidden_features: widths of ReLU layers after it.
       dropout_rate: on what each linear layer reads.
-      dtype: of the products; the scores are float32.
+      dtype: of the products; the scores are float32 at least.
     """
 
     num_classes: int
@@ -96,11 +96,15 @@ class ClipClassifier(nn.Module):
         for layer, features in enumerate(self.hidden_features):
             x = self._hidden(x, features, f"hidden_{layer}", train)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, name="scores")(x.astype(jnp.float32))
+        return nn.Dense(self.num_classes, name="scores")(_at_least_float32(x))
 
     def _hidden(self, inputs: Array, features: int, name: str, train: bool) -> Array:
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(inputs)
         return nn.relu(nn.Dense(features, dtype=self.dtype, name=name)(x))
+
+
+def _at_least_float32(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _raise_on_rank(inputs: Array) -> None:

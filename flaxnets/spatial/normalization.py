@@ -13,7 +13,8 @@ from flaxnets.typing import Array, Dtype
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy, 1502.03167) of maps.
 
-    Parameters ``scale``, ``bias`` (C,); statistics ``batch_stats/mean``, ``var`` (C,) float32.
+    Parameters ``scale``, ``bias`` (C,); statistics ``batch_stats/mean``, ``var`` (C,),
+    float32 at least.
     Under jit the statistics are those of the global batch, wherever its rows lie; under pmap and
     shard_map they are where ``axis_name`` is given.
 
@@ -57,8 +58,9 @@ class BatchNorm(nn.Module):
             raise ValueError(f"mask: expected ({n},) bool, received {mask.shape} {mask.dtype}")
         scale = self.param("scale", self.scale_init, (c,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (c,), self.param_dtype)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
+        dtype = jnp.promote_types(self.param_dtype, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (c,), dtype)
         x = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
         if train:
             axis_name = None if self.is_initializing() else self.axis_name

@@ -160,7 +160,7 @@ class Captioning:
         right = (jnp.argmax(logits, axis=-1) == words) & counts
 
         def total(values: Array) -> Array:
-            return jnp.sum(jnp.where(counts, values, 0.0), dtype=jnp.float32)
+            return jnp.sum(jnp.where(counts, values, 0.0))
 
         return {
             "loss": (total(losses), count),
@@ -169,14 +169,14 @@ class Captioning:
         }
 
     def _attention_reward(self, outputs: Any, tokens: Array, counts: Array) -> Array:
-        """What hard attention's sampled regions add to the log-likelihood, () float32."""
+        """What hard attention's sampled regions add to the log-likelihood, () float32 at least."""
         words = jnp.where(counts, tokens, 0)
         likelihood = jnp.where(counts, -cross_entropies(outputs.logits, words), 0).sum(-1)  # (B,C)
         advantage = jax.lax.stop_gradient(likelihood - outputs.baseline)
         drawn = jnp.where(counts, outputs.log_probabilities, 0).sum(-1)
         entropy = jnp.where(counts, outputs.entropies, 0).sum(-1)
         reward = self.reinforce_weight * advantage * drawn + self.entropy_weight * entropy
-        return jnp.sum(reward, dtype=jnp.float32)
+        return jnp.sum(reward)
 
 
 def model_inputs(batch: Batch) -> tuple[Array, Array | None]:

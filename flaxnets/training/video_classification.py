@@ -166,7 +166,8 @@ class VideoClassification:
         if self.loss_kind == "clip":
             probabilities = jax.nn.softmax(average_steps(logits, gains))
         else:
-            probabilities = average_steps(jax.nn.softmax(logits.astype(jnp.float32)), gains)
+            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+            probabilities = average_steps(jax.nn.softmax(logits), gains)
         # (B·V,M,K)
         return probabilities.reshape(-1, views * logits.shape[2], logits.shape[3]).mean(axis=1)
 
@@ -185,12 +186,12 @@ def valid_steps(lengths: Array, num_steps: int) -> Array:
 
 
 def average_steps(values: Array, gains: Array) -> Array:
-    """The mean weighted by gains: (B,T,...) and (B,T) float32 >= 0 to (B,...) float32.
+    """The mean weighted by gains: (B,T,...) and (B,T) float32 >= 0 to (B,...), float32 at least.
 
     What stands at steps without a gain is not read; without any gain the mean is zero.
     """
     gains = gains.reshape(*gains.shape, *[1] * (values.ndim - 2))
-    total = jnp.sum(jnp.where(gains > 0, gains * values.astype(jnp.float32), 0.0), axis=1)
+    total = jnp.sum(jnp.where(gains > 0, gains * values, 0.0), axis=1)  # gains are float32.
     weight = jnp.sum(gains, axis=1)
     return total / jnp.where(weight > 0, weight, 1.0)
 

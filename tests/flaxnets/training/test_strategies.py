@@ -1,0 +1,51 @@
+"""Every strategy on any devices gives the same losses and the same evaluation."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from flaxnets.training.parallel import DataParallel, Strategy, make_strategy
+from tests.flaxnets.training.strategies import KINDS, figures
+
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "jit 8": lambda: make_strategy("jit"),
+    # From so few numbers on that the small networks are divided.
+    "fsdp 4×2": lambda: DataParallel(fsdp=2, sharded_size=16),
+    "pmap 8": lambda: make_strategy("pmap"),
+}
+TOLERANCES = {"float32": 1e-4, "float64": 1e-10}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_faster() -> Iterator[None]:
+    # Many small programs: compiling them takes nearly all of the time.
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def alone(kind: str, dtype: str) -> dict[str, Any]:
+    return figures(make_strategy("single"), kind, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_losses_and_evaluation_equal_those_of_one_device(name: str, kind: str, dtype: str) -> None:
+    with jax.enable_x64(dtype == "float64"):
+        one, many = alone(kind, dtype), figures(STRATEGIES[name](), kind, dtype)
+    tolerance = TOLERANCES[dtype]
+    assert len(one["losses"]) == 20
+    assert one["losses"][-1] < one["losses"][0]
+    np.testing.assert_allclose(many["losses"], one["losses"], rtol=tolerance)
+    assert 10 <= one["metrics"]["examples"] < 21
+    assert many["metrics"] == pytest.approx(one["metrics"], rel=tolerance)
+    indices = [record["index"] for record in one["records"]]
+    assert [record["index"] for record in many["records"]] == indices
+    answer = "prediction" if kind == "crnn" else "caption"
+    assert [r[answer] for r in many["records"]] == [r[answer] for r in one["records"]]
