@@ -232,6 +232,8 @@ class Checkpointer:
         """Within ``with``, what goes wrong is told as a failure to write ``step``."""
         try:
             yield
+        except jax.errors.JaxRuntimeError:
+            raise  # Another process is gone, which JAX will name.
         except Exception as error:
             kept = ", ".join(map(str, self._steps_on_disk())) or "none"
             reason = str(error).partition("\n")[0]
