@@ -1,0 +1,78 @@
+"""Runs a training as several processes on this machine.
+
+    python -m launch.local --processes=2 -- --config=experiments/moving_shapes.py:smoke \
+        --workdir=runs/smoke
+
+What stands behind ``--`` are the flags of ``launch.train``, or of the program that ``--program``
+names. Each process takes its share of the GPUs (``--gpus_per_process``) or simulates CPU devices
+(``--cpu_devices``). Lines of output have the process's rank in front. Where one process dies, all
+end; Ctrl-C and SIGTERM go to all of them, which save a checkpoint. With ``--restarts=K`` the job is
+started again up to K times after an error or a lost process, and resumes; not after Ctrl-C or
+SIGTERM, and not after a wrong flag.
+
+The exit code is that of the first process that failed.
+"""
+
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+
+from launch import program
+from launch.local_job import LocalJob, run_with_restarts
+
+PROCESSES = flags.DEFINE_integer("processes", 2, "Processes of the job.", lower_bound=1)
+CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices", 0, "Simulated devices of each process; 0: the machine's own devices."
+)
+GPUS_PER_PROCESS = flags.DEFINE_integer(
+    "gpus_per_process", 0, "Process i sees the GPUs from i × this on; 0: each sees all."
+)
+RESTARTS = flags.DEFINE_integer("restarts", 0, "Further attempts after a failure.", lower_bound=0)
+PROGRAM = flags.DEFINE_string("program", "launch.train", "The module that each process runs.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the job; returns the exit code."""
+    if not argv:
+        raise ValueError("expected the flags of launch.train behind --, received none")
+    if CPU_DEVICES.value and GPUS_PER_PROCESS.value:
+        raise ValueError("cpu_devices, gpus_per_process: expected one of them, received both")
+    processes = PROCESSES.value
+
+    def make_job() -> LocalJob:
+        return LocalJob(make_commands(argv, processes), make_environments(processes))
+
+    return run_with_restarts(make_job, RESTARTS.value)
+
+
+def make_commands(arguments: Sequence[str], processes: int) -> list[list[str]]:
+    """The command of each process; they meet at a port that is free now."""
+    command = [sys.executable, "-u", "-m", PROGRAM.value, *arguments]
+    if processes == 1:
+        return [[*command, "--cluster=none"]]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    group = [f"--coordinator={coordinator}", f"--num_processes={processes}"]
+    return [[*command, *group, f"--process_id={rank}"] for rank in range(processes)]
+
+
+def make_environments(processes: int) -> list[Mapping[str, str]]:
+    """What each process is told of its devices."""
+    environments: list[Mapping[str, str]] = []
+    for rank in range(processes):
+        environment = {}
+        if CPU_DEVICES.value:
+            environment["JAX_PLATFORMS"] = "cpu"
+            environment["JAX_NUM_CPU_DEVICES"] = str(CPU_DEVICES.value)
+        if count := GPUS_PER_PROCESS.value:
+            seen = range(rank * count, (rank + 1) * count)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, seen))
+        environments.append(environment)
+    return environments
+
+
+if __name__ == "__main__":
+    program.run(main)
