@@ -28,6 +28,7 @@ from ml_collections import config_flags
 from flaxnets.training.config import Config
 from flaxnets.training.distributed import is_first, synchronize
 from flaxnets.training.loop import Outcome, train
+from flaxnets.training.profile import parse_steps
 from flaxnets.training.workdir import Workdir
 from launch import processes, program
 
@@ -69,20 +70,6 @@ def run(spec: str, config: Config, profile_steps: tuple[int, int] | None) -> Out
             program.log_to(workdir.log)
         logger.info("%s in %s on %s", spec, workdir.path, program.describe_devices())
         return train(config, workdir, profile_steps=profile_steps)
-
-
-def parse_steps(text: str | None) -> tuple[int, int] | None:
-    """The numbers of ``FROM:TO``; None of None.
-
-    Raises:
-      ValueError: other text.
-    """
-    if text is None:
-        return None
-    first, _, last = text.partition(":")
-    if not (first.isdecimal() and last.isdecimal()):
-        raise ValueError(f"--profile_steps: expected FROM:TO, as 10:20, received {text!r}")
-    return int(first), int(last)
 
 
 if __name__ == "__main__":

@@ -58,3 +58,17 @@ class Profile:
             self._running = False
             jax.profiler.stop_trace()
             logger.info("a trace of the training steps is in %s", self._folder)
+
+
+def parse_steps(text: str | None) -> tuple[int, int] | None:
+    """The numbers of ``FROM:TO``; None of None.
+
+    Raises:
+      ValueError: other text.
+    """
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise ValueError(f"profile_steps: expected FROM:TO, as 10:20, received {text!r}")
+    return int(first), int(last)

@@ -1,0 +1,84 @@
+"""What tells processes of each other is checked; a single one needs none of it."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flaxnets.training.distributed import (
+    describe_process,
+    from_first,
+    is_first,
+    joined,
+    leave,
+    synchronize,
+)
+from flaxnets.training.interruption import Interruption
+from flaxnets.training.profile import Profile, parse_steps
+from flaxnets.training.workdir import Workdir
+from flaxnets.training.writers import MetricsWriter
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coordinator": "a:1"}, "received no num_processes and no process_id"),
+        ({"num_processes": 2, "process_id": 0}, "all three or none, received no coordinator"),
+        (
+            {"coordinator": "node7", "num_processes": 2, "process_id": 0},
+            "coordinator: expected HOST:PORT, received 'node7'",
+        ),
+        (
+            {"coordinator": "a:1", "num_processes": 2, "process_id": 2},
+            "process_id: expected 0 <= process_id < num_processes = 2, received 2",
+        ),
+        ({"cluster": "slrum"}, "cluster: expected one of auto, none, slurm, .*received 'slrum'"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message), joined(**options):
+        pass
+
+
+def test_a_single_process_is_the_first_and_waits_for_nobody() -> None:
+    with joined(cluster="none"):
+        assert is_first()
+        assert from_first(True)
+        assert not from_first(False)
+        synchronize("here")
+        assert describe_process() == ""
+        leave(1)  # Only where others would wait for this process.
+
+
+def test_other_processes_leave_the_workdir_alone(tmp_path: Path) -> None:
+    with Workdir(tmp_path), Workdir(tmp_path, writes=False):
+        before = sorted(tmp_path.iterdir())
+        writer = MetricsWriter(tmp_path, resume_step=0, writes=False)
+        writer.write(1, "train", {"loss": 1.0})
+        writer.close()
+        assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_notice_stops_after_the_step_and_handlers_come_back(number: int) -> None:
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert not interruption.stops_at(1)
+        os.kill(os.getpid(), number)
+        assert interruption.stops_at(2)
+        assert interruption.signal == number
+    assert signal.getsignal(number) is before
+
+
+def test_steps_to_trace_are_a_range(tmp_path: Path) -> None:
+    assert parse_steps(None) is None
+    assert parse_steps("10:20") == (10, 20)
+    for text in ("10", "10:", "a:b", "-1:2"):
+        with pytest.raises(ValueError, match=f"expected FROM:TO, as 10:20, received '{text}'"):
+            parse_steps(text)
+    with pytest.raises(ValueError, match="profile_steps: expected 1 <= FROM <= TO, received 5:4"):
+        Profile(tmp_path, (5, 4))
