@@ -156,14 +156,16 @@ class Checkpointer:
         step = self._choose(step)
         self._check_undamaged([step])
         self._check_fits(step, {"params": like.params, "collections": like.collections})
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        abstract = vars(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        # Checkpoints from before averages were kept have no place for any.
+        there = {name: abstract[name] for name in self._manager.item_metadata(step).state}
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+                state=ocp.args.StandardRestore(there), data=ocp.args.JsonRestore()
             ),
         )
-        return restored.state, Position(**restored.data)
+        return like.replace(**restored.state), Position(**restored.data)
 
     def restore_variables(self, step: int | None = None) -> dict[str, PyTree]:
         """Linen's variables of ``step``, by default the newest, for inference on this machine.
