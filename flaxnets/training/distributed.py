@@ -39,8 +39,9 @@ def joined(
     """Within ``with``, this process is one of a run's; comes before any operation of JAX.
 
     A process that dies or no longer answers ends all the others within ``heartbeat_timeout``
-    seconds and a few more: JAX aborts them (exit code 134), with ``Task N heartbeat timeout``, N
-    being its ``process_id``. When the first process dies, the others end at once.
+    seconds and a few more: JAX aborts them (exit code 134) and says which task sends no heartbeats
+    any more, the task's number being its ``process_id``. When the first process dies, which JAX
+    calls the leader, the others end at once.
 
     Args:
       coordinator: ``HOST:PORT`` where the first process listens, on loopback alone where HOST is
