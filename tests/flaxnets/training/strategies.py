@@ -33,8 +33,8 @@ T, CLASSES = 3, 4
 R, C, L, V = 4, 2, 5, 9
 
 
-def make_model(kind: str, dtype: str) -> nn.Module:
-    types: Any = {"dtype": dtype, "param_dtype": dtype}
+def make_model(kind: str, dtype: str, param_dtype: str | None = None) -> nn.Module:
+    types: Any = {"dtype": dtype, "param_dtype": param_dtype or dtype}
     if kind == "crnn":
         return CRNN(
             classifier=StepClassifier(CLASSES, dtype=dtype),
