@@ -33,7 +33,7 @@ from experiments.captioning import VOCABULARY, CaptionConfig
 from flaxnets.decoders.caption import CaptionDecoder
 from flaxnets.decoders.soft_attention import Att2in, SoftAttention
 from flaxnets.decoders.up_down import UpDown
-from flaxnets.training.config import OptimizerConfig, nearest
+from flaxnets.training.config import OptimizerConfig, nearest, runtime
 from flaxnets.training.inference import restore_variables
 from flaxnets.training.self_critical import SelfCritical
 from flaxnets.training.task import Task
@@ -48,9 +48,9 @@ class SCSTConfig(CaptionConfig):
 
     name: str = "SCST"
     batch_size: int = 32
-    num_steps: int = 3_760
-    eval_every: int = 188
-    checkpoint_every: int = 188
+    num_steps: int = 600
+    eval_every: int = 150
+    checkpoint_every: int = runtime(150)
     patience: int = 5
     start: str = ""
     """The workdir of a trained captioner of the same decoder and vocabulary."""
@@ -62,7 +62,7 @@ class SCSTConfig(CaptionConfig):
     baseline: str = "leave_one_out"
     """``leave_one_out`` or ``greedy``."""
     optimizer: OptimizerConfig = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(name="adam", learning_rate=5e-5, clip_norm=1.0)
+        default_factory=lambda: OptimizerConfig(name="adam", learning_rate=1e-4, clip_norm=1.0)
     )
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
@@ -117,11 +117,11 @@ def get_config(variant: str | None = None) -> SCSTConfig:
     config = SCSTConfig()
     if variant == "cross_entropy":
         config.name, config.decoder, config.self_critical = "Att2in", "att2in", False
-        config.batch_size, config.num_steps = 64, 4_690
-        config.eval_every = config.checkpoint_every = 469
-        config.sampling_increase, config.sampling_every = 0.05, 2 * 469
-        config.optimizer = CaptionConfig().optimizer
-        config.patience = 3
+        plain = CaptionConfig()
+        config.batch_size, config.num_steps = plain.batch_size, plain.num_steps
+        config.eval_every = config.checkpoint_every = plain.eval_every
+        config.sampling_increase, config.sampling_every = 0.05, plain.eval_every
+        config.optimizer, config.patience = plain.optimizer, plain.patience
         return config
     configured: SCSTConfig = configure(config, "scst", variant)
     return configured

@@ -9,11 +9,11 @@ import numpy as np
 
 from flaxnets.decoders.search import EOS, Hypotheses, SearchOptions, ensemble, search
 from flaxnets.training.captioning import Captioning, begin_search, model_inputs
-from flaxnets.training.checkpoint import check_shapes
 from flaxnets.training.config import Config, to_dict
 from flaxnets.training.data import Data
 from flaxnets.training.inference import TrainedModel
 from flaxnets.training.parallel import DataParallel
+from flaxnets.training.shapes import check_shapes
 from flaxnets.typing import Array, Batch, PyTree
 
 

@@ -13,6 +13,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from flaxnets.training.digests import damaged_files, write_digests
 from flaxnets.training.distributed import from_first, is_first
 from flaxnets.training.position import Position
+from flaxnets.training.shapes import check_shapes
 from flaxnets.training.state import TrainState
 from flaxnets.typing import PyTree
 
@@ -283,34 +284,3 @@ class Checkpointer:
             return []
         names = (path.name for path in self._directory.iterdir())
         return sorted(int(name) for name in names if name.isdecimal())
-
-
-def shapes_of(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """Shapes by path, as ``params/classifier/scores/kernel``."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
-
-
-def check_shapes(saved: PyTree, wanted: PyTree, name: str) -> None:
-    """Raises ValueError naming the first arrays of ``saved`` that differ in path or shape.
-
-    Args:
-      saved: arrays, or what has their shapes.
-      wanted: the same of the model.
-      name: what the message calls the checkpoint.
-    """
-    there, now = shapes_of(saved), shapes_of(wanted)
-    lines = [
-        f"{path}: {there.get(path, 'absent')} there, {now.get(path, 'absent')} now"
-        for path in sorted(there.keys() | now.keys())
-        if there.get(path) != now.get(path)
-    ]
-    if lines:
-        more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
-        raise ValueError(
-            f"{name}: the checkpoint does not fit the model of this configuration: "
-            f"{'; '.join(lines[:3])}{more}"
-        )

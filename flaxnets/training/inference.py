@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxnets.training.checkpoint import Checkpointer, check_shapes
+from flaxnets.training.checkpoint import Checkpointer
 from flaxnets.training.config import Config
 from flaxnets.training.distributed import is_first
 from flaxnets.training.evaluation import evaluate, gather_records
 from flaxnets.training.parallel import DataParallel
+from flaxnets.training.shapes import check_shapes
 from flaxnets.training.step import make_evaluation_step
 from flaxnets.training.workdir import Workdir
 from flaxnets.typing import PyTree

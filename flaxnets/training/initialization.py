@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxnets.training.checkpoint import shapes_of
 from flaxnets.training.inference import restore_variables
+from flaxnets.training.shapes import shapes_of
 from flaxnets.training.workdir import Workdir
 
 logger = logging.getLogger(__name__)
