@@ -1,0 +1,72 @@
+"""The plan: what it says of devices, and what makes a step fit."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flaxnets.training.cost import Cost, Memory
+from flaxnets.training.flops import Flops
+from launch import plan
+from launch.cpu_speed import CpuSpeed
+from launch.devices import DEVICES, GIB, Device, find_device
+from tests.launch.programs import MOVING_SHAPES, finish, sentence, start, succeed
+
+DEVICE = Device("cuda", {"bfloat16": 2e12, "float32": 1e12}, 10 * GIB)
+
+
+def cost(state: float, temporary: float) -> Cost:
+    memory = Memory(int(state * GIB), 0, int(temporary * GIB))
+    return Cost({"all": 1_000}, 1_000, Flops(1e9), Flops(1e8), memory, 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "temporary", "devices", "said"),
+    [
+        (1, 7, 1, "fits: 80.0% of 10 GiB, 90% of which can be had"),
+        (1, 30, 1, "does not fit: 310% of 10 GiB, 90% of which can be had; --config.accumulate_st"),
+        (8, 4, 1, "--config.accumulate_steps=4 would do"),
+        (20, 1, 8, "--config.fsdp=8 would do"),
+        (20, 1, 1, "more devices, a smaller batch or rematerialisation are needed"),
+    ],
+)
+def test_what_makes_a_step_fit(
+    state: float, temporary: float, devices: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "COUNT", SimpleNamespace(value=devices))
+    config: Any = SimpleNamespace(batch_size=64, accumulate_steps=1, fsdp=1)
+    assert said in plan.fit(config, cost(state, temporary), DEVICE)
+
+
+def test_a_cpu_takes_one_kind_of_work_after_the_other() -> None:
+    speed = CpuSpeed(products=1e9, elementwise=1e8, transcendental=1e7)
+    flops = Flops(products=2e9, elementwise=1e8, transcendental=5e6)
+    assert speed.seconds(flops) == pytest.approx(3.5)
+
+
+def test_every_device_has_a_peak_and_memory() -> None:
+    for device in DEVICES.values():
+        assert device.peak.keys() == {"bfloat16", "float32"}
+        assert 1e14 <= device.peak["float32"] <= device.peak["bfloat16"] <= 1e15
+        assert 15e9 < device.memory < 150e9
+    with pytest.raises(ValueError, match="device: unknown 'h10'; did you mean 'h100'"):
+        find_device("h10")
+    with pytest.raises(ValueError, match="device: unknown 'x'; there are a100, cpu, h100, h200, t"):
+        find_device("x")
+
+
+def test_the_program() -> None:
+    many = start("plan", MOVING_SHAPES, "--device=tpu_v4", "--devices=4", "--utilization=0.5")
+    here = start("plan", MOVING_SHAPES, "--nomemory", "--measure")
+    unknown = start("plan", MOVING_SHAPES, "--device=h300", "--nomemory")
+    lines = dict(line.split(None, 1) for line in succeed(many).splitlines() if line[0] != " ")
+    assert lines[MOVING_SHAPES.partition("=")[2]] == "on 4 × tpu_v4"
+    assert " of them trained" in lines["parameters"]
+    assert lines["memory"].count("iB") == 4
+    assert "at 50% of 1.1 PFLOP/s in float32" in lines["time"]
+    assert lines["epoch"].startswith("8.0 steps; 6 steps are 0.75 epochs")
+    text = succeed(here)
+    assert "memory" not in text
+    assert "ms a step on 1 × cpu" in text
+    assert "of what one large product reaches" in text
+    assert sentence(finish(unknown)).startswith("error: device: unknown 'h300'; did you mean 'h")
