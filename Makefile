@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test stress lint bench clean
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml constraints.txt
@@ -17,6 +17,11 @@ demo: .venv/installed
 # Two processes, of which one runs all tests of a file: they share what its fixtures make.
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Several real processes, killed and resumed, and fifty rounds of kills at random: half an hour.
+stress: .venv/installed
+	$(BIN)/python -m pytest -m stress
+	$(BIN)/python -m tests.chaos.run --rounds=50
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -13,7 +13,6 @@ and says which share of the peak they reached.
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,8 +28,8 @@ from flaxnets.training.state import make_state
 from flaxnets.training.step import make_train_step
 from launch import program
 from launch.cpu_speed import measure_cpu
-from launch.devices import CPU, GIB, Device, find_device
-from launch.report_page import duration
+from launch.devices import CPU, find_device
+from launch.plan_text import describe, dtype_of, operations
 
 config_flags.DEFINE_config_file(
     "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."
@@ -43,8 +42,6 @@ UTILIZATION = flags.DEFINE_float(
 MEASURE = flags.DEFINE_bool("measure", False, "Whether some steps are run and timed here.")
 MEMORY = flags.DEFINE_bool("memory", True, "Whether the step is compiled for its memory.")
 
-ROOM = 0.9
-"""Of a device's memory that a program can have."""
 MEASURED_STEPS = 5
 
 
@@ -61,79 +58,21 @@ def main(argv: Sequence[str]) -> None:
     close_batches(batches)
     platform = "cpu" if device is None else device.platform
     cost = estimate_cost(config, batch, devices=COUNT.value, platform=platform, memory=MEMORY.value)
-    steps_per_epoch = data.num_examples / config.batch_size
-    for line in describe(spec, config, cost, batch, device, steps_per_epoch):
+    for line in describe(
+        spec,
+        config,
+        cost,
+        batch,
+        data.num_examples / config.batch_size,
+        name=DEVICE.value,
+        device=device,
+        count=COUNT.value,
+        utilization=UTILIZATION.value,
+    ):
         print(line)
     if MEASURE.value:
         for line in measure(config, batch, cost):
             print(line)
-
-
-def describe(
-    spec: str,
-    config: Config,
-    cost: Cost,
-    batch: Mapping[str, np.ndarray],
-    device: Device | None,
-    steps_per_epoch: float,
-) -> Iterator[str]:
-    """The lines of a plan."""
-    shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in batch.items())
-    yield f"{spec} on {COUNT.value} × {DEVICE.value}"
-    yield f"batch           {shapes}"
-    total = sum(cost.parameters.values())
-    parts = ", ".join(f"{part} {count:,}" for part, count in cost.parameters.items())
-    yield f"parameters      {total:,} ({parts}), {cost.trained:,} of them trained"
-    yield f"training step   {_operations(cost.train.products)} in products, " + (
-        f"{_operations(cost.train.elementwise + cost.train.transcendental)} by elements"
-    )
-    loops = cost.evaluate.unbounded_loops
-    yield f"evaluation      {_operations(cost.evaluate.products)} in products, a batch" + (
-        f"; {loops} loops of unknown length counted once" if loops else ""
-    )
-    if cost.memory is not None:
-        yield f"memory          {_size(cost.memory.peak)} on each device at its peak: state " + (
-            f"{_size(cost.memory.state)}, batch {_size(cost.memory.batch)}, temporary "
-            f"{_size(cost.memory.temporary)}"
-        )
-        if device is not None:
-            yield "                " + fit(config, cost, device)
-    yield f"exchanged       {_size(cost.exchanged_bytes)} sent by each device in a step"
-    yield f"epoch           {steps_per_epoch:,.1f} steps; {config.num_steps:,} steps are " + (
-        f"{config.num_steps / steps_per_epoch:.3g} epochs"
-    )
-    if device is None:
-        seconds = measure_cpu().seconds(cost.train)
-        how = "at this machine's measured speed"
-    else:
-        peak = device.peak[dtype_of(config)] * COUNT.value
-        seconds = cost.train.products / (UTILIZATION.value * peak)
-        how = f"at {UTILIZATION.value:.0%} of {_operations(peak)}/s in {dtype_of(config)}"
-    whole = seconds * config.num_steps
-    yield f"time            {1000 * seconds:.3g} ms a step {how}; all steps {duration(whole)}, " + (
-        f"{whole * COUNT.value / 3600:.3g} device hours, without evaluations"
-    )
-
-
-def fit(config: Config, cost: Cost, device: Device) -> str:
-    """Whether the step fits into the device, and which flag makes it fit."""
-    memory = cost.memory
-    assert memory is not None
-    room = ROOM * device.memory
-    have = f"of {_size(device.memory)}, {ROOM:.0%} of which can be had"
-    if memory.peak <= room:
-        return f"fits: {memory.peak / device.memory:.1%} {have}"
-    line = f"does not fit: {memory.peak / device.memory:.0%} {have}"
-    rows = config.batch_size // COUNT.value // config.accumulate_steps
-    for factor in (2, 4, 8, 16, 32, 64):
-        # Gradients are summed beside those of a micro-batch.
-        micro = memory.state + memory.batch + memory.temporary / factor + 4 * cost.trained
-        if rows % factor == 0 and micro <= room:
-            return line + f"; --config.accumulate_steps={factor * config.accumulate_steps} would do"
-    shared = memory.peak - memory.state + memory.state / COUNT.value
-    if COUNT.value > 1 and config.fsdp == 1 and shared <= room:
-        return line + f"; --config.fsdp={COUNT.value} would do"
-    return line + "; more devices, a smaller batch or rematerialisation are needed"
 
 
 def measure(config: Config, batch: Mapping[str, np.ndarray], cost: Cost) -> Iterator[str]:
@@ -162,33 +101,13 @@ def measure(config: Config, batch: Mapping[str, np.ndarray], cost: Cost) -> Iter
     seconds = statistics.median(times)
     kind = jax.devices()[0].device_kind
     reached = cost.train.products / seconds
-    line = f"measured        {1000 * seconds:.3g} ms a step on 1 × {kind}: {_operations(reached)}/s"
+    line = f"measured        {1000 * seconds:.3g} ms a step on 1 × {kind}: {operations(reached)}/s"
     if jax.default_backend() == "cpu":
         line += f", {reached / measure_cpu().products:.0%} of what one large product reaches"
     elif DEVICE.value != CPU:
         peak = find_device(DEVICE.value).peak[dtype_of(config)]
         line += f", {reached / peak:.0%} of the peak of {DEVICE.value}"
     yield line
-
-
-def dtype_of(config: Any) -> str:
-    """The dtype of the products: ``model.dtype`` where the experiment has it."""
-    dtype = getattr(getattr(config, "model", None), "dtype", "float32")
-    return "bfloat16" if dtype in ("bfloat16", "float16") else "float32"
-
-
-def _operations(count: float) -> str:
-    for scale, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if count >= scale:
-            return f"{count / scale:.3g} {name}FLOP"
-    return f"{count:.0f} FLOP"
-
-
-def _size(count: float) -> str:
-    for scale, name in ((GIB, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")):
-        if count >= scale:
-            return f"{count / scale:.3g} {name}"
-    return f"{count:.0f} B"
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from flax import traverse_util
 
-from flaxnets.encoders.encoder import Encoder
 from flaxnets.typing import PyTree
 
 
@@ -29,7 +28,14 @@ def from_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(dict(tensors), sep=".")
 
 
-def to_encoder_tensors(encoder: Encoder, variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
+class Named(Protocol):
+    """An encoder as far as the names of its weights go; those of ``flaxnets/encoders`` are."""
+
+    def weight_name(self, path: tuple[str, ...], /) -> str:
+        """PyTorch's name of the variable at a path, from its collection on."""
+
+
+def to_encoder_tensors(encoder: Named, variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
     """An encoder's variables as ``load_pretrained`` reads them.
 
     Args:

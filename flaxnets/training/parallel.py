@@ -182,6 +182,8 @@ class DataParallel:
 
     def place_variables(self, variables: PyTree) -> PyTree:
         """See ``Strategy``."""
+        if jax.process_count() > 1:  # Arrays of one process's device cannot be sent to others'.
+            variables = jax.tree.map(_to_host, variables)
         return jax.device_put(variables, self.shardings(variables))
 
     def replicate(self, tree: PyTree) -> PyTree:
@@ -230,6 +232,12 @@ class DataParallel:
     def checkpoint_view(self, state: TrainState) -> TrainState:
         """The state itself."""
         return state
+
+
+def _to_host(leaf: Any) -> Any:
+    """An array of this process as NumPy's; one of all processes as it is."""
+    is_own = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+    return np.asarray(leaf) if is_own else leaf
 
 
 def partition(shape: tuple[int, ...], fsdp: int, sharded_size: int = SHARDED_SIZE) -> PartitionSpec:

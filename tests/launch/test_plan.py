@@ -7,9 +7,9 @@ import pytest
 
 from flaxnets.training.cost import Cost, Memory
 from flaxnets.training.flops import Flops
-from launch import plan
 from launch.cpu_speed import CpuSpeed
 from launch.devices import DEVICES, GIB, Device, find_device
+from launch.plan_text import fit
 from tests.launch.programs import MOVING_SHAPES, finish, sentence, start, succeed
 
 DEVICE = Device("cuda", {"bfloat16": 2e12, "float32": 1e12}, 10 * GIB)
@@ -25,17 +25,14 @@ def cost(state: float, temporary: float) -> Cost:
     [
         (1, 7, 1, "fits: 80.0% of 10 GiB, 90% of which can be had"),
         (1, 30, 1, "does not fit: 310% of 10 GiB, 90% of which can be had; --config.accumulate_st"),
-        (8, 4, 1, "--config.accumulate_steps=4 would do"),
+        (8, 4, 1, "--config.accumulate_steps=8 would do"),
         (20, 1, 8, "--config.fsdp=8 would do"),
         (20, 1, 1, "more devices, a smaller batch or rematerialisation are needed"),
     ],
 )
-def test_what_makes_a_step_fit(
-    state: float, temporary: float, devices: int, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plan, "COUNT", SimpleNamespace(value=devices))
+def test_what_makes_a_step_fit(state: float, temporary: float, devices: int, said: str) -> None:
     config: Any = SimpleNamespace(batch_size=64, accumulate_steps=1, fsdp=1)
-    assert said in plan.fit(config, cost(state, temporary), DEVICE)
+    assert said in fit(config, cost(state, temporary), DEVICE, devices)
 
 
 def test_a_cpu_takes_one_kind_of_work_after_the_other() -> None:
@@ -64,7 +61,7 @@ def test_the_program() -> None:
     assert " of them trained" in lines["parameters"]
     assert lines["memory"].count("iB") == 4
     assert "at 50% of 1.1 PFLOP/s in float32" in lines["time"]
-    assert lines["epoch"].startswith("8.0 steps; 6 steps are 0.75 epochs")
+    assert lines["epoch"].startswith("4.0 steps; 6 steps are 1.5 epochs")
     text = succeed(here)
     assert "memory" not in text
     assert "ms a step on 1 × cpu" in text

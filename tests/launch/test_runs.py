@@ -8,7 +8,7 @@ import filelock
 import pytest
 
 from launch.run_list import find_runs, overlay
-from launch.runs import build_page, format_table, ranked, row_of
+from launch.run_table import build_page, format_table, ranked, row_of
 from tests.launch.pages import Page
 from tests.launch.programs import finish, sentence, start, succeed
 

@@ -1,0 +1,250 @@
+"""A run of several processes is the run of one; what happens to one of them ends all, in time."""
+
+import re
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from flaxnets.training.checkpoint import Checkpointer
+from flaxnets.training.inference import read_predictions
+from flaxnets.training.writers import read_metrics
+from tests.launch.jobs import Job, free_port
+from tests.launch.regression import NUM_EXAMPLES, read_trace
+
+# Real processes take seconds to start each: `make stress` runs them.
+pytestmark = pytest.mark.stress
+CONFIG = "--config=tests/launch/regression.py"
+STEPS = 30
+HEARTBEAT = 5
+# What JAX says of a process that is gone; of the second it has two ways to say so.
+LEADER = "the leader task was preempted/died"
+SECOND = r"Task 1 heartbeat timeout|unhealthy \(stopped sending heartbeats\):\s+1\b"
+
+Start = Callable[..., Job]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """Starts the training of a workdir as so many processes."""
+    folder = tmp_path_factory.mktemp("jobs")
+
+    def train(workdir: Path, *flags: str, **options: Any) -> Job:
+        flags = (CONFIG, f"--workdir={workdir}", f"--config.trace={workdir}.trace", *flags)
+        logs = folder / f"{time.monotonic_ns()}"
+        options = {"heartbeat": HEARTBEAT, "cache": folder / "cache", **options}
+        return Job("launch.train", flags, logs=logs, **options)
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def eight(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process with eight devices."""
+    path = tmp_path_factory.mktemp("eight") / "run"
+    with start(path, num_processes=1, devices=8) as job:
+        job.succeed()
+    return path
+
+
+def last_step(path: Path) -> int:
+    return max((record["step"] for record in read_metrics(path)), default=0)
+
+
+def reached(path: Path, step: int) -> bool:
+    return last_step(path) >= step
+
+
+def losses(path: Path) -> list[tuple[str, int]]:
+    return [(r["split"], r["step"]) for r in read_metrics(path)]
+
+
+def assert_same_figures(path: Path, expected: Path, rtol: float = 1e-4) -> None:
+    """Every record is there once, in order, and says the same."""
+    assert losses(path) == losses(expected)
+    for one, other in zip(read_metrics(path), read_metrics(expected), strict=True):
+        names = [n for n in ("loss", "gradient_norm", "examples", "skipped") if n in other]
+        found = [one[name] for name in names]
+        assert found == pytest.approx([other[name] for name in names], rel=rtol), one["step"]
+
+
+def last_variables(path: Path) -> Any:
+    checkpointer = Checkpointer(path / "checkpoints", read_only=True)
+    assert checkpointer.latest_step == STEPS
+    variables = checkpointer.restore_variables()
+    checkpointer.close()
+    return jax.device_get(variables)
+
+
+def assert_each_example_once_an_epoch(path: Path) -> None:
+    examples = read_trace(path.with_name(f"{path.name}.trace"), STEPS)
+    for epoch in range(len(examples) // NUM_EXAMPLES):
+        part = examples[epoch * NUM_EXAMPLES : (epoch + 1) * NUM_EXAMPLES]
+        assert sorted(part) == list(range(NUM_EXAMPLES))
+
+
+def test_two_processes_train_and_evaluate_as_one_does(
+    start: Start, eight: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    with start(path, "--profile_steps=12:13", devices=4) as job:
+        job.succeed()
+        first, second = (log.read_text() for log in job.logs)
+    assert_same_figures(path, eight)
+    assert_each_example_once_an_epoch(path)
+    assert "process 0 of 2 waits for the others" in first
+    assert (path / "log.txt").read_text().count("step 10, validation") == 1
+    assert len(list((path / "tensorboard").iterdir())) == 1
+    assert "a trace of the training steps is in" in first
+    assert "a trace of the training steps is in" not in second
+    for name in ("perfetto_trace.json.gz", "*.xplane.pb"):
+        assert len(list((path / "profile").rglob(name))) == 1
+    for processes, workdir in ((2, path), (1, eight)):
+        out = tmp_path / f"{processes}.json"
+        flags = [f"--workdir={workdir}", "--split=validation", f"--out={out}"]
+        options = {"num_processes": processes, "devices": 8 // processes}
+        with Job("launch.evaluate", flags, logs=tmp_path / f"logs{processes}", **options) as job:
+            job.succeed()
+    two, one = (read_predictions(p / "predictions" / "validation.jsonl") for p in (path, eight))
+    assert [record["index"] for record in two] == [i for i in range(NUM_EXAMPLES) if i != 5]
+    assert [r["index"] for r in one] == [r["index"] for r in two]
+    np.testing.assert_allclose([r["y"] for r in two], [r["y"] for r in one], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "devices", "flags"),
+    [
+        (1, 8, ()),
+        (1, 1, ()),
+        (2, 2, ()),
+        (1, 8, ("--config.fsdp=2",)),
+    ],
+    ids=["8", "1", "2 × 2", "fsdp 4 × 2"],
+)
+def test_saved_on_eight_devices_it_goes_on_on_any_others(
+    num_processes: int,
+    devices: int,
+    flags: tuple[str, ...],
+    start: Start,
+    eight: Path,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run"
+    with start(path, "--config.delay=0.05", num_processes=1, devices=8) as job:
+        assert job.wait_until(partial(reached, path, 6))
+        job.processes[0].send_signal(signal.SIGUSR1)
+        assert job.wait() == [128 + signal.SIGUSR1], job.text()
+    stopped = last_step(path)
+    assert 6 <= stopped < STEPS
+    with start(path, *flags, num_processes=num_processes, devices=devices) as job:
+        job.succeed()
+        assert f"resuming from step {stopped}" in job.logs[0].read_text()
+    assert_same_figures(path, eight)
+    assert_each_example_once_an_epoch(path)
+    if (num_processes, devices, flags) == (1, 8, ()):
+        assert [r.get("loss") for r in read_metrics(path)] == [
+            r.get("loss") for r in read_metrics(eight)
+        ]
+        jax.tree.map(np.testing.assert_array_equal, last_variables(path), last_variables(eight))
+
+
+def test_a_signal_to_one_process_ends_both_after_the_same_step(
+    start: Start, eight: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    for number, victim in ((signal.SIGTERM, 1), (signal.SIGUSR1, 0)):
+        before = last_step(path)
+        with start(path, "--config.delay=0.05", devices=4) as job:
+            assert job.wait_until(partial(reached, path, before + 3))
+            job.processes[victim].send_signal(number)
+            codes = job.wait()
+            text = job.text()
+        assert codes[victim] == 128 + number, text
+        assert codes[1 - victim] == 128 + signal.SIGTERM, text
+        step = last_step(path)
+        assert text.count(f"stopped at step {step} by signal") == 2
+        checkpointer = Checkpointer(path / "checkpoints", read_only=True)
+        assert checkpointer.latest_step == step
+        checkpointer.close()
+    with start(path, devices=4) as job:
+        job.succeed()
+    assert_same_figures(path, eight)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_which_names_it(
+    victim: int, start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    with start(path, "--config.delay=0.05") as job:
+        assert job.wait_until(partial(reached, path, 6))
+        job.processes[victim].kill()
+        killed = time.monotonic()
+        codes = job.wait()
+        seconds = time.monotonic() - killed
+        text = job.logs[1 - victim].read_text()
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == -signal.SIGABRT, text
+    assert seconds < HEARTBEAT + 15
+    assert re.search(LEADER if victim == 0 else SECOND, text)
+    checkpointer = Checkpointer(path / "checkpoints", read_only=True)
+    assert checkpointer.latest_step is not None
+    checkpointer.restore_variables()
+    checkpointer.close()
+
+
+def test_an_error_of_one_process_ends_the_other(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with start(path, "--config.fails_at=6") as job:
+        codes = job.wait()
+        first, second = (log.read_text() for log in job.logs)
+    assert codes == [-signal.SIGABRT, 1], job.text()
+    assert "error: process 1 of 2 (" in second
+    assert "batch 6: the disk of this machine is broken" in second
+    assert "Traceback" not in second
+    assert re.search(SECOND, first)
+    # Its folder is free again, and the run can go on.
+    with start(path) as job:
+        job.succeed()
+
+
+def slurm(process: int) -> dict[str, str]:
+    return {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(process),
+        "SLURM_LOCALID": str(process),
+    }
+
+
+def open_mpi(process: int) -> dict[str, str]:
+    return {
+        "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": str(process),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(process),
+    }
+
+
+@pytest.mark.parametrize("environment", [slurm, open_mpi], ids=["Slurm", "Open MPI"])
+def test_a_launcher_that_sets_variables_is_enough(
+    environment: Callable[[int], dict[str, str]], start: Start, eight: Path, tmp_path: Path
+) -> None:
+    port = str(free_port())
+
+    def variables(process: int) -> dict[str, str]:
+        bind = {"JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}"}
+        return {**environment(process), "JAX_COORDINATOR_PORT": port, **bind}
+
+    path = tmp_path / "run"
+    with start(path, devices=4, environment=variables, told=False) as job:
+        job.succeed()
+        assert "processes: 0: " in job.logs[0].read_text()
+    assert_same_figures(path, eight)
