@@ -20,7 +20,7 @@ import dataclasses
 from typing import Any
 
 from experiments.caption_variants import configure
-from experiments.captioning import CaptionConfig
+from experiments.captioning import CaptionConfig, DecoderConfig
 from flaxnets.decoders.caption import CaptionDecoder
 from flaxnets.decoders.show_and_tell import ShowAndTell
 
@@ -30,6 +30,10 @@ class ShowAndTellConfig(CaptionConfig):
     """The hyper-parameters."""
 
     name: str = "Show and Tell"
+    model: DecoderConfig = dataclasses.field(
+        # The decoder embeds the mean over the places itself.
+        default_factory=lambda: DecoderConfig(region_features=0)
+    )
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
         """One LSTM."""
