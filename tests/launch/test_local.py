@@ -182,6 +182,7 @@ def test_each_process_is_told_who_it_is_and_which_devices_it_has(
     assert environment == {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
 
 
+@pytest.mark.stress
 def test_a_training_of_two_processes_and_flags_that_are_missing(tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     trained = start("local", "--cpu_devices=2", "--", MOVING_SHAPES, f"--workdir={workdir}")
