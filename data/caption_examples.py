@@ -1,5 +1,6 @@
 """From captioned images, features or videos to examples of captioning."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import cast
 
@@ -13,7 +14,7 @@ _INPUTS = ("image", "features", "video")
 _KEPT = (*_INPUTS, "lengths", "mask")
 
 
-class DecodedImages:
+class DecodedImages(ABC):
     """Random access to images as pixels of one size; picklable.
 
     It is what an encoder's features are made of (``data.features``), and the inputs of a
@@ -26,12 +27,12 @@ class DecodedImages:
     def __init__(self, transform: ImageTransform):
         self.transform = transform
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def decode(self, index: int) -> np.ndarray:
         """Decodes the image ``index`` to (H,W,3) uint8, or raises ``OSError``."""
-        raise NotImplementedError
 
     def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
         """``image`` (size,size,3) uint8, ``mask``, ``index``; zeros where it does not decode."""
