@@ -1,0 +1,98 @@
+"""Runs a training on a Kubernetes cluster as a JobSet.
+
+    python -m launch.kubernetes --name=lrcn --image=REGISTRY/flaxnets --processes=2 --gpus=8 \
+        --volume=runs:/runs --volume=videos:/videos -- --config=experiments/lrcn_ucf101.py \
+        --workdir=/runs/lrcn --config.data.root=/videos/ucf101
+
+    python -m launch.kubernetes --name=lrcn --image=REGISTRY/flaxnets --tpu=v5e --topology=4x4 …
+
+What stands behind ``--`` are the flags of ``launch.train``, or of the program that ``--program``
+names. ``--dry_run`` prints the manifest; without it, it goes to ``kubectl apply``. The cluster
+needs JobSet (0.6 or newer, https://jobset.sigs.k8s.io), the image comes from the ``Dockerfile``,
+and the claims of ``--volume`` exist; with several processes they are ReadWriteMany, since all share
+the workdir. Code and experiments are those of the image.
+
+A process that fails ends all, and all start again, up to ``--restarts`` times, and resume; after an
+eviction, or where the program saved after a signal, this does not count. Follow, and stop:
+
+    kubectl logs -f -l jobset.sigs.k8s.io/jobset-name=lrcn --prefix
+    kubectl delete jobset lrcn
+
+The exit code is kubectl's.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+import yaml
+from absl import flags
+
+from launch import program
+from launch.jobset import make_jobset
+from launch.jobset_options import Options, parse_volume
+from launch.submission import parse_pairs
+
+NAME = flags.DEFINE_string(
+    "name", None, "Of the JobSet, and part of its pods' names.", required=True
+)
+IMAGE = flags.DEFINE_string("image", None, "The image, built by the Dockerfile.", required=True)
+PROCESSES = flags.DEFINE_integer(
+    "processes", None, "Pods, of one process each; of a TPU slice, its machines.", lower_bound=1
+)
+GPUS = flags.DEFINE_integer("gpus", 0, "NVIDIA GPUs of each process.", lower_bound=0)
+TPU = flags.DEFINE_string("tpu", None, "The type of TPU on GKE: v4, v5e, v5p or v6e.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "Of the TPU slice, as 4x4 or 2x2x4.")
+NAMESPACE = flags.DEFINE_string("namespace", None, "Default: the one that kubectl is set to.")
+QUEUE = flags.DEFINE_string("queue", None, "Kueue's LocalQueue that admits the JobSet.")
+VOLUME = flags.DEFINE_multi_string(
+    "volume", [], "CLAIM:/path of a PersistentVolumeClaim; for the workdir and the data."
+)
+ENV = flags.DEFINE_list("env", [], "A=B,C=D: variables of each process.")
+NODE_SELECTOR = flags.DEFINE_list(
+    "node_selector", [], "A=B,C=D: labels of the nodes, as of those with a certain GPU."
+)
+CPU = flags.DEFINE_string("cpu", None, "Cores that each process requests, as 8.")
+MEMORY = flags.DEFINE_string("memory", None, "Memory of each process, as 64Gi.")
+RESTARTS = flags.DEFINE_integer("restarts", 3, "Further attempts after a failure.", lower_bound=0)
+MAX_RUN_SECONDS = flags.DEFINE_integer(
+    "max_run_seconds", None, "After these, an attempt saves and the JobSet ends.", lower_bound=1
+)
+PROGRAM = flags.DEFINE_string("program", "launch.train", "The module that each process runs.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the manifest and submit nothing.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Submits, or prints; returns the exit code."""
+    options = Options(
+        name=NAME.value,
+        image=IMAGE.value,
+        arguments=argv,
+        program=PROGRAM.value,
+        processes=PROCESSES.value,
+        gpus=GPUS.value,
+        tpu=TPU.value,
+        topology=TOPOLOGY.value,
+        namespace=NAMESPACE.value,
+        queue=QUEUE.value,
+        volumes=[parse_volume(value) for value in VOLUME.value],
+        environment=parse_pairs("env", ENV.value),
+        node_selector=parse_pairs("node_selector", NODE_SELECTOR.value),
+        cpu=CPU.value,
+        memory=MEMORY.value,
+        restarts=RESTARTS.value,
+        max_run_seconds=MAX_RUN_SECONDS.value,
+    )
+    manifest = yaml.safe_dump(make_jobset(options), sort_keys=False)
+    if DRY_RUN.value:
+        print(manifest, end="")
+        return 0
+    if shutil.which("kubectl") is None:
+        raise ValueError(
+            "kubectl is not on the PATH; install it, or print the manifest with --dry_run"
+        )
+    return subprocess.run(["kubectl", "apply", "-f", "-"], input=manifest, text=True).returncode
+
+
+if __name__ == "__main__":
+    program.run(main)
