@@ -1,0 +1,297 @@
+"""Trainings on Cloud TPU: the commands, their quoting, and a gcloud that plays machines."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.submission import CODE
+from launch.tpu_commands import (
+    FILES,
+    INSTALL,
+    MOST_MISSES,
+    ROOT,
+    Options,
+    delete_command,
+    make_commands,
+    run_commands,
+)
+from launch.tpu_slices import find_accelerator
+from tests.launch.programs import MOVING_SHAPES, finish, sentence, start, succeed
+
+GOLDEN = Path(__file__).parent / "golden"
+QUEUED_FLAGS = [
+    "--name=lrcn",
+    "--zone=us-west4-a",
+    "--type=v5litepod-16",
+    "--project=research",
+    "--queued",
+    "--spot",
+    "--setup=sudo mkdir -p /nfs && sudo mount 10.0.0.2:/share /nfs",
+    "--delete",
+    "--",
+    "--config=experiments/lrcn_ucf101.py",
+    "--workdir=/nfs/runs/lrcn",
+    "--config.data.root=/nfs/it's here",
+]
+
+
+def options(**changes: Any) -> Options:
+    """Options of the smallest slice there is, with changes."""
+    given: dict[str, Any] = {
+        "name": "smoke",
+        "zone": "us-east5-b",
+        "type": "v6e-1",
+        "arguments": [MOVING_SHAPES, "--workdir=runs/smoke"],
+    }
+    return Options(**{**given, **changes})
+
+
+def test_the_program_prints_the_golden_commands() -> None:
+    printed = start("tpu", "--dry_run", *QUEUED_FLAGS)
+    wrong = start("tpu", "--dry_run", "--name=a", "--zone=us-west4-a", "--type=v5e-16", "--", "-x")
+    assert succeed(printed) == (GOLDEN / "tpu_queued.txt").read_text()
+    assert "did you mean v5litepod-16?" in sentence(finish(wrong))
+
+
+def test_commands_of_one_machine_are_the_golden_ones() -> None:
+    commands = make_commands(options(repository="https://example.org/flaxnets.git"))
+    lines = (GOLDEN / "tpu_single.txt").read_text().splitlines()
+    assert [shlex.join(command) for command in commands] == lines
+    assert [shlex.split(line) for line in lines] == commands
+
+
+def test_commands_follow_gclouds_reference() -> None:
+    """Flags of https://cloud.google.com/sdk/gcloud/reference/compute/tpus, copied by hand."""
+    wide = {"zone", "quiet", "project"}
+    known = {
+        ("tpu-vm", "create"): wide | {"version", "accelerator-type", "spot"},
+        ("tpu-vm", "ssh"): wide | {"worker", "command"},
+        ("tpu-vm", "scp"): wide | {"worker", "recurse"},
+        ("tpu-vm", "delete"): wide,
+        ("queued-resources", "create"): wide
+        | {"node-id", "runtime-version", "accelerator-type", "spot"},
+        ("queued-resources", "delete"): wide | {"force"},
+    }
+    required = {
+        ("tpu-vm", "create"): {"zone", "version"},
+        ("queued-resources", "create"): {"zone", "runtime-version", "accelerator-type", "node-id"},
+    }
+    seen = set()
+    for queued in (False, True):
+        shared = {"setup": ["true"], "arguments": ["--workdir=/nfs/a"]}
+        given = options(queued=queued, spot=True, delete=True, project="p", **shared)
+        for command in make_commands(given):
+            if command[0] == "sh":
+                continue
+            assert command[:3] == ["gcloud", "compute", "tpus"]
+            kind = (command[3], command[4])
+            flags = {a[2:].partition("=")[0] for a in command[5:] if a.startswith("--")}
+            assert flags <= known[kind], command
+            assert flags >= required.get(kind, set()), command
+            seen.add(kind)
+    assert seen == set(known)
+
+
+def inner(command: list[str]) -> str:
+    """What a command has the machines' shells run."""
+    (line,) = [argument for argument in command if argument.startswith("--command=")]
+    return line.removeprefix("--command=")
+
+
+def test_flags_reach_the_program_as_they_are(tmp_path: Path) -> None:
+    arguments = ["--workdir=runs/a b", '--config.note=it\'s $HOME; `x` "y" \\ *\n(1)', "--", "ü"]
+    line = shlex.join(make_commands(options(arguments=arguments))[-1])
+    python = tmp_path / "flaxnets/.venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    python.chmod(0o755)
+    # Once through the shell into which a printed line is pasted, once through the machine's.
+    pasted = shlex.split(line)
+    done = subprocess.run(["sh", "-c", inner(pasted)], cwd=tmp_path, capture_output=True, text=True)
+    ran = ["-u", "-m", "launch.train", *arguments, "--cluster=none"]
+    assert json.loads(done.stdout) == ran, done.stderr
+
+
+def test_what_is_copied_and_installed_exists() -> None:
+    commands = make_commands(options())
+    (scp,) = [command for command in commands if command[4] == "scp"]
+    positional = [argument for argument in scp[5:] if not argument.startswith("-")]
+    assert positional == [*CODE, *FILES, "smoke:flaxnets/"]
+    assert all((ROOT / name).exists() for name in positional[:-1])
+    extras = re.search(r"'\.\[(.*)\]'", INSTALL)
+    assert extras
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(extras[1].split(",")) <= set(project["optional-dependencies"])
+
+
+GCLOUD = """#!{python}
+# Two machines are two folders; the answers to describe stand in a file, a line each.
+import pathlib, shutil, subprocess, sys
+root = pathlib.Path({root!r})
+group, verb, *rest = sys.argv[3:]
+flags = dict(a[2:].partition("=")[::2] for a in rest if a.startswith("--"))
+with open(root / "log", "a") as log:
+    log.write(f"{{group}} {{verb}}\\n")
+workers = [root / "worker0", root / "worker1"]
+if verb == "create":
+    for worker in workers:
+        worker.mkdir()
+elif verb == "describe":
+    first, *others = (root / "states").read_text().splitlines()
+    (root / "states").write_text("\\n".join(others))
+    if first == "fails":
+        sys.exit(1)
+    print(first)
+elif verb == "scp":
+    *sources, target = [a for a in rest if not a.startswith("--")]
+    for worker in workers:
+        for source in sources:
+            subprocess.run(["cp", "-r", source, worker / target.partition(":")[2]], check=True)
+elif verb == "ssh":
+    for worker in workers:
+        if code := subprocess.run(["sh", "-c", flags["command"]], cwd=worker).returncode:
+            sys.exit(code)
+elif verb == "delete":
+    for worker in workers:
+        shutil.rmtree(worker)
+"""
+# In the place of Python and uv: makes an environment whose Python says what it was to run.
+PYTHON3 = """#!/bin/sh
+echo "$@" >> {root}/installed
+mkdir -p .venv/bin
+printf '#!/bin/sh\\necho "$@" >> {root}/trained\\ntest -f launch/train.py || exit 9\\n' \
+    > .venv/bin/python
+chmod +x .venv/bin/python
+"""
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose gcloud, python3 and sleep are the first on the PATH."""
+    programs = {
+        "gcloud": GCLOUD.format(python=sys.executable, root=str(tmp_path)),
+        "python3": PYTHON3.format(root=tmp_path),
+        "sleep": f"#!/bin/sh\necho $1 >> {tmp_path}/slept\n",
+    }
+    for name, text in programs.items():
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return tmp_path
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def queued(**changes: Any) -> Options:
+    """Two machines, queued and removed in the end."""
+    given: dict[str, Any] = {
+        "type": "v4-16",
+        "queued": True,
+        "delete": True,
+        "setup": ["echo ready > mounted"],
+        "arguments": ["--workdir=/nfs/a"],
+    }
+    return options(**{**given, **changes})
+
+
+def test_machines_are_made_trained_on_and_removed(cloud: Path) -> None:
+    states = ["WAITING_FOR_RESOURCES", "fails", "PROVISIONING", "ACTIVE"]
+    (cloud / "states").write_text("\n".join(states))
+    assert run_commands(make_commands(queued())) == 0
+    assert lines(cloud / "log") == [
+        "queued-resources create",
+        *["queued-resources describe"] * 4,
+        *["tpu-vm ssh", "tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh", "tpu-vm ssh"],
+        "queued-resources delete",
+    ]
+    assert len(lines(cloud / "slept")) == 3
+    installed = lines(cloud / "installed")
+    assert len(installed) == 6
+    assert "-c constraints.txt -e .[pretrained,captions,tpu]" in installed[2]
+    assert lines(cloud / "trained") == ["-u -m launch.train --workdir=/nfs/a --cluster=gcetpu"] * 2
+    assert not (cloud / "worker0").exists()
+
+
+@pytest.mark.parametrize("states", [["PROVISIONING", "FAILED"], ["fails"] * MOST_MISSES])
+def test_a_queue_that_gives_nothing_ends_the_commands(
+    states: list[str], cloud: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (cloud / "states").write_text("\n".join(states))
+    assert run_commands(make_commands(queued())) == 1
+    assert lines(cloud / "log")[1:] == ["queued-resources describe"] * len(states)
+    answer = "no answer" if states[-1] == "fails" else "FAILED"
+    assert f"error: smoke will not start: {answer}" in capfd.readouterr().err
+
+
+def test_the_first_failure_ends_the_commands(cloud: Path) -> None:
+    failing = queued(queued=False, setup=["exit 7", "echo never > mounted"])
+    assert run_commands(make_commands(failing)) == 7
+    assert lines(cloud / "trained") == []
+    # The machines are still there: the next attempt goes on with them.
+    (cloud / "log").unlink()
+    again = queued(queued=False, create=False, setup=[])
+    assert run_commands(make_commands(again)) == 0
+    assert lines(cloud / "log")[0] == "tpu-vm ssh"
+    assert lines(cloud / "log")[-1] == "tpu-vm delete"
+    assert delete_command(failing) == make_commands(again)[-1]
+
+
+def test_without_gcloud_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"^gcloud is not on the PATH; .* --dry_run"):
+        run_commands(make_commands(options()))
+
+
+@pytest.mark.parametrize(
+    ("value", "hosts"),
+    [
+        ("v5litepod-1", 1),
+        ("v5litepod-8", 1),
+        ("v5litepod-16", 4),
+        ("v6e-256", 64),
+        ("v4-8", 1),
+        ("v4-16", 2),
+        ("v5p-32", 4),
+        ("v5p-12288", 1536),
+    ],
+)
+def test_accelerator_types_have_their_machines(value: str, hosts: int) -> None:
+    """Hosts of https://cloud.google.com/tpu/docs/v4, v5e, v5p and v6e."""
+    assert find_accelerator(value)[1] == hosts
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "Lrcn"}, "name: expected up to 63 lower-case letters"),
+        ({"zone": "us-west4"}, "zone: expected one as us-west4-a, received 'us-west4'"),
+        ({"type": "v5e-16"}, "type: .*did you mean v5litepod-16"),
+        ({"type": "a100"}, "type: expected one of v4-N, v5litepod-N, v5p-N, v6e-N, received"),
+        ({"type": "v5litepod-12"}, "expected v5litepod-N with N chips: 1, 4, 8, 16"),
+        ({"type": "v6e-512"}, "expected v6e-N with N chips"),
+        ({"type": "v5p-4"}, "expected v5p-N with N cores: a multiple of 8, up to 12288"),
+        ({"type": "v4-0"}, "expected v4-N with N cores: a multiple of 8, up to 8192"),
+        ({"repository": "--upload-pack=x"}, "repository: expected a URL"),
+        ({"arguments": []}, "expected the flags of launch.train behind --, received none"),
+        ({"arguments": ["-x"]}, "expected --workdir=DIR"),
+        ({"arguments": ["--workdir=a", "--cluster=none"]}, "--cluster: given by the submitter"),
+        ({"type": "v6e-16"}, "workdir: expected an absolute path .* the 4 machines share it"),
+        ({"delete": True}, "workdir: expected an absolute path .* since it outlives them"),
+        ({"delete": True, "arguments": ["--workdir=/a"]}, "setup: expected a command that mounts"),
+        ({"type": "v6e-16", "program": "launch.plan"}, "launch.evaluate for 4 processes"),
+    ],
+)
+def test_what_cloud_tpu_would_not_take_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(**changes)
