@@ -107,6 +107,8 @@ class ImageTransform:
         resampling: "bilinear" or "bicubic".
         stretch: the whole image is resized to the square instead, whatever its shape.
         mirror: left and right change places.
+        window: the part of the image that is seen: top, left, bottom, right as shares of its height
+            and width; None: all of it.
     """
 
     size: int = 224
@@ -114,6 +116,7 @@ class ImageTransform:
     resampling: Literal["bilinear", "bicubic"] = "bilinear"
     stretch: bool = False
     mirror: bool = False
+    window: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -131,11 +134,20 @@ class ImageTransform:
                 f"resampling: expected one of {', '.join(_RESAMPLING)}, "
                 f"received {self.resampling!r}"
             )
+        if self.window is not None:
+            top, left, bottom, right = self.window
+            if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+                raise ValueError(
+                    "window: expected 0 <= top < bottom <= 1 and 0 <= left < right <= 1, received "
+                    f"{self.window}"
+                )
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H,W,3) uint8 to (size,size,3) uint8."""
+        _require_image(image)
+        if self.window is not None:
+            image = _cut(image, self.window)
         if self.stretch:
-            _require_image(image)
             image = _resize(image, self.size, self.size, self.resampling)
         else:
             image = resize_crop(
@@ -189,10 +201,21 @@ def _require_image(image: np.ndarray) -> None:
         )
 
 
+def _cut(image: np.ndarray, window: tuple[float, float, float, float]) -> np.ndarray:
+    """At least a pixel of an image."""
+    height, width = image.shape[:2]
+    top, left, bottom, right = window
+    first, last = int(top * height), max(round(bottom * height), int(top * height) + 1)
+    begin, end = int(left * width), max(round(right * width), int(left * width) + 1)
+    return image[first:last, begin:end]
+
+
 def _resize(image: np.ndarray, height: int, width: int, resampling: str) -> np.ndarray:
     if (height, width) == image.shape[:2]:
         return image
-    resized = Image.fromarray(image).resize((width, height), _RESAMPLING[resampling])
+    resized = Image.fromarray(np.ascontiguousarray(image)).resize(
+        (width, height), _RESAMPLING[resampling]
+    )
     return np.asarray(resized)
 
 

@@ -24,6 +24,8 @@ from flaxnets.cider import DocumentFrequencies
 from flaxnets.training.config import nearest, runtime
 
 FITS = ("stretch", "crop")
+CORNERS = ((0.0, 0.0), (0.2, 0.2), (0.0, 0.2), (0.2, 0.0))
+"""Top and left of windows over 4/5 of height and width, in the order in which they are added."""
 KINDS = ("moving_shapes", "flickr8k", "karpathy", "coco_tfds")
 
 
@@ -50,6 +52,10 @@ class CaptionDataConfig:
     mirror: bool = True
     """Images only: whether training sees each image and its mirror image, whose captions exchange
     left and right; an epoch is twice as long."""
+    num_corners: int = 0
+    """Images whose maps are cached only: how many of an image's corners, 0 to 4, are further images
+    of training with the same captions, each 4/5 as high and wide; with ``mirror`` the second and
+    fourth are mirrored. An epoch is as much longer."""
     min_count: int = 5
     """Words that occur less often in training are unknown."""
     all_captions: bool = False
@@ -174,6 +180,29 @@ def mirror_split(split: CaptionedSplit) -> CaptionedSplit:
     return dataclasses.replace(change_images(split, mirror=True), captions=captions)
 
 
+def training_views(config: CaptionDataConfig, split: CaptionedSplit) -> list[CaptionedSplit]:
+    """What training sees of a split's images, each view a split of its own.
+
+    Raises:
+        ValueError: ``num_corners`` out of range, or with an encoder that trains, for which images
+            are cut at random.
+    """
+    if not 0 <= config.num_corners <= len(CORNERS):
+        raise ValueError(
+            f"data.num_corners: expected 0 to {len(CORNERS)}, received {config.num_corners}"
+        )
+    if config.num_corners and not config.frozen_encoder:
+        raise ValueError(
+            "data.num_corners: expected 0 with data.frozen_encoder=False, which cuts images at "
+            f"random, received {config.num_corners}"
+        )
+    views = [split, mirror_split(split)] if config.mirror else [split]
+    for number, (top, left) in enumerate(CORNERS[: config.num_corners]):
+        view = change_images(split, window=(top, left, top + 0.8, left + 0.8))
+        views.append(mirror_split(view) if config.mirror and number % 2 else view)
+    return views
+
+
 def make_loader(
     config: CaptionDataConfig,
     split: str,
@@ -201,9 +230,7 @@ def make_loader(
         # As for ImageNet: 256 for a crop of 224.
         read = change_images(read, size=config.image_size * 8 // 7)
         augment = RandomCrop(config.image_size)
-    seen = [read]
-    if train and has_images and config.mirror:
-        seen.append(mirror_split(read))
+    seen = training_views(config, read) if train and has_images else [read]
     source = CaptionSource(
         JoinedSources([model_inputs(config, part) for part in seen]),
         [texts for part in seen for texts in part.captions],

@@ -52,8 +52,13 @@ class DecoderConfig:
     embed_dropout_rate: float = 0.5
     region_dropout_rate: float = 0.3
     """On the channels of the image's maps."""
+    place_dropout_rate: float = 0.0
+    """Of places of the image's maps, which training then does not see."""
     region_features: int = 512
     """Images only: what a layer of rectifiers makes of the maps' channels; 0: nothing."""
+    remat: str = runtime("none")
+    """Which of the encoder's maps are computed again for the gradient, to save memory: ``none``,
+    ``elementwise`` or ``full``."""
     dtype: str = "float32"
     encoder_features: tuple[int, ...] = (32, 32, 32)
     """Videos only: maps of the encoder's layers, each at half the size of the one before."""
@@ -156,12 +161,13 @@ class CaptionConfig(Config):
         elif self.data.frozen_encoder:
             encoder = None
         else:
-            encoder = EfficientNetLite0(dtype=model.dtype)
+            encoder = EfficientNetLite0(remat=model.remat, dtype=model.dtype)
         return Captioner(
             decoder,
             encoder=encoder,
             freeze_statistics=self.data.kind != "moving_shapes",
             dropout_rate=model.region_dropout_rate,
+            place_dropout_rate=model.place_dropout_rate,
             region_features=model.region_features,
         )
 
@@ -274,6 +280,7 @@ class CaptionConfig(Config):
             tuple(model.encoder_features),
             (2,) * len(model.encoder_features),
             input_size=32,
+            remat=model.remat,
             dtype=model.dtype,
         )
         make_cell = partial(LSTMCell, model.recurrent_features, dtype=model.dtype)

@@ -99,6 +99,9 @@ class ModelConfig:
     recurrent_dropout: float = 0.5
     chunk_frames: int = 32
     """Frames that the encoder sees at once in evaluation: 10 crops of 8 clips are 1,280."""
+    remat: str = runtime("none")
+    """Which of the encoder's maps are computed again for the gradient, to save memory: ``none``,
+    ``elementwise`` or ``full``."""
     dtype: str = "float32"
 
 
@@ -138,8 +141,10 @@ class LRCNConfig(Config):
         """Encoder, LSTM, a classifier of each step."""
         model = self.model
         encoders = {
-            "efficientnet_lite0": lambda: EfficientNetLite0(dtype=model.dtype),
-            "small_cnn": lambda: SmallCNN((8, 8, 16), (4, 2, 2), dtype=model.dtype),
+            "efficientnet_lite0": lambda: EfficientNetLite0(remat=model.remat, dtype=model.dtype),
+            "small_cnn": lambda: SmallCNN(
+                (8, 8, 16), (4, 2, 2), remat=model.remat, dtype=model.dtype
+            ),
         }
         if model.encoder not in encoders:
             near = nearest(model.encoder, list(encoders))

@@ -10,6 +10,7 @@ shapes. The time is what the counted products take at ``--utilization`` of the d
 and says which share of the peak they reached.
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +20,8 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from flaxnets.training.config import Config
-from flaxnets.training.cost import Cost, estimate_cost
+from flaxnets.training.config import Config, update
+from flaxnets.training.cost import Cost, Memory, estimate_cost
 from flaxnets.training.loop import close_batches, make_variables
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.parallel import DataParallel
@@ -68,11 +69,22 @@ def main(argv: Sequence[str]) -> None:
         device=device,
         count=COUNT.value,
         utilization=UTILIZATION.value,
+        rematerialize=lambda: rematerialize(config, batch, platform),
     ):
         print(line)
     if MEASURE.value:
         for line in measure(config, batch, cost):
             print(line)
+
+
+def rematerialize(config: Config, batch: Mapping[str, np.ndarray], platform: str) -> Memory | None:
+    """The memory with ``model.remat=full``; None where it is so already or there is no such."""
+    changed = copy.deepcopy(config)
+    model = getattr(changed, "model", None)
+    if getattr(model, "remat", "full") == "full":
+        return None
+    update(changed, {"model": {"remat": "full"}})
+    return estimate_cost(changed, batch, devices=COUNT.value, platform=platform).memory
 
 
 def measure(config: Config, batch: Mapping[str, np.ndarray], cost: Cost) -> Iterator[str]:

@@ -1,12 +1,12 @@
 """The lines of a plan."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from flaxnets.training.config import Config
-from flaxnets.training.cost import Cost
+from flaxnets.training.cost import Cost, Memory
 from launch.cpu_speed import measure_cpu
 from launch.devices import GIB, Device
 from launch.report_page import duration
@@ -26,6 +26,7 @@ def describe(
     device: Device | None,
     count: int,
     utilization: float,
+    rematerialize: Callable[[], Memory | None] = lambda: None,
 ) -> Iterator[str]:
     """The lines of a plan.
 
@@ -39,6 +40,7 @@ def describe(
       device: None: this machine.
       count: how many of them.
       utilization: the share of the peak that is assumed.
+      rematerialize: as ``fit``'s.
     """
     shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in batch.items())
     yield f"{spec} on {count} × {name}"
@@ -59,7 +61,7 @@ def describe(
             f"{_size(cost.memory.temporary)}"
         )
         if device is not None:
-            yield "                " + fit(config, cost, device, count)
+            yield "                " + fit(config, cost, device, count, rematerialize)
     yield f"exchanged       {_size(cost.exchanged_bytes)} sent by each device in a step"
     yield f"epoch           {steps_per_epoch:,.1f} steps; {config.num_steps:,} steps are " + (
         f"{config.num_steps / steps_per_epoch:.3g} epochs"
@@ -77,8 +79,23 @@ def describe(
     )
 
 
-def fit(config: Config, cost: Cost, device: Device, count: int) -> str:
-    """Whether the step fits into the device, and which flag makes it fit."""
+def fit(
+    config: Config,
+    cost: Cost,
+    device: Device,
+    count: int,
+    rematerialize: Callable[[], Memory | None] = lambda: None,
+) -> str:
+    """Whether the step fits into the device, and which flag makes it fit.
+
+    Args:
+      config: of the experiment.
+      cost: of its steps.
+      device: into which they shall fit.
+      count: how many of them.
+      rematerialize: plans the memory with ``model.remat=full``, where that is something else; it
+        is called where nothing that is cheaper helps.
+    """
     memory = cost.memory
     assert memory is not None
     room = ROOM * device.memory
@@ -95,7 +112,10 @@ def fit(config: Config, cost: Cost, device: Device, count: int) -> str:
     shared = memory.peak - memory.state + memory.state / count
     if count > 1 and config.fsdp == 1 and shared <= room:
         return line + f"; --config.fsdp={count} would do"
-    return line + "; more devices, a smaller batch or rematerialisation are needed"
+    again = rematerialize()
+    if again is not None and again.peak <= room:
+        return line + "; --config.model.remat=full would do"
+    return line + "; more devices or a smaller batch are needed"
 
 
 def dtype_of(config: Any) -> str:

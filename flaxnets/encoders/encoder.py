@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
@@ -22,6 +23,12 @@ TORCH_LEAVES = {
     "var": "running_var",
 }
 """The variables of a layer to their names in PyTorch."""
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "elementwise": jax.checkpoint_policies.dots_saveable,
+    "full": None,
+}
+"""What ``Encoder.remat`` may be, to what ``jax.checkpoint`` keeps; None: nothing, or all."""
 
 
 class Encoder(nn.Module, kw_only=True):
@@ -35,8 +42,9 @@ class Encoder(nn.Module, kw_only=True):
       num_classes: length of the level ``logits``.
       axis_name: the axis of devices under ``pmap`` or ``shard_map`` that BatchNorm's statistics are
         summed over; under ``jit`` they are those of the global batch without it.
-      remat: whether the maps inside of a block or stage are computed again for the gradient instead
-        of kept; AlexNet and CaffeNet, which have none, ignore it.
+      remat: which maps inside of a block or stage are computed again for the gradient instead of
+        kept: ``none``; ``full``: all; ``elementwise``: all but what convolutions and products give,
+        which costs little time. AlexNet and CaffeNet, which have no blocks, ignore it.
       dtype: of the arithmetic and of the maps; normalisation and its statistics are float32.
       param_dtype: of the parameters.
     """
@@ -44,7 +52,7 @@ class Encoder(nn.Module, kw_only=True):
     levels: tuple[str, ...] = ()
     num_classes: int = 1000
     axis_name: str | None = None
-    remat: bool = False
+    remat: str = "none"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -126,8 +134,16 @@ class Encoder(nn.Module, kw_only=True):
         return self.maybe_remat(call)(block, maps, mask)
 
     def maybe_remat(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function whose first argument is a module, under ``remat`` where that is set."""
-        return nn.remat(function) if self.remat else function
+        """A function whose first argument is a module, under ``remat`` where that is set.
+
+        Raises:
+          ValueError: another ``remat``.
+        """
+        if self.remat not in REMAT:
+            raise ValueError(f"remat: expected one of {', '.join(REMAT)}, received {self.remat!r}")
+        if self.remat == "none":
+            return function
+        return nn.remat(function, policy=REMAT[self.remat])
 
     def make_layer(self, layer: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
         """A constructor of layers that compute in this network's types."""

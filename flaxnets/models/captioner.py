@@ -1,6 +1,9 @@
 """The captioner: an encoder of images or videos, and a decoder that puts them into words."""
 
+import math
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from flaxnets.decoders.caption import CaptionDecoder
@@ -26,6 +29,8 @@ class Captioner(nn.Module):
         fine-tuning with frozen BatchNorm.
       chunk_images: images that a frozen encoder sees at once; 0: all.
       dropout_rate: on the channels of the regions: all places of an image lose the same ones.
+      place_dropout_rate: of regions, which are then as if they did not exist; where none would be
+        left, all stay.
       region_features: units of a layer with rectifiers between the regions and the decoder, as the
         published code of Att2in and Up-Down has it; 0: none.
     """
@@ -36,6 +41,7 @@ class Captioner(nn.Module):
     freeze_statistics: bool = False
     chunk_images: int = 0
     dropout_rate: float = 0.0
+    place_dropout_rate: float = 0.0
     region_features: int = 0
 
     def setup(self) -> None:
@@ -79,6 +85,8 @@ class Captioner(nn.Module):
             kept = self.dropout(kept, deterministic=False)
             regions = regions * kept.astype(regions.dtype)
         regions = self._embed(regions)
+        if self.place_dropout_rate and train:
+            exists = self._drop_places(regions, exists)
         return self.decoder(
             regions,
             tokens,
@@ -107,6 +115,20 @@ class Captioner(nn.Module):
           The new carry, logits (B,V) float32, and attention (B,R) or None.
         """
         return self.decoder.advance(memory, carry, previous)
+
+    def _drop_places(self, regions: Array, exists: Array | None) -> Array:
+        """(B,R) bool of the regions that the decoder may look at."""
+        if regions.ndim < 3:
+            raise ValueError(
+                "place_dropout_rate: expected 0 for regions without places, received "
+                f"{self.place_dropout_rate} for {regions.shape}"
+            )
+        shape = len(regions), math.prod(regions.shape[1:-1])
+        if exists is None:
+            exists = jnp.ones(shape, bool)
+        rate = 1 - self.place_dropout_rate
+        left = exists & jax.random.bernoulli(self.make_rng("dropout"), rate, shape)
+        return jnp.where(left.any(1, keepdims=True), left, exists)
 
     def _embed(self, regions: Array) -> Array:
         if not jnp.issubdtype(regions.dtype, jnp.floating):

@@ -243,6 +243,24 @@ def test_the_whole_of_an_image_is_stretched_and_mirrored(mirror: bool) -> None:
     np.testing.assert_array_equal(ImageTransform(12, mirror=True)(image), cut[:, ::-1])
 
 
+@pytest.mark.parametrize("stretch", [False, True])
+def test_a_window_of_an_image(stretch: bool) -> None:
+    image = random_image(20, 50)
+    transform = ImageTransform(8, stretch=stretch, window=(0.2, 0.0, 1.0, 0.8))
+    expected = ImageTransform(8, stretch=stretch)(np.ascontiguousarray(image[4:, :40]))
+    np.testing.assert_array_equal(transform(image), expected)
+    point = ImageTransform(8, stretch=stretch, window=(0.5, 0.5, 0.501, 0.501))(image)
+    np.testing.assert_array_equal(point, np.broadcast_to(image[10, 25], (8, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    "window", [(0, 0, 1.1, 1), (0.5, 0, 0.5, 1), (-0.1, 0, 1, 1), (0, 1, 1, 1)]
+)
+def test_a_window_that_is_none(window: tuple[float, float, float, float]) -> None:
+    with pytest.raises(ValueError, match=r"window: expected 0 <= top < bottom <= 1 .*received \("):
+        ImageTransform(8, window=window)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_middle_of_a_strip(axis: int) -> None:
     strip = np.zeros((2, 200_000, 3), np.uint8)

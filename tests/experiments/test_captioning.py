@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.captions import Vocabulary
 from experiments import scst, show_attend_tell
-from experiments.caption_data import count_frequencies, read_split
+from experiments.caption_data import count_frequencies, read_split, training_views
 from experiments.captioning import VOCABULARY
 from tests.launch.captioners import make_config, make_flickr8k
 
@@ -168,6 +168,28 @@ def test_training_sees_mirror_images_and_what_their_captions_say(tmp_path: Path)
         np.testing.assert_array_equal(batch["image"][row], resize(image, 64))
     config.data.image_fit = "cut"
     with pytest.raises(ValueError, match=r"data.image_fit: unknown 'cut'; there are crop, stre"):
+        config.make_data("train")
+
+
+def test_training_sees_corners_of_images(tmp_path: Path) -> None:
+    config = make_config(make_flickr8k(tmp_path, ["A dog on the left ."]))
+    split = read_split(config.data, "train")
+    config.data.num_corners = 3
+    views = training_views(config.data, split)
+    image = config.load_image("train", 0)
+    assert image.shape == (64, 80, 3)
+    corners = image[:51, :64], image[12:, 16:], image[:51, 16:]
+    expected = [image, image[:, ::-1], corners[0], corners[1][:, ::-1], corners[2]]
+    for number, (view, seen) in enumerate(zip(views, expected, strict=True)):
+        np.testing.assert_array_equal(view.inputs[0]["image"], resize(seen, 64))
+        assert ("right" in view.captions[0][0]) == (number in (1, 3))
+    config.data.mirror = False
+    assert len(training_views(config.data, split)) == 4
+    config.data.num_corners = 5
+    with pytest.raises(ValueError, match=r"data\.num_corners: expected 0 to 4, received 5"):
+        config.make_data("train")
+    config.data.num_corners, config.data.frozen_encoder = 1, False
+    with pytest.raises(ValueError, match=r"num_corners: expected 0 with data\.frozen_encoder=Fal"):
         config.make_data("train")
 
 

@@ -27,12 +27,22 @@ def cost(state: float, temporary: float) -> Cost:
         (1, 30, 1, "does not fit: 310% of 10 GiB, 90% of which can be had; --config.accumulate_st"),
         (8, 4, 1, "--config.accumulate_steps=8 would do"),
         (20, 1, 8, "--config.fsdp=8 would do"),
-        (20, 1, 1, "more devices, a smaller batch or rematerialisation are needed"),
+        (20, 1, 1, "more devices or a smaller batch are needed"),
     ],
 )
 def test_what_makes_a_step_fit(state: float, temporary: float, devices: int, said: str) -> None:
     config: Any = SimpleNamespace(batch_size=64, accumulate_steps=1, fsdp=1)
     assert said in fit(config, cost(state, temporary), DEVICE, devices)
+
+
+def test_rematerialisation_is_tried_where_nothing_cheaper_helps() -> None:
+    config: Any = SimpleNamespace(batch_size=1, accumulate_steps=1, fsdp=1)
+    needs = cost(1, 30)
+    said = fit(config, needs, DEVICE, 1, lambda: Memory(GIB, 0, 4 * GIB))
+    assert said.endswith("; --config.model.remat=full would do")
+    for still in (Memory(GIB, 0, 20 * GIB), None):
+        said = fit(config, needs, DEVICE, 1, lambda still=still: still)
+        assert said.endswith("; more devices or a smaller batch are needed")
 
 
 def test_a_cpu_takes_one_kind_of_work_after_the_other() -> None:

@@ -175,7 +175,7 @@ def test_remat_changes_neither_names_nor_numbers_and_every_parameter_learns(name
 
         return jax.value_and_grad(loss, has_aux=True)
 
-    remat = plain.clone(remat=True)
+    remat = plain.clone(remat="full")
     forward = jax.make_jaxpr(lambda v: remat.apply(v, images, train=False))
     assert "remat" in str(forward(variables))
     assert traverse_util.flatten_dict(shapes_of(remat, images)[0]).keys() == (
@@ -191,6 +191,25 @@ def test_remat_changes_neither_names_nor_numbers_and_every_parameter_learns(name
     for path, gradient in jax.tree_util.tree_leaves_with_path(expected[1]):
         assert np.isfinite(gradient).all(), path
         assert np.any(gradient), path
+
+
+def test_remat_of_what_is_elementwise_computes_no_convolution_again() -> None:
+    images = draw_images()
+    plain = SmallCNN((4, 5), (1, 2))
+    variables = draw_variables(plain)
+
+    def convolutions(remat: str) -> int:
+        encoder = plain.clone(remat=remat)
+
+        def loss(params: Any) -> Any:
+            return jnp.sum(encoder.apply({**variables, "params": params}, images, train=False))
+
+        gradient = jax.jit(jax.grad(loss))
+        return gradient.lower(variables["params"]).as_text().count("stablehlo.convolution")
+
+    assert convolutions("elementwise") == convolutions("none") < convolutions("full")
+    with pytest.raises(ValueError, match="remat: expected one of none, elementwise, full, rec"):
+        plain.clone(remat="dots").apply(variables, images, train=False)
 
 
 def test_statistics_and_gradients_are_those_of_all_devices() -> None:
@@ -240,7 +259,7 @@ def test_statistics_and_gradients_are_those_of_all_devices() -> None:
 
 def test_chunks_and_remat_give_the_outputs_and_gradients_of_the_whole_batch() -> None:
     images = draw_images(5, (33, 36)).astype(np.float32) / 255
-    encoder = ResNet(18, levels=("stem", "stage_1"), remat=True)
+    encoder = ResNet(18, levels=("stem", "stage_1"), remat="full")
     variables = draw_variables(encoder)
 
     def make_loss(chunk_size: int) -> Callable[..., Any]:

@@ -227,6 +227,39 @@ def test_dropout_takes_channels_from_all_places_of_an_image() -> None:
     )
 
 
+def test_dropout_takes_places_that_attention_then_does_not_see() -> None:
+    model = make(encoder=None, place_dropout_rate=0.5)
+    features = np.random.default_rng(0).normal(size=(B, 2, 2, 6)).astype(np.float32)
+    variables = random_variables(model, features, TOKENS, TOKEN_LENGTHS)
+    call = (features, TOKENS, TOKEN_LENGTHS)
+
+    @jax.jit
+    def attend(key: Any) -> Any:
+        return model.apply(variables, *call, train=True, rngs={"dropout": key}).attention
+
+    looked = np.stack([attend(jax.random.key(seed)) for seed in range(100)])
+    looked = looked[:, :, 0, 0]  # (100,B,4), at the first word, which every caption has.
+    np.testing.assert_allclose(looked.sum(-1), 1, rtol=1e-5)
+    seen = looked > 0
+    # Of four places at a rate of one half 2 stay on average; where none would, all do.
+    assert 0.5 < seen.mean() < 0.62
+    assert (seen.sum(-1) > 0).all()
+    assert any(np.any(row[0] != row[1]) for row in seen)
+    np.testing.assert_array_equal(
+        model.apply(variables, *call, train=False).logits,
+        make(encoder=None).apply(variables, *call, train=False).logits,
+    )
+    pooled = make(encoder=None, place_dropout_rate=0.5)
+    with pytest.raises(ValueError, match="place_dropout_rate: expected 0 for regions without"):
+        pooled.init(
+            {"params": jax.random.key(0), "dropout": jax.random.key(1)},
+            features[:, 0, 0],
+            TOKENS,
+            TOKEN_LENGTHS,
+            train=True,
+        )
+
+
 def test_a_decoder_of_one_vector_takes_maps_and_videos() -> None:
     decoder = ShowAndTell(vocabulary_size=V, make_cell=partial(LSTMCell, 4), embed_features=3)
     for given in ((IMAGES,), (VIDEO, LENGTHS)):
