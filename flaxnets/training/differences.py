@@ -18,7 +18,7 @@ def differences(
       config: the configuration in force.
       include_runtime: whether fields made by ``runtime`` count too.
     """
-    then = _added_defaults(config) | dict(_flatten_mapping(recorded))
+    then = dict(_added_defaults(config)) | dict(_flatten_mapping(recorded))
     now = dict(_flatten_mapping(to_dict(config)))
     ignored = set() if include_runtime else set(_runtime_fields(config))
     lines = []
@@ -46,12 +46,13 @@ def _runtime_fields(config: Any, prefix: str = "") -> Iterator[str]:
             yield prefix + field.name
 
 
-def _added_defaults(config: Config) -> dict[str, Any]:
-    return {
-        field.name: field.default
-        for field in dataclasses.fields(config)
-        if field.metadata.get("added")
-    }
+def _added_defaults(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _added_defaults(value, f"{prefix}{field.name}.")
+        elif field.metadata.get("added"):
+            yield prefix + field.name, field.default
 
 
 def _equal(old: Any, new: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from flaxnets.training.writers import MetricsWriter, read_metrics
 
 logger = logging.getLogger(__name__)
 
+OnEvaluation = Callable[[int, Mapping[str, float]], bool]
+"""Finished steps and the metrics of ``eval_split`` to whether the training ends here."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -38,11 +41,13 @@ class Outcome:
       step: finished steps, over all calls.
       metrics: of the last evaluation in this call; empty without any.
       signal: the signal that ended the call early, None when all steps are done.
+      stopped: whether ``on_evaluation`` ended the call before its last step.
     """
 
     step: int
     metrics: Mapping[str, float]
     signal: int | None = None
+    stopped: bool = False
 
 
 def train(
@@ -52,6 +57,7 @@ def train(
     strategy: Strategy | None = None,
     show_progress: bool | None = None,
     profile_steps: tuple[int, int] | None = None,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Outcome:
     """Trains until ``config.num_steps``, from the newest checkpoint where there is one.
 
@@ -63,6 +69,8 @@ def train(
       strategy: the devices; by default all of them, as ``config`` says.
       show_progress: a progress bar on standard error; by default where that is a terminal.
       profile_steps: the first and the last step of which ``profile/`` in the workdir gets a trace.
+      on_evaluation: asked after each evaluation, whose checkpoint is being written; of several
+        processes the first alone asks it, for all.
 
     Raises:
       ValueError: a configuration that cannot run, or a checkpoint of another model or other data.
@@ -73,17 +81,24 @@ def train(
     strategy = strategy or make_strategy(config.strategy, fsdp=config.fsdp)
     strategy.check_batch_size(config.batch_size // config.accumulate_steps)
     profile = Profile(workdir.profile, profile_steps)
-    return _Run(config, workdir, strategy, profile).run(show_progress if is_first() else False)
+    run = _Run(config, workdir, strategy, profile, on_evaluation)
+    return run.run(show_progress if is_first() else False)
 
 
 class _Run:
     """One call of ``train``: the parts that its phases share."""
 
     def __init__(
-        self, config: Config, workdir: Workdir, strategy: Strategy, profile: Profile
+        self,
+        config: Config,
+        workdir: Workdir,
+        strategy: Strategy,
+        profile: Profile,
+        on_evaluation: OnEvaluation | None,
     ) -> None:
         self.config, self.workdir, self.strategy = config, workdir, strategy
-        self.profile = profile
+        self.profile, self.on_evaluation = profile, on_evaluation
+        self.stopped = False
         self.model, self.task = config.make_model(), config.make_task()
         self.data = config.make_data("train")
         self.evaluation_data = config.make_data(config.eval_split) if config.eval_split else None
@@ -107,7 +122,8 @@ class _Run:
             with Interruption() as interruption:
                 last = self.train(state, step, interruption, show_progress)
             early = last < self.config.num_steps
-            return Outcome(last, self.metrics, interruption.signal if early else None)
+            signal = interruption.signal if early else None
+            return Outcome(last, self.metrics, signal, self.stopped and early)
         finally:
             self.checkpointer.close()
 
@@ -197,7 +213,9 @@ class _Run:
                         progress.set_postfix_str(summary(record), refresh=False)
                     if saves:
                         self.save(state, step, writer, evaluates=evaluates)
-                        stops = stops or (evaluates and self.is_stale(step))
+                        if evaluates:
+                            self.stopped = self.is_stopped(step)
+                            stops = stops or self.stopped or self.is_stale(step)
                         window.restart()
             finally:
                 close_batches(batches)
@@ -224,6 +242,12 @@ class _Run:
             self.metrics = metrics
         saved = self.strategy.checkpoint_view(state)
         self.checkpointer.save(saved, Position(step, self.data.describe()), metrics)
+
+    def is_stopped(self, step: int) -> bool:
+        """Whether the caller ends the training after an evaluation."""
+        if self.on_evaluation is None or self.evaluation_data is None:
+            return False
+        return from_first(is_first() and self.on_evaluation(step, self.metrics))
 
     def is_stale(self, step: int) -> bool:
         """Whether ``patience`` is at its end after ``step`` steps, in this call or one before."""

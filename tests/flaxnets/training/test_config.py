@@ -8,6 +8,7 @@ import pytest
 from flaxnets.training.config import (
     Config,
     OptimizerConfig,
+    added,
     flatten,
     nearest,
     runtime,
@@ -18,9 +19,16 @@ from flaxnets.training.differences import differences
 
 
 @dataclasses.dataclass
+class Part:
+    size: int = 3
+    fold: int = added(0)
+
+
+@dataclasses.dataclass
 class Example(Config):
     widths: tuple[int, ...] = (1, 2)
     num_workers: int = runtime(0)
+    part: Part = dataclasses.field(default_factory=Part)
 
 
 def test_values_survive_json() -> None:
@@ -45,8 +53,9 @@ def test_differences_name_each_value_and_leave_out_how_a_run_is_carried_out() ->
 
 def test_runs_older_than_a_field_ran_as_with_its_default() -> None:
     recorded = to_dict(Example())
-    del recorded["ema_decay"]
+    del recorded["ema_decay"], recorded["part"]["fold"]
     assert differences(recorded, Example()) == []
+    assert differences(recorded, Example(part=Part(fold=2))) == ["part.fold: 0 there, 2 now"]
     assert differences(recorded, Example(ema_decay=0.9)) == ["ema_decay: 0.0 there, 0.9 now"]
 
 

@@ -1,4 +1,4 @@
-"""Training ends after evaluations without a better figure, in one call or in several."""
+"""Training ends after evaluations without a better figure, or where the caller ends it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from flaxnets.training.checkpoint import Checkpointer
-from flaxnets.training.loop import Outcome, _Run, train
+from flaxnets.training.loop import OnEvaluation, Outcome, _Run, train
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.workdir import Workdir
 from flaxnets.training.writers import read_metrics
@@ -30,11 +30,13 @@ def configuration(patience: int = 3, **others: Any) -> TinyConfig:
     )
 
 
-def run(config: TinyConfig, path: Path) -> Outcome:
+def run(config: TinyConfig, path: Path, on_evaluation: OnEvaluation | None = None) -> Outcome:
     with Workdir(path) as workdir:
         workdir.claim("tiny.py", config)
         strategy = DataParallel(jax.devices()[:1])
-        return train(config, workdir, strategy=strategy, show_progress=False)
+        return train(
+            config, workdir, strategy=strategy, show_progress=False, on_evaluation=on_evaluation
+        )
 
 
 def evaluated(path: Path) -> list[int]:
@@ -120,6 +122,31 @@ def test_lower_may_be_better_and_a_figure_that_is_none_is_no_better(
     scored |= {2: 5.0, 4: 3.0, 6: 4.0, 8: float("inf"), 10: 3.5}
     assert run(configuration(best_mode="min"), tmp_path).step == 10
     assert kept(tmp_path, "min") == (4, [4, 10])
+
+
+def test_the_caller_ends_the_training_after_an_evaluation_whose_checkpoint_is_kept(
+    scored: dict[int, float], tmp_path: Path
+) -> None:
+    asked = []
+
+    def ends_at_six(step: int, metrics: Any) -> bool:
+        asked.append((step, dict(metrics)))
+        return step == 6
+
+    outcome = run(configuration(0), tmp_path, ends_at_six)
+    assert (outcome.step, outcome.signal, outcome.stopped) == (6, None, True)
+    assert asked == [(step, {"CIDEr": SCORES[step]}) for step in (2, 4, 6)]
+    assert kept(tmp_path) == (6, [6])
+    # Run again, it goes on; an end at the last step is none.
+    again = run(configuration(0), tmp_path, lambda step, metrics: step == 12)
+    assert (again.step, again.stopped) == (12, False)
+    assert evaluated(tmp_path) == list(range(2, 13, 2))
+
+
+def test_without_an_evaluation_the_caller_is_not_asked(tmp_path: Path) -> None:
+    config = configuration(0, eval_split="")
+    outcome = run(config, tmp_path, lambda step, metrics: True)
+    assert (outcome.step, outcome.stopped) == (12, False)
 
 
 def test_a_negative_patience_is_refused(tmp_path: Path) -> None:
