@@ -20,6 +20,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from data.batches import Source
+from data.folds import FoldExamples
 from data.loader import Loader
 from data.synthetic import MovingShapes
 from flaxnets.decoders.classifier import StepClassifier
@@ -28,7 +30,7 @@ from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
-from flaxnets.training.config import Config, OptimizerConfig, nearest, runtime
+from flaxnets.training.config import Config, OptimizerConfig, added, nearest, runtime
 from flaxnets.training.task import Task
 from flaxnets.training.video_classification import VideoClassification
 
@@ -72,6 +74,11 @@ class DataConfig:
     single_frame: bool = False
     """Whether each clip is cut down to one frame: a random one in training, the middle at test."""
     seed: int = 0
+    fold: int = added(0)
+    """Of a cross-validation within the training clips, from 1 on: its test and validation clips are
+    parts of them (``data/folds.py``). 0: none."""
+    num_folds: int = added(3)
+    """Parts of the training clips, 3 or more."""
     num_workers: int = runtime(0)
 
 
@@ -150,20 +157,30 @@ class MovingShapesConfig(Config):
         """The clip's label from the scores averaged over its steps."""
         return VideoClassification(loss_kind="clip")
 
+    def set_fold(self, fold: int) -> None:
+        """The fold whose part of the training clips is tested.
+
+        Raises:
+          ValueError: it is none of 1 to ``data.num_folds``.
+        """
+        if not 1 <= fold <= self.data.num_folds:
+            raise ValueError(
+                f"fold: expected 1 to data.num_folds = {self.data.num_folds}, received {fold}"
+            )
+        self.data.fold = fold
+
     def load_clip(self, split: str, index: int) -> np.ndarray:
         """The 16 frames of a clip, (16,64,64,3) uint8."""
+        if self.data.fold:
+            return self._clips(split)[index]["video"]
+        # Of any size: a clip does not depend on how many there are.
         return MovingShapes(split, index + 1, seed=self.data.seed)[index]["video"]
 
     def make_data(self, split: str) -> Loader:
-        """The embedded clips; any split of ``MovingShapes``."""
-        sizes = {
-            "train": self.data.num_train,
-            "validation": self.data.num_validation,
-            "test": self.data.num_test,
-        }
+        """The embedded clips; any split of ``MovingShapes``, or of the fold."""
         train = split == "train"
         return Loader(
-            MovingShapes(split, sizes.get(split), seed=self.data.seed),
+            self._clips(split),
             transform=OneFrame(train) if self.data.single_frame else None,
             batch_size=self.batch_size,
             train=train,
@@ -172,6 +189,14 @@ class MovingShapesConfig(Config):
             process_count=jax.process_count(),
             num_workers=self.data.num_workers if train else 0,
         )
+
+    def _clips(self, split: str) -> Source:
+        data = self.data
+        if data.fold:
+            clips = MovingShapes("train", data.num_train, seed=data.seed)
+            return FoldExamples(clips, split, num_folds=data.num_folds, fold=data.fold)
+        sizes = {"train": data.num_train, "validation": data.num_validation, "test": data.num_test}
+        return MovingShapes(split, sizes.get(split), seed=data.seed)
 
 
 def get_config(variant: str | None = None) -> MovingShapesConfig:
