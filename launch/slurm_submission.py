@@ -30,23 +30,26 @@ def submit(job: SlurmJob, *, waits: bool) -> int:
     folder = (Path(job.root) / output_of(job)).parent
     if "%" not in str(folder):
         folder.mkdir(parents=True, exist_ok=True)  # Slurm makes none, and the job would fail.
-    process = subprocess.Popen(
+    with subprocess.Popen(
         ["sbatch", "--parsable", *(["--wait"] if waits else [])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    # Broken where sbatch fails before it has read all; what it says then tells why.
-    with contextlib.suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(make_script(job))
-    number = process.stdout.readline().partition(";")[0].strip()  # NUMBER or NUMBER;CLUSTER
-    if number:
-        print(number, flush=True)
-        print(f"job {number} prints to {output_of(job)}", file=sys.stderr, flush=True)
-    _, errors = process.communicate()
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # Broken where sbatch fails before it has read all; what it says then tells why.
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(make_script(job))
+        number = process.stdout.readline().partition(";")[0].strip()  # NUMBER or NUMBER;CLUSTER
+        if number:
+            print(number, flush=True)
+            print(f"job {number} prints to {output_of(job)}", file=sys.stderr, flush=True)
+        errors = process.stderr.read().strip()
     if not number:
-        raise ValueError(f"expected sbatch to queue the job, received: {errors.strip()}")
+        raise ValueError(f"expected sbatch to queue the job, received: {errors}")
+    if errors:
+        print(errors, file=sys.stderr)
     return process.returncode
