@@ -21,10 +21,10 @@ FILES = ("pyproject.toml", "constraints.txt", "README.md")
 """Copied to the machines beside the code."""
 HOME = "flaxnets"
 """The folder on each machine, in the user's own."""
-# The machines come with Python 3.10, and uv brings another.
+# The machines come with Python 3.10; uv brings the one that the versions were tested with.
 INSTALL = (
     f"cd {HOME} && python3 -m pip install --quiet --user uv && "
-    "python3 -m uv venv --quiet --allow-existing --python=3.12 .venv && "
+    "python3 -m uv venv --quiet --allow-existing --python=3.11 .venv && "
     "python3 -m uv pip install --quiet --python=.venv/bin/python -c constraints.txt "
     "-e '.[pretrained,captions,tpu]'"
 )

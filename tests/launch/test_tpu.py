@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -97,6 +98,24 @@ def test_commands_follow_gclouds_reference() -> None:
             assert flags >= required.get(kind, set()), command
             seen.add(kind)
     assert seen == set(known)
+
+
+@pytest.mark.stress
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="no gcloud on this machine")
+@pytest.mark.parametrize("queued", [False, True])
+def test_gcloud_itself_parses_the_commands(
+    queued: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    given = options(
+        queued=queued, spot=True, delete=True, setup=["true"], arguments=["--workdir=/nfs/a"]
+    )
+    checked = [shlex.join(command) for command in make_commands(given) if command[0] == "gcloud"]
+    for line in (*checked, checked[0] + " --no-such-flag"):
+        lint = ["gcloud", "meta", "lint-gcloud-commands", f"--command-string={line}"]
+        done = subprocess.run(lint, capture_output=True, text=True)
+        (found,) = json.loads(done.stdout)
+        assert found["success"] == ("--no-such-flag" not in line), found["error_message"]
 
 
 def inner(command: list[str]) -> str:
