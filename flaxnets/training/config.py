@@ -95,8 +95,8 @@ class Config:
     accumulate_steps: int = added(1)
     """Micro-batches of ``batch_size / accumulate_steps`` examples whose gradients make one step."""
     ema_decay: float = added(0.0)
-    """Share of the old average of parameters that a step keeps; evaluation, inference and the best
-    checkpoint are of the average. 0: none."""
+    """Share of the old average of parameters that a step keeps, at most (1 + n) / (10 + n) at step
+    n; evaluation, inference and the best checkpoint are of the average. 0: none."""
     initialize_from: str = added("")
     """The workdir of a run whose best checkpoint gives the parameters to start with; empty: none.
     Step, optimizer and schedule start anew."""

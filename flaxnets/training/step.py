@@ -44,7 +44,8 @@ def make_train_step(
       frozen: first parts of paths for which no gradient is computed.
       strategy: that compiles the step; None: ``jax.jit`` or nothing.
       accumulate_steps: micro-batches of a step, which divide each device's rows evenly.
-      ema_decay: d of ``ema``, d · ema + (1 − d) · params after each step; 0: no average.
+      ema_decay: d of ``ema``, d · ema + (1 − d) · params after each step; 0: no average. At step n,
+        from 0 on, d is at most (1 + n) / (10 + n): the random start would stay in it for long.
     """
     axis_name = None if strategy is None else strategy.axis_name
     model = with_axis_name(model, axis_name)
@@ -87,7 +88,7 @@ def make_train_step(
             params=params,
             collections=collections,
             optimizer=optimizer_state,
-            ema=_average(state.ema, params, ema_decay),
+            ema=_average(state.ema, params, ema_decay, state.step),
         )
         counts = count > 0
         changes = counts & jnp.isfinite(total) & jnp.isfinite(norm)
@@ -102,10 +103,15 @@ def make_train_step(
     return train_step
 
 
-def _average(ema: PyTree, params: PyTree, decay: float) -> PyTree:
+def _average(ema: PyTree, params: PyTree, decay: float, step: Array) -> PyTree:
     if not decay:
         return ema
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
+
+    def average(old: Array, new: Array) -> Array:
+        kept = jnp.minimum(decay, (1 + step) / (10 + step)).astype(new.dtype)
+        return kept * old + (1 - kept) * new
+
+    return jax.tree.map(average, ema, params)
 
 
 def make_evaluation_step(model: nn.Module, task: Task) -> EvaluationStep:

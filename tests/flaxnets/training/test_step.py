@@ -74,10 +74,12 @@ def test_statistics_are_of_one_micro_batch_after_the_other(name: str) -> None:
 
 def test_the_average_follows_the_parameters() -> None:
     batches = [rows(seed, np.ones(8)) for seed in range(3)]
-    states, _ = run(batches, ema_decay=0.75)
+    states, _ = run(batches, ema_decay=0.2)
     average = states[0].params
-    for state in states[1:]:
-        average = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, average, state.params)
+    for state, kept in zip(states[1:], (1 / 10, 2 / 11, 0.2), strict=True):
+        average = jax.tree.map(
+            lambda old, new, kept=kept: kept * old + (1 - kept) * new, average, state.params
+        )
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.ema, average)
         assert state.variables["params"] is state.ema
     plain, _ = run(batches)
