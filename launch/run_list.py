@@ -90,7 +90,7 @@ def summarize(workdir: Path, name: str) -> RunSummary | None:
     step = max((record["step"] for record in records), default=0)
     later = sum(best is not None and record["step"] > best["step"] for record in scored)
     patience = config.get("patience", 0)
-    if _is_locked(workdir):
+    if is_locked(workdir):
         state = RUNNING
     elif step >= num_steps:
         state = FINISHED
@@ -127,7 +127,8 @@ def overlay(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
     return records
 
 
-def _is_locked(workdir: Path) -> bool:
+def is_locked(workdir: Path) -> bool:
+    """Whether a process uses a workdir."""
     path = workdir / "lock"
     if not path.exists():
         return False

@@ -1,0 +1,182 @@
+"""Searches for the best configuration of an experiment, with Optuna.
+
+    python -m launch.sweep --config=experiments/moving_shapes.py --workdir=runs/sweep \
+        --space=optimizer.learning_rate=log:1e-4:1e-1 --space=model.recurrent_features=64,128,256 \
+        --sampler=tpe --trials=16 --workers=2
+
+``--space=FIELD=VALUES`` lets a field of the configuration vary (``launch/sweep_space.py`` has all
+forms); ``--space_file=FILE.py`` draws by its ``suggest(trial)`` what is not a plain product. Other
+fields are set as for ``launch.train``. Each trial is a run in ``WORKDIR/trialNNNN``, which
+``launch.runs`` lists; its value is the best of ``--objective`` on the split that chooses the best
+checkpoint, never on the test split. ``--folds=K`` and ``--seeds=0,1`` make it the mean over runs on
+folds 1 to K of a cross-validation and over seeds.
+
+The study is in ``WORKDIR/study.db``, or in the PostgreSQL database that ``--storage`` names. The
+same command again, at the same time or later, on this machine or on others that see the workdir
+(an array of Slurm), joins it: together they finish ``--trials`` trials. A trial whose worker is
+killed is taken up by another from its checkpoints, once the worker has shown no sign for
+``--stale_seconds``; one that fails is recorded with its error. SIGTERM and Ctrl-C save a checkpoint
+and let the trial wait. Each trial is trained by one process.
+
+When all have ended, ``WORKDIR/sweep.html`` shows them; ``--page`` writes it before. Exit codes as
+of ``launch.train``.
+"""
+
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from launch import program
+from launch.local_job import LocalJob
+from launch.run_list import is_locked
+from launch.sweep_page import summarize, write_page
+from launch.sweep_plan import make_plan
+from launch.sweep_queue import Queue
+from launch.sweep_storage import Database, import_optuna
+from launch.sweep_study import PRUNERS, SAMPLERS, load_study, open_study
+from launch.sweep_trial import Interrupted, Runner
+from launch.sweep_worker import raise_signals, work
+
+config_flags.DEFINE_config_file(
+    "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of all trials.", required=True)
+SPACE = flags.DEFINE_multi_string("space", [], "FIELD=VALUES of a field that varies.")
+SPACE_FILE = flags.DEFINE_string("space_file", None, "A Python file with suggest(trial).")
+OBJECTIVE = flags.DEFINE_multi_string(
+    "objective", [], "METRIC:max or METRIC:min; by default the experiment's best_metric."
+)
+SAMPLER = flags.DEFINE_enum("sampler", "tpe", SAMPLERS, "What draws the values.")
+SAMPLER_SEED = flags.DEFINE_integer("sampler_seed", 0, "Of what is drawn.", lower_bound=0)
+PRUNER = flags.DEFINE_enum("pruner", "none", PRUNERS, "What ends bad trials early.")
+TRIALS = flags.DEFINE_integer(
+    "trials", None, "Trials of all workers; by default 16, or a grid's cells.", lower_bound=1
+)
+WORKERS = flags.DEFINE_integer("workers", 1, "Processes of this command.", lower_bound=1)
+GPUS_PER_WORKER = flags.DEFINE_integer(
+    "gpus_per_worker", 0, "Worker i sees the GPUs from i × this on; 0: each sees all."
+)
+STORAGE = flags.DEFINE_string(
+    "storage", None, "sqlite:///FILE or postgresql://…; by default WORKDIR/study.db."
+)
+STUDY = flags.DEFINE_string("study", None, "The study's name; by default the workdir's.")
+FOLDS = flags.DEFINE_integer("folds", 0, "Folds of a cross-validation.", lower_bound=0)
+SEEDS = flags.DEFINE_list("seeds", [], "Seeds of each trial; by default the experiment's.")
+MAX_FAILURES = flags.DEFINE_integer(
+    "max_failures", 5, "Failed trials in a row that end the sweep.", lower_bound=1
+)
+STALE_SECONDS = flags.DEFINE_float(
+    "stale_seconds", 60.0, "Without a sign of a trial's worker, until it is taken up.", 1.0
+)
+PAGE = flags.DEFINE_bool("page", False, "Writes the page of what is there, and ends.")
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the sweep, or writes its page; returns the exit code."""
+    workdir = Path(WORKDIR.value)
+    optuna, _ = import_optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if PAGE.value:
+        study = load_study(Database(_address(workdir, exists=True)), STUDY.value)
+        print(write_page(study, workdir))
+        return 0
+    if not flags.FLAGS["config"].value:
+        raise ValueError("config: expected --config=FILE[:variant], received none")
+    spec, config = program.experiment_of_flag(argv)
+    plan = make_plan(
+        spec,
+        config,
+        space=SPACE.value,
+        space_file=Path(SPACE_FILE.value) if SPACE_FILE.value else None,
+        objectives=OBJECTIVE.value,
+        trials=TRIALS.value,
+        sampler=SAMPLER.value,
+        sampler_seed=SAMPLER_SEED.value,
+        pruner=PRUNER.value,
+        folds=FOLDS.value,
+        seeds=_seeds(),
+    )
+    database = Database(_address(workdir))
+    workdir.mkdir(parents=True, exist_ok=True)
+    name = STUDY.value or workdir.resolve().name
+    study = open_study(database, name, plan.settings, trials=plan.trials, cells=plan.cells)
+    runner = Runner(plan.settings, plan.dimensions, plan.suggest, workdir, database)
+
+    def is_in_use(number: int) -> bool:
+        place = runner.place(number)
+        return any(is_locked(lock.parent) for lock in [place / "lock", *place.glob("*/lock")])
+
+    queue = Queue(
+        database, study, plan.settings, stale_seconds=STALE_SECONDS.value, is_in_use=is_in_use
+    )
+    code = _start_workers() if WORKERS.value > 1 else _work(queue, runner)
+    if not queue.is_done():
+        return code
+    print(summarize(study, workdir))
+    try:
+        print(write_page(study, workdir))
+    except ValueError as error:  # The sweep is done, with a page or without.
+        logger.warning("no page: %s", error)
+    return 0
+
+
+def _address(workdir: Path, *, exists: bool = False) -> str:
+    """The database's; FileNotFoundError where it has to be a file that is there."""
+    path = workdir / "study.db"
+    if exists and not STORAGE.value and not path.is_file():
+        raise FileNotFoundError(f"{path}: no study; expected the workdir of a sweep, or --storage")
+    return STORAGE.value or f"sqlite:///{path.absolute()}"
+
+
+def _seeds() -> list[int]:
+    try:
+        return [int(seed) for seed in SEEDS.value]
+    except ValueError:
+        raise ValueError(
+            f"seeds: expected numbers with commas between, received {','.join(SEEDS.value)}"
+        ) from None
+
+
+def _work(queue: Queue, runner: Runner) -> int:
+    """Does trials in this process; returns the exit code."""
+    program.log_to(runner.folder / "sweep.log")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # Folds, seeds and trials taken up again compile the same programs.
+        jax.config.update("jax_compilation_cache_dir", str((runner.folder / "compiled").absolute()))
+    raise_signals()
+    try:
+        done = work(queue, runner, max_failures=MAX_FAILURES.value)
+    except (Interrupted, KeyboardInterrupt) as error:
+        number = error.signal if isinstance(error, Interrupted) else signal.SIGINT
+        print(
+            f"stopped by signal {int(number)}; the same command goes on from there", file=sys.stderr
+        )
+        return 128 + number
+    logger.info("%d trials were done here", done)
+    return 0
+
+
+def _start_workers() -> int:
+    """Does trials in several processes; one that is killed does not end the others."""
+    command = [sys.executable, "-u", "-m", "launch.sweep", *sys.argv[1:], "--workers=1"]
+    environments = []
+    for worker in range(WORKERS.value):
+        first = worker * GPUS_PER_WORKER.value
+        seen = range(first, first + GPUS_PER_WORKER.value)
+        environments.append({"CUDA_VISIBLE_DEVICES": ",".join(map(str, seen))} if seen else {})
+    job = LocalJob([command] * WORKERS.value, environments, grace_seconds=math.inf)
+    return job.run()
+
+
+if __name__ == "__main__":
+    program.run(main)
