@@ -61,6 +61,9 @@ class ModelConfig:
     downsampled_size: int = 16
     """Side of the frames that the RNN-only network sees, pixels."""
     dropout_rate: float = 0.0
+    remat: str = runtime("none")
+    """Which of the encoder's maps are computed again for the gradient, to save memory: ``none``,
+    ``elementwise`` or ``full``."""
     dtype: str = "float32"
 
 
@@ -134,6 +137,7 @@ class MovingShapesConfig(Config):
             tuple(model.encoder_features),
             tuple(model.encoder_strides),
             input_size=model.encoder_size,
+            remat=model.remat,
             dtype=model.dtype,
         )
         if model.kind == "rnn":
