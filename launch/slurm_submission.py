@@ -49,7 +49,8 @@ def submit(job: SlurmJob, *, waits: bool) -> int:
             print(f"job {number} prints to {output_of(job)}", file=sys.stderr, flush=True)
         errors = process.stderr.read().strip()
     if not number:
-        raise ValueError(f"expected sbatch to queue the job, received: {errors}")
+        shown = errors.replace("\n", "\n  ")
+        raise ValueError(f"expected sbatch to queue the job, received: {shown}")
     if errors:
         print(errors, file=sys.stderr)
     return process.returncode
