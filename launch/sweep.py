@@ -22,6 +22,7 @@ When all have ended, ``WORKDIR/sweep.html`` shows them; ``--page`` writes it bef
 of ``launch.train``.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -38,7 +39,7 @@ from launch import program
 from launch.local_job import LocalJob
 from launch.run_list import is_locked
 from launch.sweep_page import summarize, write_page
-from launch.sweep_plan import make_plan
+from launch.sweep_plan import Plan, make_plan
 from launch.sweep_queue import Queue
 from launch.sweep_storage import Database, import_optuna
 from launch.sweep_study import PRUNERS, SAMPLERS, load_study, open_study
@@ -87,8 +88,8 @@ def main(argv: Sequence[str]) -> int:
     optuna, _ = import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if PAGE.value:
-        study = load_study(Database(_address(workdir, exists=True)), STUDY.value)
-        print(write_page(study, workdir))
+        with contextlib.closing(Database(_address(workdir, exists=True))) as database:
+            print(write_page(load_study(database, STUDY.value), workdir))
         return 0
     if not flags.FLAGS["config"].value:
         raise ValueError("config: expected --config=FILE[:variant], received none")
@@ -106,8 +107,13 @@ def main(argv: Sequence[str]) -> int:
         folds=FOLDS.value,
         seeds=_seeds(),
     )
-    database = Database(_address(workdir))
     workdir.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(Database(_address(workdir))) as database:
+        return _sweep(plan, database, workdir)
+
+
+def _sweep(plan: Plan, database: Database, workdir: Path) -> int:
+    """Makes or joins the study, and does its trials; returns the exit code."""
     name = STUDY.value or workdir.resolve().name
     study = open_study(database, name, plan.settings, trials=plan.trials, cells=plan.cells)
     runner = Runner(plan.settings, plan.dimensions, plan.suggest, workdir, database)

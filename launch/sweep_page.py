@@ -185,21 +185,38 @@ def _figures(study: "optuna.Study", objectives: Sequence[str]) -> dict[str, Any]
         figures[f"History of {name}"] = plots.plot_optimization_history(study, **options)
         if len(varying) > 1 and len({trial.values[place] for trial in complete}) > 1:
             evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-            figures[f"Importance for {name}"] = plots.plot_param_importances(
+            figure = plots.plot_param_importances(
                 study, evaluator=evaluator, params=varying, **options
             )
+            figures[f"Importance for {name}"] = figure.update_yaxes(title=None)
         if varying:
-            figures[f"Parallel coordinates, {name}"] = plots.plot_parallel_coordinate(
-                study, params=varying, **options
-            )
+            figure = plots.plot_parallel_coordinate(study, params=varying, **options)
+            _name_axes(figure, varying)
+            figures[f"Parallel coordinates, {name}"] = figure
     if len(names) == 1 and any(trial.intermediate_values for trial in complete):
-        figures[f"{names[0]} during training"] = plots.plot_intermediate_values(study)
+        figures[f"Course of {names[0]}"] = plots.plot_intermediate_values(study)
     for figure in figures.values():
         # The page has a title and the colours of the ground itself.
         figure.update_layout(
             title=None, template="none", margin={"l": 70, "r": 50, "t": 40, "b": 60}, height=360
         )
     return figures
+
+
+def _name_axes(figure: Any, parameters: Sequence[str]) -> None:
+    """Gives parallel coordinates whole names, of which Optuna leaves the beginning.
+
+    Parameters are called by the last part of their name; and lines are seen on any ground.
+    """
+    shortened = {_cut(name): name.rpartition(".")[2] for name in parameters}
+    for trace in figure.data:
+        for axis in trace.dimensions:
+            axis.label = shortened.get(axis.label, axis.label)
+        trace.line.update(colorscale=[[0, "#c2500c"], [1, "#3b7dea"]], reversescale=False)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) < 20 else f"{name[:17]}..."
 
 
 def _varying(trials: Sequence["optuna.trial.FrozenTrial"]) -> list[str]:

@@ -38,6 +38,7 @@ class Database:
 
     Attributes:
       storage: Optuna's.
+      close: closes the connections that are kept.
       name: the address, without a password.
     """
 
@@ -94,9 +95,9 @@ class Database:
         def connect() -> "optuna.storages.BaseStorage":
             with self._lock():
                 storages = modules[0].storages
-                return storages.get_storage(
-                    storages.RDBStorage(full_address, engine_kwargs=options)
-                )
+                backend = storages.RDBStorage(full_address, engine_kwargs=options)
+            self.close = backend.engine.dispose
+            return storages.get_storage(backend)
 
         try:
             self.storage = self.persist(connect)
