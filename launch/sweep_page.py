@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PAGE = "sweep.html"
 MAX_BEST = 10
 """Configurations of a Pareto front whose commands are shown."""
+LOW, HIGH = (210, 95, 20), (59, 125, 234)
+"""Colours of the least and the greatest value, red, green and blue in 0..255."""
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +193,7 @@ def _figures(study: "optuna.Study", objectives: Sequence[str]) -> dict[str, Any]
             figures[f"Importance for {name}"] = figure.update_yaxes(title=None)
         if varying:
             figure = plots.plot_parallel_coordinate(study, params=varying, **options)
-            _name_axes(figure, varying)
+            _restyle_parallel(figure, name, varying)
             figures[f"Parallel coordinates, {name}"] = figure
     if len(names) == 1 and any(trial.intermediate_values for trial in complete):
         figures[f"Course of {names[0]}"] = plots.plot_intermediate_values(study)
@@ -203,20 +205,24 @@ def _figures(study: "optuna.Study", objectives: Sequence[str]) -> dict[str, Any]
     return figures
 
 
-def _name_axes(figure: Any, parameters: Sequence[str]) -> None:
-    """Gives parallel coordinates whole names, of which Optuna leaves the beginning.
+def _restyle_parallel(figure: Any, name: str, parameters: Sequence[str]) -> None:
+    """Gives parallel coordinates names that are not cut, and colours for any ground.
 
-    Parameters are called by the last part of their name; and lines are seen on any ground.
+    Optuna's lines fade to white. Parameters are called by the last part of their name.
     """
-    shortened = {_cut(name): name.rpartition(".")[2] for name in parameters}
+    figure.layout.xaxis.ticktext = [name, *(p.rpartition(".")[2] for p in sorted(parameters))]
     for trace in figure.data:
-        for axis in trace.dimensions:
-            axis.label = shortened.get(axis.label, axis.label)
-        trace.line.update(colorscale=[[0, "#c2500c"], [1, "#3b7dea"]], reversescale=False)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) < 20 else f"{name[:17]}..."
+        if trace.mode == "lines":
+            # The first axis is the objective, from 0 to 1.
+            share = min(max(float(trace.y[0]), 0.0), 1.0)
+            red, green, blue = (
+                round(low + share * (high - low)) for low, high in zip(LOW, HIGH, strict=True)
+            )
+            trace.line.color = f"rgb({red},{green},{blue})"
+            trace.opacity = 0.8
+        else:
+            scale = [[0, f"rgb{LOW}"], [1, f"rgb{HIGH}"]]
+            trace.marker.update(colorscale=scale, reversescale=False)
 
 
 def _varying(trials: Sequence["optuna.trial.FrozenTrial"]) -> list[str]:
