@@ -10,12 +10,11 @@ Standard output gets the number of the job, ``--wait`` waits for its end and exi
 ``--dry_run`` prints the script, also where there is no Slurm. The script goes to ``sbatch`` itself:
 submitit would be one dependency more, and its jobs are pickled functions where these are commands.
 
-SIGUSR1 before the time limit (``--signal_seconds``), SIGTERM where a partition with a GraceTime
-preempts the job, and ``scancel --signal=TERM JOB`` have the run save; the script then queues the
-job again, and it resumes, at most ``--max_requeues`` times. After ``scancel JOB``, ``scancel
---signal=INT JOB`` (which saves), an error, or all steps, the job has ended. A partition that
-preempts without a GraceTime gives no time to save: Slurm queues the job again, and it resumes from
-its last checkpoint.
+The run saves, is queued again and resumes: near the time limit, ``--signal_seconds`` before it;
+where Slurm preempts the job, for which it has the partition's GraceTime, or else Slurm's KillWait
+(30 s by default); and after ``scancel --signal=TERM JOB``. The script queues it again at most
+``--max_requeues`` times. After all steps, an error, ``scancel JOB`` (it has KillWait to save) and
+``scancel --signal=INT JOB`` (it saves in its own time) the job has ended.
 
 With ``--array=1-3`` so many jobs run, and ``{index}`` in the flags is the index of each:
 
@@ -23,6 +22,8 @@ With ``--array=1-3`` so many jobs run, and ``{index}`` in the flags is the index
         --config.seed={index}
     python -m launch.slurm --array=1-10 --program=launch.crossvalidate -- --config=… \
         --workdir=runs/ut --folds={index}
+
+Afterwards ``launch.crossvalidate`` with all folds and the same workdir prints the table.
 """
 
 import shlex
@@ -89,12 +90,21 @@ def main(argv: Sequence[str]) -> int:
         name=JOB_NAME.value,
         output=OUTPUT.value,
         setup=SETUP.value,
-        extra=tuple(shlex.split(EXTRA.value)),
+        extra=_split(EXTRA.value),
     )
     if DRY_RUN.value:
         print(make_script(job), end="")
         return 0
     return submit(job, waits=WAIT.value)
+
+
+def _split(options: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(options))
+    except ValueError as error:
+        raise ValueError(
+            f"extra: expected options of sbatch, received {options!r}: {error}"
+        ) from None
 
 
 if __name__ == "__main__":

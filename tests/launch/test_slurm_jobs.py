@@ -176,9 +176,10 @@ def test_near_the_time_limit_it_saves_and_goes_on(
 @pytest.mark.parametrize("partition", ["low", "hasty"])
 def test_a_preempted_job_goes_on(partition: str, slurm: Slurm, whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    flags = (REGRESSION, f"--workdir={path}", "--config.delay=0.5")
+    # Nothing would be saved by then without the signal.
+    flags = (REGRESSION, f"--workdir={path}", "--config.delay=1", "--config.checkpoint_every=100")
     job = slurm.queue("--tasks=2", f"--partition={partition}", "--", *flags)
-    slurm.wait_for(lambda: last_step(path) >= 6)
+    slurm.wait_for(lambda: last_step(path) >= 3)
     saved = tmp_path / "saved"
     urgent = slurm.ask(
         "sbatch",
@@ -192,9 +193,8 @@ def test_a_preempted_job_goes_on(partition: str, slurm: Slurm, whole: Path, tmp_
     stopped = last_step(path)
     facts = slurm.ended(job)
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), slurm.printed(job)
-    # Without a minute to save it goes on from the last checkpoint that it had made anyway.
-    assert (str(stopped) in saved.read_text().split()) or partition == "hasty"
-    assert "resuming from step" in slurm.printed(job)
+    assert str(stopped) in saved.read_text().split()
+    assert f"resuming from step {stopped}" in slurm.printed(job)
     assert_same_run(path, whole)
 
 
@@ -214,14 +214,31 @@ def test_each_element_of_an_array_is_a_run_and_is_queued_again_alone(
     assert len({read_metrics(path)[0]["loss"] for path in (first, second, third)}) == 3
 
 
+def test_folds_of_a_cross_validation_as_an_array(slurm: Slurm, tmp_path: Path) -> None:
+    flags = (MOVING_SHAPES, "--seeds=0", "--config.data.num_folds=3")
+    one, several = tmp_path / "one", tmp_path / "several"
+    array = ("--array=1-3", "--program=launch.crossvalidate", "--wait")
+    parts = slurm.submit(*array, "--", *flags, "--folds={index}", f"--workdir={several}")
+    assert parts.returncode == 0, parts.stderr
+    runs = [f"fold0{fold}_seed0" for fold in (1, 2, 3)]
+    assert sorted(path.parent.name for path in several.glob("*/predictions")) == runs
+    # The same command without Slurm makes the table of all, and trains nothing any more.
+    times = [(several / run / "metrics.jsonl").stat().st_mtime for run in runs]
+    table = succeed(start("crossvalidate", *flags, "--folds=1,2,3", f"--workdir={several}"))
+    assert [(several / run / "metrics.jsonl").stat().st_mtime for run in runs] == times
+    whole = succeed(start("crossvalidate", *flags, "--folds=1,2,3", f"--workdir={one}"))
+    assert "of 3 folds" in table
+    assert table == whole
+
+
 def test_what_is_cancelled_or_fails_has_ended(slurm: Slurm, tmp_path: Path) -> None:
     def queue(name: str, *flags: str) -> str:
         return slurm.queue("--", REGRESSION, f"--workdir={tmp_path / name}", *flags)
 
     cancelled, saved = (queue(name, "--config.delay=2") for name in ("cancelled", "saved"))
     failed = queue("failed", "--config.fails_at=3")
-    for name in ("cancelled", "saved"):
-        slurm.wait_for(lambda name=name: last_step(tmp_path / name) >= 1)
+    begun = [tmp_path / name for name in ("cancelled", "saved")]
+    slurm.wait_for(lambda: all(last_step(path) >= 1 for path in begun))
     slurm.ask("scancel", cancelled)
     slurm.ask("scancel", "--signal=INT", saved)
     ends = [slurm.ended(job) for job in (cancelled, saved, failed)]
@@ -234,9 +251,9 @@ def test_what_is_cancelled_or_fails_has_ended(slurm: Slurm, tmp_path: Path) -> N
     time.sleep(10)  # Longer than a job takes that is queued again.
     assert [slurm.facts(job)["Restarts"] for job in (cancelled, saved, failed)] == ["0"] * 3
     assert "the disk of this machine is broken" in slurm.printed(failed)
-    assert last_step(tmp_path / "saved") in {
-        int(path.name) for path in (tmp_path / "saved/checkpoints").iterdir() if path.name.isdigit()
-    }
+    for path in begun:  # Saved, both, for one who changes his mind.
+        assert last_step(path) < STEPS
+        assert (path / "checkpoints" / str(last_step(path))).is_dir()
 
 
 def test_wait_exits_as_the_job_does_and_refusals_are_shown(slurm: Slurm, tmp_path: Path) -> None:
