@@ -4,6 +4,8 @@ import dataclasses
 import re
 import shlex
 
+from launch.submission import flag_value
+
 INDEX = "{index}"
 """What stands for an array's index in the arguments of a program."""
 
@@ -107,7 +109,7 @@ class SlurmJob:
                 raise ValueError("array_limit: expected --array=1-3 beside it, received none")
             return
         check_array(self.array)
-        value = _value_of("--workdir", self.arguments)
+        value = flag_value(self.arguments, "workdir") or ""
         if self.program == "launch.train" and INDEX not in value:
             raise ValueError(
                 f"workdir: expected {INDEX} in it, as --workdir=runs/fold{INDEX}, or all elements "
@@ -238,13 +240,3 @@ if [ $code = 143 ] || [ $code = 138 ]; then
         scontrol requeue "$job"
     fi
 fi"""
-
-
-def _value_of(flag: str, arguments: tuple[str, ...]) -> str:
-    """The last value of ``--flag=VALUE`` or ``--flag VALUE``; empty without one."""
-    value = ""
-    for argument, following in zip(arguments, (*arguments[1:], ""), strict=True):
-        name, equals, text = argument.partition("=")
-        if name in (flag, flag[1:]):
-            value = text if equals else following
-    return value
