@@ -43,7 +43,6 @@ BEGINNINGS: dict[str, Encoder] = {
     "small_cnn": SmallCNN((8, 8), (2, 2), depth=2, levels=("stage_1", "logits"), num_classes=5),
 }
 by_name = pytest.mark.parametrize("name", ENCODERS)
-by_beginning = pytest.mark.parametrize("name", BEGINNINGS)
 
 
 def shapes_of(encoder: Encoder, images: Any, *, train: bool = False) -> tuple[Any, Any]:
@@ -155,7 +154,14 @@ def test_images_of_which_nothing_is_left(name: str) -> None:
         )
 
 
-@by_beginning
+@pytest.mark.parametrize(
+    "name",
+    # All have the same way to blocks; these two take the longest to compile.
+    [
+        pytest.param(name, marks=[pytest.mark.stress] * (name in ("vgg11_bn", "googlenet")))
+        for name in BEGINNINGS
+    ],
+)
 def test_remat_changes_neither_names_nor_numbers_and_every_parameter_learns(name: str) -> None:
     images, plain = draw_images(), BEGINNINGS[name]
     variables = draw_variables(plain)
