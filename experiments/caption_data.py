@@ -52,7 +52,7 @@ class CaptionDataConfig:
     mirror: bool = True
     """Images only: whether training sees each image and its mirror image, whose captions exchange
     left and right; an epoch is twice as long."""
-    num_corners: int = 0
+    num_corners: int = 2
     """Images whose maps are cached only: how many of an image's corners, 0 to 4, are further images
     of training with the same captions, each 4/5 as high and wide; with ``mirror`` the second and
     fourth are mirrored. An epoch is as much longer."""
@@ -184,20 +184,16 @@ def training_views(config: CaptionDataConfig, split: CaptionedSplit) -> list[Cap
     """What training sees of a split's images, each view a split of its own.
 
     Raises:
-        ValueError: ``num_corners`` out of range, or with an encoder that trains, for which images
-            are cut at random.
+        ValueError: ``num_corners`` out of range.
     """
     if not 0 <= config.num_corners <= len(CORNERS):
         raise ValueError(
             f"data.num_corners: expected 0 to {len(CORNERS)}, received {config.num_corners}"
         )
-    if config.num_corners and not config.frozen_encoder:
-        raise ValueError(
-            "data.num_corners: expected 0 with data.frozen_encoder=False, which cuts images at "
-            f"random, received {config.num_corners}"
-        )
     views = [split, mirror_split(split)] if config.mirror else [split]
-    for number, (top, left) in enumerate(CORNERS[: config.num_corners]):
+    # An encoder that trains sees parts of images at random instead.
+    corners = CORNERS[: config.num_corners] if config.frozen_encoder else ()
+    for number, (top, left) in enumerate(corners):
         view = change_images(split, window=(top, left, top + 0.8, left + 0.8))
         views.append(mirror_split(view) if config.mirror and number % 2 else view)
     return views

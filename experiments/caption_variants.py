@@ -5,6 +5,9 @@ from typing import Any
 from flaxnets.training.config import nearest
 
 VARIANTS = ("flickr8k", "coco", "moving_shapes", "smoke")
+COCO_IMAGES, COCO_CAPTIONS = 113_287, 566_747
+"""Of Karpathy's training split of COCO."""
+COCO_EPOCHS = 10
 
 
 def configure(config: Any, experiment: str, variant: str | None) -> Any:
@@ -20,7 +23,11 @@ def configure(config: Any, experiment: str, variant: str | None) -> Any:
         raise ValueError(f"{experiment}:{variant}: no such variant{nearest(variant, VARIANTS)}")
     config.name = f"{config.name}, {variant}"
     if variant == "coco":
-        config.data.kind = "karpathy"
+        config.data.kind, config.data.num_corners = "karpathy", 0
+        rows = COCO_IMAGES if getattr(config, "self_critical", False) else COCO_CAPTIONS
+        # Half of an epoch, which has the mirror images, too.
+        config.eval_every = config.checkpoint_every = rows // config.batch_size
+        config.num_steps = COCO_EPOCHS * config.eval_every
     if variant not in ("moving_shapes", "smoke"):
         return config
     config.data.kind, config.data.min_count = "moving_shapes", 1
@@ -28,14 +35,16 @@ def configure(config: Any, experiment: str, variant: str | None) -> Any:
     config.batch_size, config.num_steps = 32, 2_000
     config.eval_every = config.checkpoint_every = 500
     # Not every step of a video says as much as every other; sentences are exact.
-    config.attention_penalty = config.label_smoothing = 0.0
+    config.attention_penalty = config.label_smoothing = config.ema_decay = 0.0
     config.search.max_steps = 24
+    config.optimizer.name, config.optimizer.weight_decay = "adam", 0.0
     config.optimizer.learning_rate, config.optimizer.schedule = 2e-3, "cosine"
     config.optimizer.warmup_steps, config.optimizer.clip_norm = 50, 1.0
     config.model.features = config.model.embed_features = 128
     config.model.attention_features = 128
     config.model.dropout_rate = config.model.embed_dropout_rate = 0.1
-    config.model.region_dropout_rate, config.model.region_features = 0.0, 0
+    config.model.region_dropout_rate = config.model.place_dropout_rate = 0.0
+    config.model.region_features = 0
     if variant == "smoke":
         config.model.encoder_features = (4, 4)
         config.model.recurrent_features = config.model.attention_features = 8

@@ -12,8 +12,8 @@ videos, encoded by a CRNN), ``smoke`` (those for seconds).
 Paper: CIDEr-D 0.934 and BLEU-4 0.585 on COCO's server with 40 references (a secondary source), VGG
 and sampling N = 100, T = 1.5. Ours: README.
 
-Deviations: EfficientNet-Lite0, frozen, instead of VGG; layers of 512 instead of 1,000; Adam instead
-of SGD; beam search (``launch.caption --method=sample`` draws); early stopping on CIDEr.
+Deviations: EfficientNet-Lite0, frozen, instead of VGG; layers of 512 instead of 1,000; AdamW
+instead of SGD; beam search (``launch.caption --method=sample`` draws); early stopping on CIDEr.
 """
 
 import dataclasses

@@ -52,6 +52,7 @@ class SCSTConfig(CaptionConfig):
     eval_every: int = 150
     checkpoint_every: int = runtime(150)
     patience: int = 5
+    ema_decay: float = 0.0
     start: str = ""
     """The workdir of a trained captioner of the same decoder and vocabulary."""
     decoder: str = "soft_attention"
@@ -62,7 +63,9 @@ class SCSTConfig(CaptionConfig):
     baseline: str = "leave_one_out"
     """``leave_one_out`` or ``greedy``."""
     optimizer: OptimizerConfig = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(name="adam", learning_rate=1e-4, clip_norm=1.0)
+        default_factory=lambda: OptimizerConfig(
+            name="adam", learning_rate=1e-4, schedule="cosine", clip_norm=1.0
+        )
     )
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
@@ -122,6 +125,7 @@ def get_config(variant: str | None = None) -> SCSTConfig:
         config.eval_every = config.checkpoint_every = plain.eval_every
         config.sampling_increase, config.sampling_every = 0.05, plain.eval_every
         config.optimizer, config.patience = plain.optimizer, plain.patience
+        config.ema_decay = plain.ema_decay
         return config
     configured: SCSTConfig = configure(config, "scst", variant)
     return configured

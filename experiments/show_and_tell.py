@@ -11,9 +11,10 @@ videos, encoded by a CRNN), ``smoke`` (those for seconds).
 Paper: COCO BLEU-4 27.7, METEOR 23.7, CIDEr 85.5; Flickr8k BLEU-1 63 (from memory of the text).
 Ours: README.
 
-Deviations: EfficientNet-Lite0, frozen, instead of GoogLeNet, fine-tuned; Adam instead of SGD; beams
-of 5 instead of 20; one model instead of an ensemble (``launch.caption`` decodes several at once);
-early stopping on CIDEr.
+Deviations: EfficientNet-Lite0, frozen, instead of GoogLeNet, fine-tuned; mirror images, corners and
+dropout of places; AdamW and an average of the parameters instead of SGD; beams of 5 instead of 20;
+one model instead of an ensemble (``launch.caption`` decodes several at once); early stopping on
+CIDEr.
 """
 
 import dataclasses

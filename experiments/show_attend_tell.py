@@ -14,11 +14,12 @@ Paper, test split of Flickr8k, VGG-19, beam: soft 67.0 / 44.8 / 29.9 / 19.5 BLEU
 METEOR, hard 67.0 / 45.7 / 31.4 / 21.3 and 20.30 (from memory of the text). Ours: README.
 
 Deviations: EfficientNet-Lite0's 9×9 maps of whole photographs instead of VGG-19's 14×14, their
-channels through a layer of 512 rectifiers; mirror images; Adam instead of RMSProp; 512 units; words
-that occur five times instead of the 10,000 most frequent; label smoothing; early stopping on CIDEr,
-not BLEU; a doubly stochastic penalty of λ = 0.02 instead of 1: a caption has a dozen words for 81
-places, and with 1 the attention came out even (a perplexity of 75 places of 81); those of the
-decoder's docstring.
+channels through a layer of 512 rectifiers; mirror images and corners; dropout of channels and
+places; AdamW and an average of the parameters instead of RMSProp; 512 units; words that occur five
+times instead of the 10,000 most frequent; label smoothing; early stopping on CIDEr, not BLEU; a
+doubly stochastic penalty of λ = 0.02 instead of 1: a caption has a dozen words for 81 places, and
+with 1 the attention came out even (a perplexity of 75 places of 81); those of the decoder's
+docstring.
 """
 
 import dataclasses

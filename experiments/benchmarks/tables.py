@@ -24,10 +24,11 @@ def print_case(name: str, row: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def format_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Markdown: a row for each case, a column for each peer, then first steps and memory.
+    """Markdown: a row for each case, a column for each peer; first steps and memory below.
 
     All numbers are a peer's over ours: above 1, ours is faster or smaller; — where a peer is not
-    installed or a number was not measured.
+    installed or a number was not measured. The lower table has the cases of which there is more
+    than the speed.
 
     Args:
       results: by case and way; the first way of each is ours.
@@ -38,20 +39,37 @@ def format_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     present = [peer for peer in peers if any(peer in list(row)[1:] for row in results.values())]
     # The usual peers keep their columns where none is installed, for tables of layers.
     columns = peers if any(peer in ORDER for peer in present) else present
-    measures = (
-        ("times as fast as", "ours_is_times_as_fast"),
-        ("first step, times as fast as", "first_step_seconds"),
-        ("peak memory, times as small as", "peak_mebibytes"),
-        ("XLA's temporary memory, times as small as", "temporary_mebibytes"),
-    )
-    header, body = ["our way"], [[name] for name in results]
-    for title, key in measures:
-        for peer in columns:
-            cells = [_ratio(row, peer, key) for row in results.values()]
-            if key == "ours_is_times_as_fast" or any(cell != "—" for cell in cells):
-                header.append(f"{title} {peer}")
-                for line, cell in zip(body, cells, strict=True):
-                    line.append(cell)
+    speed = [("times as fast as", peer, "ours_is_times_as_fast") for peer in columns]
+    more = [
+        (title, peer, key)
+        for title, key in (
+            ("first step, times as fast as", "first_step_seconds"),
+            ("peak memory, times as small as", "peak_mebibytes"),
+            ("XLA's temporary memory, times as small as", "temporary_mebibytes"),
+        )
+        for peer in columns
+        if any(_ratio(row, peer, key) != "—" for row in results.values())
+    ]
+    measured = {
+        name: row
+        for name, row in results.items()
+        if any(_ratio(row, peer, key) != "—" for _, peer, key in more)
+    }
+    tables = [_table(results, speed)]
+    if measured:
+        tables.append(_table(measured, more))
+    return "\n".join(tables)
+
+
+def _table(
+    results: Mapping[str, Mapping[str, Mapping[str, Any]]], columns: list[tuple[str, str, str]]
+) -> str:
+    """Lines of Markdown; the columns are titles, peers and the keys of numbers."""
+    header = ["our way", *(f"{title} {peer}" for title, peer, _ in columns)]
+    body = [
+        [name, *(_ratio(row, peer, key) for _, peer, key in columns)]
+        for name, row in results.items()
+    ]
     lines = [header, ["---"] * len(header), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
