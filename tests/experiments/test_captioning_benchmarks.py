@@ -28,6 +28,7 @@ def search(decoder: Any, params: Any, features: np.ndarray, options: SearchOptio
     return caption_search.SearchStep(decoder, params, features, len(features), options)()
 
 
+@pytest.mark.stress
 def test_every_way_is_measured() -> None:
     cases = [
         *captioning.training_cases(3, R, D, F, V, num_batches=2),

@@ -156,9 +156,11 @@ def test_images_of_which_nothing_is_left(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    # All have the same way to blocks; these two take the longest to compile.
+    # All have the same way to blocks; these take the longest to compile.
     [
-        pytest.param(name, marks=[pytest.mark.stress] * (name in ("vgg11_bn", "googlenet")))
+        pytest.param(
+            name, marks=[pytest.mark.stress] * (name in ("vgg11_bn", "googlenet", "resnet18"))
+        )
         for name in BEGINNINGS
     ],
 )
