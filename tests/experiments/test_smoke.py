@@ -36,6 +36,7 @@ def smoke_variants() -> dict[str, Config]:
 
 
 VARIANTS = smoke_variants()
+LONG = ("lrcn_caption.py", "show_and_tell.py", "up_down.py")
 
 
 def test_the_known_experiments_have_a_smoke_variant() -> None:
@@ -51,7 +52,11 @@ def test_the_known_experiments_have_a_smoke_variant() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    # Captioners share all but the decoder: two of them here, the others by `make stress`.
+    [pytest.param(name, marks=[pytest.mark.stress] * (name in LONG)) for name in VARIANTS],
+)
 def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # METEOR takes seconds to start, and has tests of its own.
     monkeypatch.setattr(java_scorers, "find_java", lambda: None)

@@ -141,7 +141,7 @@ def test_one_truncated_video_is_named_counted_and_skipped(
         assert "decoded" in records[str(path)]["error"]
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_training_fails_when_too_many_videos_are_bad(root: Path, cache: Path) -> None:
     for clip in (1, 2):
         truncate(root / "UCF-101" / file_name("Bowling", 3, clip), 9, more=10)

@@ -144,10 +144,10 @@ def test_killed_again_and_again_the_run_is_the_uninterrupted_one(
     assert not writes_a_checkpoint(path)
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("number", "whole_group"),
-    [(signal.SIGTERM, False), pytest.param(signal.SIGINT, True, marks=pytest.mark.stress)],
+    [(signal.SIGTERM, False), (signal.SIGINT, True)],
 )
 def test_a_signal_ends_it_with_a_checkpoint_and_it_goes_on(
     number: int, whole_group: bool, uninterrupted: Path, tmp_path: Path, cache: Path

@@ -71,7 +71,11 @@ def without_dropout(call: Callable[..., Any], args: Any, kwargs: Any, context: A
     return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
 
 
-@pytest.mark.parametrize("name", RECORDINGS)
+@pytest.mark.parametrize(
+    "name",
+    # The other VGGs have its layers.
+    [pytest.param(name, marks=[pytest.mark.stress] * (name == "vgg16_bn")) for name in RECORDINGS],
+)
 def test_outputs_are_torchvisions(name: str) -> None:
     recording = RECORDINGS[name]
     encoder = make_encoder(name, tuple(recording.modules))

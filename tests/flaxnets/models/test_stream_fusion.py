@@ -225,6 +225,7 @@ def train_on(inputs: tuple[str, ...]) -> float:
     return float(sums["accuracy"][0] / sums["accuracy"][1])
 
 
+@pytest.mark.stress
 def test_what_is_seen_and_heard_is_learnt_together_and_by_neither_alone() -> None:
     assert train_on(("video", "audio")) > 0.95
     for alone in ("video", "audio"):
