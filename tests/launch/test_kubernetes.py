@@ -307,7 +307,7 @@ WORKDIR = "--workdir=/runs/smoke"
         ({"environment": {"1A": "x"}}, "env: expected the name of a variable"),
         ({"volumes": [Volume("a", "/runs"), Volume("b", "/runs")]}, "volume: expected a path once"),
         ({"volumes": []}, r"workdir: expected a folder on a volume \(none given\), since a pod's"),
-        ({"arguments": ["--workdir=/tmp/a"]}, r"volume \(/runs\), .*received /tmp/a"),
+        ({"arguments": ["--workdir=/elsewhere/a"]}, r"volume \(/runs\), .*received /elsewhere/a"),
         ({"arguments": ["--workdir=/runs/../a"]}, "received /a"),
         ({"arguments": ["--workdir=runs/a"]}, "received /flaxnets/runs/a"),
         ({"arguments": ["--workdir=/runs2"]}, "received /runs2"),
