@@ -62,6 +62,9 @@ class SCSTConfig(CaptionConfig):
     num_samples: int = 5
     baseline: str = "leave_one_out"
     """``leave_one_out`` or ``greedy``."""
+    drop_regions: bool = True
+    """Whether ``model.region_dropout_rate`` and ``model.place_dropout_rate`` act on the images of
+    which captions are drawn."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adam", learning_rate=1e-4, schedule="cosine", clip_norm=1.0
@@ -104,6 +107,7 @@ class SCSTConfig(CaptionConfig):
             frequencies=count_frequencies(self.data, self.vocabulary),
             num_samples=self.num_samples,
             baseline=self.baseline,
+            drop_regions=self.drop_regions,
         )
 
     def make_data(self, split: str) -> Loader:

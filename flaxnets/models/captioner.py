@@ -61,6 +61,7 @@ class Captioner(nn.Module):
         mask: Array | None = None,
         *,
         train: bool,
+        drop_regions: bool | None = None,
         sampling_probability: Array | float | None = None,
     ) -> CaptionOutputs:
         """Scores of given captions' words, each after the words before it.
@@ -73,20 +74,14 @@ class Captioner(nn.Module):
           lengths: (B,) int32 in [0,T], valid steps of a video; None: the inputs are no video.
           mask: (B,) bool, examples that count in batch statistics; None: all.
           train: whether dropout acts and batch statistics are those of the batch.
+          drop_regions: whether ``dropout_rate`` and ``place_dropout_rate`` act; None: in training.
           sampling_probability: scheduled sampling, see ``CaptionDecoder``.
 
         Raises:
           ValueError: inputs of another rank or dtype, or as ``CaptionDecoder``.
         """
-        regions, exists = self._encode(inputs, lengths, mask, train=train)
-        if self.dropout_rate and train:
-            # Of ones, as large as a row's channels: the maps are float16 and many.
-            kept = jnp.ones((len(regions), *(1,) * (regions.ndim - 2), regions.shape[-1]))
-            kept = self.dropout(kept, deterministic=False)
-            regions = regions * kept.astype(regions.dtype)
-        regions = self._embed(regions)
-        if self.place_dropout_rate and train:
-            exists = self._drop_places(regions, exists)
+        drop = train if drop_regions is None else drop_regions
+        regions, exists = self._look(inputs, lengths, mask, train=train, drop=drop)
         return self.decoder(
             regions,
             tokens,
@@ -96,15 +91,19 @@ class Captioner(nn.Module):
             sampling_probability=sampling_probability,
         )
 
-    def begin(self, inputs: Array, lengths: Array | None = None) -> tuple[Memory, Carry]:
+    def begin(
+        self, inputs: Array, lengths: Array | None = None, *, drop_regions: bool = False
+    ) -> tuple[Memory, Carry]:
         """Encodes inputs and looks at them: memory and carry, pytrees of (B,...).
 
         Args:
           inputs: as ``__call__``'s.
           lengths: as ``__call__``'s.
+          drop_regions: as ``__call__``'s; the same key ``dropout`` drops the same ones.
         """
-        regions, exists = self._encode(inputs, lengths, None, train=False)
-        return self.decoder.begin(self._embed(regions), exists)
+        return self.decoder.begin(
+            *self._look(inputs, lengths, None, train=False, drop=drop_regions)
+        )
 
     def advance(
         self, memory: Memory, carry: Carry, previous: Array
@@ -115,6 +114,27 @@ class Captioner(nn.Module):
           The new carry, logits (B,V) float32, and attention (B,R) or None.
         """
         return self.decoder.advance(memory, carry, previous)
+
+    def _look(
+        self,
+        inputs: Array,
+        lengths: Array | None,
+        mask: Array | None,
+        *,
+        train: bool,
+        drop: bool,
+    ) -> tuple[Array, Array | None]:
+        """What the decoder reads: ``_encode``'s regions, dropped and through the layer between."""
+        regions, exists = self._encode(inputs, lengths, mask, train=train)
+        if self.dropout_rate and drop:
+            # Of ones, as large as a row's channels: the maps are float16 and many.
+            kept = jnp.ones((len(regions), *(1,) * (regions.ndim - 2), regions.shape[-1]))
+            kept = self.dropout(kept, deterministic=False)
+            regions = regions * kept.astype(regions.dtype)
+        regions = self._embed(regions)
+        if self.place_dropout_rate and drop:
+            exists = self._drop_places(regions, exists)
+        return regions, exists
 
     def _drop_places(self, regions: Array, exists: Array | None) -> Array:
         """(B,R) bool of the regions that the decoder may look at."""

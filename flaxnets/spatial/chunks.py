@@ -1,5 +1,6 @@
 """Images a few at a time, inside one jitted function."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,3 +34,25 @@ def map_in_chunks(encode: Callable[[Array], Any], images: Array, chunk_size: int
         images,
         batch_size=chunk_size,
     )
+
+
+def split_batch(maps: Array, limit: int) -> Array:
+    """(N,...) to chunks (N/n,n,...) of the largest n up to ``limit`` that divides N."""
+    n = len(maps)
+    size = max(size for size in range(1, min(n, limit) + 1) if n % size == 0)
+    return maps.reshape(n // size, size, *maps.shape[1:])
+
+
+def may_loop() -> bool:
+    """Whether loops over chunks of the batch are of use where this is traced.
+
+    They are not in a program that XLA divides over the devices of a mesh: each of them would walk
+    through the images of all.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    divided = (
+        size
+        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+        if kind != jax.sharding.AxisType.Manual
+    )
+    return math.prod(divided) == 1

@@ -1,12 +1,15 @@
 """Two-dimensional convolution, and the layer around it."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxnets.spatial.chunks import may_loop
+from flaxnets.spatial.tapped_convolution import tapped_conv
 from flaxnets.spatial.winograd import KERNEL_SIZES, winograd_conv
 from flaxnets.typing import Array, Dtype
 
@@ -73,10 +76,15 @@ def conv2d(
             feature_group_count=groups,
         )
 
+    if groups > 1 or inputs.dtype != jnp.float32 or not may_loop():
+        return direct(inputs, kernel)
     margin = kernel_size[0] // 2
     keeps_size = strides == (1, 1) and pads == ((margin, margin),) * 2
-    if keeps_size and groups == 1 and _suits_winograd(inputs, kernel):
+    if keeps_size and _suits_winograd(inputs, kernel):
         return jax.lax.platform_dependent(inputs, kernel, cpu=winograd_conv, default=direct)
+    if strides != (1, 1) or kernel_size == (1, 1):
+        tapped = partial(tapped_conv, strides=strides, pads=pads)
+        return jax.lax.platform_dependent(inputs, kernel, cpu=tapped, default=direct)
     return direct(inputs, kernel)
 
 
@@ -89,7 +97,7 @@ def _suits_winograd(inputs: Array, kernel: Array) -> bool:
     """
     n, height, width, channels = inputs.shape
     size = kernel.shape[0]
-    if kernel.shape[1] != size or size not in KERNEL_SIZES or inputs.dtype != jnp.float32:
+    if kernel.shape[1] != size or size not in KERNEL_SIZES:
         return False
     if size == 3:
         return min(height, width) >= 14 and min(channels, kernel.shape[3]) >= 32

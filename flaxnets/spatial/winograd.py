@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxnets.spatial.chunks import split_batch
 from flaxnets.typing import Array
 
 TILE = 4
@@ -101,7 +102,7 @@ def winograd_conv(inputs: Array, kernel: Array) -> Array:
         result = result.reshape(len(images), TILE * rows, TILE * columns, -1)
         return result[:, :h, :w]
 
-    chunks = _split(inputs, _CHUNKS[len(kernel)])
+    chunks = split_batch(inputs, _CHUNKS[len(kernel)])
     if len(chunks) == 1:
         return convolve(inputs)
     return jax.lax.map(convolve, chunks).reshape(n, h, w, -1)
@@ -124,7 +125,7 @@ def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, A
     size = filter.size
     zeros = jnp.zeros((size**2, *kernel.shape[2:]), inputs.dtype)
     limit = _CHUNKS[len(kernel)]
-    chunks = _split(inputs, limit), _split(gradient, limit)
+    chunks = split_batch(inputs, limit), split_batch(gradient, limit)
     of_weights, _ = jax.lax.scan(add, zeros, chunks)
     matrix = jnp.asarray(filter.g, inputs.dtype)
     of_weights = of_weights.reshape(size, size, *kernel.shape[2:])
@@ -182,10 +183,3 @@ def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
 
 def _count_tiles(height: int, width: int) -> tuple[int, int]:
     return -(-height // TILE), -(-width // TILE)
-
-
-def _split(maps: Array, limit: int) -> Array:
-    """(N,...) to chunks (N/n,n,...) of the largest n up to ``limit`` that divides N."""
-    n = len(maps)
-    size = max(size for size in range(1, min(n, limit) + 1) if n % size == 0)
-    return maps.reshape(n // size, size, *maps.shape[1:])

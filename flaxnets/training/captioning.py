@@ -197,9 +197,18 @@ def counted_words(batch: Batch) -> Array:
     return (steps < batch["token_lengths"][..., None]) & batch["mask"][:, None, None]
 
 
-def begin_search(model: nn.Module, variables: PyTree, batch: Batch) -> tuple[Advance, Carry]:
-    """One step of the decoder on a batch's images, and the carry before the first."""
-    begun: Any = model.apply(variables, *model_inputs(batch), method="begin")
+def begin_search(
+    model: nn.Module, variables: PyTree, batch: Batch, **options: Any
+) -> tuple[Advance, Carry]:
+    """One step of the decoder on a batch's images, and the carry before the first.
+
+    Args:
+      model: a ``Captioner``.
+      variables: of the model.
+      batch: of images.
+      options: further arguments of ``Module.apply``, for the model's ``begin``.
+    """
+    begun: Any = model.apply(variables, *model_inputs(batch), **options, method="begin")
     memory, carry = begun
 
     def advance(carry: Carry, tokens: Array) -> tuple[Carry, Array]:

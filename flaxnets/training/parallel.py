@@ -1,6 +1,7 @@
 """Where arrays and compiled functions live: strategies that all give the same results."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import jax
@@ -201,8 +202,13 @@ class DataParallel:
     ) -> Callable[[TrainState, Batch], tuple[TrainState, Any]]:
         """See ``Strategy``."""
         placed = self.shardings(state)
+
+        def known_to_be_divided(state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
+            with self._tracing():
+                return step(state, batch)
+
         return jax.jit(
-            step,
+            known_to_be_divided,
             in_shardings=(placed, self._rows),
             out_shardings=(placed, self._everywhere),
             donate_argnums=0,
@@ -225,13 +231,18 @@ class DataParallel:
         """
 
         def gathered(variables: PyTree, batch: Any) -> Any:
-            return function(self.gather(variables), batch)
+            with self._tracing():
+                return function(self.gather(variables), batch)
 
         return jax.jit(gathered, in_shardings=(None, self._rows), out_shardings=self._everywhere)
 
     def checkpoint_view(self, state: TrainState) -> TrainState:
         """The state itself."""
         return state
+
+    def _tracing(self) -> AbstractContextManager[Any]:
+        """Tells layers the mesh: those that loop over a batch let it whole where it is divided."""
+        return jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
 
 
 def _to_host(leaf: Any) -> Any:

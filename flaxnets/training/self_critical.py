@@ -1,6 +1,7 @@
 """Self-critical training: captions that the model draws are rewarded as they are scored."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -29,19 +30,23 @@ class SelfCritical(Captioning):
     "A Better Variant of Self-Critical Sequence Training", 2003.09971). The reward is the CIDEr-D
     against the image's captions in the batch, computed on the device (``flaxnets/cider.py``).
 
-    Deviations: captions are drawn, and their probability is differentiated, without dropout, so
-    that both are of the same distribution; the paper does not say. The batch's captions are those
+    Deviations: captions are drawn, and their probability is differentiated, without the decoder's
+    dropout, so that both are of the same distribution; the paper does not say. With
+    ``drop_regions`` both are of an image of which the same channels and places are dropped. The
+    batch's captions are those
     of ``CaptionBatch``, all of an image in one row.
 
     Attributes:
       frequencies: document frequencies of the training split.
       num_samples: S; at least 2 for ``leave_one_out``.
       baseline: ``greedy`` or ``leave_one_out``.
+      drop_regions: whether the rates of a ``Captioner`` that drop parts of the image act.
     """
 
     frequencies: DocumentFrequencies
     num_samples: int = 5
     baseline: str = "leave_one_out"
+    drop_regions: bool = False
 
     def __post_init__(self) -> None:
         if self.baseline not in BASELINES:
@@ -63,7 +68,11 @@ class SelfCritical(Captioning):
     ) -> tuple[Sums, PyTree]:
         """Sums of ``loss``, ``reward`` and ``baseline`` (CIDEr-D, 0 to 10), ``sampled_words``."""
         fixed = jax.lax.stop_gradient(variables)
-        advance, carry = begin_search(model, fixed, batch)
+        options: dict[str, Any] = {}
+        if self.drop_regions:
+            key, drop_key = jax.random.split(key)
+            options = {"drop_regions": True, "rngs": {"dropout": drop_key}}
+        advance, carry = begin_search(model, fixed, batch, **options)
         max_steps = self.options.max_steps
         drawn = sample(advance, carry, key, num_samples=self.num_samples, max_steps=max_steps)
         words = (
@@ -79,7 +88,7 @@ class SelfCritical(Captioning):
             others = rewards.sum(-1, keepdims=True) - rewards
             baselines = others / (self.num_samples - 1)
         advantages = jnp.where(batch["mask"][:, None], rewards - baselines, 0)
-        log_probs = self._log_probs(model, variables, batch, drawn.tokens, drawn.lengths)
+        log_probs = self._log_probs(model, variables, batch, drawn.tokens, drawn.lengths, options)
         weighted = jnp.sum(advantages[..., None] * log_probs, dtype=jnp.float32)
         rows = batch["mask"][:, None]
         num_words = jnp.sum(jnp.where(rows, drawn.lengths, 0), dtype=jnp.float32)
@@ -97,11 +106,19 @@ class SelfCritical(Captioning):
         return sums, {name: variables[name] for name in variables if name != "params"}
 
     def _log_probs(
-        self, model: nn.Module, variables: PyTree, batch: Batch, tokens: Array, lengths: Array
+        self,
+        model: nn.Module,
+        variables: PyTree,
+        batch: Batch,
+        tokens: Array,
+        lengths: Array,
+        options: Mapping[str, Any],
     ) -> Array:
         """(B,S,L) float32: log-probability of each word under what ``sample`` drew it from."""
         inputs, num_frames = model_inputs(batch)
-        outputs: Any = model.apply(variables, inputs, tokens, lengths, num_frames, train=False)
+        outputs: Any = model.apply(
+            variables, inputs, tokens, lengths, num_frames, train=False, **options
+        )
         ids = jnp.arange(outputs.logits.shape[-1])
         may_follow = (ids != PAD) & (ids != BOS) & (ids != UNK)
         logits = jnp.where(may_follow, outputs.logits, -jnp.inf)

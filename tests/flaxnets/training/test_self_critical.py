@@ -1,5 +1,6 @@
 """Self-critical training against the exact gradient of the expected reward, by enumeration."""
 
+import dataclasses
 import itertools
 from functools import cache, partial
 from typing import Any
@@ -13,6 +14,9 @@ import pytest
 from flaxnets.cider import DocumentFrequencies, cider_d
 from flaxnets.decoders.sampling import sample
 from flaxnets.decoders.search import SearchOptions
+from flaxnets.decoders.soft_attention import SoftAttention
+from flaxnets.models.captioner import Captioner
+from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.training.captioning import begin_search
 from flaxnets.training.self_critical import SelfCritical
 from flaxnets.training.state import make_state
@@ -150,7 +154,7 @@ def test_words_are_drawn_from_the_probabilities_that_are_differentiated() -> Non
     tokens = jnp.broadcast_to(CAPTIONS, (2, *CAPTIONS.shape))
     lengths = jnp.sum(tokens > 0, axis=-1)
     log_probs = jax.jit(partial(task_of("greedy")._log_probs, MODEL))(
-        variables, batch, tokens, lengths
+        variables, batch, tokens, lengths, {}
     )
     exact = np.asarray(probabilities(variables["params"], batch))
     np.testing.assert_allclose(np.exp(log_probs.sum(-1)), exact, rtol=1e-5)
@@ -232,6 +236,46 @@ def test_training_raises_the_reward(baseline: str) -> None:
     after = float(expected_reward(state.params, batch).mean())
     best = np.asarray(cider_d(FREQUENCIES, batch["tokens"][:, :1], batch["tokens"][:, :1])).mean()
     assert after > before + 0.3 * best
+
+
+def test_the_same_parts_of_an_image_are_dropped_in_drawing_and_in_differentiating() -> None:
+    cell = partial(LSTMCell, 4)
+    decoder = SoftAttention(vocabulary_size=V, make_cell=cell, embed_features=4)
+    model = Captioner(decoder, dropout_rate=0.5, place_dropout_rate=0.5)
+    batch = batch_of()
+    batch["features"] = jax.random.normal(KEY, (2, 6, 5))
+    captions = batch["tokens"], batch["token_lengths"]
+    variables = model.init(KEY, batch["features"], *captions, train=False)
+    # Large enough that what is seen decides what is said, small enough that draws differ.
+    variables = jax.tree.map(lambda x: 0.5 * jax.random.normal(KEY, x.shape), variables)
+    task = dataclasses.replace(task_of("leave_one_out", 8), drop_regions=True)
+
+    tokens, lengths = batch["tokens"][:, :1], batch["token_lengths"][:, :1]
+
+    @jax.jit
+    def log_probs(drop_key: Any) -> tuple[jax.Array, jax.Array]:
+        """(B,) as they are drawn, word after word, and as they are differentiated."""
+        options = {"drop_regions": True, "rngs": {"dropout": drop_key}}
+        advance, carry = begin_search(model, variables, batch, **options)
+        previous, total = jnp.full(2, BOS), jnp.zeros(2)
+        for word in jnp.moveaxis(tokens[:, 0], 1, 0):
+            carry, logits = advance(carry, previous)
+            place = jnp.searchsorted(jnp.array([EOS, *WORDS]), word)[:, None]
+            logs = jax.nn.log_softmax(logits[:, jnp.array([EOS, *WORDS])])
+            total += jnp.take_along_axis(logs, place, axis=1)[:, 0]
+            previous = word
+        scored = task._log_probs(model, variables, batch, tokens, lengths, options)
+        return total, scored.sum((1, 2))
+
+    found = [log_probs(jax.random.key(seed)) for seed in range(3)]
+    for drawn, differentiated in found:
+        np.testing.assert_allclose(differentiated, drawn, rtol=1e-4, atol=1e-5)
+    assert np.ptp([drawn for drawn, _ in found], axis=0).min() > 0.1
+    whole, dropped = (
+        jax.jit(partial(task.loss, seen))(variables, batch, KEY)[0]["loss"][0]
+        for seen in (Captioner(decoder), model)
+    )
+    assert abs(whole - dropped) > 0.01
 
 
 def test_what_cannot_be_trained_is_refused() -> None:
