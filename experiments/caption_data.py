@@ -52,7 +52,7 @@ class CaptionDataConfig:
     mirror: bool = True
     """Images only: whether training sees each image and its mirror image, whose captions exchange
     left and right; an epoch is twice as long."""
-    num_corners: int = 2
+    num_corners: int = 4
     """Images whose maps are cached only: how many of an image's corners, 0 to 4, are further images
     of training with the same captions, each 4/5 as high and wide; with ``mirror`` the second and
     fourth are mirrored. An epoch is as much longer."""

@@ -32,8 +32,8 @@ def configure(config: Any, experiment: str, variant: str | None) -> Any:
         return config
     config.data.kind, config.data.min_count = "moving_shapes", 1
     config.data.num_train, config.data.all_captions = 20_000, True
-    config.batch_size, config.num_steps = 32, 2_000
-    config.eval_every = config.checkpoint_every = 500
+    config.batch_size, config.num_steps = 32, 6_000
+    config.eval_every = config.checkpoint_every = 1_000
     # Not every step of a video says as much as every other; sentences are exact.
     config.attention_penalty = config.label_smoothing = config.ema_decay = 0.0
     config.search.max_steps = 24

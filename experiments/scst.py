@@ -48,11 +48,11 @@ class SCSTConfig(CaptionConfig):
 
     name: str = "SCST"
     batch_size: int = 32
-    num_steps: int = 600
-    eval_every: int = 150
-    checkpoint_every: int = runtime(150)
+    num_steps: int = 800
+    eval_every: int = 200
+    checkpoint_every: int = runtime(200)
     patience: int = 5
-    ema_decay: float = 0.0
+    ema_decay: float = 0.99
     start: str = ""
     """The workdir of a trained captioner of the same decoder and vocabulary."""
     decoder: str = "soft_attention"
@@ -67,7 +67,7 @@ class SCSTConfig(CaptionConfig):
     which captions are drawn."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
-            name="adam", learning_rate=1e-4, schedule="cosine", clip_norm=1.0
+            name="adam", learning_rate=2e-4, schedule="cosine", clip_norm=1.0
         )
     )
 

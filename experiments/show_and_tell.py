@@ -11,8 +11,8 @@ videos, encoded by a CRNN), ``smoke`` (those for seconds).
 Paper: COCO BLEU-4 27.7, METEOR 23.7, CIDEr 85.5; Flickr8k BLEU-1 63 (from memory of the text).
 Ours: README.
 
-Deviations: EfficientNet-Lite0, frozen, instead of GoogLeNet, fine-tuned; mirror images, corners and
-dropout of places; AdamW and an average of the parameters instead of SGD; beams of 5 instead of 20;
+Deviations: EfficientNet-Lite0, frozen, instead of GoogLeNet, fine-tuned; mirror images and
+corners; AdamW and an average of the parameters instead of SGD; beams of 5 instead of 20;
 one model instead of an ensemble (``launch.caption`` decodes several at once); early stopping on
 CIDEr.
 """
@@ -31,9 +31,15 @@ class ShowAndTellConfig(CaptionConfig):
     """The hyper-parameters."""
 
     name: str = "Show and Tell"
+    num_steps: int = 6_566
     model: DecoderConfig = dataclasses.field(
-        # The decoder embeds the mean over the places itself.
-        default_factory=lambda: DecoderConfig(region_features=0)
+        # The decoder embeds the mean over the places itself, and sees too little to learn by heart.
+        default_factory=lambda: DecoderConfig(
+            region_features=0,
+            embed_dropout_rate=0.3,
+            region_dropout_rate=0.1,
+            place_dropout_rate=0.0,
+        )
     )
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
