@@ -53,5 +53,7 @@ def get_config(variant: str | None = None) -> ShowAndTellConfig:
     Raises:
       ValueError: an unknown variant.
     """
-    config: ShowAndTellConfig = configure(ShowAndTellConfig(), "show_and_tell", variant)
-    return config
+    config = ShowAndTellConfig()
+    config.optimizer.weight_decay = 0.05
+    configured: ShowAndTellConfig = configure(config, "show_and_tell", variant)
+    return configured
