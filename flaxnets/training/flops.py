@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+NARROW = 64
 ELEMENTWISE = frozenset(
     {
         "abs", "add", "add_any", "and", "atan2", "ceil", "clamp", "div", "eq", "erf_inv", "floor",
@@ -42,12 +43,15 @@ class Flops:
     Attributes:
       products: of matrix products and convolutions, a multiplication and an addition being two;
         what a convolution would multiply with padding does not count.
+      narrow: those of ``products`` in which a side of a matrix, or the channels of a convolution
+        are fewer than ``NARROW``: no processor does them at its full speed.
       elementwise: one for each element of a result, or of what is reduced.
       transcendental: the same, of tanh, exp and their like.
       unbounded_loops: loops without a known number of turns, of which one turn was counted.
     """
 
     products: float = 0.0
+    narrow: float = 0.0
     elementwise: float = 0.0
     transcendental: float = 0.0
     unbounded_loops: int = 0
@@ -61,6 +65,7 @@ class Flops:
         """Of one call after the other."""
         return Flops(
             self.products + other.products,
+            self.narrow + other.narrow,
             self.elementwise + other.elementwise,
             self.transcendental + other.transcendental,
             self.unbounded_loops + other.unbounded_loops,
@@ -70,6 +75,7 @@ class Flops:
         """Of ``turns`` calls."""
         return Flops(
             turns * self.products,
+            turns * self.narrow,
             turns * self.elementwise,
             turns * self.transcendental,
             self.unbounded_loops,
@@ -117,9 +123,9 @@ def _branch(platforms: Any, platform: str) -> int:
 def _count_equation(equation: Any, platform: str, chosen: dict[Any, int]) -> Flops:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
-        return Flops(products=_of_product(equation))
+        return _of_product(equation)
     if name == "conv_general_dilated":
-        return Flops(products=_of_convolution(equation))
+        return _of_convolution(equation)
     if name == "scan":
         return _count_jaxpr(params["jaxpr"].jaxpr, platform).times(params["length"])
     if name == "while":
@@ -160,14 +166,20 @@ def _of_branches(equation: Any, platform: str, chosen: dict[Any, int]) -> Flops:
     return max(counted, key=lambda flops: flops.total)
 
 
-def _of_product(equation: Any) -> float:
-    (contracted, _), _ = equation.params["dimension_numbers"]
+def _of_product(equation: Any) -> Flops:
+    (contracted, _), (mapped, _) = equation.params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
     depth = math.prod(shape[axis] for axis in contracted)
-    return 2.0 * depth * _size(equation.outvars[0])
+    matrices = math.prod(shape[axis] for axis in mapped)
+    rows, columns = (_size(variable) / (matrices * depth) for variable in equation.invars)
+    return _products(2.0 * depth * _size(equation.outvars[0]), depth, rows, columns)
 
 
-def _of_convolution(equation: Any) -> float:
+def _products(count: float, *sides: float) -> Flops:
+    return Flops(products=count, narrow=count if min(sides) < NARROW else 0.0)
+
+
+def _of_convolution(equation: Any) -> Flops:
     params = equation.params
     numbers = params["dimension_numbers"]
     inputs, kernel = (variable.aval.shape for variable in equation.invars[:2])
@@ -186,7 +198,7 @@ def _of_convolution(equation: Any) -> float:
         )
     depth = kernel[numbers.rhs_spec[1]]
     # With groups of the batch, as in the gradient of a grouped kernel, each sees its part.
-    return 2.0 * pairs * depth * features * batch
+    return _products(2.0 * pairs * depth * features * batch, depth, features)
 
 
 def _meetings(

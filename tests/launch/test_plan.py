@@ -51,9 +51,9 @@ def test_rematerialisation_is_tried_where_nothing_cheaper_helps(
 
 
 def test_a_cpu_takes_one_kind_of_work_after_the_other() -> None:
-    speed = CpuSpeed(products=1e9, elementwise=1e8, transcendental=1e7)
-    flops = Flops(products=2e9, elementwise=1e8, transcendental=5e6)
-    assert speed.seconds(flops) == pytest.approx(3.5)
+    speed = CpuSpeed(products=1e9, narrow=5e8, elementwise=1e8, transcendental=1e7)
+    flops = Flops(products=2e9, narrow=1e9, elementwise=1e8, transcendental=5e6)
+    assert speed.seconds(flops) == pytest.approx(1 + 2 + 1 + 0.5)
 
 
 def test_every_device_has_a_peak_and_memory() -> None:

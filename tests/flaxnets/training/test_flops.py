@@ -70,18 +70,38 @@ def test_what_is_not_needed_is_not_counted() -> None:
     assert count_flops(gradient, zeros(8, 16), zeros(16, 4)).products == 2 * 8 * 16 * 4
 
 
+@pytest.mark.parametrize(
+    ("rows", "depth", "columns", "is_narrow"),
+    [(64, 64, 64, False), (63, 64, 64, True), (64, 63, 64, True), (64, 64, 63, True)],
+)
+def test_narrow_products(rows: int, depth: int, columns: int, is_narrow: bool) -> None:
+    given = zeros(2, 3, rows, depth), zeros(2, 3, depth, columns)
+    counted = count_flops(jnp.matmul, *given)
+    assert counted.products == 2 * 6 * rows * depth * columns
+    assert counted.narrow == is_narrow * counted.products
+
+
+@pytest.mark.parametrize(("channels", "features"), [(64, 64), (63, 64), (64, 63)])
+def test_convolutions_of_few_channels_are_narrow(channels: int, features: int) -> None:
+    convolve = partial(jax.lax.conv, window_strides=(1, 1), padding="SAME")
+    counted = count_flops(convolve, zeros(2, channels, 5, 5), zeros(features, channels, 3, 3))
+    assert counted.products > 0
+    assert counted.narrow == (channels + features < 128) * counted.products
+
+
 def test_loops_branches_and_elements() -> None:
     x = zeros(8, 8)
 
     def scanned(x: Any) -> Any:
         return jax.lax.scan(lambda c, _: (jnp.tanh(c @ x), None), x, length=5)[0]
 
-    assert count_flops(scanned, x) == Flops(products=5 * 2 * 8**3, transcendental=5 * 64)
+    products = 5 * 2 * 8**3
+    assert count_flops(scanned, x) == Flops(products, products, transcendental=5 * 64)
 
     def repeated(x: Any) -> Any:
         return jax.lax.while_loop(lambda c: c.sum() > 0, lambda c: c @ x, x)
 
-    assert count_flops(repeated, x) == Flops(2 * 8**3, elementwise=65, unbounded_loops=1)
+    assert count_flops(repeated, x) == Flops(2 * 8**3, 2 * 8**3, elementwise=65, unbounded_loops=1)
 
     def branched(flag: Any, x: Any) -> Any:
         return jax.lax.cond(flag, lambda x: x @ x @ x, lambda x: x @ x, x)
