@@ -39,7 +39,11 @@ class Window:
         self._steps, self._waited, self._start = 0, 0.0, time.perf_counter()
 
     def waiting(self) -> "Window":
-        """A ``with`` whose time counts as waiting for data."""
+        """A ``with`` whose time counts as waiting for data.
+
+        It does not where the device is still at the step before when it ends: the data then came in
+        time. Else the whole of it counts, though the device may have become idle within it.
+        """
         return self
 
     def __enter__(self) -> None:
@@ -48,7 +52,8 @@ class Window:
 
     def __exit__(self, *exception: object) -> None:
         """Ends it."""
-        self._waited += time.perf_counter() - self._wait_start
+        if self._pending is None or _is_ready(self._pending[1]):
+            self._waited += time.perf_counter() - self._wait_start
 
     def add(self, step: int, sums: Any) -> None:
         """Adds the sums of a step, which the device may still be at.
@@ -104,6 +109,11 @@ class Window:
         }
         self.restart()
         return record
+
+
+def _is_ready(tree: Any) -> bool:
+    """Whether the device has computed all arrays of a tree."""
+    return all(leaf.is_ready() for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
 
 
 def summary(record: Mapping[str, float]) -> str:
