@@ -31,7 +31,6 @@ class ShowAndTellConfig(CaptionConfig):
     """The hyper-parameters."""
 
     name: str = "Show and Tell"
-    num_steps: int = 6_566
     model: DecoderConfig = dataclasses.field(
         # The decoder embeds the mean over the places itself, and sees too little to learn by heart.
         default_factory=lambda: DecoderConfig(

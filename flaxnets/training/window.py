@@ -113,7 +113,8 @@ class Window:
 
 def _is_ready(tree: Any) -> bool:
     """Whether the device has computed all arrays of a tree."""
-    return all(leaf.is_ready() for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
+    arrays: Any = jax.tree.leaves(tree)
+    return all(array.is_ready() for array in arrays if isinstance(array, jax.Array))
 
 
 def summary(record: Mapping[str, float]) -> str:
