@@ -113,8 +113,8 @@ class Window:
 
 def _is_ready(tree: Any) -> bool:
     """Whether the device has computed all arrays of a tree."""
-    arrays: Any = jax.tree.leaves(tree)
-    return all(array.is_ready() for array in arrays if isinstance(array, jax.Array))
+    arrays: list[Any] = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return all(array.is_ready() for array in arrays)
 
 
 def summary(record: Mapping[str, float]) -> str:
