@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from flaxnets.training.state import TrainState
 from flaxnets.typing import PyTree
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
+_REMOVED = "removed"
 
 
 class DamagedCheckpoint(ValueError):
@@ -75,11 +77,15 @@ class Checkpointer:
             preservation_policy=AnyPreservationPolicy([LatestN(n=keep), best]),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            # Deleted where it is, a folder of which a kill leaves a half would be found damaged.
+            todelete_subdir=None if read_only else _REMOVED,
             # Made in the background, a folder that cannot be made holds up the end for minutes.
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=self._digest, create_directories_asynchronously=False
             ),
         )
+        if not read_only:
+            self._empty_removed()
         # The manager reads the metrics of all of them.
         self._check_undamaged(self._steps_on_disk(), "metrics")
         self._manager = ocp.CheckpointManager(
@@ -222,6 +228,7 @@ class Checkpointer:
             self._manager.wait_until_finished()
             if not (self._directory / str(step)).is_dir():
                 raise FileNotFoundError("its folder is gone")
+            self._empty_removed()
 
     def close(self) -> None:
         """Finishes writing and ends the manager's threads."""
@@ -250,6 +257,11 @@ class Checkpointer:
         if is_first():
             for folder in self._directory.glob(f"*{_UNFINISHED}"):
                 write_digests(folder)
+
+    def _empty_removed(self) -> None:
+        """Deletes what Orbax has moved out of the way."""
+        if is_first() and (self._directory / _REMOVED).exists():
+            shutil.rmtree(self._directory / _REMOVED)
 
     def _check_undamaged(self, steps: Sequence[int], under: str = "") -> None:
         """Raises DamagedCheckpoint for the first of the steps whose files differ.

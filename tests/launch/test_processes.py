@@ -61,6 +61,10 @@ def reached(path: Path, step: int) -> bool:
     return last_step(path) >= step
 
 
+def has_saved(path: Path) -> bool:
+    return any(folder.name.isdecimal() for folder in (path / "checkpoints").iterdir())
+
+
 def losses(path: Path) -> list[tuple[str, int]]:
     return [(r["split"], r["step"]) for r in read_metrics(path)]
 
@@ -183,7 +187,7 @@ def test_a_process_that_is_killed_ends_the_other_which_names_it(
 ) -> None:
     path = tmp_path / "run"
     with start(path, "--config.delay=0.05") as job:
-        assert job.wait_until(partial(reached, path, 6))
+        assert job.wait_until(lambda: reached(path, 6) and has_saved(path))
         job.processes[victim].kill()
         killed = time.monotonic()
         codes = job.wait()

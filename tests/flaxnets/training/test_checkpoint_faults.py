@@ -116,6 +116,34 @@ def test_without_the_newest_step_the_one_before_counts(saved: Path, tmp_path: Pa
     assert is_restored(path, 2)
 
 
+def test_a_kill_while_an_old_step_is_deleted_leaves_no_half_of_it_among_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KillError(BaseException):
+        pass
+
+    def delete_a_file_and_die(folder: Path) -> None:
+        removed = [file for file in folder.rglob("*") if file.is_file()]
+        removed[0].unlink()
+        assert len(removed) > 1
+        raise KillError
+
+    killed = Checkpointer(tmp_path, keep=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", delete_a_file_and_die)
+        save(killed, 1, 2, 3)  # The first is the best and stays.
+        with pytest.raises(KillError):
+            killed.wait()
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["1", "3", "removed"]
+    next_one = Checkpointer(tmp_path, keep=1)
+    assert next_one.steps == [1, 3]
+    save(next_one, 4)
+    next_one.close()
+    killed.close()
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["1", "4"]
+    assert is_restored(tmp_path, 4)
+
+
 def test_a_folder_that_is_removed_during_training_ends_it(tmp_path: Path) -> None:
     checkpointer = Checkpointer(tmp_path / "checkpoints")
     save(checkpointer, 1)
