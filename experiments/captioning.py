@@ -97,7 +97,7 @@ class CaptionConfig(Config):
     model: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     search: SearchOptions = dataclasses.field(
         default_factory=lambda: SearchOptions(
-            beam_size=5, length_normalization="wu", length_alpha=1.0
+            beam_size=5, length_normalization="wu", length_alpha=1.15
         )
     )
     optimizer: OptimizerConfig = dataclasses.field(
