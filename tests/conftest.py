@@ -22,7 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The longest files first, so that no worker has one of them left when the others are done.
-    first = ("launch", "experiments", "encoders")
+    first = ("launch", "experiments", "training", "encoders")
     items.sort(
-        key=lambda item: min((first.index(p) for p in item.path.parts if p in first), default=3)
+        key=lambda item: min(
+            (first.index(p) for p in item.path.parts if p in first), default=len(first)
+        )
     )
