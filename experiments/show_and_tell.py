@@ -11,10 +11,9 @@ videos, encoded by a CRNN), ``smoke`` (those for seconds).
 Paper: COCO BLEU-4 27.7, METEOR 23.7, CIDEr 85.5; Flickr8k BLEU-1 63 (from memory of the text).
 Ours: README.
 
-Deviations: EfficientNet-Lite0, frozen, instead of GoogLeNet, fine-tuned; mirror images and
-corners; AdamW and an average of the parameters instead of SGD; beams of 5 instead of 20;
-one model instead of an ensemble (``launch.caption`` decodes several at once); early stopping on
-CIDEr.
+Deviations: EfficientNet-Lite0, frozen, instead of GoogLeNet, fine-tuned; mirror images and corners;
+AdamW and an average of the parameters instead of SGD; beams of 5 instead of 20; one model instead
+of an ensemble (``launch.caption`` decodes several at once); early stopping on CIDEr.
 """
 
 import dataclasses
@@ -32,7 +31,7 @@ class ShowAndTellConfig(CaptionConfig):
 
     name: str = "Show and Tell"
     model: DecoderConfig = dataclasses.field(
-        # The decoder embeds the mean over the places itself, and sees too little to learn by heart.
+        # The decoder embeds the mean over the places itself.
         default_factory=lambda: DecoderConfig(
             region_features=0,
             embed_dropout_rate=0.3,

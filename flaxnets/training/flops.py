@@ -15,6 +15,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 NARROW = 64
+"""Rows, columns, depth or channels below which a product counts as narrow."""
 ELEMENTWISE = frozenset(
     {
         "abs", "add", "add_any", "and", "atan2", "ceil", "clamp", "div", "eq", "erf_inv", "floor",

@@ -33,8 +33,7 @@ class SelfCritical(Captioning):
     Deviations: captions are drawn, and their probability is differentiated, without the decoder's
     dropout, so that both are of the same distribution; the paper does not say. With
     ``drop_regions`` both are of an image of which the same channels and places are dropped. The
-    batch's captions are those
-    of ``CaptionBatch``, all of an image in one row.
+    batch's captions are those of ``CaptionBatch``, all of an image in one row.
 
     Attributes:
       frequencies: document frequencies of the training split.

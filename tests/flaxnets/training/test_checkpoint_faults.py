@@ -135,6 +135,7 @@ def test_a_kill_while_an_old_step_is_deleted_leaves_no_half_of_it_among_the_step
         with pytest.raises(KillError):
             killed.wait()
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["1", "3", "removed"]
+    assert is_restored(tmp_path, 3)
     next_one = Checkpointer(tmp_path, keep=1)
     assert next_one.steps == [1, 3]
     save(next_one, 4)
