@@ -15,8 +15,8 @@ from flaxnets.training.flops import Flops, count_flops
 
 REPEATS = 7
 OVERHEAD = 1.25
-"""How much longer whole steps take than their operations by themselves: measured of four networks
-on ``moving_shapes`` and two captioners of photographs 1.1 to 1.43, and 2.1 for the shortest step."""
+"""How much longer whole steps take than their operations by themselves: 1.1 to 1.43 as measured of
+four networks on ``moving_shapes`` and two captioners of photographs, 2.1 of the shortest."""
 
 
 @dataclasses.dataclass(frozen=True)
