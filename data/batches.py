@@ -67,6 +67,8 @@ class CaptionExample(TypedDict):
     """(C,L) int32: ids of the words, ``<eos>`` (2), then ``<pad>`` (0); no ``<bos>``."""
     token_lengths: np.ndarray
     """(C,) int32, words + 1, as ``<eos>`` counts; 0 where there is no such caption."""
+    caption_weights: NotRequired[np.ndarray]
+    """(C,) float32, at least 0: what each caption's words count for in the loss; 1 where absent."""
     mask: np.ndarray
     """() bool, False where the image could not be decoded: it counts nowhere."""
     index: np.ndarray
@@ -85,6 +87,7 @@ class CaptionBatch(TypedDict):
     lengths: NotRequired[np.ndarray]
     tokens: np.ndarray
     token_lengths: np.ndarray
+    caption_weights: NotRequired[np.ndarray]
     mask: np.ndarray
     index: np.ndarray
 

@@ -92,6 +92,8 @@ class CaptionSource:
         vocabulary: their words' ids.
         pairs: an example for each (input, caption), C = 1, as in training; False: one for each
             input with all its captions, C = the greatest number that one has, as in evaluation.
+        weights: of each input, what its captions' words count for in the loss, at least 0; None:
+            examples have no ``caption_weights``.
         max_words: longer captions are cut to this many words, then ``<eos>``; None cuts none.
         names: what messages call each input: its path or id; None takes its number.
 
@@ -101,8 +103,8 @@ class CaptionSource:
         num_tokens: L, the length of the longest caption with its ``<eos>``.
 
     Raises:
-        ValueError: not one list of captions for each input, or an input whose captions all lack
-            words.
+        ValueError: not one list of captions for each input, or of weights one for each caption, or
+            an input whose captions all lack words.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class CaptionSource:
         vocabulary: Vocabulary,
         *,
         pairs: bool,
+        weights: Sequence[Sequence[float] | np.ndarray] | None = None,
         max_words: int | None = None,
         names: Sequence[str | int] | None = None,
     ):
@@ -120,6 +123,8 @@ class CaptionSource:
                 f"captions: expected those of each of {len(inputs)} inputs (at least 1), "
                 f"received {len(captions)}"
             )
+        if weights is not None and len(weights) != len(inputs):
+            raise ValueError(f"weights: expected those of {len(inputs)}, received {len(weights)}")
         if names is not None and len(names) != len(inputs):
             raise ValueError(f"names: expected {len(inputs)}, received {len(names)}")
         if max_words is not None and max_words < 1:
@@ -130,9 +135,17 @@ class CaptionSource:
         self.names = None if names is None else tuple(names)
         ids: list[list[int]] = []
         owners: list[int] = []  # which input a caption belongs to, rising
+        shares: list[float] = []
         for number, texts in enumerate(captions):
             encoded = [vocabulary.encode(text) for text in texts]
             worded = [caption for caption in encoded if len(caption) > 1]
+            given = np.ones(len(texts)) if weights is None else weights[number]
+            if len(given) != len(texts):
+                raise ValueError(
+                    f"weights: expected those of {len(texts)} captions of {self._name(number)}, "
+                    f"received {len(given)}"
+                )
+            shares += [w for caption, w in zip(encoded, given, strict=True) if len(caption) > 1]
             if not worded:
                 raise ValueError(
                     f"captions: expected words about {self._name(number)}, received {list(texts)!r}"
@@ -144,6 +157,7 @@ class CaptionSource:
         self.dropped = sum(map(len, captions)) - len(ids)
         # Flat arrays: hundreds of thousands of lists would be slow to hand to workers.
         self._owners = np.asarray(owners, np.int32)
+        self._weights = None if weights is None else np.asarray(shares, np.float32)
         self._ids = np.concatenate([np.asarray(caption, np.int32) for caption in ids])
         self._starts = np.concatenate([[0], np.cumsum([len(caption) for caption in ids])])
         self._first = np.searchsorted(self._owners, np.arange(len(inputs) + 1))
@@ -157,7 +171,7 @@ class CaptionSource:
         # grain compares it when it restores the position of an iterator.
         return (
             f"CaptionSource({self.inputs!r}, {len(self._owners)} captions, {self.vocabulary!r}, "
-            f"pairs={self.pairs})"
+            f"pairs={self.pairs}{'' if self._weights is None else ', weighed'})"
         )
 
     @property
@@ -194,6 +208,9 @@ class CaptionSource:
             )
         example = {name: given[name] for name in _KEPT if name in given}
         example |= {"tokens": tokens, "token_lengths": token_lengths}
+        if self._weights is not None:
+            padding = (0, self.num_captions - len(numbers))
+            example["caption_weights"] = np.pad(self._weights[list(numbers)], padding)
         example.setdefault("mask", np.asarray(True))
         return cast(CaptionExample, {**example, "index": np.asarray(index, np.int32)})
 

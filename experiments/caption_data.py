@@ -3,12 +3,10 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from data.batches import Source
 from data.caption_examples import CaptionSource, ImageSource
@@ -19,8 +17,8 @@ from data.joined_sources import JoinedSources
 from data.length_buckets import LengthBuckets, choose_boundaries
 from data.loader import Loader
 from data.synthetic import MovingShapes
+from experiments.caption_consensus import count_frequencies, weigh_captions
 from experiments.frozen_features import digest_images, load_maps
-from flaxnets.cider import DocumentFrequencies
 from flaxnets.training.config import nearest, runtime
 
 FITS = ("stretch", "crop")
@@ -61,6 +59,9 @@ class CaptionDataConfig:
     all_captions: bool = False
     """Whether a training example is an image with all of its captions, not with one: an encoder
     that trains then runs once for all of them."""
+    consensus: float = 0.0
+    """In training each caption's words count for 1 - this + this times its CIDEr-D against the
+    image's other captions, relative to their mean (``caption_consensus.py``); 0: all alike."""
     max_words: int = 0
     """Longer captions are cut in training; 0: none."""
     num_buckets: int = 8
@@ -227,11 +228,18 @@ def make_loader(
         read = change_images(read, size=config.image_size * 8 // 7)
         augment = RandomCrop(config.image_size)
     seen = training_views(config, read) if train and has_images else [read]
+    weights = None
+    if train and config.consensus:
+        frequencies = count_frequencies(read.captions, vocabulary, config.cache)
+        # What is said of a view is what is said of the image, left and right exchanged at most.
+        weights = weigh_captions(read.captions, vocabulary, frequencies, config.consensus)
+        weights *= len(seen)
     source = CaptionSource(
         JoinedSources([model_inputs(config, part) for part in seen]),
         [texts for part in seen for texts in part.captions],
         vocabulary,
         pairs=train and pairs,
+        weights=weights,
         max_words=config.max_words or None if train else None,
         names=[name for part in seen for name in part.names],
     )
@@ -252,29 +260,3 @@ def make_loader(
         num_workers=config.num_workers if train else 0,
         max_bad_share=0.05 if train else 1.0,
     )
-
-
-def count_frequencies(config: CaptionDataConfig, vocabulary: Vocabulary) -> DocumentFrequencies:
-    """Document frequencies of the training captions, from the cache where they lie there."""
-    captions = read_split(config, "train").captions
-    text = "\n\n".join("\n".join(texts) for texts in captions)
-    digest = _digest(text, vocabulary.digest)
-    path = Path(config.cache) / f"frequencies_{digest}.npz"
-    if path.is_file():
-        return DocumentFrequencies.load(path)
-    frequencies = DocumentFrequencies.count(_encode(texts, vocabulary) for texts in captions)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frequencies.save(path)
-    return frequencies
-
-
-def _encode(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
-    ids = [vocabulary.encode(text) for text in texts]
-    width = max(map(len, ids))
-    return np.array([caption + [0] * (width - len(caption)) for caption in ids], np.int32)
-
-
-def _digest(*texts: str) -> str:
-    import hashlib
-
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24]

@@ -47,6 +47,8 @@ class DecoderConfig:
     """``lstm`` or ``gru``."""
     features: int = 512
     embed_features: int = 512
+    tie_embeddings: bool = False
+    """Whether a word's scores are products with its embedding."""
     attention_features: int = 512
     dropout_rate: float = 0.5
     embed_dropout_rate: float = 0.5
@@ -160,6 +162,7 @@ class CaptionConfig(Config):
             vocabulary_size=len(self.vocabulary),
             make_cell=partial(CELLS[model.cell], model.features, dtype=model.dtype),
             embed_features=model.embed_features,
+            tie_embeddings=model.tie_embeddings,
             dropout_rate=model.dropout_rate,
             embed_dropout_rate=model.embed_dropout_rate,
             dtype=model.dtype,

@@ -27,7 +27,8 @@ from typing import Any
 
 from data.captions import Vocabulary
 from data.loader import Loader
-from experiments.caption_data import count_frequencies
+from experiments.caption_consensus import count_frequencies
+from experiments.caption_data import read_split
 from experiments.caption_variants import configure
 from experiments.captioning import VOCABULARY, CaptionConfig
 from flaxnets.decoders.caption import CaptionDecoder
@@ -102,9 +103,10 @@ class SCSTConfig(CaptionConfig):
         """Rewards, or cross-entropy."""
         if not self.self_critical:
             return super().make_task()
+        captions = read_split(self.data, "train").captions
         return SelfCritical(
             **self._task_options(),
-            frequencies=count_frequencies(self.data, self.vocabulary),
+            frequencies=count_frequencies(captions, self.vocabulary, self.data.cache),
             num_samples=self.num_samples,
             baseline=self.baseline,
             drop_regions=self.drop_regions,

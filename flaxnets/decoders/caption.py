@@ -45,6 +45,8 @@ class CaptionDecoder(DecoderParts, kw_only=True):
       vocabulary_size: V.
       make_cell: the constructor of a recurrent cell, as ``partial(GRUCell, 512)``.
       embed_features: E, width of a word's embedding.
+      tie_embeddings: whether a word's scores are products with its embedding (Press and Wolf,
+        1608.05859); E is then the width of what the product with the vocabulary reads.
       dropout_rate: on what the product with the vocabulary reads.
       embed_dropout_rate: on embedded words.
       begin_token: the word that is read first.

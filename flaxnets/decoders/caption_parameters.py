@@ -13,6 +13,7 @@ class DecoderParameters(nn.Module, kw_only=True):
 
     vocabulary_size: int
     embed_features: int = 512
+    tie_embeddings: bool = False
     param_dtype: Dtype = jnp.float32
 
     def param_affine(
@@ -36,11 +37,23 @@ class DecoderParameters(nn.Module, kw_only=True):
         return self.param(name, init, (features,), self.param_dtype)
 
     def param_words(self, hidden_features: int) -> tuple[Array, dict[str, Array]]:
-        """The embedding (V,E), and the affine map of hidden features to the vocabulary's scores."""
+        """The embedding (V,E), and the affine map of hidden features to the vocabulary's scores.
+
+        Raises:
+          ValueError: tied embeddings of another width than the hidden features.
+        """
+        if self.tie_embeddings and hidden_features != self.embed_features:
+            raise ValueError(
+                f"tie_embeddings: expected embed_features of {hidden_features}, which the scores "
+                f"are products with, received {self.embed_features}"
+            )
         shape = self.vocabulary_size, self.embed_features
         init = nn.initializers.normal(self.embed_features**-0.5)
         embedding = self.param("embedding", init, shape, self.param_dtype)
-        return embedding, self.param_affine("vocabulary", hidden_features, self.vocabulary_size)
+        if not self.tie_embeddings:
+            return embedding, self.param_affine("vocabulary", hidden_features, shape[0])
+        bias = self.param("vocabulary_bias", nn.initializers.zeros, shape[:1], self.param_dtype)
+        return embedding, {"vocabulary_kernel": embedding.T, "vocabulary_bias": bias}
 
     def check_width(self, width: int, *path: str, beside: int = 0) -> None:
         """Refuses regions of another width than that of the parameter at ``path``.

@@ -40,7 +40,8 @@ class Captioning:
     """Each word of a caption after the words before it, as in ``data/batches.py``'s CaptionBatch.
 
     The loss is the cross-entropy of the words, the end token included; its quotient is over all
-    words of the batch. Evaluation also searches for a caption of each image.
+    words of the batch, each as often as its caption's ``caption_weights`` say, which weigh all of
+    a caption's terms. Evaluation also searches for a caption of each image.
 
     With a model that attends there is the penalty of Xu et al., 1502.03044, equation 14, by which
     each of R regions is looked at about equally often in a caption of L words,
@@ -102,17 +103,19 @@ class Captioning:
             mutable=[name for name in variables if name != "params"],
         )
         counts = counted_words(batch)  # (B,C,L)
-        sums = self._word_sums(outputs.logits, batch["tokens"], counts)
+        weights = batch.get("caption_weights", jnp.ones(()))  # (B,C), or of all
+        sums = self._word_sums(outputs.logits, batch["tokens"], counts, weights)
         total, count = sums["loss"]
         if self.attention_penalty and outputs.attention is not None:
             looked = jnp.where(counts[..., None], outputs.attention, 0).sum(2)  # (B,C,R)
             exists = counts[..., :1]
             if lengths is not None:  # Of a video, whose steps are the regions.
                 exists &= jnp.arange(looked.shape[-1]) < lengths[:, None, None]
-            unequal = jnp.where(exists, jnp.square(1 - looked), 0).sum()
-            total = total + self.attention_penalty * unequal
+            unequal = jnp.where(exists, jnp.square(1 - looked), 0).sum(-1)  # (B,C)
+            total = total + self.attention_penalty * jnp.sum(weights * unequal)
         if outputs.log_probabilities is not None:
-            total = total - self._attention_reward(outputs, batch["tokens"], counts)
+            reward = self._attention_reward(outputs, batch["tokens"], counts)
+            total = total - jnp.sum(weights * reward)
         return {**sums, "loss": (total, count)}, dict(collections)
 
     def evaluate(
@@ -152,31 +155,33 @@ class Captioning:
             "ended": bool(outputs["ended"][row]),
         }
 
-    def _word_sums(self, logits: Array, tokens: Array, counts: Array) -> Sums:
+    def _word_sums(
+        self, logits: Array, tokens: Array, counts: Array, weights: Array | float = 1.0
+    ) -> Sums:
         words = jnp.where(counts, tokens, 0)
         losses = cross_entropies(logits, words, label_smoothing=self.label_smoothing)
         plain = cross_entropies(logits, words) if self.label_smoothing else losses
         count = jnp.sum(counts, dtype=jnp.float32)
+        weighed = jnp.sum(weights * jnp.sum(counts, -1, jnp.float32))
         right = (jnp.argmax(logits, axis=-1) == words) & counts
 
         def total(values: Array) -> Array:
             return jnp.sum(jnp.where(counts, values, 0.0))
 
         return {
-            "loss": (total(losses), count),
+            "loss": (total(losses * jnp.asarray(weights)[..., None]), weighed),
             "cross_entropy": (total(plain), count),
             "word_accuracy": (jnp.sum(right, dtype=jnp.float32), count),
         }
 
     def _attention_reward(self, outputs: Any, tokens: Array, counts: Array) -> Array:
-        """What hard attention's sampled regions add to the log-likelihood, () float32 at least."""
+        """What hard attention's sampled regions add to a log-likelihood, (B,C) float32 at least."""
         words = jnp.where(counts, tokens, 0)
         likelihood = jnp.where(counts, -cross_entropies(outputs.logits, words), 0).sum(-1)  # (B,C)
         advantage = jax.lax.stop_gradient(likelihood - outputs.baseline)
         drawn = jnp.where(counts, outputs.log_probabilities, 0).sum(-1)
         entropy = jnp.where(counts, outputs.entropies, 0).sum(-1)
-        reward = self.reinforce_weight * advantage * drawn + self.entropy_weight * entropy
-        return jnp.sum(reward)
+        return self.reinforce_weight * advantage * drawn + self.entropy_weight * entropy
 
 
 def model_inputs(batch: Batch) -> tuple[Array, Array | None]:

@@ -113,6 +113,21 @@ def test_long_captions_are_cut(paths: tuple[str, ...]) -> None:
     assert source.example_lengths.tolist() == [4, 3, 3, 4, 4, 2, 4]
 
 
+@pytest.mark.parametrize("pairs", [True, False])
+def test_weights_are_those_of_the_captions_that_are_there(
+    paths: tuple[str, ...], pairs: bool
+) -> None:
+    weights = ((0.5, 1.5, 9), (1,), (2, 0, 1.25, 0.75))
+    source = make_source(paths, pairs=pairs, weights=weights)
+    found: list[Any] = [source[i]["caption_weights"] for i in range(len(source))]
+    expected = [[0.5, 1.5, 0, 0], [1, 0, 0, 0], [2, 0, 1.25, 0.75]]
+    if pairs:
+        expected = [[0.5], [1.5], [1], [2], [0], [1.25], [0.75]]
+    assert [row.tolist() for row in found] == expected
+    assert found[0].dtype == np.float32
+    assert repr(source) != repr(make_source(paths, pairs=pairs))
+
+
 def test_a_source_can_be_pickled(paths: tuple[str, ...]) -> None:
     source = make_source(paths)
     copy = pickle.loads(pickle.dumps(source))

@@ -9,7 +9,8 @@ from PIL import Image
 
 from data.captions import Vocabulary
 from experiments import scst, show_attend_tell
-from experiments.caption_data import count_frequencies, read_split, training_views
+from experiments.caption_consensus import count_frequencies, weigh_captions
+from experiments.caption_data import read_split, training_views
 from experiments.captioning import VOCABULARY
 from tests.launch.captioners import make_config, make_flickr8k
 
@@ -20,6 +21,11 @@ def smoke(tmp_path: Path, module: Any = show_attend_tell) -> Any:
     config = module.get_config("smoke")
     config.data.cache = str(tmp_path / "cache")
     return config
+
+
+def first_batch(config: Any, split: str) -> Any:
+    with config.make_data(split).batches() as batches:
+        return next(batches)
 
 
 def test_the_vocabulary_is_that_of_the_training_captions_and_lies_in_the_workdir(
@@ -66,14 +72,47 @@ def test_self_critical_training_starts_from_a_model_of_the_same_words(tmp_path: 
 
 def test_frequencies_are_counted_once_a_vocabulary_and_split(tmp_path: Path) -> None:
     config = smoke(tmp_path, scst)
-    counted = count_frequencies(config.data, config.vocabulary)
+    captions, cache = config.references("train"), config.data.cache
+    counted = count_frequencies(captions, config.vocabulary, cache)
     [path] = (tmp_path / "cache").iterdir()
     written = path.stat().st_mtime_ns
-    again = count_frequencies(config.data, config.vocabulary)
+    again = count_frequencies(captions, config.vocabulary, cache)
     assert path.stat().st_mtime_ns == written
     assert all((a == b).all() for a, b in zip(counted.idf, again.idf, strict=True))
-    count_frequencies(config.data, WORDS)
+    count_frequencies(captions, WORDS, cache)
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_captions_that_agree_with_an_images_others_weigh_more(tmp_path: Path) -> None:
+    captions = (
+        ("a red circle moves", "a red circle moves", "a red ball", "some thing"),
+        ("a ball",),
+        ("one two", "three four"),
+        ("a red circle moves", "a red circle moves", "..."),
+    )
+    words = Vocabulary.count((text for texts in captions for text in texts), 1)
+    frequencies = count_frequencies(captions, words, str(tmp_path))
+    whole = weigh_captions(captions, words, frequencies, 1.0)
+    first, *others = whole
+    assert first[0] == first[1] > first[2] > first[3] == 0
+    assert [weights.tolist() for weights in others[:2]] == [[1], [1, 1]]
+    assert others[2] == pytest.approx([1.5, 1.5, 0], rel=1e-6)
+    assert all(weights.mean() == pytest.approx(1) for weights in whole)
+    half = weigh_captions(captions, words, frequencies, 0.5)
+    for some, all_of_it in zip(half, whole, strict=True):
+        assert some == pytest.approx((1 + all_of_it) / 2)
+    with pytest.raises(ValueError, match=r"data.consensus: expected 0 to 1, received 1\.5"):
+        weigh_captions(captions, words, frequencies, 1.5)
+
+
+def test_training_weighs_what_it_is_told_to_and_evaluation_nothing(tmp_path: Path) -> None:
+    config = smoke(tmp_path)
+    config.data.consensus = 1.0
+    [weighed, evaluated] = (first_batch(config, split) for split in ("train", "validation"))
+    assert weighed["caption_weights"].std() > 0.1
+    assert "caption_weights" not in evaluated
+    config.data.consensus = 0.0
+    assert "caption_weights" not in first_batch(config, "train")
 
 
 def test_people_score_better_than_another_clips_captions(tmp_path: Path) -> None:

@@ -48,11 +48,10 @@ class Case:
     def make(self, **options: Any) -> CaptionDecoder:
         """The decoder, in float64 unless told otherwise; the same one for the same options."""
         dtypes = {n: options.pop(n, jnp.float64) for n in FLOAT64}
-        sizes = {"attention_features": A} if self.attends else {}
+        sizes = {"embed_features": E} | ({"attention_features": A} if self.attends else {})
         return self.decoder(
             vocabulary_size=V,
             make_cell=partial(self.cell, F, **dtypes),
-            embed_features=E,
             **(sizes | dict(self.options) | dtypes | options),
         )
 

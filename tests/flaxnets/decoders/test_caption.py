@@ -22,12 +22,13 @@ from tests.flaxnets.decoders.caption_cases import (
     B,
     C,
     Case,
+    F,
     L,
     R,
     V,
     draw,
 )
-from tests.flaxnets.models.networks import every_parameter_trains
+from tests.flaxnets.models.networks import every_parameter_trains, random_variables
 from tests.flaxnets.recurrent.cases import assert_close, compile_fast
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -225,6 +226,31 @@ def test_cached_features_of_any_layout_are_regions() -> None:
     pooled = run(case.make(), variables, regions[:, 0], TOKENS, LENGTHS)
     single = run(case.make(), variables, regions[:, :1], TOKENS, LENGTHS)
     np.testing.assert_array_equal(pooled.logits, single.logits)
+
+
+@pytest.mark.parametrize("name", ["soft", "show-and-tell", "lrcn", "up-down", "att2in"])
+def test_tied_embeddings_are_the_product_with_the_vocabulary(name: str) -> None:
+    case = BY_NAME[name]
+    options: dict[str, Any] = {} if name == "soft" else {"embed_features": F}
+    tied, plain = case.make(tie_embeddings=True, **options), case.make(**options)
+    variables = random_variables(tied, draw(case)[1], TOKENS, LENGTHS)
+    params = variables["params"]
+    assert "vocabulary_kernel" not in params
+    regions = draw(case)[1]
+    untied = {"params": {**params, "vocabulary_kernel": params["embedding"].T}}
+    actual = run(tied, variables, regions, TOKENS, LENGTHS)
+    assert_close(actual.logits, run(plain, untied, regions, TOKENS, LENGTHS).logits, **EXACT)
+    [found], [parts] = (
+        gradient(d, v, regions)[:1] for d, v in ((tied, variables), (plain, untied))
+    )
+    assert_close(found["embedding"], parts["embedding"] + parts["vocabulary_kernel"].T, **EXACT)
+
+
+def test_tied_embeddings_of_another_width_are_refused() -> None:
+    decoder = BY_NAME["show-and-tell"].make(tie_embeddings=True)
+    message = r"tie_embeddings: expected embed_features of 3, .* received 4"
+    with pytest.raises(ValueError, match=message):
+        run(decoder, {"params": {}}, draw(BY_NAME["soft"])[1], TOKENS, LENGTHS)
 
 
 def test_frozen_features_cost_no_gradient() -> None:

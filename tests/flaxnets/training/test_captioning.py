@@ -110,6 +110,31 @@ def test_padding_absent_captions_and_masked_rows_change_nothing() -> None:
     assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(plain[1]))
 
 
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_caption_counts_as_often_as_its_weight_says(draws: bool) -> None:
+    batch, model = captions(), TableCaptioner(attends=True, draws=draws)
+    task = Captioning(words, label_smoothing=0.1, attention_penalty=0.7, entropy_weight=0.3)
+    variables = variables_of(model, batch)
+    weights = np.array([[2, 0], [0.5, 1], [1, 3]], np.float32)
+    weighed = batch | {"caption_weights": weights}
+    alone = []
+    for b, c in np.ndindex(B, C):
+        lengths = np.zeros_like(batch["token_lengths"])
+        lengths[b, c] = batch["token_lengths"][b, c]
+        alone.append(batch | {"token_lengths": lengths})
+    [((total, (sums, _)), gradient), *single] = losses_of(model, task, variables, weighed, *alone)
+    expected = sum(w * loss for w, ((loss, _), _) in zip(weights.flat, single, strict=True))
+    assert total == pytest.approx(expected, rel=1e-5)
+    count = float((weights * batch["token_lengths"]).sum())
+    np.testing.assert_allclose(sums["loss"], (total, count), rtol=1e-6)
+    assert sums["cross_entropy"][1] == batch["token_lengths"].sum()
+    summed = jax.tree.map(
+        lambda *leaves: sum(w * x for w, x in zip(weights.flat, leaves, strict=True)),
+        *(found for _, found in single),
+    )
+    assert_same(gradient, summed)
+
+
 @pytest.mark.parametrize("video", [False, True])
 def test_regions_that_are_not_looked_at_evenly_are_penalised(video: bool) -> None:
     batch, model = captions(), TableCaptioner(attends=True)
