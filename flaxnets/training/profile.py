@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 class Profile:
     """Traces the steps from one to another, of the first process.
 
-    ``tensorboard --logdir=WORKDIR/profile`` with ``tensorboard-plugin-profile`` shows the trace;
+    ``tensorboard --logdir=WORKDIR/profile`` shows the trace where ``xprof`` is installed;
     https://ui.perfetto.dev opens the file ``perfetto_trace.json.gz`` in it.
     """
 

@@ -16,7 +16,6 @@ from flaxnets.training.distributed import (
     synchronize,
 )
 from flaxnets.training.interruption import Interruption
-from flaxnets.training.profile import Profile, parse_steps
 from flaxnets.training.workdir import Workdir
 from flaxnets.training.writers import MetricsWriter
 
@@ -72,13 +71,3 @@ def test_a_notice_stops_after_the_step_and_handlers_come_back(number: int) -> No
         assert interruption.stops_at(2)
         assert interruption.signal == number
     assert signal.getsignal(number) is before
-
-
-def test_steps_to_trace_are_a_range(tmp_path: Path) -> None:
-    assert parse_steps(None) is None
-    assert parse_steps("10:20") == (10, 20)
-    for text in ("10", "10:", "a:b", "-1:2"):
-        with pytest.raises(ValueError, match=f"expected FROM:TO, as 10:20, received '{text}'"):
-            parse_steps(text)
-    with pytest.raises(ValueError, match="profile_steps: expected 1 <= FROM <= TO, received 5:4"):
-        Profile(tmp_path, (5, 4))
