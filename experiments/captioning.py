@@ -52,6 +52,8 @@ class DecoderConfig:
     attention_features: int = 512
     dropout_rate: float = 0.5
     embed_dropout_rate: float = 0.5
+    weight_dropout_rate: float = 0.0
+    """On the recurrent kernels' entries."""
     region_dropout_rate: float = 0.3
     """On the channels of the image's maps."""
     place_dropout_rate: float = 0.3
@@ -165,6 +167,7 @@ class CaptionConfig(Config):
             tie_embeddings=model.tie_embeddings,
             dropout_rate=model.dropout_rate,
             embed_dropout_rate=model.embed_dropout_rate,
+            weight_dropout_rate=model.weight_dropout_rate,
             dtype=model.dtype,
         )
         if self.data.kind == "moving_shapes":

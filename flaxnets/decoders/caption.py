@@ -33,7 +33,7 @@ from flaxnets.recurrent.backward import deferred_scan, plain_scan
 from flaxnets.recurrent.cell import Cell, Recur
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.packed_rows import multiply_valid
-from flaxnets.recurrent.products import affine, split_addends
+from flaxnets.recurrent.products import ScanWeights, affine, split_addends
 from flaxnets.recurrent.scan import GRADIENTS
 from flaxnets.typing import Array, Carry, Dtype, PRNGKey, PyTree
 
@@ -49,6 +49,9 @@ class CaptionDecoder(DecoderParts, kw_only=True):
         1608.05859); E is then the width of what the product with the vocabulary reads.
       dropout_rate: on what the product with the vocabulary reads.
       embed_dropout_rate: on embedded words.
+      weight_dropout_rate: on the entries of the kernels that the scan's steps multiply with, the
+        same for all steps and captions (DropConnect on recurrent weights, Merity et al.,
+        1708.02182).
       begin_token: the word that is read first.
       gradients: ``deferred`` or ``autodiff``, see ``ScanOptions``.
       unroll: steps in one turn of the scan's loop.
@@ -59,6 +62,7 @@ class CaptionDecoder(DecoderParts, kw_only=True):
     make_cell: Callable[..., Cell] = partial(LSTMCell, 512)
     dropout_rate: float = 0.5
     embed_dropout_rate: float = 0.0
+    weight_dropout_rate: float = 0.0
     begin_token: int = 1
     gradients: str = "deferred"
     unroll: int = 1
@@ -96,6 +100,8 @@ class CaptionDecoder(DecoderParts, kw_only=True):
         regions, mask = flatten_regions(features, mask)
         check_captions(tokens, token_lengths, len(regions), self.vocabulary_size)
         weights = self.weights(regions.shape[-1])
+        if train and self.weight_dropout_rate > 0:
+            weights = weights._replace(scan=self._drop_weights(weights.scan))
         memory = self.remember(weights, self._cast(regions), mask)
         b, c, num_steps = tokens.shape
         carry = jax.tree.map(
@@ -271,6 +277,12 @@ class CaptionDecoder(DecoderParts, kw_only=True):
     def _embed(self, weights: DecoderWeights, words: Array, drop_key: PRNGKey | None) -> Array:
         embedded = jnp.asarray(weights.embedding, self.dtype)[words]
         return _drop(embedded, self.embed_dropout_rate, drop_key)
+
+    def _drop_weights(self, scanned: ScanWeights) -> ScanWeights:
+        keys = jax.random.split(self.make_rng("dropout"), len(scanned.kernels))
+        named = zip(scanned.kernels.items(), keys, strict=True)
+        dropped = {n: _drop(kernel, self.weight_dropout_rate, key) for (n, kernel), key in named}
+        return scanned._replace(kernels=dropped)
 
     def _drop_key(self, train: bool) -> PRNGKey | None:
         drops = train and (self.dropout_rate > 0 or self.embed_dropout_rate > 0)

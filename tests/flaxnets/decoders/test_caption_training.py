@@ -111,7 +111,7 @@ def test_the_share_of_sampled_words_is_the_probability() -> None:
 
 @every_model
 def test_dropout_acts_in_training_alone_and_leaves_all_parameters_a_gradient(name: str) -> None:
-    options = {"dropout_rate": 0.5, "embed_dropout_rate": 0.2}
+    options = {"dropout_rate": 0.5, "embed_dropout_rate": 0.2, "weight_dropout_rate": 0.2}
     one, _ = train(name, 0, **options)
     other, _ = train(name, 1, **options)
     assert np.abs(one.logits - other.logits)[VALID].max() > 1e-3
@@ -129,6 +129,31 @@ def test_dropout_acts_in_training_alone_and_leaves_all_parameters_a_gradient(nam
 
     for probability in (None, 0.5):
         every_parameter_trains(compile_fast(jax.grad(loss))(variables["params"], probability))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "hard"])
+def test_dropped_weights_are_the_same_for_all_captions_and_steps(name: str) -> None:
+    case = BY_NAME[name]
+    variables, regions = jax.tree.map(np.float32, draw(case))
+    tokens = np.repeat(TOKENS[:1, :1], 2, axis=1)
+    lengths = np.full((1, 2), L, np.int32)
+
+    def logits(rate: float, seed: int) -> Any:
+        outputs, _ = case.make(**FLOAT32, dropout_rate=0.0, weight_dropout_rate=rate).apply(
+            variables,
+            regions[:1],
+            tokens,
+            lengths,
+            train=True,
+            rngs={"dropout": jax.random.key(seed)},
+            mutable=["baseline"],
+        )
+        return np.asarray(outputs.logits[0])
+
+    one, other, whole = (logits(*given) for given in ((0.5, 0), (0.5, 1), (0.0, 0)))
+    np.testing.assert_allclose(one[0], one[1], rtol=1e-5, atol=1e-6)
+    assert np.abs(one - other).max() > 1e-3
+    assert np.abs(one - whole).max() > 1e-3
 
 
 def test_regions_are_drawn_as_often_as_their_weights_say() -> None:
