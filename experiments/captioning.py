@@ -20,54 +20,19 @@ from experiments.caption_data import (
     make_vocabulary,
     read_split,
 )
+from experiments.caption_model import CELLS, DecoderConfig, make_video_encoder
 from experiments.caption_prediction import make_prediction_data
 from flaxnets.decoders.caption import CaptionDecoder
 from flaxnets.decoders.search import SearchOptions
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.pretrained import load_efficientnet_lite0
-from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.models.captioner import Captioner
-from flaxnets.models.crnn import CRNN
-from flaxnets.recurrent.cells import GRUCell, LSTMCell
-from flaxnets.recurrent.layers import Recurrent
 from flaxnets.training.captioning import Captioning, ScheduledSampling
 from flaxnets.training.config import Config, OptimizerConfig, Scorer, nearest, runtime
 from flaxnets.training.data import Data
 from flaxnets.training.task import Task
 
 VOCABULARY = "vocabulary.json"
-CELLS: Mapping[str, Any] = {"lstm": LSTMCell, "gru": GRUCell}
-
-
-@dataclasses.dataclass
-class DecoderConfig:
-    """The sizes of a decoder, and of the encoder of videos."""
-
-    cell: str = "lstm"
-    """``lstm`` or ``gru``."""
-    features: int = 512
-    embed_features: int = 512
-    tie_embeddings: bool = False
-    """Whether a word's scores are products with its embedding."""
-    attention_features: int = 512
-    dropout_rate: float = 0.5
-    embed_dropout_rate: float = 0.5
-    weight_dropout_rate: float = 0.0
-    """On the recurrent kernels' entries."""
-    region_dropout_rate: float = 0.3
-    """On the channels of the image's maps."""
-    place_dropout_rate: float = 0.3
-    """Of places of the image's maps, which training then does not see."""
-    region_features: int = 512
-    """Images only: what a layer of rectifiers makes of the maps' channels; 0: nothing."""
-    remat: str = runtime("none")
-    """Which of the encoder's maps are computed again for the gradient, to save memory: ``none``,
-    ``elementwise`` or ``full``."""
-    dtype: str = "float32"
-    encoder_features: tuple[int, ...] = (32, 32, 32)
-    """Videos only: maps of the encoder's layers, each at half the size of the one before."""
-    recurrent_features: int = 128
-    """Videos only: of the recurrent layer over the encoder's features."""
 
 
 @dataclasses.dataclass
@@ -171,7 +136,7 @@ class CaptionConfig(Config):
             dtype=model.dtype,
         )
         if self.data.kind == "moving_shapes":
-            encoder: nn.Module | None = self._make_video_encoder()
+            encoder: nn.Module | None = make_video_encoder(model)
         elif self.data.frozen_encoder:
             encoder = None
         else:
@@ -287,16 +252,3 @@ class CaptionConfig(Config):
             seed=self.seed,
             pairs=pairs,
         )
-
-    def _make_video_encoder(self) -> nn.Module:
-        model = self.model
-        encoder = SmallCNN(
-            tuple(model.encoder_features),
-            (2,) * len(model.encoder_features),
-            input_size=32,
-            remat=model.remat,
-            dtype=model.dtype,
-        )
-        make_cell = partial(LSTMCell, model.recurrent_features, dtype=model.dtype)
-        recurrent = Recurrent(make_cell, normalize_inputs=True, delta_features=True)
-        return CRNN(classifier=None, encoder=encoder, recurrent=recurrent, pool="flatten")

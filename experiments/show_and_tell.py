@@ -19,8 +19,9 @@ of an ensemble (``launch.caption`` decodes several at once); early stopping on C
 import dataclasses
 from typing import Any
 
+from experiments.caption_model import DecoderConfig
 from experiments.caption_variants import configure
-from experiments.captioning import CaptionConfig, DecoderConfig
+from experiments.captioning import CaptionConfig
 from flaxnets.decoders.caption import CaptionDecoder
 from flaxnets.decoders.show_and_tell import ShowAndTell
 

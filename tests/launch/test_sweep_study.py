@@ -1,8 +1,6 @@
 """Studies and their trials: none lost, none doubled, taken up after a kill, joined or refused."""
 
 import dataclasses
-import socket
-import sys
 import threading
 import time
 from collections import Counter
@@ -12,10 +10,9 @@ from typing import Any
 import pytest
 
 from flaxnets.training.config import Config
-from launch import sweep_storage
 from launch.sweep_plan import Plan, make_plan
 from launch.sweep_queue import MAX_DEATHS, Queue
-from launch.sweep_storage import Database, DatabaseUnreachable
+from launch.sweep_storage import Database
 from launch.sweep_study import load_study, make_sampler, open_study
 from launch.sweep_trial import Interrupted, Result, draw, report
 from launch.sweep_worker import TooManyFailures, work
@@ -268,55 +265,3 @@ def test_samplers_and_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
         make(sampler="tpee")
     with pytest.raises(ValueError, match="pruner: expected none with several objectives"):
         make(pruner="median", objectives=["accuracy", "step_seconds"])
-
-
-@pytest.mark.parametrize(
-    "address", ["nothing", "mysql://host/name", "sqlite://", "sqlite:///:memory:", "postgresql://h"]
-)
-def test_other_databases_are_refused(address: str) -> None:
-    with pytest.raises(ValueError, match="storage: expected sqlite:///FILE or postgresql://"):
-        Database(address)
-
-
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "study.db").write_text("no database, but text that is longer than a header " * 9)
-    with pytest.raises(ValueError, match=r"study\.db is no database: file is not a database"):
-        connect(tmp_path)
-
-
-def test_an_unreachable_database_is_tried_again_and_then_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sweep_storage, "FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(ValueError, match=r"needs the package psycopg.*'\.\[sweep-postgresql\]'"):
-        Database("postgresql://me:secret@127.0.0.1/sweeps")
-    monkeypatch.undo()
-    pytest.importorskip("psycopg")
-    monkeypatch.setattr(sweep_storage, "FIRST_WAIT_SECONDS", 0.001)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(DatabaseUnreachable, match="cannot be reached, tried 5 times: ") as error:
-        Database(f"postgresql://me:secret@127.0.0.1:{port}/sweeps")
-    assert "secret" not in str(error.value)
-    assert "refused" in str(error.value)
-
-
-def test_a_database_that_comes_back_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import sqlalchemy
-
-    monkeypatch.setattr(sweep_storage, "FIRST_WAIT_SECONDS", 0.001)
-    database = connect(tmp_path)
-    calls: list[None] = []
-
-    def action() -> str:
-        calls.append(None)
-        if len(calls) < 4:
-            raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception("gone"))
-        return "there"
-
-    assert database.persist(action) == "there"
-    assert len(calls) == 4
