@@ -2,8 +2,6 @@
 
 import dataclasses
 
-from flaxnets.training.config import nearest
-
 
 @dataclasses.dataclass(frozen=True)
 class Device:
@@ -54,5 +52,6 @@ def find_device(name: str) -> Device:
       ValueError: an unknown one, with the list.
     """
     if name not in DEVICES:
-        raise ValueError(f"device: unknown {name!r}{nearest(name, [*DEVICES, CPU])}")
+        names = ", ".join([*DEVICES, CPU])
+        raise ValueError(f"device: expected one of {names}, received {name!r}")
     return DEVICES[name]

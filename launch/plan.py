@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
         config,
         cost,
         batch,
-        data.num_examples / config.batch_size,
+        data.num_examples,
         name=DEVICE.value,
         device=device,
         count=COUNT.value,

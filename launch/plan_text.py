@@ -20,7 +20,7 @@ def describe(
     config: Config,
     cost: Cost,
     batch: Mapping[str, np.ndarray],
-    steps_per_epoch: float,
+    num_examples: int,
     *,
     name: str,
     device: Device | None,
@@ -35,7 +35,7 @@ def describe(
       config: its configuration.
       cost: of its steps.
       batch: of which shapes are told.
-      steps_per_epoch: batches that hold every example once.
+      num_examples: of the training data.
       name: of the device.
       device: None: this machine.
       count: how many of them.
@@ -63,8 +63,9 @@ def describe(
         if device is not None:
             yield "                " + fit(config, cost, device, count, rematerialize)
     yield f"exchanged       {_size(cost.exchanged_bytes)} sent by each device in a step"
-    yield f"epoch           {steps_per_epoch:,.1f} steps; {config.num_steps:,} steps are " + (
-        f"{config.num_steps / steps_per_epoch:.3g} epochs"
+    steps = num_examples / config.batch_size
+    yield f"epoch           {num_examples:,} examples, {steps:,.1f} steps; " + (
+        f"{config.num_steps:,} steps are {config.num_steps / steps:.3g} epochs"
     )
     if device is None:
         seconds = measure_cpu().seconds(cost.train)

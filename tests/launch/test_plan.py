@@ -61,10 +61,9 @@ def test_every_device_has_a_peak_and_memory() -> None:
         assert device.peak.keys() == {"bfloat16", "float32"}
         assert 1e14 <= device.peak["float32"] <= device.peak["bfloat16"] <= 1e15
         assert 15e9 < device.memory < 150e9
-    with pytest.raises(ValueError, match="device: unknown 'h10'; did you mean 'h100'"):
+    message = "device: expected one of a100, h100, h200, tpu_v4, .*, cpu, received 'h10'"
+    with pytest.raises(ValueError, match=message):
         find_device("h10")
-    with pytest.raises(ValueError, match="device: unknown 'x'; there are a100, cpu, h100, h200, t"):
-        find_device("x")
 
 
 def test_the_program() -> None:
@@ -76,9 +75,9 @@ def test_the_program() -> None:
     assert " of them trained" in lines["parameters"]
     assert lines["memory"].count("iB") == 4
     assert "at 50% of 1.1 PFLOP/s in float32" in lines["time"]
-    assert lines["epoch"].startswith("4.0 steps; 6 steps are 1.5 epochs")
+    assert lines["epoch"].startswith("32 examples, 4.0 steps; 6 steps are 1.5 epochs")
     text = succeed(here)
     assert "memory" not in text
     assert "ms a step on 1 × cpu" in text
     assert "of what one large product reaches" in text
-    assert sentence(finish(unknown)).startswith("error: device: unknown 'h300'; did you mean 'h")
+    assert sentence(finish(unknown)).startswith("error: device: expected one of a100, h100, ")
