@@ -4,7 +4,7 @@ from typing import Any
 
 from flaxnets.training.config import nearest
 
-VARIANTS = ("flickr8k", "coco", "moving_shapes", "smoke")
+VARIANTS = ("flickr8k", "flickr8k_sampled", "coco", "moving_shapes", "smoke")
 COCO_IMAGES, COCO_CAPTIONS = 113_287, 566_747
 """Of Karpathy's training split of COCO."""
 COCO_EPOCHS = 10
@@ -13,18 +13,29 @@ COCO_EPOCHS = 10
 def configure(config: Any, experiment: str, variant: str | None) -> Any:
     """Sets the data of a variant: ``flickr8k`` (the default), ``coco``, embedded videos.
 
-    ``moving_shapes`` captions the embedded videos; ``smoke`` does so for seconds.
+    ``flickr8k_sampled`` goes on from a run of ``flickr8k``, whose workdir ``initialize_from`` is:
+    each word read is one of the model's own with a probability of 1/4, and captions weigh as much
+    as they agree with their image's others. ``moving_shapes`` captions the embedded videos;
+    ``smoke`` does so for seconds.
 
     Raises:
       ValueError: an unknown variant.
     """
     variant = variant or "flickr8k"
-    if variant not in VARIANTS:
-        raise ValueError(f"{experiment}:{variant}: no such variant{nearest(variant, VARIANTS)}")
+    self_critical = getattr(config, "self_critical", False)
+    variants = [name for name in VARIANTS if not (self_critical and name == "flickr8k_sampled")]
+    if variant not in variants:
+        raise ValueError(f"{experiment}:{variant}: no such variant{nearest(variant, variants)}")
     config.name = f"{config.name}, {variant}"
+    if variant == "flickr8k_sampled":
+        config.num_steps, config.eval_every, config.checkpoint_every = 1_200, 400, 400
+        config.sampling_increase, config.sampling_every = config.sampling_maximum, 1
+        config.data.consensus = 1.0
+        config.ema_decay = 0.995
+        config.optimizer.learning_rate, config.optimizer.warmup_steps = 2.5e-4, 50
     if variant == "coco":
         config.data.kind, config.data.num_corners = "karpathy", 0
-        rows = COCO_IMAGES if getattr(config, "self_critical", False) else COCO_CAPTIONS
+        rows = COCO_IMAGES if self_critical else COCO_CAPTIONS
         # Half of an epoch, which has the mirror images, too.
         config.eval_every = config.checkpoint_every = rows // config.batch_size
         config.num_steps = COCO_EPOCHS * config.eval_every

@@ -6,8 +6,9 @@ arXiv:1411.4389, section 5, LRCN-2f ("factored").
     python -m launch.train --config=experiments/lrcn_caption.py:flickr8k \
         --workdir=runs/lrcn_caption --config.data.root=…/flickr8k
 
-Variants: ``flickr8k`` (the default), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded
-videos, encoded by a CRNN), ``smoke`` (those for seconds).
+Variants: ``flickr8k`` (the default), ``flickr8k_sampled`` (goes on from such a run, see
+``caption_variants.py``), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded videos,
+encoded by a CRNN), ``smoke`` (those for seconds).
 
 Paper: CIDEr-D 0.934 and BLEU-4 0.585 on COCO's server with 40 references (a secondary source), VGG
 and sampling N = 100, T = 1.5. Ours: README.

@@ -5,8 +5,9 @@ Vinyals et al., "Show and Tell: A Neural Image Caption Generator", arXiv:1411.45
     python -m launch.train --config=experiments/show_and_tell.py:flickr8k \
         --workdir=runs/show_and_tell --config.data.root=…/flickr8k
 
-Variants: ``flickr8k`` (the default), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded
-videos, encoded by a CRNN), ``smoke`` (those for seconds).
+Variants: ``flickr8k`` (the default), ``flickr8k_sampled`` (goes on from such a run, see
+``caption_variants.py``), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded videos,
+encoded by a CRNN), ``smoke`` (those for seconds).
 
 Paper: COCO BLEU-4 27.7, METEOR 23.7, CIDEr 85.5; Flickr8k BLEU-1 63 (from memory of the text).
 Ours: README.

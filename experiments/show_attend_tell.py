@@ -6,8 +6,9 @@ arXiv:1502.03044.
     python -m launch.train --config=experiments/show_attend_tell.py:flickr8k \
         --workdir=runs/show_attend_tell --config.data.root=…/flickr8k
 
-Variants: ``flickr8k`` (the default), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded
-videos, encoded by a CRNN), ``smoke`` (those for seconds). ``--config.attention=hard`` trains hard
+Variants: ``flickr8k`` (the default), ``flickr8k_sampled`` (goes on from such a run, see
+``caption_variants.py``), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded videos,
+encoded by a CRNN), ``smoke`` (those for seconds). ``--config.attention=hard`` trains hard
 attention.
 
 Paper, test split of Flickr8k, VGG-19, beam: soft 67.0 / 44.8 / 29.9 / 19.5 BLEU-1…4 and 18.93

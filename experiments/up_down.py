@@ -6,8 +6,9 @@ Answering", arXiv:1707.07998, section 3.2.
     python -m launch.train --config=experiments/up_down.py:flickr8k \
         --workdir=runs/up_down --config.data.root=…/flickr8k
 
-Variants: ``flickr8k`` (the default), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded
-videos, encoded by a CRNN), ``smoke`` (those for seconds). ``experiments/scst.py`` can go on from
+Variants: ``flickr8k`` (the default), ``flickr8k_sampled`` (goes on from such a run, see
+``caption_variants.py``), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded videos,
+encoded by a CRNN), ``smoke`` (those for seconds). ``experiments/scst.py`` can go on from
 such a run.
 
 Paper, Karpathy's test split of COCO, boxes of Faster R-CNN: cross-entropy BLEU-4 36.2, CIDEr 113.5,

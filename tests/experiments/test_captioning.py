@@ -115,6 +115,15 @@ def test_training_weighs_what_it_is_told_to_and_evaluation_nothing(tmp_path: Pat
     assert "caption_weights" not in first_batch(config, "train")
 
 
+def test_the_sampled_variant_is_not_of_self_critical_training() -> None:
+    config: Any = show_attend_tell.get_config("flickr8k_sampled")
+    assert (config.sampling_increase, config.data.consensus) == (0.25, 1.0)
+    assert config.sampling_every == 1
+    message = "scst:flickr8k_sampled: no such variant; did you mean 'flickr8k'"
+    with pytest.raises(ValueError, match=message):
+        scst.get_config("flickr8k_sampled")
+
+
 def test_people_score_better_than_another_clips_captions(tmp_path: Path) -> None:
     config = smoke(tmp_path)
     score = config.make_scorer("validation")
