@@ -96,9 +96,9 @@ def winograd_conv(inputs: Array, kernel: Array) -> Array:
     def convolve(images: Array) -> Array:
         products = jnp.einsum("kpc,kcd->kpd", _transform_inputs(filter, images), weights)
         products = products.reshape(filter.size, filter.size, len(images), rows, columns, -1)
-        lines = lines_of(list(products))  # 4 × (n,N,rows,columns,D)
-        tiles = [jnp.stack(lines_of(list(line)), axis=3) for line in lines]
-        result = jnp.stack(tiles, axis=2)  # (N,rows,4,columns,4,D)
+        lines = jnp.stack(lines_of(list(products)))  # (4,n,N,rows,columns,D)
+        tiles = jnp.stack(lines_of(list(jnp.moveaxis(lines, 1, 0))))  # (4,4,N,rows,columns,D)
+        result = tiles.transpose(2, 3, 1, 4, 0, 5)
         result = result.reshape(len(images), TILE * rows, TILE * columns, -1)
         return result[:, :h, :w]
 
@@ -137,8 +137,9 @@ winograd_conv.defvjp(_forward, _backward)
 
 def _transform_kernel(filter: _Filter, kernel: Array) -> Array:
     """G w Gᵀ: (r,r,C,D) to (n²,C,D)."""
-    lines = _combine(filter.g, list(kernel))
-    return jnp.stack([piece for line in lines for piece in _combine(filter.g, list(line))])
+    lines = jnp.stack(_combine(filter.g, list(kernel)))  # (n,r,C,D)
+    pieces = _combine(filter.g, list(jnp.moveaxis(lines, 1, 0)))  # n × (n,C,D)
+    return jnp.stack(pieces, axis=1).reshape(filter.size**2, *kernel.shape[2:])
 
 
 def _transform_inputs(filter: _Filter, images: Array) -> Array:
@@ -159,12 +160,9 @@ def _transform_tiles(maps: Array, matrix: np.ndarray, margin: int) -> Array:
     x = jnp.pad(maps, pads)
     taps = range(matrix.shape[1])
     lines = _combine(matrix, [x[:, i : i + height - TILE + 1 : TILE] for i in taps])
-    pieces = [
-        piece.reshape(-1, c)
-        for line in lines
-        for piece in _combine(matrix, [line[:, :, j : j + width - TILE + 1 : TILE] for j in taps])
-    ]
-    return jnp.stack(pieces)
+    stacked = jnp.stack(lines)  # (n,N,rows,W,C)
+    pieces = _combine(matrix, [stacked[:, :, :, j : j + width - TILE + 1 : TILE] for j in taps])
+    return jnp.stack(pieces, axis=1).reshape(len(matrix) ** 2, -1, c)
 
 
 def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
