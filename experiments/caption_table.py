@@ -30,6 +30,8 @@ def make_row(workdir: Path, split: str) -> list[str]:
     name = config["name"].rpartition(", ")[0] or config["name"]  # Without the variant.
     if config.get("attention"):
         name += f", {config['attention']} attention"
+    if config.get("initialize_from") and config.get("sampling_increase"):
+        name += ", then scheduled sampling"
     minutes = training_minutes((workdir / "log.txt").read_text())
     return [name, *figures, f"{scores['step']:,}", f"{minutes:.0f}"]
 
