@@ -11,7 +11,7 @@ import jax
 from data.batches import Source
 from data.caption_examples import CaptionSource, ImageSource
 from data.captions import Vocabulary, mirror_caption
-from data.datasets import coco_captions_tfds, flickr8k, karpathy
+from data.datasets import coco_captions, coco_captions_tfds, flickr8k, karpathy
 from data.images import ImageTransform, RandomCrop
 from data.joined_sources import JoinedSources
 from data.length_buckets import LengthBuckets, choose_boundaries
@@ -24,7 +24,7 @@ from flaxnets.training.config import nearest, runtime
 FITS = ("stretch", "crop")
 CORNERS = ((0.0, 0.0), (0.2, 0.2), (0.0, 0.2), (0.2, 0.0))
 """Top and left of windows over 4/5 of height and width, in the order in which they are added."""
-KINDS = ("moving_shapes", "flickr8k", "karpathy", "coco_tfds")
+KINDS = ("moving_shapes", "flickr8k", "karpathy", "coco", "coco_tfds")
 
 
 @dataclasses.dataclass
@@ -33,8 +33,9 @@ class CaptionDataConfig:
 
     kind: str = "flickr8k"
     """``moving_shapes`` (embedded videos), ``flickr8k`` (its own folders), ``karpathy`` (the JSON
-    of Karpathy's splits of Flickr8k, Flickr30k or COCO) or ``coco_tfds`` (TFDS's coco_captions,
-    where it has been prepared)."""
+    of Karpathy's splits of Flickr8k, Flickr30k or COCO), ``coco`` (its own folder and JSON, the
+    validation images as the test split) or ``coco_tfds`` (TFDS's coco_captions, where it has been
+    prepared)."""
     root: str = ""
     """The data set's folder; with ``karpathy`` the folder of images, with ``coco_tfds`` TFDS's."""
     annotations: str = ""
@@ -148,6 +149,8 @@ def _images(
         return CaptionedSplit(images, prepared.captions, prepared.image_ids, digest)
     if kind == "flickr8k":
         listed = flickr8k.read_split(root, split)
+    elif kind == "coco":
+        listed = coco_captions.read_split(root, split)
     else:
         listed = karpathy.read_split(annotations, root, split)
     images = ImageSource(listed.paths, transform)

@@ -84,6 +84,16 @@ class CaptionConfig(Config):
         # Not a field: flags cannot set it.
         self._vocabulary: Vocabulary | None = None
 
+    def validate(self) -> None:
+        """See ``Config.validate``."""
+        super().validate()
+        sampled = self.sampling_increase >= self.sampling_maximum > 0 and self.sampling_every == 1
+        if sampled and not self.initialize_from:
+            raise ValueError(
+                "initialize_from: expected the workdir of a trained captioner, as its own words "
+                "are read from the first steps on, received ''"
+            )
+
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
         """The experiment's decoder, with the attributes that all decoders share."""
         raise self._missing("make_decoder")

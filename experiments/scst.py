@@ -7,8 +7,7 @@ Rennie et al., "Self-critical Sequence Training for Image Captioning", arXiv:161
 
 First a model is trained on people's captions, ``experiments/show_attend_tell.py`` or this file's
 ``cross_entropy`` variant (Att2in with scheduled sampling, the paper's); ``start`` is its workdir,
-and ``decoder`` says which it is. Without ``start`` the training begins from nothing, which is of no
-use but in ``smoke``.
+and ``decoder`` says which it is. Only videos may do without ``start`` and begin from nothing.
 
 Variants: ``flickr8k`` (the default), ``coco`` (Karpathy's split), ``moving_shapes``, ``smoke``;
 ``cross_entropy`` trains Att2in on Flickr8k for the start.
@@ -66,11 +65,23 @@ class SCSTConfig(CaptionConfig):
     drop_regions: bool = True
     """Whether ``model.region_dropout_rate`` and ``model.place_dropout_rate`` act on the images of
     which captions are drawn."""
+    dropout: bool = False
+    """Whether the decoder's dropout acts where the captions' probability is differentiated."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adam", learning_rate=2e-4, schedule="cosine", clip_norm=1.0
         )
     )
+
+    def validate(self) -> None:
+        """See ``Config.validate``."""
+        super().validate()
+        begins = self.start or self.initialize_from or self.data.kind == "moving_shapes"
+        if self.self_critical and not begins:
+            raise ValueError(
+                "start: expected the workdir of a trained captioner, whose captions are rewarded, "
+                "received ''"
+            )
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
         """The decoder that is named.
@@ -110,6 +121,7 @@ class SCSTConfig(CaptionConfig):
             num_samples=self.num_samples,
             baseline=self.baseline,
             drop_regions=self.drop_regions,
+            dropout=self.dropout,
         )
 
     def make_data(self, split: str) -> Loader:

@@ -5,14 +5,68 @@ Chen et al., 2015, arXiv:1504.00325. ``captions_train2017.json`` and its like ho
     {"images": [{"id": 391895, "file_name": "000000391895.jpg"}],
      "annotations": [{"id": 770337, "image_id": 391895, "caption": "A man with a red ..."}]}
 
-A file is a split. Papers use Karpathy's splits of the images of 2014 (``data.datasets.karpathy``).
+COCO's own folder is ``annotations/captions_{train,val}YEAR.json`` beside ``trainYEAR/`` and
+``valYEAR/``, the images. The captions of its test images are not public. Papers use Karpathy's
+splits of the images of 2014 (``data.datasets.karpathy``).
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from data.datasets.captioned_images import CaptionedImages, Missing, keep_present, some
+from data.datasets.captioned_images import (
+    CaptionedImages,
+    Missing,
+    find_split,
+    keep_present,
+    some,
+)
+
+YEARS = (2017, 2014)
+"""Of the splits; both are of the same images."""
+NUM_VALIDATION = 5_000
+"""Images that are held out of training, as many as Karpathy's, or a tenth where there are fewer."""
+_SPLITS = {"train": "train", "validation": "val", "val": "val", "dev": "val", "test": "test"}
+
+
+def read_split(
+    root: str | Path, split: str, *, year: int | None = None, missing: Missing = "error"
+) -> CaptionedImages:
+    """Reads one split of COCO's own folder.
+
+    The validation images of COCO are "test". "validation" are training images that are held out,
+    those whose ids have the lowest SHA-256.
+
+    Args:
+        root: the folder.
+        split: "train", "validation" (also called "val", "dev") or "test".
+        year: 2017 or 2014; None: the later of those that are there.
+        missing: whether images that are not there are an "error" or to "skip".
+
+    Returns:
+        The images in the file's order, the captions of each by rising id; ids are COCO's.
+
+    Raises:
+        FileNotFoundError: no annotations, or images they name are missing.
+        ValueError: an unknown split, or a file that is something else.
+    """
+    name = find_split(split, _SPLITS)
+    part = "val" if name == "test" else "train"
+    notes = Path(root) / "annotations"
+    years = YEARS if year is None else (year,)
+    files = {some_year: notes / f"captions_{part}{some_year}.json" for some_year in years}
+    found = next((some_year for some_year, path in files.items() if path.is_file()), None)
+    if found is None:
+        wanted = " or ".join(path.name for path in files.values())
+        raise FileNotFoundError(f"{notes}: {wanted} is not there, and the split {split!r} needs it")
+    images = _parse(files[found], Path(root) / f"{part}{found}")
+    if name != "test":
+        by_digest = sorted(range(len(images)), key=lambda i: _digest(images.image_ids[i]))
+        held_out = set(by_digest[: min(NUM_VALIDATION, len(images) // 10)])
+        chosen = [i for i in range(len(images)) if (i in held_out) == (name == "val")]
+        images = images.select(chosen)
+    return keep_present(images, files[found], missing)
 
 
 def read_annotations(
@@ -33,6 +87,15 @@ def read_annotations(
         ValueError: the file is something else, has an image without captions, or captions of
             images that it does not list.
     """
+    return keep_present(_parse(path, images_root), path, missing)
+
+
+def _digest(image_id: int | str) -> bytes:
+    return hashlib.sha256(str(image_id).encode()).digest()
+
+
+def _parse(path: str | Path, images_root: str | Path) -> CaptionedImages:
+    """All images of a file, whether they are there or not."""
     expected = f"{path}: expected COCO's JSON of captions"
     try:
         content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -52,9 +115,8 @@ def read_annotations(
         raise ValueError(f"{expected}, received no images")
     if stray:
         raise ValueError(f"{expected}; {len(stray)} captions of images not listed: {some(stray)}")
-    images = CaptionedImages(
+    return CaptionedImages(
         paths=tuple(str(Path(images_root) / name) for name in names.values()),
         captions=tuple(tuple(text for _, text in sorted(numbered[i])) for i in names),
         image_ids=tuple(names),
     )
-    return keep_present(images, path, missing)

@@ -124,6 +124,21 @@ def test_the_sampled_variant_is_not_of_self_critical_training() -> None:
         scst.get_config("flickr8k_sampled")
 
 
+def test_what_goes_on_from_a_trained_captioner_does_not_begin_without() -> None:
+    config: Any = show_attend_tell.get_config("flickr8k_sampled")
+    with pytest.raises(ValueError, match="initialize_from: expected the workdir of a trained capt"):
+        config.validate()
+    config.initialize_from = "runs/show_attend_tell"
+    config.validate()
+    rewarded: Any = scst.get_config("flickr8k")
+    with pytest.raises(ValueError, match="start: expected the workdir of a trained captioner, who"):
+        rewarded.validate()
+    rewarded.start = "runs/show_attend_tell"
+    rewarded.validate()
+    for variant in ("moving_shapes", "smoke", "cross_entropy"):
+        scst.get_config(variant).validate()
+
+
 def test_people_score_better_than_another_clips_captions(tmp_path: Path) -> None:
     config = smoke(tmp_path)
     score = config.make_scorer("validation")
