@@ -65,8 +65,8 @@ class SCSTConfig(CaptionConfig):
     drop_regions: bool = True
     """Whether ``model.region_dropout_rate`` and ``model.place_dropout_rate`` act on the images of
     which captions are drawn."""
-    dropout: bool = False
-    """Whether the decoder's dropout acts where the captions' probability is differentiated."""
+    drawn_steps: int = 0
+    """The most tokens of a caption that is drawn; 0: ``search.max_steps``."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adam", learning_rate=2e-4, schedule="cosine", clip_norm=1.0
@@ -121,7 +121,7 @@ class SCSTConfig(CaptionConfig):
             num_samples=self.num_samples,
             baseline=self.baseline,
             drop_regions=self.drop_regions,
-            dropout=self.dropout,
+            drawn_steps=self.drawn_steps,
         )
 
     def make_data(self, split: str) -> Loader:

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 from flaxnets.recurrent.cell import Recur
 from flaxnets.recurrent.packed_rows import valid_kernel_gradient
 from flaxnets.recurrent.products import (
+    Pull,
     ScanWeights,
     affine,
     kernel_gradient,
-    multiply_transposed,
     split_addends,
     transpose,
 )
@@ -143,7 +143,7 @@ def deferred_scan(
 
     def backward(residuals: Any, gradients: tuple[Carry, Any]) -> Any:
         weights, others, flags, valid, carries, products = residuals
-        transposed = jax.tree.map(transpose, weights.kernels)
+        pulls = {name: transpose(x, num_steps) for name, x in weights.kernels.items()}
         of_last, of_outputs = gradients
 
         def body(state: Any, xs: Any, stored: Any) -> Any:
@@ -158,7 +158,7 @@ def deferred_scan(
 
                 def recur(name: str, hidden: Array) -> Array:
                     hiddens[name] = hidden
-                    return _recall(products[name], transposed[name], hidden, taps[name])
+                    return _recall(products[name], pulls[name], hidden, taps[name])
 
                 return step(recur, weights, flags, carry, others), hiddens
 
@@ -270,7 +270,7 @@ def _product_shapes(
 
 
 @jax.custom_vjp
-def _recall(product: Array, transposed: Array, hidden: Array, tap: Array) -> Array:
+def _recall(product: Array, pull: Pull, hidden: Array, tap: Array) -> Array:
     """``affine(...) + tap`` of which the value is known: ``product``.
 
     Its gradients are those of the sum, but for the kernel's and the bias's, which are left to
@@ -279,14 +279,12 @@ def _recall(product: Array, transposed: Array, hidden: Array, tap: Array) -> Arr
     return product
 
 
-def _recall_forward(
-    product: Array, transposed: Array, hidden: Array, tap: Array
-) -> tuple[Array, Array]:
-    return product, transposed
+def _recall_forward(product: Array, pull: Pull, hidden: Array, tap: Array) -> tuple[Array, Pull]:
+    return product, pull
 
 
-def _recall_backward(transposed: Array, gradient: Array) -> Any:
-    return None, None, multiply_transposed(gradient, transposed), gradient
+def _recall_backward(pull: Pull, gradient: Array) -> Any:
+    return None, None, pull(gradient), gradient
 
 
 _recall.defvjp(_recall_forward, _recall_backward)

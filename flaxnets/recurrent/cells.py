@@ -8,6 +8,7 @@ import numpy as np
 
 from flaxnets.recurrent.cell import PROJECTION, CellModule, Recur, Weights
 from flaxnets.recurrent.initializers import forget_gate_bias, orthogonal, per_gate
+from flaxnets.recurrent.products import multiply
 from flaxnets.typing import Array, Carry, Dtype, PRNGKey
 
 _LECUN = nn.initializers.lecun_normal()
@@ -19,7 +20,7 @@ class DenseCell(CellModule):
     def project(self, weights: dict[str, Array], inputs: Array) -> dict[str, Array]:
         """(..., D) to the gates' shares of the input, (..., G) ``dtype``."""
         x = jnp.asarray(inputs, self.dtype)
-        return {name: x @ kernel for name, kernel in weights.items()}
+        return {name: multiply(x, kernel) for name, kernel in weights.items()}
 
     def _input_kernel(self, input_shape: tuple[int, ...], gates: int) -> Array:
         shape = (input_shape[-1], gates * self.features)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flaxnets.recurrent.cell import CellModule, Recur, Weights
 from flaxnets.recurrent.cells import gru_weights, step_gru, update_cell_state
 from flaxnets.recurrent.initializers import forget_gate_bias, per_gate
+from flaxnets.recurrent.products import merge_steps, split_steps
 from flaxnets.spatial.convolution import conv2d
 from flaxnets.typing import Array, Carry, PRNGKey
 
@@ -30,10 +31,13 @@ class ConvolutionalCell(CellModule):
         return 3
 
     def project(self, weights: dict[str, Array], inputs: Array) -> dict[str, Array]:
-        """(...,H,W,C) to the gates' shares of the input, (...,H,W,G) ``dtype``."""
-        images = inputs.reshape(-1, *inputs.shape[-3:]).astype(self.dtype)
+        """(B,H,W,C) or (T,B,H,W,C) to the gates' shares of the input, (...,H,W,G) ``dtype``."""
+        maps = inputs.astype(self.dtype)
+        if maps.ndim == 4:
+            return {name: conv2d(maps, kernel) for name, kernel in weights.items()}
+        images = merge_steps(maps)
         gates = {name: conv2d(images, kernel) for name, kernel in weights.items()}
-        return {name: x.reshape(*inputs.shape[:-1], -1) for name, x in gates.items()}
+        return {name: split_steps(x, len(maps)) for name, x in gates.items()}
 
     def _kernels(self, channels: int, gates: int) -> tuple[Array, Array]:
         """(h,w,C,gates·F) for the inputs, ``dtype``, and (h,w,F,gates·F) for the hidden state."""

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.recurrent.initializers import Initializer
-from flaxnets.recurrent.linear_cell import LinearCell, multiply
+from flaxnets.recurrent.linear_cell import LinearCell
+from flaxnets.recurrent.products import multiply
 from flaxnets.typing import Array, Dtype, PRNGKey
 
 _LECUN = nn.initializers.lecun_normal()
@@ -168,8 +169,9 @@ class LRUCell(LinearCell):
         nu, theta, gamma = (weights[name].astype(real) for name in ("nu", "theta", "gamma"))
         radius, phase = jnp.exp(-jnp.exp(nu)), jnp.exp(theta)
         eigenvalues = jax.lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))
+        rows = jnp.asarray(inputs, self.dtype)
         parts = (
-            multiply(inputs, kernel * jnp.exp(gamma), self.dtype).astype(real)
+            multiply(rows, kernel * jnp.exp(gamma)).astype(real)
             for kernel in jnp.split(weights["input_kernel"], 2, axis=-1)
         )
         addends = jax.lax.complex(*parts)
@@ -179,9 +181,9 @@ class LRUCell(LinearCell):
         """See ``LinearCell.read``."""
         real, imaginary = jnp.split(weights["output_kernel"], 2)
         return (
-            multiply(states.real, real, self.dtype)
-            + multiply(states.imag, imaginary, self.dtype)
-            + multiply(inputs, weights["skip_kernel"], self.dtype)
+            multiply(states.real.astype(self.dtype), real)
+            + multiply(states.imag.astype(self.dtype), imaginary)
+            + multiply(jnp.asarray(inputs, self.dtype), weights["skip_kernel"])
         )
 
     @property

@@ -2,7 +2,8 @@
 
 Sequences of a batch differ in length, and often a third of all steps are padding. On CPUs, where a
 product takes as long as it has rows, the rows that count are gathered, a number of them that is
-rounded up to one of a few sizes is multiplied, and the results are put back.
+rounded up to one of a few sizes is multiplied, and the results are put back. Where devices divide
+the batch each of them multiplies all of its rows.
 """
 
 from functools import partial
@@ -10,6 +11,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from flaxnets.divided_batches import may_merge
+from flaxnets.recurrent.products import kernel_gradient, multiply
 from flaxnets.typing import Array
 
 _SHARES = (0.5, 0.625, 0.75, 0.875, 1.0)
@@ -31,6 +34,8 @@ def multiply_valid(x: Array, kernel: Array, valid: Array) -> Array:
     Returns:
       (...,G) in the dtype of ``x``.
     """
+    if not may_merge():
+        return jnp.where(valid[..., None], multiply(x, kernel), 0)
     rows, mask = x.reshape(-1, x.shape[-1]), valid.reshape(-1)
     product = _multiply_rows(rows, kernel.astype(x.dtype), mask)
     return product.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -98,6 +103,8 @@ def valid_kernel_gradient(hidden: Array, gradient: Array, kernel: Array, valid: 
         dimensions = ((0,), (0,)), ((), ())
         return jax.lax.dot_general(rows, gradient, dimensions, preferred_element_type=kernel.dtype)
 
+    if not may_merge():
+        return kernel_gradient(hidden, gradient, kernel)
     rows = hidden.reshape(-1, hidden.shape[-1])
     gradients = gradient.reshape(-1, gradient.shape[-1])
     return _by_size(sum_packed, sum_all, valid.reshape(-1), rows, gradients)

@@ -1,6 +1,5 @@
 """Images a few at a time, inside one jitted function."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,18 +40,3 @@ def split_batch(maps: Array, limit: int) -> Array:
     n = len(maps)
     size = max(size for size in range(1, min(n, limit) + 1) if n % size == 0)
     return maps.reshape(n // size, size, *maps.shape[1:])
-
-
-def may_loop() -> bool:
-    """Whether loops over chunks of the batch are of use where this is traced.
-
-    They are not in a program that XLA divides over the devices of a mesh: each of them would walk
-    through the images of all.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    divided = (
-        size
-        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-        if kind != jax.sharding.AxisType.Manual
-    )
-    return math.prod(divided) == 1

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.spatial.chunks import may_loop
+from flaxnets.divided_batches import may_loop
 from flaxnets.spatial.tapped_convolution import tapped_conv
 from flaxnets.spatial.winograd import KERNEL_SIZES, winograd_conv
 from flaxnets.typing import Array, Dtype

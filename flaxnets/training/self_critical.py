@@ -30,26 +30,25 @@ class SelfCritical(Captioning):
     "A Better Variant of Self-Critical Sequence Training", 2003.09971). The reward is the CIDEr-D
     against the image's captions in the batch, computed on the device (``flaxnets/cider.py``).
 
-    Deviations: captions are drawn without the decoder's dropout; the paper does not say. With
-    ``drop_regions`` they are drawn, and their probability is differentiated, of an image of which
-    the same channels and places are dropped. The batch's captions are those of ``CaptionBatch``,
-    all of an image in one row.
+    Deviations: captions are drawn, and their probability is differentiated, without the decoder's
+    dropout, so that both are of the same distribution; the paper does not say. With
+    ``drop_regions`` both are of an image of which the same channels and places are dropped. The
+    batch's captions are those of ``CaptionBatch``, all of an image in one row.
 
     Attributes:
       frequencies: document frequencies of the training split.
       num_samples: S; at least 2 for ``leave_one_out``.
       baseline: ``greedy`` or ``leave_one_out``.
       drop_regions: whether the rates of a ``Captioner`` that drop parts of the image act.
-      dropout: whether what else is random in training, the decoder's dropout, acts where the
-        captions' probability is differentiated. The gradient is then no longer that of the expected
-        reward, but the covariance of the reward with the gradients of thinned networks.
+      drawn_steps: the most tokens of a caption that is drawn, or found for the baseline, the end
+        token included; 0: ``options.max_steps``.
     """
 
     frequencies: DocumentFrequencies
     num_samples: int = 5
     baseline: str = "leave_one_out"
     drop_regions: bool = False
-    dropout: bool = False
+    drawn_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.baseline not in BASELINES:
@@ -72,11 +71,11 @@ class SelfCritical(Captioning):
         """Sums of ``loss``, ``reward`` and ``baseline`` (CIDEr-D, 0 to 10), ``sampled_words``."""
         fixed = jax.lax.stop_gradient(variables)
         options: dict[str, Any] = {}
-        if self.drop_regions or self.dropout:
+        if self.drop_regions:
             key, drop_key = jax.random.split(key)
-            options = {"drop_regions": self.drop_regions, "rngs": {"dropout": drop_key}}
+            options = {"drop_regions": True, "rngs": {"dropout": drop_key}}
         advance, carry = begin_search(model, fixed, batch, **options)
-        max_steps = self.options.max_steps
+        max_steps = self.drawn_steps or self.options.max_steps
         drawn = sample(advance, carry, key, num_samples=self.num_samples, max_steps=max_steps)
         words = (
             jnp.arange(batch["tokens"].shape[-1]) < batch["token_lengths"][..., None]
@@ -120,7 +119,7 @@ class SelfCritical(Captioning):
         """(B,S,L) float32: log-probability of each word under what ``sample`` drew it from."""
         inputs, num_frames = model_inputs(batch)
         outputs: Any = model.apply(
-            variables, inputs, tokens, lengths, num_frames, train=self.dropout, **options
+            variables, inputs, tokens, lengths, num_frames, train=False, **options
         )
         ids = jnp.arange(outputs.logits.shape[-1])
         may_follow = (ids != PAD) & (ids != BOS) & (ids != UNK)

@@ -1,17 +1,29 @@
 """Products without padded rows against those with all of them."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxnets.divided_batches import may_merge
 from flaxnets.recurrent.packed_rows import multiply_valid, valid_kernel_gradient
+from tests.flaxnets.meshes import mesh_of, told_of
 
 T, B, F, G = 10, 32, 5, 7
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(T, B, F)).astype(np.float32)
 KERNEL = RNG.normal(size=(F, G)).astype(np.float32)
 GRADIENT = RNG.normal(size=(T, B, G)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True, params=[1, 8])
+def told(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Rows are packed on one device alone; on several the results are the same."""
+    with told_of(mesh_of(request.param)):
+        assert may_merge() == (request.param == 1)
+        yield
 
 
 @pytest.mark.parametrize("count", [0, 1, 150, 160, 161, 250, 319, 320])

@@ -13,6 +13,7 @@ from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvLSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.scan import ScanOptions
+from tests.flaxnets.meshes import mesh_of, told_of
 from tests.flaxnets.recurrent.cases import (
     BY_NAME,
     FLOAT64,
@@ -73,6 +74,24 @@ def test_changes_neither_values_nor_gradients(
     expected = run(arguments, LENGTHS, reverse=reverse)
     actual = run(arguments, LENGTHS, reverse=reverse, options=options)
     assert_close(actual, expected, **EXACT)
+
+
+@pytest.mark.parametrize("num_devices", [1, 8])
+@pytest.mark.parametrize("steps", [15, 16])
+def test_of_long_scans_the_gradients_are_the_same(steps: int, num_devices: int) -> None:
+    # From 16 steps on the kernel is transposed once; on one device steps are merged with rows.
+    with jax.enable_x64(True), told_of(mesh_of(num_devices)):
+        params, carry, x = CASE.draw(steps=steps)
+        weights = np.random.default_rng(1).normal(size=(*x.shape[:2], CELL.features))
+        results = [
+            jax.device_get(
+                compile_fast(jax.value_and_grad(partial(weighted, **options), has_aux=True))(
+                    (params, carry, x, weights), LENGTHS
+                )
+            )
+            for options in ({}, {"options": AUTODIFF})
+        ]
+    assert_close(*results, **EXACT)
 
 
 @pytest.mark.parametrize(("reverse", "remat_steps"), [(False, 0), (True, 2)])
@@ -209,7 +228,9 @@ def temporary_bytes(steps: int, train: bool, options: ScanOptions) -> int:
 
         return jax.grad(loss)(params)
 
-    compiled = jax.jit(gradient if train else last_carry).lower(params, x, lengths).compile()
+    with told_of(mesh_of(1)):  # On several devices the maps of all steps are copied.
+        traced = jax.jit(gradient if train else last_carry).lower(params, x, lengths)
+    compiled = traced.compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 
 from flaxnets.spatial import tapped_convolution
-from flaxnets.spatial.chunks import may_loop
 from flaxnets.spatial.convolution import conv2d
 from flaxnets.spatial.tapped_convolution import tapped_conv
 
@@ -60,14 +58,3 @@ def test_strided_layers_and_those_of_one_pixel_are_tapped() -> None:
     assert not is_tapped(x, kernel)
     assert not is_tapped(x, jnp.ones((3, 3, 1, 6)), strides=(2, 2), groups=3)
     assert not is_tapped(x.astype(jnp.bfloat16), kernel, strides=(2, 2))
-
-
-@pytest.mark.parametrize(("num_devices", "kind"), [(1, "Auto"), (8, "Auto"), (8, "Manual")])
-def test_a_batch_that_is_divided_over_devices_is_not_looped_over(
-    num_devices: int, kind: str
-) -> None:
-    devices = np.array(jax.devices()[:num_devices])
-    mesh = Mesh(devices, ("data",), axis_types=(AxisType[kind],))
-    assert may_loop()
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        assert may_loop() == (num_devices == 1 or kind == "Manual")

@@ -278,32 +278,6 @@ def test_the_same_parts_of_an_image_are_dropped_in_drawing_and_in_differentiatin
     assert abs(whole - dropped) > 0.01
 
 
-@pytest.mark.parametrize("drop_regions", [False, True])
-def test_dropout_acts_where_probabilities_are_differentiated_alone(drop_regions: bool) -> None:
-    batch = batch_of()
-    batch["features"] = jax.random.normal(KEY, (2, 6, 5))
-    sums = {}
-    for rate in (0.0, 0.5):
-        cell = partial(LSTMCell, 4)
-        decoder = SoftAttention(
-            vocabulary_size=V, make_cell=cell, embed_features=4, dropout_rate=rate
-        )
-        model = Captioner(decoder, dropout_rate=0.5)
-        captions = batch["tokens"], batch["token_lengths"]
-        variables = model.init(KEY, batch["features"], *captions, train=False)
-        task = dataclasses.replace(
-            task_of("leave_one_out", 8), drop_regions=drop_regions, dropout=True
-        )
-        sums[rate] = jax.jit(partial(task.loss, model))(variables, batch, KEY)[0]
-        if rate == 0 and drop_regions:
-            plain = dataclasses.replace(task, dropout=False)
-            without = jax.jit(partial(plain.loss, model))(variables, batch, KEY)[0]
-            np.testing.assert_allclose(sums[rate]["loss"], without["loss"], rtol=1e-5)
-    for name in ("reward", "baseline", "sampled_words"):
-        np.testing.assert_array_equal(sums[0.0][name], sums[0.5][name])
-    assert abs(sums[0.0]["loss"][0] - sums[0.5]["loss"][0]) > 0.01
-
-
 def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(ValueError, match=r"baseline: expected one of .*, received 'mean'"):
         task_of("mean")
