@@ -34,12 +34,7 @@ class ShowAndTellConfig(CaptionConfig):
     name: str = "Show and Tell"
     model: DecoderConfig = dataclasses.field(
         # The decoder embeds the mean over the places itself.
-        default_factory=lambda: DecoderConfig(
-            region_features=0,
-            embed_dropout_rate=0.3,
-            region_dropout_rate=0.1,
-            place_dropout_rate=0.0,
-        )
+        default_factory=lambda: DecoderConfig(region_features=0, place_dropout_rate=0.2)
     )
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
@@ -54,6 +49,10 @@ def get_config(variant: str | None = None) -> ShowAndTellConfig:
       ValueError: an unknown variant.
     """
     config = ShowAndTellConfig()
-    config.optimizer.weight_decay = 0.05
+    config.optimizer.weight_decay = 0.1
     configured: ShowAndTellConfig = configure(config, "show_and_tell", variant)
+    if variant in (None, "flickr8k"):
+        configured.data.num_corners, configured.ema_decay = 2, 0.999
+    if variant == "flickr8k_sampled":
+        configured.num_steps, configured.optimizer.learning_rate = 2_400, 5e-4
     return configured

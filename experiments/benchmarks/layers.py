@@ -1,4 +1,4 @@
-"""Recurrent layers against ``flax.linen``, PyTorch and Keras, and minGRU against a scanned GRU."""
+"""Recurrent layers against ``flax.linen``, PyTorch and Keras, and minGRU against scanned GRUs."""
 
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -18,7 +18,8 @@ OURS = "flaxnets"
 LINEN = "flax.linen"
 PYTORCH = "PyTorch"
 KERAS = "Keras"
-SCANNED_GRU = "scanned GRU"
+SCANNED_GRU = "our scanned GRU"
+LINEN_GRU = "flax.linen's GRU"
 
 _OURS: Mapping[str, Any] = {
     "lstm": LSTMCell, "gru": GRUCell, "elman": ElmanCell, "convlstm": ConvLSTMCell,
@@ -61,7 +62,7 @@ def map_cases(sizes: tuple[tuple[int, int, int, int, int, int], ...] = MAP_SIZES
 def mingru_cases(
     sizes: tuple[tuple[int, int, int, int], ...] = ((2048, 8, 256, 256),),
 ) -> list[Case]:
-    """MinGRU, parallel over time, against our GRU of the same width."""
+    """MinGRU, parallel over time, against GRUs of the same width, ours and flax.linen's."""
     cases = []
     for t, b, d, f in sizes:
         draw = partial(_draw, (b, t, d))
@@ -69,6 +70,7 @@ def mingru_cases(
             ways = {
                 "minGRU": _lazily(draw, partial(_scanned, MinGRUCell, f), train),
                 SCANNED_GRU: _lazily(draw, partial(_scanned, GRUCell, f), train),
+                LINEN_GRU: _lazily(draw, partial(_linen, nn.GRUCell, f), train),
             }
             cases.append(Case(f"minGRU, T={t}, B={b}, {d}→{f}, {_mode(train)}", ways, fresh=train))
     return cases

@@ -278,6 +278,19 @@ def test_the_same_parts_of_an_image_are_dropped_in_drawing_and_in_differentiatin
     assert abs(whole - dropped) > 0.01
 
 
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_drawn_captions_have_no_more_steps_than_is_said(baseline: str) -> None:
+    batch = batch_of()
+    variables = variables_of(batch)
+    words = {}
+    for steps in (0, 1, STEPS):
+        task = dataclasses.replace(task_of(baseline), drawn_steps=steps)
+        sums, _ = jax.jit(partial(task.loss, MODEL))(variables, batch, KEY)
+        words[steps] = float(sums["sampled_words"][0])
+    assert words[1] == sums["sampled_words"][1] == 6
+    assert words[0] == words[STEPS] > 6
+
+
 def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(ValueError, match=r"baseline: expected one of .*, received 'mean'"):
         task_of("mean")
