@@ -18,9 +18,10 @@ ALLOWED = {
 }
 # Inside flaxnets: folder -> the folders beside it that it may import.
 ALLOWED_INSIDE = {
-    "spatial": {"typing", "spatial"},
+    "divided_batches.py": set(),
+    "spatial": {"typing", "divided_batches", "spatial"},
     "encoders": {"typing", "spatial", "encoders"},
-    "recurrent": {"typing", "spatial", "recurrent"},
+    "recurrent": {"typing", "divided_batches", "spatial", "recurrent"},
     "decoders": {"typing", "recurrent", "decoders"},
     "models": {"typing", "spatial", "encoders", "recurrent", "decoders", "models"},
     "training": {"typing", "decoders", "training", "losses", "metrics", "cider"},
