@@ -2,7 +2,7 @@
 
 Its carry is the state h of a recurrence that is linear in it, entry by entry, and whose
 coefficients depend on the inputs alone: :math:`h_t = a_t ∘ h_{t-1} + b_t`. So all products run over
-all steps at once, and what is left is ``linear_recurrence``.
+all steps at once, and what is left is ``linear_recurrence``, or ``gated_average``.
 """
 
 from typing import Any
@@ -12,6 +12,11 @@ import jax.numpy as jnp
 
 from flaxnets.recurrent.cell import CellModule, check_inputs
 from flaxnets.recurrent.initializers import Initializer, per_gate
+from flaxnets.recurrent.linear_recurrence import (
+    gated_average,
+    linear_recurrence,
+    plain_recurrence,
+)
 from flaxnets.recurrent.products import multiply
 from flaxnets.typing import Array, Carry, PRNGKey
 
@@ -40,6 +45,34 @@ class LinearCell(CellModule):
     def coefficients(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
         """The a and b, (...,S) ``state_dtype``, of inputs (...,D) of any number of steps."""
         raise NotImplementedError
+
+    def recur(
+        self,
+        weights: dict[str, Array],
+        carry: Array,
+        inputs: Array,
+        valid: Array | None,
+        *,
+        reverse: bool,
+        autodiff: bool,
+    ) -> Array:
+        """The states (B,T,S) ``state_dtype`` of all steps.
+
+        Args:
+          weights: what ``weights`` gave.
+          carry: (B,S), before the first step.
+          inputs: (B,T,D).
+          valid: (B,T) bool, the steps that change the state; None: all.
+          reverse: from the last step to the first.
+          autodiff: whether derivatives are left to JAX, in any mode.
+        """
+        coefficients, addends = self.coefficients(weights, inputs)
+        if valid is not None:
+            # h = 1·h + 0 leaves the state as it is.
+            coefficients = jnp.where(valid[..., None], coefficients, 1)
+            addends = jnp.where(valid[..., None], addends, 0)
+        recurrence = plain_recurrence if autodiff else linear_recurrence
+        return recurrence(coefficients, addends, carry, axis=1, reverse=reverse)
 
     def read(self, weights: dict[str, Array], states: Array, inputs: Array) -> Array:
         """Outputs (...,F) ``dtype`` of the states (...,S) and the same inputs (...,D)."""
@@ -78,6 +111,44 @@ class LinearCell(CellModule):
         kernel = self.param("input_kernel", per_gate(_LECUN, gates), shape, self.param_dtype)
         bias = self.param("bias", _blocks(biases), shape[1:], self.param_dtype)
         return {"input_kernel": kernel, "bias": bias}
+
+
+class AveragingCell(LinearCell):
+    r"""A linear cell whose state is an average of candidates: :math:`h_t = (1 - u) h_{t-1} + u k`.
+
+    The attributes are those of ``CellModule``.
+    """
+
+    def gates(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
+        """The z of u = σ(z) and the k, (...,F) ``state_dtype``, of inputs (...,D)."""
+        raise NotImplementedError
+
+    def coefficients(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
+        """See ``LinearCell.coefficients``."""
+        gate, candidate = self.gates(weights, inputs)
+        kept = nn.sigmoid(-gate)
+        return kept, (1 - kept) * candidate
+
+    def recur(
+        self,
+        weights: dict[str, Array],
+        carry: Array,
+        inputs: Array,
+        valid: Array | None,
+        *,
+        reverse: bool,
+        autodiff: bool,
+    ) -> Array:
+        """See ``LinearCell.recur``."""
+        if autodiff:
+            how = {"reverse": reverse, "autodiff": True}
+            return super().recur(weights, carry, inputs, valid, **how)
+        gate, candidate = self.gates(weights, inputs)
+        if valid is not None:
+            # σ(-∞) = 0 leaves the state as it is.
+            gate = jnp.where(valid[..., None], gate, -jnp.inf)
+            candidate = jnp.where(valid[..., None], candidate, 0)
+        return gated_average(gate, candidate, carry, axis=1, reverse=reverse)
 
 
 def _blocks(values: list[float]) -> Initializer:

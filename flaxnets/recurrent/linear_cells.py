@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.recurrent.initializers import Initializer
-from flaxnets.recurrent.linear_cell import LinearCell
+from flaxnets.recurrent.linear_cell import AveragingCell, LinearCell
 from flaxnets.recurrent.products import multiply
 from flaxnets.typing import Array, Dtype, PRNGKey
 
 _LECUN = nn.initializers.lecun_normal()
 
 
-class MinGRUCell(LinearCell):
+class MinGRUCell(AveragingCell):
     r"""The minimal GRU (Feng et al., 2410.01201, section 3): a gate that reads the inputs alone.
 
     .. math::
@@ -42,16 +42,13 @@ class MinGRUCell(LinearCell):
         """See ``LinearCell.weights``."""
         return self.affine_weights(input_shape, [self.update_bias, 0.0])
 
-    def coefficients(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
-        """See ``LinearCell.coefficients``."""
+    def gates(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
+        """See ``AveragingCell.gates``."""
         gate, candidate = self.affine(weights, inputs)
-        update = nn.sigmoid(gate)
-        if self.positive_candidate:
-            candidate = _positive(candidate)
-        return 1 - update, update * candidate
+        return gate, _positive(candidate) if self.positive_candidate else candidate
 
 
-class MinLSTMCell(LinearCell):
+class MinLSTMCell(AveragingCell):
     r"""The minimal LSTM (Feng et al., 2410.01201, section 3), its gates divided by their sum.
 
     .. math::
@@ -60,7 +57,7 @@ class MinLSTMCell(LinearCell):
         h' &= f' h + i' g(k)
 
     g is that of ``MinGRUCell``. The quotients are formed as the paper's log-space form does
-    (appendix), which cannot be 0/0: :math:`f' = σ(\log σ(f) - \log σ(i))`.
+    (appendix), which cannot be 0/0: :math:`i' = σ(\log σ(i) - \log σ(f)) = 1 - f'`.
 
     Parameters: ``input_kernel`` (D,3F) and ``bias`` (3F,) for f, i, k.
 
@@ -80,15 +77,13 @@ class MinLSTMCell(LinearCell):
         """See ``LinearCell.weights``."""
         return self.affine_weights(input_shape, [self.forget_bias, self.input_bias, 0.0])
 
-    def coefficients(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
-        """See ``LinearCell.coefficients``."""
+    def gates(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
+        """See ``AveragingCell.gates``."""
         f, i, candidate = self.affine(weights, inputs)
-        # log σ(f) - log σ(i) with one logarithm.
-        difference = jnp.minimum(f, 0) - jnp.minimum(i, 0)
-        difference -= jnp.log((1 + jnp.exp(-jnp.abs(f))) / (1 + jnp.exp(-jnp.abs(i))))
-        if self.positive_candidate:
-            candidate = _positive(candidate)
-        return nn.sigmoid(difference), nn.sigmoid(-difference) * candidate
+        # log σ(i) - log σ(f) with one logarithm.
+        gate = jnp.minimum(i, 0) - jnp.minimum(f, 0)
+        gate += jnp.log((1 + jnp.exp(-jnp.abs(f))) / (1 + jnp.exp(-jnp.abs(i))))
+        return gate, _positive(candidate) if self.positive_candidate else candidate
 
 
 class LRUCell(LinearCell):

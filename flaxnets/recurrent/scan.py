@@ -11,7 +11,6 @@ import numpy as np
 from flaxnets.recurrent.backward import deferred_scan, plain_scan
 from flaxnets.recurrent.cell import PROJECTION, Cell, Recur, Weights, check_carry, check_inputs
 from flaxnets.recurrent.linear_cell import LinearCell
-from flaxnets.recurrent.linear_recurrence import linear_recurrence, plain_recurrence
 from flaxnets.recurrent.products import ScanWeights
 from flaxnets.typing import Array, Carry, PyTree
 
@@ -244,18 +243,14 @@ def _scan_linear(
 ) -> tuple[Array, Array]:
     """``_scan_steps`` for linear cells: all of time at once."""
     parameters, _ = weights
-    inputs, valid = xs
-    coefficients, addends = cell.coefficients(parameters, inputs)
-    if valid is not None:
-        # h = 1·h + 0 leaves the state as it is.
-        coefficients = jnp.where(valid[..., None], coefficients, 1)
-        addends = jnp.where(valid[..., None], addends, 0)
-    recur = linear_recurrence if options.gradients == "deferred" else plain_recurrence
-    states = recur(coefficients, addends, carry, reverse=reverse)
+    # The batch first, as the layer's inputs are: all products and the recurrence take it so.
+    inputs, valid = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
+    autodiff = options.gradients == "autodiff"
+    states = cell.recur(parameters, carry, inputs, valid, reverse=reverse, autodiff=autodiff)
     outputs = cell.read(parameters, states, inputs)
     if valid is not None:
         outputs = jnp.where(valid[..., None], outputs, 0)
-    return states[0 if reverse else -1], outputs
+    return states[:, 0 if reverse else -1], outputs.swapaxes(0, 1)
 
 
 def _where(valid: Array, new: Array, old: Array) -> Array:

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.recurrent import linear_recurrence as module
-from flaxnets.recurrent.linear_recurrence import linear_recurrence, plain_recurrence
+from flaxnets.recurrent.linear_recurrence import (
+    gated_average,
+    linear_recurrence,
+    plain_recurrence,
+)
 from tests.flaxnets.recurrent.cases import assert_close, compile_fast
 from tests.flaxnets.recurrent.linear_cases import draw_like, weigh
 
@@ -23,12 +26,14 @@ def float64() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["loop", "associative"])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["cpu", "default"])
+def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs on CPUs, and what runs elsewhere."""
-    if request.param == "associative":
-        monkeypatch.setattr(module, "_loop", module._associative)
-    return request.param
+
+    def choose(*arguments: Any, **ways: Any) -> Any:
+        return ways[request.param](*arguments)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
 
 
 def draw(dtype: Any, steps: int = T) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,19 +55,26 @@ def loop(a: np.ndarray, b: np.ndarray, state: np.ndarray, *, reverse: bool) -> n
     return states
 
 
-@pytest.mark.usefixtures("form")
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("dtype", [float, complex])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("recur", [linear_recurrence, plain_recurrence])
-def test_values_and_gradients_are_those_of_a_loop(dtype: Any, reverse: bool, recur: Any) -> None:
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("of", [linear_recurrence, plain_recurrence])
+def test_values_and_gradients_are_those_of_a_loop(
+    dtype: Any, reverse: bool, axis: int, of: Any
+) -> None:
     arguments = draw(dtype)
 
+    def recur(a: Any, b: Any, initial: Any) -> Any:
+        a, b = (jnp.moveaxis(x, 0, axis) for x in (a, b))
+        return jnp.moveaxis(of(a, b, initial, axis=axis, reverse=reverse), axis, 0)
+
     def loss(*arguments: Any) -> Any:
-        return weigh(1, recur(*arguments, reverse=reverse))
+        return weigh(1, recur(*arguments))
 
     for steps in (T, 1):
         cut = draw(dtype, steps)
-        actual = compile_fast(partial(recur, reverse=reverse))(*cut)
+        actual = compile_fast(recur)(*cut)
         assert actual.dtype == cut[1].dtype
         np.testing.assert_allclose(actual, loop(*cut, reverse=reverse), rtol=1e-12, atol=1e-12)
     gradients = compile_fast(jax.grad(loss, (0, 1, 2)))(*arguments)
@@ -102,13 +114,58 @@ def test_under_vmap_and_twice_differentiated() -> None:
     each = [linear_recurrence(*arguments), linear_recurrence(*(2 * x for x in arguments))]
     np.testing.assert_allclose(jax.vmap(linear_recurrence)(*several), np.stack(each))
 
-    def hessian(recur: Any) -> Any:
-        def loss(a: Any) -> Any:
-            return (recur(a, *arguments[1:]) ** 2).sum()
+    def slope(x: Any) -> Any:
+        return jax.grad(lambda a: (linear_recurrence(a, *arguments[1:]) ** 2).sum())(x)
 
-        return jax.jvp(jax.grad(loss), (arguments[0],), (arguments[1],))[1]
+    direction = arguments[1]
+    high, low = (slope(arguments[0] + s * direction) for s in (1e-6, -1e-6))
+    expected = (high - low) / 2e-6
+    forward = jax.jvp(slope, (arguments[0],), (direction,))[1]
+    assert_close(forward, expected, rtol=1e-6, atol=1e-6)
+    backward = jax.grad(lambda x: (slope(x) * direction).sum())(arguments[0])
+    assert_close(backward, expected, rtol=1e-6, atol=1e-6)
 
-    assert_close(hessian(linear_recurrence), hessian(plain_recurrence), rtol=1e-10, atol=1e-10)
+
+@pytest.mark.usefixtures("platform")
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("axis", [0, 2])
+def test_a_gated_average_is_the_recurrence_that_it_says(reverse: bool, axis: int) -> None:
+    z, k, initial = draw(float)
+    z[3] = -np.inf  # The state stays as it is.
+
+    def average(z: Any, k: Any, initial: Any) -> Any:
+        z, k = (jnp.moveaxis(x, 0, axis) for x in (z, k))
+        return jnp.moveaxis(gated_average(z, k, initial, axis=axis, reverse=reverse), axis, 0)
+
+    def expected(z: Any, k: Any, initial: Any) -> Any:
+        update = jax.nn.sigmoid(z)
+        return plain_recurrence(1 - update, update * k, initial, reverse=reverse)
+
+    update = 1 / (1 + np.exp(-z))
+    states = compile_fast(average)(z, k, initial)
+    np.testing.assert_allclose(states, loop(1 - update, update * k, initial, reverse=reverse))
+    gradients = [
+        compile_fast(jax.grad(lambda *x, f=f: weigh(1, f(*x)), (0, 1, 2)))(z, k, initial)
+        for f in (average, expected)
+    ]
+    assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+def test_a_gated_average_keeps_two_arrays() -> None:
+    _, pull = jax.vjp(gated_average, *map(jnp.asarray, draw(float)))
+    shapes = sorted(x.shape for x in jax.tree.leaves(pull))
+    assert shapes == [SHAPE, (T, *SHAPE), (T, *SHAPE)]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_cpus_write_the_states_where_the_inputs_were(reverse: bool) -> None:
+    recur = jax.jit(partial(linear_recurrence, reverse=reverse), donate_argnums=1)
+    a, b, initial = draw(float, 1000)
+    compiled = recur.lower(a, b, initial).compile()
+    memory = compiled.memory_analysis()
+    # The states take the inputs' place, and nothing of their size is needed besides.
+    assert memory.alias_size_in_bytes == b.nbytes
+    assert memory.temp_size_in_bytes < b.nbytes / 10
 
 
 def test_forward_mode_is_left_to_the_plain_one() -> None:
@@ -126,3 +183,5 @@ def test_other_shapes_are_refused() -> None:
         linear_recurrence(a[1:], b, initial)
     with pytest.raises(ValueError, match=r"initial: expected shape \(2, 3\), received \(3,\)"):
         linear_recurrence(a, b, initial[0])
+    with pytest.raises(ValueError, match=r"gates: expected shape \(7, 2, 3\), received \(6"):
+        gated_average(a[1:], b, initial)
