@@ -55,6 +55,8 @@ class SCSTConfig(CaptionConfig):
     ema_decay: float = 0.99
     start: str = ""
     """The workdir of a trained captioner of the same decoder and vocabulary."""
+    start_step: int = 0
+    """Which of its checkpoints; 0: the best."""
     decoder: str = "soft_attention"
     """``soft_attention``, ``att2in`` or ``up_down``."""
     self_critical: bool = True
@@ -105,10 +107,10 @@ class SCSTConfig(CaptionConfig):
         super().save_assets(folder)
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Those of the best checkpoint of ``start``."""
+        """Those of a checkpoint of ``start``, the best unless ``start_step`` says which."""
         if not self.start:
             return super().initial_variables(variables)
-        return restore_variables(Workdir(self.start), like=variables)[1]
+        return restore_variables(Workdir(self.start), self.start_step or None, like=variables)[1]
 
     def make_task(self) -> Task:
         """Rewards, or cross-entropy."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -12,6 +13,10 @@ from experiments import scst, show_attend_tell
 from experiments.caption_consensus import count_frequencies, weigh_captions
 from experiments.caption_data import read_split, training_views
 from experiments.captioning import VOCABULARY
+from flaxnets.training.checkpoint import Checkpointer
+from flaxnets.training.position import Position
+from flaxnets.training.state import make_state
+from flaxnets.training.workdir import Workdir
 from tests.launch.captioners import make_config, make_flickr8k
 
 WORDS = Vocabulary(("a", "red", "circle"))
@@ -68,6 +73,29 @@ def test_self_critical_training_starts_from_a_model_of_the_same_words(tmp_path: 
     config.vocabulary.save(start / VOCABULARY)
     config.save_assets(tmp_path)
     assert Vocabulary.load(tmp_path / VOCABULARY) == config.vocabulary
+
+
+def test_self_critical_training_starts_from_the_best_checkpoint_or_the_one_that_is_named(
+    tmp_path: Path,
+) -> None:
+    trained = smoke(tmp_path)
+    with Workdir(tmp_path / "start") as workdir:
+        workdir.claim("experiments/show_attend_tell.py:smoke", trained)
+        checkpointer = Checkpointer(workdir.checkpoints, best_metric=trained.best_metric)
+        state = make_state({"params": {"w": np.zeros(2)}}, optax.sgd(1.0), 0)
+        for step, score in ((2, 0.9), (4, 0.1)):
+            there = state.replace(step=state.step + step, params={"w": np.full(2, step, float)})
+            checkpointer.save(there, Position(step, {}), {trained.best_metric: score})
+        checkpointer.close()
+    config = smoke(tmp_path, scst)
+    config.start = str(tmp_path / "start")
+    for named, step in ((0, 2), (4, 4)):
+        config.start_step = named
+        variables = config.initial_variables({"params": {"w": np.zeros(2)}})
+        np.testing.assert_array_equal(variables["params"]["w"], step)
+    config.start_step = 3
+    with pytest.raises(FileNotFoundError, match="3"):
+        config.initial_variables({"params": {"w": np.zeros(2)}})
 
 
 def test_frequencies_are_counted_once_a_vocabulary_and_split(tmp_path: Path) -> None:
