@@ -54,5 +54,6 @@ def get_config(variant: str | None = None) -> ShowAndTellConfig:
     if variant in (None, "flickr8k"):
         configured.data.num_corners, configured.ema_decay = 2, 0.999
     if variant == "flickr8k_sampled":
-        configured.num_steps, configured.optimizer.learning_rate = 2_400, 5e-4
+        configured.num_steps, configured.optimizer.learning_rate = 4_800, 5e-4
+        configured.eval_every = configured.checkpoint_every = 800
     return configured
