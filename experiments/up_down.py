@@ -14,7 +14,7 @@ such a run.
 Paper, Karpathy's test split of COCO, boxes of Faster R-CNN: cross-entropy BLEU-4 36.2, CIDEr 113.5,
 SPICE 20.3; self-critical 36.3 / 120.1 / 21.4 (from a comparison table). Ours: README.
 
-Deviations: the 7×7 places of EfficientNet-Lite0's map instead of boxes; LSTMs and embedding of 512
+Deviations: the 9×9 places of EfficientNet-Lite0's map instead of boxes; LSTMs and embedding of 512
 instead of 1,000; AdamW instead of SGD with momentum; early stopping on CIDEr.
 """
 

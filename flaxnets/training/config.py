@@ -54,10 +54,10 @@ class OptimizerConfig:
     clip_norm: float = 0.0
     """Bound of the gradient's global norm; 0 clips nothing."""
     multipliers: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Factors of the learning rate by the first part of a parameter's path, as
-    ``{"classifier": 10.0}``."""
+    """Factors of the learning rate by parameters' paths or what these begin with, as
+    ``{"classifier": 10.0, "decoder/embedding": 0.1}``; the longest name that fits counts."""
     frozen: tuple[str, ...] = ()
-    """First parts of paths whose parameters never change, as ``("encoder",)``."""
+    """Parameters that never change, named likewise, as ``("encoder",)``."""
 
 
 class UndefinedMethod(TypeError):

@@ -1,6 +1,6 @@
 """optax optimizers from a configuration: schedules, clipping, rates by part, frozen parts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,8 @@ from flaxnets.typing import PyTree
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "step")
+FROZEN, REST = "frozen", "rest"
+"""Labels of parameters that no multiplier names."""
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], Any]:
@@ -45,16 +47,21 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], An
     return schedule
 
 
-def parts_of(params: Mapping[str, Any]) -> PyTree:
-    """The first part of its path for each parameter, as a tree of str shaped as ``params``."""
-    return {
-        part: jax.tree.map(lambda _, part=part: part, leaves) for part, leaves in params.items()
-    }
+def paths_of(params: PyTree) -> PyTree:
+    """The path of each parameter, as ``"encoder/Dense_0/kernel"``, a tree shaped as ``params``."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
+    )
+
+
+def find_part(path: str, names: Iterable[str]) -> str | None:
+    """The longest of the names that is the path or a beginning of it, up to a slash."""
+    return max((n for n in names if f"{path}/".startswith(f"{n}/")), key=len, default=None)
 
 
 def frozen_mask(params: Mapping[str, Any], frozen: tuple[str, ...]) -> PyTree:
     """True for each parameter that never changes, a tree shaped as ``params``."""
-    return jax.tree.map(lambda part: part in frozen, parts_of(params))
+    return jax.tree.map(lambda path: find_part(path, frozen) is not None, paths_of(params))
 
 
 def make_optimizer(
@@ -78,10 +85,12 @@ def make_optimizer(
         raise ValueError(
             f"optimizer.name: unknown {config.name!r}{nearest(config.name, OPTIMIZERS)}"
         )
+    paths = jax.tree.leaves(paths_of(params))
     for field, names in (("multipliers", config.multipliers), ("frozen", config.frozen)):
         for name in names:
-            if name not in params:
-                near = nearest(name, list(params))
+            if not any(find_part(path, [name]) for path in paths):
+                candidates = {"/".join(path.split("/")[: name.count("/") + 1]) for path in paths}
+                near = nearest(name, candidates)
                 raise ValueError(f"optimizer.{field}: no part {name!r} in the model{near}")
     schedule = make_schedule(config, num_steps)
 
@@ -102,15 +111,13 @@ def make_optimizer(
         )
 
     def label(tree: Mapping[str, Any]) -> PyTree:
-        def label_of(part: str) -> str:
-            if part in config.frozen:
-                return "frozen"
-            return part if part in config.multipliers else "rest"
+        def label_of(path: str, is_frozen: bool) -> str:
+            return FROZEN if is_frozen else find_part(path, config.multipliers) or REST
 
-        return jax.tree.map(label_of, parts_of(tree))
+        return jax.tree.map(label_of, paths_of(tree), frozen_mask(tree, config.frozen))
 
     parts = {name: make_part(factor) for name, factor in config.multipliers.items()}
-    parts |= {"rest": make_part(1.0), "frozen": optax.set_to_zero()}
+    parts |= {REST: make_part(1.0), FROZEN: optax.set_to_zero()}
     optimizer = optax.partition(parts, label)
     if config.clip_norm:
         # Frozen parameters have zero gradients, so the norm is that of the others.

@@ -41,7 +41,7 @@ def make_train_step(
       model: the network.
       task: its loss.
       optimizer: as ``make_optimizer`` gives it.
-      frozen: first parts of paths for which no gradient is computed.
+      frozen: paths, or what they begin with, for which no gradient is computed.
       strategy: that compiles the step; None: ``jax.jit`` or nothing.
       accumulate_steps: micro-batches of a step, which divide each device's rows evenly.
       ema_decay: d of ``ema``, d · ema + (1 − d) · params after each step; 0: no average. At step n,

@@ -1,5 +1,7 @@
 """The optimizers against updates written by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 from flaxnets.training.config import OptimizerConfig
-from flaxnets.training.optimizer import make_optimizer, make_schedule
+from flaxnets.training.optimizer import frozen_mask, make_optimizer, make_schedule
 
 PARAMS = {
     "encoder": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0)},
@@ -49,6 +51,26 @@ def test_frozen_parts_do_not_even_decay() -> None:
         assert change["head"]["kernel"] < 0
 
 
+def test_a_path_names_a_parameter_and_the_longest_name_counts() -> None:
+    config = OptimizerConfig(
+        name="sgd",
+        learning_rate=0.1,
+        multipliers={"encoder": 2.0, "encoder/bias": 3.0},
+        frozen=("head/kernel",),
+    )
+    change = step(config)
+    assert change["encoder"]["kernel"] == pytest.approx(-0.2, rel=1e-5)
+    assert change["encoder"]["bias"] == pytest.approx(-0.3, rel=1e-5)
+    assert change["head"]["kernel"] == 0
+    frozen = dataclasses.replace(config, frozen=("encoder",))
+    assert step(frozen)["encoder"] == {"kernel": 0, "bias": 0}
+
+
+def test_a_name_is_no_beginning_of_a_longer_word() -> None:
+    params = {"head": {"kernel": jnp.ones(1)}, "heads": {"kernel": jnp.ones(1)}}
+    assert frozen_mask(params, ("head",)) == {"head": {"kernel": True}, "heads": {"kernel": False}}
+
+
 def test_adamw_decays_apart_from_the_gradient() -> None:
     change = step(OptimizerConfig(name="adamw", learning_rate=0.1, weight_decay=0.5))
     assert change["encoder"]["bias"] == pytest.approx(-0.1, rel=1e-4)
@@ -78,6 +100,7 @@ def test_schedules_at_their_corners() -> None:
         ({"name": "adamv"}, "optimizer.name: unknown 'adamv'; did you mean 'adam"),
         ({"schedule": "cosin"}, "optimizer.schedule: unknown 'cosin'; did you mean 'cosine'"),
         ({"frozen": ("encodr",)}, "optimizer.frozen: no part 'encodr'.*did you mean 'encoder'"),
+        ({"frozen": ("head/kernl",)}, "no part 'head/kernl'.*did you mean 'head/kernel'"),
         ({"multipliers": {"heat": 2.0}}, "optimizer.multipliers: no part 'heat'.*'head'"),
         ({"warmup_steps": 100}, "optimizer.warmup_steps: expected 0 to num_steps - 1 = 99"),
     ],
