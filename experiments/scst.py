@@ -69,6 +69,8 @@ class SCSTConfig(CaptionConfig):
     which captions are drawn."""
     drawn_steps: int = 0
     """The most tokens of a caption that is drawn; 0: ``search.max_steps``."""
+    temperature: float = 1.0
+    """Of the probabilities by which captions are drawn, and whose gradient is taken."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adam", learning_rate=2e-4, schedule="cosine", clip_norm=1.0
@@ -124,6 +126,7 @@ class SCSTConfig(CaptionConfig):
             baseline=self.baseline,
             drop_regions=self.drop_regions,
             drawn_steps=self.drawn_steps,
+            temperature=self.temperature,
         )
 
     def make_data(self, split: str) -> Loader:

@@ -42,6 +42,8 @@ class SelfCritical(Captioning):
       drop_regions: whether the rates of a ``Captioner`` that drop parts of the image act.
       drawn_steps: the most tokens of a caption that is drawn, or found for the baseline, the end
         token included; 0: ``options.max_steps``.
+      temperature: above 0; p is that of scores divided by it, in drawing and in the gradient. Below
+        1 captions are drawn that are more like those that a search finds.
     """
 
     frequencies: DocumentFrequencies
@@ -49,6 +51,7 @@ class SelfCritical(Captioning):
     baseline: str = "leave_one_out"
     drop_regions: bool = False
     drawn_steps: int = 0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.baseline not in BASELINES:
@@ -59,6 +62,8 @@ class SelfCritical(Captioning):
                 f"num_samples: expected at least {least} for {self.baseline}, "
                 f"received {self.num_samples}"
             )
+        if not self.temperature > 0:
+            raise ValueError(f"temperature: expected above 0, received {self.temperature}")
 
     def loss(
         self,
@@ -76,7 +81,14 @@ class SelfCritical(Captioning):
             options = {"drop_regions": True, "rngs": {"dropout": drop_key}}
         advance, carry = begin_search(model, fixed, batch, **options)
         max_steps = self.drawn_steps or self.options.max_steps
-        drawn = sample(advance, carry, key, num_samples=self.num_samples, max_steps=max_steps)
+        drawn = sample(
+            advance,
+            carry,
+            key,
+            num_samples=self.num_samples,
+            max_steps=max_steps,
+            temperature=self.temperature,
+        )
         words = (
             jnp.arange(batch["tokens"].shape[-1]) < batch["token_lengths"][..., None]
         )  # A caption that does not exist is one of padding.
@@ -123,7 +135,7 @@ class SelfCritical(Captioning):
         )
         ids = jnp.arange(outputs.logits.shape[-1])
         may_follow = (ids != PAD) & (ids != BOS) & (ids != UNK)
-        logits = jnp.where(may_follow, outputs.logits, -jnp.inf)
+        logits = jnp.where(may_follow, outputs.logits / self.temperature, -jnp.inf)
         steps = jnp.arange(tokens.shape[-1]) < lengths[..., None]
         # Where a caption has ended a token that may follow stands in for the padding.
         words = jnp.where(steps, tokens, ids[-1])[..., None]

@@ -1,6 +1,7 @@
 """A captioner that is a table, small enough to be told in NumPy and to be enumerated."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -111,6 +112,14 @@ def given_words(batch: dict[str, np.ndarray]) -> Iterator[tuple[int, int, int, i
             word = int(batch["tokens"][b, c, t])
             yield int(b), int(c), t, previous, word
             previous = word
+
+
+def enumerate_captions(words: Sequence[int], num_steps: int) -> np.ndarray:
+    """All captions of at most so many tokens, those that end and those that are cut, (N,L)."""
+    lists = [itertools.product(words, repeat=n) for n in range(num_steps + 1)]
+    *shorter, cut = ([list(caption) for caption in group] for group in lists)
+    found = [[*caption, EOS] for group in shorter for caption in group] + cut
+    return np.array([caption + [0] * (num_steps - len(caption)) for caption in found], np.int32)
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:

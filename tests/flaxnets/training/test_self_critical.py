@@ -1,7 +1,6 @@
 """Self-critical training against the exact gradient of the expected reward, by enumeration."""
 
 import dataclasses
-import itertools
 from functools import cache, partial
 from typing import Any
 
@@ -21,10 +20,18 @@ from flaxnets.training.captioning import begin_search
 from flaxnets.training.self_critical import SelfCritical
 from flaxnets.training.state import make_state
 from flaxnets.training.step import make_train_step
-from tests.flaxnets.training.table_captioner import BOS, EOS, TableCaptioner, image_scores
+from tests.flaxnets.training.table_captioner import (
+    BOS,
+    EOS,
+    TableCaptioner,
+    enumerate_captions,
+    image_scores,
+    variables_of,
+)
 
 STEPS, V = 3, 6
 WORDS = (4, 5)
+CAPTIONS = enumerate_captions(WORDS, STEPS)
 FREQUENCIES = DocumentFrequencies.count(
     [np.array([[4, 5, EOS]]), np.array([[5, 4, EOS]]), np.array([[4, 4, EOS]])]
 )
@@ -44,12 +51,6 @@ def batch_of(mask: tuple[bool, bool] = (True, True)) -> dict[str, Any]:
         "mask": jnp.array(mask),
         "index": jnp.arange(2),
     }
-
-
-def variables_of(batch: dict[str, Any], seed: int = 0) -> Any:
-    captions = batch["tokens"], batch["token_lengths"]
-    initialize = partial(MODEL.init, train=False)
-    return jax.jit(initialize)(jax.random.key(seed), batch["features"], *captions)
 
 
 @cache
@@ -75,24 +76,16 @@ def task_of(baseline: str, num_samples: int = 3) -> SelfCritical:
     )
 
 
-def enumerate_captions() -> np.ndarray:
-    """All captions of at most STEPS tokens, those that end and those that are cut, (N,L)."""
-    ended = [[*words, EOS] for n in range(STEPS) for words in itertools.product(WORDS, repeat=n)]
-    cut = [list(words) for words in itertools.product(WORDS, repeat=STEPS)]
-    return np.array([caption + [0] * (STEPS - len(caption)) for caption in ended + cut], np.int32)
-
-
-CAPTIONS = enumerate_captions()
-
-
 @jax.jit
-def probabilities(params: Any, batch: dict[str, Any]) -> jax.Array:
+def probabilities(
+    params: Any, batch: dict[str, Any], temperature: jax.typing.ArrayLike = 1.0
+) -> jax.Array:
     """(B,N): of each caption, each word drawn among the end and the two words alone."""
     total = jnp.zeros((2, len(CAPTIONS)))
     previous = np.full(len(CAPTIONS), BOS)
     for t in range(STEPS):
         scores = params["table"][t, previous] + image_scores(batch["features"])[:, None]
-        logs = jax.nn.log_softmax(scores[..., [EOS, *WORDS]])  # (B,N,3)
+        logs = jax.nn.log_softmax(scores[..., [EOS, *WORDS]] / temperature)  # (B,N,3)
         place = np.searchsorted([EOS, *WORDS], CAPTIONS[:, t])
         chosen = jnp.take_along_axis(logs, jnp.asarray(place)[None, :, None], -1)[..., 0]
         total += jnp.where(CAPTIONS[:, t] > 0, chosen, 0)
@@ -100,10 +93,13 @@ def probabilities(params: Any, batch: dict[str, Any]) -> jax.Array:
     return jnp.exp(total)
 
 
-def expected_reward(params: Any, batch: dict[str, Any]) -> jax.Array:
+def expected_reward(
+    params: Any, batch: dict[str, Any], temperature: jax.typing.ArrayLike = 1.0
+) -> jax.Array:
     """(B,)."""
     candidates = np.broadcast_to(CAPTIONS, (2, *CAPTIONS.shape))
-    return jnp.sum(probabilities(params, batch) * rewards(batch, candidates), axis=-1)
+    shares = probabilities(params, batch, temperature)
+    return jnp.sum(shares * rewards(batch, candidates), axis=-1)
 
 
 def rewards(batch: dict[str, Any], candidates: np.ndarray) -> np.ndarray:
@@ -115,17 +111,22 @@ def rewards(batch: dict[str, Any], candidates: np.ndarray) -> np.ndarray:
 
 def test_the_enumeration_is_whole_and_its_rewards_differ() -> None:
     batch = batch_of()
-    params = variables_of(batch)["params"]
+    params = variables_of(MODEL, batch)["params"]
     np.testing.assert_allclose(probabilities(params, batch).sum(-1), 1, rtol=1e-5)
     assert len(CAPTIONS) == 1 + 2 + 4 + 8
     assert np.std(rewards(batch, np.broadcast_to(CAPTIONS, (2, *CAPTIONS.shape))), -1).min() > 1
 
 
-@pytest.mark.parametrize("baseline", BASELINES)
-def test_the_mean_gradient_is_that_of_the_expected_reward(baseline: str) -> None:
+@pytest.mark.parametrize(
+    ("baseline", "temperature"), [*((name, 1.0) for name in BASELINES), ("leave_one_out", 0.5)]
+)
+def test_the_mean_gradient_is_that_of_the_expected_reward(
+    baseline: str, temperature: float
+) -> None:
     batch = batch_of()
-    variables = variables_of(batch)
-    task, num_keys = task_of(baseline), 4_000
+    variables = variables_of(MODEL, batch)
+    task = dataclasses.replace(task_of(baseline), temperature=temperature)
+    num_keys = 4_000
 
     def total(params: Any, key: Any) -> jax.Array:
         sums, _ = task.loss(MODEL, {**variables, "params": params}, batch, key)
@@ -137,7 +138,9 @@ def test_the_mean_gradient_is_that_of_the_expected_reward(baseline: str) -> None
         return drawn.mean(0), drawn.std(0) / np.sqrt(num_keys)
 
     mean, error = map(np.asarray, draw(jax.random.split(KEY, num_keys)))
-    exact = jax.grad(lambda params: expected_reward(params, batch).sum())(variables["params"])
+    exact = jax.grad(lambda params: expected_reward(params, batch, temperature).sum())(
+        variables["params"]
+    )
     # The three samples of an image each add a gradient of its own; the loss is to be lowered.
     expected = -3 * np.asarray(exact["table"])
     # Precise enough to tell the samples' number, the sign, and one baseline from another's bias.
@@ -150,7 +153,7 @@ def test_the_mean_gradient_is_that_of_the_expected_reward(baseline: str) -> None
 
 def test_words_are_drawn_from_the_probabilities_that_are_differentiated() -> None:
     batch = batch_of()
-    variables = variables_of(batch)
+    variables = variables_of(MODEL, batch)
     tokens = jnp.broadcast_to(CAPTIONS, (2, *CAPTIONS.shape))
     lengths = jnp.sum(tokens > 0, axis=-1)
     log_probs = jax.jit(partial(task_of("greedy")._log_probs, MODEL))(
@@ -173,7 +176,7 @@ def test_words_are_drawn_from_the_probabilities_that_are_differentiated() -> Non
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_masked_rows_count_nowhere(baseline: str) -> None:
     batch = batch_of((True, False))
-    params = variables_of(batch)["params"]
+    params = variables_of(MODEL, batch)["params"]
     plain = loss_of(baseline)(params, batch, KEY)
     # What is drawn for a row depends on the key and the row alone.
     other = {
@@ -194,7 +197,7 @@ def test_masked_rows_count_nowhere(baseline: str) -> None:
 
 def test_of_each_image_the_advantages_over_its_other_samples_sum_to_zero() -> None:
     batch = batch_of()
-    params = variables_of(batch)["params"]
+    params = variables_of(MODEL, batch)["params"]
     for seed in range(4):
         (_, sums), _ = loss_of("leave_one_out")(params, batch, jax.random.key(seed))
         np.testing.assert_allclose(sums["reward"], sums["baseline"], rtol=1e-5)
@@ -202,7 +205,7 @@ def test_of_each_image_the_advantages_over_its_other_samples_sum_to_zero() -> No
 
 def test_the_greedy_baseline_is_the_reward_of_the_likeliest_words() -> None:
     batch = batch_of()
-    params = variables_of(batch)["params"]
+    params = variables_of(MODEL, batch)["params"]
     (_, sums), _ = loss_of("greedy")(params, batch, KEY)
     scores = np.asarray(image_scores(batch["features"]))  # (B,V)
     found = np.zeros((2, 1, STEPS), np.int32)
@@ -223,7 +226,7 @@ def test_the_greedy_baseline_is_the_reward_of_the_likeliest_words() -> None:
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_training_raises_the_reward(baseline: str) -> None:
     batch = batch_of()
-    variables = variables_of(batch)
+    variables = variables_of(MODEL, batch)
     optimizer = optax.adam(0.1)
     step = make_train_step(MODEL, task_of(baseline), optimizer)
 
@@ -244,8 +247,7 @@ def test_the_same_parts_of_an_image_are_dropped_in_drawing_and_in_differentiatin
     model = Captioner(decoder, dropout_rate=0.5, place_dropout_rate=0.5)
     batch = batch_of()
     batch["features"] = jax.random.normal(KEY, (2, 6, 5))
-    captions = batch["tokens"], batch["token_lengths"]
-    variables = model.init(KEY, batch["features"], *captions, train=False)
+    variables = variables_of(model, batch)
     # Large enough that what is seen decides what is said, small enough that draws differ.
     variables = jax.tree.map(lambda x: 0.5 * jax.random.normal(KEY, x.shape), variables)
     task = dataclasses.replace(task_of("leave_one_out", 8), drop_regions=True)
@@ -281,7 +283,7 @@ def test_the_same_parts_of_an_image_are_dropped_in_drawing_and_in_differentiatin
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_drawn_captions_have_no_more_steps_than_is_said(baseline: str) -> None:
     batch = batch_of()
-    variables = variables_of(batch)
+    variables = variables_of(MODEL, batch)
     words = {}
     for steps in (0, 1, STEPS):
         task = dataclasses.replace(task_of(baseline), drawn_steps=steps)
@@ -298,3 +300,5 @@ def test_what_cannot_be_trained_is_refused() -> None:
         task_of("leave_one_out", 1)
     with pytest.raises(ValueError, match="num_samples: expected at least 1 for greedy, received 0"):
         task_of("greedy", 0)
+    with pytest.raises(ValueError, match="temperature: expected above 0, received 0"):
+        dataclasses.replace(task_of("greedy"), temperature=0.0)
