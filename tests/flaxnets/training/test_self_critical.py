@@ -77,9 +77,7 @@ def task_of(baseline: str, num_samples: int = 3) -> SelfCritical:
 
 
 @jax.jit
-def probabilities(
-    params: Any, batch: dict[str, Any], temperature: jax.typing.ArrayLike = 1.0
-) -> jax.Array:
+def probabilities(params: Any, batch: dict[str, Any], temperature: float = 1.0) -> jax.Array:
     """(B,N): of each caption, each word drawn among the end and the two words alone."""
     total = jnp.zeros((2, len(CAPTIONS)))
     previous = np.full(len(CAPTIONS), BOS)
@@ -93,9 +91,7 @@ def probabilities(
     return jnp.exp(total)
 
 
-def expected_reward(
-    params: Any, batch: dict[str, Any], temperature: jax.typing.ArrayLike = 1.0
-) -> jax.Array:
+def expected_reward(params: Any, batch: dict[str, Any], temperature: float = 1.0) -> jax.Array:
     """(B,)."""
     candidates = np.broadcast_to(CAPTIONS, (2, *CAPTIONS.shape))
     shares = probabilities(params, batch, temperature)
