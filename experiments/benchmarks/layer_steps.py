@@ -1,6 +1,7 @@
 """A layer's forward pass or training step in JAX."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.timing import Jitted
+from flaxnets.recurrent.cells import LSTMCell
+from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.scan import ScanOptions, scan_cell
 from flaxnets.typing import Array, PyTree
 
@@ -28,6 +31,22 @@ class Scanned(nn.Module):
     def __call__(self, inputs: Array) -> Array:
         """(B,T,...) to (B,T,...,F)."""
         return scan_cell(self.cell, inputs, options=self.options)[1]
+
+
+class OnCudnn(nn.Module):
+    """Our layer of an LSTM with cuDNN behind it, on GPUs.
+
+    Attributes:
+      features: of the LSTM.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Any:
+        """(B,T,D) to (B,T,F)."""
+        layer = Recurrent(partial(LSTMCell, self.features), backend="cudnn")
+        return layer(inputs, train=False)
 
 
 def make_step(

@@ -6,9 +6,10 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 
-from experiments.benchmarks.layer_steps import Scanned, make_module_step
+from experiments.benchmarks.layer_steps import OnCudnn, Scanned, make_module_step
 from experiments.benchmarks.timing import Case, Step
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvLSTMCell
@@ -18,6 +19,7 @@ OURS = "flaxnets"
 LINEN = "flax.linen"
 PYTORCH = "PyTorch"
 KERAS = "Keras"
+CUDNN = "our layer on cuDNN"
 SCANNED_GRU = "our scanned GRU"
 LINEN_GRU = "flax.linen's GRU"
 
@@ -92,6 +94,8 @@ def _both_modes(
             OURS: _lazily(draw, ours, train),
             LINEN: _lazily(draw, linen, train),
         }
+        if name == "lstm" and jax.default_backend() == "gpu":
+            ways[CUDNN] = _lazily(draw, partial(OnCudnn, features), train)
         size = {"kernel_size": kwargs["kernel_size"][0]} if kwargs else {}
         peer = partial(_peer_step, draw, name, features, train, size)
         if importlib.util.find_spec("torch") is not None:

@@ -3,11 +3,18 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import rnn
 
 from experiments.benchmarks import layers, memory
 from experiments.benchmarks.run import run_cases, write
 from experiments.benchmarks.tables import format_table
 from experiments.benchmarks.timing import Case, compare, measure
+from tests.flaxnets.recurrent.cases import cudnn_reference
 
 
 def test_ways_take_turns_and_limits_hold() -> None:
@@ -51,6 +58,21 @@ def test_files_hold_every_case_and_way(tmp_path: Path) -> None:
 def _without_optional_peers(case: Case) -> Case:
     ways = {way: case.ways[way] for way in (layers.OURS, layers.LINEN)}
     return dataclasses.replace(case, ways=ways)
+
+
+def test_on_a_gpu_the_lstm_runs_on_cudnn_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rnn, "lstm", cudnn_reference)
+    sizes = ((3, 2, 4, 5),)
+    assert layers.CUDNN not in layers.vector_cases("lstm", sizes)[0].ways
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert layers.CUDNN not in layers.vector_cases("gru", sizes)[0].ways
+    forward, training = layers.vector_cases("lstm", sizes)
+    outputs: Any = forward.ways[layers.CUDNN]()()
+    assert outputs.shape == (2, 3, 5)
+    found: Any = training.ways[layers.CUDNN]()()
+    gradients, inputs = found
+    assert inputs.shape == (2, 3, 4)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
 
 
 def test_a_peer_that_is_missing_is_a_dash() -> None:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import rnn
 
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
@@ -125,8 +126,9 @@ def call_scan(
     )
 
 
-# Most of the tests' time goes into compiling, which without these is five times as slow.
-FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+# Most of the tests' time on a CPU goes into compiling, which without these is five times as slow.
+ON_CPU = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FAST = ON_CPU if jax.default_backend() == "cpu" else None
 compile_fast = partial(jax.jit, compiler_options=FAST)
 _compiled = compile_fast(call_scan, static_argnums=0, static_argnames=("reverse", "options"))
 
@@ -144,3 +146,11 @@ def assert_close(actual: Any, expected: Any, **tolerance: float) -> None:
     ):
         a = np.asarray(a, np.result_type(np.float32, np.asarray(b).dtype))
         np.testing.assert_allclose(a, b, err_msg=jax.tree_util.keystr(path), **tolerance)
+
+
+def cudnn_reference(x: Any, h: Any, c: Any, weights: Any, lengths: Any, *sizes: Any) -> Any:
+    """``jax.experimental.rnn.lstm`` by JAX's own reference, on any platform."""
+    d, f, num_layers, dropout, bidirectional = sizes
+    assert weights.shape == (rnn.get_num_params_in_lstm(d, f, num_layers, bidirectional),)
+    unpacked = rnn.unpack_lstm_weights(weights, d, f, num_layers, bidirectional)
+    return rnn.lstm_ref(x, h, c, *unpacked, lengths, d, f, num_layers, dropout, bidirectional)

@@ -17,7 +17,7 @@ from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.linear_cells import MinGRUCell
 from flaxnets.recurrent.scan import ScanOptions
-from tests.flaxnets.recurrent.cases import assert_close, compile_fast
+from tests.flaxnets.recurrent.cases import assert_close, compile_fast, cudnn_reference
 
 B, T, D, F = 4, 6, 5, 3
 LENGTHS = np.array([6, 0, 4, 1], np.int32)
@@ -29,14 +29,7 @@ needs_gpu = pytest.mark.skipif(not has_gpu, reason="cuDNN runs on GPUs, and ther
 @pytest.fixture
 def reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """``lstm_ref`` in cuDNN's place."""
-
-    def lstm(x: Any, h: Any, c: Any, weights: Any, lengths: Any, *sizes: Any) -> Any:
-        d, f, num_layers, dropout, bidirectional = sizes
-        assert weights.shape == (rnn.get_num_params_in_lstm(d, f, num_layers, bidirectional),)
-        unpacked = rnn.unpack_lstm_weights(weights, d, f, num_layers, bidirectional)
-        return rnn.lstm_ref(x, h, c, *unpacked, lengths, d, f, num_layers, dropout, bidirectional)
-
-    monkeypatch.setattr(rnn, "lstm", lstm)
+    monkeypatch.setattr(rnn, "lstm", cudnn_reference)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
 
