@@ -29,7 +29,7 @@ from tests.flaxnets.decoders.caption_cases import (
     draw,
 )
 from tests.flaxnets.models.networks import every_parameter_trains, random_variables
-from tests.flaxnets.recurrent.cases import assert_close, compile_fast
+from tests.flaxnets.recurrent.cases import assert_close
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -44,7 +44,7 @@ def float64() -> Iterator[None]:
         yield
 
 
-@partial(compile_fast, static_argnums=0, static_argnames="train")
+@partial(jax.jit, static_argnums=0, static_argnames="train")
 def _run(decoder: CaptionDecoder, variables: Any, *arguments: Any, train: bool = False) -> Any:
     return decoder.apply(variables, *arguments, train=train)
 
@@ -53,7 +53,7 @@ def run(*arguments: Any, **options: Any) -> CaptionOutputs:
     return jax.device_get(_run(*arguments, **options))
 
 
-@partial(compile_fast, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def _decode(decoder: CaptionDecoder, variables: Any, regions: Any, mask: Any, words: Any) -> Any:
     """Logits (B,L,V) and attention of words (B,L) that are read one after the other."""
     begun: Any = decoder.apply(variables, regions, mask, method="begin")
@@ -76,7 +76,7 @@ def weigh(logits: Any, attention: Any) -> Any:
     return total + (rng.normal(size=(B, C, L, R)) * VALID[..., None] * attention).sum()
 
 
-@partial(compile_fast, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def _gradient(decoder: CaptionDecoder, variables: Any, regions: Any) -> Any:
     def loss(params: Any, regions: Any) -> Any:
         new = {**variables, "params": params}
@@ -263,9 +263,7 @@ def test_frozen_features_cost_no_gradient() -> None:
             outputs = case.make().apply({"params": params}, regions, TOKENS, LENGTHS, train=False)
             return weigh(outputs.logits, outputs.attention)
 
-        compiled = (
-            compile_fast(jax.grad(loss, arguments)).lower(variables["params"], regions).compile()
-        )
+        compiled = jax.jit(jax.grad(loss, arguments)).lower(variables["params"], regions).compile()
         return compiled.cost_analysis()["flops"]
 
     # Of keys and context: the products that make the regions' gradient.

@@ -26,7 +26,6 @@ from tests.flaxnets.decoders.caption_cases import (
     draw,
 )
 from tests.flaxnets.models.networks import every_parameter_trains
-from tests.flaxnets.recurrent.cases import compile_fast
 
 FLOAT32 = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 NAMES = ("show-and-tell", "lrcn", "soft", "hard", "att2in", "up-down")
@@ -50,7 +49,7 @@ def apply_in_training(
     )
 
 
-_train = compile_fast(apply_in_training, static_argnums=0)
+_train = jax.jit(apply_in_training, static_argnums=0)
 
 
 def train(
@@ -64,7 +63,7 @@ def train(
 
 def evaluate(name: str, parameters_of: str) -> CaptionOutputs:
     variables, regions = jax.tree.map(np.float32, draw(BY_NAME[parameters_of]))
-    apply = compile_fast(partial(BY_NAME[name].make(**FLOAT32).apply, train=False))
+    apply = jax.jit(partial(BY_NAME[name].make(**FLOAT32).apply, train=False))
     return jax.device_get(apply(variables, regions, TOKENS, LENGTHS, MASK))
 
 
@@ -128,7 +127,7 @@ def test_dropout_acts_in_training_alone_and_leaves_all_parameters_a_gradient(nam
         return total
 
     for probability in (None, 0.5):
-        every_parameter_trains(compile_fast(jax.grad(loss))(variables["params"], probability))
+        every_parameter_trains(jax.jit(jax.grad(loss))(variables["params"], probability))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "hard"])

@@ -22,7 +22,6 @@ from tests.flaxnets.recurrent.cases import (
     Case,
     T,
     assert_close,
-    compile_fast,
     in_bfloat16,
     make_shapes,
     scan,
@@ -43,7 +42,7 @@ def float64() -> Iterator[None]:
 def test_one_step(case: Case) -> None:
     params, carry, x = case.draw()
     cell = case.make_cell(**FLOAT64)
-    actual = compile_fast(cell.apply)({"params": params}, carry, x[:, 0])
+    actual = jax.jit(cell.apply)({"params": params}, carry, x[:, 0])
     assert_close(actual, case.step(params, carry, x[:, 0]), **EXACT)
     assert actual[1].dtype == jnp.float64
 
@@ -73,7 +72,7 @@ def test_both_directions(case: Case) -> None:
     (forward, carry, x), (backward, *_) = case.draw(), case.draw(1)
     layer = Recurrent(partial(case.make_cell, **FLOAT64), bidirectional=True)
     variables = {"params": {"forward_0": forward, "backward_0": backward}}
-    outputs = compile_fast(partial(layer.apply, train=False))(variables, x, LENGTHS)
+    outputs = jax.jit(partial(layer.apply, train=False))(variables, x, LENGTHS)
     zeros = jax.tree.map(np.zeros_like, carry)
     expected = [
         reference.scan(case.step, params, zeros, x, LENGTHS, reverse=reverse)[1]
@@ -128,7 +127,7 @@ def test_flax_scans_our_cells(name: str) -> None:
     shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
     assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, variables)
     lengths = np.array([6, 4, 1], np.int32)
-    carry, outputs = compile_fast(layer.apply)(variables, x, seq_lengths=lengths)
+    carry, outputs = jax.jit(layer.apply)(variables, x, seq_lengths=lengths)
     expected_carry, expected = scan(case.make_cell(**FLOAT64), params, None, x, lengths)
     valid = np.arange(T) < lengths[:, None]
     assert_close((carry, outputs[valid]), (expected_carry, expected[valid]), **EXACT)

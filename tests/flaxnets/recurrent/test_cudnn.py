@@ -17,7 +17,7 @@ from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.linear_cells import MinGRUCell
 from flaxnets.recurrent.scan import ScanOptions
-from tests.flaxnets.recurrent.cases import assert_close, compile_fast, cudnn_reference
+from tests.flaxnets.recurrent.cases import assert_close, cudnn_reference
 
 B, T, D, F = 4, 6, 5, 3
 LENGTHS = np.array([6, 0, 4, 1], np.int32)
@@ -53,7 +53,7 @@ def differentiate(layer: Recurrent, variables: Any, x: Any, lengths: Any, **call
         leaves = jax.tree.leaves(results)
         return sum(((n + 1) * leaf**2).sum() for n, leaf in enumerate(leaves)), results
 
-    return jax.device_get(compile_fast(jax.grad(loss, (0, 1), has_aux=True))(variables, x))
+    return jax.device_get(jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables, x))
 
 
 STACKS: tuple[dict[str, Any], ...] = (
@@ -99,7 +99,7 @@ def test_parameters_begin_the_same() -> None:
     x = np.zeros((1, 2, D), np.float32)
     layers = (make(backend) for backend in ("scan", "cudnn"))
     one, other = (
-        compile_fast(partial(layer.init, train=False))(jax.random.key(0), x) for layer in layers
+        jax.jit(partial(layer.init, train=False))(jax.random.key(0), x) for layer in layers
     )
     assert_close(one, other, rtol=0, atol=0)
 

@@ -21,8 +21,8 @@ from tests.flaxnets.recurrent.cases import (
     Case,
     assert_close,
     call_scan,
-    compile_fast,
     in_bfloat16,
+    optimized_jit,
     scan,
 )
 
@@ -52,7 +52,7 @@ def loss(cell: Any, arguments: Any, lengths: Any = None, mask: Any = None, **opt
 
 
 gradient = jax.grad(loss, 1)
-_compiled = compile_fast(gradient, static_argnums=0, static_argnames=("reverse", "options"))
+_compiled = jax.jit(gradient, static_argnums=0, static_argnames=("reverse", "options"))
 
 
 def compiled_gradient(*arguments: Any, **options: Any) -> Any:
@@ -117,7 +117,7 @@ def test_of_several_scans_under_vmap(name: str) -> None:
     cell = case.make_cell(**FLOAT64)
     several = jax.tree.map(lambda *leaves: np.stack(leaves), case.draw(0), case.draw(1))
     lengths = np.stack([LENGTHS, FULL])
-    actual = jax.device_get(compile_fast(jax.vmap(partial(gradient, cell)))(several, lengths))
+    actual = jax.device_get(jax.jit(jax.vmap(partial(gradient, cell)))(several, lengths))
     for number in range(2):
         expected = compiled_gradient(cell, case.draw(number), lengths[number])
         assert_close(jax.tree.map(lambda a: a[number], actual), expected, **EXACT)  # noqa: B023
@@ -128,7 +128,7 @@ def test_second_derivatives_are_those_of_autodiff(name: str) -> None:
     case = BY_NAME[name]
     cell, arguments, direction = case.make_cell(**FLOAT64), case.draw(), case.draw(1)
 
-    @partial(compile_fast, static_argnames="options")
+    @partial(jax.jit, static_argnames="options")
     def along_direction(arguments: Any, options: ScanOptions | None = None) -> Any:
         def first(arguments: Any) -> Any:
             return gradient(cell, arguments, LENGTHS, options=options)
@@ -144,7 +144,7 @@ def test_second_derivatives_in_reverse_mode() -> None:
     case = BY_NAME["gru-before"]
     cell, arguments, direction = case.make_cell(**FLOAT64), case.draw(), case.draw(1)
 
-    @partial(compile_fast, static_argnames="options")
+    @partial(jax.jit, static_argnames="options")
     @jax.grad
     def along_direction(arguments: Any, options: ScanOptions | None = None) -> Any:
         first = gradient(cell, arguments, LENGTHS, options=options)
@@ -193,7 +193,7 @@ def test_in_float32_with_all_optimisations_results_are_near_the_exact_ones(case:
         run = jax.value_and_grad(lambda arguments, lengths: loss(cell, arguments, lengths))
         return jax.device_get(compiler(run)(arguments, LENGTHS))
 
-    exact = run(compile_fast, case.draw(), **FLOAT64)
-    actual = run(jax.jit, jax.tree.map(np.float32, case.draw()))
+    exact = run(jax.jit, case.draw(), **FLOAT64)
+    actual = run(optimized_jit, jax.tree.map(np.float32, case.draw()))
     assert actual[1][2].dtype == np.float32
     assert_close(actual, exact, rtol=1e-3, atol=1e-4)

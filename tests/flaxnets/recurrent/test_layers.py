@@ -12,7 +12,6 @@ from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from tests.flaxnets.recurrent import reference
-from tests.flaxnets.recurrent.cases import compile_fast
 
 B, T, D, F = 3, 7, 5, 4
 LENGTHS = np.array([7, 4, 1], np.int32)
@@ -34,12 +33,12 @@ def make(inputs: np.ndarray, make_cell: Any = LSTMCell, **options: Any) -> tuple
     )
 
 
-@partial(compile_fast, static_argnums=0, static_argnames="return_carry")
+@partial(jax.jit, static_argnums=0, static_argnames="return_carry")
 def apply(layer: Recurrent, *arguments: Any, return_carry: bool = False) -> Any:
     return layer.apply(*arguments, train=False, return_carry=return_carry)
 
 
-@partial(compile_fast, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 @partial(jax.grad, argnums=(1, 2))
 def gradient(layer: Recurrent, variables: Any, x: Any, lengths: Any) -> Any:
     return jnp.sum(layer.apply(variables, x, lengths, train=False) ** 2)
@@ -154,7 +153,7 @@ def linear(input_weight: float, hidden_weight: float, **options: Any) -> tuple[R
 
 def dropped(layer: Recurrent, variables: Any, train: bool = True, **options: Any) -> np.ndarray:
     rngs = {"dropout": jax.random.key(3)}
-    run = compile_fast(partial(layer.apply, train=train, rngs=rngs, **options))
+    run = jax.jit(partial(layer.apply, train=train, rngs=rngs, **options))
     return np.asarray(run(variables, np.ones((2, T, WIDE), np.float32)))
 
 
@@ -190,7 +189,7 @@ def test_dropout_of_hidden_states_of_any_width(make_cell: Any) -> None:
     x = np.ones((B, T, 3, 2, D) if make_cell.func is ConvLSTMCell else (B, T, D), np.float32)
     shapes = jax.eval_shape(partial(layer.init, train=False), jax.random.key(0), x)
     variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype), shapes)
-    run = compile_fast(lambda key: layer.apply(variables, x, train=True, rngs={"dropout": key}))
+    run = jax.jit(lambda key: layer.apply(variables, x, train=True, rngs={"dropout": key}))
     first, second, again = (np.asarray(run(jax.random.key(seed))) for seed in (0, 1, 0))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - second).max() > 1e-4

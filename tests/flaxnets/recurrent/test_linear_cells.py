@@ -20,7 +20,6 @@ from tests.flaxnets.recurrent.cases import (
     T,
     assert_close,
     call_scan,
-    compile_fast,
 )
 from tests.flaxnets.recurrent.linear_cases import LINEAR_CASES, LinearCase, draw_like, weigh
 
@@ -47,7 +46,7 @@ def loss(cell: Any, arguments: Any, lengths: Any = None, **options: Any) -> Any:
     return weigh(7, results), results
 
 
-_differentiate = compile_fast(
+_differentiate = jax.jit(
     jax.grad(loss, 1, has_aux=True), static_argnums=0, static_argnames=("reverse", "options")
 )
 
@@ -60,7 +59,7 @@ def differentiate(*arguments: Any, **options: Any) -> Any:
 @every_cell
 def test_one_step(case: LinearCase) -> None:
     params, carry, x = case.draw()
-    actual = compile_fast(case.make_cell(**FLOAT64).apply)({"params": params}, carry, x[:, 0])
+    actual = jax.jit(case.make_cell(**FLOAT64).apply)({"params": params}, carry, x[:, 0])
     assert_close(actual, case.step(params, carry, x[:, 0]), **EXACT)
     assert actual[1].dtype == jnp.float64
 
@@ -109,7 +108,7 @@ def test_layers_in_both_directions(case: LinearCase) -> None:
             outputs.append(reference.scan(case.step, params, zeros, below, LENGTHS, **how)[1])
         expected = np.concatenate(outputs, -1)
     variables = {"params": {name: params for name, (params, _, _) in drawn.items()}}
-    actual = compile_fast(partial(layer.apply, train=False))(variables, x, LENGTHS)
+    actual = jax.jit(partial(layer.apply, train=False))(variables, x, LENGTHS)
     assert_close(actual, expected, **EXACT)
 
 
@@ -117,7 +116,7 @@ def test_layers_in_both_directions(case: LinearCase) -> None:
 def test_chunk_after_chunk_is_the_whole(case: LinearCase) -> None:
     params, _, x = case.draw()
     layer = Recurrent(partial(case.make_cell, **FLOAT64))
-    stream = compile_fast(partial(layer.apply, method="stream"))
+    stream = jax.jit(partial(layer.apply, method="stream"))
     variables, carry, outputs = {"params": {"forward_0": params}}, None, []
     for begin in range(0, T, 2):
         chunk, lengths = x[:, begin : begin + 2], np.clip(LENGTHS - begin, 0, 2)
@@ -171,7 +170,7 @@ def test_truncated_gradients_are_those_of_chunks_on_their_own(
         carry, outputs = call_scan(cell, params, carry, x, **how)
         return (outputs**2).sum(), carry
 
-    one = compile_fast(jax.grad(of_outputs, has_aux=True), static_argnames="options")
+    one = jax.jit(jax.grad(of_outputs, has_aux=True), static_argnames="options")
     of_first, carry = one(params, start, first)
     of_second, last = one(params, carry, second)
     actual, end = one(params, start, x, options=options)
@@ -208,7 +207,7 @@ def test_several_scans_under_vmap(case: LinearCase) -> None:
     several = jax.tree.map(lambda *leaves: np.stack(leaves), case.draw(0), case.draw(1))
     lengths = np.stack([LENGTHS, FULL])
     over_all = jax.vmap(partial(jax.grad(loss, 1, has_aux=True), cell))
-    actual = jax.device_get(compile_fast(over_all)(several, lengths))
+    actual = jax.device_get(jax.jit(over_all)(several, lengths))
     for number in range(2):
         own = jax.tree.map(lambda leaf: leaf[number], actual)  # noqa: B023
         assert_close(own, differentiate(cell, case.draw(number), lengths[number]), **EXACT)
@@ -225,9 +224,9 @@ def test_a_stack_learns_with_all_the_layer_offers(case: LinearCase) -> None:
         variational=True,
     )
     x = case.draw()[2]
-    params = compile_fast(partial(layer.init, train=False))(jax.random.key(0), x)["params"]
+    params = jax.jit(partial(layer.init, train=False))(jax.random.key(0), x)["params"]
 
-    @compile_fast
+    @jax.jit
     @jax.grad
     def of_outputs(params: Any) -> Any:
         rngs = {"dropout": jax.random.key(1)}

@@ -12,7 +12,6 @@ from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.linear_cell import LinearCell
 from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
 from flaxnets.recurrent.scan import scan_cell
-from tests.flaxnets.recurrent.cases import compile_fast
 
 D, F = 5, 4
 X = np.random.default_rng(0).normal(size=(2, 3, D)).astype(np.float32)
@@ -20,7 +19,7 @@ X = np.random.default_rng(0).normal(size=(2, 3, D)).astype(np.float32)
 
 def init(cell: Any, width: int = D) -> Any:
     draw = partial(cell.init, input_shape=(1, width), method="weights")
-    return compile_fast(draw)(jax.random.key(0))["params"]
+    return jax.jit(draw)(jax.random.key(0))["params"]
 
 
 def eigenvalues(params: Any) -> np.ndarray:
@@ -48,7 +47,7 @@ def test_gates_far_from_zero_give_finite_values_and_gradients(extreme: float) ->
         def loss(params: Any, cell: Any = cell) -> Any:
             return (cell.apply({"params": params}, X, method=scan_cell)[1] ** 2).sum()
 
-        value, gradients = compile_fast(jax.value_and_grad(loss))(params)
+        value, gradients = jax.jit(jax.value_and_grad(loss))(params)
         assert all(np.isfinite(leaf).all() for leaf in (value, *jax.tree.leaves(gradients)))
 
 

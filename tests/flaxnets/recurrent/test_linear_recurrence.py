@@ -14,7 +14,7 @@ from flaxnets.recurrent.linear_recurrence import (
     linear_recurrence,
     plain_recurrence,
 )
-from tests.flaxnets.recurrent.cases import assert_close, compile_fast
+from tests.flaxnets.recurrent.cases import assert_close
 from tests.flaxnets.recurrent.linear_cases import draw_like, weigh
 
 T, SHAPE = 7, (2, 3)
@@ -74,10 +74,10 @@ def test_values_and_gradients_are_those_of_a_loop(
 
     for steps in (T, 1):
         cut = draw(dtype, steps)
-        actual = compile_fast(recur)(*cut)
+        actual = jax.jit(recur)(*cut)
         assert actual.dtype == cut[1].dtype
         np.testing.assert_allclose(actual, loop(*cut, reverse=reverse), rtol=1e-12, atol=1e-12)
-    gradients = compile_fast(jax.grad(loss, (0, 1, 2)))(*arguments)
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(*arguments)
     rng, small = np.random.default_rng(2), 1e-6
     for number, gradient in enumerate(gradients):
         direction = draw_like(rng, arguments[number])
@@ -142,10 +142,10 @@ def test_a_gated_average_is_the_recurrence_that_it_says(reverse: bool, axis: int
         return plain_recurrence(1 - update, update * k, initial, reverse=reverse)
 
     update = 1 / (1 + np.exp(-z))
-    states = compile_fast(average)(z, k, initial)
+    states = jax.jit(average)(z, k, initial)
     np.testing.assert_allclose(states, loop(1 - update, update * k, initial, reverse=reverse))
     gradients = [
-        compile_fast(jax.grad(lambda *x, f=f: weigh(1, f(*x)), (0, 1, 2)))(z, k, initial)
+        jax.jit(jax.grad(lambda *x, f=f: weigh(1, f(*x)), (0, 1, 2)))(z, k, initial)
         for f in (average, expected)
     ]
     assert_close(*gradients, rtol=1e-10, atol=1e-12)

@@ -10,7 +10,6 @@ import pytest
 
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import Recurrent
-from tests.flaxnets.recurrent.cases import compile_fast
 
 B, T, D, F = 3, 6, 5, 4
 LENGTHS = np.array([6, 4, 1], np.int32)
@@ -23,7 +22,7 @@ def inputs() -> np.ndarray:
     return np.random.default_rng(0).normal(1, 3, size=(B, T, D)).astype(np.float32)
 
 
-@partial(compile_fast, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def apply(layer: Recurrent, variables: Any, x: np.ndarray, lengths: Any) -> Any:
     return layer.apply(variables, x, lengths, train=False)
 
@@ -136,7 +135,7 @@ def test_normalised_inputs_have_neither_scale_nor_offset(inputs: np.ndarray) -> 
 def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(inputs: np.ndarray) -> None:
     layer, variables = make(inputs, bidirectional=True, **ALL)
 
-    @compile_fast
+    @jax.jit
     @jax.grad
     def gradients(params: Any) -> Any:
         return jnp.sum(jnp.sin(layer.apply({"params": params}, inputs, LENGTHS, train=False)))

@@ -20,7 +20,6 @@ from tests.flaxnets.recurrent.cases import (
     LENGTHS,
     assert_close,
     call_scan,
-    compile_fast,
 )
 
 AUTODIFF = ScanOptions(gradients="autodiff")
@@ -47,7 +46,7 @@ def weighted(arguments: Any, lengths: Any, **options: Any) -> Any:
     return jnp.sum(weights * outputs) + jnp.sum(carry**2), (carry, outputs)
 
 
-@partial(compile_fast, static_argnames=("reverse", "options"))
+@partial(jax.jit, static_argnames=("reverse", "options"))
 def _value_and_gradient(*arguments: Any, **options: Any) -> Any:
     return jax.value_and_grad(weighted, has_aux=True)(*arguments, **options)
 
@@ -85,7 +84,7 @@ def test_of_long_scans_the_gradients_are_the_same(steps: int, num_devices: int) 
         weights = np.random.default_rng(1).normal(size=(*x.shape[:2], CELL.features))
         results = [
             jax.device_get(
-                compile_fast(jax.value_and_grad(partial(weighted, **options), has_aux=True))(
+                jax.jit(jax.value_and_grad(partial(weighted, **options), has_aux=True))(
                     (params, carry, x, weights), LENGTHS
                 )
             )
@@ -101,7 +100,7 @@ def test_truncation_is_that_of_chunks_whose_carries_are_handed_on_as_numbers(
     options = ScanOptions(truncate_steps=4, remat_steps=remat_steps)
     actual = run(arguments, LENGTHS, reverse=reverse, options=options)
 
-    @compile_fast
+    @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
     def chunks(arguments: Any) -> Any:
         params, carry, x, weights = arguments
@@ -132,7 +131,7 @@ def test_the_first_carry_has_a_gradient_through_the_first_chunk_alone(arguments:
         late = np.where(np.arange(T)[:, None] < begin, 0, weights)
         options = ScanOptions(truncate_steps=4)
 
-        @compile_fast
+        @jax.jit
         @jax.grad
         def of_carry(carry: Any, late: Any) -> Any:
             params, _, x = rest

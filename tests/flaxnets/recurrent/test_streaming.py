@@ -11,7 +11,6 @@ import pytest
 from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvLSTMCell
 from flaxnets.recurrent.layers import Recurrent
-from tests.flaxnets.recurrent.cases import compile_fast
 
 B, T, D, F = 3, 6, 5, 4
 LSTM = partial(LSTMCell, F, peepholes=True, projection_features=3)
@@ -21,12 +20,12 @@ LENGTHS = np.array([6, 3, 1], np.int32)
 """In the second chunk one sequence goes on, one ends, one has ended."""
 
 
-@partial(compile_fast, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def call(layer: Recurrent, variables: Any, x: Any, lengths: Any) -> Any:
     return layer.apply(variables, x, lengths, train=False, return_carry=True)
 
 
-@partial(compile_fast, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def stream(layer: Recurrent, variables: Any, carry: Any, x: Any, lengths: Any) -> Any:
     return layer.apply(variables, carry, x, lengths, method="stream")
 

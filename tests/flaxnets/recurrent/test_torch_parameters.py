@@ -11,7 +11,7 @@ import pytest
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.torch_parameters import from_torch
-from tests.flaxnets.recurrent.cases import assert_close, compile_fast
+from tests.flaxnets.recurrent.cases import assert_close
 from tests.flaxnets.recurrent.record_torch import FIXTURES, RECORDINGS, Recording, record
 
 F = 4
@@ -59,7 +59,7 @@ def check(
     layer = make_layer(recording, features, x.dtype)
     params = from_torch(part(recorded, "state"))
 
-    @compile_fast
+    @jax.jit
     @partial(jax.grad, argnums=(0, 1), has_aux=True)
     def differentiate(params: Any, x: Any) -> Any:
         outputs = layer.apply({"params": params}, x, lengths, train=False)
@@ -91,7 +91,7 @@ def test_recorded_outputs_in_float32(name: str) -> None:
     params = from_torch(part(recorded, "state"))
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
-    apply = compile_fast(partial(layer.apply, train=False))
+    apply = jax.jit(partial(layer.apply, train=False))
     outputs = apply({"params": params}, recorded["inputs"], recorded["lengths"])
     assert_near(outputs, recorded["outputs"], 1e-5)
 
@@ -100,7 +100,7 @@ def test_recorded_carries_at_each_end() -> None:
     recorded = load("lstm_no_bias")
     with jax.enable_x64(True):
         layer = make_layer(RECORDINGS["lstm_no_bias"], F, jnp.float64)
-        apply = compile_fast(partial(layer.apply, train=False, return_carry=True))
+        apply = jax.jit(partial(layer.apply, train=False, return_carry=True))
         params = from_torch(part(recorded, "state"))
         carry, _ = apply({"params": params}, recorded["inputs"], recorded["lengths"])
     for number, (cell, hidden) in enumerate(carry["cells"]):

@@ -1,7 +1,7 @@
 """Every strategy on any devices gives the same losses and the same evaluation."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,14 +18,6 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "pmap 8": lambda: make_strategy("pmap"),
 }
 TOLERANCES = {"float32": 1e-4, "float64": 1e-10}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_faster() -> Iterator[None]:
-    # Many small programs: compiling them takes nearly all of the time.
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache
