@@ -18,6 +18,7 @@ from data.length_buckets import LengthBuckets, choose_boundaries
 from data.loader import Loader
 from data.synthetic import MovingShapes
 from experiments.caption_consensus import count_frequencies, weigh_captions
+from experiments.caption_neighbours import add_captions, find_neighbours
 from experiments.frozen_features import digest_images, load_maps
 from flaxnets.training.config import nearest, runtime
 
@@ -63,6 +64,12 @@ class CaptionDataConfig:
     consensus: float = 0.0
     """In training each caption's words count for 1 - this + this times its CIDEr-D against the
     image's other captions, relative to their mean (``caption_consensus.py``); 0: all alike."""
+    num_neighbours: int = 0
+    """Self-critical training: how many of the images most like a training image lend it their
+    captions as further references (``caption_neighbours.py``)."""
+    neighbour_share: float = 0.33
+    """What the neighbours' captions together count for in a reward; the image's own count for the
+    rest."""
     max_words: int = 0
     """Longer captions are cut in training; 0: none."""
     num_buckets: int = 8
@@ -230,19 +237,23 @@ def make_loader(
         # As for ImageNet: 256 for a crop of 224.
         read = change_images(read, size=config.image_size * 8 // 7)
         augment = RandomCrop(config.image_size)
-    seen = training_views(config, read) if train and has_images else [read]
     weights = None
     if train and config.consensus:
         frequencies = count_frequencies(read.captions, vocabulary, config.cache)
         # What is said of a view is what is said of the image, left and right exchanged at most.
         weights = weigh_captions(read.captions, vocabulary, frequencies, config.consensus)
-        weights *= len(seen)
+    if train and config.num_neighbours:
+        _check_neighbours(config, pairs=pairs)
+        neighbours = find_neighbours(model_inputs(config, read), config.num_neighbours)
+        captions, weights = add_captions(read.captions, neighbours, config.neighbour_share)
+        read = dataclasses.replace(read, captions=captions)
+    seen = training_views(config, read) if train and has_images else [read]
     source = CaptionSource(
         JoinedSources([model_inputs(config, part) for part in seen]),
         [texts for part in seen for texts in part.captions],
         vocabulary,
         pairs=train and pairs,
-        weights=weights,
+        weights=None if weights is None else weights * len(seen),
         max_words=config.max_words or None if train else None,
         names=[name for part in seen for name in part.names],
     )
@@ -263,3 +274,11 @@ def make_loader(
         num_workers=config.num_workers if train else 0,
         max_bad_share=0.05 if train else 1.0,
     )
+
+
+def _check_neighbours(config: CaptionDataConfig, *, pairs: bool) -> None:
+    if pairs or config.kind == "moving_shapes" or not config.frozen_encoder or config.consensus:
+        raise ValueError(
+            f"data.num_neighbours: expected 0, received {config.num_neighbours}: images lend their "
+            "captions to self-critical training on cached features, without data.consensus"
+        )

@@ -33,7 +33,12 @@ __all__ = ["DocumentFrequencies", "cider_d"]
 SIGMA = 6.0
 
 
-def cider_d(frequencies: DocumentFrequencies, candidates: Array, references: Array) -> Array:
+def cider_d(
+    frequencies: DocumentFrequencies,
+    candidates: Array,
+    references: Array,
+    weights: Array | None = None,
+) -> Array:
     """The CIDEr-D of each candidate against the references of its image.
 
     A caption is read up to its first ``<eos>`` or ``<pad>``: what follows changes nothing. One that
@@ -45,6 +50,7 @@ def cider_d(frequencies: DocumentFrequencies, candidates: Array, references: Arr
       frequencies: of the training split, as a rule; they say whether ``<eos>`` counts.
       candidates: (N,L) int32, one for each image, or (N,S,L), S samples for each.
       references: (N,C,M) int32; all samples of an image are compared with the same arrays.
+      weights: (N,C), at least 0, what each reference counts for in an image's mean; None: alike.
 
     Returns:
       (N,) or (N,S) float32 in [0,10]; 0 for an image without references.
@@ -66,15 +72,21 @@ def cider_d(frequencies: DocumentFrequencies, candidates: Array, references: Arr
             f"references: expected those of {candidates.shape[0]} images, "
             f"received those of {references.shape[0]}"
         )
+    if weights is not None and weights.shape != references.shape[:2]:
+        raise ValueError(
+            f"weights: expected shape {references.shape[:2]}, received {weights.shape}"
+        )
     candidates, references = jnp.asarray(candidates), jnp.asarray(references)
     if candidates.ndim == 2:
-        return _score(frequencies, candidates[:, None], references)[:, 0]
-    return _score(frequencies, candidates, references)
+        return _score(frequencies, candidates[:, None], references, weights)[:, 0]
+    return _score(frequencies, candidates, references, weights)
 
 
 @jax.jit  # Step by step its hundreds of small operations would be compiled one by one.
-def _score(frequencies: DocumentFrequencies, candidates: Array, references: Array) -> Array:
-    """(N,S,L) and (N,C,M) to (N,S)."""
+def _score(
+    frequencies: DocumentFrequencies, candidates: Array, references: Array, weights: Array | None
+) -> Array:
+    """(N,S,L), (N,C,M) and (N,C) to (N,S)."""
     num_words = _num_words(candidates, frequencies.count_eos)  # (N,S)
     reference_words = _num_words(references, frequencies.count_eos)  # (N,C)
     idf = _look_up(frequencies, candidates)
@@ -109,9 +121,12 @@ def _score(frequencies: DocumentFrequencies, candidates: Array, references: Arra
     reference_lengths = jnp.maximum(reference_words - 1, 0)[:, None]
     distance = (lengths - reference_lengths).astype(jnp.float32)
     similarity = similarity / ORDERS * jnp.exp(-(distance**2) / (2 * SIGMA**2))
-    exists = (references[..., 0] != PAD)[:, None]  # (N,1,C)
-    total = jnp.sum(jnp.where(exists, similarity, 0.0), axis=-1)
-    return 10.0 * total / jnp.maximum(jnp.sum(exists, axis=-1), 1)
+    counted = (references[..., 0] != PAD).astype(jnp.float32)  # (N,C)
+    if weights is not None:
+        counted *= weights
+    count = jnp.sum(counted, axis=-1, keepdims=True)
+    total = jnp.sum(counted[:, None] * similarity, axis=-1)
+    return 10.0 * total / jnp.where(count > 0, count, 1.0)
 
 
 def _num_words(tokens: Array, count_eos: bool) -> Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -28,7 +29,8 @@ class SelfCritical(Captioning):
     |w| a caption's tokens. The baseline b is the reward of the caption that greedy search finds
     (the paper's), or, of each sample, the mean reward of the image's other samples (Luo,
     "A Better Variant of Self-Critical Sequence Training", 2003.09971). The reward is the CIDEr-D
-    against the image's captions in the batch, computed on the device (``flaxnets/cider.py``).
+    against the image's captions in the batch, weighed by ``caption_weights`` where there are such,
+    computed on the device (``flaxnets/cider.py``).
 
     Deviations: captions are drawn, and their probability is differentiated, without the decoder's
     dropout, so that both are of the same distribution; the paper does not say. With
@@ -93,10 +95,13 @@ class SelfCritical(Captioning):
             jnp.arange(batch["tokens"].shape[-1]) < batch["token_lengths"][..., None]
         )  # A caption that does not exist is one of padding.
         references = jnp.where(words, batch["tokens"], PAD)
-        rewards = cider_d(self.frequencies, drawn.tokens, references)  # (B,S)
+        reward = partial(
+            cider_d, self.frequencies, references=references, weights=batch.get("caption_weights")
+        )
+        rewards = reward(drawn.tokens)  # (B,S)
         if self.baseline == "greedy":
             greedy = greedy_search(advance, carry, max_steps=max_steps)
-            baselines = cider_d(self.frequencies, greedy.tokens, references)  # (B,1)
+            baselines = reward(greedy.tokens)  # (B,1)
             baselines = jnp.broadcast_to(baselines, rewards.shape)
         else:
             others = rewards.sum(-1, keepdims=True) - rewards

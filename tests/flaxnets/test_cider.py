@@ -119,6 +119,27 @@ def test_samples_share_the_references_of_their_image() -> None:
     np.testing.assert_allclose(mapped, together, rtol=1e-6, atol=1e-6)
 
 
+def test_references_weigh_what_they_are_given() -> None:
+    candidates, corpus = random_corpus(4, 20)
+    frequencies = DocumentFrequencies.count(pack(corpus))
+    own, references = tokens(candidates, 14), pack(corpus)
+    rng = np.random.default_rng(0)
+    weights = rng.uniform(0.5, 2.0, references.shape[:2]).astype(np.float32)
+    each = np.stack(
+        [score(frequencies, own, references[:, [c]]) for c in range(references.shape[1])], 1
+    )
+    exists = references[..., 0] != 0
+    shares = np.where(exists, weights, 0)
+    expected = (shares * each).sum(1) / np.maximum(shares.sum(1), 1e-9)
+    found = np.asarray(cider_d(frequencies, own, references, jnp.asarray(weights)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(found - score(frequencies, own, references)).max() > 0.01
+    nothing = cider_d(frequencies, own, references, jnp.zeros(weights.shape))
+    np.testing.assert_array_equal(nothing, 0)
+    with pytest.raises(ValueError, match=r"weights: expected shape \(20, .*, received \(2, 3\)"):
+        cider_d(frequencies, own, references, jnp.ones((2, 3)))
+
+
 def test_what_follows_the_end_and_captions_that_are_none_change_nothing() -> None:
     candidates, corpus = random_corpus(3, 20)
     frequencies = DocumentFrequencies.count(pack(corpus))
