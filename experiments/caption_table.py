@@ -32,6 +32,8 @@ def make_row(workdir: Path, split: str) -> list[str]:
         name += f", {config['attention']} attention"
     if config.get("initialize_from") and config.get("sampling_increase"):
         name += ", then scheduled sampling"
+    if config.get("data", {}).get("num_neighbours"):
+        name += ", with neighbours' captions"
     minutes = training_minutes((workdir / "log.txt").read_text())
     return [name, *figures, f"{scores['step']:,}", f"{minutes:.0f}"]
 

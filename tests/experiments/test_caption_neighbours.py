@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import scst
 from experiments.caption_data import read_split
 from experiments.caption_neighbours import add_captions, find_neighbours
 from tests.launch.captioners import CAPTIONS, make_config, make_flickr8k
@@ -99,3 +100,11 @@ def test_only_rewards_on_cached_features_have_neighbours(
         ValueError, match=r"data.num_neighbours: expected 0, received 2: images len"
     ):
         config.make_data("train")
+
+
+def test_flickr8k_s_rewards_have_neighbours_and_no_other_variant_s() -> None:
+    counts = {
+        variant: scst.get_config(variant).data.num_neighbours
+        for variant in (None, "flickr8k", "coco", "moving_shapes", "smoke", "cross_entropy")
+    }
+    assert counts == {None: 3, "flickr8k": 3} | dict.fromkeys(list(counts)[2:], 0)
