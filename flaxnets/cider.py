@@ -56,7 +56,8 @@ def cider_d(
       (N,) or (N,S) float32 in [0,10]; 0 for an image without references.
 
     Raises:
-      ValueError: arrays of another rank or dtype or without tokens, or other numbers of images.
+      ValueError: arrays of another rank or dtype or without tokens, other numbers of images, or
+        weights of another shape.
     """
     for name, array, ranks, form in (
         ("candidates", candidates, (2, 3), "(N,L) or (N,S,L)"),
