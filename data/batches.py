@@ -21,7 +21,7 @@ class VideoExample(TypedDict):
     """(T,...) float16 or float32: what a frozen encoder gave for each frame."""
     audio: NotRequired[np.ndarray]
     """(T,M,W,1) float32: M log-mel bands of W columns of sound around each frame, beside ``video``
-    or ``features`` or alone (``data/audio.py``)."""
+    or ``features`` or alone (``data/audio/log_mel.py``)."""
     lengths: np.ndarray
     """() int32, the number of valid frames, 1..T."""
     label: np.ndarray

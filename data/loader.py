@@ -6,22 +6,74 @@ a run goes on exactly on other machinery.
 """
 
 import logging
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, Self
 
 import grain
 import numpy as np
 
-from data.order import Order, OrderedExamples
-from data.process_rows import ProcessRows
-from data.workers import available_cpus, end_with_parent
+from data.batches import UNKNOWN_LABEL
+
+# The endless order of training examples, where it is not the loader's own shuffle.
+
+_ENDLESS_EXAMPLES = 2**50  # grain's datasets need a length below 2**63
+
+
+class Order(Protocol):
+    """Decides which example stands where, from nothing but the place; picklable.
+
+    ``data.captions.length_buckets.LengthBuckets`` is one.
+
+    Attributes:
+        num_examples: those of the source.
+        batch_size: rows of a batch of all processes together.
+    """
+
+    num_examples: int
+    batch_size: int
+
+    def index(self, position: int) -> int:
+        """The example at ``position``, from 0 on; batch k begins at k × ``batch_size``."""
+        ...
+
+    def finish(self, number: int, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Changes a process's rows of batch ``number``, into equal shapes on all processes."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What fixes the order besides ``num_examples`` and ``batch_size``, for JSON."""
+        ...
+
+
+class OrderedExamples:
+    """The examples of a source in an order, as a source without end.
+
+    Args:
+        source: random access to examples.
+        order: which of them follow each other.
+    """
+
+    def __init__(self, source: Any, order: Order):
+        self._source = source
+        self._order = order
+
+    def __len__(self) -> int:
+        return _ENDLESS_EXAMPLES
+
+    def __getitem__(self, position: int, /) -> Any:
+        return self._source[self._order.index(position)]
+
 
 Batch = dict[str, np.ndarray]
 Transform = Callable[[Any, np.random.Generator], Mapping[str, np.ndarray]]
 
 _logger = logging.getLogger(__name__)
 
-_FOREVER = 2**40  # batches; grain's datasets need a length below 2**63
+_ENDLESS_BATCHES = 2**40  # grain's datasets need a length below 2**63
 
 
 class Records(Protocol):
@@ -169,7 +221,7 @@ class Loader:
         if self._transform is not None:
             examples = examples.random_map(self._transform)
         first_row = start * self.batch_size + self._process_index * self._rows
-        num_batches = _FOREVER if self.train else self.batches_per_epoch - start
+        num_batches = _ENDLESS_BATCHES if self.train else self.batches_per_epoch - start
         rows = grain.MapDataset.source(
             ProcessRows(examples, first_row, self._rows, self.batch_size, num_batches)
         )
@@ -297,3 +349,82 @@ class BatchIterator(Iterator[Batch]):
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+
+
+# Which rows of every batch are those of one process.
+
+
+class ProcessRows:
+    """The rows of one process, one after the other: a random-access source for grain.
+
+    Row r of batch k is element ``first_row`` + k × ``batch_size`` + r of the examples. Beyond the
+    examples there are blank rows: zeros, with ``mask`` False, ``lengths`` 1, and -1 for ``label``
+    and ``index``.
+
+    Args:
+        examples: the examples of all processes, one after the other.
+        first_row: the element that this process's first row is.
+        rows: rows of a batch that this process gets.
+        batch_size: rows of a batch of all processes.
+        num_batches: batches from ``first_row`` on.
+    """
+
+    def __init__(
+        self,
+        examples: grain.MapDataset,
+        first_row: int,
+        rows: int,
+        batch_size: int,
+        num_batches: int,
+    ):
+        self._examples = examples
+        self._first_row = first_row
+        self._rows = rows
+        self._batch_size = batch_size
+        self._num_batches = num_batches
+        self._blank: dict[str, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return self._num_batches * self._rows
+
+    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
+        batch, row = divmod(index, self._rows)
+        element = self._first_row + batch * self._batch_size + row
+        if element < len(self._examples):
+            return dict(self._examples[element])
+        if self._blank is None:
+            blank = {key: np.zeros_like(value) for key, value in self._examples[0].items()}
+            for key, value in (("label", UNKNOWN_LABEL), ("index", -1), ("lengths", 1)):
+                if key in blank:
+                    blank[key] = np.full_like(blank[key], value)
+            self._blank = blank
+        return self._blank
+
+
+# The processes that read data: how many there may be, and when they end.
+
+
+def end_with_parent(worker_index: int, worker_count: int) -> None:
+    """Lets a worker end when its parent was killed, instead of waiting for ever, and only then.
+
+    A terminal or a scheduler sends its signal to the whole group; the parent still needs batches
+    for the step after which it stops, and kills its workers itself.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def available_cpus() -> int:
+    """Processors that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

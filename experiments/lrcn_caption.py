@@ -20,9 +20,8 @@ instead of SGD; beam search (``launch.caption --method=sample`` draws); early st
 import dataclasses
 from typing import Any
 
-from experiments.caption_variants import configure
-from experiments.captioning import CaptionConfig
-from flaxnets.decoders.caption import CaptionDecoder
+from experiments.captioning.config import CaptionConfig, configure
+from flaxnets.decoders.decoder import CaptionDecoder
 from flaxnets.decoders.show_and_tell import FactoredLRCN
 
 

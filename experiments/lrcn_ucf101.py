@@ -36,24 +36,29 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from data.augmentation import SpatialTransform
-from data.clips import DecodeClip, VideoSource
 from data.datasets.ucf101 import VideoList, read_split
 from data.loader import Loader
-from data.sampling import DenseClip
-from data.synthetic import MovingShapes
-from data.video import decode, probe
+from data.moving_shapes.source import MovingShapes
+from data.video.clips import DecodeClip, VideoSource
+from data.video.decoding import decode, probe
+from data.video.sampling import DenseClip
+from data.video.transforms import SpatialTransform
 from experiments import ut_interaction
-from flaxnets.decoders.classifier import StepClassifier
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.pretrained import load_efficientnet_lite0
 from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.heads.classifier import StepClassifier
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import Recurrent
-from flaxnets.training.config import Config, OptimizerConfig, nearest, runtime
-from flaxnets.training.task import Task
-from flaxnets.training.video_classification import VideoClassification
+from flaxnets.tasks.task import Task
+from flaxnets.tasks.video_classification import VideoClassification
+from flaxnets.training.config import (
+    Config,
+    OptimizerConfig,
+    nearest,
+    runtime,
+)
 
 VARIANTS = ("smoke", "ut_interaction")
 NUM_FRAMES = 16

@@ -21,18 +21,24 @@ import jax
 import numpy as np
 
 from data.batches import Source
-from data.folds import FoldExamples
 from data.loader import Loader
-from data.synthetic import MovingShapes
-from flaxnets.decoders.classifier import StepClassifier
+from data.moving_shapes.source import MovingShapes
+from data.sources import FoldExamples
 from flaxnets.encoders.pixels import DownsampledFrames
 from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.heads.classifier import StepClassifier
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
-from flaxnets.training.config import Config, OptimizerConfig, added, nearest, runtime
-from flaxnets.training.task import Task
-from flaxnets.training.video_classification import VideoClassification
+from flaxnets.tasks.task import Task
+from flaxnets.tasks.video_classification import VideoClassification
+from flaxnets.training.config import (
+    Config,
+    OptimizerConfig,
+    added,
+    nearest,
+    runtime,
+)
 
 NAMES = {
     "crnn": "CRNN",
@@ -79,7 +85,7 @@ class DataConfig:
     seed: int = 0
     fold: int = added(0)
     """Of a cross-validation within the training clips, from 1 on: its test and validation clips are
-    parts of them (``data/folds.py``). 0: none."""
+    parts of them (``data/sources.py``). 0: none."""
     num_folds: int = added(3)
     """Parts of the training clips, 3 or more."""
     num_workers: int = runtime(0)

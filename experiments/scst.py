@@ -26,19 +26,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.captions import Vocabulary
+from data.captions.vocabulary import Vocabulary
 from data.loader import Loader
-from experiments.caption_consensus import count_frequencies
-from experiments.caption_data import read_split
-from experiments.caption_variants import configure
-from experiments.captioning import VOCABULARY, CaptionConfig
-from flaxnets.decoders.caption import CaptionDecoder
-from flaxnets.decoders.soft_attention import Att2in, SoftAttention
+from experiments.captioning.caption_weights import count_frequencies
+from experiments.captioning.config import VOCABULARY, CaptionConfig, configure
+from experiments.captioning.data import read_split
+from flaxnets.decoders.decoder import CaptionDecoder
+from flaxnets.decoders.show_attend_tell import Att2in, SoftAttention
 from flaxnets.decoders.up_down import UpDown
+from flaxnets.tasks.self_critical import SelfCritical
+from flaxnets.tasks.task import Task
+from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.config import OptimizerConfig, nearest, runtime
-from flaxnets.training.inference import restore_variables
-from flaxnets.training.self_critical import SelfCritical
-from flaxnets.training.task import Task
 from flaxnets.training.workdir import Workdir
 
 DECODERS = {"att2in": Att2in, "soft_attention": SoftAttention, "up_down": UpDown}

@@ -20,10 +20,8 @@ of an ensemble (``launch.caption`` decodes several at once); early stopping on C
 import dataclasses
 from typing import Any
 
-from experiments.caption_model import DecoderConfig
-from experiments.caption_variants import configure
-from experiments.captioning import CaptionConfig
-from flaxnets.decoders.caption import CaptionDecoder
+from experiments.captioning.config import CaptionConfig, DecoderConfig, configure
+from flaxnets.decoders.decoder import CaptionDecoder
 from flaxnets.decoders.show_and_tell import ShowAndTell
 
 

@@ -26,11 +26,9 @@ docstring.
 import dataclasses
 from typing import Any
 
-from experiments.caption_variants import configure
-from experiments.captioning import CaptionConfig
-from flaxnets.decoders.caption import CaptionDecoder
-from flaxnets.decoders.hard_attention import HardAttention
-from flaxnets.decoders.soft_attention import SoftAttention
+from experiments.captioning.config import CaptionConfig, configure
+from flaxnets.decoders.decoder import CaptionDecoder
+from flaxnets.decoders.show_attend_tell import HardAttention, SoftAttention
 from flaxnets.training.config import nearest
 
 KINDS = {"soft": SoftAttention, "hard": HardAttention}

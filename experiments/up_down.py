@@ -21,9 +21,8 @@ instead of 1,000; AdamW instead of SGD with momentum; early stopping on CIDEr.
 import dataclasses
 from typing import Any
 
-from experiments.caption_variants import configure
-from experiments.captioning import CaptionConfig
-from flaxnets.decoders.caption import CaptionDecoder
+from experiments.captioning.config import CaptionConfig, configure
+from flaxnets.decoders.decoder import CaptionDecoder
 from flaxnets.decoders.up_down import UpDown
 
 

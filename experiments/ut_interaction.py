@@ -31,12 +31,17 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from data.clips import VideoSource
 from data.datasets.ucf101 import UT_INTERACTION_GROUP, VideoList, read_split
 from data.loader import Loader
-from data.streams import CutFeatures, StreamSource, segment_centres, select
-from data.video import decode, probe
-from experiments.frozen_features import (
+from data.video.clips import VideoSource
+from data.video.decoding import decode, probe
+from data.video.streams import (
+    CutFeatures,
+    StreamSource,
+    segment_centres,
+    select,
+)
+from experiments.features.frozen_features import (
     Examples,
     encode_example,
     fit_projection,
@@ -44,15 +49,15 @@ from experiments.frozen_features import (
     make_encode,
     plain_features,
 )
-from experiments.linear_baselines import over_time, predict_linear
-from flaxnets.decoders.classifier import StepClassifier
+from experiments.features.linear_baselines import over_time, predict_linear
+from flaxnets.heads.classifier import StepClassifier
 from flaxnets.models.crnn import CRNN
 from flaxnets.models.late_fusion import LateFusion
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import Recurrent
+from flaxnets.tasks.task import Task
+from flaxnets.tasks.video_classification import VideoClassification
 from flaxnets.training.config import Config, OptimizerConfig, runtime
-from flaxnets.training.task import Task
-from flaxnets.training.video_classification import VideoClassification
 
 
 @dataclasses.dataclass

@@ -18,14 +18,14 @@ from typing import Any
 from absl import flags
 
 from flaxnets.decoders.search import METHODS, SearchOptions
-from flaxnets.training.caption_inference import Caption, TrainedCaptioner
-from flaxnets.training.captioning import Captioning
+from flaxnets.inference.trained_captioner import Caption, TrainedCaptioner
+from flaxnets.inference.trained_model import TrainedModel
+from flaxnets.tasks.captioning import Captioning
 from flaxnets.training.config import Config
-from flaxnets.training.inference import TrainedModel
 from flaxnets.training.workdir import Workdir
 from launch import program
-from launch.attention_map import draw_attention
-from launch.experiment import config_of
+from launch.program import config_of
+from launch.reports.captions import draw_attention
 
 WORKDIR = flags.DEFINE_multi_string(
     "workdir", None, "The folder of a run; several decode together.", required=True

@@ -14,13 +14,13 @@ from typing import Any
 
 from absl import flags
 
-from flaxnets.training.inference import TrainedModel
+from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.loop import train
 from flaxnets.training.state import count_parameters
 from flaxnets.training.workdir import Workdir
 from launch import program
-from launch.experiment import load_experiment
-from launch.report_writer import write_report
+from launch.program import load_experiment
+from launch.reports.run_page import write_report
 
 EXPERIMENT = "experiments/moving_shapes.py"
 VARIANTS = ("frame", "cnn", "rnn", "crnn")

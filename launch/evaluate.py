@@ -12,11 +12,11 @@ from pathlib import Path
 
 from absl import flags
 
+from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.distributed import is_first
-from flaxnets.training.inference import TrainedModel
 from flaxnets.training.workdir import Workdir
 from launch import processes, program
-from launch.experiment import config_of
+from launch.program import config_of
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
 SPLIT = flags.DEFINE_string("split", "test", "The split to evaluate.")

@@ -14,11 +14,11 @@ from pathlib import Path
 from absl import flags
 
 from flaxnets.encoders.encoder import Encoder
-from flaxnets.training import export
-from flaxnets.training.inference import restore_variables
+from flaxnets.inference import export
+from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.workdir import Workdir
 from launch import program
-from launch.experiment import config_of
+from launch.program import config_of
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
 OUT = flags.DEFINE_string("out", None, "The file, FILE.safetensors.", required=True)

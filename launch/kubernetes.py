@@ -29,9 +29,8 @@ import yaml
 from absl import flags
 
 from launch import program
-from launch.jobset import make_jobset
-from launch.jobset_options import Options, parse_volume
-from launch.submission import parse_pairs
+from launch.clusters.jobs import parse_pairs
+from launch.clusters.jobset import Options, make_jobset, parse_volume
 
 NAME = flags.DEFINE_string(
     "name", None, "Of the JobSet, and part of its pods' names.", required=True

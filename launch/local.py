@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from launch import program
-from launch.local_job import LocalJob, run_with_restarts
+from launch.clusters.local_job import LocalJob, run_with_restarts
 
 PROCESSES = flags.DEFINE_integer("processes", 2, "Processes of the job.", lower_bound=1)
 CPU_DEVICES = flags.DEFINE_integer(

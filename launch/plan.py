@@ -28,9 +28,7 @@ from flaxnets.training.parallel import DataParallel
 from flaxnets.training.state import make_state
 from flaxnets.training.step import make_train_step
 from launch import program
-from launch.cpu_speed import measure_cpu
-from launch.devices import CPU, find_device
-from launch.plan_text import describe, dtype_of, operations
+from launch.plan_report import CPU, describe, dtype_of, find_device, measure_cpu, operations
 
 config_flags.DEFINE_config_file(
     "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from absl import flags
 
-from flaxnets.training.inference import TrainedModel
+from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.workdir import Workdir
 from launch import program
-from launch.experiment import config_of
+from launch.program import config_of
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
 STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; by default the best.")

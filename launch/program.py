@@ -1,6 +1,8 @@
 """What all programs share: flags with clear errors, logging, and exits without a traceback."""
 
 import difflib
+import hashlib
+import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -13,10 +15,9 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from flaxnets.training import distributed
-from flaxnets.training.config import Config, UndefinedMethod, flatten
-from flaxnets.training.window import NonFiniteLoss
-from flaxnets.training.workdir import WorkdirError
-from launch.experiment import load_experiment
+from flaxnets.training.config import Config, UndefinedMethod, flatten, update
+from flaxnets.training.metric_writer import NonFiniteLoss
+from flaxnets.training.workdir import Workdir, WorkdirError
 
 # Errors whose message is the whole story; any other one is a defect and shows its traceback.
 EXPECTED_ERRORS = (ValueError, OSError, WorkdirError, NonFiniteLoss, UndefinedMethod)
@@ -122,6 +123,53 @@ def experiment_of_flag(argv: Sequence[str]) -> tuple[str, Config]:
     if not isinstance(config, Config):
         load_experiment(spec)  # Says what the flag keeps quiet about: why it failed.
     return spec, config
+
+
+def load_experiment(spec: str) -> Config:
+    """The configuration that ``FILE[:variant]`` describes.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: the file has no ``get_config`` or returns no ``Config``.
+    """
+    name, _, variant = spec.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--config={spec}: no file {path}; expected the path of an experiment, as "
+            "experiments/lrcn_ucf101.py or experiments/lrcn_ucf101.py:smoke"
+        )
+    module_name = f"experiment_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise ValueError(f"--config={spec}: {path} is no Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    # Dataclasses look their module up by name while they are made.
+    sys.modules[module_name] = module
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--config={spec}: {path} defines no get_config(variant)")
+    config = module.get_config(variant or None)
+    if not isinstance(config, Config):
+        raise ValueError(
+            f"--config={spec}: get_config returned {type(config).__name__}, expected a subclass of "
+            "flaxnets.training.config.Config"
+        )
+    return config
+
+
+def config_of(workdir: Workdir) -> Config:
+    """The configuration that a workdir was trained with.
+
+    Raises:
+      flaxnets.training.workdir.WorkdirError: no run in it.
+      FileNotFoundError: the experiment's file is gone; run from the root of the repository.
+      ValueError: the file no longer has a field that the run recorded.
+    """
+    record = workdir.read_config()
+    config = load_experiment(record["experiment"])
+    update(config, record["config"])
+    return config
 
 
 def log_to(path: Path) -> None:

@@ -12,7 +12,7 @@ from absl import flags
 
 from flaxnets.training.workdir import Workdir
 from launch import program
-from launch.report_writer import write_report
+from launch.reports.run_page import write_report
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
 SPLIT = flags.DEFINE_string("split", "test", "The split whose predictions are shown.")

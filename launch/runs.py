@@ -12,8 +12,13 @@ from pathlib import Path
 from absl import flags
 
 from launch import program
-from launch.run_list import find_runs
-from launch.run_table import build_page, format_table, ranked, row_of
+from launch.reports.run_table import (
+    build_page,
+    find_runs,
+    format_table,
+    ranked,
+    row_of,
+)
 
 OUT = flags.DEFINE_string("out", None, "A page with the runs' curves.")
 MATCH = flags.DEFINE_string("match", "", "Only runs whose name contains this.")

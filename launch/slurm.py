@@ -34,8 +34,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import program
-from launch.slurm_script import SlurmJob, make_script
-from launch.slurm_submission import submit
+from launch.clusters.slurm_job import SlurmJob, make_script, submit
 
 NODES = flags.DEFINE_integer("nodes", 1, "Machines.")
 TASKS = flags.DEFINE_integer("tasks", 1, "Processes on each machine.")

@@ -4,7 +4,7 @@
         --space=optimizer.learning_rate=log:1e-4:1e-1 --space=model.recurrent_features=64,128,256 \
         --sampler=tpe --trials=16 --workers=2
 
-``--space=FIELD=VALUES`` lets a field of the configuration vary (``launch/sweep_space.py`` has all
+``--space=FIELD=VALUES`` lets a field of the configuration vary (``launch/sweeps/space.py`` has all
 forms); ``--space_file=FILE.py`` draws by its ``suggest(trial)`` what is not a plain product. Other
 fields are set as for ``launch.train``. Each trial is a run in ``WORKDIR/trialNNNN``, which
 ``launch.runs`` lists; its value is the best of ``--objective`` on the split that chooses the best
@@ -36,15 +36,20 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import program
-from launch.local_job import LocalJob
-from launch.run_list import is_locked
-from launch.sweep_page import summarize, write_page
-from launch.sweep_plan import Plan, make_plan
-from launch.sweep_queue import Queue
-from launch.sweep_storage import Database, import_optuna
-from launch.sweep_study import PRUNERS, SAMPLERS, load_study, open_study
-from launch.sweep_trial import Interrupted, Runner
-from launch.sweep_worker import raise_signals, work
+from launch.clusters.local_job import LocalJob
+from launch.reports.run_table import is_locked
+from launch.sweeps.page import summarize, write_page
+from launch.sweeps.plan import Plan, make_plan
+from launch.sweeps.study import (
+    PRUNERS,
+    SAMPLERS,
+    Database,
+    import_optuna,
+    load_study,
+    open_study,
+)
+from launch.sweeps.trial import Interrupted, Runner
+from launch.sweeps.worker import Queue, raise_signals, work
 
 config_flags.DEFINE_config_file(
     "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."

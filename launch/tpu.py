@@ -20,7 +20,12 @@ from collections.abc import Sequence
 from absl import flags
 
 from launch import program
-from launch.tpu_commands import Options, delete_command, make_commands, run_commands
+from launch.clusters.cloud_tpu import (
+    Options,
+    delete_command,
+    make_commands,
+    run_commands,
+)
 
 NAME = flags.DEFINE_string("name", None, "Of the machines.", required=True)
 ZONE = flags.DEFINE_string("zone", None, "As us-west4-a.", required=True)

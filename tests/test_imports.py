@@ -18,17 +18,17 @@ ALLOWED = {
 }
 # Inside flaxnets: folder -> the folders beside it that it may import.
 ALLOWED_INSIDE = {
-    "divided_batches.py": set(),
-    "spatial": {"typing", "divided_batches", "spatial"},
-    "encoders": {"typing", "spatial", "encoders"},
-    "recurrent": {"typing", "divided_batches", "spatial", "recurrent"},
-    "decoders": {"typing", "recurrent", "decoders"},
-    "models": {"typing", "spatial", "encoders", "recurrent", "decoders", "models"},
-    "training": {"typing", "decoders", "training", "losses", "metrics", "cider"},
+    "layers": {"typing", "layers"},
+    "encoders": {"typing", "layers", "encoders"},
+    "recurrent": {"typing", "layers", "recurrent"},
+    "heads": {"typing", "layers", "heads"},
+    "decoders": {"typing", "recurrent", "heads", "decoders"},
+    "models": {"typing", "layers", "encoders", "recurrent", "heads", "decoders", "models"},
+    "tasks": {"typing", "decoders", "tasks", "losses", "metrics", "training"},
+    "training": {"typing", "tasks", "training", "losses", "metrics"},
+    "inference": {"typing", "decoders", "models", "tasks", "training", "inference", "metrics"},
     "losses.py": {"typing"},
     "metrics.py": {"typing"},
-    "document_frequencies.py": {"typing"},
-    "cider.py": {"typing", "document_frequencies"},
 }
 
 

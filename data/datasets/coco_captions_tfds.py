@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data.caption_examples import DecodedImages
+from data.captions.examples import DecodedImages
+from data.captions.images import ImageTransform, decode_image
 from data.datasets.captioned_images import find_split
-from data.images import ImageTransform, decode_image
 
 _SPLITS = {
     "train": "train",
@@ -48,7 +48,7 @@ class RecordImages(DecodedImages):
         return f"RecordImages({self._records!r}, {self.transform})"
 
     def decode(self, index: int) -> np.ndarray:
-        """Decodes the image of the record ``index``; see ``data.images.decode_image``."""
+        """Decodes the image of the record ``index``; see ``data.captions.images.decode_image``."""
         record = self._records[index]
         name = f"record {index}, {record['image/filename'].decode()}"
         return decode_image(io.BytesIO(record["image"]), name)

@@ -14,7 +14,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data.datasets.captioned_images import CaptionedImages, Missing, find_split, keep_present, some
+from data.datasets.captioned_images import (
+    CaptionedImages,
+    Missing,
+    find_split,
+    keep_present,
+    some,
+)
 
 _SPLITS = {
     "train": "train",

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data import synthetic
-from data.synthetic_captions import NUM_CAPTIONS
-from data.synthetic_scenes import IMAGE_SIZE, NUM_FRAMES
+from data.moving_shapes.captions import NUM_CAPTIONS
+from data.moving_shapes.scenes import IMAGE_SIZE, NUM_FRAMES
+from data.moving_shapes.source import CLASSES, SPLIT_SIZES
+from data.moving_shapes.source import MovingShapes as MovingShapesSource
 
 
 @dataclass(kw_only=True)
@@ -33,14 +34,14 @@ class MovingShapesConfig(tfds.core.BuilderConfig):
     """
 
     name: str = "default"
-    train_examples: int = synthetic.SPLIT_SIZES["train"]
-    validation_examples: int = synthetic.SPLIT_SIZES["validation"]
-    test_examples: int = synthetic.SPLIT_SIZES["test"]
+    train_examples: int = SPLIT_SIZES["train"]
+    validation_examples: int = SPLIT_SIZES["validation"]
+    test_examples: int = SPLIT_SIZES["test"]
     seed: int = 0
 
 
 class MovingShapes(tfds.core.GeneratorBasedBuilder):
-    """Builder of ``moving_shapes``; example ``i`` is that of ``data.synthetic.MovingShapes``.
+    """Builder of ``moving_shapes``; example ``i`` equals ``MovingShapes(split)[i]``.
 
     Features:
       video: (16,64,64,3) uint8 in [0,255].
@@ -69,7 +70,7 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
                     "video": tfds.features.Tensor(
                         shape=(NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8
                     ),
-                    "label": tfds.features.ClassLabel(names=list(synthetic.CLASSES)),
+                    "label": tfds.features.ClassLabel(names=list(CLASSES)),
                     "captions": tfds.features.Sequence(tfds.features.Text(), length=NUM_CAPTIONS),
                     "index": tfds.features.Scalar(dtype=np.int32),
                 }
@@ -87,12 +88,12 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
             "test": config.test_examples,
         }
         return {
-            split: self._generate_examples(synthetic.MovingShapes(split, size, config.seed))
+            split: self._generate_examples(MovingShapesSource(split, size, config.seed))
             for split, size in sizes.items()
         }
 
     def _generate_examples(
-        self, source: synthetic.MovingShapes
+        self, source: MovingShapesSource
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in range(len(source)):
             example = source[index]

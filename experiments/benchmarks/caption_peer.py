@@ -4,9 +4,9 @@ from functools import partial
 
 import numpy as np
 
-from flaxnets.decoders.caption import CaptionDecoder
+from flaxnets.decoders.decoder import CaptionDecoder
 from flaxnets.decoders.search import EOS, PAD, UNK
-from flaxnets.decoders.soft_attention import SoftAttention
+from flaxnets.decoders.show_attend_tell import SoftAttention
 from flaxnets.recurrent.cells import LSTMCell
 
 OURS = "flaxnets"

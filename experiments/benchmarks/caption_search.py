@@ -15,10 +15,16 @@ import numpy as np
 
 from experiments.benchmarks.caption_peer import OURS, draw_batch, make_decoder
 from experiments.benchmarks.timing import Case, Step
-from flaxnets.decoders.caption import CaptionDecoder
-from flaxnets.decoders.search import BOS, EOS, PAD, UNK, SearchOptions
+from flaxnets.decoders.decoder import CaptionDecoder
+from flaxnets.decoders.search import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    SearchOptions,
+)
 from flaxnets.models.captioner import Captioner
-from flaxnets.training.captioning import Captioning
+from flaxnets.tasks.captioning import Captioning
 from flaxnets.training.state import initialize_variables
 from flaxnets.typing import Array, Batch, PyTree
 

@@ -2,7 +2,7 @@
 
 The training step is the whole one: forward, the penalty on attention, backward, clipping, Adam;
 captions have the lengths of Flickr8k's. It is measured on one batch that all share, and as each
-side is trained: ours on batches of similar lengths (``data.length_buckets``), the peer's, which
+side is trained: ours on batches of similar lengths (``length_buckets``), the peer's, which
 leaves out captions that have ended, on batches drawn at random from the same captions. Ours is the
 form of its peer, with a gate for each of the D features and no deep output, but with the paper's
 tanh where the peer has ReLU or nothing.
@@ -17,13 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from data.length_buckets import LengthBuckets, choose_boundaries
+from data.captions.length_buckets import LengthBuckets, choose_boundaries
 from experiments.benchmarks.caption_peer import OURS, draw_batch, make_decoder
 from experiments.benchmarks.caption_search import search_cases
 from experiments.benchmarks.timing import Case, Step
-from flaxnets.decoders.caption import CaptionDecoder
+from flaxnets.decoders.decoder import CaptionDecoder
 from flaxnets.models.captioner import Captioner
-from flaxnets.training.captioning import Captioning
+from flaxnets.tasks.captioning import Captioning
 from flaxnets.training.config import OptimizerConfig
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.state import initialize_variables, make_state

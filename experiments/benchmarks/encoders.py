@@ -28,8 +28,8 @@ from flax import linen as nn
 from experiments.benchmarks.timing import measure
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_efficientnet_lite0
-from flaxnets.spatial.chunks import map_in_chunks
-from flaxnets.spatial.depthwise import DepthwiseConv, native_depthwise_conv
+from flaxnets.layers.batch_sharding import map_in_chunks
+from flaxnets.layers.depthwise import DepthwiseConv, native_depthwise_conv
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1)
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width.", lower_bound=32)

@@ -24,10 +24,21 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from experiments.benchmarks import captioning, crnn, layers, memory
+from experiments.benchmarks import (
+    captioning,
+    crnn,
+    layers,
+    memory,
+)
 from experiments.benchmarks.fresh import measure_fresh
 from experiments.benchmarks.tables import format_table, print_case
-from experiments.benchmarks.timing import PAUSE, Case, Jitted, compare, measure
+from experiments.benchmarks.timing import (
+    PAUSE,
+    Case,
+    Jitted,
+    compare,
+    measure,
+)
 
 GROUPS: dict[str, Callable[[], list[Case]]] = {
     "lstm": partial(layers.vector_cases, "lstm"),

@@ -200,7 +200,7 @@ class Att2in(nn.Module):
 
 
 def load_soft_attention(decoder: SoftAttention, params: Mapping[str, Any]) -> None:
-    """Copies parameters of ``flaxnets.decoders.soft_attention.SoftAttention``.
+    """Copies parameters of ``flaxnets.decoders.show_attend_tell.SoftAttention``.
 
     Args:
       decoder: of the same sizes.

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.decoders.beam_search import beam_search
-from flaxnets.decoders.hypotheses import BOS, EOS, PAD, UNK, Advance, Hypotheses
+from flaxnets.decoders.hypotheses import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    Advance,
+    Hypotheses,
+)
 from flaxnets.decoders.sampling import greedy_search, sample
 from flaxnets.typing import Array, Carry, PRNGKey
 

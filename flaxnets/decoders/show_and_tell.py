@@ -3,11 +3,10 @@
 import flax.linen as nn
 
 from flaxnets.decoders.attention import average_regions
-from flaxnets.decoders.caption import CaptionDecoder
-from flaxnets.decoders.caption_arrays import DecoderWeights, Memory, Product
-from flaxnets.decoders.caption_cells import InnerCell
+from flaxnets.decoders.cells import InnerCell
+from flaxnets.decoders.decoder import CaptionDecoder, DecoderWeights, Memory, Product
 from flaxnets.recurrent.cell import Recur
-from flaxnets.recurrent.products import ScanWeights, affine, multiply
+from flaxnets.recurrent.matmul import ScanWeights, affine, multiply
 from flaxnets.typing import Array, Carry, PyTree
 
 

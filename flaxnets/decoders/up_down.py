@@ -4,11 +4,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxnets.decoders.attention import attend, average_regions
-from flaxnets.decoders.caption import CaptionDecoder
-from flaxnets.decoders.caption_arrays import DecoderWeights, Memory, Product, attach_regions
-from flaxnets.decoders.caption_cells import InnerCell, read_hidden
+from flaxnets.decoders.cells import InnerCell, read_hidden
+from flaxnets.decoders.decoder import (
+    CaptionDecoder,
+    DecoderWeights,
+    Memory,
+    Product,
+    attach_regions,
+)
 from flaxnets.recurrent.cell import Recur
-from flaxnets.recurrent.products import ScanWeights, multiply
+from flaxnets.recurrent.matmul import ScanWeights, multiply
 from flaxnets.typing import Array, Carry, PyTree
 
 

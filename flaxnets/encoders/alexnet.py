@@ -19,11 +19,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.encoders.encoder import Encoder, flatten_channels_first, pool_globally
-from flaxnets.encoders.initializers import torch_bias, torch_kernel
+from flaxnets.encoders.encoder import (
+    Encoder,
+    flatten_channels_first,
+    pool_globally,
+    torch_bias,
+    torch_kernel,
+)
 from flaxnets.encoders.pixels import normalize_pixels
-from flaxnets.spatial.convolution import Conv
-from flaxnets.spatial.pooling import max_pool
+from flaxnets.layers.convolution import Conv
+from flaxnets.layers.pooling import max_pool
 from flaxnets.typing import Array
 
 CAFFE_MEAN = (104.00699, 116.66877, 122.67892)

@@ -17,9 +17,9 @@ import flax.linen as nn
 
 from flaxnets.encoders.encoder import TORCH_LEAVES, Encoder, pool_globally
 from flaxnets.encoders.pixels import normalize_pixels
-from flaxnets.spatial.convolution import Conv
-from flaxnets.spatial.depthwise import DepthwiseConv
-from flaxnets.spatial.normalization import BatchNorm
+from flaxnets.layers.convolution import Conv
+from flaxnets.layers.depthwise import DepthwiseConv
+from flaxnets.layers.normalization import BatchNorm
 from flaxnets.typing import Array
 
 FEATURES = 1280

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -12,8 +13,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from flaxnets.encoders.pixels import IMAGENET_MEAN, IMAGENET_SCALE, normalize_pixels
-from flaxnets.spatial.pooling import adaptive_average_pool
-from flaxnets.typing import Array, Dtype
+from flaxnets.layers.pooling import adaptive_average_pool
+from flaxnets.typing import Array, Dtype, PRNGKey
 
 TORCH_LEAVES = {
     "kernel": "weight",
@@ -208,3 +209,23 @@ def flatten_channels_first(maps: Array, size: int) -> Array:
     """
     maps = adaptive_average_pool(maps, size)
     return maps.transpose(0, 3, 1, 2).reshape(maps.shape[0], -1)
+
+
+# Initial weights as PyTorch and torchvision draw them.
+
+he_fan_out: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""He et al., 1502.01852, by the outputs of a filter: of torchvision's convolutions."""
+torch_kernel: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""Uniform within ±1/√fan_in: what PyTorch's layers begin with if nothing else is said."""
+
+
+def torch_bias(fan_in: int) -> Initializer:
+    """Uniform within ±1/√fan_in, for the bias of a layer whose outputs see ``fan_in`` inputs."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(
+        key: PRNGKey, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
+
+    return init

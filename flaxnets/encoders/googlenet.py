@@ -15,12 +15,11 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flaxnets.encoders.encoder import Encoder, pool_globally
-from flaxnets.encoders.initializers import torch_bias
+from flaxnets.encoders.encoder import Encoder, pool_globally, torch_bias
 from flaxnets.encoders.pixels import IMAGENET_MEAN, IMAGENET_SCALE
-from flaxnets.spatial.convolution import Conv
-from flaxnets.spatial.normalization import BatchNorm
-from flaxnets.spatial.pooling import max_pool
+from flaxnets.layers.convolution import Conv
+from flaxnets.layers.normalization import BatchNorm
+from flaxnets.layers.pooling import max_pool
 from flaxnets.typing import Array
 
 # Channels: 1×1, reduction for 3×3, 3×3, reduction for 5×5, 5×5, projection after pooling.

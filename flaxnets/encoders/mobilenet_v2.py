@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 
-from flaxnets.encoders.encoder import Encoder, pool_globally
-from flaxnets.encoders.initializers import he_fan_out
-from flaxnets.spatial.convolution import Conv
-from flaxnets.spatial.depthwise import DepthwiseConv
-from flaxnets.spatial.normalization import BatchNorm
+from flaxnets.encoders.encoder import Encoder, he_fan_out, pool_globally
+from flaxnets.layers.convolution import Conv
+from flaxnets.layers.depthwise import DepthwiseConv
+from flaxnets.layers.normalization import BatchNorm
 from flaxnets.typing import Array
 
 # Table 2: expansion t, features c, blocks n, strides s of the first block.

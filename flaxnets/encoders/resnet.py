@@ -12,11 +12,10 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 
-from flaxnets.encoders.encoder import Encoder, pool_globally
-from flaxnets.encoders.initializers import he_fan_out, torch_bias, torch_kernel
-from flaxnets.spatial.convolution import Conv
-from flaxnets.spatial.normalization import BatchNorm
-from flaxnets.spatial.pooling import max_pool
+from flaxnets.encoders.encoder import Encoder, he_fan_out, pool_globally, torch_bias, torch_kernel
+from flaxnets.layers.convolution import Conv
+from flaxnets.layers.normalization import BatchNorm
+from flaxnets.layers.pooling import max_pool
 from flaxnets.typing import Array
 
 BLOCKS: dict[int, tuple[int, int, int, int]] = {

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from flaxnets.encoders.encoder import Encoder, pool_globally, unknown_name
 from flaxnets.encoders.pixels import average_blocks, normalize_pixels
-from flaxnets.spatial.convolution import Conv
-from flaxnets.spatial.normalization import BatchNorm
-from flaxnets.spatial.pooling import average_pool, max_pool
+from flaxnets.layers.convolution import Conv
+from flaxnets.layers.normalization import BatchNorm
+from flaxnets.layers.pooling import average_pool, max_pool
 from flaxnets.typing import Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

@@ -14,11 +14,10 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from flaxnets.encoders.encoder import Encoder, flatten_channels_first, pool_globally
-from flaxnets.encoders.initializers import he_fan_out
-from flaxnets.spatial.convolution import Conv
-from flaxnets.spatial.normalization import BatchNorm
-from flaxnets.spatial.pooling import max_pool
+from flaxnets.encoders.encoder import Encoder, flatten_channels_first, he_fan_out, pool_globally
+from flaxnets.layers.convolution import Conv
+from flaxnets.layers.normalization import BatchNorm
+from flaxnets.layers.pooling import max_pool
 from flaxnets.typing import Array
 
 CONVOLUTIONS: dict[int, tuple[int, ...]] = {

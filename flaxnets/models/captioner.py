@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.decoders.caption import CaptionDecoder
-from flaxnets.decoders.caption_arrays import CaptionOutputs, Memory
+from flaxnets.decoders.decoder import CaptionDecoder, CaptionOutputs, Memory
 from flaxnets.models.frame_encoding import check_clips, encode_frames, unwrap_level
 from flaxnets.typing import Array, Carry
 

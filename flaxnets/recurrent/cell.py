@@ -16,8 +16,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.recurrent.products import ScanWeights, affine, split_addends
-from flaxnets.typing import Array, Carry, Dtype, PRNGKey
+from flaxnets.recurrent.matmul import ScanWeights, affine, split_addends
+from flaxnets.typing import (
+    Array,
+    Carry,
+    Dtype,
+    PRNGKey,
+)
 
 PROJECTION = "projection"
 """The name of a kernel that does not read the carry, but makes the output from the step's state."""

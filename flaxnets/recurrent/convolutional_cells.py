@@ -5,11 +5,16 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flaxnets.layers.convolution import conv2d
 from flaxnets.recurrent.cell import CellModule, Recur, Weights
-from flaxnets.recurrent.cells import gru_weights, step_gru, update_cell_state
-from flaxnets.recurrent.initializers import forget_gate_bias, per_gate
-from flaxnets.recurrent.products import merge_steps, split_steps
-from flaxnets.spatial.convolution import conv2d
+from flaxnets.recurrent.cells import (
+    forget_gate_bias,
+    gru_weights,
+    per_gate,
+    step_gru,
+    update_cell_state,
+)
+from flaxnets.recurrent.matmul import merge_steps, split_steps
 from flaxnets.typing import Array, Carry, PRNGKey
 
 _LECUN = nn.initializers.lecun_normal()

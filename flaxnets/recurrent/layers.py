@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from flaxnets.recurrent.cell import Cell, check_inputs
 from flaxnets.recurrent.cudnn import check_cudnn, run_cudnn
-from flaxnets.recurrent.linear_cell import LinearCell
+from flaxnets.recurrent.linear_cells import LinearCell
 from flaxnets.recurrent.scan import ScanOptions, check_lengths, scan_cell
 from flaxnets.typing import Array, Carry
 

@@ -8,10 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.recurrent.backward import deferred_scan, plain_scan
-from flaxnets.recurrent.cell import PROJECTION, Cell, Recur, Weights, check_carry, check_inputs
-from flaxnets.recurrent.linear_cell import LinearCell
-from flaxnets.recurrent.products import ScanWeights
+from flaxnets.recurrent.cell import (
+    PROJECTION,
+    Cell,
+    Recur,
+    Weights,
+    check_carry,
+    check_inputs,
+)
+from flaxnets.recurrent.linear_cells import LinearCell
+from flaxnets.recurrent.matmul import ScanWeights
+from flaxnets.recurrent.scan_vjp import deferred_scan, plain_scan
 from flaxnets.typing import Array, Carry, PyTree
 
 GRADIENTS = ("deferred", "autodiff")

@@ -2,21 +2,56 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from flaxnets.training.digests import damaged_files, write_digests
 from flaxnets.training.distributed import from_first, is_first
-from flaxnets.training.position import Position
-from flaxnets.training.shapes import check_shapes
 from flaxnets.training.state import TrainState
+from flaxnets.training.workdir import Workdir
 from flaxnets.typing import PyTree
+
+# Where the data of a checkpoint stood, and whether a run's data are still the same.
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where the data stood: the number of the next batch, and what fixes the order.
+
+    Attributes:
+      next_batch: equals the state's step.
+      order: what ``Data.describe`` said.
+    """
+
+    next_batch: int
+    order: Mapping[str, Any]
+
+
+class DataChanged(ValueError):
+    """The data of a checkpoint are not the data of the run that would resume from it."""
+
+
+def check_order(position: Position, order: Mapping[str, Any]) -> None:
+    """Raises DataChanged where the data of a checkpoint differ from ``order``."""
+    lines = [
+        f"{name}: {position.order.get(name)!r} there, {order.get(name)!r} now"
+        for name in sorted(position.order.keys() | order.keys())
+        if position.order.get(name) != order.get(name)
+    ]
+    if lines:
+        raise DataChanged(
+            "the training data are not those of the checkpoint, so the run cannot go on with "
+            "them: " + "; ".join(lines)
+        )
+
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _REMOVED = "removed"
@@ -296,3 +331,120 @@ class Checkpointer:
             return []
         names = (path.name for path in self._directory.iterdir())
         return sorted(int(name) for name in names if name.isdecimal())
+
+
+# Digests of a checkpoint's files, so that damage is found before it is trained on.
+
+FILE = "digests.json"
+# Orbax writes these once more when it puts the folder in its place.
+_UNSETTLED = ("_CHECKPOINT_METADATA", "commit_success.txt")
+
+
+def write_digests(folder: Path) -> None:
+    """Writes ``digests.json``: SHA-256 of every file in ``folder``, by its path in it."""
+    digests = {
+        path.relative_to(folder).as_posix(): _digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in _UNSETTLED
+    }
+    (folder / FILE).write_text(json.dumps(digests, indent=1) + "\n")
+
+
+def damaged_files(folder: Path, under: str = "") -> list[str]:
+    """What in ``folder`` differs from its digest or is missing.
+
+    Digests that cannot be read are themselves damaged, where all of the folder is asked for.
+
+    A folder without any, as older versions wrote it, passes.
+
+    Args:
+      folder: of one checkpoint.
+      under: only paths that begin so.
+    """
+    if not (folder / FILE).exists():
+        return []
+    try:
+        digests = dict(json.loads((folder / FILE).read_text()))
+    except ValueError:
+        return [] if under else [FILE]
+    return [
+        name
+        for name, digest in digests.items()
+        if name.startswith(under)
+        and not ((folder / name).is_file() and _digest(folder / name) == digest)
+    ]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# The shapes of a checkpoint's arrays, and whether they are those of a model.
+
+
+def shapes_of(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Shapes by path, as ``params/classifier/scores/kernel``."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
+
+
+def check_shapes(saved: PyTree, wanted: PyTree, name: str) -> None:
+    """Raises ValueError naming the first arrays of ``saved`` that differ in path or shape.
+
+    Args:
+      saved: arrays, or what has their shapes.
+      wanted: the same of the model.
+      name: what the message calls the checkpoint.
+    """
+    there, now = shapes_of(saved), shapes_of(wanted)
+    lines = [
+        f"{path}: {there.get(path, 'absent')} there, {now.get(path, 'absent')} now"
+        for path in sorted(there.keys() | now.keys())
+        if there.get(path) != now.get(path)
+    ]
+    if lines:
+        more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+        raise ValueError(
+            f"{name}: the checkpoint does not fit the model of this configuration: "
+            f"{'; '.join(lines[:3])}{more}"
+        )
+
+
+def restore_variables(
+    workdir: Workdir, step: int | None = None, *, like: PyTree | None = None
+) -> tuple[int, dict[str, PyTree]]:
+    """A checkpoint's step and its variables, Linen's collections.
+
+    Args:
+      workdir: of a run; its configuration says which checkpoint is the best.
+      step: by default the best one, the newest where none was evaluated.
+      like: if given, variables of the names and shapes that are wanted.
+
+    Raises:
+      FileNotFoundError: no checkpoint, or none of that step.
+      ValueError: variables of other names or shapes than ``like``.
+    """
+    if not workdir.checkpoints.is_dir():
+        raise FileNotFoundError(
+            f"{workdir.checkpoints}: no checkpoints; expected a workdir that has trained"
+        )
+    config = workdir.read_config()["config"]
+    checkpointer = Checkpointer(
+        workdir.checkpoints,
+        best_metric=config["best_metric"],
+        mode=config["best_mode"],
+        read_only=True,
+    )
+    try:
+        step = checkpointer.best_step if step is None else step
+        variables = checkpointer.restore_variables(step)
+    finally:
+        checkpointer.close()
+    if like is not None:
+        check_shapes(variables, like, str(workdir.checkpoints / str(step)))
+    assert step is not None  # Or restore_variables has raised.
+    return step, variables

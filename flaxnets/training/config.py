@@ -2,15 +2,40 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import numpy as np
 
-from flaxnets.training.data import Data
-from flaxnets.training.task import Task
+from flaxnets.tasks.task import Task
+
+# What training asks of data: batches from any position on, and what fixes their order.
+
+
+class Data(Protocol):
+    """Batches of one split for this process."""
+
+    @property
+    def num_examples(self) -> int:
+        """Examples in the split, over all processes."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches in one pass over the split."""
+
+    def describe(self) -> dict[str, Any]:
+        """What fixes the order of the batches, as JSON; a checkpoint records it."""
+
+    def batches(self, start: int = 0) -> Iterator[Mapping[str, np.ndarray]]:
+        """A fresh pass from batch number ``start`` on.
+
+        Batch ``k`` is a function of the split and the seed alone: neither the number of processes
+        or workers nor ``start`` changes it.
+        """
+
 
 Scorer = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, float]]
 """Records of all examples of a split, with ``index``, to metrics by name."""
@@ -268,3 +293,60 @@ def nearest(name: str, names: set[str] | Sequence[str]) -> str:
     if matches:
         return f"; did you mean {matches[0]!r}?"
     return f"; there are {', '.join(sorted(names))}"
+
+
+# How the configuration in force differs from that of an earlier run.
+
+
+def differences(
+    recorded: Mapping[str, Any], config: Config, *, include_runtime: bool = False
+) -> list[str]:
+    """One line for each value that differs: ``optimizer.learning_rate: 0.01 there, 0.001 now``.
+
+    Args:
+      recorded: nested values as ``to_dict`` wrote them.
+      config: the configuration in force.
+      include_runtime: whether fields made by ``runtime`` count too.
+    """
+    then = dict(_added_defaults(config)) | dict(_flatten_mapping(recorded))
+    now = dict(_flatten_mapping(to_dict(config)))
+    ignored = set() if include_runtime else set(_runtime_fields(config))
+    lines = []
+    for name in sorted((then.keys() | now.keys()) - ignored):
+        old, new = then.get(name, "absent"), now.get(name, "absent")
+        if not _equal(old, new):
+            lines.append(f"{name}: {old!r} there, {new!r} now")
+    return lines
+
+
+def _flatten_mapping(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten_mapping(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, list(value) if isinstance(value, tuple) else value
+
+
+def _runtime_fields(config: Any, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _runtime_fields(value, f"{prefix}{field.name}.")
+        elif field.metadata.get("runtime"):
+            yield prefix + field.name
+
+
+def _added_defaults(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _added_defaults(value, f"{prefix}{field.name}.")
+        elif field.metadata.get("added"):
+            yield prefix + field.name, field.default
+
+
+def _equal(old: Any, new: Any) -> bool:
+    both_numbers = isinstance(old, int | float) and isinstance(new, int | float)
+    if both_numbers and math.isnan(old) and math.isnan(new):
+        return True
+    return bool(old == new)

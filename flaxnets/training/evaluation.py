@@ -9,8 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from flaxnets.metrics import MeanAccumulator
-from flaxnets.training.config import Scorer
-from flaxnets.training.data import Data
+from flaxnets.training.config import Data, Scorer
 from flaxnets.training.parallel import Strategy
 from flaxnets.typing import PyTree
 

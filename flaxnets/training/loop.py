@@ -6,26 +6,30 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tqdm
+from jax.experimental.compilation_cache import compilation_cache
 
-from flaxnets.training.checkpoint import Checkpointer
-from flaxnets.training.compilation_cache import use_compilation_cache
+from flaxnets.tasks.task import Task
+from flaxnets.training.checkpoint import Checkpointer, Position, check_order
 from flaxnets.training.config import Config
 from flaxnets.training.distributed import from_first, is_first, synchronize
 from flaxnets.training.evaluation import evaluate
-from flaxnets.training.initialization import initialize_from
-from flaxnets.training.interruption import Interruption
+from flaxnets.training.finetune import initialize_from
+from flaxnets.training.metric_writer import MetricsWriter, Window, read_metrics, summary
 from flaxnets.training.optimizer import make_optimizer, make_schedule
 from flaxnets.training.parallel import Strategy, make_strategy
-from flaxnets.training.position import Position, check_order
+from flaxnets.training.preemption import Interruption
 from flaxnets.training.profile import Profile
-from flaxnets.training.state import TrainState, count_parameters, initialize_variables, make_state
+from flaxnets.training.state import (
+    TrainState,
+    count_parameters,
+    initialize_variables,
+    make_state,
+)
 from flaxnets.training.step import make_evaluation_step, make_train_step
-from flaxnets.training.task import Task
-from flaxnets.training.window import Window, summary
 from flaxnets.training.workdir import Workdir
-from flaxnets.training.writers import MetricsWriter, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -293,3 +297,21 @@ def make_variables(
     """The variables before the first step: random, then what the experiment puts in."""
     variables = initialize_variables(model, task, batch, config.seed)
     return dict(config.initial_variables(variables))
+
+
+# Compiled programs that outlive the process.
+
+
+def use_compilation_cache(folder: str) -> None:
+    """Keeps programs that took a second or more to compile in a folder, for later processes.
+
+    A program is found again by its code, its options, the devices and the version of JAX. The
+    setting is that of the whole process.
+
+    Args:
+      folder: made when missing; several processes may share it. Empty: nothing changes.
+    """
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        # Or a process that has compiled anything stays with what it had before.
+        compilation_cache.reset_cache()

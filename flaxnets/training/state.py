@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxnets.training.task import Task
+from flaxnets.tasks.task import Task
 from flaxnets.typing import Array, PyTree
 
 

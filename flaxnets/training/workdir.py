@@ -10,8 +10,7 @@ from typing import Any
 
 import filelock
 
-from flaxnets.training.config import Config, to_dict
-from flaxnets.training.differences import differences
+from flaxnets.training.config import Config, differences, to_dict
 
 
 class WorkdirError(Exception):

@@ -27,9 +27,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxnets.training.checkpoint import Checkpointer
-from flaxnets.training.digests import FILE, damaged_files
-from flaxnets.training.writers import read_metrics
+from flaxnets.training.checkpoint import FILE, Checkpointer, damaged_files
+from flaxnets.training.metric_writer import read_metrics
 from tests.launch.jobs import Job
 from tests.launch.regression import NUM_EXAMPLES, read_trace
 

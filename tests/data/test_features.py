@@ -12,7 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.features import FeatureSource, cache_directory, digest_file, write_features
+from data.features import (
+    FeatureSource,
+    cache_directory,
+    digest_file,
+    write_features,
+)
 
 KEY = {"encoder": "mean", "weights": "0" * 64, "preprocessing": "none", "source": "random 7"}
 FRAMES = 4

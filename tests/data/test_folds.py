@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from data.folds import FoldExamples
-from data.synthetic import MovingShapes
+from data.moving_shapes.source import MovingShapes
+from data.sources import FoldExamples
 
 
 def places(num_examples: int, num_folds: int, fold: int) -> dict[str, set[int]]:

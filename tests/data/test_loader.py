@@ -8,11 +8,18 @@ import threading
 import numpy as np
 import pytest
 
-from data.augmentation import SpatialTransform
-from data.clips import DecodeClip, VideoSource
 from data.loader import Loader, TooManyBadExamples
-from data.sampling import UniformClip
-from tests.data.numbers import Numbers, assert_same, end_at_seven, fail_at_seven, make_loader, take
+from data.video.clips import DecodeClip, VideoSource
+from data.video.sampling import UniformClip
+from data.video.transforms import SpatialTransform
+from tests.data.numbers import (
+    Numbers,
+    assert_same,
+    end_at_seven,
+    fail_at_seven,
+    make_loader,
+    take,
+)
 from tests.data.video_files import truncate, write_video
 
 

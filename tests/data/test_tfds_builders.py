@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import synthetic
+from data.moving_shapes import source
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,10 +24,10 @@ def test_moving_shapes_is_prepared_and_read_back_without_tensorflow(tmp_path: Pa
 
     assert builder.name == "moving_shapes"
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == sizes
-    assert tuple(builder.info.features["label"].names) == synthetic.CLASSES
+    assert tuple(builder.info.features["label"].names) == source.CLASSES
     for split, size in sizes.items():
         read = builder.as_data_source(split=split)
-        drawn = synthetic.MovingShapes(split, size, seed=7)
+        drawn = source.MovingShapes(split, size, seed=7)
         assert len(read) == size
         for index in range(size):
             example, expected = read[index], drawn[index]
@@ -40,7 +40,9 @@ def test_moving_shapes_is_prepared_and_read_back_without_tensorflow(tmp_path: Pa
     assert "tensorflow" not in sys.modules
 
 
-@pytest.mark.parametrize("module", ["data.synthetic", "data.tfds_builders.moving_shapes"])
+@pytest.mark.parametrize(
+    "module", ["data.moving_shapes.source", "data.tfds_builders.moving_shapes"]
+)
 def test_import_loads_neither_tensorflow_nor_jax(module: str) -> None:
     code = (
         f"import sys, {module}; "

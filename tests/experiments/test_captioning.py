@@ -8,13 +8,12 @@ import optax
 import pytest
 from PIL import Image
 
-from data.captions import Vocabulary
+from data.captions.vocabulary import Vocabulary
 from experiments import scst, show_attend_tell
-from experiments.caption_consensus import count_frequencies, weigh_captions
-from experiments.caption_data import read_split, training_views
-from experiments.captioning import VOCABULARY
-from flaxnets.training.checkpoint import Checkpointer
-from flaxnets.training.position import Position
+from experiments.captioning.caption_weights import count_frequencies, weigh_captions
+from experiments.captioning.config import VOCABULARY
+from experiments.captioning.data import read_split, training_views
+from flaxnets.training.checkpoint import Checkpointer, Position
 from flaxnets.training.state import make_state
 from flaxnets.training.workdir import Workdir
 from tests.launch.captioners import make_config, make_flickr8k

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.experiment import load_experiment
+from launch.program import load_experiment
 
 SMOKE = f"{Path(__file__).parents[2] / 'experiments/moving_shapes.py'}:smoke"
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import jax
 import pytest
 
-from data import java_scorers
-from experiments.captioning import CaptionConfig
-from flaxnets.training import inference
+from data.captions import java_scorers
+from experiments.captioning.config import CaptionConfig
+from flaxnets.inference import trained_model
+from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.config import Config
-from flaxnets.training.inference import TrainedModel, read_predictions
 from flaxnets.training.loop import train
+from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.workdir import Workdir
-from flaxnets.training.writers import read_metrics
-from launch.experiment import load_experiment
+from launch.program import load_experiment
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 
@@ -68,7 +68,7 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     # checkpoint all of them, for one experiment of a kind: each compiles the search once more.
     strategy = DataParallel(jax.devices()[:1])
     if name not in ("moving_shapes.py", "show_attend_tell.py"):
-        monkeypatch.setattr(inference, "DataParallel", lambda: strategy)
+        monkeypatch.setattr(trained_model, "DataParallel", lambda: strategy)
     with Workdir(tmp_path) as workdir:
         workdir.claim(f"{FOLDER / name}:smoke", config)
         outcome = train(config, workdir, strategy=strategy, show_progress=False)

@@ -9,12 +9,11 @@ import numpy as np
 import optax
 from PIL import Image
 
-from flaxnets.training.checkpoint import Checkpointer
-from flaxnets.training.inference import TrainedModel
-from flaxnets.training.position import Position
+from flaxnets.inference.trained_model import TrainedModel
+from flaxnets.training.checkpoint import Checkpointer, Position
 from flaxnets.training.state import initialize_variables, make_state
 from flaxnets.training.workdir import Workdir
-from launch.experiment import load_experiment
+from launch.program import load_experiment
 
 EXPERIMENT = "experiments/show_attend_tell.py"
 CAPTIONS = ("A red dog runs .", "Two men stand by the water", "The dog's ball is big")

@@ -22,7 +22,7 @@ def free_port() -> int:
 class Job:
     """``python -m MODULE`` as so many processes; what is left of them ends with ``with``.
 
-    Each is told of the others by the flags of ``launch.processes``, a single one of nobody.
+    Each is told of the others by the flags of ``launch.program``, a single one of nobody.
 
     Args:
       module: as ``launch.train``.

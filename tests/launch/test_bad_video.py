@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from flaxnets.training.writers import read_metrics
+from flaxnets.training.metric_writer import read_metrics
 from tests.data.video_files import truncate, write_video
-from tests.launch.programs import finish, sentence, start, succeed
+from tests.launch.programs import (
+    finish,
+    sentence,
+    start,
+    succeed,
+)
 
 CLASSES = ("Archery", "Bowling", "Diving")
 GROUPS = range(1, 5)  # The first tests, the second validates.

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from data.images import ImageTransform, read_image
-from experiments import caption_data, caption_prediction
-from flaxnets.training.caption_inference import Captioned, TrainedCaptioner
-from flaxnets.training.inference import TrainedModel, read_predictions
+from data.captions.images import ImageTransform, read_image
+from experiments.captioning import data as caption_data
+from flaxnets.inference.trained_captioner import Captioned, TrainedCaptioner
+from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.workdir import Workdir
-from launch.experiment import load_experiment
+from launch.program import load_experiment
 from tests.launch.captioners import make_config, make_flickr8k, make_run
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def files(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Nine images; the models are made without their encoder."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(caption_prediction, "make_encode", lambda pool: encode)
+    monkeypatch.setattr(caption_data, "make_encode", lambda pool: encode)
     monkeypatch.setattr(caption_data, "load_maps", encode_all)
     return sorted(map(str, (root / "Flicker8k_Dataset").glob("*.jpg")))[:9]
 

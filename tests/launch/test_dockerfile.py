@@ -10,9 +10,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from launch.jobset import USER
-from launch.jobset_options import HOME
-from launch.submission import CODE
+from launch.clusters.jobs import CODE
+from launch.clusters.jobset import HOME, USER
 from tests.launch.programs import ROOT
 
 

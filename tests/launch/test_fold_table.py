@@ -5,7 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from launch.fold_table import Right, fold_mean, format_table, record
+from launch.crossvalidate import (
+    Right,
+    fold_mean,
+    format_table,
+    record,
+)
 
 
 def cells(table: str, name: str) -> list[str]:

@@ -7,10 +7,21 @@ import pytest
 
 from flaxnets.training.cost import Cost, Memory
 from flaxnets.training.flops import Flops
-from launch.cpu_speed import CpuSpeed
-from launch.devices import DEVICES, GIB, Device, find_device
-from launch.plan_text import fit
-from tests.launch.programs import MOVING_SHAPES, finish, sentence, start, succeed
+from launch.plan_report import (
+    DEVICES,
+    GIB,
+    CpuSpeed,
+    Device,
+    find_device,
+    fit,
+)
+from tests.launch.programs import (
+    MOVING_SHAPES,
+    finish,
+    sentence,
+    start,
+    succeed,
+)
 
 DEVICE = Device("cuda", {"bfloat16": 2e12, "float32": 1e12}, 10 * GIB)
 

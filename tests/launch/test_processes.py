@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+from flaxnets.inference.trained_model import read_predictions
 from flaxnets.training.checkpoint import Checkpointer
-from flaxnets.training.inference import read_predictions
-from flaxnets.training.writers import read_metrics
+from flaxnets.training.metric_writer import read_metrics
 from tests.launch.jobs import Job, free_port
 from tests.launch.regression import NUM_EXAMPLES, read_trace
 

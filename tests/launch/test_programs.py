@@ -10,7 +10,13 @@ from pathlib import Path
 import filelock
 import pytest
 
-from tests.launch.programs import MOVING_SHAPES, finish, sentence, start, succeed
+from tests.launch.programs import (
+    MOVING_SHAPES,
+    finish,
+    sentence,
+    start,
+    succeed,
+)
 
 Done = subprocess.CompletedProcess[str]
 

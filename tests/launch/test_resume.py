@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 
 from flaxnets.training.checkpoint import Checkpointer
-from flaxnets.training.writers import read_metrics
-from tests.launch.programs import MOVING_SHAPES, finish, start, succeed
+from flaxnets.training.metric_writer import read_metrics
+from tests.launch.programs import (
+    MOVING_SHAPES,
+    finish,
+    start,
+    succeed,
+)
 
 STEPS = 8
 UNFINISHED = ".orbax-checkpoint-tmp"

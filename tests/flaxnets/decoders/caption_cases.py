@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.decoders.caption import CaptionDecoder
-from flaxnets.decoders.caption_cells import MaxoutLSTMCell
-from flaxnets.decoders.hard_attention import HardAttention
+from flaxnets.decoders.cells import MaxoutLSTMCell
+from flaxnets.decoders.decoder import CaptionDecoder
 from flaxnets.decoders.show_and_tell import FactoredLRCN, ShowAndTell
-from flaxnets.decoders.soft_attention import Att2in, SoftAttention
+from flaxnets.decoders.show_attend_tell import Att2in, HardAttention, SoftAttention
 from flaxnets.decoders.up_down import UpDown
 from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from tests.flaxnets.decoders import caption_reference as reference

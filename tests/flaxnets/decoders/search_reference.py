@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.decoders.search import BOS, EOS, PAD, UNK, Advance
+from flaxnets.decoders.search import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    Advance,
+)
 from flaxnets.typing import Array
 
 VOCABULARY = 7

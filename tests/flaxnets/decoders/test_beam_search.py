@@ -10,7 +10,12 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flaxnets.decoders.beam_search import largest
-from flaxnets.decoders.search import EOS, Hypotheses, beam_search, greedy_search
+from flaxnets.decoders.search import (
+    EOS,
+    Hypotheses,
+    beam_search,
+    greedy_search,
+)
 from tests.flaxnets.decoders.search_reference import (
     Decoder,
     answers_of,

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from flaxnets.decoders.sampling import truncate
-from flaxnets.decoders.search import EOS, UNK, Hypotheses, greedy_search, sample
+from flaxnets.decoders.search import (
+    EOS,
+    UNK,
+    Hypotheses,
+    greedy_search,
+    sample,
+)
 from flaxnets.typing import Array
 from tests.flaxnets.decoders.search_reference import (
     WORDS,

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from flaxnets.encoders.efficientnet_lite import STAGES, EfficientNetLite0
-from flaxnets.spatial.chunks import map_in_chunks
+from flaxnets.layers.batch_sharding import map_in_chunks
 
 SIZE = 40  # Not a multiple of 32: odd maps, uneven padding.
 N = 4

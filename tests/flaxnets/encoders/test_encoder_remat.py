@@ -16,7 +16,7 @@ from flaxnets.encoders.mobilenet_v2 import MobileNetV2
 from flaxnets.encoders.resnet import ResNet
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.encoders.vgg import VGG
-from flaxnets.spatial.chunks import map_in_chunks
+from flaxnets.layers.batch_sharding import map_in_chunks
 from tests.flaxnets.encoders.cases import draw_images, shapes_of
 from tests.flaxnets.encoders.weights import draw_variables
 

@@ -11,12 +11,11 @@ import safetensors.numpy
 
 from flaxnets.encoders.encoder import Encoder
 from flaxnets.encoders.googlenet import GoogLeNet
-from flaxnets.encoders.pretrained import fit_weights, load_pretrained
-from flaxnets.encoders.pth import read_pth
+from flaxnets.encoders.pretrained import fit_weights, load_pretrained, read_weights
 from flaxnets.encoders.resnet import ResNet
 from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.encoders.torch_checkpoint import read_pth
 from flaxnets.encoders.vgg import VGG
-from flaxnets.encoders.weight_files import read_weights
 from tests.flaxnets.encoders.record_torchvision import draw_weight, make_network, read_shapes
 from tests.flaxnets.encoders.weights import draw_state, draw_variables
 

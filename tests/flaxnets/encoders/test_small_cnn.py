@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.encoders.small_cnn import ACTIVATIONS, DOWNSAMPLINGS, NORMALIZATIONS, SmallCNN
+from flaxnets.encoders.small_cnn import (
+    ACTIVATIONS,
+    DOWNSAMPLINGS,
+    NORMALIZATIONS,
+    SmallCNN,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 1), np.uint8)
 

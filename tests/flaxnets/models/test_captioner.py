@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 
 from flaxnets.decoders.show_and_tell import ShowAndTell
-from flaxnets.decoders.soft_attention import SoftAttention
+from flaxnets.decoders.show_attend_tell import SoftAttention
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.models.captioner import Captioner
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.layers import Recurrent
-from tests.flaxnets.models.networks import (
-    ThreeLevels,
-    every_parameter_trains,
-    random_variables,
-)
+from tests.flaxnets.models.networks import ThreeLevels, every_parameter_trains, random_variables
 
 B, C, L, V, T, S = 3, 2, 4, 8, 4, 8
 RNG = np.random.default_rng(0)

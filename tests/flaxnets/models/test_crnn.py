@@ -9,18 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.decoders.classifier import ClipClassifier, StepClassifier
-from flaxnets.decoders.pooling import AttentionPooling, pool_max
 from flaxnets.encoders.pixels import DownsampledFrames, normalize_pixels
 from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.heads.classifier import ClipClassifier, StepClassifier
+from flaxnets.heads.pooling import AttentionPooling, pool_max
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
-from tests.flaxnets.models.networks import (
-    RunningSum,
-    ThreeLevels,
-    random_variables,
-)
+from tests.flaxnets.models.networks import RunningSum, ThreeLevels, random_variables
 
 B, T, S = 3, 4, 8
 LENGTHS = np.array([4, 2, 1], np.int32)

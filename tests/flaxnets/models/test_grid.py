@@ -7,9 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from flaxnets.decoders.classifier import ClipClassifier, StepClassifier
-from flaxnets.decoders.pooling import AttentionPooling, pool_last, pool_max, pool_mean
 from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.heads.classifier import ClipClassifier, StepClassifier
+from flaxnets.heads.pooling import (
+    AttentionPooling,
+    pool_last,
+    pool_max,
+    pool_mean,
+)
 from flaxnets.models.crnn import CRNN
 from flaxnets.models.multi_level import MultiLevelCRNN
 from flaxnets.models.stream_fusion import StreamFusion

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.decoders.classifier import StepClassifier
+from flaxnets.heads.classifier import StepClassifier
 from flaxnets.models.crnn import CRNN
 from flaxnets.models.late_fusion import LateFusion, StreamProjection
 from flaxnets.recurrent.cells import LSTMCell

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.decoders.classifier import ClipClassifier, StepClassifier
-from flaxnets.decoders.pooling import pool_last
+from flaxnets.heads.classifier import ClipClassifier, StepClassifier
+from flaxnets.heads.pooling import pool_last
 from flaxnets.models.multi_level import MultiLevelCRNN
-from flaxnets.training.video_classification import VideoClassification
+from flaxnets.tasks.video_classification import VideoClassification
 from tests.flaxnets.models.networks import (
     RunningSum,
     ThreeLevels,

@@ -10,15 +10,15 @@ import numpy as np
 import optax
 import pytest
 
-from data.audio import audio_steps, log_mel
-from flaxnets.decoders.classifier import ClipClassifier, StepClassifier
-from flaxnets.decoders.pooling import pool_last
+from data.audio.log_mel import audio_steps, log_mel
 from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.heads.classifier import ClipClassifier, StepClassifier
+from flaxnets.heads.pooling import pool_last
 from flaxnets.models.crnn import CRNN
 from flaxnets.models.stream_fusion import StreamFusion
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import Recurrent
-from flaxnets.training.video_classification import VideoClassification
+from flaxnets.tasks.video_classification import VideoClassification
 from tests.flaxnets.models.networks import RunningSum, every_parameter_trains, random_variables
 
 B, T, S, K = 3, 4, 8, 5

@@ -11,7 +11,13 @@ import numpy as np
 
 from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
 from tests.flaxnets.recurrent import reference
-from tests.flaxnets.recurrent.cases import FLOAT64, B, D, F, T
+from tests.flaxnets.recurrent.cases import (
+    FLOAT64,
+    B,
+    D,
+    F,
+    T,
+)
 
 Params = Mapping[str, np.ndarray]
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.recurrent.initializers import orthogonal, per_gate
+from flaxnets.recurrent.cells import orthogonal, per_gate
 
 
 @pytest.mark.parametrize("size", [1, 5, 256])

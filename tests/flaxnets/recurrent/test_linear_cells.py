@@ -21,7 +21,12 @@ from tests.flaxnets.recurrent.cases import (
     assert_close,
     call_scan,
 )
-from tests.flaxnets.recurrent.linear_cases import LINEAR_CASES, LinearCase, draw_like, weigh
+from tests.flaxnets.recurrent.linear_cases import (
+    LINEAR_CASES,
+    LinearCase,
+    draw_like,
+    weigh,
+)
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 every_cell = pytest.mark.parametrize("case", LINEAR_CASES, ids=str)

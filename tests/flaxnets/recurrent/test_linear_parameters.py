@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from flaxnets.recurrent.layers import Recurrent
-from flaxnets.recurrent.linear_cell import LinearCell
-from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
+from flaxnets.recurrent.linear_cells import LinearCell, LRUCell, MinGRUCell, MinLSTMCell
 from flaxnets.recurrent.scan import scan_cell
 
 D, F = 5, 4

@@ -9,11 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.recurrent.linear_recurrence import (
-    gated_average,
-    linear_recurrence,
-    plain_recurrence,
-)
+from flaxnets.recurrent.linear_recurrence import gated_average, linear_recurrence, plain_recurrence
 from tests.flaxnets.recurrent.cases import assert_close
 from tests.flaxnets.recurrent.linear_cases import draw_like, weigh
 

@@ -14,11 +14,18 @@ import numpy as np
 
 from data.loader import Loader
 from flaxnets.decoders.search import SearchOptions
-from flaxnets.training.captioning import Captioning
+from flaxnets.tasks.captioning import Captioning
 from flaxnets.training.evaluation import evaluate, gather_records
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.step import make_evaluation_step
-from tests.flaxnets.training.table_captioner import L, R, TableCaptioner, V, captions, variables_of
+from tests.flaxnets.tasks.table_captioner import (
+    L,
+    R,
+    TableCaptioner,
+    V,
+    captions,
+    variables_of,
+)
 
 NUM_EXAMPLES, BATCH_SIZE = 11, 4
 UNREADABLE = (2, 7, 9)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.training.video_classification import VideoClassification
+from flaxnets.tasks.video_classification import VideoClassification
 
 B, T, M, K = 4, 3, 2, 6
 KINDS = ["per_step", "clip", "linear_gain"]

@@ -7,8 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.spatial.normalization import BatchNorm
-from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
+from flaxnets.layers.normalization import BatchNorm
+from flaxnets.typing import (
+    Array,
+    Batch,
+    PRNGKey,
+    PyTree,
+    Sums,
+)
 
 WIDTH = 3
 

@@ -9,23 +9,23 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flaxnets.decoders.classifier import StepClassifier
 from flaxnets.decoders.search import SearchOptions
-from flaxnets.decoders.soft_attention import SoftAttention
+from flaxnets.decoders.show_attend_tell import SoftAttention
 from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.heads.classifier import StepClassifier
 from flaxnets.models.captioner import Captioner
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.layers import Recurrent
-from flaxnets.training.captioning import Captioning
+from flaxnets.tasks.captioning import Captioning
+from flaxnets.tasks.task import Task
+from flaxnets.tasks.video_classification import VideoClassification
 from flaxnets.training.config import OptimizerConfig
 from flaxnets.training.evaluation import evaluate
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.parallel import Strategy
 from flaxnets.training.state import TrainState, initialize_variables, make_state
 from flaxnets.training.step import make_evaluation_step, make_train_step
-from flaxnets.training.task import Task
-from flaxnets.training.video_classification import VideoClassification
 
 BATCH_SIZE, NUM_STEPS, NUM_EVALUATED = 16, 20, 21
 KINDS = ("crnn", "captioner")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from flaxnets.training.inference import TrainedModel
+from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.loop import train
+from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.workdir import Workdir
-from flaxnets.training.writers import read_metrics
 from tests.flaxnets.training.tiny import TinyConfig
 
 

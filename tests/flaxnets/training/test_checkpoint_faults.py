@@ -10,8 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.training.checkpoint import Checkpointer, CheckpointNotWritten, DamagedCheckpoint
-from flaxnets.training.position import Position
+from flaxnets.training.checkpoint import (
+    Checkpointer,
+    CheckpointNotWritten,
+    DamagedCheckpoint,
+    Position,
+)
 from flaxnets.training.state import TrainState
 
 SIZE = 50_000

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from flaxnets.training.compilation_cache import use_compilation_cache
+from flaxnets.training.loop import use_compilation_cache
 
 
 def test_the_folder_is_filled_from_then_on(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from flaxnets.training.config import (
     Config,
     OptimizerConfig,
     added,
+    differences,
     flatten,
     nearest,
     runtime,
     to_dict,
     update,
 )
-from flaxnets.training.differences import differences
 
 
 @dataclasses.dataclass

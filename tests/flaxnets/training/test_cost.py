@@ -12,7 +12,7 @@ from flaxnets.training.loop import close_batches, make_variables
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.state import make_state
 from flaxnets.training.step import make_train_step
-from launch.experiment import load_experiment
+from launch.program import load_experiment
 
 SPECS = ("experiments/moving_shapes.py:smoke", "experiments/show_attend_tell.py:smoke")
 

@@ -15,9 +15,9 @@ from flaxnets.training.distributed import (
     leave,
     synchronize,
 )
-from flaxnets.training.interruption import Interruption
+from flaxnets.training.metric_writer import MetricsWriter
+from flaxnets.training.preemption import Interruption
 from flaxnets.training.workdir import Workdir
-from flaxnets.training.writers import MetricsWriter
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,15 @@ import jax
 import pytest
 
 from flaxnets.training.checkpoint import Checkpointer
-from flaxnets.training.loop import OnEvaluation, Outcome, _Run, train
+from flaxnets.training.loop import (
+    OnEvaluation,
+    Outcome,
+    _Run,
+    train,
+)
+from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.workdir import Workdir
-from flaxnets.training.writers import read_metrics
 from tests.flaxnets.training.tiny import TinyConfig, TinyData
 
 ORIGINAL, SAVE = TinyData.batches, _Run.save

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.decoders.classifier import StepClassifier
-from flaxnets.decoders.soft_attention import SoftAttention
+from flaxnets.decoders.show_attend_tell import SoftAttention
 from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.heads.classifier import StepClassifier
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvLSTMCell

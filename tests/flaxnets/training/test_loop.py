@@ -10,14 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from flaxnets.training.checkpoint import Checkpointer
-from flaxnets.training.inference import TrainedModel, read_predictions
+from flaxnets.inference.trained_model import TrainedModel, read_predictions
+from flaxnets.training.checkpoint import Checkpointer, DataChanged
 from flaxnets.training.loop import Outcome, train
+from flaxnets.training.metric_writer import NonFiniteLoss, read_metrics
 from flaxnets.training.parallel import DataParallel
-from flaxnets.training.position import DataChanged
-from flaxnets.training.window import NonFiniteLoss
 from flaxnets.training.workdir import Workdir
-from flaxnets.training.writers import read_metrics
 from tests.flaxnets.training.tiny import TinyConfig, TinyData
 
 ONE_DEVICE = DataParallel(jax.devices()[:1])

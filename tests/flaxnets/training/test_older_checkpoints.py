@@ -10,8 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from flaxnets.training.checkpoint import Checkpointer
-from flaxnets.training.position import Position
+from flaxnets.training.checkpoint import Checkpointer, Position
 from flaxnets.training.state import make_state
 
 

@@ -11,11 +11,15 @@ from jax.sharding import PartitionSpec
 
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.models.crnn import CRNN
-from flaxnets.training.axis_names import with_axis_name
-from flaxnets.training.parallel import DataParallel, make_strategy, partition
+from flaxnets.training.parallel import DataParallel, make_strategy, partition, with_axis_name
 from flaxnets.training.state import TrainState, make_state
 from flaxnets.training.step import make_train_step
-from tests.flaxnets.training.regression import Line, Regression, rows, variables_of
+from tests.flaxnets.training.regression import (
+    Line,
+    Regression,
+    rows,
+    variables_of,
+)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 
 from flaxnets.training.checkpoint import Checkpointer
 from flaxnets.training.loop import train
+from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.parallel import Strategy, make_strategy
 from flaxnets.training.workdir import Workdir
-from flaxnets.training.writers import read_metrics
 from tests.flaxnets.training.tiny import TinyConfig, TinyData
 
 STRATEGIES = {"jit": {}, "single": {}, "pmap": {}, "fsdp": {"fsdp": 2}}

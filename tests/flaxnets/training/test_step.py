@@ -7,11 +7,17 @@ import numpy as np
 import optax
 import pytest
 
+from flaxnets.training.metric_writer import NonFiniteLoss, Window
 from flaxnets.training.parallel import Strategy, make_strategy
 from flaxnets.training.state import TrainState, make_state
 from flaxnets.training.step import make_train_step
-from flaxnets.training.window import NonFiniteLoss, Window
-from tests.flaxnets.training.regression import Line, Regression, gradient, rows, variables_of
+from tests.flaxnets.training.regression import (
+    Line,
+    Regression,
+    gradient,
+    rows,
+    variables_of,
+)
 
 RATE = 0.1
 # Of 32 rows, in micro-batches of every fourth row: one has none that counts, another one alone.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flaxnets.training.config import Config
+from flaxnets.training.metric_writer import MetricsWriter, read_metrics
 from flaxnets.training.workdir import Workdir, WorkdirError
-from flaxnets.training.writers import MetricsWriter, read_metrics
 
 
 def test_a_workdir_in_use_is_refused_and_free_again_after_a_kill(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from flaxnets.decoders.classifier import StepClassifier
+from flaxnets.heads.classifier import StepClassifier
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import Recurrent
+from flaxnets.tasks.video_classification import VideoClassification
 from flaxnets.training.config import Config
-from flaxnets.training.video_classification import VideoClassification
 
 NUM_CLASSES, STEPS, WIDTH = 3, 4, 6
 

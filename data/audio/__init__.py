@@ -1,0 +1,1 @@
+"""Sound: reading, log-mel spectrograms."""

@@ -1,0 +1,72 @@
+"""Samples of the sound of audio and video files."""
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from data.video.decoding import VideoError
+
+
+class AudioError(VideoError, ValueError):
+    """The sound of a file cannot be read; the message is "path: reason"."""
+
+
+def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
+    """Reads the first audio stream of a file as mono, resampled by FFmpeg.
+
+    Sample 0 is the time of the first picture where the file has any, else of the first sound: sound
+    that begins later is preceded by zeros, what is earlier is cut off. Gaps further on are not
+    filled.
+
+    Args:
+      path: the file, in any container that FFmpeg knows.
+      sample_rate: samples/s of the result.
+
+    Returns:
+      (S,) float32 in [-1,1], the mean of the channels.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      AudioError: the file is unreadable or damaged, or has no sound.
+      ValueError: a sample rate below 1.
+    """
+    if sample_rate < 1:
+        raise ValueError(f"sample_rate: expected at least 1 Hz, received {sample_rate}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: expected a file with sound")
+    parts: list[np.ndarray] = []
+    begin = start = 0.0
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise AudioError(path, "no audio stream")
+            stream = container.streams.audio[0]
+            resampler = av.AudioResampler(format="fltp", rate=sample_rate)
+            for number, frame in enumerate(container.decode(stream)):
+                if number == 0:
+                    begin = frame.time or 0.0
+                    start = _first_picture(container, begin)
+                parts += [piece.to_ndarray() for piece in resampler.resample(frame)]  # (C,n)
+            if parts:
+                parts += [piece.to_ndarray() for piece in resampler.resample(None)]
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AudioError(path, f"its sound is not readable ({reason})") from error
+    if not parts:
+        raise AudioError(path, "no sound in its audio stream")
+    samples = np.clip(np.concatenate(parts, axis=1).mean(axis=0), -1.0, 1.0)
+    late = round((begin - start) * sample_rate)
+    samples = np.pad(samples, (late, 0)) if late > 0 else samples[-late:]
+    return samples.astype(np.float32)
+
+
+def _first_picture(container: Any, otherwise: float) -> float:
+    """Seconds at which the pictures of a file begin."""
+    if not container.streams.video:
+        return otherwise
+    stream = container.streams.video[0]
+    if stream.start_time is None:
+        return otherwise
+    return float(stream.start_time * stream.time_base)

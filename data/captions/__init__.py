@@ -1,0 +1,1 @@
+"""Captions: vocabulary, examples, images, scores."""

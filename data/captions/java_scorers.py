@@ -1,0 +1,168 @@
+"""What needs Java for the scoring of captions: Stanford's tokeniser, METEOR, SPICE.
+
+The jars come with pycocoevalcap. Each function runs one process, and ends it.
+"""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from data.captions.ptb_tokenizer import LINE_BREAKS, PUNCTUATION
+
+
+class ScorerError(RuntimeError):
+    """What Java should compute cannot be had; the message says why."""
+
+
+def find_java() -> str | None:
+    """Path of the ``java`` program, None where there is none."""
+    return shutil.which("java")
+
+
+def tokenize_all(captions: Sequence[str]) -> list[str]:
+    """Captions in the words of CoreNLP's PTBTokenizer, as pycocoevalcap runs it.
+
+    Args:
+        captions: read by the original as the lines of one text.
+
+    Returns:
+        For each caption its tokens without pycocoevalcap's punctuation, joined by blanks.
+
+    Raises:
+        ScorerError: there is no Java, or the tokeniser fails.
+    """
+    jar = _package("tokenizer") / "stanford-corenlp-3.4.1.jar"
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "captions.txt"
+        text.write_text("\n".join(LINE_BREAKS.sub(" ", caption) for caption in captions), "utf-8")
+        tokenizer = "edu.stanford.nlp.process.PTBTokenizer"
+        command = ["-cp", str(jar), tokenizer, "-preserveLines", "-lowerCase", str(text)]
+        lines = _run(command).split("\n")
+    if len(lines) < len(captions):
+        raise ScorerError(f"the tokeniser gave {len(lines)} lines for {len(captions)} captions")
+    return [
+        " ".join(token for token in line.rstrip().split(" ") if token not in PUNCTUATION)
+        for line in lines[: len(captions)]
+    ]
+
+
+def meteor(
+    references: Mapping[int, list[str]], candidates: Mapping[int, list[str]]
+) -> tuple[float, list[float]]:
+    """METEOR 1.5 by pycocoevalcap's scorer: Denkowski and Lavie, 2014.
+
+    Args:
+        references: tokenised captions by number.
+        candidates: the tokenised candidate of each, in a list of one.
+
+    Returns:
+        The score of the corpus and those of the images in the references' order, in [0,1].
+
+    Raises:
+        ScorerError: there is no Java, or METEOR fails.
+    """
+    if find_java() is None:
+        raise ScorerError("there is no java on PATH")
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    try:
+        scorer = Meteor()
+    except OSError as error:
+        raise ScorerError(f"java does not start: {error}") from error
+    process = scorer.meteor_p
+    try:
+        score, scores = scorer.compute_score(references, candidates)
+    except (OSError, ValueError) as error:
+        raise ScorerError(f"its process fails: {error}") from error
+    finally:
+        # The scorer's own clean-up waits for this lock for ever once a call has failed, and
+        # leaves two pipes open.
+        if scorer.lock.locked():
+            scorer.lock.release()
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            with contextlib.suppress(OSError):
+                stream.close()
+    return float(score), [float(score) for score in scores]
+
+
+def spice(
+    references: Mapping[int, list[str]], candidates: Mapping[int, list[str]]
+) -> tuple[float, list[float]]:
+    """SPICE 1.0 with the jar of pycocoevalcap: Anderson et al., 2016, arXiv:1607.08822.
+
+    Its scorer would download 380 MB unasked, write into the installed package and print; so the
+    jar is called here as the scorer calls it, without a cache.
+
+    Args:
+        references: tokenised captions by number.
+        candidates: the tokenised candidate of each, in a list of one.
+
+    Returns:
+        The mean of the images' F-scores, and these in the references' order, in [0,1].
+
+    Raises:
+        ScorerError: there is no Java, the models are not there, or SPICE fails.
+    """
+    folder = _package("spice")
+    if find_java() is None:
+        raise ScorerError("there is no java on PATH")
+    if not (folder / "lib" / "stanford-corenlp-3.6.0-models.jar").is_file():
+        raise ScorerError(
+            "CoreNLP 3.6.0's models are missing: python -m "
+            "pycocoevalcap.spice.get_stanford_models downloads them"
+        )
+    examples = [
+        {"image_id": number, "test": candidates[number][0], "refs": captions}
+        for number, captions in references.items()
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        captions, results = Path(scratch) / "captions.json", Path(scratch) / "scores.json"
+        captions.write_text(json.dumps(examples), "utf-8")
+        jar = ["-Xmx8G", "-jar", "spice-1.0.jar"]
+        _run([*jar, str(captions), "-out", str(results), "-subset", "-silent"], folder)
+        try:
+            found = {
+                result["image_id"]: float(result["scores"]["All"]["f"])
+                for result in json.loads(results.read_text("utf-8"))
+            }
+            scores = [found[number] for number in references]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ScorerError(f"its results cannot be read: {error!r}") from error
+    return sum(scores) / len(scores), scores
+
+
+def _run(arguments: Sequence[str], folder: Path | None = None) -> str:
+    """Runs Java; gives its standard output, and keeps the error output to itself."""
+    java = find_java()
+    if java is None:
+        raise ScorerError("there is no java on PATH")
+    try:
+        done = subprocess.run([java, *arguments], cwd=folder, capture_output=True, check=True)
+    except OSError as error:
+        raise ScorerError(f"java does not start: {error}") from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise ScorerError(
+            f"java ended with status {error.returncode}: {said[0] if said else 'no message'}"
+        ) from error
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _package(name: str) -> Path:
+    """Folder of one of pycocoevalcap's subpackages, where its jar lies."""
+    try:
+        spec = find_spec(f"pycocoevalcap.{name}")
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            "the scorers of captions are not installed: pip install 'flaxnets[captions]'"
+        )
+    return Path(spec.submodule_search_locations[0])

@@ -1,0 +1,200 @@
+"""BLEU, METEOR, ROUGE-L, CIDEr-D and SPICE of captions, by pycocoevalcap's scorers.
+
+Papineni et al., 2002; Denkowski and Lavie, 2014; Lin, 2004; Vedantam et al., 2015,
+arXiv:1411.5726; Anderson et al., 2016, arXiv:1607.08822. The numbers in papers come from these
+scorers. METEOR and SPICE need Java; the rest works without.
+
+What pycocoevalcap does and a reader might not expect: CIDEr's document frequencies are those of
+the references given, so the score of a caption depends on the other images (and is 0 where there
+is one image only); BLEU of the corpus is no mean of the images' BLEU; "CIDEr" is CIDEr-D.
+"""
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from data.captions import java_scorers
+from data.captions.ptb_tokenizer import tokenize
+
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
+WITHOUT_JAVA = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
+
+Key = TypeVar("Key", bound=Hashable)
+Tokenizer = Literal["ours", "stanford"]
+# Tokenised captions by number of the image, in the form that the scorers take.
+_Captions = dict[int, list[str]]
+_Scored = dict[str, tuple[float, Sequence[float]]]
+
+
+@dataclass(frozen=True)
+class CaptionScores(Generic[Key]):
+    """Scores of candidate captions.
+
+    Attributes:
+        corpus: score of the whole by metric, in METRICS' order; in [0,1], CIDEr in [0,10].
+        per_image: for each metric the score of each image.
+        left_out: a sentence that says which of the wanted scores are missing and why; "" if none.
+    """
+
+    corpus: dict[str, float]
+    per_image: dict[str, dict[Key, float]]
+    left_out: str = ""
+
+
+class CaptionScorer(Generic[Key]):
+    """Scores candidates against references that are tokenised once.
+
+    Args:
+        references: the captions of each image; at least one, with at least one word among all.
+        tokenizer: "ours" (``data.captions.ptb_tokenizer``) or "stanford", which needs Java.
+
+    Raises:
+        ValueError: there are no references, or something is not a caption.
+        ModuleNotFoundError: the extra ``captions`` is not installed.
+        data.captions.java_scorers.ScorerError: Stanford's tokeniser does not run.
+    """
+
+    def __init__(
+        self, references: Mapping[Key, Sequence[str]], *, tokenizer: Tokenizer = "ours"
+    ) -> None:
+        if tokenizer not in ("ours", "stanford"):
+            raise ValueError(f"tokenizer: expected 'ours' or 'stanford', received {tokenizer!r}")
+        if not references:
+            raise ValueError("references: expected at least one image, received none")
+        for key, captions in references.items():
+            if isinstance(captions, str) or not captions:
+                raise ValueError(
+                    f"references[{key!r}]: expected a list of captions, received {captions!r}"
+                )
+            for caption in captions:
+                _check_caption(f"references[{key!r}]", caption)
+        self._pure = _pure_scorers()
+        self._tokenizer = tokenizer
+        self._keys = tuple(references)
+        words = iter(self._tokenize([c for captions in references.values() for c in captions]))
+        self._references: _Captions = {
+            number: [next(words) for _ in captions]
+            for number, captions in enumerate(references.values())
+        }
+        if not any(caption for captions in self._references.values() for caption in captions):
+            raise ValueError("references: expected words, received punctuation only")
+
+    def score(
+        self, candidates: Mapping[Key, str], *, metrics: Collection[str] | None = None
+    ) -> CaptionScores[Key]:
+        """Scores one candidate for each image.
+
+        Args:
+            candidates: a caption for each key of the references. One without words scores 0.
+            metrics: names out of METRICS, such as WITHOUT_JAVA; None takes all of them.
+
+        Returns:
+            The scores, with a sentence on those that are wanted but cannot be had.
+
+        Raises:
+            ValueError: the keys are not those of the references, a candidate is not a string,
+                or ``metrics`` names something else.
+        """
+        wanted = METRICS if metrics is None else tuple(metrics)
+        if not wanted or not set(wanted) <= set(METRICS):
+            raise ValueError(f"metrics: expected some of {', '.join(METRICS)}, received {metrics}")
+        self._check_keys(candidates)
+        words = self._tokenize([candidates[key] for key in self._keys])
+        tokenised = {number: [caption] for number, caption in enumerate(words)}
+
+        scored: _Scored = {}
+        for computed, scorer in self._pure.items():
+            if set(computed) & set(wanted):
+                scored |= scorer(self._references, tokenised)
+        missing: dict[str, list[str]] = {}
+        for name, java_scorer in (("METEOR", java_scorers.meteor), ("SPICE", java_scorers.spice)):
+            if name in wanted:
+                try:
+                    scored[name] = java_scorer(self._references, tokenised)
+                except java_scorers.ScorerError as error:
+                    missing.setdefault(str(error), []).append(name)
+        names = [name for name in METRICS if name in scored and name in wanted]
+        return CaptionScores(
+            {name: float(scored[name][0]) for name in names},
+            {
+                name: {
+                    key: float(score)
+                    for key, score in zip(self._keys, scored[name][1], strict=True)
+                }
+                for name in names
+            },
+            "; ".join(f"{' and '.join(gone)} left out: {why}" for why, gone in missing.items()),
+        )
+
+    def _tokenize(self, captions: Sequence[str]) -> list[str]:
+        if self._tokenizer == "stanford":
+            return java_scorers.tokenize_all(captions)
+        return [" ".join(tokenize(caption)) for caption in captions]
+
+    def _check_keys(self, candidates: Mapping[Key, str]) -> None:
+        lacking = [key for key in self._keys if key not in candidates]
+        known = set(self._keys)
+        unknown = [key for key in candidates if key not in known]
+        if lacking or unknown:
+            raise ValueError(
+                "candidates: expected the keys of the references, received "
+                + "; ".join(
+                    f"{len(keys)} {what}: {', '.join(map(repr, keys[:5]))}"
+                    for what, keys in (("missing", lacking), ("unknown", unknown))
+                    if keys
+                )
+            )
+        for key in self._keys:
+            _check_caption(f"candidates[{key!r}]", candidates[key])
+
+
+def score_captions(
+    candidates: Mapping[Key, str],
+    references: Mapping[Key, Sequence[str]],
+    *,
+    tokenizer: Tokenizer = "ours",
+    metrics: Collection[str] | None = None,
+) -> CaptionScores[Key]:
+    """Scores one candidate caption for each image.
+
+    Args:
+        candidates: a caption for each key of the references.
+        references: the captions of each image.
+        tokenizer: as for ``CaptionScorer``.
+        metrics: as for ``CaptionScorer.score``.
+
+    Returns:
+        The scores, with a sentence on those that are wanted but cannot be had.
+
+    Raises:
+        ValueError, ModuleNotFoundError, ScorerError: as ``CaptionScorer``.
+    """
+    return CaptionScorer(references, tokenizer=tokenizer).score(candidates, metrics=metrics)
+
+
+def _check_caption(name: str, caption: object) -> None:
+    if not isinstance(caption, str):
+        raise ValueError(f"{name}: expected a string, received {caption!r}")
+
+
+def _pure_scorers() -> dict[tuple[str, ...], Callable[[_Captions, _Captions], _Scored]]:
+    """Functions from tokenised references and candidates, by what they compute."""
+    try:
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "the scorers of captions are not installed: pip install 'flaxnets[captions]'"
+        ) from None
+
+    def bleu(references: _Captions, candidates: _Captions) -> _Scored:
+        # Without verbose=0 it prints.
+        scores, images = Bleu(4).compute_score(references, candidates, verbose=0)
+        return {f"BLEU-{n + 1}": (scores[n], images[n]) for n in range(4)}
+
+    return {
+        METRICS[:4]: bleu,
+        ("ROUGE-L",): lambda *captions: {"ROUGE-L": Rouge().compute_score(*captions)},
+        ("CIDEr",): lambda *captions: {"CIDEr": Cider().compute_score(*captions)},
+    }

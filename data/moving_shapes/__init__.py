@@ -1,0 +1,1 @@
+"""The embedded data set: moving shapes with captions."""

@@ -1,0 +1,112 @@
+"""Several sources as one."""
+
+import bisect
+import operator
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from data.batches import Source
+
+
+class JoinedSources:
+    """The examples of several sources, one source after another; picklable.
+
+    Args:
+        sources: at least one.
+
+    Raises:
+        ValueError: no source.
+    """
+
+    def __init__(self, sources: Sequence[Source]):
+        if not sources:
+            raise ValueError("sources: expected at least one, received none")
+        self.sources = tuple(sources)
+        self._ends = list(accumulate(len(source) for source in self.sources))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __repr__(self) -> str:
+        # grain compares it when it restores the position of an iterator.
+        return f"JoinedSources({', '.join(map(repr, self.sources))})"
+
+    def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]:
+        """Gives the example ``index`` of all.
+
+        Raises:
+            IndexError: the index is out of range.
+        """
+        source, number = self._find(index)
+        return source[number]
+
+    def explain(self, index: int) -> str | None:
+        """Says why the example ``index`` has ``mask`` False, where its source does."""
+        source, number = self._find(index)
+        explain = getattr(source, "explain", None)
+        return None if explain is None else str(explain(number))
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index: expected 0 to {len(self) - 1}, received {index}")
+        place = bisect.bisect_right(self._ends, index)
+        return self.sources[place], index - (self._ends[place - 1] if place else 0)
+
+
+# Cross-validation within one source: its examples, dealt out in turn to parts of equal size.
+#
+# In fold k, from 1 on, part k is tested, the part after it chooses the checkpoint, and the others
+# train; so each example is tested in one fold and chooses in one.
+
+
+class FoldExamples:
+    """The examples of a source that are a split of a fold; picklable.
+
+    Args:
+        source: of all examples.
+        split: "train", "validation" or "test".
+        num_folds: parts into which the source is dealt, 3 or more.
+        fold: 1..num_folds.
+
+    Raises:
+        ValueError: an unknown split, or numbers out of their range.
+    """
+
+    def __init__(self, source: Source, split: str, *, num_folds: int, fold: int):
+        if num_folds < 3:
+            raise ValueError(f"num_folds: expected at least 3, received {num_folds}")
+        if not 1 <= fold <= num_folds:
+            raise ValueError(f"fold: expected 1 to num_folds = {num_folds}, received {fold}")
+        tested = np.arange(len(source)) % num_folds == fold - 1
+        chooses = np.arange(len(source)) % num_folds == fold % num_folds
+        rows = {"train": ~(tested | chooses), "validation": chooses, "test": tested}
+        if split not in rows:
+            raise ValueError(f"split: expected one of {', '.join(rows)}, received {split!r}")
+        self.source, self.split = source, split
+        self.num_folds, self.fold = num_folds, fold
+        self.places = np.flatnonzero(rows[split])
+        """(N,) int64, where the examples stand in the source."""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __repr__(self) -> str:
+        # grain compares it when it restores the position of an iterator.
+        return (
+            f"FoldExamples({self.source!r}, {self.split!r}, num_folds={self.num_folds}, "
+            f"fold={self.fold})"
+        )
+
+    def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]:
+        """Gives the example ``index`` of the split, which is its ``index``, too.
+
+        Raises:
+            IndexError: the index is out of range.
+        """
+        number = operator.index(index)
+        if not 0 <= number < len(self):
+            raise IndexError(f"index: expected 0 to {len(self) - 1}, received {number}")
+        example = self.source[int(self.places[number])]
+        return {**example, "index": np.asarray(number, np.int32)}

@@ -1,0 +1,1 @@
+"""Configuration, data and scoring that the captioning experiments share."""

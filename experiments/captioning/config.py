@@ -1,0 +1,391 @@
+"""What the captioning experiments share; each of them says which decoder, and how it is trained."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from data.captions.images import read_image
+from data.captions.vocabulary import Vocabulary
+from data.loader import Loader
+from experiments.captioning import scoring
+from experiments.captioning.data import (
+    CaptionDataConfig,
+    image_transform,
+    make_loader,
+    make_prediction_data,
+    make_vocabulary,
+    read_split,
+)
+from flaxnets.decoders.decoder import CaptionDecoder
+from flaxnets.decoders.search import SearchOptions
+from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
+from flaxnets.encoders.pretrained import load_efficientnet_lite0
+from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.models.captioner import Captioner
+from flaxnets.models.crnn import CRNN
+from flaxnets.recurrent.cells import GRUCell, LSTMCell
+from flaxnets.recurrent.layers import Recurrent
+from flaxnets.tasks.captioning import Captioning, ScheduledSampling
+from flaxnets.tasks.task import Task
+from flaxnets.training.config import (
+    Config,
+    Data,
+    OptimizerConfig,
+    Scorer,
+    nearest,
+    runtime,
+)
+
+# The sizes of captioners' decoders, and the encoder of videos.
+
+CELLS: Mapping[str, Any] = {"lstm": LSTMCell, "gru": GRUCell}
+
+
+@dataclasses.dataclass
+class DecoderConfig:
+    """The sizes of a decoder, and of the encoder of videos."""
+
+    cell: str = "lstm"
+    """``lstm`` or ``gru``."""
+    features: int = 512
+    embed_features: int = 512
+    tie_embeddings: bool = False
+    """Whether a word's scores are products with its embedding."""
+    attention_features: int = 512
+    dropout_rate: float = 0.5
+    embed_dropout_rate: float = 0.5
+    weight_dropout_rate: float = 0.0
+    """On the recurrent kernels' entries."""
+    region_dropout_rate: float = 0.3
+    """On the channels of the image's maps."""
+    place_dropout_rate: float = 0.3
+    """Of places of the image's maps, which training then does not see."""
+    region_features: int = 512
+    """Images only: what a layer of rectifiers makes of the maps' channels; 0: nothing."""
+    remat: str = runtime("none")
+    """Which of the encoder's maps are computed again for the gradient, to save memory: ``none``,
+    ``elementwise`` or ``full``."""
+    dtype: str = "float32"
+    encoder_features: tuple[int, ...] = (32, 32, 32)
+    """Videos only: maps of the encoder's layers, each at half the size of the one before."""
+    recurrent_features: int = 128
+    """Videos only: of the recurrent layer over the encoder's features."""
+
+
+def make_video_encoder(config: DecoderConfig) -> nn.Module:
+    """A small CNN for each frame, and an LSTM over the frames; (B,T,H,W,3) to (B,T,F)."""
+    encoder = SmallCNN(
+        tuple(config.encoder_features),
+        (2,) * len(config.encoder_features),
+        input_size=32,
+        remat=config.remat,
+        dtype=config.dtype,
+    )
+    make_cell = partial(LSTMCell, config.recurrent_features, dtype=config.dtype)
+    recurrent = Recurrent(make_cell, normalize_inputs=True, delta_features=True)
+    return CRNN(classifier=None, encoder=encoder, recurrent=recurrent, pool="flatten")
+
+
+VOCABULARY = "vocabulary.json"
+
+
+@dataclasses.dataclass
+class CaptionConfig(Config):
+    """The hyper-parameters of a captioner.
+
+    Features of a frozen EfficientNet-Lite0 are encoded once and cached; with
+    ``data.frozen_encoder`` False the encoder is part of the network and is fine-tuned at
+    ``optimizer.multipliers["encoder"]`` times the learning rate, its BatchNorm frozen.
+    """
+
+    name: str = "captioner"
+    batch_size: int = 64
+    best_metric: str = "CIDEr"
+    num_steps: int = 4_690
+    """10 epochs of Flickr8k's pairs, 1.7 of all views of its images."""
+    eval_every: int = 938
+    checkpoint_every: int = runtime(938)
+    log_every: int = runtime(50)
+    patience: int = 3
+    ema_decay: float = 0.9995
+    label_smoothing: float = 0.1
+    attention_penalty: float = 0.0
+    """Of the doubly stochastic attention; 0: none."""
+    sampling_increase: float = 0.0
+    """Scheduled sampling: what its probability rises by at a time; 0: teacher forcing."""
+    sampling_every: int = 1_000
+    """Scheduled sampling: steps between two rises."""
+    sampling_maximum: float = 0.25
+    data: CaptionDataConfig = dataclasses.field(default_factory=CaptionDataConfig)
+    model: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+    search: SearchOptions = dataclasses.field(
+        default_factory=lambda: SearchOptions(
+            beam_size=5, length_normalization="wu", length_alpha=1.15
+        )
+    )
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(
+            name="adamw",
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup_steps=200,
+            weight_decay=0.2,
+            clip_norm=1.0,
+        )
+    )
+
+    def __post_init__(self) -> None:
+        # Not a field: flags cannot set it.
+        self._vocabulary: Vocabulary | None = None
+
+    def validate(self) -> None:
+        """See ``Config.validate``."""
+        super().validate()
+        sampled = self.sampling_increase >= self.sampling_maximum > 0 and self.sampling_every == 1
+        if sampled and not self.initialize_from:
+            raise ValueError(
+                "initialize_from: expected the workdir of a trained captioner, as its own words "
+                "are read from the first steps on, received ''"
+            )
+
+    def make_decoder(self, **sizes: Any) -> CaptionDecoder:
+        """The experiment's decoder, with the attributes that all decoders share."""
+        raise self._missing("make_decoder")
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words of the training captions, or of the trained model."""
+        if self._vocabulary is None:
+            self._vocabulary = make_vocabulary(self.data)
+        return self._vocabulary
+
+    def save_assets(self, folder: Path) -> None:
+        """Writes the vocabulary, or checks that the folder has the same."""
+        path = folder / VOCABULARY
+        if path.exists():
+            Vocabulary.load(path).require_same(self.vocabulary)
+        else:
+            self.vocabulary.save(path)
+
+    def load_assets(self, folder: Path) -> None:
+        """Takes the vocabulary of a trained model."""
+        self._vocabulary = Vocabulary.load(folder / VOCABULARY)
+
+    def check_variables(self, variables: Mapping[str, Any]) -> None:
+        """Compares the vocabulary's size with the embedding's."""
+        rows, ids = len(variables["params"]["decoder"]["embedding"]), len(self.vocabulary)
+        if rows != ids:
+            raise ValueError(
+                f"{VOCABULARY}: expected {rows} ids, as the checkpoint embeds, received {ids}; "
+                "the file beside the checkpoint is another model's"
+            )
+
+    def make_model(self) -> nn.Module:
+        """The decoder, with an encoder where the inputs are no features.
+
+        Raises:
+          ValueError: an unknown cell.
+        """
+        model = self.model
+        if model.cell not in CELLS:
+            raise ValueError(f"model.cell: unknown {model.cell!r}{nearest(model.cell, set(CELLS))}")
+        decoder = self.make_decoder(
+            vocabulary_size=len(self.vocabulary),
+            make_cell=partial(CELLS[model.cell], model.features, dtype=model.dtype),
+            embed_features=model.embed_features,
+            tie_embeddings=model.tie_embeddings,
+            dropout_rate=model.dropout_rate,
+            embed_dropout_rate=model.embed_dropout_rate,
+            weight_dropout_rate=model.weight_dropout_rate,
+            dtype=model.dtype,
+        )
+        if self.data.kind == "moving_shapes":
+            encoder: nn.Module | None = make_video_encoder(model)
+        elif self.data.frozen_encoder:
+            encoder = None
+        else:
+            encoder = EfficientNetLite0(remat=model.remat, dtype=model.dtype)
+        return Captioner(
+            decoder,
+            encoder=encoder,
+            freeze_statistics=self.data.kind != "moving_shapes",
+            dropout_rate=model.region_dropout_rate,
+            place_dropout_rate=model.place_dropout_rate,
+            region_features=model.region_features,
+        )
+
+    def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With an encoder that is fine-tuned, its ImageNet weights."""
+        if self.data.kind == "moving_shapes" or self.data.frozen_encoder:
+            return variables
+        loaded = load_efficientnet_lite0()
+        return {
+            name: {**variables[name], "encoder": loaded[name]} if name in loaded else tree
+            for name, tree in variables.items()
+        }
+
+    def make_task(self) -> Task:
+        """Words after words; evaluation searches by ``search``."""
+        return Captioning(**self._task_options())
+
+    def make_prediction_task(self) -> Task:
+        """The search alone."""
+        return Captioning(**self._task_options())
+
+    def make_data(self, split: str) -> Loader:
+        """Captions of similar length in training; images with all captions else."""
+        return self._loader(split, pairs=not self.data.all_captions)
+
+    def make_scorer(self, split: str, *, complete: bool = False) -> Scorer:
+        """BLEU, ROUGE-L and CIDEr of a split; ``complete``: all that Java allows, too."""
+        return scoring.make_scorer(self.data, split, complete=complete)
+
+    def make_prediction_data(self, paths: Sequence[str]) -> Data:
+        """Image files, in the given order.
+
+        Raises:
+          ValueError: a model of videos.
+        """
+        if self.data.kind == "moving_shapes":
+            raise ValueError("images: this model captions the videos of the embedded data set")
+        return make_prediction_data(
+            paths,
+            image_transform(self.data),
+            self.batch_size,
+            frozen_encoder=self.data.frozen_encoder,
+        )
+
+    def read_image(self, path: str) -> np.ndarray:
+        """An image file, upright, (H,W,3) uint8."""
+        return read_image(path)
+
+    def crop_image(self, image: np.ndarray) -> np.ndarray:
+        """What the model sees of an image (H,W,3) uint8, in the image's own proportions."""
+        transform = image_transform(self.data)
+        return image if transform.stretch else transform(image)
+
+    def load_clip(self, split: str, index: int) -> np.ndarray:
+        """A video's frames, or an image as the only one, (T,H,W,3) uint8."""
+        return scoring.load_clip(self.data, split, index)
+
+    def load_image(self, split: str, index: int) -> np.ndarray:
+        """An image of a split, (H,W,3) uint8; of a video the frame in the middle."""
+        clip = self.load_clip(split, index)
+        return clip[len(clip) // 2]
+
+    def references(self, split: str) -> tuple[tuple[str, ...], ...]:
+        """The captions that people wrote, of each example of a split."""
+        return read_split(self.data, split).captions
+
+    def score_examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> list[float]:
+        """CIDEr of each record's caption, as ``make_scorer`` makes one of all."""
+        return scoring.score_examples(self.data, split, records)
+
+    def write_results(self, path: Path, split: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Writes captions as COCO's result file, ``SPLIT.coco.json``.
+
+        Image ids are the data set's where they are integers, else the places in the split.
+        """
+        scoring.write_results(self.data, path, split, records)
+
+    def check_same_outputs(self, other: Config) -> None:
+        """Compares the vocabularies."""
+        if isinstance(other, CaptionConfig):
+            self.vocabulary.require_same(other.vocabulary)
+
+    def _task_options(self) -> dict[str, Any]:
+        sampling = None
+        if self.sampling_increase:
+            sampling = ScheduledSampling(
+                self.sampling_increase, self.sampling_every, self.sampling_maximum
+            )
+        return {
+            "words": self.vocabulary.decode,
+            "options": self.search,
+            "label_smoothing": self.label_smoothing,
+            "attention_penalty": self.attention_penalty,
+            "scheduled_sampling": sampling,
+        }
+
+    def _loader(self, split: str, *, pairs: bool) -> Loader:
+        return make_loader(
+            self.data,
+            split,
+            self.vocabulary,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            pairs=pairs,
+        )
+
+
+# What the captioning experiments' variants share: their data, and the sizes that go with them.
+
+VARIANTS = ("flickr8k", "flickr8k_sampled", "coco", "moving_shapes", "smoke")
+COCO_IMAGES, COCO_CAPTIONS = 113_287, 566_747
+"""Of Karpathy's training split of COCO."""
+COCO_EPOCHS = 10
+
+
+def configure(config: Any, experiment: str, variant: str | None) -> Any:
+    """Sets the data of a variant: ``flickr8k`` (the default), ``coco``, embedded videos.
+
+    ``flickr8k_sampled`` goes on from a run of ``flickr8k``, whose workdir ``initialize_from`` is:
+    each word read is one of the model's own with a probability of 1/4, and captions weigh as much
+    as they agree with their image's others. ``moving_shapes`` captions the embedded videos;
+    ``smoke`` does so for seconds.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    variant = variant or "flickr8k"
+    self_critical = getattr(config, "self_critical", False)
+    variants = [name for name in VARIANTS if not (self_critical and name == "flickr8k_sampled")]
+    if variant not in variants:
+        raise ValueError(f"{experiment}:{variant}: no such variant{nearest(variant, variants)}")
+    config.name = f"{config.name}, {variant}"
+    if variant == "flickr8k_sampled":
+        config.num_steps, config.eval_every, config.checkpoint_every = 1_200, 400, 400
+        config.sampling_increase, config.sampling_every = config.sampling_maximum, 1
+        config.data.consensus = 1.0
+        config.ema_decay = 0.995
+        config.optimizer.learning_rate, config.optimizer.warmup_steps = 2.5e-4, 50
+    if variant == "coco":
+        config.data.kind, config.data.num_corners = "karpathy", 0
+        rows = COCO_IMAGES if self_critical else COCO_CAPTIONS
+        # Half of an epoch, which has the mirror images, too.
+        config.eval_every = config.checkpoint_every = rows // config.batch_size
+        config.num_steps = COCO_EPOCHS * config.eval_every
+    if variant not in ("moving_shapes", "smoke"):
+        return config
+    config.data.kind, config.data.min_count = "moving_shapes", 1
+    config.data.num_train, config.data.all_captions = 20_000, True
+    config.batch_size, config.num_steps = 32, 6_000
+    config.eval_every = config.checkpoint_every = 1_000
+    # Not every step of a video says as much as every other; sentences are exact.
+    config.attention_penalty = config.label_smoothing = config.ema_decay = 0.0
+    config.search.max_steps = 24
+    config.optimizer.name, config.optimizer.weight_decay = "adam", 0.0
+    config.optimizer.learning_rate, config.optimizer.schedule = 2e-3, "cosine"
+    config.optimizer.warmup_steps, config.optimizer.clip_norm = 50, 1.0
+    config.model.features = config.model.embed_features = 128
+    config.model.attention_features = 128
+    config.model.dropout_rate = config.model.embed_dropout_rate = 0.1
+    config.model.region_dropout_rate = config.model.place_dropout_rate = 0.0
+    config.model.region_features = 0
+    if variant == "smoke":
+        config.model.encoder_features = (4, 4)
+        config.model.recurrent_features = config.model.attention_features = 8
+        config.model.features = config.model.embed_features = 16
+        config.batch_size, config.num_steps = 8, 6
+        config.eval_every = config.checkpoint_every = 3
+        config.log_every = 1
+        config.optimizer.warmup_steps = 0
+        config.search.method = "greedy"
+        config.data.num_train, config.data.num_validation, config.data.num_test = 32, 12, 12
+        config.data.num_buckets = 1
+    return config

@@ -1,0 +1,92 @@
+"""What captions of a split are held against: people's captions, and the images to look at."""
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.captions import coco_results
+from data.captions.examples import ImageSource
+from data.captions.images import read_image
+from data.captions.scores import WITHOUT_JAVA, CaptionScorer
+from data.moving_shapes.captions import tells_motion
+from data.moving_shapes.source import MovingShapes
+from experiments.captioning.data import CaptionDataConfig, read_split
+from flaxnets.training.config import Scorer
+
+logger = logging.getLogger(__name__)
+
+Records = Sequence[Mapping[str, Any]]
+"""Of examples, with ``index`` and ``caption``."""
+
+
+def make_scorer(config: CaptionDataConfig, split: str, *, complete: bool) -> Scorer:
+    """BLEU, ROUGE-L and CIDEr of a split's captions; ``complete``: all that Java allows, too.
+
+    Images that could not be decoded have no caption and do not count. Of the embedded videos there
+    are ``motion_accuracy`` as well, the share of captions that say rightly how the coloured object
+    moves, and ``object_accuracy``, of those that also say its size and shape.
+    """
+    captions = read_split(config, split).captions
+    metrics = None if complete else WITHOUT_JAVA
+
+    @functools.lru_cache(maxsize=1)
+    def scorer_of(indices: tuple[int, ...]) -> CaptionScorer[int]:
+        return CaptionScorer({index: captions[index] for index in indices})
+
+    def score(records: Records) -> dict[str, float]:
+        found = _by_index(records)
+        scored = scorer_of(tuple(sorted(found))).score(found, metrics=metrics)
+        if scored.left_out:
+            logger.info("%s", scored.left_out)
+        scores = dict(scored.corpus)
+        if config.kind == "moving_shapes":
+            shapes = MovingShapes(split, len(captions))
+            told = [(text, shapes.describe(index)) for index, text in found.items()]
+            scores["motion_accuracy"] = np.mean([tells_motion(*pair) for pair in told]).item()
+            in_full = [tells_motion(*pair, in_full=True) for pair in told]
+            scores["object_accuracy"] = np.mean(in_full).item()
+        return scores
+
+    return score
+
+
+def score_examples(config: CaptionDataConfig, split: str, records: Records) -> list[float]:
+    """CIDEr of each record's caption, as ``make_scorer`` makes one of all."""
+    captions = read_split(config, split).captions
+    found = _by_index(records)
+    scorer = CaptionScorer({index: captions[index] for index in found})
+    scores = scorer.score(found, metrics=("CIDEr",)).per_image["CIDEr"]
+    return [scores[int(record["index"])] for record in records]
+
+
+def write_results(config: CaptionDataConfig, path: Path, split: str, records: Records) -> None:
+    """Writes captions as COCO's result file, ``SPLIT.coco.json``, beside ``path``.
+
+    Image ids are the data set's where they are integers, else the places in the split.
+    """
+    names = read_split(config, split).names
+    captions = {}
+    for record in records:
+        name = names[record["index"]]
+        captions[name if isinstance(name, int) else record["index"]] = record["caption"]
+    coco_results.write_results(path.with_suffix(".coco.json"), captions)
+
+
+def load_clip(config: CaptionDataConfig, split: str, index: int) -> np.ndarray:
+    """A video's frames, or an image as the only one, (T,H,W,3) uint8."""
+    inputs = read_split(config, split).inputs
+    if config.kind == "moving_shapes":
+        video: np.ndarray = inputs[index]["video"]
+        return video
+    if isinstance(inputs, ImageSource):
+        return read_image(inputs.paths[index])[None]
+    image: np.ndarray = inputs.decode(index)
+    return image[None]
+
+
+def _by_index(records: Records) -> dict[int, str]:
+    return {int(record["index"]): str(record["caption"]) for record in records}

@@ -1,0 +1,1 @@
+"""Features of frozen encoders and linear baselines on them."""

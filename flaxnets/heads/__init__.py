@@ -1,0 +1,1 @@
+"""Heads: temporal pooling and classifiers."""

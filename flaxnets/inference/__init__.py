@@ -1,0 +1,1 @@
+"""Inference with trained models and their export."""

@@ -1,0 +1,245 @@
+"""Captions by trained models: one, or several that decode together; and where they looked."""
+
+import dataclasses
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxnets.decoders.search import (
+    EOS,
+    Hypotheses,
+    SearchOptions,
+    ensemble,
+    search,
+)
+from flaxnets.inference.trained_model import TrainedModel
+from flaxnets.tasks.captioning import Captioning, begin_search, model_inputs
+from flaxnets.training.checkpoint import check_shapes
+from flaxnets.training.config import Config, Data, to_dict
+from flaxnets.training.parallel import DataParallel
+from flaxnets.typing import Array, Batch, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """One caption of an image or video."""
+
+    words: tuple[str, ...]
+    log_probability: float
+    """Of all tokens, the end token included, under the model or the mean of several."""
+    ended: bool
+    """Whether the end token was reached."""
+    attention: np.ndarray | None = None
+    """(n,h,w) float32, the weights of an image's places at each of n words, which sum to one; of a
+    video (n,T), of its steps."""
+
+    @property
+    def text(self) -> str:
+        """The words, joined by spaces."""
+        return " ".join(self.words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Captioned:
+    """An example with its captions, best first; none where it could not be read."""
+
+    index: int
+    captions: tuple[Caption, ...]
+    problem: str = ""
+    """Why it could not be read."""
+
+
+class TrainedCaptioner:
+    """Trained captioners that search together, each word by the mean of their probabilities.
+
+    Members whose configurations have the same ``data`` read each batch once. Attention is that of
+    the first member.
+    """
+
+    def __init__(
+        self, models: Sequence[TrainedModel], options: SearchOptions | None = None, *, seed: int = 0
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+          models: at least one; all with the same ``batch_size``.
+          options: of the search; None: those of the first.
+          seed: of the method ``sample``.
+
+        Raises:
+          ValueError: no models, one that is no captioner, or members whose words differ.
+        """
+        if not models:
+            raise ValueError("models: expected at least one, received none")
+        self._models = tuple(models)
+        tasks: list[Any] = [model.config.make_prediction_task() for model in models]
+        for model, task in zip(models, tasks, strict=True):
+            if not isinstance(task, Captioning):
+                raise ValueError(
+                    f"{model.workdir.path}: expected a captioner, received a model of the task "
+                    f"{type(task).__name__}"
+                )
+            try:
+                models[0].config.check_same_outputs(model.config)
+            except ValueError as error:
+                raise ValueError(
+                    f"{model.workdir.path} and {models[0].workdir.path} cannot decode together: "
+                    f"{error}"
+                ) from error
+        self._tasks = tasks
+        self._modules = [model.config.make_model() for model in models]
+        self.options: SearchOptions = options or self._tasks[0].options
+        self._key = jax.random.key(seed)
+        self._strategy = DataParallel()
+        self._variables = tuple(model.variables for model in models)
+        self._checked = False
+        self._search = self._strategy.compile(self._find)
+        self._look = self._strategy.compile(self._attend)
+
+    def caption_files(
+        self, paths: Sequence[str], *, attention: bool = False
+    ) -> Iterator[Captioned]:
+        """Captions of image files, in their order; ``index`` is the place in ``paths``.
+
+        Args:
+          paths: the files; at least one.
+          attention: whether the captions' attention is wanted.
+
+        Raises:
+          ValueError: a model of videos; ``attention`` of a model without; variables that do not
+            fit the configuration.
+        """
+        yield from self._caption(lambda config: config.make_prediction_data(paths), 0, attention)
+
+    def caption_examples(
+        self, split: str, indices: Sequence[int], *, attention: bool = False
+    ) -> Iterator[Captioned]:
+        """Captions of some examples of a split, each once, in no order.
+
+        Args:
+          split: not ``train``.
+          indices: of the examples.
+          attention: as for ``caption_files``.
+
+        Raises:
+          ValueError: as ``caption_files``.
+        """
+        batch_size = self._models[0].config.batch_size
+        for number in sorted({index // batch_size for index in indices}):
+            found = self._caption(lambda config: config.make_data(split), number, attention)
+            for _, captioned in zip(range(batch_size), found, strict=False):
+                if captioned.index in indices:
+                    yield captioned
+            found.close()
+
+    def _caption(
+        self, make_data: Callable[[Config], Data], start: int, attention: bool
+    ) -> Generator[Captioned]:
+        datas = self._share([model.config for model in self._models], make_data)
+        own = [data.batches(start) for data in dict.fromkeys(datas)]
+        for number, read in enumerate(zip(*own, strict=True), start):
+            of_data = dict(zip(dict.fromkeys(datas), read, strict=True))
+            batches = tuple(self._strategy.shard(of_data[data]) for data in datas)
+            self._check_variables(batches)
+            key = jax.random.fold_in(self._key, number)
+            found = jax.device_get(self._search((self._variables, key), batches))
+            looked = self._attention_of(found, batches[0]) if attention else None
+            yield from self._describe(datas[0], read[0], found, looked)
+
+    def _attention_of(self, found: Hypotheses, batch: Batch) -> np.ndarray:
+        """(B,K,L,h,w), or (B,K,L,R) where the regions are no places of an image."""
+        captions = {
+            "tokens": np.asarray(found.tokens),
+            "token_lengths": np.asarray(found.lengths),
+        }
+        batch = {**batch, **self._strategy.shard(captions)}
+        looked = self._look(self._variables[0], batch)
+        if looked is None:
+            raise ValueError(
+                f"attention: the decoder of {self._models[0].workdir.path} does not attend to "
+                "places of an image, so there is none"
+            )
+        inputs, lengths = model_inputs(batch)
+        attention = np.asarray(looked)
+        num_regions = attention.shape[-1]
+        if lengths is not None or inputs.ndim != 4:
+            return attention
+        # An image's maps have its aspect; features are the maps themselves.
+        height, width = inputs.shape[1:3]
+        rows = round((num_regions * height / width) ** 0.5)
+        if not rows or num_regions % rows:
+            return attention
+        return attention.reshape(*attention.shape[:-1], rows, num_regions // rows)
+
+    @staticmethod
+    def _share(configs: Sequence[Config], make_data: Callable[[Config], Data]) -> list[Data]:
+        """Each member's data; of members that read the same one, the same object."""
+        made: list[tuple[Any, Data]] = []
+        datas = []
+        for config in configs:
+            described = to_dict(config).get("data"), config.batch_size
+            known = [data for other, data in made if described == other]
+            if not known:
+                known = [make_data(config)]
+                made.append((described, known[0]))
+            datas.append(known[0])
+        return datas
+
+    def _find(self, state: PyTree, batches: tuple[Batch, ...]) -> Hypotheses:
+        variables, key = state
+        begun = [
+            begin_search(*member) for member in zip(self._modules, variables, batches, strict=True)
+        ]
+        key = key if self.options.method == "sample" else None
+        if len(begun) == 1:
+            return search(*begun[0], self.options, key)
+        advance = ensemble([advance for advance, _ in begun])
+        return search(advance, tuple(carry for _, carry in begun), self.options, key)
+
+    def _attend(self, variables: PyTree, batch: Batch) -> Array | None:
+        """The first member's (B,C,L,R) while it is told the words of the batch's captions."""
+        inputs, lengths = model_inputs(batch)
+        captions = batch["tokens"], batch["token_lengths"]
+        outputs: Any = self._modules[0].apply(variables, inputs, *captions, lengths, train=False)
+        attention: Array | None = outputs.attention
+        return attention
+
+    def _check_variables(self, batches: tuple[Batch, ...]) -> None:
+        """Refuses variables of other shapes than the configuration asks for."""
+        if self._checked:
+            return
+        members = zip(self._models, self._tasks, self._modules, batches, strict=True)
+        for model, task, module, batch in members:
+            wanted = jax.eval_shape(
+                lambda key, batch, task=task, module=module: task.initialize(module, key, batch),
+                self._key,
+                batch,
+            )
+            check_shapes(model.variables, wanted, str(model.workdir.checkpoints / str(model.step)))
+        self._checked = True
+
+    def _describe(
+        self, data: Data, batch: Any, found: Hypotheses, looked: np.ndarray | None
+    ) -> Iterator[Captioned]:
+        reasons = getattr(data, "bad", {})
+        for row, index in enumerate(map(int, batch["index"])):
+            if not batch["mask"][row]:
+                if index >= 0:
+                    yield Captioned(index, (), str(reasons.get(index, "could not be read")))
+                continue
+            captions = []
+            for k, length in enumerate(found.lengths[row]):
+                tokens = [int(token) for token in found.tokens[row, k, :length] if token != EOS]
+                if not length:  # No hypothesis filled the slot.
+                    continue
+                captions.append(
+                    Caption(
+                        tuple(self._tasks[0].words([token]) for token in tokens),
+                        round(float(found.log_probs[row, k]), 6),
+                        bool(found.ended[row, k]),
+                        None if looked is None else looked[row, k, : len(tokens)],
+                    )
+                )
+            yield Captioned(index, tuple(captions))

@@ -1,0 +1,1 @@
+"""Spatial layers that are fast on CPUs."""

@@ -1,0 +1,297 @@
+"""The sbatch script of a training on Slurm: from its options to its text."""
+
+import contextlib
+import dataclasses
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from launch.clusters.jobs import flag_value
+
+INDEX = "{index}"
+"""What stands for an array's index in the arguments of a program."""
+
+_TIME = re.compile(
+    r"(?P<minutes>\d+)"
+    r"|(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)"
+    r"|(?P<days>\d+)-(?P<hours>\d+)(?::(?P<mm>\d+)(?::(?P<ss>\d+))?)?"
+)
+_RANGE = re.compile(r"(\d+)(?:-(\d+)(?::([1-9]\d*))?)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class SlurmJob:
+    """What is asked of Slurm, and what runs there.
+
+    Attributes:
+      python: the interpreter.
+      root: the folder in which the job runs.
+      program: the module that each task runs, as ``launch.train``.
+      arguments: its flags; ``{index}`` in them is the index of the array's element.
+      nodes: machines.
+      tasks: processes on each of them.
+      gpus: of each task.
+      cpus: of each task; 0: Slurm's default.
+      time: the limit in one of Slurm's forms, as ``30``, ``12:00:00``, ``2-12``; empty: the
+        partition's.
+      partition: empty: Slurm's default.
+      signal_seconds: how long before the limit SIGUSR1 reaches the tasks; Slurm may be a minute
+        early.
+      requeue: whether a job that saved because a signal told it to is queued again.
+      max_requeues: how often at most.
+      array: indices of elements, as ``1-3`` or ``1,4,7-9:2``; empty: a single job.
+      array_limit: elements that run at the same time; 0: any number.
+      name: of the job; empty: the program's.
+      output: the file of what it prints, below ``root``; Slurm's ``%x`` (name), ``%j`` (number),
+        ``%A`` and ``%a`` (an array's number and index) are replaced. Empty:
+        ``runs/slurm/NAME-NUMBER.out``.
+      setup: shell lines that come first.
+      extra: further options of sbatch, as ``--account=x``.
+
+    Raises:
+      ValueError: a value that Slurm could not do anything with, or with which all elements of an
+        array would write to one workdir.
+    """
+
+    python: str
+    root: str
+    program: str
+    arguments: tuple[str, ...]
+    nodes: int = 1
+    tasks: int = 1
+    gpus: int = 0
+    cpus: int = 0
+    time: str = ""
+    partition: str = ""
+    signal_seconds: int = 120
+    requeue: bool = True
+    max_requeues: int = 100
+    array: str = ""
+    array_limit: int = 0
+    name: str = ""
+    output: str = ""
+    setup: str = ""
+    extra: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        lowest = {"nodes": 1, "tasks": 1, "gpus": 0, "cpus": 0, "array_limit": 0, "max_requeues": 0}
+        for name, bound in lowest.items():
+            if getattr(self, name) < bound:
+                raise ValueError(
+                    f"{name}: expected at least {bound}, received {getattr(self, name)}"
+                )
+        if not 1 <= self.signal_seconds <= 65_535:
+            raise ValueError(f"signal_seconds: expected 1 to 65535, received {self.signal_seconds}")
+        self._check_time()
+        self._check_array()
+        for name in ("partition", "name", "output", "root"):
+            if re.search(r"[\n\r]", getattr(self, name)):
+                raise ValueError(f"{name}: expected one line, received {getattr(self, name)!r}")
+        for option in self.extra:
+            if not re.fullmatch(r"-[^\n\r]+", option):
+                raise ValueError(f"extra: expected options as --account=x, received {option!r}")
+
+    def _check_time(self) -> None:
+        if not self.time:
+            return
+        seconds = parse_time(self.time)
+        if seconds <= self.signal_seconds:
+            # Otherwise the signal comes with the start, and the job is queued again for ever.
+            raise ValueError(
+                f"time: expected more than signal_seconds = {self.signal_seconds}, received "
+                f"{self.time}, which is {seconds} s"
+            )
+
+    def _check_array(self) -> None:
+        indexed = [argument for argument in self.arguments if INDEX in argument]
+        if not self.array:
+            if indexed:
+                raise ValueError(f"{INDEX} in {indexed[0]}: expected --array=1-3, received none")
+            if self.array_limit:
+                raise ValueError("array_limit: expected --array=1-3 beside it, received none")
+            return
+        check_array(self.array)
+        value = flag_value(self.arguments, "workdir") or ""
+        if self.program == "launch.train" and INDEX not in value:
+            raise ValueError(
+                f"workdir: expected {INDEX} in it, as --workdir=runs/fold{INDEX}, or all elements "
+                f"of --array={self.array} would train in one; received {value or 'none'}"
+            )
+        if self.program == "launch.crossvalidate" and not indexed:
+            raise ValueError(
+                f"expected {INDEX} in a flag of {self.program}, as --folds={INDEX}, or all "
+                f"elements of --array={self.array} would train the same; received none"
+            )
+
+
+def make_script(job: SlurmJob) -> str:
+    """The text of the script for ``sbatch``."""
+    options = "\n".join(f"#SBATCH {option}" for option in _options(job))
+    parts = [f"#!/bin/bash\n{options}", "set -e"]
+    if job.setup:
+        parts.append(job.setup.strip("\n"))
+    parts.append(f"code=0\n{_command(job)} || code=$?")
+    if job.requeue:
+        parts.append(_requeue(job))
+    return "\n\n".join([*parts, "exit $code"]) + "\n"
+
+
+def output_of(job: SlurmJob) -> str:
+    """The file of what the job prints, with Slurm's ``%``."""
+    return job.output or ("runs/slurm/%x-%A_%a.out" if job.array else "runs/slurm/%x-%j.out")
+
+
+def parse_time(text: str) -> int:
+    """Seconds of a time limit in one of Slurm's forms.
+
+    Raises:
+      ValueError: none of them.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            "time: expected MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS, "
+            f"DAYS-HOURS:MINUTES or DAYS-HOURS:MINUTES:SECONDS, received {text!r}"
+        )
+    part = {name: int(value or 0) for name, value in match.groupdict().items()}
+    hours = 24 * part["days"] + part["hours"] + part["h"]
+    minutes = 60 * hours + part["minutes"] + part["m"] + part["mm"]
+    return 60 * minutes + part["s"] + part["ss"]
+
+
+def check_array(text: str) -> None:
+    """Raises ValueError where the text is no list of an array's indices."""
+    for item in text.split(","):
+        match = _RANGE.fullmatch(item)
+        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
+            raise ValueError(
+                f"array: expected indices as 1-3 or 1,4,7-9:2, received {text!r}; array_limit says "
+                "how many run at once"
+            )
+
+
+def _options(job: SlurmJob) -> list[str]:
+    name = job.name or job.program.rpartition(".")[2]
+    options: list[tuple[str, object]] = [
+        ("job-name", name),
+        ("chdir", job.root),
+        ("output", output_of(job)),
+        ("open-mode", "append"),  # Queued again, the job writes on.
+        ("nodes", job.nodes),
+        ("ntasks-per-node", job.tasks),
+    ]
+    if job.cpus:
+        options.append(("cpus-per-task", job.cpus))
+    if job.gpus:
+        # Of the node, not of the task: then all processes see all of them, as NCCL likes it.
+        options.append(("gres", f"gpu:{job.gpus * job.tasks}"))
+    if job.time:
+        options.append(("time", job.time))
+    if job.partition:
+        options.append(("partition", job.partition))
+    if job.array:
+        limit = f"%{job.array_limit}" if job.array_limit else ""
+        options.append(("array", job.array + limit))
+    # To the tasks; with B: it would reach the shell alone.
+    options.append(("signal", f"USR1@{job.signal_seconds}"))
+    lines = [f"--{option}={shlex.quote(str(value))}" for option, value in options]
+    lines.append("--requeue" if job.requeue else "--no-requeue")
+    return lines + [shlex.quote(option) for option in job.extra]
+
+
+def _command(job: SlurmJob) -> str:
+    words = ["srun"]
+    if job.nodes * job.tasks > 1:
+        words.append("--label")
+    if job.cpus:
+        words.append(f"--cpus-per-task={job.cpus}")  # srun does not take it from sbatch's.
+    if job.gpus:
+        # Without it JAX gives each task one device.
+        devices = (
+            f"$(seq -s, $((SLURM_LOCALID * {job.gpus})) $(((SLURM_LOCALID + 1) * {job.gpus} - 1)))"
+        )
+        words += ["bash", "-c", f"'JAX_LOCAL_DEVICE_IDS={devices} exec \"$@\"'", "bash"]
+    words += [shlex.quote(job.python), "-u", "-m", shlex.quote(job.program)]
+    return " ".join([*words, *(_quote(argument, job) for argument in job.arguments)])
+
+
+def _quote(argument: str, job: SlurmJob) -> str:
+    """The argument as a word of the shell."""
+    if not job.array or INDEX not in argument:
+        return shlex.quote(argument)
+    parts = [shlex.quote(part) if part else "" for part in argument.split(INDEX)]
+    return '"$SLURM_ARRAY_TASK_ID"'.join(parts)
+
+
+def _requeue(job: SlurmJob) -> str:
+    """What queues a job again that a signal told to save, and no other."""
+    # An element by the number of its own would be the whole array where it is the last.
+    number = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if job.array else "$SLURM_JOB_ID"
+    return f"""\
+# 143 and 138: SIGTERM or SIGUSR1 told the run to save. A job that was cancelled, or that Slurm
+# queues again by itself, is no longer RUNNING.
+if [ $code = 143 ] || [ $code = 138 ]; then
+    job={number}
+    state=$(squeue --noheader --jobs="$job" --format=%T || true)
+    if [ "$state" != RUNNING ]; then
+        echo "job $job is ${{state:-gone}}: it does not queue itself again"
+    elif [ "${{SLURM_RESTART_COUNT:-0}}" -ge {job.max_requeues} ]; then
+        echo "job $job has been queued again $SLURM_RESTART_COUNT times: no more"
+    else
+        echo "job $job queues itself again"
+        scontrol requeue "$job"
+    fi
+fi"""
+
+
+# Hands a job to Slurm.
+
+
+def submit(job: SlurmJob, *, waits: bool) -> int:
+    """Queues the job; prints its number, and to standard error where its output will be.
+
+    Args:
+      job: what to queue.
+      waits: whether to wait until it has ended.
+
+    Returns:
+      0 once it is queued; where ``waits``, the exit code of the job, an array's greatest.
+
+    Raises:
+      ValueError: no Slurm on this machine, or it refuses the job; the message has its words.
+    """
+    if shutil.which("sbatch") is None:
+        raise ValueError(
+            "expected Slurm's sbatch on this machine, found none; on a cluster its login nodes "
+            "have it; --dry_run prints the script without it"
+        )
+    folder = (Path(job.root) / output_of(job)).parent
+    if "%" not in str(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # Slurm makes none, and the job would fail.
+    with subprocess.Popen(
+        ["sbatch", "--parsable", *(["--wait"] if waits else [])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # Broken where sbatch fails before it has read all; what it says then tells why.
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(make_script(job))
+        number = process.stdout.readline().partition(";")[0].strip()  # NUMBER or NUMBER;CLUSTER
+        if number:
+            print(number, flush=True)
+            print(f"job {number} prints to {output_of(job)}", file=sys.stderr, flush=True)
+        errors = process.stderr.read().strip()
+    if not number:
+        shown = errors.replace("\n", "\n  ")
+        raise ValueError(f"expected sbatch to queue the job, received: {shown}")
+    if errors:
+        print(errors, file=sys.stderr)
+    return process.returncode

@@ -1,0 +1,365 @@
+"""A run's records as one self-contained HTML page.
+
+Everything is in the page: the style, the curves as SVG, the frames as JPEG. A browser asks nothing
+of the network for it, and runs no script.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from flaxnets.inference.trained_captioner import TrainedCaptioner
+from flaxnets.inference.trained_model import TrainedModel, read_predictions
+from flaxnets.training.config import Config
+from flaxnets.training.metric_writer import read_metrics
+from flaxnets.training.workdir import Workdir
+from launch.program import config_of
+from launch.reports.captions import Gallery, Looked, make_galleries
+from launch.reports.charts import make_charts
+from launch.reports.clips import TOP, make_strips
+from launch.reports.statistics import (
+    Rate,
+    confusion_matrix,
+    most_confused,
+    per_class,
+    speed_of,
+    top_k_rate,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a report is made from.
+
+    Attributes:
+      experiment: ``FILE[:variant]``.
+      workdir: its path.
+      config: every value in force, nested.
+      metrics: the records of ``metrics.jsonl``.
+      split: the split of the predictions.
+      class_names: by label; empty where the labels have no names.
+      predictions: ``{"index", "label" (-1 unknown), "prediction", "probabilities": [K]}`` each.
+      load_clip: an index of the split to its frames (T,H,W,3) uint8; None where there are none.
+      scores: of a captioner's predictions, by metric.
+      galleries: of a captioner's predictions.
+      notes: a sentence for each part that the run lacks, and for what to know of the others.
+    """
+
+    experiment: str
+    workdir: str
+    config: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    split: str
+    class_names: Sequence[str] = ()
+    predictions: Sequence[Mapping[str, Any]] = ()
+    load_clip: Callable[[int], np.ndarray] | None = None
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    galleries: Sequence[Gallery] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def captions(self) -> bool:
+        """Whether the predictions are captions."""
+        return bool(self.predictions) and all("caption" in r for r in self.predictions)
+
+
+def build_page(run: Run, comparison: Sequence[Mapping[str, str]] = ()) -> str:
+    """The page as HTML text.
+
+    Args:
+      run: what to report.
+      comparison: rows of a table at the top of the page, column to text; the first column names
+        the row.
+
+    Raises:
+      ValueError: predictions that do not belong to ``class_names``.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, duration=duration, number=number)
+    template = environment.get_template("report.html.jinja")
+    notes = list(run.notes)
+    if not run.metrics:
+        notes.append("No curves: metrics.jsonl holds no record yet.")
+    classified = bool(run.predictions) and not run.captions
+    outputs = _describe_outputs(run, notes) if classified else None
+    best_metric = run.config.get("best_metric", "accuracy")
+    return template.render(
+        run=run,
+        name=_short_name(run.experiment),
+        notes=notes,
+        comparison=comparison,
+        columns=list(dict.fromkeys(column for row in comparison for column in row)),
+        step=max((record["step"] for record in run.metrics), default=0),
+        best=_best_evaluation(run),
+        best_metric=best_metric.replace("_", " "),
+        speed=speed_of(run.metrics),
+        charts=make_charts(run.metrics, best_metric),
+        outputs=outputs,
+        groups=config_groups(run.config),
+    )
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """``93.8 %``; a dash for NaN."""
+    return "–" if math.isnan(share) else f"{100 * share:.{digits}f}\u00a0%"
+
+
+def duration(seconds: float) -> str:
+    """``1 h 02 min``, ``2 min 05 s`` or ``7.5 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f}\u00a0s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}\u00a0min {rest:02d}\u00a0s"
+    return f"{minutes // 60}\u00a0h {minutes % 60:02d}\u00a0min"
+
+
+def number(value: float) -> str:
+    """Four digits."""
+    return f"{value:,.4g}"
+
+
+def config_groups(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The values by their outermost field, those of the run itself first; values as JSON."""
+    own = [(name, _text(value)) for name, value in config.items() if not _is_group(value)]
+    nested = [
+        (name, list(_leaves(value, ""))) for name, value in config.items() if _is_group(value)
+    ]
+    return [("run", own), *nested] if own else nested
+
+
+def _is_group(value: Any) -> bool:
+    # An empty mapping is a value, not a group without any.
+    return isinstance(value, Mapping) and bool(value)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
+    leaves: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if _is_group(value):
+            leaves += _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves.append((prefix + name, _text(value)))
+    return leaves
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _short_name(experiment: str) -> str:
+    """``lrcn_ucf101:smoke`` of ``experiments/lrcn_ucf101.py:smoke``."""
+    path, colon, variant = experiment.partition(":")
+    return Path(path).stem + colon + variant
+
+
+def _best_evaluation(run: Run) -> Mapping[str, Any] | None:
+    """The record of the evaluation that chose the best checkpoint."""
+    metric, split = run.config.get("best_metric", ""), run.config.get("eval_split", "")
+    scored = [r for r in run.metrics if r["split"] == split and r.get(metric) is not None]
+    if not scored:
+        return None
+    sign = -1 if run.config.get("best_mode") == "min" else 1
+    best = max(scored, key=lambda record: sign * record[metric])
+    return {**best, "value": best[metric]}
+
+
+def _describe_outputs(run: Run, notes: list[str]) -> dict[str, Any] | None:
+    """What the template shows of the predictions; adds to ``notes`` what it cannot."""
+    if any("probabilities" not in record for record in run.predictions):
+        notes.append(
+            "No confusion matrix, per-class accuracy and film strips: the records of "
+            f"predictions/{run.split}.jsonl hold no probabilities of classes."
+        )
+        return None
+    names = _class_names(run)
+    known = [record for record in run.predictions if record["label"] >= 0]
+    matrix = confusion_matrix(run.predictions, len(names))
+    unknown = len(run.predictions) - len(known)
+    if unknown:
+        notes.append(
+            f"{unknown:,} of {len(run.predictions):,} clips have no label; they count in no figure."
+        )
+    if run.load_clip is None:
+        notes.append("No film strips: the experiment does not define load_clip().")
+    rates = list(zip(names, per_class(matrix), strict=True))
+    shares = [rate.share for _, rate in rates if rate.count]
+    # Classes without an example come last; among equals the larger class is the surer one.
+    rates.sort(key=lambda item: (-item[1].share if item[1].count else 1.0, -item[1].count))
+    return {
+        "rate": Rate(int(matrix.trace()), len(known)),
+        "top5": top_k_rate(run.predictions, TOP) if len(names) >= 2 * TOP else None,
+        "class_mean": sum(shares) / len(shares) if shares else math.nan,
+        "names": names,
+        "matrix": matrix.tolist(),
+        "rates": rates,
+        "confused": most_confused(matrix),
+        "strips": make_strips(run.predictions, names, run.load_clip) if run.load_clip else [],
+    }
+
+
+def _class_names(run: Run) -> list[str]:
+    """A name for each output.
+
+    Raises:
+      ValueError: the records differ in their number of classes, from the names, or point outside.
+    """
+    sizes = {len(record["probabilities"]) for record in run.predictions}
+    size = sizes.pop()
+    place = f"predictions/{run.split}.jsonl"
+    if sizes or (run.class_names and size != len(run.class_names)):
+        expected = len(run.class_names) or "one number of"
+        raise ValueError(
+            f"{place}: expected the probabilities of {expected} classes in every record, received "
+            f"{', '.join(map(str, sorted({size, *sizes})))}; evaluate the split again"
+        )
+    for record in run.predictions:
+        if not (-1 <= record["label"] < size and 0 <= record["prediction"] < size):
+            raise ValueError(
+                f"{place}: expected labels from -1 and predictions from 0 to {size - 1}, received "
+                f"{record['label']} and {record['prediction']} for clip {record['index']}"
+            )
+    return list(run.class_names) or [f"class {label}" for label in range(size)]
+
+
+# Writes the report of a workdir: gathers its records, evaluating first where that is missing.
+#
+# Apart from the program, since that defines flags, which can be defined only once.
+
+logger = logging.getLogger(__name__)
+
+
+def write_report(
+    workdir: Workdir, split: str = "test", comparison: Sequence[Mapping[str, str]] = ()
+) -> Path:
+    """Writes ``report.html`` of a run; evaluates the split first where it has no predictions.
+
+    Args:
+      workdir: of the run.
+      split: the split of the predictions; not ``train``, which has no end.
+      comparison: rows of a table at the top of the page, column to text.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      flaxnets.training.workdir.WorkdirError: no run in the folder.
+      FileNotFoundError: the experiment's file is gone.
+      ValueError: no such split, or predictions that are no records of this experiment.
+    """
+    record = workdir.read_config()
+    config = config_of(workdir)
+    predictions, notes = _predictions(workdir, config, split)
+    scores, galleries = _captions(workdir, config, split, predictions, notes)
+    defines_clips = type(config).load_clip is not Config.load_clip
+    run = Run(
+        experiment=record["experiment"],
+        workdir=str(workdir.path),
+        config=record["config"],
+        metrics=read_metrics(workdir.path),
+        split=split,
+        class_names=config.class_names,
+        predictions=predictions,
+        load_clip=(lambda index: config.load_clip(split, index)) if defines_clips else None,
+        scores=scores,
+        galleries=galleries,
+        notes=notes,
+    )
+    page = build_page(run, comparison)
+    path = workdir.path / "report.html"
+    # Written beside and renamed, so that a browser never sees half of it.
+    temporary = path.with_suffix(".html.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def _predictions(
+    workdir: Workdir, config: Config, split: str
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records of a split, and sentences on what is amiss with them."""
+    path = workdir.predictions(split)
+    if not path.exists():
+        if split == "train":
+            raise ValueError("--split=train: the training split has no end; name another one")
+        try:
+            logger.info("evaluating the split %s", split)
+            TrainedModel(config, workdir).evaluate(split)
+        except FileNotFoundError as error:
+            return [], [f"No predictions for the split {split}: {error}."]
+    try:
+        records = read_predictions(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON records ({error}); evaluate the split again") from error
+    notes = []
+    if not records:
+        notes.append(f"No predictions for the split {split}: {path} holds no record.")
+    metrics = workdir.path / "metrics.jsonl"
+    if metrics.exists() and metrics.stat().st_mtime > path.stat().st_mtime:
+        notes.append(
+            f"The predictions are older than the last training record; python -m launch.evaluate "
+            f"--workdir={workdir.path} --split={split} makes them anew."
+        )
+    return records, notes
+
+
+def _captions(
+    workdir: Workdir,
+    config: Config,
+    split: str,
+    predictions: Sequence[Mapping[str, Any]],
+    notes: list[str],
+) -> tuple[Mapping[str, float], list[Gallery]]:
+    """Scores and galleries of predicted captions; adds to ``notes`` what there is not."""
+    if not predictions or not all("caption" in record for record in predictions):
+        return {}, []
+    try:
+        scorer = config.make_scorer(split, complete=True)
+        scores = scorer(predictions) if scorer is not None else {}
+        galleries = make_galleries(
+            predictions,
+            config.references(split),
+            config.score_examples(split, predictions),
+            lambda index: config.load_clip(split, index),
+            lambda indices: _look(workdir, config, split, indices, notes),
+            metric=config.best_metric,
+        )
+    except (OSError, ImportError) as error:
+        notes.append(f"No scores and no gallery of captions: {error}.")
+        return {}, []
+    return scores, galleries
+
+
+def _look(
+    workdir: Workdir, config: Config, split: str, indices: Sequence[int], notes: list[str]
+) -> dict[int, Looked]:
+    """Where the best checkpoint looks while it captions some examples."""
+    looked = {}
+    try:
+        captioner = TrainedCaptioner([TrainedModel(config, workdir)])
+        for found in captioner.caption_examples(split, indices, attention=True):
+            if not found.captions:
+                continue
+            best = found.captions[0]
+            if best.attention is None:
+                continue
+            image = None
+            if best.attention.ndim == 3:
+                image = config.crop_image(config.load_clip(split, found.index)[0])
+            looked[found.index] = Looked(best.words, best.attention, image)
+    except (FileNotFoundError, ValueError) as error:
+        notes.append(f"No maps of attention: {error}.")
+    return looked

@@ -1,0 +1,200 @@
+"""What a folder of runs holds: each run's experiment, progress and best figure."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jinja2
+
+from flaxnets.training.metric_writer import read_metrics
+from launch.reports.charts import make_charts
+from launch.reports.run_page import duration
+from launch.reports.statistics import speed_of
+
+RUNNING, FINISHED, EARLY, STOPPED, EMPTY = (
+    "running",
+    "finished",
+    "stopped early",
+    "unfinished",
+    "not begun",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSummary:
+    """One run.
+
+    Attributes:
+      name: its workdir, as a path below the folder that was searched.
+      experiment: ``FILE[:variant]``.
+      state: ``running``; ``finished``; ``stopped early``, by ``patience``; ``unfinished``;
+        ``not begun``, without a record.
+      step: finished steps.
+      num_steps: of the whole training.
+      metric: what ranks the checkpoints.
+      sign: 1 where the greatest value is the best, -1 where the smallest is.
+      best: its best value, None without an evaluation.
+      best_step: where it was reached.
+      seconds: of training, without evaluations and checkpoints.
+      records: of ``metrics.jsonl``.
+      split: the one that chooses the best checkpoint.
+    """
+
+    name: str
+    experiment: str
+    state: str
+    step: int
+    num_steps: int
+    metric: str
+    sign: int
+    best: float | None
+    best_step: int | None
+    seconds: float
+    records: Sequence[Mapping[str, Any]]
+    split: str
+
+
+def find_runs(folder: Path) -> list[RunSummary]:
+    """The runs in a folder, at any depth, by name.
+
+    Raises:
+      FileNotFoundError: no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; expected one with workdirs of runs")
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        if "config.json" not in files:
+            continue
+        summary = summarize(Path(parent), os.path.relpath(parent, folder))
+        if summary is not None:
+            folders.clear()
+            found.append(summary)
+    return sorted(found, key=lambda run: run.name)
+
+
+def summarize(workdir: Path, name: str) -> RunSummary | None:
+    """What the workdir holds; None where its ``config.json`` is none of a run."""
+    try:
+        recorded = json.loads((workdir / "config.json").read_text())
+        experiment, config = recorded["experiment"], recorded["config"]
+        metric, split, num_steps = config["best_metric"], config["eval_split"], config["num_steps"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    records = read_metrics(workdir)
+    sign = -1 if config["best_mode"] == "min" else 1
+    scored = [r for r in records if r["split"] == split and r.get(metric) is not None]
+    best = max(scored, key=lambda record: sign * record[metric], default=None)
+    step = max((record["step"] for record in records), default=0)
+    later = sum(best is not None and record["step"] > best["step"] for record in scored)
+    patience = config.get("patience", 0)
+    if is_locked(workdir):
+        state = RUNNING
+    elif step >= num_steps:
+        state = FINISHED
+    elif patience and later >= patience:
+        state = EARLY
+    else:
+        state = STOPPED if records else EMPTY
+    speed = speed_of(records)
+    return RunSummary(
+        name=name,
+        experiment=experiment,
+        state=state,
+        step=step,
+        num_steps=num_steps,
+        metric=metric,
+        sign=sign,
+        best=None if best is None else best[metric],
+        best_step=None if best is None else best["step"],
+        seconds=0.0 if speed is None else speed.seconds,
+        records=records,
+        split=split,
+    )
+
+
+def overlay(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
+    """The evaluations of all runs as records whose ``split`` is the run's name.
+
+    Runs without an evaluation give their training records instead.
+    """
+    records: list[dict[str, Any]] = []
+    for run in runs:
+        evaluated = [record for record in run.records if record["split"] == run.split]
+        records += [{**record, "split": run.name} for record in evaluated or run.records]
+    return records
+
+
+def is_locked(workdir: Path) -> bool:
+    """Whether a process uses a workdir."""
+    path = workdir / "lock"
+    if not path.exists():
+        return False
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        return True
+    except OSError:  # A folder that cannot be written to; a run there could not be going on.
+        return False
+    lock.release()
+    return False
+
+
+# Runs as a table of text and as a page.
+
+COLUMNS = ("run", "experiment", "state", "step", "best", "at step", "time")
+
+
+def ranked(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """By metric, then the best first; those without an evaluation last."""
+
+    def key(run: RunSummary) -> tuple[str, bool, float, str]:
+        best = 0.0 if run.best is None else -run.sign * run.best
+        return run.metric, run.best is None, best, run.name
+
+    return sorted(runs, key=key)
+
+
+def row_of(run: RunSummary) -> dict[str, str]:
+    """A run as a row of the table, by column."""
+    return {
+        "run": run.name,
+        "experiment": run.experiment,
+        "state": run.state,
+        "step": f"{run.step:,} of {run.num_steps:,}",
+        "best": "–" if run.best is None else f"{run.metric} {run.best:.4g}",
+        "at step": "–" if run.best_step is None else f"{run.best_step:,}",
+        "time": duration(run.seconds) if run.seconds else "–",
+    }
+
+
+def format_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Columns of text, two spaces apart."""
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in COLUMNS}
+    lines: list[Mapping[str, str]] = [{name: name for name in COLUMNS}, *rows]
+    return "\n".join(
+        "  ".join(line[name].ljust(widths[name]) for name in COLUMNS).rstrip() for line in lines
+    )
+
+
+def build_page(folder: str, runs: Sequence[RunSummary]) -> str:
+    """The table and the curves as one self-contained page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    charts = []
+    for metric in dict.fromkeys(run.metric for run in runs):
+        charts += make_charts(overlay([run for run in runs if run.metric == metric]), metric)
+    return environment.get_template("runs.html.jinja").render(
+        folder=folder, columns=COLUMNS, rows=[row_of(run) for run in runs], charts=charts
+    )

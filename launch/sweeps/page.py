@@ -1,0 +1,237 @@
+"""A sweep as one self-contained HTML page: its best configuration, Optuna's plots, every trial."""
+
+import json
+import logging
+import math
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from flaxnets.training.config import Config, flatten, update
+from launch.program import load_experiment
+from launch.reports.run_page import duration
+from launch.sweeps.space import apply, flag
+from launch.sweeps.study import SETTINGS, import_optuna
+
+if TYPE_CHECKING:
+    import optuna
+
+PAGE = "sweep.html"
+MAX_BEST = 10
+"""Configurations of a Pareto front whose commands are shown."""
+LOW, HIGH = (210, 95, 20), (59, 125, 234)
+"""Colours of the least and the greatest value, red, green and blue in 0..255."""
+
+logger = logging.getLogger(__name__)
+
+
+def write_page(study: "optuna.Study", workdir: Path) -> Path:
+    """Writes ``sweep.html`` into the sweep's workdir; returns its path.
+
+    Raises:
+      ValueError: Plotly is not installed.
+    """
+    path = workdir / PAGE
+    # Several workers may write it at once, when the last trials end.
+    temporary = path.with_name(f"{PAGE}.{os.getpid()}.tmp")
+    temporary.write_text(build_page(study, workdir), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def build_page(study: "optuna.Study", workdir: Path) -> str:
+    """The page as HTML text.
+
+    Args:
+      study: made by ``open_study``.
+      workdir: of the sweep, for the commands.
+    """
+    script = _plotly_script()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    settings = study.user_attrs[SETTINGS]
+    trials = study.get_trials()
+    figures = _figures(study, settings["objectives"])
+    return environment.get_template("sweep.html.jinja").render(
+        study=study.study_name,
+        settings=settings,
+        counts=_count_states(trials),
+        objectives=settings["objectives"],
+        best=[_best(trial, settings, workdir) for trial in best_trials(study)[:MAX_BEST]],
+        parameters=list(dict.fromkeys(name for trial in trials for name in trial.params)),
+        trials=[_row(trial) for trial in trials],
+        titles=list(figures),
+        # "</script>" in a name must not end the script.
+        figures=json.dumps([json.loads(each.to_json()) for each in figures.values()]).replace(
+            "</", "<\\/"
+        ),
+        plotly=script,
+    )
+
+
+def best_trials(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+    """The best trial, or the Pareto front of several objectives; none where none is complete."""
+    optuna, _ = import_optuna()
+    if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+        return []
+    return [study.best_trial] if len(study.directions) == 1 else study.best_trials
+
+
+def summarize(study: "optuna.Study", workdir: Path) -> str:
+    """The trials in numbers, the best of them, and the command that trains it, as lines."""
+    settings, trials = study.user_attrs[SETTINGS], study.get_trials()
+    counts = ", ".join(f"{count} {state}" for state, count in _count_states(trials).items())
+    lines = [f"{len(trials)} trials: {counts}"]
+    for trial in best_trials(study)[:MAX_BEST]:
+        values = zip(settings["objectives"], _row(trial)["values"], strict=True)
+        reached = ", ".join(f"{name} {value}" for name, value in values)
+        lines.append(f"best: trial {trial.number}, {reached}")
+        lines.append("  " + shlex.join(command(trial, settings, workdir)))
+    return "\n".join(lines)
+
+
+def command(
+    trial: "optuna.trial.FrozenTrial", settings: Mapping[str, Any], workdir: Path
+) -> list[str]:
+    """The words of the command that trains a trial's configuration."""
+    base, config = load_experiment(settings["experiment"]), config_of(trial, settings)
+    default = dict(flatten(base))
+    changed = [flag(name, value) for name, value in flatten(config) if value != default[name]]
+    head = ["python", "-m", "launch.train", f"--config={settings['experiment']}"]
+    return [*head, f"--workdir={workdir / 'best'}", *changed]
+
+
+def config_of(trial: "optuna.trial.FrozenTrial", settings: Mapping[str, Any]) -> Config:
+    """The configuration that a trial was trained with, folds and seeds apart."""
+    config = load_experiment(settings["experiment"])
+    update(config, settings["config"])
+    apply(config, trial.user_attrs.get("overrides", {}))
+    return config
+
+
+def _plotly_script() -> str:
+    """Plotly's library of JavaScript."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the page of a sweep needs the package {error.name}; install the extra: "
+            "pip install -e '.[sweep]'"
+        ) from None
+    return get_plotlyjs()
+
+
+def _best(
+    trial: "optuna.trial.FrozenTrial", settings: Mapping[str, Any], workdir: Path
+) -> dict[str, Any]:
+    return {
+        **_row(trial),
+        "overrides": trial.user_attrs.get("overrides", {}),
+        "command": shlex.join(command(trial, settings, workdir)),
+    }
+
+
+def _row(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
+    """A trial as text, for the table."""
+    spread = trial.user_attrs.get("spread", [])
+    values = [f"{value:.4g}" for value in trial.values or ()]
+    seconds = None if trial.duration is None else trial.duration.total_seconds()
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "values": [
+            f"{value} ± {deviation:.2g}" for value, deviation in zip(values, spread, strict=True)
+        ]
+        if len(spread) == len(values)
+        else values,
+        "params": {name: _short(value) for name, value in trial.params.items()},
+        "time": "–" if seconds is None else duration(seconds),
+        "error": trial.user_attrs.get("error", ""),
+    }
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _count_states(trials: Sequence["optuna.trial.FrozenTrial"]) -> dict[str, int]:
+    """How many there are in each state, of the states that occur."""
+    names = [trial.state.name.lower() for trial in trials]
+    return {name: names.count(name) for name in dict.fromkeys(sorted(names))}
+
+
+def _figures(study: "optuna.Study", objectives: Sequence[str]) -> dict[str, Any]:
+    """Plotly's figures that the trials are enough for, by title."""
+    optuna, _ = import_optuna()
+    plots = optuna.visualization
+    names = [objective.rpartition(":")[0] for objective in objectives]
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if not complete:
+        return {}
+    varying, figures = _varying(complete), {}
+    if len(names) in (2, 3):
+        figures["Pareto front"] = plots.plot_pareto_front(study, target_names=names)
+    for place, name in enumerate(names):
+        target = None if len(names) == 1 else _value_at(place)
+        options: dict[str, Any] = {"target": target, "target_name": name}
+        figures[f"History of {name}"] = plots.plot_optimization_history(study, **options)
+        if len(varying) > 1 and len({trial.values[place] for trial in complete}) > 1:
+            evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+            figure = plots.plot_param_importances(
+                study, evaluator=evaluator, params=varying, **options
+            )
+            figures[f"Importance for {name}"] = figure.update_yaxes(title=None)
+        if varying:
+            figure = plots.plot_parallel_coordinate(study, params=varying, **options)
+            _restyle_parallel(figure, name, varying)
+            figures[f"Parallel coordinates, {name}"] = figure
+    if len(names) == 1 and any(trial.intermediate_values for trial in complete):
+        figures[f"Course of {names[0]}"] = plots.plot_intermediate_values(study)
+    for figure in figures.values():
+        # The page has a title and the colours of the ground itself.
+        figure.update_layout(
+            title=None, template="none", margin={"l": 70, "r": 50, "t": 40, "b": 60}, height=360
+        )
+    return figures
+
+
+def _restyle_parallel(figure: Any, name: str, parameters: Sequence[str]) -> None:
+    """Gives parallel coordinates names that are not cut, and colours for any ground.
+
+    Optuna's lines fade to white. Parameters are called by the last part of their name.
+    """
+    figure.layout.xaxis.ticktext = [name, *(p.rpartition(".")[2] for p in sorted(parameters))]
+    for trace in figure.data:
+        if trace.mode == "lines":
+            # The first axis is the objective, from 0 to 1.
+            share = min(max(float(trace.y[0]), 0.0), 1.0)
+            red, green, blue = (
+                round(low + share * (high - low)) for low, high in zip(LOW, HIGH, strict=True)
+            )
+            trace.line.color = f"rgb({red},{green},{blue})"
+            trace.opacity = 0.8
+        else:
+            scale = [[0, f"rgb{LOW}"], [1, f"rgb{HIGH}"]]
+            trace.marker.update(colorscale=scale, reversescale=False)
+
+
+def _varying(trials: Sequence["optuna.trial.FrozenTrial"]) -> list[str]:
+    """The parameters that every trial has and that are not the same in all."""
+    shared = [n for n in trials[0].params if all(n in trial.params for trial in trials)]
+    return [n for n in shared if len({str(trial.params[n]) for trial in trials}) > 1]
+
+
+def _value_at(place: int) -> Callable[["optuna.trial.FrozenTrial"], float]:
+    def target(trial: "optuna.trial.FrozenTrial") -> float:
+        return trial.values[place] if trial.values else math.nan
+
+    return target

@@ -1,0 +1,160 @@
+"""What a sweep will do, checked before any trial starts."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flaxnets.training.config import Config
+from launch.sweeps.space import (
+    Dimension,
+    Label,
+    Suggest,
+    apply,
+    load_suggest,
+    make_cells,
+    parse_spaces,
+)
+from launch.sweeps.study import (
+    Objective,
+    Settings,
+    check_sampler,
+    import_optuna,
+    make_pruner,
+)
+from launch.sweeps.trial import STEP_SECONDS, draw
+
+DEFAULT_TRIALS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A sweep.
+
+    Attributes:
+      settings: the same for all its workers.
+      dimensions: which fields vary.
+      suggest: draws further values; None: there are none.
+      cells: of a grid; None: a sampler draws the values.
+      trials: their number.
+    """
+
+    settings: Settings
+    dimensions: Sequence[Dimension]
+    suggest: Suggest | None
+    cells: list[dict[str, Label]] | None
+    trials: int
+
+
+def make_plan(
+    experiment: str,
+    config: Config,
+    *,
+    space: Sequence[str],
+    space_file: Path | None = None,
+    objectives: Sequence[str] = (),
+    trials: int | None = None,
+    **options: Any,
+) -> Plan:
+    """The sweep that a command describes.
+
+    Args:
+      experiment: ``FILE[:variant]``.
+      config: its configuration; changed so that the first metric chooses the best checkpoint.
+      space: ``FIELD=VALUES`` texts.
+      space_file: a Python file with ``suggest(trial)``.
+      objectives: ``METRIC:max`` or ``METRIC:min`` texts; none: the configuration's best metric.
+      trials: None: the cells of a grid, ``DEFAULT_TRIALS`` otherwise.
+      **options: ``sampler``, ``pruner``, ``folds``, ``seeds``, ``sampler_seed`` of ``Settings``.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: whatever of it cannot be.
+      flaxnets.training.config.UndefinedMethod: folds of an experiment that has none.
+    """
+    dimensions = parse_spaces(space, config)
+    suggest, digest = (None, "") if space_file is None else load_suggest(space_file)
+    judges = _parse_objectives(objectives, config)
+    settings = Settings(
+        experiment=experiment,
+        config=config,
+        space=[str(dimension) for dimension in dimensions],
+        space_file=digest,
+        objectives=judges,
+        **options,
+    )
+    _check_settings(settings)
+    cells = None
+    if settings.sampler == "grid":
+        if suggest is not None:
+            raise ValueError("space_file: expected none with the sampler grid, received one")
+        cells = make_cells(dimensions)
+        if trials not in (None, len(cells)):
+            raise ValueError(f"trials: the grid has {len(cells)} cells, received {trials}")
+        trials = len(cells)
+    if not dimensions and suggest is None:
+        raise ValueError("space: expected --space=FIELD=VALUES or --space_file, received none")
+    _try_draw(settings, dimensions, suggest)
+    return Plan(settings, dimensions, suggest, cells, trials or DEFAULT_TRIALS)
+
+
+def _parse_objectives(texts: Sequence[str], config: Config) -> list[Objective]:
+    """The objectives; the first metric of them becomes the configuration's best metric."""
+    found = [_parse_objective(text, config) for text in texts]
+    found = found or [Objective(config.best_metric, config.best_mode)]
+    names = [objective.metric for objective in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"objective: expected each once, received {name} twice")
+    metric = next((one for one in found if one.metric != STEP_SECONDS), None)
+    if metric is None:
+        raise ValueError(f"objective: expected a metric beside {STEP_SECONDS}, received none")
+    config.best_metric, config.best_mode = metric.metric, metric.mode
+    return found
+
+
+def _parse_objective(text: str, config: Config) -> Objective:
+    metric, colon, mode = text.partition(":")
+    known = {config.best_metric: config.best_mode, STEP_SECONDS: "min"}
+    if not colon:
+        mode = known.get(metric, "")
+    if not metric or mode not in ("max", "min"):
+        raise ValueError(
+            f"objective: expected METRIC:max or METRIC:min, as {metric or 'loss'}:min, received "
+            f"{text!r}"
+        )
+    return Objective(metric, mode)
+
+
+def _check_settings(settings: Settings) -> None:
+    """Raises ValueError for settings with which no trial can be judged."""
+    config = settings.config
+    config.validate()
+    if config.eval_split in ("", "test", "train"):
+        raise ValueError(
+            "eval_split: expected a split that judges the trials, which is neither train nor "
+            f"test, received {config.eval_split!r}"
+        )
+    check_sampler(settings.sampler)
+    make_pruner(settings)
+    if len(set(settings.seeds)) < len(settings.seeds):
+        raise ValueError(f"seeds: expected each once, received {_joined(settings.seeds)}")
+    for fold in range(1, settings.folds + 1):
+        copy.deepcopy(config).set_fold(fold)
+
+
+def _try_draw(
+    settings: Settings, dimensions: Sequence[Dimension], suggest: Suggest | None
+) -> Mapping[str, Any]:
+    """Draws values once, without a study, so that what is wrong with them is told now."""
+    optuna, _ = import_optuna()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    values = draw(study.ask(), dimensions, suggest)
+    if settings.seeds and "seed" in values:
+        raise ValueError("seeds: expected none where the field seed varies, received some")
+    return apply(copy.deepcopy(settings.config), values)
+
+
+def _joined(values: Sequence[int]) -> str:
+    return ",".join(map(str, values))

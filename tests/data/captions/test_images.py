@@ -1,0 +1,184 @@
+"""Image files of every kind as RGB."""
+
+import io
+import pickle
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.captions.images import ImageError, read_image
+from tests.data.pictures import random_image
+
+
+def save(path: Path, image: Image.Image, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def test_rgb_is_read_as_it_is(tmp_path: Path) -> None:
+    image = random_image()
+    read = read_image(save(tmp_path / "a.png", Image.fromarray(image)))
+    np.testing.assert_array_equal(read, image)
+    assert read.flags.writeable
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif"])
+def test_grey(tmp_path: Path, suffix: str) -> None:
+    grey = np.full((6, 5), 120, np.uint8)
+    read = read_image(save(tmp_path / f"a.{suffix}", Image.fromarray(grey)))
+    np.testing.assert_allclose(read, np.repeat(grey[..., None], 3, -1), atol=1)
+
+
+def test_black_and_white(tmp_path: Path) -> None:
+    bits = np.asarray([[True, False], [False, True]])
+    read = read_image(save(tmp_path / "a.png", Image.fromarray(bits)))
+    np.testing.assert_array_equal(read, np.repeat(bits[..., None], 3, -1) * np.uint8(255))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_lies_on_white(tmp_path: Path, mode: str) -> None:
+    pixels = np.zeros((3, 4, len(mode)), np.uint8)
+    pixels[1, ..., -1], pixels[2, ..., -1] = 51, 255
+    read = read_image(save(tmp_path / "a.png", Image.fromarray(pixels, mode)))
+    assert read.shape == (3, 4, 3)
+    assert [row.mean() for row in read] == [255, 204, 0]
+
+
+def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
+    image = Image.fromarray(np.asarray([[0, 1, 2]], np.uint8), "P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    expected = np.asarray([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", image)), expected)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.gif", image)), expected)
+    expected[0, 1] = 255
+    for name in ("b.png", "b.gif"):
+        read = read_image(save(tmp_path / name, image, transparency=1))
+        np.testing.assert_array_equal(read, expected)
+
+
+def test_one_colour_of_rgb_is_transparent(tmp_path: Path) -> None:
+    image = np.zeros((1, 2, 3), np.uint8)
+    image[0, 1] = 9, 8, 7
+    path = save(tmp_path / "a.png", Image.fromarray(image), transparency=(9, 8, 7))
+    assert read_image(path).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    ink = np.zeros((16, 16, 4), np.uint8)
+    ink[:, :, 1:3] = 255  # magenta and yellow
+    read = read_image(save(tmp_path / "a.jpg", Image.fromarray(ink, "CMYK"), quality=95))
+    np.testing.assert_allclose(read, np.broadcast_to([255, 0, 0], read.shape), atol=3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, suffix: str) -> None:
+    values = np.asarray([[0, 128, 129, 257 * 100, 65407, 65535]], np.uint16)
+    read = read_image(save(tmp_path / f"a.{suffix}", Image.fromarray(values)))
+    assert read[..., 0].tolist() == [[0, 0, 1, 100, 255, 255]]
+    assert (read == read[..., :1]).all()
+
+
+def test_floating_point_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", Image.fromarray(np.ones((2, 2), np.float32)))
+    with pytest.raises(ImageError, match="floating-point numbers of unknown range"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_the_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue", "green")]
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = save(
+        tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:], **options
+    )
+    read = read_image(path)
+    np.testing.assert_array_equal(read, np.broadcast_to(np.uint8([255, 0, 0]), (6, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda x: x),
+        (2, lambda x: x[:, ::-1]),
+        (3, lambda x: x[::-1, ::-1]),
+        (4, lambda x: x[::-1]),
+        (5, lambda x: x.swapaxes(0, 1)),
+        (6, lambda x: np.rot90(x, -1)),
+        (7, lambda x: x.swapaxes(0, 1)[::-1, ::-1]),
+        (8, lambda x: np.rot90(x)),
+    ],
+)
+def test_pictures_stand_upright(tmp_path: Path, orientation: int, upright: Callable) -> None:
+    image, exif = random_image(), Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "a.png", Image.fromarray(image), exif=exif)
+    np.testing.assert_array_equal(read_image(path), upright(image))
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(random_image(64, 64)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def enormous_png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("1", (8, 8)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[16:24] = (60000).to_bytes(4) + (60000).to_bytes(4)
+    checksum = zlib.crc32(content[12:29])
+    content[29:33] = checksum.to_bytes(4)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no image in a format"),
+        (b"<html>not found</html>", "no image in a format"),
+        (jpeg()[:20], "a.jpg: ."),
+        (jpeg()[: len(jpeg()) // 2], "truncated"),
+        (enormous_png(), "exceeds limit"),
+    ],
+)
+def test_what_does_not_decode(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=reason) as raised:
+        read_image(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    copy = pickle.loads(pickle.dumps(raised.value))
+    assert (copy.path, copy.reason, str(copy)) == (
+        str(path),
+        raised.value.reason,
+        str(raised.value),
+    )
+
+
+def test_damaged_bytes_decode_or_raise_the_one_error(tmp_path: Path) -> None:
+    rng, path, failures = np.random.default_rng(0), tmp_path / "a", 0
+    for suffix in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"):
+        buffer = io.BytesIO()
+        Image.fromarray(random_image(16, 16)).save(buffer, suffix)
+        for _ in range(60):
+            content = np.frombuffer(buffer.getvalue(), np.uint8).copy()
+            content[rng.integers(0, len(content), 5)] = rng.integers(0, 256, 5)
+            path.write_bytes(content.tobytes())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    assert read_image(path).shape[2] == 3
+                except ImageError:
+                    failures += 1
+    assert 0 < failures < 360
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "a.jpg")

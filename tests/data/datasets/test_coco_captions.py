@@ -1,0 +1,111 @@
+"""The reader of COCO's JSON: one file, and COCO's own folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.datasets import coco_captions
+from tests.data.pictures import touch
+
+SHARED = Path(__file__).parents[3].parent / "shared/data"
+
+
+COCO = {
+    "images": [{"id": 9, "file_name": "9.jpg"}, {"id": 4, "file_name": "4.jpg"}],
+    "annotations": [
+        {"id": 8, "image_id": 4, "caption": "Four, second\n"},
+        {"id": 3, "image_id": 9, "caption": "Nine"},
+        {"id": 7, "image_id": 4, "caption": "Four, first"},
+    ],
+}
+
+
+def write_coco(folder: Path, **changes: Any) -> Path:
+    touch(folder / "train2017", "4.jpg", "9.jpg")
+    path = folder / "captions_train2017.json"
+    path.write_text(json.dumps({**COCO, **changes}))
+    return path
+
+
+def test_coco(tmp_path: Path) -> None:
+    path = write_coco(tmp_path)
+    images = coco_captions.read_annotations(path, tmp_path / "train2017")
+    assert images.image_ids == (9, 4)
+    assert images.captions == (("Nine",), ("Four, first", "Four, second"))
+    assert images.paths[1] == str(tmp_path / "train2017/4.jpg")
+    (tmp_path / "train2017/9.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of the 2 images .*9\.jpg"):
+        coco_captions.read_annotations(path, tmp_path / "train2017")
+    assert coco_captions.read_annotations(path, tmp_path / "train2017", missing="skip").image_ids
+
+
+def write_coco_folder(root: Path, part: str, numbers: range) -> None:
+    names = [f"{number:012}.jpg" for number in numbers]
+    content = {
+        "images": [{"id": i, "file_name": n} for i, n in zip(numbers, names, strict=True)],
+        "annotations": [{"id": i, "image_id": i, "caption": f"{part} {i}"} for i in numbers],
+    }
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / f"annotations/captions_{part}.json").write_text(json.dumps(content))
+    touch(root / part, *names)
+
+
+def test_coco_s_own_folder_holds_a_tenth_of_its_training_images_out(tmp_path: Path) -> None:
+    write_coco_folder(tmp_path, "train2017", range(40))
+    write_coco_folder(tmp_path, "val2017", range(40, 45))
+    parts = [coco_captions.read_split(tmp_path, split) for split in ("train", "val", "test")]
+    train, validation, test = parts
+    assert (len(train), len(validation), test.image_ids) == (36, 4, tuple(range(40, 45)))
+    assert sorted(train.image_ids + validation.image_ids) == list(range(40))
+    # Not the first, nor the last, and the same whichever files are there.
+    assert validation.image_ids == (8, 9, 29, 39)
+    assert validation.captions[0] == ("train2017 8",)
+    for number in (7, 8):
+        (tmp_path / f"train2017/{number:012}.jpg").unlink()
+    kept = coco_captions.read_split(tmp_path, "dev", missing="skip")
+    assert kept.image_ids == (9, 29, 39)
+    assert len(coco_captions.read_split(tmp_path, "train", missing="skip")) == 35
+    with pytest.raises(FileNotFoundError, match=r"train2017.json: 1 of the 36 images .*07\.jpg"):
+        coco_captions.read_split(tmp_path, "train")
+
+
+def test_coco_s_folder_of_either_year(tmp_path: Path) -> None:
+    write_coco_folder(tmp_path, "train2014", range(10))
+    assert len(coco_captions.read_split(tmp_path, "train")) == 9
+    write_coco_folder(tmp_path, "train2017", range(20))
+    assert len(coco_captions.read_split(tmp_path, "train")) == 18
+    assert len(coco_captions.read_split(tmp_path, "train", year=2014)) == 9
+    message = r"captions_val2017.json or captions_val2014.json is not there, .* 'test' needs it"
+    with pytest.raises(FileNotFoundError, match=message):
+        coco_captions.read_split(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": COCO["images"][:1]}, "2 captions of images not listed: 4, 4"),
+        ({"annotations": COCO["annotations"][:1]}, "1 images have none: .*9.jpg"),
+        ({"images": []}, "COCO's JSON of captions, received no images"),
+        ({"images": 3}, "COCO's JSON of captions; TypeError"),
+        ({"annotations": [{"id": 1, "image_id": 4}]}, "COCO's JSON of captions; KeyError"),
+    ],
+)
+def test_coco_with_other_content(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        coco_captions.read_annotations(write_coco(tmp_path, **changes), tmp_path / "train2017")
+
+
+@pytest.mark.skipif(not (SHARED / "coco").is_dir(), reason="shared/data/coco is missing")
+def test_the_real_coco() -> None:
+    notes = SHARED / "coco/annotations"
+    images = coco_captions.read_annotations(
+        notes / "captions_train2017.json", SHARED / "coco/train2017"
+    )
+    assert (len(images), sum(map(len, images.captions))) == (80, 400)
+    with pytest.raises(FileNotFoundError, match="5000 of the 5000 images"):
+        coco_captions.read_annotations(notes / "captions_val2017.json", SHARED / "coco/val2017")
+    parts = [coco_captions.read_split(SHARED / "coco", split) for split in ("train", "val")]
+    assert [len(part) for part in parts] == [72, 8]
+    assert not set(parts[0].image_ids) & set(parts[1].image_ids)

@@ -1,0 +1,162 @@
+"""UCF101's lists: splits, groups and every way in which a data set can be wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from data.datasets.ucf101 import UT_INTERACTION_GROUP, read_split
+
+UT_INTERACTION = Path(__file__).parents[3].parent / "shared/data/ut_interaction/set1"
+
+
+def name(class_name: str, group: int, clip: int) -> str:
+    return f"{class_name}/v_{class_name}_g{group:02d}_c{clip:02d}.avi"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three classes, groups 1..4 with two clips each; group 1 tests fold 1."""
+    videos, lists = tmp_path / "UCF-101", tmp_path / "ucfTrainTestlist"
+    lists.mkdir()
+    train, test = [], []
+    for label, class_name in enumerate(["Archery", "Bowling", "Diving"], start=1):
+        (videos / class_name).mkdir(parents=True)
+        for group in range(1, 5):
+            for clip in (1, 2):
+                (videos / name(class_name, group, clip)).touch()
+                if group == 1:
+                    test.append(name(class_name, group, clip))
+                else:
+                    train.append(f"{name(class_name, group, clip)} {label}")
+    (lists / "classInd.txt").write_text("1 Archery\r\n2 Bowling\r\n3 Diving\r\n")
+    (lists / "trainlist01.txt").write_text("\n".join(train) + "\n\n")
+    (lists / "testlist01.txt").write_text("\n".join(test) + "\n")
+    return tmp_path
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_train_and_test(root):
+    train, test = read_split(root, "train"), read_split(root, "test")
+    assert train.class_names == ("Archery", "Bowling", "Diving")
+    assert (len(train), len(test)) == (18, 6)
+    assert not set(train.paths) & set(test.paths)
+    for part in (train, test):
+        for path, label, group in zip(part.paths, part.labels, part.groups, strict=True):
+            assert Path(path).is_file()
+            assert Path(path).parent.name == part.class_names[label]
+            assert f"_g{group}_" in path
+    assert test.labels == (0, 0, 1, 1, 2, 2)
+
+
+def test_validation_is_held_out_by_groups(root):
+    every = read_split(root, "train")
+    train = read_split(root, "train", validation_groups=["03"])
+    validation = read_split(root, "validation", validation_groups=["03"])
+    assert set(validation.groups) == {"03"}
+    assert set(train.groups) == {"02", "04"}
+    assert sorted(train.paths + validation.paths) == sorted(every.paths)
+    test = read_split(root, "test", validation_groups=["03"])
+    assert test == read_split(root, "test")
+
+
+def test_other_folders_and_names(root, tmp_path):
+    (root / "UCF-101").rename(root / "clips")
+    (root / "ucfTrainTestlist").rename(root / "lists")
+    with pytest.raises(FileNotFoundError, match=r"UCF-101 or .*videos"):
+        read_split(root, "train")
+    part = read_split(root, "test", videos="clips", lists="lists", group_pattern=r"c(\d+)$")
+    assert set(part.groups) == {"01", "02"}
+    (root / "clips").rename(root / "videos")
+    (root / "lists").rename(root / "splits")
+    assert len(read_split(root, "train")) == 18
+
+
+def test_missing_folders_and_lists(root, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: expected the folder"):
+        read_split(root / "nowhere", "train")
+    with pytest.raises(FileNotFoundError, match=r"classInd.txt and the lists.*elsewhere"):
+        read_split(root, "train", lists="elsewhere")
+    (root / "ucfTrainTestlist/classInd.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"classInd\.txt: expected the list of classes"):
+        read_split(root, "train")
+
+
+def test_missing_videos_are_counted_and_named(root):
+    for clip in range(2, 5):
+        (root / "UCF-101" / name("Bowling", clip, 1)).unlink()
+    (root / "UCF-101" / name("Diving", 4, 2)).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"4 of 18 files.*g02_c01.*g03_c01.*g04_c01.*\.\.\."
+    ):
+        read_split(root, "train")
+    assert len(read_split(root, "test")) == 6
+
+
+def test_class_list_against_folders(root):
+    (root / "UCF-101/Diving").rename(root / "UCF-101/Fencing")
+    with pytest.raises(ValueError, match=r"only in .*classInd\.txt: Diving; .*UCF-101: Fencing"):
+        read_split(root, "train")
+
+
+def test_class_list_against_lists(root):
+    path = root / "ucfTrainTestlist/trainlist01.txt"
+    replace(path, name("Bowling", 2, 1) + " 2", name("Bowling", 2, 1) + " 3")
+    replace(path, name("Diving", 2, 1), name("Dancing", 2, 1))
+    with pytest.raises(
+        ValueError, match=r"2 lines .*\(3, but classInd.*says 2\).*Dancing.*no such"
+    ):
+        read_split(root, "train")
+
+
+def test_class_list_that_is_no_such_list(root):
+    path = root / "ucfTrainTestlist/classInd.txt"
+    for text in ("", "0 Archery\n1 Bowling\n2 Diving", "Archery\nBowling", "1 Archery\n2 Archery"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"classInd\.txt: expected"):
+            read_split(root, "train")
+
+
+def test_unknown_split_fold_and_groups(root):
+    with pytest.raises(ValueError, match=r"train, validation, test, received 'dev'"):
+        read_split(root, "dev")
+    with pytest.raises(ValueError, match="received 7, there are folds: 01"):
+        read_split(root, "test", fold=7)
+    with pytest.raises(ValueError, match=r"09 not in .*which has 02, 03, 04"):
+        read_split(root, "train", validation_groups=["03", "09"])
+    with pytest.raises(ValueError, match=r"leave nothing of .* for train"):
+        read_split(root, "train", validation_groups=["02", "03", "04"])
+    with pytest.raises(ValueError, match=r"leave nothing of .* for validation"):
+        read_split(root, "validation")
+    with pytest.raises(ValueError, match="does not fit all names"):
+        read_split(root, "train", validation_groups=["3"], group_pattern=UT_INTERACTION_GROUP)
+
+
+def test_empty_list(root):
+    (root / "ucfTrainTestlist/testlist01.txt").write_text("\n")
+    with pytest.raises(ValueError, match="empty list"):
+        read_split(root, "test")
+
+
+@pytest.mark.skipif(not UT_INTERACTION.is_dir(), reason=f"no real data in {UT_INTERACTION}")
+def test_real_folds_leave_out_one_sequence():
+    for fold in range(1, 11):
+        held_out = str(fold % 10 + 1)
+        parts = {
+            split: read_split(
+                UT_INTERACTION,
+                split,
+                fold,
+                validation_groups=[held_out],
+                group_pattern=UT_INTERACTION_GROUP,
+            )
+            for split in ("train", "validation", "test")
+        }
+        assert set(parts["test"].groups) == {str(fold)}
+        assert set(parts["validation"].groups) == {held_out}
+        assert not {str(fold), held_out} & set(parts["train"].groups)
+        assert sum(len(part) for part in parts.values()) == 60

@@ -1,0 +1,81 @@
+"""The projection of frozen features, against an SVD."""
+
+import numpy as np
+import pytest
+
+from experiments.features.frozen_features import fit_projection, make_encode
+
+N, D, P = 40, 6, 4
+
+
+@pytest.fixture(scope="module")
+def features() -> np.ndarray:
+    """Correlated features of unequal scale and offset."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, D)) @ rng.normal(size=(D, D))
+    return (x * [1, 5, 0.3, 2, 10, 1] + [0, 3, -1, 100, 0, 7]).astype(np.float32)
+
+
+def components(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N,P) on principal components by SVD, and their variances (P,)."""
+    x = features.astype(np.float64)
+    standard = (x - x.mean(0)) / (x.std(0) + 1e-2)
+    u, s, _ = np.linalg.svd(standard, full_matrices=False)
+    return (u * s)[:, :P], (s**2 / N)[:P]
+
+
+def project(features: np.ndarray, whitening: float, size: int = P) -> np.ndarray:
+    kernel, bias = fit_projection(features, size, whitening=whitening)
+    assert kernel.shape == (features.shape[1], size)
+    assert bias.shape == (size,)
+    assert kernel.dtype == bias.dtype == np.float32
+    return features.astype(np.float64) @ kernel + bias
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+def test_the_projection_is_that_of_an_svd(features: np.ndarray, whitening: float) -> None:
+    scores, variances = components(features)
+    expected = scores / np.sqrt(variances**whitening * variances[0] ** (1 - whitening))
+    projected = project(features, whitening)
+    signs = np.sign((projected * expected).sum(0))  # A component may point either way.
+    np.testing.assert_allclose(projected * signs, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+def test_components_are_centred_and_uncorrelated_and_the_first_has_unit_variance(
+    features: np.ndarray, whitening: float
+) -> None:
+    projected = project(features, whitening)
+    np.testing.assert_allclose(projected.mean(0), 0, atol=1e-3)
+    covariance = projected.T @ projected / N
+    np.testing.assert_allclose(covariance - np.diag(np.diag(covariance)), 0, atol=1e-3)
+    assert covariance[0, 0] == pytest.approx(1, abs=1e-3)
+
+
+def test_whitening_wholly_gives_unit_variances(features: np.ndarray) -> None:
+    np.testing.assert_allclose(project(features, 1.0).var(0), 1, atol=1e-3)
+
+
+def test_without_whitening_the_relative_variances_are_those_of_the_components(
+    features: np.ndarray,
+) -> None:
+    _, variances = components(features)
+    assert variances[0] > 1.5 * variances[-1]
+    np.testing.assert_allclose(project(features, 0.0).var(0), variances / variances[0], atol=1e-3)
+
+
+def test_features_that_are_constant_or_double_stay_finite(features: np.ndarray) -> None:
+    degenerate = np.concatenate([features[:, :2], features[:, :2], np.full((N, 2), 3)], 1)
+    for whitening in (0.0, 1.0):
+        projected = project(degenerate.astype(np.float32), whitening, size=6)
+        assert np.isfinite(projected).all()
+        # Two directions are all there is.
+        assert projected.var(0)[:2].min() > 0.1
+        assert projected.var(0)[2:].max() < 0.1
+
+
+def test_an_unknown_pool_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"data.pool: expected 'max', 'mean' or 'none', received 'sum'"
+    ):
+        make_encode("sum")

@@ -1,0 +1,60 @@
+"""Gradients tap by tap against JAX's of the same convolution."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxnets.layers import tapped_convolution
+from flaxnets.layers.convolution import conv2d
+from flaxnets.layers.tapped_convolution import tapped_conv
+
+
+@pytest.mark.parametrize("chunk_size", [1, 500, 2**18])
+@pytest.mark.parametrize(
+    ("kernel_size", "strides", "pads"),
+    [
+        ((3, 3), (2, 2), ((0, 1), (1, 1))),
+        ((1, 1), (1, 1), ((0, 0), (0, 0))),
+        ((1, 1), (2, 2), ((0, 0), (0, 0))),
+        ((7, 5), (3, 2), ((3, 2), (0, 4))),
+        ((2, 2), (3, 3), ((0, 0), (0, 0))),
+    ],
+)
+def test_gradients_equal_those_of_jax(
+    kernel_size: Any, strides: Any, pads: Any, chunk_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tapped_convolution, "_CHUNK_SIZE", chunk_size)
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, kernel = rng.normal(size=(6, 9, 8, 4)), rng.normal(size=(*kernel_size, 4, 5))
+        direct = partial(conv2d, strides=strides, padding=pads)  # float64 is never tapped.
+        tapped = partial(tapped_conv, strides=strides, pads=pads)
+        weights = rng.normal(size=jax.eval_shape(direct, x, kernel).shape)
+
+        def total(convolve: Any, x: Any, kernel: Any) -> Any:
+            return jnp.sum(weights * convolve(x, kernel))
+
+        np.testing.assert_allclose(tapped(x, kernel), direct(x, kernel), rtol=1e-10, atol=1e-12)
+        ours, theirs = (
+            jax.jit(jax.grad(partial(total, convolve), (0, 1)))(x, kernel)
+            for convolve in (tapped, direct)
+        )
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_strided_layers_and_those_of_one_pixel_are_tapped() -> None:
+    x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+
+    def is_tapped(x: Any, kernel: Any, **options: Any) -> bool:
+        return "tapped_conv" in str(jax.make_jaxpr(partial(conv2d, **options))(x, kernel))
+
+    assert is_tapped(x, kernel, strides=(2, 2))
+    assert is_tapped(x, kernel[:1, :1])
+    assert not is_tapped(x, kernel)
+    assert not is_tapped(x, jnp.ones((3, 3, 1, 6)), strides=(2, 2), groups=3)
+    assert not is_tapped(x.astype(jnp.bfloat16), kernel, strides=(2, 2))

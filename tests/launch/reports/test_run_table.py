@@ -1,0 +1,134 @@
+"""The list of runs: their state and best figure, the order, and the page of all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+
+from launch.reports.run_table import (
+    build_page,
+    find_runs,
+    format_table,
+    overlay,
+    ranked,
+    row_of,
+)
+from tests.launch.programs import (
+    finish,
+    sentence,
+    start,
+    succeed,
+)
+from tests.launch.reports.pages import Page
+
+
+def write_run(folder: Path, values: list[float | None], **config: Any) -> Path:
+    """A workdir with an evaluation of each 10 steps, None being one without the metric."""
+    folder.mkdir(parents=True)
+    full = {
+        "best_metric": "accuracy",
+        "best_mode": "max",
+        "eval_split": "validation",
+        "num_steps": 40,
+        "patience": 0,
+        **config,
+    }
+    text = json.dumps({"experiment": "experiments/x.py:tiny", "config": full})
+    (folder / "config.json").write_text(text)
+    lines = []
+    for number, value in enumerate(values, 1):
+        common = {"step": 10 * number, "loss": 1.0 / number}
+        lines.append({**common, "split": "train", "steps_per_second": 2.0})
+        lines.append({**common, "split": "validation", full["best_metric"]: value})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    write_run(tmp_path / "b/whole", [0.25, 0.5, 0.75, 0.5])
+    write_run(tmp_path / "half", [0.25, 0.875])
+    write_run(tmp_path / "early", [0.5, 0.25, 0.25], patience=2)
+    write_run(tmp_path / "loss", [3.0, 1.5, 2.0, 2.5], best_metric="error", best_mode="min")
+    write_run(tmp_path / "empty", [])
+    write_run(tmp_path / "blind", [None])
+    write_run(tmp_path / "going", [0.125])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text("[1]")
+    return tmp_path
+
+
+def test_state_and_best_of_each_run(runs: Path) -> None:
+    with filelock.FileLock(runs / "going/lock"):
+        found = {run.name: run for run in find_runs(runs)}
+    assert list(found) == ["b/whole", "blind", "early", "empty", "going", "half", "loss"]
+    assert {name: run.state for name, run in found.items()} == {
+        "b/whole": "finished",
+        "blind": "unfinished",
+        "early": "stopped early",
+        "empty": "not begun",
+        "going": "running",
+        "half": "unfinished",
+        "loss": "finished",
+    }
+    assert {name: (run.best, run.best_step) for name, run in found.items()} == {
+        "b/whole": (0.75, 30),
+        "blind": (None, None),
+        "early": (0.5, 10),
+        "empty": (None, None),
+        "going": (0.125, 10),
+        "half": (0.875, 20),
+        "loss": (1.5, 20),
+    }
+    assert found["b/whole"].seconds == 20
+    assert found["b/whole"].step == 40
+    # Looking leaves no lock behind.
+    assert {run.state for run in find_runs(runs) if run.name == "going"} == {"unfinished"}
+
+
+def test_the_best_come_first_and_metrics_are_not_mixed(runs: Path) -> None:
+    order = [run.name for run in ranked(find_runs(runs))]
+    assert order == ["half", "b/whole", "early", "going", "blind", "empty", "loss"]
+    lines = format_table([row_of(run) for run in ranked(find_runs(runs))]).splitlines()
+    assert lines[0].split() == ["run", "experiment", "state", "step", "best", "at", "step", "time"]
+    assert lines[1].split("  ")[0] == "half"
+    assert "20 of 40" in lines[1]
+    assert "accuracy 0.875" in lines[1]
+    assert lines[2].startswith("b/whole  experiments/x.py:tiny  finished")
+    assert lines[2].endswith("20.0\u00a0s")
+
+
+def test_curves_of_all_lie_over_each_other(runs: Path) -> None:
+    found = find_runs(runs)
+    names = {record["split"] for record in overlay(found)}
+    assert names == {"b/whole", "blind", "early", "going", "half", "loss"}
+    page = Page(build_page("a <folder>", ranked(found)))
+    assert "7 in a <folder>" in page.text
+    descriptions = [text for text in page.attributes("div", "aria-label") if text]
+    [accuracy] = [text for text in descriptions if text.startswith("Accuracy")]
+    assert "half from 25\u00a0% at step 10 to 87.5\u00a0% at step 20" in accuracy
+    assert "loss" not in accuracy.partition(":")[2]
+    assert any(text.startswith("Error over the steps: loss from 3 ") for text in descriptions)
+
+
+def test_the_program(runs: Path, tmp_path: Path) -> None:
+    page = tmp_path / "runs.html"
+    listed = start("runs", str(runs), "--match=l", f"--out={page}")
+    nowhere = start("runs", str(runs / "none"))
+    nothing = start("runs", str(runs / "other"))
+    lines = succeed(listed).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [
+        "half",
+        "b/whole",
+        "early",
+        "blind",
+        "loss",
+        str(page),
+    ]
+    assert "<h1>Runs</h1>" in page.read_text()
+    assert sentence(finish(nowhere)).endswith(
+        "none: no such folder; expected one with workdirs of runs"
+    )
+    assert sentence(finish(nothing)).endswith("other: expected workdirs of runs, found none")

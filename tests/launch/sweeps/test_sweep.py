@@ -1,0 +1,192 @@
+"""Sweeps that train: trials as runs, their values, pruning, folds, the page."""
+
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flaxnets.training.config import Config
+from flaxnets.training.loop import Outcome
+from flaxnets.training.metric_writer import read_metrics
+from flaxnets.training.workdir import Workdir
+from launch.program import load_experiment
+from launch.reports.run_table import find_runs
+from launch.sweeps import trial as trial_module
+from launch.sweeps.page import build_page, summarize
+from launch.sweeps.plan import Plan, make_plan
+from launch.sweeps.study import Database, open_study
+from launch.sweeps.trial import Runner
+from launch.sweeps.worker import Queue, work
+from tests.launch.reports.pages import Page
+
+optuna = pytest.importorskip("optuna")
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+TINY = "tests/flaxnets/training/tiny.py"
+RATE = "optimizer.learning_rate=log:1e-3:1e-1"
+
+
+class Folded(Config):
+    """An experiment with three folds, whose training is made up."""
+
+    fold = 0
+
+    def set_fold(self, fold: int) -> None:
+        if not 1 <= fold <= 3:
+            raise ValueError(f"fold: expected 1 to 3, received {fold}")
+        self.fold = fold
+
+
+def make(config: Config, **options: Any) -> Plan:
+    settings = {"space": [RATE], "sampler": "random", "pruner": "none", **options}
+    return make_plan(TINY, config, **settings)
+
+
+def sweep(folder: Path, plan: Plan) -> Queue:
+    """Does all trials of a sweep in this process."""
+    database = Database(f"sqlite:///{folder / 'study.db'}")
+    study = open_study(database, "tiny", plan.settings, trials=plan.trials, cells=plan.cells)
+    queue = Queue(database, study, plan.settings)
+    work(queue, Runner(plan.settings, plan.dimensions, plan.suggest, folder, database))
+    return queue
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Config, int], Any]], None]:
+    """Takes what an evaluation after a step has, in the place of training."""
+
+    def use(evaluate: Callable[[Config, int], Mapping[str, float]]) -> None:
+        def train(config: Config, workdir: Workdir, *, on_evaluation: Any, **_: Any) -> Outcome:
+            records: list[dict[str, Any]] = []
+            for step in range(config.eval_every, config.num_steps + 1, config.eval_every):
+                metrics = evaluate(config, step)
+                finite = {
+                    name: value if value == value else None for name, value in metrics.items()
+                }
+                records.append({"step": step, "split": "train", "steps_per_second": 4.0})
+                records.append({"step": step, "split": config.eval_split, **finite})
+                lines = "".join(json.dumps(record) + "\n" for record in records)
+                (workdir.path / "metrics.jsonl").write_text(lines)
+                if on_evaluation(step, metrics) and step < config.num_steps:
+                    return Outcome(step, metrics, stopped=True)
+            return Outcome(config.num_steps, {})
+
+        monkeypatch.setattr(trial_module, "train", train)
+
+    return use
+
+
+def test_a_trial_is_a_run_whose_value_is_its_best_evaluation(tmp_path: Path) -> None:
+    config = load_experiment(TINY)
+    config.strategy = "single"
+    plan = make(config, trials=1, objectives=["accuracy", "loss:min", "step_seconds"])
+    queue = sweep(tmp_path, plan)
+    [trial] = queue.study.get_trials()
+    assert [run.name for run in find_runs(tmp_path)] == ["trial0000"]
+    recorded = json.loads((tmp_path / "trial0000/config.json").read_text())
+    assert recorded["experiment"] == TINY
+    rate = trial.params["optimizer.learning_rate"]
+    assert recorded["config"]["optimizer"]["learning_rate"] == rate != 1e-3
+    assert trial.user_attrs["overrides"] == {"optimizer.learning_rate": rate}
+    every = read_metrics(tmp_path / "trial0000")
+    records = [record for record in every if record["split"] == "validation"]
+    assert [record["step"] for record in records] == [4, 8, 12]
+    best = max(records, key=lambda record: record["accuracy"])
+    assert trial.values[:2] == [best["accuracy"], best["loss"]]
+    assert trial.values[2] > 0
+
+
+def test_folds_and_seeds_give_the_mean_and_the_spread(tmp_path: Path, made_up: Any) -> None:
+    made_up(lambda config, step: {"accuracy": config.fold + 0.5 * config.seed - step / 1e6})
+    config = Folded(num_steps=4, eval_every=2)
+    queue = sweep(tmp_path, make(config, trials=1, folds=3, seeds=[0, 1]))
+    [trial] = queue.study.get_trials()
+    values = [fold + 0.5 * seed - 2e-6 for fold in (1, 2, 3) for seed in (0, 1)]
+    assert trial.value == pytest.approx(2.25 - 2e-6)
+    assert trial.user_attrs["runs"] == [pytest.approx(values)]
+    assert trial.user_attrs["spread"] == [pytest.approx(0.93541434)]
+    names = [f"trial0000/fold{fold:02d}_seed{seed}" for fold in (1, 2, 3) for seed in (0, 1)]
+    assert [run.name for run in find_runs(tmp_path)] == names
+    # Of the same runs each: the mean of those before and of the one that trains.
+    reports = trial.intermediate_values
+    assert list(reports) == list(range(2, 25, 2))
+    assert reports[10] == pytest.approx((1.0 + 1.5 + 2.0 - 3 * 2e-6) / 3)
+    page = build_page(queue.study, tmp_path)
+    assert "2.25 ± 0.94" in page
+    with pytest.raises(ValueError, match="fold: expected 1 to 3, received 4"):
+        make(Folded(), folds=4)
+
+
+def test_pruned_and_failed_trials_are_recorded(tmp_path: Path, made_up: Any) -> None:
+    def evaluate(config: Config, step: int) -> dict[str, float]:
+        if config.seed == 3:
+            raise RuntimeError("no <memory>")
+        if config.seed == 4:
+            return {"accuracy": float("nan")}
+        return {"accuracy": step / 100 if config.seed < 7 else 0.0, "loss": 1.0}
+
+    made_up(evaluate)
+    config = Folded(num_steps=10, eval_every=2)
+    plan = make(config, space=["seed=0:9:1"], sampler="grid", pruner="median")
+    queue = sweep(tmp_path, plan)
+    trials = queue.study.get_trials()
+    assert [trial.state.name for trial in trials] == (
+        ["COMPLETE"] * 3 + ["FAIL"] * 2 + ["COMPLETE"] * 2 + ["PRUNED"] * 3
+    )
+    assert trials[3].user_attrs["error"] == "RuntimeError: no <memory>"
+    assert "gave a finite accuracy; there are accuracy" in trials[4].user_attrs["error"]
+    page = Page(build_page(queue.study, tmp_path))
+    assert "RuntimeError: no <memory>" in page.text
+    assert "best: trial 0, accuracy:max 0.1" in summarize(queue.study, tmp_path)
+
+
+def test_the_page_has_the_plots_and_the_command(tmp_path: Path, made_up: Any) -> None:
+    made_up(lambda config, step: {"accuracy": config.optimizer.learning_rate, "loss": step + 1.0})
+    config = load_experiment(TINY)
+    config.batch_size = 4
+    space = [RATE, "num_steps=8,12", "optimizer.name=sgd,adam"]
+    queue = sweep(tmp_path, make(config, trials=6, space=space))
+    best = queue.study.best_trial
+    text = build_page(queue.study, tmp_path)
+    for title in ("History of accuracy", "Importance for", "Parallel", "Course of accuracy"):
+        assert f"<h3>{title}" in text
+    words = shlex.split(summarize(queue.study, tmp_path).splitlines()[-1])
+    assert shlex.join(words) in Page(text.partition("<script>")[0] + "</body></html>").text
+    assert words[:4] == ["python", "-m", "launch.train", f"--config={TINY}"]
+    assert set(words[5:]) == {
+        "--config.batch_size=4",
+        f"--config.optimizer.learning_rate={best.params['optimizer.learning_rate']}",
+        *([] if best.params["num_steps"] == 12 else ["--config.num_steps=8"]),
+        *([] if best.params["optimizer.name"] == "adam" else ["--config.optimizer.name=sgd"]),
+    }
+    # Nothing is fetched, and the library is in it once.
+    assert text.count("<script") == 2
+    assert not [src for src in Page(text).attributes("script", "src") if src]
+    two = make(config, trials=3, objectives=["accuracy:max", "loss:min"])
+    front = build_page(sweep(tmp_path / "two", two).study, tmp_path)
+    assert "<h3>Pareto front" in front
+    assert "<h2>Pareto front" in front
+
+
+def test_what_no_sweep_can_judge_by_is_refused() -> None:
+    for split in ("", "test"):
+        with pytest.raises(ValueError, match="eval_split: expected a split that judges the trials"):
+            make(Config(eval_split=split))
+    for objective, message in (
+        ("loss", "expected METRIC:max or METRIC:min, as loss:min, received 'loss'"),
+        ("loss:low", "received 'loss:low'"),
+        ("step_seconds", "expected a metric beside step_seconds"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(Config(), objectives=[objective])
+    with pytest.raises(ValueError, match="objective: expected each once, received loss twice"):
+        make(Config(), objectives=["loss:min", "loss:max"])
+    with pytest.raises(ValueError, match="trials: the grid has 2 cells, received 3"):
+        make(Config(), sampler="grid", space=["seed=1,2"], trials=3)
+    with pytest.raises(ValueError, match="space: expected --space=FIELD=VALUES or --space_file"):
+        make(Config(), space=[])
+    with pytest.raises(ValueError, match="seeds: expected each once, received 1,1"):
+        make(Config(), seeds=[1, 1])
