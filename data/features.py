@@ -14,7 +14,6 @@ call goes on with the first file that is missing. One writer at a time holds the
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ from array_record.python import array_record_data_source, array_record_module
 from filelock import FileLock
 
 from data.batches import Source
+from data.files import write_atomically
 from data.loader import available_cpus
 
 # Examples of pixels as examples of a frozen encoder's features.
@@ -137,7 +137,9 @@ def _with_features(
 
 
 _FORMAT = 2
+
 _HEADER_SIZE = 4  # bytes
+
 _REQUIRED = ("encoder", "weights", "preprocessing", "source")
 
 
@@ -203,7 +205,7 @@ def write_features(
             shard_size = stored["shard_size"]
         else:
             text = json.dumps({"key": described, "shard_size": shard_size}, indent=1)
-            _write_atomically(header, lambda path: path.write_text(text, encoding="utf-8"))
+            write_atomically(header, lambda path: path.write_text(text, encoding="utf-8"))
         chunk = min(chunk, shard_size, len(examples))
         for shard, path in enumerate(_shard_paths(directory, len(examples), shard_size)):
             if not path.exists():
@@ -222,7 +224,7 @@ def write_features(
                     finally:
                         writer.close()
 
-                _write_atomically(path, write)
+                write_atomically(path, write)
     return FeatureSource(directory, described)
 
 
@@ -313,14 +315,6 @@ def _unpack(record: bytes) -> dict[str, np.ndarray]:
         example[name] = flat.reshape(shape).copy()
         start += flat.nbytes
     return example
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    unfinished = path.with_name(path.name + ".unfinished")
-    write(unfinished)
-    with open(unfinished, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
 
 
 def _read_header(directory: Path) -> dict[str, Any]:

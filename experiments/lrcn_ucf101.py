@@ -44,6 +44,7 @@ from data.video.decoding import decode, probe
 from data.video.sampling import DenseClip
 from data.video.transforms import SpatialTransform
 from experiments import ut_interaction
+from flaxnets.configuration import nearest, runtime
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.pretrained import load_efficientnet_lite0
 from flaxnets.encoders.small_cnn import SmallCNN
@@ -53,12 +54,7 @@ from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.tasks.task import Task
 from flaxnets.tasks.video_classification import VideoClassification
-from flaxnets.training.config import (
-    Config,
-    OptimizerConfig,
-    nearest,
-    runtime,
-)
+from flaxnets.training.config import Config, OptimizerConfig
 
 VARIANTS = ("smoke", "ut_interaction")
 NUM_FRAMES = 16

@@ -24,6 +24,7 @@ from data.batches import Source
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from data.sources import FoldExamples
+from flaxnets.configuration import nearest, runtime
 from flaxnets.encoders.pixels import DownsampledFrames
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.heads.classifier import StepClassifier
@@ -32,13 +33,7 @@ from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
 from flaxnets.tasks.task import Task
 from flaxnets.tasks.video_classification import VideoClassification
-from flaxnets.training.config import (
-    Config,
-    OptimizerConfig,
-    added,
-    nearest,
-    runtime,
-)
+from flaxnets.training.config import Config, OptimizerConfig
 
 NAMES = {
     "crnn": "CRNN",
@@ -83,10 +78,10 @@ class DataConfig:
     single_frame: bool = False
     """Whether each clip is cut down to one frame: a random one in training, the middle at test."""
     seed: int = 0
-    fold: int = added(0)
+    fold: int = 0
     """Of a cross-validation within the training clips, from 1 on: its test and validation clips are
     parts of them (``data/sources.py``). 0: none."""
-    num_folds: int = added(3)
+    num_folds: int = 3
     """Parts of the training clips, 3 or more."""
     num_workers: int = runtime(0)
 

@@ -31,13 +31,14 @@ from data.loader import Loader
 from experiments.captioning.caption_weights import count_frequencies
 from experiments.captioning.config import VOCABULARY, CaptionConfig, configure
 from experiments.captioning.data import read_split
+from flaxnets.configuration import nearest, runtime
 from flaxnets.decoders.decoder import CaptionDecoder
 from flaxnets.decoders.show_attend_tell import Att2in, SoftAttention
 from flaxnets.decoders.up_down import UpDown
 from flaxnets.tasks.self_critical import SelfCritical
 from flaxnets.tasks.task import Task
 from flaxnets.training.checkpoint import restore_variables
-from flaxnets.training.config import OptimizerConfig, nearest, runtime
+from flaxnets.training.config import OptimizerConfig
 from flaxnets.training.workdir import Workdir
 
 DECODERS = {"att2in": Att2in, "soft_attention": SoftAttention, "up_down": UpDown}

@@ -27,9 +27,9 @@ import dataclasses
 from typing import Any
 
 from experiments.captioning.config import CaptionConfig, configure
+from flaxnets.configuration import nearest
 from flaxnets.decoders.decoder import CaptionDecoder
 from flaxnets.decoders.show_attend_tell import HardAttention, SoftAttention
-from flaxnets.training.config import nearest
 
 KINDS = {"soft": SoftAttention, "hard": HardAttention}
 

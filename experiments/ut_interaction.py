@@ -50,6 +50,7 @@ from experiments.features.frozen_features import (
     plain_features,
 )
 from experiments.features.linear_baselines import over_time, predict_linear
+from flaxnets.configuration import runtime
 from flaxnets.heads.classifier import StepClassifier
 from flaxnets.models.crnn import CRNN
 from flaxnets.models.late_fusion import LateFusion
@@ -57,7 +58,7 @@ from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.tasks.task import Task
 from flaxnets.tasks.video_classification import VideoClassification
-from flaxnets.training.config import Config, OptimizerConfig, runtime
+from flaxnets.training.config import Config, OptimizerConfig
 
 
 @dataclasses.dataclass

@@ -5,9 +5,10 @@ pycocotools read.
 """
 
 import json
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
+
+from data.files import write_atomically
 
 
 def write_results(path: str | Path, captions: Mapping[int, str]) -> None:
@@ -27,13 +28,8 @@ def write_results(path: str | Path, captions: Mapping[int, str]) -> None:
             raise ValueError(f"captions[{image_id}]: expected a string, received {caption!r}")
         # int() takes NumPy's integers to those that JSON knows.
         entries.append({"image_id": int(image_id), "caption": caption})
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        json.dump(entries, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    text = json.dumps(entries)
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
 
 def read_results(path: str | Path, *, image_ids: Collection[int] | None = None) -> dict[int, str]:

@@ -21,6 +21,7 @@ from experiments.captioning.data import (
     make_vocabulary,
     read_split,
 )
+from flaxnets.configuration import nearest, runtime
 from flaxnets.decoders.decoder import CaptionDecoder
 from flaxnets.decoders.search import SearchOptions
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
@@ -32,14 +33,7 @@ from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.tasks.captioning import Captioning, ScheduledSampling
 from flaxnets.tasks.task import Task
-from flaxnets.training.config import (
-    Config,
-    Data,
-    OptimizerConfig,
-    Scorer,
-    nearest,
-    runtime,
-)
+from flaxnets.training.config import Config, Data, OptimizerConfig, Scorer
 
 # The sizes of captioners' decoders, and the encoder of videos.
 

@@ -31,7 +31,7 @@ from experiments.captioning.caption_weights import (
     weigh_captions,
 )
 from experiments.features.frozen_features import digest_images, load_maps, make_encode
-from flaxnets.training.config import nearest, runtime
+from flaxnets.configuration import nearest, runtime
 
 FITS = ("stretch", "crop")
 CORNERS = ((0.0, 0.0), (0.2, 0.2), (0.0, 0.2), (0.2, 0.0))

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from flaxnets.training.files import write_atomically
 from flaxnets.typing import PyTree
 
 
@@ -83,6 +84,5 @@ def write_safetensors(
 
     if path.suffix != ".safetensors":
         raise ValueError(f"path: expected FILE.safetensors, received {path}")
-    temporary = path.with_suffix(".safetensors.tmp")
-    temporary.write_bytes(safetensors.numpy.save(dict(tensors), dict(metadata)))
-    temporary.replace(path)
+    content = safetensors.numpy.save(dict(tensors), dict(metadata))
+    write_atomically(path, lambda unfinished: unfinished.write_bytes(content))

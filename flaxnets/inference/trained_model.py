@@ -12,6 +12,7 @@ from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.config import Config
 from flaxnets.training.distributed import is_first
 from flaxnets.training.evaluation import evaluate, gather_records
+from flaxnets.training.files import write_text_atomically
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.step import make_evaluation_step
 from flaxnets.training.workdir import Workdir
@@ -73,10 +74,8 @@ class TrainedModel:
         if is_first():
             path = self.workdir.predictions(split)
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Written beside and renamed, so that a kill here leaves no half of a file.
-            temporary = path.with_suffix(".jsonl.tmp")
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in everyone))
-            temporary.replace(path)
+            lines = [json.dumps(record) + "\n" for record in everyone]
+            write_text_atomically(path, "".join(lines))
             self.config.write_results(path, split, everyone)
         return metrics
 

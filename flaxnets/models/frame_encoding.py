@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.heads.pooling import check_lengths
+from flaxnets.layers.padding import check_lengths
 from flaxnets.typing import Array
 
 Maps = Array | dict[str, Array]

@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxnets.layers.padding import check_lengths
 from flaxnets.recurrent.cell import Cell, check_inputs
 from flaxnets.recurrent.cudnn import check_cudnn, run_cudnn
 from flaxnets.recurrent.linear_cells import LinearCell
-from flaxnets.recurrent.scan import ScanOptions, check_lengths, scan_cell
+from flaxnets.recurrent.scan import ScanOptions, scan_cell
 from flaxnets.typing import Array, Carry
 
 BACKENDS = ("scan", "cudnn")
@@ -80,7 +81,8 @@ class Recurrent(nn.Module):
         cells = self._make_cells()
         self._check_attributes(cells[0][0])
         check_inputs(inputs, 2 + cells[0][0].num_feature_axes, "(B,T,D)", "(B,T,H,W,C)")
-        check_lengths(lengths, inputs.shape[:2])
+        if lengths is not None:
+            check_lengths(lengths, *inputs.shape[:2])
         if self.bidirectional and (initial_carry is not None or return_carry):
             raise ValueError(
                 "bidirectional: expected False where initial_carry or return_carry is used: "

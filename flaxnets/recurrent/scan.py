@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from flaxnets.layers.padding import check_lengths
 from flaxnets.recurrent.cell import (
     PROJECTION,
     Cell,
@@ -111,7 +111,8 @@ def scan_cell(
             f"hidden states, received shape {hidden_mask.shape}"
         )
     check_inputs(inputs, 2 + cell.num_feature_axes, "(B,T,D)", "(B,T,H,W,C)")
-    check_lengths(lengths, inputs.shape[:2])
+    if lengths is not None:
+        check_lengths(lengths, *inputs.shape[:2])
     weights = cell.weights(inputs.shape)
     zeros = cell.initialize_carry(None, (inputs.shape[0], *inputs.shape[2:]))
     if initial_carry is None:
@@ -183,26 +184,6 @@ def scan_chunks(
     carry, rest_outputs = scan_steps(weights, carry, last)
     both = (rest_outputs, outputs) if reverse else (outputs, rest_outputs)
     return carry, jnp.concatenate(both)
-
-
-def check_lengths(lengths: Any, shape: tuple[int, ...]) -> None:
-    """Refuses lengths that are not (B,) integers, or, where they are concrete, not in [0,T].
-
-    Args:
-      lengths: to be checked, or None.
-      shape: (B,T).
-    """
-    if lengths is None:
-        return
-    batch, num_steps = shape
-    if lengths.shape != (batch,):
-        raise ValueError(f"lengths: expected shape {(batch,)}, received {lengths.shape}")
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(f"lengths: expected integers, received {lengths.dtype}")
-    if not isinstance(lengths, jax.core.Tracer) and batch:
-        values = np.asarray(lengths)
-        if values.min() < 0 or values.max() > num_steps:
-            raise ValueError(f"lengths: expected 0 to {num_steps}, received {values.tolist()}")
 
 
 def _scan_steps(

@@ -23,7 +23,6 @@ references that it scores.
 """
 
 import os
-import secrets
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from flaxnets.training.files import write_atomically
 from flaxnets.typing import Array
 
 # In how many images' references each n-gram occurs: what CIDEr-D weighs n-grams by.
@@ -138,14 +138,12 @@ class DocumentFrequencies:
         arrays["unseen_idf"] = np.asarray(self.unseen_idf)
         arrays["count_eos"] = np.asarray(self.count_eos)
         arrays["format"] = np.asarray(_FORMAT)
-        path = Path(path)
-        part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            with part.open("wb") as file:
+
+        def write(unfinished: Path) -> None:
+            with unfinished.open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+
+        write_atomically(path, write)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "DocumentFrequencies":

@@ -199,12 +199,10 @@ class Checkpointer:
         self._check_undamaged([step])
         self._check_fits(step, {"params": like.params, "collections": like.collections})
         abstract = vars(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-        # Checkpoints from before averages were kept have no place for any.
-        there = {name: abstract[name] for name in self._manager.item_metadata(step).state}
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(there), data=ocp.args.JsonRestore()
+                state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
             ),
         )
         return like.replace(**restored.state), Position(**restored.data)

@@ -1,7 +1,6 @@
 """The typed configuration that every experiment extends, and what can be said of two of them."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 import numpy as np
 
+from flaxnets.configuration import nearest, runtime
 from flaxnets.tasks.task import Task
 
 # What training asks of data: batches from any position on, and what fixes their order.
@@ -39,19 +39,6 @@ class Data(Protocol):
 
 Scorer = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, float]]
 """Records of all examples of a split, with ``index``, to metrics by name."""
-
-
-def runtime(default: Any) -> Any:
-    """A field that changes how a run is carried out, not what it computes.
-
-    Such a field may differ when a run is resumed.
-    """
-    return dataclasses.field(default=default, metadata={"runtime": True})
-
-
-def added(default: Any) -> Any:
-    """A field that older runs lack: they ran as with ``default``."""
-    return dataclasses.field(default=default, metadata={"added": True})
 
 
 @dataclasses.dataclass
@@ -117,15 +104,15 @@ class Config:
     """Steps between two checkpoints; the last step always saves."""
     keep_checkpoints: int = runtime(2)
     """Newest checkpoints kept beside the best."""
-    accumulate_steps: int = added(1)
+    accumulate_steps: int = 1
     """Micro-batches of ``batch_size / accumulate_steps`` examples whose gradients make one step."""
-    ema_decay: float = added(0.0)
+    ema_decay: float = 0.0
     """Share of the old average of parameters that a step keeps, at most (1 + n) / (10 + n) at step
     n; evaluation, inference and the best checkpoint are of the average. 0: none."""
-    initialize_from: str = added("")
+    initialize_from: str = ""
     """The workdir of a run whose best checkpoint gives the parameters to start with; empty: none.
     Step, optimizer and schedule start anew."""
-    initialize_except: tuple[str, ...] = added(())
+    initialize_except: tuple[str, ...] = ()
     """First parts of paths that ``initialize_from`` leaves as they are, as ``("classifier",)``."""
     max_nonfinite_steps: int = runtime(0)
     """Steps in a row with a loss or gradient that is not finite that are skipped; one more ends the
@@ -287,14 +274,6 @@ def update(config: Any, values: Mapping[str, Any], prefix: str = "") -> None:
             setattr(config, name, tuple(value) if isinstance(value, list) else value)
 
 
-def nearest(name: str, names: set[str] | Sequence[str]) -> str:
-    """``; did you mean 'x'?`` for a misspelt name, or the whole choice where none is near."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
-    if matches:
-        return f"; did you mean {matches[0]!r}?"
-    return f"; there are {', '.join(sorted(names))}"
-
-
 # How the configuration in force differs from that of an earlier run.
 
 
@@ -308,7 +287,7 @@ def differences(
       config: the configuration in force.
       include_runtime: whether fields made by ``runtime`` count too.
     """
-    then = dict(_added_defaults(config)) | dict(_flatten_mapping(recorded))
+    then = dict(_flatten_mapping(recorded))
     now = dict(_flatten_mapping(to_dict(config)))
     ignored = set() if include_runtime else set(_runtime_fields(config))
     lines = []
@@ -334,15 +313,6 @@ def _runtime_fields(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _runtime_fields(value, f"{prefix}{field.name}.")
         elif field.metadata.get("runtime"):
             yield prefix + field.name
-
-
-def _added_defaults(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _added_defaults(value, f"{prefix}{field.name}.")
-        elif field.metadata.get("added"):
-            yield prefix + field.name, field.default
 
 
 def _equal(old: Any, new: Any) -> bool:

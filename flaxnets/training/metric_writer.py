@@ -12,6 +12,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from flaxnets.metrics import MeanAccumulator
+from flaxnets.training.files import write_text_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -151,10 +152,7 @@ class MetricsWriter:
             return
         path = workdir / "metrics.jsonl"
         kept = [record for record in read_metrics(workdir) if record["step"] <= resume_step]
-        # Written beside and renamed, so that a kill here loses nothing.
-        temporary = path.with_suffix(".jsonl.tmp")
-        temporary.write_text("".join(_line(record) for record in kept))
-        temporary.replace(path)
+        write_text_atomically(path, "".join(_line(record) for record in kept))
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxnets.training.config import OptimizerConfig, nearest
+from flaxnets.configuration import nearest
+from flaxnets.training.config import OptimizerConfig
 from flaxnets.typing import PyTree
 
 OPTIMIZERS = ("sgd", "adam", "adamw")

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from flaxnets.training.config import nearest
+from flaxnets.configuration import nearest
 from flaxnets.training.state import TrainState
 from flaxnets.typing import Batch, PyTree
 

@@ -11,6 +11,7 @@ from typing import Any
 import filelock
 
 from flaxnets.training.config import Config, differences, to_dict
+from flaxnets.training.files import write_text_atomically
 
 
 class WorkdirError(Exception):
@@ -123,9 +124,7 @@ class Workdir:
                     "give these flags as they were:\n  " + "\n  ".join(lines)
                 )
         record = {"experiment": experiment, "config": to_dict(config)}
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
-        temporary.replace(path)
+        write_text_atomically(path, json.dumps(record, indent=2) + "\n")
 
     def read_config(self) -> Mapping[str, Any]:
         """What ``claim`` wrote: ``{"experiment": FILE[:variant], "config": {…}}``.

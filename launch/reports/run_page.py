@@ -18,6 +18,7 @@ import numpy as np
 from flaxnets.inference.trained_captioner import TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.config import Config
+from flaxnets.training.files import write_text_atomically
 from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.workdir import Workdir
 from launch.program import config_of
@@ -280,10 +281,7 @@ def write_report(
     )
     page = build_page(run, comparison)
     path = workdir.path / "report.html"
-    # Written beside and renamed, so that a browser never sees half of it.
-    temporary = path.with_suffix(".html.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    write_text_atomically(path, page)  # A browser never sees half of it.
     return path
 
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from flaxnets.training.config import Config, flatten, update
+from flaxnets.training.files import write_text_atomically
 from launch.program import load_experiment
 from launch.reports.run_page import duration
 from launch.sweeps.space import apply, flag
@@ -37,9 +37,7 @@ def write_page(study: "optuna.Study", workdir: Path) -> Path:
     """
     path = workdir / PAGE
     # Several workers may write it at once, when the last trials end.
-    temporary = path.with_name(f"{PAGE}.{os.getpid()}.tmp")
-    temporary.write_text(build_page(study, workdir), encoding="utf-8")
-    temporary.replace(path)
+    write_text_atomically(path, build_page(study, workdir))
     return path
 
 

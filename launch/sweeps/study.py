@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import filelock
 import numpy as np
 
-from flaxnets.training.config import Config, differences, nearest, to_dict
+from flaxnets.configuration import nearest
+from flaxnets.training.config import Config, differences, to_dict
 from launch.sweeps.space import Label
 
 # The database behind a sweep: SQLite or PostgreSQL, through Optuna's storage.

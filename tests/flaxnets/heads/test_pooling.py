@@ -138,8 +138,8 @@ def test_half_precision_stays(pool: Any) -> None:
         (np.zeros((B, T, F), np.int32), LENGTHS, "inputs: expected a float dtype, received int32"),
         (random(B, T, F), LENGTHS[:2], r"lengths: expected shape \(4,\), received \(2,\)"),
         (random(B, T, F), LENGTHS / 1, "lengths: expected an integer dtype, received float64"),
-        (random(B, T, F), LENGTHS + 1, r"lengths: expected values in \[0, 5\], received \[6 4"),
-        (random(B, T, F), LENGTHS - 1, r"lengths: expected values in \[0, 5\], received \[ 4"),
+        (random(B, T, F), LENGTHS + 1, r"lengths: expected values in \[0, 5\], received \[6, 4"),
+        (random(B, T, F), LENGTHS - 1, r"lengths: expected values in \[0, 5\], received \[4"),
     ],
 )
 def test_wrong_arguments_are_refused(inputs: Any, lengths: Any, message: str) -> None:

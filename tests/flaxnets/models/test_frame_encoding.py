@@ -111,8 +111,8 @@ def test_batch_statistics_are_of_the_whole_batch_whatever_the_chunks(video: np.n
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lengths": LENGTHS + 1}, r"lengths: expected values in \[0, 4\], received \[5 3 2\]"),
-        ({"lengths": LENGTHS - 2}, r"lengths: expected values in \[0, 4\], received \[ 2  0 -1\]"),
+        ({"lengths": LENGTHS + 1}, r"lengths: expected values in \[0, 4\], received \[5, 3, 2\]"),
+        ({"lengths": LENGTHS - 2}, r"lengths: expected values in \[0, 4\], received \[2, 0, -1\]"),
         ({"lengths": LENGTHS / 1}, "lengths: expected an integer dtype, received float64"),
         ({"mask": LENGTHS}, r"mask: expected \(3,\) bool, received \(3,\) int32"),
         ({"mask": np.ones(2, bool)}, r"mask: expected \(3,\) bool, received \(2,\) bool"),

@@ -72,9 +72,9 @@ def test_inputs_of_one_step(make_cell: Any, inputs: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ([5, 6, 0], r"lengths: expected 0 to 5, received \[5, 6, 0\]"),
-        ([5, -1, 0], r"lengths: expected 0 to 5, received \[5, -1, 0\]"),
-        ([5.0, 4.0, 1.0], "lengths: expected integers, received float32"),
+        ([5, 6, 0], r"lengths: expected values in \[0, 5\], received \[5, 6, 0\]"),
+        ([5, -1, 0], r"lengths: expected values in \[0, 5\], received \[5, -1, 0\]"),
+        ([5.0, 4.0, 1.0], "lengths: expected an integer dtype, received float32"),
         ([5, 4], r"lengths: expected shape \(3,\), received \(2,\)"),
         ([[5, 4, 1]], r"lengths: expected shape \(3,\), received \(1, 3\)"),
         (3, r"lengths: expected shape \(3,\), received \(\)"),

@@ -5,23 +5,14 @@ import json
 
 import pytest
 
-from flaxnets.training.config import (
-    Config,
-    OptimizerConfig,
-    added,
-    differences,
-    flatten,
-    nearest,
-    runtime,
-    to_dict,
-    update,
-)
+from flaxnets.configuration import nearest, runtime
+from flaxnets.training.config import Config, OptimizerConfig, differences, flatten, to_dict, update
 
 
 @dataclasses.dataclass
 class Part:
     size: int = 3
-    fold: int = added(0)
+    fold: int = 0
 
 
 @dataclasses.dataclass
@@ -49,14 +40,6 @@ def test_differences_name_each_value_and_leave_out_how_a_run_is_carried_out() ->
     assert "num_workers: 0 there, 4 now" in differences(recorded, config, include_runtime=True)
     del recorded["seed"]
     assert "seed: 'absent' there, 0 now" in differences(recorded, config)
-
-
-def test_runs_older_than_a_field_ran_as_with_its_default() -> None:
-    recorded = to_dict(Example())
-    del recorded["ema_decay"], recorded["part"]["fold"]
-    assert differences(recorded, Example()) == []
-    assert differences(recorded, Example(part=Part(fold=2))) == ["part.fold: 0 there, 2 now"]
-    assert differences(recorded, Example(ema_decay=0.9)) == ["ema_decay: 0.0 there, 0.9 now"]
 
 
 def test_unknown_fields_name_the_nearest() -> None:

@@ -1,0 +1,71 @@
+"""Fields of configurations and parts that are chosen by name."""
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def runtime(default: Any) -> Any:
+    """Returns a dataclass field that changes how a run is carried out, not what it computes.
+
+    Such a field may differ when a run is resumed.
+    """
+    return dataclasses.field(default=default, metadata={"runtime": True})
+
+
+def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Returns the hint that an error about an unknown name ends with.
+
+    Args:
+      name: as it was given.
+      names: all that exist.
+      cutoff: least similarity in [0,1] of the name that is suggested.
+
+    Returns:
+      ``; did you mean 'x'?``, or ``; there are a, b`` where none is near.
+    """
+    names = list(names)
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    if matches:
+        return f"; did you mean {matches[0]!r}?"
+    return f"; there are {', '.join(sorted(names))}"
+
+
+def find_part(
+    argument: str, name: str, table: Mapping[str, Callable[..., Any]], expected: str
+) -> Callable[..., Any]:
+    """Returns the part that a table, or a module, has under a name.
+
+    Args:
+      argument: the flag or field that the error names, as ``recurrent.cell``.
+      name: a key of ``table``, or ``package.module:Name``, which is imported.
+      table: parts by name.
+      expected: the kind of part in words, as ``a recurrent cell (flaxnets or flax.linen)``.
+
+    Raises:
+      ValueError: an unknown name, a module that cannot be imported, or one without that name.
+    """
+    if ":" not in name:
+        if name not in table:
+            raise ValueError(f"{argument}: unknown {name!r}{nearest(name, table)}")
+        return table[name]
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # A module of the user's may raise anything.
+        raise ValueError(
+            f"{argument}: cannot import {module_name!r} of {name!r} "
+            f"({type(error).__name__}: {error}); expected package.module:Name, {expected}, of a "
+            "module on PYTHONPATH"
+        ) from error
+    if not hasattr(module, attribute):
+        near = nearest(attribute, [n for n in vars(module) if not n.startswith("_")])
+        raise ValueError(f"{argument}: {module_name} has no {attribute!r}{near}")
+    part: Callable[..., Any] = getattr(module, attribute)
+    if not callable(part):
+        raise ValueError(
+            f"{argument}: expected {expected}, received {name!r}, of type {type(part).__name__}"
+        )
+    return part

@@ -1,0 +1,34 @@
+"""Files that are written whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Writes a file beside its place and renames it, so that a kill leaves no half of it.
+
+    Several processes may write the same file at once: the last one's stands.
+
+    Args:
+      path: of the file, in an existing folder.
+      write: writes the whole file under the path that it is given.
+
+    Raises:
+      OSError: the file cannot be written; what was begun is removed.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        write(unfinished)
+        with open(unfinished, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file, UTF-8, as ``write_atomically`` does."""
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
