@@ -66,8 +66,8 @@ class SCSTConfig(CaptionConfig):
     num_samples: int = 5
     baseline: str = "leave_one_out"
     """``leave_one_out`` or ``greedy``."""
-    drop_regions: bool = True
-    """Whether ``model.region_dropout_rate`` and ``model.place_dropout_rate`` act on the images of
+    image_dropout: bool = True
+    """Whether ``model.feature_dropout_rate`` and ``model.region_dropout_rate`` act on the images of
     which captions are drawn."""
     drawn_steps: int = 0
     """The most tokens of a caption that is drawn; 0: ``search.max_steps``."""
@@ -126,7 +126,7 @@ class SCSTConfig(CaptionConfig):
             frequencies=count_frequencies(captions, self.vocabulary, self.data.cache),
             num_samples=self.num_samples,
             baseline=self.baseline,
-            drop_regions=self.drop_regions,
+            image_dropout=self.image_dropout,
             drawn_steps=self.drawn_steps,
             temperature=self.temperature,
         )

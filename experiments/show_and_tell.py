@@ -32,7 +32,7 @@ class ShowAndTellConfig(CaptionConfig):
     name: str = "Show and Tell"
     model: DecoderConfig = dataclasses.field(
         # The decoder embeds the mean over the places itself.
-        default_factory=lambda: DecoderConfig(region_features=0, place_dropout_rate=0.2)
+        default_factory=lambda: DecoderConfig(region_features=0, region_dropout_rate=0.2)
     )
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:

@@ -55,9 +55,9 @@ class DecoderConfig:
     embed_dropout_rate: float = 0.5
     weight_dropout_rate: float = 0.0
     """On the recurrent kernels' entries."""
-    region_dropout_rate: float = 0.3
+    feature_dropout_rate: float = 0.3
     """On the channels of the image's maps."""
-    place_dropout_rate: float = 0.3
+    region_dropout_rate: float = 0.3
     """Of places of the image's maps, which training then does not see."""
     region_features: int = 512
     """Images only: what a layer of rectifiers makes of the maps' channels; 0: nothing."""
@@ -208,8 +208,8 @@ class CaptionConfig(Config):
             decoder,
             encoder=encoder,
             freeze_statistics=self.data.kind != "moving_shapes",
-            dropout_rate=model.region_dropout_rate,
-            place_dropout_rate=model.place_dropout_rate,
+            feature_dropout_rate=model.feature_dropout_rate,
+            region_dropout_rate=model.region_dropout_rate,
             region_features=model.region_features,
         )
 
@@ -369,7 +369,7 @@ def configure(config: Any, experiment: str, variant: str | None) -> Any:
     config.model.features = config.model.embed_features = 128
     config.model.attention_features = 128
     config.model.dropout_rate = config.model.embed_dropout_rate = 0.1
-    config.model.region_dropout_rate = config.model.place_dropout_rate = 0.0
+    config.model.feature_dropout_rate = config.model.region_dropout_rate = 0.0
     config.model.region_features = 0
     if variant == "smoke":
         config.model.encoder_features = (4, 4)

@@ -27,8 +27,9 @@ class Captioner(nn.Module):
       freeze_statistics: an encoder of images runs as in evaluation, and its parameters train:
         fine-tuning with frozen BatchNorm.
       chunk_images: images that a frozen encoder sees at once; 0: all.
-      dropout_rate: on the channels of the regions: all places of an image lose the same ones.
-      place_dropout_rate: of regions, which are then as if they did not exist; where none would be
+      feature_dropout_rate: on the channels of the regions: all regions of an image lose the same
+        ones.
+      region_dropout_rate: of regions, which are then as if they did not exist; where none would be
         left, all stay.
       region_features: units of a layer with rectifiers between the regions and the decoder, as the
         published code of Att2in and Up-Down has it; 0: none.
@@ -39,8 +40,8 @@ class Captioner(nn.Module):
     freeze_encoder: bool = False
     freeze_statistics: bool = False
     chunk_images: int = 0
-    dropout_rate: float = 0.0
-    place_dropout_rate: float = 0.0
+    feature_dropout_rate: float = 0.0
+    region_dropout_rate: float = 0.0
     region_features: int = 0
 
     def setup(self) -> None:
@@ -49,7 +50,7 @@ class Captioner(nn.Module):
             self.embed_regions = nn.Dense(
                 self.region_features, dtype=self.decoder.dtype, param_dtype=self.decoder.param_dtype
             )
-        self.dropout = nn.Dropout(self.dropout_rate)
+        self.dropout = nn.Dropout(self.feature_dropout_rate)
 
     def __call__(
         self,
@@ -60,7 +61,7 @@ class Captioner(nn.Module):
         mask: Array | None = None,
         *,
         train: bool,
-        drop_regions: bool | None = None,
+        image_dropout: bool | None = None,
         sampling_probability: Array | float | None = None,
     ) -> CaptionOutputs:
         """Scores of given captions' words, each after the words before it.
@@ -73,13 +74,14 @@ class Captioner(nn.Module):
           lengths: (B,) int32 in [0,T], valid steps of a video; None: the inputs are no video.
           mask: (B,) bool, examples that count in batch statistics; None: all.
           train: whether dropout acts and batch statistics are those of the batch.
-          drop_regions: whether ``dropout_rate`` and ``place_dropout_rate`` act; None: in training.
+          image_dropout: whether ``feature_dropout_rate`` and ``region_dropout_rate`` act; None: in
+            training.
           sampling_probability: scheduled sampling, see ``CaptionDecoder``.
 
         Raises:
           ValueError: inputs of another rank or dtype, or as ``CaptionDecoder``.
         """
-        drop = train if drop_regions is None else drop_regions
+        drop = train if image_dropout is None else image_dropout
         regions, exists = self._look(inputs, lengths, mask, train=train, drop=drop)
         return self.decoder(
             regions,
@@ -91,17 +93,17 @@ class Captioner(nn.Module):
         )
 
     def begin(
-        self, inputs: Array, lengths: Array | None = None, *, drop_regions: bool = False
+        self, inputs: Array, lengths: Array | None = None, *, image_dropout: bool = False
     ) -> tuple[Memory, Carry]:
         """Encodes inputs and looks at them: memory and carry, pytrees of (B,...).
 
         Args:
           inputs: as ``__call__``'s.
           lengths: as ``__call__``'s.
-          drop_regions: as ``__call__``'s; the same key ``dropout`` drops the same ones.
+          image_dropout: as ``__call__``'s; the same key ``dropout`` drops the same ones.
         """
         return self.decoder.begin(
-            *self._look(inputs, lengths, None, train=False, drop=drop_regions)
+            *self._look(inputs, lengths, None, train=False, drop=image_dropout)
         )
 
     def advance(
@@ -125,27 +127,27 @@ class Captioner(nn.Module):
     ) -> tuple[Array, Array | None]:
         """What the decoder reads: ``_encode``'s regions, dropped and through the layer between."""
         regions, exists = self._encode(inputs, lengths, mask, train=train)
-        if self.dropout_rate and drop:
+        if self.feature_dropout_rate and drop:
             # Of ones, as large as a row's channels: the maps are float16 and many.
             kept = jnp.ones((len(regions), *(1,) * (regions.ndim - 2), regions.shape[-1]))
             kept = self.dropout(kept, deterministic=False)
             regions = regions * kept.astype(regions.dtype)
         regions = self._embed(regions)
-        if self.place_dropout_rate and drop:
-            exists = self._drop_places(regions, exists)
+        if self.region_dropout_rate and drop:
+            exists = self._drop_regions(regions, exists)
         return regions, exists
 
-    def _drop_places(self, regions: Array, exists: Array | None) -> Array:
+    def _drop_regions(self, regions: Array, exists: Array | None) -> Array:
         """(B,R) bool of the regions that the decoder may look at."""
         if regions.ndim < 3:
             raise ValueError(
-                "place_dropout_rate: expected 0 for regions without places, received "
-                f"{self.place_dropout_rate} for {regions.shape}"
+                "region_dropout_rate: expected 0 for regions without places, received "
+                f"{self.region_dropout_rate} for {regions.shape}"
             )
         shape = len(regions), math.prod(regions.shape[1:-1])
         if exists is None:
             exists = jnp.ones(shape, bool)
-        rate = 1 - self.place_dropout_rate
+        rate = 1 - self.region_dropout_rate
         left = exists & jax.random.bernoulli(self.make_rng("dropout"), rate, shape)
         return jnp.where(left.any(1, keepdims=True), left, exists)
 

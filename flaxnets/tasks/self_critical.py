@@ -40,14 +40,14 @@ class SelfCritical(Captioning):
 
     Deviations: captions are drawn, and their probability is differentiated, without the decoder's
     dropout, so that both are of the same distribution; the paper does not say. With
-    ``drop_regions`` both are of an image of which the same channels and places are dropped. The
+    ``image_dropout`` both are of an image of which the same channels and places are dropped. The
     batch's captions are those of ``CaptionBatch``, all of an image in one row.
 
     Attributes:
       frequencies: document frequencies of the training split.
       num_samples: S; at least 2 for ``leave_one_out``.
       baseline: ``greedy`` or ``leave_one_out``.
-      drop_regions: whether the rates of a ``Captioner`` that drop parts of the image act.
+      image_dropout: whether the rates of a ``Captioner`` that drop parts of the image act.
       drawn_steps: the most tokens of a caption that is drawn, or found for the baseline, the end
         token included; 0: ``options.max_steps``.
       temperature: above 0; p is that of scores divided by it, in drawing and in the gradient. Below
@@ -57,7 +57,7 @@ class SelfCritical(Captioning):
     frequencies: DocumentFrequencies
     num_samples: int = 5
     baseline: str = "leave_one_out"
-    drop_regions: bool = False
+    image_dropout: bool = False
     drawn_steps: int = 0
     temperature: float = 1.0
 
@@ -84,9 +84,9 @@ class SelfCritical(Captioning):
         """Sums of ``loss``, ``reward`` and ``baseline`` (CIDEr-D, 0 to 10), ``sampled_words``."""
         fixed = jax.lax.stop_gradient(variables)
         options: dict[str, Any] = {}
-        if self.drop_regions:
+        if self.image_dropout:
             key, drop_key = jax.random.split(key)
-            options = {"drop_regions": True, "rngs": {"dropout": drop_key}}
+            options = {"image_dropout": True, "rngs": {"dropout": drop_key}}
         advance, carry = begin_search(model, fixed, batch, **options)
         max_steps = self.drawn_steps or self.options.max_steps
         drawn = sample(

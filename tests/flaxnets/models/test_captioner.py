@@ -197,7 +197,7 @@ def test_a_layer_between_regions_and_decoder() -> None:
 
 
 def test_dropout_takes_channels_from_all_places_of_an_image() -> None:
-    model = make(encoder=None, dropout_rate=0.5)
+    model = make(encoder=None, feature_dropout_rate=0.5)
     features = np.ones((B, 2, 3, 6), np.float32)
     variables = random_variables(model, features, TOKENS, TOKEN_LENGTHS)
     call = (features, TOKENS, TOKEN_LENGTHS)
@@ -224,7 +224,7 @@ def test_dropout_takes_channels_from_all_places_of_an_image() -> None:
 
 
 def test_dropout_takes_places_that_attention_then_does_not_see() -> None:
-    model = make(encoder=None, place_dropout_rate=0.5)
+    model = make(encoder=None, region_dropout_rate=0.5)
     features = np.random.default_rng(0).normal(size=(B, 2, 2, 6)).astype(np.float32)
     variables = random_variables(model, features, TOKENS, TOKEN_LENGTHS)
     call = (features, TOKENS, TOKEN_LENGTHS)
@@ -245,8 +245,8 @@ def test_dropout_takes_places_that_attention_then_does_not_see() -> None:
         model.apply(variables, *call, train=False).logits,
         make(encoder=None).apply(variables, *call, train=False).logits,
     )
-    pooled = make(encoder=None, place_dropout_rate=0.5)
-    with pytest.raises(ValueError, match="place_dropout_rate: expected 0 for regions without"):
+    pooled = make(encoder=None, region_dropout_rate=0.5)
+    with pytest.raises(ValueError, match="region_dropout_rate: expected 0 for regions without"):
         pooled.init(
             {"params": jax.random.key(0), "dropout": jax.random.key(1)},
             features[:, 0, 0],

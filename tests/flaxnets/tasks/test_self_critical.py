@@ -240,20 +240,20 @@ def test_training_raises_the_reward(baseline: str) -> None:
 def test_the_same_parts_of_an_image_are_dropped_in_drawing_and_in_differentiating() -> None:
     cell = partial(LSTMCell, 4)
     decoder = SoftAttention(vocabulary_size=V, make_cell=cell, embed_features=4)
-    model = Captioner(decoder, dropout_rate=0.5, place_dropout_rate=0.5)
+    model = Captioner(decoder, feature_dropout_rate=0.5, region_dropout_rate=0.5)
     batch = batch_of()
     batch["features"] = jax.random.normal(KEY, (2, 6, 5))
     variables = variables_of(model, batch)
     # Large enough that what is seen decides what is said, small enough that draws differ.
     variables = jax.tree.map(lambda x: 0.5 * jax.random.normal(KEY, x.shape), variables)
-    task = dataclasses.replace(task_of("leave_one_out", 8), drop_regions=True)
+    task = dataclasses.replace(task_of("leave_one_out", 8), image_dropout=True)
 
     tokens, lengths = batch["tokens"][:, :1], batch["token_lengths"][:, :1]
 
     @jax.jit
     def log_probs(drop_key: Any) -> tuple[jax.Array, jax.Array]:
         """(B,) as they are drawn, word after word, and as they are differentiated."""
-        options = {"drop_regions": True, "rngs": {"dropout": drop_key}}
+        options = {"image_dropout": True, "rngs": {"dropout": drop_key}}
         advance, carry = begin_search(model, variables, batch, **options)
         previous, total = jnp.full(2, BOS), jnp.zeros(2)
         for word in jnp.moveaxis(tokens[:, 0], 1, 0):
