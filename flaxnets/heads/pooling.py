@@ -47,6 +47,22 @@ def pool_max(inputs: Array, lengths: Array | None = None) -> Array:
     return jnp.where(_over(valid[:, 0], largest), largest, 0)
 
 
+def pool_concatenate(inputs: Array, lengths: Array | None = None) -> Array:
+    """Returns all steps side by side, (B,T·F): the order-aware baseline without recurrence.
+
+    For sequences of one length only; a padded step, were there one, is zero.
+
+    Args:
+      inputs: (B,T,F) float.
+      lengths: (B,) int32 in [0,T], valid steps; None: all.
+
+    Raises:
+      ValueError: as ``mask_steps``.
+    """
+    valid = mask_steps(inputs, lengths)
+    return jnp.where(_over(valid, inputs), inputs, 0).reshape(inputs.shape[0], -1)
+
+
 class AttentionPooling(nn.Module):
     r"""A mean weighted by how well each step answers a learned query.
 
