@@ -111,6 +111,10 @@ class MovingShapesConfig(Config):
         """Puts pretrained weights into the encoder, where ``model.encoder.weights`` names them."""
         return with_encoder_weights(self.model.encoder, variables)
 
+    def frozen_parts(self) -> tuple[str, ...]:
+        """The encoder, where it is frozen."""
+        return ("encoder",) if self.model.encoder.frozen else ()
+
     def make_task(self) -> Task:
         """The clip's label from the scores averaged over its steps."""
         return VideoClassification(loss_kind="clip")

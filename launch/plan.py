@@ -76,12 +76,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def rematerialize(config: Config, batch: Mapping[str, np.ndarray], platform: str) -> Memory | None:
-    """The memory with ``model.remat=full``; None where it is so already or there is no such."""
+    """The memory with ``model.encoder.remat=full``; None where it is so or there is no such."""
     changed = copy.deepcopy(config)
-    model = getattr(changed, "model", None)
-    if getattr(model, "remat", "full") == "full":
+    encoder = getattr(getattr(changed, "model", None), "encoder", None)
+    if getattr(encoder, "remat", "full") == "full":
         return None
-    update(changed, {"model": {"remat": "full"}})
+    update(changed, {"model": {"encoder": {"remat": "full"}}})
     return estimate_cost(changed, batch, devices=COUNT.value, platform=platform).memory
 
 

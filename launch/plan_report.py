@@ -157,7 +157,7 @@ def fit(
       cost: of its steps.
       device: into which they shall fit.
       count: how many of them.
-      rematerialize: plans the memory with ``model.remat=full``, where that is something else; it
+      rematerialize: plans the memory with ``model.encoder.remat=full``, where that is something else; it
         is called where nothing that is cheaper helps.
     """
     memory = cost.memory
@@ -178,7 +178,7 @@ def fit(
         return line + f"; --config.fsdp={count} would do"
     again = rematerialize()
     if again is not None and again.peak <= room:
-        return line + "; --config.model.remat=full would do"
+        return line + "; --config.model.encoder.remat=full would do"
     return line + "; more devices or a smaller batch are needed"
 
 

@@ -129,6 +129,15 @@ class Config:
         """The network, a Linen module."""
         raise self._missing("make_model")
 
+    def frozen_parts(self) -> tuple[str, ...]:
+        """First parts of the paths of parameters that the model's settings freeze."""
+        return ()
+
+    def make_optimizer_config(self) -> OptimizerConfig:
+        """The optimizer's settings in force: ``optimizer``, with ``frozen_parts`` frozen, too."""
+        frozen = dict.fromkeys((*self.optimizer.frozen, *self.frozen_parts()))
+        return dataclasses.replace(self.optimizer, frozen=tuple(frozen))
+
     def make_task(self) -> Task:
         """What the network is trained and evaluated on."""
         raise self._missing("make_task")

@@ -19,7 +19,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
       OSError: the file cannot be written; what was begun is removed.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
     try:
         write(unfinished)
         with open(unfinished, "rb") as file:

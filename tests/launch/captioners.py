@@ -44,8 +44,8 @@ def make_config(root: Path, experiment: str = EXPERIMENT, **changes: Any) -> Any
     config.batch_size = 8
     config.data.root, config.data.cache = str(root), str(root / "features")
     config.data.image_size, config.data.min_count, config.data.num_corners = 64, 1, 0
-    model = config.model
-    model.features = model.embed_features = model.attention_features = 8
+    decoder = config.model.decoder
+    decoder.features = decoder.embed_features = decoder.attention_features = 8
     config.search.beam_size, config.search.max_steps = 3, 6
     for name, value in changes.items():
         setattr(config, name, value)

@@ -32,7 +32,7 @@ def encode(images: np.ndarray) -> np.ndarray:
     return np.tile(means / 128 - 1, 427)[..., :1280]
 
 
-def encode_all(root: str, images: Any, source: str) -> list[dict[str, np.ndarray]]:
+def encode_all(root: str, images: Any, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
     """A stand-in for the cache of features."""
     examples = [images[index] for index in range(len(images))]
     for example in examples:
@@ -49,8 +49,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def files(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Nine images; the models are made without their encoder."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(caption_data, "make_encode", lambda pool: encode)
-    monkeypatch.setattr(caption_data, "load_maps", encode_all)
+    monkeypatch.setattr(caption_data, "make_encode", lambda encoder, pool: encode)
+    monkeypatch.setattr(caption_data, "cache_features", encode_all)
     return sorted(map(str, (root / "Flicker8k_Dataset").glob("*.jpg")))[:9]
 
 
@@ -184,7 +184,7 @@ def test_what_cannot_decode_together_is_refused(
         TrainedModel(make_config(root), Workdir(copy))
     # Another configuration.
     wider = make_config(root)
-    wider.model.features = 12
+    wider.model.decoder.features = 12
     with pytest.raises(ValueError, match="does not fit the model of this configuration"):
         collect(TrainedCaptioner([TrainedModel(wider, models[0].workdir)]), files)
     classifier: Any = load_experiment("experiments/moving_shapes.py:smoke")

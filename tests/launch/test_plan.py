@@ -49,7 +49,7 @@ def test_what_makes_a_step_fit(state: float, temporary: float, devices: int, sai
 @pytest.mark.parametrize(
     ("again", "said"),
     [
-        (Memory(GIB, 0, 4 * GIB), "; --config.model.remat=full would do"),
+        (Memory(GIB, 0, 4 * GIB), "; --config.model.encoder.remat=full would do"),
         (Memory(GIB, 0, 20 * GIB), "; more devices or a smaller batch are needed"),
         (None, "; more devices or a smaller batch are needed"),
     ],

@@ -67,8 +67,8 @@ WRONG_FLAGS: dict[str, tuple[Sequence[str], str]] = {
     "no experiment": (("--config=flaxnets/metrics.py",), "get_config"),
     "positional argument": ((MOVING_SHAPES, "runs/there"), "unexpected arguments: runs/there"),
     "unknown kind of model": (
-        (MOVING_SHAPES, "--config.model.kind=crn"),
-        "model.kind: unknown 'crn'; did you mean 'crnn'?",
+        (MOVING_SHAPES, "--config.model.recurrent.cell=lstn"),
+        "model.recurrent.cell: unknown 'lstn'; did you mean 'lstm'?",
     ),
 }
 
