@@ -126,7 +126,7 @@ class CellModule(nn.Module):
         Raises:
           ValueError: inputs of another rank or of integers.
         """
-        check_inputs(inputs, 1 + self.num_feature_axes, "(B,D)", "(B,H,W,C)")
+        check_inputs(inputs, "B", self.num_feature_axes)
         weights = self.weights(inputs.shape)
         scanned = ScanWeights(weights.hidden, weights.bias, weights.pointwise)
         addends, others = split_addends(scanned, self.project(weights.input, inputs))
@@ -137,18 +137,52 @@ class CellModule(nn.Module):
         return self.step(weights.pointwise, recur, carry, others)
 
 
-def check_inputs(inputs: Array, rank: int, vectors: str, maps: str) -> None:
+_MEMBERS = ("features", "dtype", "num_feature_axes", "weights", "initialize_carry")
+
+
+def check_cell(name: str, cell: Any) -> None:
+    """Refuses a class that no layer can scan.
+
+    Args:
+      name: the argument that the error names.
+      cell: a cell, or the class of one.
+
+    Raises:
+      ValueError: neither a ``flax.linen.RNNCellBase``, nor with all members of ``Cell``, or of
+        ``LinearCell``.
+    """
+    kind = cell if isinstance(cell, type) else type(cell)
+    if issubclass(kind, nn.RNNCellBase):
+        return
+    members = set(dir(kind)) | set(getattr(kind, "__dataclass_fields__", ()))
+    methods = (
+        ("coefficients", "recur", "read") if "coefficients" in members else ("project", "step")
+    )
+    missing = [member for member in (*_MEMBERS, *methods) if member not in members]
+    if missing:
+        raise ValueError(
+            f"{name}: expected a recurrent cell: a subclass of flax.linen.RNNCellBase, or a class "
+            f"with the members of flaxnets.recurrent.cell.Cell, received {kind.__name__}, which "
+            f"has no {', '.join(missing)}"
+        )
+
+
+def check_inputs(inputs: Array, leading: str, num_feature_axes: int) -> None:
     """Refuses inputs of another rank, or of integers.
 
     Args:
       inputs: to be checked.
-      rank: expected.
-      vectors: the expected axes in words, if the last is one of features.
-      maps: the expected axes in words, if the last three are those of maps.
+      leading: the axes before those of features: ``B``, or ``B,T``.
+      num_feature_axes: of the cell: 1 for vectors, 3 for feature maps.
+
+    Raises:
+      ValueError: naming the axes that the cell expects.
     """
-    if inputs.ndim != rank:
-        expected = vectors if len(vectors.split(",")) == rank else maps
-        raise ValueError(f"inputs: expected {expected}, received shape {inputs.shape}")
+    features = {1: "D", 2: "L,C", 3: "H,W,C"}.get(num_feature_axes, f"{num_feature_axes} axes")
+    if inputs.ndim != len(leading.split(",")) + num_feature_axes:
+        raise ValueError(
+            f"inputs: expected ({leading},{features}), received shape {tuple(inputs.shape)}"
+        )
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise ValueError(f"inputs: expected float, received {inputs.dtype}")
 

@@ -33,7 +33,11 @@ def check_cudnn(cell: Any, options: ScanOptions, recurrent_dropout_rate: float) 
         dropout on hidden states, a machine without a GPU.
     """
     if type(cell) is not LSTMCell:
-        _refuse("make_cell", "LSTMCell", type(cell).__name__)
+        _refuse(
+            "make_cell",
+            f"{LSTMCell.__module__}.LSTMCell",
+            f"{type(cell).__module__}.{type(cell).__name__}",
+        )
     for name, expected in (("peepholes", False), ("layer_norm", False), ("projection_features", 0)):
         if getattr(cell, name) != expected:
             _refuse(name, expected, getattr(cell, name))

@@ -8,10 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.layers.padding import check_lengths
-from flaxnets.recurrent.cell import Cell, check_inputs
+from flaxnets.recurrent.cell import check_cell, check_inputs
 from flaxnets.recurrent.cudnn import check_cudnn, run_cudnn
-from flaxnets.recurrent.linear_cells import LinearCell
-from flaxnets.recurrent.scan import ScanOptions, scan_cell
+from flaxnets.recurrent.scan import (
+    AnyCell,
+    ScanOptions,
+    check_hidden_dropout,
+    check_options,
+    scan_cell,
+)
 from flaxnets.typing import Array, Carry
 
 BACKENDS = ("scan", "cudnn")
@@ -22,7 +27,8 @@ class Recurrent(nn.Module):
 
     Attributes:
       make_cell: the constructor of a cell, as ``partial(LSTMCell, 256)``; called once a layer and
-        direction with ``name``.
+        direction with ``name``. Any ``flax.linen.RNNCellBase`` is a cell, too, as
+        ``partial(nn.GRUCell, 256)`` (see ``flax_cells.py``).
       num_layers: depth; each layer reads the outputs of the one below.
       bidirectional: each layer also scans backwards; outputs of both are concatenated.
       residual: each layer but the first adds its inputs to its outputs (Wu et al., 1609.08144).
@@ -34,13 +40,14 @@ class Recurrent(nn.Module):
       variational: dropout draws one mask a sequence, the same at every step (Gal and Ghahramani,
         1512.05287).
       recurrent_dropout_rate: on the hidden states that the cells' products read, one mask a
-        sequence; not for linear cells, which have no such products.
+        sequence; not for linear cells, which have no such products, nor for cells of
+        ``flax.linen``.
       options: how the scans are carried out: unrolling, rematerialisation, truncation.
       backend: ``scan``, or ``cudnn`` for plain LSTMs on GPUs (see ``cudnn.py``), with the same
         parameters and outputs.
     """
 
-    make_cell: Callable[..., Cell | LinearCell]
+    make_cell: Callable[..., AnyCell]
     num_layers: int = 1
     bidirectional: bool = False
     residual: bool = False
@@ -80,7 +87,7 @@ class Recurrent(nn.Module):
         """
         cells = self._make_cells()
         self._check_attributes(cells[0][0])
-        check_inputs(inputs, 2 + cells[0][0].num_feature_axes, "(B,T,D)", "(B,T,H,W,C)")
+        check_inputs(inputs, "B,T", cells[0][0].num_feature_axes)
         if lengths is not None:
             check_lengths(lengths, *inputs.shape[:2])
         if self.bidirectional and (initial_carry is not None or return_carry):
@@ -125,13 +132,11 @@ class Recurrent(nn.Module):
         carry, outputs = self(inputs, lengths, train=False, initial_carry=carry, return_carry=True)
         return carry, outputs
 
-    def _check_attributes(self, cell: Cell | LinearCell) -> None:
+    def _check_attributes(self, cell: AnyCell) -> None:
         """Refuses what no layer of such cells can do."""
-        if self.recurrent_dropout_rate and isinstance(cell, LinearCell):
-            raise ValueError(
-                f"recurrent_dropout_rate: expected 0 for {type(cell).__name__}, in which no "
-                f"product reads hidden states, received {self.recurrent_dropout_rate}"
-            )
+        if rate := self.recurrent_dropout_rate:
+            check_hidden_dropout("recurrent_dropout_rate", cell, 0, rate)
+        check_options(cell, self.options)
         if self.backend not in BACKENDS:
             raise ValueError(f"backend: expected one of {BACKENDS}, received {self.backend!r}")
         if self.backend == "cudnn":
@@ -139,7 +144,7 @@ class Recurrent(nn.Module):
 
     def _scan(
         self,
-        cells: list[Cell | LinearCell],
+        cells: list[AnyCell],
         inputs: Array,
         lengths: Array | None,
         initial_carry: Carry | None,
@@ -162,13 +167,21 @@ class Recurrent(nn.Module):
         ]
         return [carry for carry, _ in both], [output for _, output in both]
 
-    def _make_cells(self) -> list[list[Cell | LinearCell]]:
+    def _make_cells(self) -> list[list[AnyCell]]:
         """The cells of each layer, forward and backward."""
         names = ("forward", "backward") if self.bidirectional else ("forward",)
-        return [
+        if isinstance(self.make_cell, nn.Module):
+            kind = type(self.make_cell).__name__
+            raise ValueError(
+                f"make_cell: expected a constructor, as partial({kind}, 256), received an instance "
+                f"of {kind}"
+            )
+        cells = [
             [self.make_cell(name=f"{name}_{layer}") for name in names]
             for layer in range(self.num_layers)
         ]
+        check_cell("make_cell", cells[0][0])
+        return cells
 
     def _drop(self, x: Array, train: bool) -> Array:
         # A mask that does not vary along time is broadcast over axis 1.
@@ -176,11 +189,12 @@ class Recurrent(nn.Module):
         dropout = nn.Dropout(self.dropout_rate, broadcast_dims=shared, deterministic=not train)
         return dropout(x)
 
-    def _hidden_mask(self, cell: Cell | LinearCell, inputs: Array, train: bool) -> Array | None:
+    def _hidden_mask(self, cell: AnyCell, inputs: Array, train: bool) -> Array | None:
         """(B,F) or (B,1,1,F), scaled so that its mean is one; None where nothing is dropped."""
         rate = self.recurrent_dropout_rate
         if not rate or not train:
             return None
+        assert not isinstance(cell, nn.RNNCellBase)  # Refused above.
         width = getattr(cell, "projection_features", 0) or cell.features
         shape = (inputs.shape[0], *[1] * (cell.num_feature_axes - 1), width)
         kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, shape)

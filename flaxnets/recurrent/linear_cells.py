@@ -83,7 +83,7 @@ class LinearCell(CellModule):
         Raises:
           ValueError: inputs of another rank or of integers.
         """
-        check_inputs(inputs, 1 + self.num_feature_axes, "(B,D)", "(B,H,W,C)")
+        check_inputs(inputs, "B", self.num_feature_axes)
         weights = self.weights(inputs.shape)
         coefficients, addends = self.coefficients(weights, inputs)
         state = coefficients * carry + addends

@@ -1,9 +1,11 @@
 """A cell scanned over time: lengths, directions, chunks of time."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -14,14 +16,23 @@ from flaxnets.recurrent.cell import (
     Recur,
     Weights,
     check_carry,
+    check_cell,
     check_inputs,
+)
+from flaxnets.recurrent.flax_cells import (
+    initialize_flax_carry,
+    remat_module,
+    scan_flax_steps,
+    scan_module,
 )
 from flaxnets.recurrent.linear_cells import LinearCell
 from flaxnets.recurrent.matmul import ScanWeights
 from flaxnets.recurrent.scan_vjp import deferred_scan, plain_scan
 from flaxnets.typing import Array, Carry, PyTree
 
+AnyCell = Cell | LinearCell | nn.RNNCellBase
 GRADIENTS = ("deferred", "autodiff")
+AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +49,8 @@ class ScanOptions:
         never.
       gradients: ``deferred`` forms the kernels' gradients once, after the scan (of linear cells:
         runs their recurrence backwards), and has no forward-mode derivative; ``autodiff`` leaves
-        everything to JAX.
+        everything to JAX. ``auto`` is ``deferred``, or ``autodiff`` for cells of ``flax.linen``,
+        which have nothing else.
 
     Raises:
       ValueError: a number below zero, an unknown kind of gradients, or ``truncate_steps`` that are
@@ -48,7 +60,7 @@ class ScanOptions:
     unroll: int = 1
     remat_steps: int = 0
     truncate_steps: int = 0
-    gradients: str = "deferred"
+    gradients: str = AUTO
 
     def __post_init__(self) -> None:
         for name, least in (("unroll", 1), ("remat_steps", 0), ("truncate_steps", 0)):
@@ -56,8 +68,10 @@ class ScanOptions:
                 raise ValueError(
                     f"{name}: expected at least {least}, received {getattr(self, name)}"
                 )
-        if self.gradients not in GRADIENTS:
-            raise ValueError(f"gradients: expected one of {GRADIENTS}, received {self.gradients!r}")
+        if self.gradients not in (AUTO, *GRADIENTS):
+            raise ValueError(
+                f"gradients: expected one of {(AUTO, *GRADIENTS)}, received {self.gradients!r}"
+            )
         if self.remat_steps and self.truncate_steps % self.remat_steps:
             raise ValueError(
                 f"truncate_steps: expected a multiple of remat_steps = {self.remat_steps}, "
@@ -65,13 +79,63 @@ class ScanOptions:
             )
 
     @property
+    def deferred(self) -> bool:
+        """Whether kernels of our own cells get their gradients after the scan."""
+        return self.gradients != "autodiff"
+
+    @property
     def chunk_steps(self) -> int:
         """Steps that are scanned together; 0: all."""
         return self.remat_steps or self.truncate_steps
 
 
+def check_options(cell: AnyCell, options: ScanOptions) -> None:
+    """Refuses options of the scan that the cell cannot have.
+
+    Raises:
+      ValueError: deferred gradients for a cell of ``flax.linen``.
+    """
+    if isinstance(cell, nn.RNNCellBase) and options.gradients == "deferred":
+        raise ValueError(
+            f"gradients: expected 'autodiff' or 'auto' for {_cell_name(cell)}, whose products are "
+            "out of reach of a custom gradient, received 'deferred'; the cells of "
+            "flaxnets.recurrent have one"
+        )
+
+
+def check_hidden_dropout(name: str, cell: AnyCell, expected: Any, received: Any) -> None:
+    """Refuses dropout of hidden states for a cell whose products with them cannot be reached.
+
+    Args:
+      name: the argument that the error names.
+      cell: any.
+      expected: the value without dropout.
+      received: the value that was given, in the words of the error.
+
+    Raises:
+      ValueError: a linear cell, or one of ``flax.linen``.
+    """
+    if isinstance(cell, LinearCell):
+        raise ValueError(
+            f"{name}: expected {expected} for {type(cell).__name__}, in which no product reads "
+            f"hidden states, received {received}"
+        )
+    if isinstance(cell, nn.RNNCellBase):
+        raise ValueError(
+            f"{name}: expected {expected} for {_cell_name(cell)}, whose products with hidden "
+            f"states are out of reach, received {received}; LSTMCell, GRUCell, ElmanCell, "
+            "ConvLSTMCell and ConvGRUCell of flaxnets.recurrent have it"
+        )
+
+
+def _cell_name(cell: nn.RNNCellBase) -> str:
+    """Its name with that of its package, since Flax's cells are called as ours are."""
+    package = "flax.linen." if type(cell).__module__.startswith("flax.linen") else ""
+    return package + type(cell).__name__
+
+
 def scan_cell(
-    cell: Cell | LinearCell,
+    cell: AnyCell,
     inputs: Array,
     lengths: Array | None = None,
     *,
@@ -93,7 +157,7 @@ def scan_cell(
       reverse: from the last step to the first.
       hidden_mask: (B,F) or (B,1,1,F), multiplies the hidden states that the products read, the same
         at every step (variational dropout, Gal and Ghahramani, 1512.05287). Not for linear cells,
-        which have no such products.
+        which have no such products, nor for cells of ``flax.linen``, whose products are their own.
       options: how the scan is carried out.
 
     Returns:
@@ -102,35 +166,60 @@ def scan_cell(
 
     Raises:
       ValueError: inputs of another rank or of integers, lengths of another shape or outside [0,T],
-        an initial carry that is not the cell's, a ``hidden_mask`` for a linear cell.
+        an initial carry that is not the cell's, what ``check_cell`` and ``check_options`` refuse.
     """
     options = options or ScanOptions()
-    if hidden_mask is not None and isinstance(cell, LinearCell):
-        raise ValueError(
-            f"hidden_mask: expected None for {type(cell).__name__}, in which no product reads "
-            f"hidden states, received shape {hidden_mask.shape}"
-        )
-    check_inputs(inputs, 2 + cell.num_feature_axes, "(B,T,D)", "(B,T,H,W,C)")
+    check_cell("cell", cell)
+    check_options(cell, options)
+    if hidden_mask is not None:
+        check_hidden_dropout("hidden_mask", cell, None, f"shape {hidden_mask.shape}")
+    check_inputs(inputs, "B,T", cell.num_feature_axes)
     if lengths is not None:
         check_lengths(lengths, *inputs.shape[:2])
-    weights = cell.weights(inputs.shape)
-    zeros = cell.initialize_carry(None, (inputs.shape[0], *inputs.shape[2:]))
+    step_shape = (inputs.shape[0], *inputs.shape[2:])
+    weights: Any
+    lifted: dict[str, Any] = {}
+    if isinstance(cell, nn.RNNCellBase):
+        # Its parameters stay in Linen's hands, so the module itself goes through the scans.
+        weights, zeros = cell, initialize_flax_carry(cell, step_shape)
+        scan_steps: Any = partial(scan_flax_steps, reverse=reverse, unroll=options.unroll)
+        lifted = {"scan": scan_module, "checkpoint": remat_module}
+    else:
+        weights = cell.weights(inputs.shape), hidden_mask
+        zeros = cell.initialize_carry(None, step_shape)
+        scan_own = _scan_linear if isinstance(cell, LinearCell) else _scan_steps
+        scan_steps = partial(scan_own, cell, reverse, options)
     if initial_carry is None:
         initial_carry = zeros
     check_carry(initial_carry, zeros)
     valid = None
     if lengths is not None:
         valid = jnp.arange(inputs.shape[1])[:, None] < lengths  # (T,B)
-    scan_steps: Any = _scan_linear if isinstance(cell, LinearCell) else _scan_steps
     carry, outputs = scan_chunks(
-        partial(scan_steps, cell, reverse, options),
-        (weights, hidden_mask),
+        scan_steps,
+        weights,
         initial_carry,
         (inputs.swapaxes(0, 1), valid),
         reverse=reverse,
         options=options,
+        **lifted,
     )
     return carry, outputs.swapaxes(0, 1)
+
+
+# Inside a scan nothing is common to the forward and the backward pass.
+_checkpoint = partial(jax.checkpoint, prevent_cse=False)
+
+
+def _scan_arrays(
+    body: Callable[..., tuple[Carry, Array]],
+    weights: PyTree,
+    carry: Carry,
+    xs: PyTree,
+    *,
+    reverse: bool,
+) -> tuple[Carry, Array]:
+    return jax.lax.scan(partial(body, weights), carry, xs, reverse=reverse)
 
 
 def scan_chunks(
@@ -141,27 +230,31 @@ def scan_chunks(
     *,
     reverse: bool,
     options: ScanOptions,
+    scan: Callable[..., tuple[Carry, Array]] = _scan_arrays,
+    checkpoint: Callable[[Any], Any] = _checkpoint,
 ) -> tuple[Carry, Array]:
     """Scans all of time, chunk by chunk where ``options`` ask for it.
 
     Args:
       scan_steps: (weights, carry, xs) to the new carry and outputs (T,...).
-      weights: a pytree that is handed on.
+      weights: a pytree that is handed on, or the bound module that holds them.
       carry: before the first step.
       xs: a pytree of arrays (T,...).
       reverse: from the last step to the first.
       options: of which those that concern chunks are read.
+      scan: (body, weights, carry, xs) to the last carry and outputs; ``scan_module`` for modules.
+      checkpoint: ``jax.checkpoint``; ``remat_module`` for modules.
     """
     size, num_steps = options.chunk_steps, jax.tree.leaves(xs)[0].shape[0]
     if not 0 < size < num_steps:
         return scan_steps(weights, carry, xs)
     if options.remat_steps:
-        scan_steps = jax.checkpoint(scan_steps, prevent_cse=False)
+        scan_steps = checkpoint(scan_steps)
     count, rest = divmod(num_steps, size)
     # The last chunk in the direction of the scan is the short one.
     first = rest if reverse else 0
 
-    def body(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
+    def body(weights: PyTree, carry: Carry, inputs: Any) -> tuple[Carry, Array]:
         number, chunk = inputs
         if options.truncate_steps:
             cut = (number > 0) & (number * size % options.truncate_steps == 0)
@@ -173,7 +266,7 @@ def scan_chunks(
     chunks = jax.tree.map(
         lambda x: x[first : first + count * size].reshape(count, size, *x.shape[1:]), xs
     )
-    carry, outputs = jax.lax.scan(body, carry, (numbers, chunks), reverse=reverse)
+    carry, outputs = scan(body, weights, carry, (numbers, chunks), reverse=reverse)
     outputs = outputs.reshape(count * size, *outputs.shape[2:])
     if not rest:
         return carry, outputs
@@ -216,7 +309,7 @@ def _scan_steps(
         carry = jax.tree.map(keep, new_carry, carry)
         return carry, keep(output, jnp.zeros((), output.dtype))
 
-    scan = deferred_scan if options.gradients == "deferred" else plain_scan
+    scan = deferred_scan if options.deferred else plain_scan
     scanned = ScanWeights(parameters.hidden, parameters.bias, (parameters.pointwise, hidden_mask))
     return scan(step, scanned, carry, projected, valid, reverse=reverse, unroll=options.unroll)
 
@@ -233,7 +326,7 @@ def _scan_linear(
     parameters, _ = weights
     # The batch first, as the layer's inputs are: all products and the recurrence take it so.
     inputs, valid = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
-    autodiff = options.gradients == "autodiff"
+    autodiff = not options.deferred
     states = cell.recur(parameters, carry, inputs, valid, reverse=reverse, autodiff=autodiff)
     outputs = cell.read(parameters, states, inputs)
     if valid is not None:

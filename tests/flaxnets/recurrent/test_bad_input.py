@@ -128,7 +128,7 @@ def test_residual_layers_of_another_width_than_their_inputs() -> None:
         ({"unroll": 0}, "unroll: expected at least 1, received 0"),
         ({"remat_steps": -1}, "remat_steps: expected at least 0, received -1"),
         ({"truncate_steps": -2}, "truncate_steps: expected at least 0, received -2"),
-        ({"gradients": "none"}, r"gradients: expected one of \('deferred', .*received 'none'"),
+        ({"gradients": "none"}, r"gradients: expected one of \('auto', .*received 'none'"),
         (
             {"remat_steps": 4, "truncate_steps": 6},
             "truncate_steps: expected a multiple of remat_steps = 4, received 6",
