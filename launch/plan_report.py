@@ -157,7 +157,7 @@ def fit(
       cost: of its steps.
       device: into which they shall fit.
       count: how many of them.
-      rematerialize: plans the memory with ``model.encoder.remat=full``, where that is something else; it
+      rematerialize: plans the memory with ``model.encoder.remat=full``, where it is not; it
         is called where nothing that is cheaper helps.
     """
     memory = cost.memory

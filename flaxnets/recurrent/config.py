@@ -5,10 +5,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
-
 from flaxnets.configuration import find_part, parameters_of, runtime
-from flaxnets.recurrent.cell import CellModule
+from flaxnets.recurrent.cell import check_cell
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
@@ -97,11 +95,7 @@ def make_cell_type(
             f"{field}.cell: expected {EXPECTED}; calling {config.cell!r} with features="
             f"{config.features} raised {error}"
         ) from error
-    if not isinstance(cell, CellModule | nn.RNNCellBase):
-        raise ValueError(
-            f"{field}.cell: expected {EXPECTED}, received {config.cell!r}, which makes a "
-            f"{type(cell).__name__}"
-        )
+    check_cell(f"{field}.cell", cell)
     return make
 
 
