@@ -76,7 +76,7 @@ class Vocabulary:
             )
 
     @classmethod
-    def count(cls, captions: Iterable[str], min_count: int = 5) -> "Vocabulary":
+    def from_captions(cls, captions: Iterable[str], min_count: int = 5) -> "Vocabulary":
         """Collects the words of captions, of the training split alone.
 
         Args:

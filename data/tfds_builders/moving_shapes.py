@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data.moving_shapes.captions import NUM_CAPTIONS
-from data.moving_shapes.scenes import IMAGE_SIZE, NUM_FRAMES
-from data.moving_shapes.source import CLASSES, SPLIT_SIZES
+from data.moving_shapes.scenes import CLASSES, IMAGE_SIZE, NUM_FRAMES
+from data.moving_shapes.source import SPLIT_SIZES
 from data.moving_shapes.source import MovingShapes as MovingShapesSource
 
 

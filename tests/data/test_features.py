@@ -148,7 +148,7 @@ def test_goes_on_after_an_error_with_the_file_that_is_missing(tmp_path: Path) ->
     )
     assert done == [(5, 7), (6, 7), (7, 7)]
     assert_complete(source, Clips())
-    assert not list(directory.glob("*.unfinished"))
+    assert [path.name for path in directory.glob(".*")] == [".lock"]
 
 
 @pytest.mark.parametrize("examples", [Clips, Images])
@@ -171,11 +171,13 @@ module.write_features({str(tmp_path)!r}, module.{examples.__name__}(), module.en
         [sys.executable, "-c", program], cwd=root, env={**os.environ}, check=False
     )
     assert ended.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("*/.features-*"))) == 1
     done: list[int] = []
     source = write_features(
         tmp_path, examples(), encode, key=KEY, on_progress=lambda count, _: done.append(count)
     )
     assert done == [4, 5, 6, 7]
+    assert [path.name for path in tmp_path.glob("*/.*")] == [".lock"]
     whole = write_features(tmp_path / "whole", examples(), encode, key=KEY)
     for index in range(7):
         np.testing.assert_array_equal(source[index]["features"], whole[index]["features"])

@@ -12,7 +12,7 @@ from data.sources import FoldExamples
 def places(num_examples: int, num_folds: int, fold: int) -> dict[str, set[int]]:
     source = MovingShapes("train", num_examples)
     return {
-        split: set(FoldExamples(source, split, num_folds=num_folds, fold=fold).places.tolist())
+        split: set(FoldExamples(source, split, num_folds=num_folds, fold=fold).indices.tolist())
         for split in ("train", "validation", "test")
     }
 
@@ -36,7 +36,7 @@ def test_each_example_is_tested_in_one_fold_and_chooses_in_one(
 def test_examples_are_those_of_the_source_with_their_place_in_the_split() -> None:
     source = MovingShapes("train", 8)
     tested = FoldExamples(source, "test", num_folds=3, fold=2)
-    assert tested.places.tolist() == [1, 4, 7]
+    assert tested.indices.tolist() == [1, 4, 7]
     for number, example in enumerate(pickle.loads(pickle.dumps(tested))[i] for i in range(3)):
         np.testing.assert_array_equal(example["video"], source[3 * number + 1]["video"])
         assert example["index"] == number

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from data.sources import JoinedSources
+from data.sources import ConcatenatedSources
 
 
 class Numbers:
@@ -29,17 +29,17 @@ class Explained(Numbers):
 
 
 def test_the_examples_of_all_follow_each_other() -> None:
-    joined = JoinedSources([Numbers(0, 3), Numbers(0, 0), Explained(3, 1), Numbers(4, 2)])
+    joined = ConcatenatedSources([Numbers(0, 3), Numbers(0, 0), Explained(3, 1), Numbers(4, 2)])
     for source in (joined, pickle.loads(pickle.dumps(joined))):
         assert [int(source[i]["number"]) for i in range(len(source))] == list(range(6))
     assert joined.explain(3) == "number 3"
     assert joined.explain(0) is joined.explain(5) is None
-    assert repr(joined).startswith("JoinedSources(Numbers(0, 3), Numbers(0, 0), ")
+    assert repr(joined).startswith("ConcatenatedSources(Numbers(0, 3), Numbers(0, 0), ")
 
 
 def test_bad_indices_and_no_sources_are_refused() -> None:
     for index in (-1, 3):
         with pytest.raises(IndexError, match=f"index: expected 0 to 2, received {index}"):
-            JoinedSources([Numbers(0, 3)])[index]
+            ConcatenatedSources([Numbers(0, 3)])[index]
     with pytest.raises(ValueError, match="sources: expected at least one, received none"):
-        JoinedSources([])
+        ConcatenatedSources([])

@@ -9,7 +9,7 @@ import pytest
 import scipy.signal  # type: ignore[import-untyped]
 
 from data.audio.decoding import AudioError, read_audio
-from data.audio.log_mel import LOG_OFFSET, audio_steps, log_mel, mel_filters, spectrogram
+from data.audio.log_mel import LOG_OFFSET, log_mel, log_mel_patches, mel_filters, spectrogram
 from data.video.decoding import VideoError
 from tests.data.video_files import write_video
 
@@ -184,7 +184,7 @@ def test_patches_lie_around_their_frames() -> None:
     samples[int(0.4 * RATE) : int(0.42 * RATE)] = tone(1000, 0.02)
     bands = log_mel(samples, RATE)
     times = np.arange(10) / 10
-    patches = audio_steps(bands, times, 10)
+    patches = log_mel_patches(bands, times, 10)
     assert patches.shape == (10, 64, 10, 1)
     assert patches.dtype == np.float32
     assert patches.max((1, 2, 3)).argmax() == 4
@@ -193,8 +193,8 @@ def test_patches_lie_around_their_frames() -> None:
         np.testing.assert_array_equal(patches[t, :, :, 0], bands[:, 10 * t - 5 : 10 * t + 5])
     # Half of the first patch lies before the beginning, and all of the last behind the end.
     np.testing.assert_allclose(patches[0, :, :5], np.log(LOG_OFFSET), rtol=1e-6)
-    np.testing.assert_allclose(audio_steps(bands, [9.0], 4), np.log(LOG_OFFSET), rtol=1e-6)
-    assert audio_steps(bands, [0.5], 3, hop=0.02)[0, :, 1, 0].tolist() == bands[:, 25].tolist()
+    np.testing.assert_allclose(log_mel_patches(bands, [9.0], 4), np.log(LOG_OFFSET), rtol=1e-6)
+    assert log_mel_patches(bands, [0.5], 3, hop=0.02)[0, :, 1, 0].tolist() == bands[:, 25].tolist()
 
 
 @pytest.mark.parametrize(
@@ -208,14 +208,20 @@ def test_patches_lie_around_their_frames() -> None:
         (lambda: log_mel(tone(9), RATE, low=7500), "low, high: expected 0 <= low < high <= 8000"),
         (lambda: log_mel(tone(9), RATE, num_mels=0), "num_mels: expected at least 1, received 0"),
         (lambda: log_mel(tone(9), RATE, num_mels=200), "num_mels: expected bands that hold a bin"),
-        (lambda: audio_steps(np.zeros(4), [0.0], 2), r"bands: expected \(M,F\) float, received"),
-        (lambda: audio_steps(np.zeros((4, 4), int), [0.0], 2), r"bands: expected \(M,F\) float"),
         (
-            lambda: audio_steps(np.zeros((4, 4)), np.zeros((1, 1)), 2),
+            lambda: log_mel_patches(np.zeros(4), [0.0], 2),
+            r"bands: expected \(M,F\) float, received",
+        ),
+        (
+            lambda: log_mel_patches(np.zeros((4, 4), int), [0.0], 2),
+            r"bands: expected \(M,F\) float",
+        ),
+        (
+            lambda: log_mel_patches(np.zeros((4, 4)), np.zeros((1, 1)), 2),
             r"times: expected \(T,\) finite",
         ),
-        (lambda: audio_steps(np.zeros((4, 4)), [np.nan], 2), r"times: expected \(T,\) finite"),
-        (lambda: audio_steps(np.zeros((4, 4)), [0.0], 0), "width: expected at least 1 column"),
+        (lambda: log_mel_patches(np.zeros((4, 4)), [np.nan], 2), r"times: expected \(T,\) finite"),
+        (lambda: log_mel_patches(np.zeros((4, 4)), [0.0], 0), "width: expected at least 1 column"),
     ],
 )
 def test_wrong_arguments_are_refused(call: Any, message: str) -> None:

@@ -167,7 +167,7 @@ def test_cached_features(paths: tuple[str, ...], tmp_path: Path) -> None:
 def test_captions_of_videos(pairs: bool) -> None:
     shapes = MovingShapes("train", 3)
     captions = [shapes.captions(i) for i in range(3)]
-    vocabulary = Vocabulary.count((text for texts in captions for text in texts), 1)
+    vocabulary = Vocabulary.from_captions((text for texts in captions for text in texts), 1)
     source = CaptionSource(shapes, captions, vocabulary, pairs=pairs)
     example = source[len(source) - 1]
     expected = {"video", "lengths", "tokens", "token_lengths", "mask", "index"}

@@ -3,7 +3,8 @@
 import re
 
 from data.moving_shapes.captions import MOTION_PHRASES, TEMPLATES, tells_motion
-from data.moving_shapes.source import CLASSES, MovingShapes
+from data.moving_shapes.scenes import CLASSES
+from data.moving_shapes.source import MovingShapes
 
 WORDS = {
     "left": {"left"},
@@ -21,7 +22,7 @@ def test_captions_name_both_objects_and_both_motions() -> None:
     source = MovingShapes("train", 200)
     motion_words = set().union(*WORDS.values())
     for index in range(len(source)):
-        scene, captions = source.describe(index), source.captions(index)
+        scene, captions = source.scene(index), source.captions(index)
         assert len(captions) == 5
         assert len(set(captions)) == 5
         target = f"{scene.target.size_name} {scene.target.color} {scene.target.shape}"
@@ -49,7 +50,7 @@ def test_all_templates_are_used_and_no_clip_uses_one_twice() -> None:
     source = MovingShapes("train", 60)
     frames = set()
     for index in range(len(source)):
-        scene = source.describe(index)
+        scene = source.scene(index)
         openings = []
         for caption in source.captions(index):
             for body, name in ((scene.target, "T"), (scene.distractor, "D")):
@@ -66,7 +67,7 @@ def test_a_caption_tells_the_motion_of_the_coloured_object_alone() -> None:
     source = MovingShapes("train", 150)
     motions = set()
     for index in range(len(source)):
-        scene = source.describe(index)
+        scene = source.scene(index)
         target, other = scene.target.motion_name, scene.distractor.motion_name
         motions.add(target)
         for caption in source.captions(index):
@@ -95,7 +96,7 @@ def test_a_caption_tells_the_motion_of_the_coloured_object_alone() -> None:
                 place = caption.index(f"grey {scene.distractor.shape}")
                 assert tells_motion(_with_motion(caption, place, other, "growing"), scene)
     assert motions == set(CLASSES)
-    assert not tells_motion("", source.describe(0))
+    assert not tells_motion("", source.scene(0))
 
 
 def _with_motion(caption: str, place: int, old: str, new: str) -> str:

@@ -11,13 +11,15 @@ from sklearn.ensemble import RandomForestClassifier
 
 from data.moving_shapes.rendering import render
 from data.moving_shapes.scenes import (
+    CLASSES,
     COLORS,
     RADIUS_RANGE,
+    REVERSED_CLASS,
     SHAPES,
     Scene,
     draw_scene,
 )
-from data.moving_shapes.source import CLASSES, PARTNER, MovingShapes
+from data.moving_shapes.source import MovingShapes
 
 NUM_TRAINED, NUM_TESTED = 8000, 4000
 
@@ -25,7 +27,7 @@ NUM_TRAINED, NUM_TESTED = 8000, 4000
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     source = MovingShapes(num_examples=NUM_TRAINED + NUM_TESTED)
-    return [source.describe(i) for i in range(len(source))]
+    return [source.scene(i) for i in range(len(source))]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def test_pickled_source_gives_the_same_examples() -> None:
 
 def test_seeds_splits_and_indices_give_different_scenes() -> None:
     drawn = [
-        MovingShapes(split, 30, seed).describe(index)
+        MovingShapes(split, 30, seed).scene(index)
         for split in ("train", "validation", "test")
         for seed in (0, 1)
         for index in range(30)
@@ -119,22 +121,22 @@ def test_classes_are_balanced_and_not_periodic(labels: np.ndarray) -> None:
 
 
 def test_partners_are_the_time_reversed_pairs() -> None:
-    pairs = {(CLASSES[a], CLASSES[b]) for a, b in PARTNER.items() if a < b}
+    pairs = {(CLASSES[a], CLASSES[b]) for a, b in REVERSED_CLASS.items() if a < b}
     assert pairs == {
         ("left", "right"),
         ("up", "down"),
         ("clockwise", "anticlockwise"),
         ("growing", "shrinking"),
     }
-    assert all(PARTNER[PARTNER[motion]] == motion for motion in PARTNER)
+    assert all(REVERSED_CLASS[REVERSED_CLASS[motion]] == motion for motion in REVERSED_CLASS)
 
 
 def test_partner_with_the_same_draw_is_the_clip_backwards(scenes: list[Scene]) -> None:
     for scene in scenes[:40]:
         partner = replace(
             scene,
-            target=replace(scene.target, motion=PARTNER[scene.label]),
-            distractor=replace(scene.distractor, motion=PARTNER[scene.distractor.motion]),
+            target=replace(scene.target, motion=REVERSED_CLASS[scene.label]),
+            distractor=replace(scene.distractor, motion=REVERSED_CLASS[scene.distractor.motion]),
         )
         assert partner == scene.reversed()
         np.testing.assert_array_equal(render(partner), render(scene)[::-1])
@@ -195,7 +197,7 @@ def test_motions_are_what_their_names_say(scenes: list[Scene]) -> None:
         assert (signs.pop(name) > 0.05).all()
         if "clockwise" in name:
             del signs["left"], signs["right"], signs["up"], signs["down"]
-        opposite = CLASSES[PARTNER[scene.label]]
+        opposite = CLASSES[REVERSED_CLASS[scene.label]]
         signs.pop(opposite, None)
         assert all(np.abs(sign).max() < 0.01 for other, sign in signs.items() if other != name)
 
@@ -245,7 +247,7 @@ def test_reversed_clips_have_the_statistics_of_the_partner(
     backwards = states[:, ::-1]
     for motion in range(8):
         first = backwards[labels == motion]
-        second = states[labels == PARTNER[motion]]
+        second = states[labels == REVERSED_CLASS[motion]]
         moves = [
             np.concatenate(
                 [(np.diff(s[:, :, :2], axis=1) + 32) % 64 - 32, np.diff(s[:, :, 2:3], axis=1)], -1
