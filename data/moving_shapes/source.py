@@ -52,7 +52,7 @@ class MovingShapes:
         return self.num_examples
 
     def __repr__(self) -> str:
-        # grain compares it when it restores the position of an iterator.
+        # grain compares sources by it when it restores an iterator.
         return (
             f"MovingShapes(split={self.split!r}, num_examples={self.num_examples}, "
             f"seed={self.seed})"

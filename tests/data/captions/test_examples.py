@@ -138,7 +138,7 @@ def test_a_source_can_be_pickled(paths: tuple[str, ...]) -> None:
 def test_why_an_image_is_left_out(paths: tuple[str, ...]) -> None:
     source = make_source(paths)
     assert source.explain(2).startswith(f"{paths[1]}: image file is truncated")
-    assert source.explain(0) == "image 0: could not be decoded before, but can be now"
+    assert source.explain(0) == "image 0: decoding failed before, but succeeds now"
     Path(paths[1]).unlink()
     assert not source[2]["mask"]
     assert paths[1] in source.explain(2)

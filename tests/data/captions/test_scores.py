@@ -5,18 +5,15 @@ import math
 import os
 import stat
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data.captions import java_scorers
-from data.captions.scores import (
-    METRICS,
-    WITHOUT_JAVA,
-    CaptionScorer,
-    score_captions,
-)
+from data.captions.scores import METRICS, WITHOUT_JAVA, CaptionScorer, CaptionScores, Tokenizer
 
 COCO = Path(__file__).parents[3].parent / "shared/data/coco"
 needs_java = pytest.mark.skipif(java_scorers.find_java() is None, reason="java is missing")
@@ -33,6 +30,15 @@ CANDIDATES = {
     "cat": "a cat on a couch",
     "dog": "a dog running on the beach",
 }
+
+
+def score_captions(
+    candidates: Mapping[Any, str],
+    references: Mapping[Any, Sequence[str]],
+    tokenizer: Tokenizer = "ours",
+    **options: Any,
+) -> CaptionScores:
+    return CaptionScorer(references, tokenizer=tokenizer).score(candidates, **options)
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def test_empty_pictures_are_not_counted(tmp_path):
 def test_frames_beyond_the_end(tmp_path):
     path = write_video(tmp_path / "a.avi")
     assert frame_numbers(decode(path, [18, 20, 21])).tolist() == [18, 19, 19]
-    with pytest.raises(VideoError, match="ends after 20 frames, frame 22 is wanted"):
+    with pytest.raises(VideoError, match="ends after 20 frames, before frame 22"):
         decode(path, [3, 22])
 
 

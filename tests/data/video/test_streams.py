@@ -14,7 +14,7 @@ from data.video.streams import (
     CutFeatures,
     StreamSource,
     segment_centres,
-    select,
+    select_examples,
 )
 from tests.data.video_files import frame_numbers, truncate, write_video
 
@@ -211,7 +211,7 @@ def test_test_views_stand_phase_by_phase_each_plain_then_mirrored() -> None:
 
 def test_select_numbers_the_named_examples_anew() -> None:
     examples = [{"index": np.asarray(i, np.int32), "label": np.asarray(10 * i)} for i in range(5)]
-    chosen = select(examples, [4, 1, 4])
+    chosen = select_examples(examples, [4, 1, 4])
     assert [int(example["label"]) for example in chosen] == [40, 10, 40]
     assert [int(example["index"]) for example in chosen] == [0, 1, 2]
     assert {example["index"].dtype for example in chosen} == {np.dtype(np.int32)}
