@@ -51,8 +51,8 @@ class ConcatenatedSources:
     def _find(self, index: int) -> tuple[Source, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"index: expected 0 to {len(self) - 1}, received {index}")
-        place = bisect.bisect_right(self._ends, index)
-        return self.sources[place], index - (self._ends[place - 1] if place else 0)
+        number = bisect.bisect_right(self._ends, index)
+        return self.sources[number], index - (self._ends[number - 1] if number else 0)
 
 
 class FoldExamples:

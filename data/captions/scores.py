@@ -95,8 +95,8 @@ class CaptionScorer(Generic[Key]):
             ValueError: the keys are not those of the references, a candidate is not a string,
                 or a metric is unknown.
         """
-        wanted = METRICS if metrics is None else tuple(metrics)
-        if not wanted or not set(wanted) <= set(METRICS):
+        requested = METRICS if metrics is None else tuple(metrics)
+        if not requested or not set(requested) <= set(METRICS):
             raise ValueError(f"metrics: expected some of {', '.join(METRICS)}, received {metrics}")
         self._check_keys(candidates)
         words = self._tokenize([candidates[key] for key in self._keys])
@@ -104,16 +104,16 @@ class CaptionScorer(Generic[Key]):
 
         scored: _Scored = {}
         for computed, scorer in self._pure.items():
-            if set(computed) & set(wanted):
+            if set(computed) & set(requested):
                 scored |= scorer(self._references, tokenised)
         missing: dict[str, list[str]] = {}
         for name, java_scorer in (("METEOR", java_scorers.meteor), ("SPICE", java_scorers.spice)):
-            if name in wanted:
+            if name in requested:
                 try:
                     scored[name] = java_scorer(self._references, tokenised)
                 except java_scorers.ScorerError as error:
                     missing.setdefault(str(error), []).append(name)
-        names = [name for name in METRICS if name in scored and name in wanted]
+        names = [name for name in METRICS if name in scored and name in requested]
         return CaptionScores(
             {name: float(scored[name][0]) for name in names},
             {

@@ -112,13 +112,13 @@ def decode(
         VideoError: the file is unreadable, damaged before the last requested frame, or ends early.
         ValueError: ``frames`` is empty or has negative numbers, or ``short_side`` is below 1.
     """
-    wanted = np.asarray(frames)
-    if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0:
+    requested = np.asarray(frames)
+    if requested.ndim != 1 or requested.size == 0 or requested.min() < 0:
         raise ValueError(f"frames: expected (T,) numbers from 0 on, T >= 1, received {frames}")
     if short_side is not None and short_side < 1:
         raise ValueError(f"short_side: expected at least 1 pixel, received {short_side}")
-    rows = {int(number): row for row, number in enumerate(np.unique(wanted))}
-    last = int(wanted.max())
+    rows = {int(number): row for row, number in enumerate(np.unique(requested))}
+    last = int(requested.max())
     pictures: np.ndarray | None = None
     picture = None
     count = 0
@@ -139,7 +139,7 @@ def decode(
         for number, row in rows.items():
             if number >= count:
                 pictures[row] = _rgb(picture, height, width)
-    order = np.searchsorted(np.fromiter(rows, np.int64), wanted)
+    order = np.searchsorted(np.fromiter(rows, np.int64), requested)
     return pictures[order]
 
 

@@ -1,4 +1,4 @@
-"""From files, features and videos with captions to examples and batches."""
+"""Captioning examples and batches of image files, features and videos."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ TRANSFORM = ImageTransform(8)
 
 @pytest.fixture
 def paths(tmp_path: Path) -> tuple[str, ...]:
-    """Three images of several sizes, of which number 1 is truncated."""
+    """Writes three images of several sizes; number 1 is truncated."""
     found = []
     for number, shape in enumerate([(20, 12, 3), (16, 16, 3), (9, 14)]):
         path = tmp_path / f"{number}.jpg"

@@ -1,4 +1,4 @@
-"""The readers of captioned images: Flickr8k's files, Karpathy's JSON, and what they share."""
+"""Readers of captioned images: Flickr8k's files, Karpathy's JSON, and their shared checks."""
 
 import json
 from collections.abc import Callable
@@ -195,7 +195,7 @@ def test_lists_that_disagree(change: dict, message: str) -> None:
         CaptionedImages(**{**fields, **change})
 
 
-def test_some_of_the_images() -> None:
+def test_selected_images() -> None:
     images = CaptionedImages(("a", "b", "c"), (("x",), ("y",), ("z",)), (1, 2, 3))
     chosen = images.select([2, 0])
     assert (chosen.paths, chosen.captions) == (("c", "a"), (("z",), ("x",)))

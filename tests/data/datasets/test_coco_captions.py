@@ -59,7 +59,7 @@ def test_coco_s_own_folder_holds_a_tenth_of_its_training_images_out(tmp_path: Pa
     train, validation, test = parts
     assert (len(train), len(validation), test.image_ids) == (36, 4, tuple(range(40, 45)))
     assert sorted(train.image_ids + validation.image_ids) == list(range(40))
-    # Not the first, nor the last, and the same whichever files are there.
+    # Neither the first nor the last ids, and the same whichever files exist.
     assert validation.image_ids == (8, 9, 29, 39)
     assert validation.captions[0] == ("train2017 8",)
     for number in (7, 8):

@@ -1,4 +1,4 @@
-"""From a video file to an example: frames, views, padding, and files that cannot be read."""
+"""Examples of video files: frames, views, padding, unreadable files."""
 
 import pickle
 
