@@ -153,7 +153,7 @@ class FeatureSource:
         if missing:
             raise FileNotFoundError(
                 f"{self.directory}: {len(missing)} of {len(paths)} files are not written yet, "
-                f"first {missing[0]}; run the extraction again to go on with it"
+                f"first {missing[0]}; run the extraction again to resume it"
             )
         self._records = array_record_data_source.ArrayRecordDataSource([str(p) for p in paths])
         if len(self._records) != self.key["examples"]:
@@ -195,11 +195,10 @@ def _encode_examples(
         return
     parts = [indices[start : start + chunk] for start in range(0, len(indices), chunk)]
     with ThreadPoolExecutor(max_workers=min(available_cpus(), 16)) as readers:
-        ahead = [readers.submit(examples.__getitem__, index) for index in parts[0]]
-        for number, part in enumerate(parts, 1):
-            read = [example.result() for example in ahead]
-            following = parts[number] if number < len(parts) else ()
-            ahead = [readers.submit(examples.__getitem__, index) for index in following]
+        prefetched = [readers.submit(examples.__getitem__, index) for index in parts[0]]
+        for part, next_part in zip(parts, [*parts[1:], ()], strict=True):
+            read = [example.result() for example in prefetched]
+            prefetched = [readers.submit(examples.__getitem__, index) for index in next_part]
             yield from _encode_images(read, part, encode, dtype, chunk)
 
 

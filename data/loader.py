@@ -19,7 +19,9 @@ import numpy as np
 from data.batches import UNKNOWN_LABEL
 
 Batch = dict[str, np.ndarray]
+"""Arrays with a leading axis B (``data.batches``)."""
 Transform = Callable[[Any, np.random.Generator], Mapping[str, np.ndarray]]
+"""(record, random numbers) to an example."""
 
 _logger = logging.getLogger(__name__)
 
