@@ -39,7 +39,7 @@ from data.video.streams import (
     CutFeatures,
     StreamSource,
     segment_centres,
-    select,
+    select_examples,
 )
 from experiments.features.frozen_features import (
     Examples,
@@ -245,7 +245,7 @@ class UTInteractionConfig(Config):
         return np.array([place[path] for path in self._videos(split).paths])
 
     def _examples(self, split: str) -> Examples:
-        return select(self._cached(self._all_videos()), self._places(split).tolist())
+        return select_examples(self._cached(self._all_videos()), self._places(split).tolist())
 
     def _cached(
         self,

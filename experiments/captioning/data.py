@@ -23,7 +23,7 @@ from data.datasets import (
 )
 from data.loader import Batch, Loader
 from data.moving_shapes.source import MovingShapes
-from data.sources import JoinedSources
+from data.sources import ConcatenatedSources
 from experiments.captioning.caption_weights import (
     add_captions,
     count_frequencies,
@@ -177,7 +177,8 @@ def _images(
 def make_vocabulary(config: CaptionDataConfig) -> Vocabulary:
     """The words of the training captions."""
     captions = read_split(config, "train").captions
-    return Vocabulary.count((text for texts in captions for text in texts), config.min_count)
+    texts = (text for texts in captions for text in texts)
+    return Vocabulary.from_captions(texts, config.min_count)
 
 
 def model_inputs(
@@ -278,7 +279,7 @@ def make_loader(
         read = dataclasses.replace(read, captions=captions)
     seen = training_views(config, read, cached=cached) if train and has_images else [read]
     source = CaptionSource(
-        JoinedSources([model_inputs(config, encoder, part) for part in seen]),
+        ConcatenatedSources([model_inputs(config, encoder, part) for part in seen]),
         [texts for part in seen for texts in part.captions],
         vocabulary,
         pairs=train and pairs,

@@ -38,7 +38,7 @@ def test_the_vocabulary_is_that_of_the_training_captions_and_lies_in_the_workdir
     config = smoke(tmp_path)
     texts = [text for texts in config.references("train") for text in texts]
     assert len(texts) == 5 * 32
-    assert config.vocabulary == Vocabulary.count(texts, 1)
+    assert config.vocabulary == Vocabulary.from_captions(texts, 1)
     config.save_assets(tmp_path)
     config.save_assets(tmp_path)  # A run that is resumed has the same.
     trained = smoke(tmp_path)
@@ -117,7 +117,7 @@ def test_captions_that_agree_with_an_images_others_weigh_more(tmp_path: Path) ->
         ("one two", "three four"),
         ("a red circle moves", "a red circle moves", "..."),
     )
-    words = Vocabulary.count((text for texts in captions for text in texts), 1)
+    words = Vocabulary.from_captions((text for texts in captions for text in texts), 1)
     frequencies = count_frequencies(captions, words, str(tmp_path))
     whole = weigh_captions(captions, words, frequencies, 1.0)
     first, *others = whole

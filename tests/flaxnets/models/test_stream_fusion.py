@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from data.audio.log_mel import audio_steps, log_mel
+from data.audio.log_mel import log_mel, log_mel_patches
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.heads.classifier import ClipClassifier, StepClassifier
 from flaxnets.heads.pooling import pool_last
@@ -172,7 +172,7 @@ def make_clips(number: int, seed: int) -> dict[str, np.ndarray]:
             tone = 0.3 * np.sin(2 * np.pi * (400, 2500)[pitch] * seconds)
             tone *= np.abs(seconds - times[step]) < 0.05
             bands = log_mel(tone.astype(np.float32), RATE, num_mels=16)
-            patches[pitch, step] = audio_steps(bands, times, 4)
+            patches[pitch, step] = log_mel_patches(bands, times, 4)
     video = rng.integers(100, 140, (number, T, S, S, 3)).astype(np.uint8)
     flashes, tones = rng.integers(0, T, (2, number))
     video[np.arange(number), flashes] = (20 + 200 * bright)[:, None, None, None]
