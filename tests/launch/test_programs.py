@@ -1,4 +1,4 @@
-"""What a user gets wrong on the command line ends in one sentence, and what is right works."""
+"""Programs from the command line: a mistake gives one sentence, correct flags work."""
 
 import json
 import shutil
@@ -46,12 +46,11 @@ WRONG_FLAGS: dict[str, tuple[Sequence[str], str]] = {
     "misspelt field": (
         (MOVING_SHAPES, "--config.optimizer.learning_rat=1"),
         "--config.optimizer.learning_rat: no such field of the configuration; did you mean "
-        "--config.optimizer.learning_rate?",
+        "'optimizer.learning_rate'?",
     ),
     "misspelt field after a config apart": (
         ("--config", "experiments/moving_shapes.py:smoke", "--config.batch_sise=4"),
-        "--config.batch_sise: no such field of the configuration; did you mean "
-        "--config.batch_size?",
+        "--config.batch_sise: no such field of the configuration; did you mean 'batch_size'?",
     ),
     "wrong type": ((MOVING_SHAPES, "--config.num_steps=many"), "--config.num_steps=many"),
     "value out of range": ((MOVING_SHAPES, "--config.num_steps=0"), "num_steps: expected at least"),

@@ -90,7 +90,7 @@ def test_the_program_prints_or_submits_the_manifest(
     assert sentence(finish(missing)) == (
         "error: kubectl is not on the PATH; install it, or print the manifest with --dry_run"
     )
-    message = "error: expected the flags of launch.train behind --, received none"
+    message = "error: expected the flags of launch.train after --, received none"
     assert sentence(finish(empty)) == message
 
 
@@ -152,7 +152,7 @@ JOBSET = {
 
 
 def differences(value: Any, schema: Any, path: str = "") -> list[str]:
-    """Where a value has a field or a type that the schema lacks."""
+    """Returns the fields and types of a value that the schema does not have."""
     if isinstance(schema, dict):
         if not isinstance(value, dict):
             return [path]
@@ -208,7 +208,7 @@ def test_one_failure_ends_the_job_and_saved_ones_do_not_count() -> None:
 
 
 def expand(args: list[str], environment: dict[str, str]) -> list[str]:
-    """What Kubernetes makes of arguments: a value of ``$(NAME)``, and ``$`` of ``$$``."""
+    """Expands arguments as Kubernetes does: ``$(NAME)`` to its value, ``$$`` to ``$``."""
 
     def replace(found: re.Match[str]) -> str:
         return "$" if found[0] == "$$" else environment[found[1]]
@@ -273,7 +273,7 @@ def test_names_fit_into_those_of_pods() -> None:
 
 @pytest.mark.stress
 def test_two_pods_train_as_one_run(tmp_path: Path) -> None:
-    """What the pods are told forms one run, with loopback in the place of the cluster's names."""
+    """The pods' flags form one run, with loopback in place of the cluster's host names."""
     arguments = [MOVING_SHAPES, f"--workdir={tmp_path}/run"]
     volumes = [Volume("runs", str(tmp_path))]
     manifest = make_jobset(options(arguments=arguments, volumes=volumes, processes=2))

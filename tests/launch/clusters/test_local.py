@@ -58,7 +58,7 @@ def test_when_one_fails_the_others_get_a_little_time() -> None:
     code, lines, seconds = run("import sys; sys.exit(3)", WAIT, "print('done')", grace=0.5)
     assert code == 3
     assert "[0] ended with exit code 3" in lines
-    assert "[1] killing what is left: 1" in lines
+    assert "[1] killing the remaining processes: 1" in lines
     assert "[2] done" in lines
     assert seconds < 30
     late = "import time; time.sleep(0.5); print('saved')"
@@ -199,6 +199,6 @@ def test_a_training_of_two_processes_and_flags_that_are_missing(tmp_path: Path) 
     assert any(line.startswith("[0] ") and "on 4 × cpu" in line for line in lines)
     records = read_metrics(workdir)
     assert [record["step"] for record in records if record["split"] == "validation"][-1] == 6
-    message = "error: expected the flags of launch.train behind --, received none"
+    message = "error: expected the flags of launch.train after --, received none"
     assert sentence(finish(empty)) == message
     assert sentence(finish(both)).startswith("error: cpu_devices, gpus_per_process: expected one")

@@ -63,14 +63,14 @@ class Slurm:
         return done.stdout.strip()
 
     def ask(self, *command: str) -> str:
-        """What one of Slurm's commands prints."""
+        """Returns the output of one of Slurm's commands."""
         environment = {**os.environ, "SLURM_CONF": self.configuration}
         return subprocess.run(
             command, env=environment, check=True, capture_output=True, text=True, timeout=60
         ).stdout.strip()
 
     def facts(self, job: str) -> dict[str, str]:
-        """What Slurm knows of a job."""
+        """Returns Slurm's record of a job."""
         words = self.ask("scontrol", "show", "job", "--oneliner", job).split()
         return dict(word.partition("=")[::2] for word in words)
 

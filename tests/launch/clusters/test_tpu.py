@@ -1,4 +1,4 @@
-"""Trainings on Cloud TPU: the commands, their quoting, and what is refused."""
+"""Trainings on Cloud TPU: the commands, their quoting, and refused options."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def test_the_program_prints_the_golden_commands() -> None:
     printed = start("tpu", "--dry_run", *QUEUED_FLAGS)
     wrong = start("tpu", "--dry_run", "--name=a", "--zone=us-west4-a", "--type=v5e-16", "--", "-x")
     assert succeed(printed) == (GOLDEN / "tpu_queued.txt").read_text()
-    assert "did you mean v5litepod-16?" in sentence(finish(wrong))
+    assert "did you mean 'v5litepod'?" in sentence(finish(wrong))
 
 
 def test_commands_of_one_machine_are_the_golden_ones() -> None:
@@ -110,7 +110,7 @@ def test_gcloud_itself_parses_the_commands(
 
 
 def inner(command: list[str]) -> str:
-    """What a command has the machines' shells run."""
+    """Returns the script that a command runs in the machines' shells."""
     (line,) = [argument for argument in command if argument.startswith("--command=")]
     return line.removeprefix("--command=")
 
@@ -164,16 +164,16 @@ def test_accelerator_types_have_their_machines(value: str, hosts: int) -> None:
     [
         ({"name": "Lrcn"}, "name: expected up to 63 lower-case letters"),
         ({"zone": "us-west4"}, "zone: expected one as us-west4-a, received 'us-west4'"),
-        ({"type": "v5e-16"}, "type: .*did you mean v5litepod-16"),
+        ({"type": "v5e-16"}, "type: unknown 'v5e' in 'v5e-16'; did you mean 'v5litepod'"),
         ({"type": "a100"}, "type: expected one of v4-N, v5litepod-N, v5p-N, v6e-N, received"),
         ({"type": "v5litepod-12"}, "expected v5litepod-N with N chips: 1, 4, 8, 16"),
         ({"type": "v6e-512"}, "expected v6e-N with N chips"),
         ({"type": "v5p-4"}, "expected v5p-N with N cores: a multiple of 8, up to 12288"),
         ({"type": "v4-0"}, "expected v4-N with N cores: a multiple of 8, up to 8192"),
         ({"repository": "--upload-pack=x"}, "repository: expected a URL"),
-        ({"arguments": []}, "expected the flags of launch.train behind --, received none"),
+        ({"arguments": []}, "expected the flags of launch.train after --, received none"),
         ({"arguments": ["-x"]}, "expected --workdir=DIR"),
-        ({"arguments": ["--workdir=a", "--cluster=none"]}, "--cluster: given by the submitter"),
+        ({"arguments": ["--workdir=a", "--cluster=none"]}, "--cluster: set by the launcher"),
         ({"type": "v6e-16"}, "workdir: expected an absolute path .* the 4 machines share it"),
         ({"delete": True}, "workdir: expected an absolute path .* since it outlives them"),
         ({"delete": True, "arguments": ["--workdir=/a"]}, "setup: expected a command that mounts"),

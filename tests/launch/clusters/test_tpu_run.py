@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from launch.clusters.cloud_tpu import (
-    MOST_MISSES,
+    MAX_FAILED_POLLS,
     Options,
     delete_command,
     make_commands,
@@ -107,7 +107,7 @@ def test_machines_are_made_trained_on_and_removed(cloud: Path) -> None:
     assert not (cloud / "worker0").exists()
 
 
-@pytest.mark.parametrize("states", [["PROVISIONING", "FAILED"], ["fails"] * MOST_MISSES])
+@pytest.mark.parametrize("states", [["PROVISIONING", "FAILED"], ["fails"] * MAX_FAILED_POLLS])
 def test_a_queue_that_gives_nothing_ends_the_commands(
     states: list[str], cloud: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
