@@ -37,6 +37,4 @@ def find_problem() -> str | None:
 
 # A package is imported before its program, with this argument, under python -m only.
 if sys.argv[:1] == ["-m"] and (problem := find_problem()):
-    sys.exit(
-        f"error: {problem}; make PYTHON=python3.12 demo sets up .venv, then use .venv/bin/python"
-    )
+    sys.exit(f"error: {problem}; make demo sets up .venv: use .venv/bin/python")

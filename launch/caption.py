@@ -3,10 +3,10 @@
     python -m launch.caption --workdir=runs/show_attend_tell PHOTO.jpg …
 
 A line is ``{"path": …, "caption": …, "log_probability": …, "ended": …}``. ``--num_captions`` adds
-``captions``, several per image, best first. ``--attention=FOLDER`` adds ``attention``, the path of a
-drawing of the attention weights at each word. A file that cannot be decoded gives
-``{"path": …, "error": …}``; then the exit code is 1. Several workdirs, ``--workdir=A --workdir=B``,
-decode as an ensemble.
+``captions``, several per image, best first. ``--attention=FOLDER`` adds ``attention``, the path of
+a drawing of the attention weights at each word. A file that cannot be decoded gives
+``{"path": …, "error": …}``; then the exit code is 1. Several workdirs decode as an ensemble:
+``--workdir=A --workdir=B``.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from launch.program import config_of
 from launch.reports.captions import draw_attention
 
 WORKDIR = flags.DEFINE_multi_string(
-    "workdir", None, "Folder of the run; repeated: an ensemble.", required=True
+    "workdir", None, "Folder of the run; several runs decode as an ensemble", required=True
 )
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
 ATTENTION = flags.DEFINE_string("attention", None, "Folder for drawings of the attention weights.")

@@ -3,9 +3,9 @@
     python -m launch.crossvalidate --config=experiments/lrcn_ucf101.py:ut_interaction \
         --workdir=runs/ut --config.data.root=…/ut_interaction/set1
 
-Each fold and seed is a separate run in ``WORKDIR/foldNN_seedN``; the same command resumes. The table
-also has the experiment's baselines on the same folds. It is saved as ``crossvalidation.md``, and the
-correct test clips of every fold and seed as ``crossvalidation.json``.
+Each fold and seed is a separate run in ``WORKDIR/foldNN_seedN``; the same command resumes. The
+table also has the experiment's baselines on the same folds. It is saved as ``crossvalidation.md``,
+and the correct test clips of every fold and seed as ``crossvalidation.json``.
 """
 
 import copy

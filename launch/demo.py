@@ -3,8 +3,8 @@
     python -m launch.demo --workdir=runs/demo
 
 Trains the four networks of ``experiments/moving_shapes.py``, tests them on held-out clips, prints
-one table and writes the report of the CRNN. A network that ignores the order of frames cannot exceed
-50 % accuracy. The same command resumes.
+one table and writes the report of the CRNN. A network that ignores the order of frames cannot
+exceed 50 % accuracy. The same command resumes.
 """
 
 import time

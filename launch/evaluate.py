@@ -2,8 +2,8 @@
 
     python -m launch.evaluate --workdir=runs/smoke --split=test --out=runs/smoke/test.json
 
-Prints the metrics as one JSON object and writes them to ``--out``; the outputs of each example go to
-``predictions/SPLIT.jsonl`` in the workdir. Several processes work as in ``launch.train``.
+Prints the metrics as one JSON object and writes them to ``--out``; the outputs of each example go
+to ``predictions/SPLIT.jsonl`` in the workdir. Several processes work as in ``launch.train``.
 """
 
 import json

@@ -2,9 +2,9 @@
 
     python -m launch.export --workdir=runs/smoke --out=smoke.safetensors
 
-The file holds parameters and batch statistics, but no optimizer state, so no training can resume from
-it. Names are the paths of the variables, as ``params.classifier.scores.kernel``, and layouts are
-Flax's. ``--part=encoder`` writes only the encoder, with PyTorch's names and layouts, which
+The file holds parameters and batch statistics, but no optimizer state, so no training can resume
+from it. Names are the paths of the variables, as ``params.classifier.scores.kernel``, and layouts
+are Flax's. ``--part=encoder`` writes only the encoder, with PyTorch's names and layouts, which
 ``flaxnets.encoders.pretrained.load_pretrained`` and torchvision read.
 """
 

@@ -52,7 +52,7 @@ QUEUE = flags.DEFINE_string("queue", None, "Kueue's LocalQueue that admits the J
 VOLUME = flags.DEFINE_multi_string(
     "volume",
     [],
-    "CLAIM:/path mounts a PersistentVolumeClaim, for the workdir and the data; may repeat.",
+    "CLAIM:/path mounts a PersistentVolumeClaim, for the workdir and the data",
 )
 ENV = flags.DEFINE_list("env", [], "A=B,C=D: environment variables of each process.")
 NODE_SELECTOR = flags.DEFINE_list(

@@ -107,27 +107,27 @@ def describe(
     total = sum(cost.parameters.values())
     parts = ", ".join(f"{part} {count:,}" for part, count in cost.parameters.items())
     yield f"parameters      {total:,} ({parts}), {cost.trained:,} of them trained"
-    yield f"training step   {format_flops(cost.train.products)} in matmuls and convolutions, " + (
-        f"{format_flops(cost.train.elementwise + cost.train.transcendental)} elementwise"
-    )
-    loops = cost.evaluate.unbounded_loops
+    dense = "in matmuls and convolutions"
+    elementwise = format_flops(cost.train.elementwise + cost.train.transcendental)
     yield (
-        f"evaluation      {format_flops(cost.evaluate.products)} in matmuls and convolutions per batch"
-        + (f"; {loops} loops of unknown length counted once" if loops else "")
+        f"training step   {format_flops(cost.train.products)} {dense}, {elementwise} elementwise"
     )
-    if cost.memory is not None:
+    line = f"evaluation      {format_flops(cost.evaluate.products)} {dense} per batch"
+    if loops := cost.evaluate.unbounded_loops:
+        line += f"; {loops} loops of unknown length counted once"
+    yield line
+    if (memory := cost.memory) is not None:
         yield (
-            f"memory          {_format_bytes(cost.memory.peak)} on each device at its peak: state "
-            + (
-                f"{_format_bytes(cost.memory.state)}, batch {_format_bytes(cost.memory.batch)}, temporary "
-                f"{_format_bytes(cost.memory.temporary)}"
-            )
+            f"memory          {_format_bytes(memory.peak)} peak on each device: state "
+            f"{_format_bytes(memory.state)}, batch {_format_bytes(memory.batch)}, temporary "
+            f"{_format_bytes(memory.temporary)}"
         )
         if device is not None:
             yield "                " + describe_fit(config, cost, device, count, rematerialize)
     yield f"communication   {_format_bytes(cost.exchanged_bytes)} sent by each device per step"
     steps = num_examples / config.batch_size
-    yield f"epoch           {num_examples:,} examples, {steps:,.1f} steps; " + (
+    yield (
+        f"epoch           {num_examples:,} examples, {steps:,.1f} steps; "
         f"{config.num_steps:,} steps are {config.num_steps / steps:.3g} epochs"
     )
     if device is None:
@@ -140,7 +140,7 @@ def describe(
     whole = seconds * config.num_steps
     yield (
         f"time            {1000 * seconds:.3g} ms per step {basis}; all steps {duration(whole)}, "
-        + (f"{whole * count / 3600:.3g} device hours, without evaluations")
+        f"{whole * count / 3600:.3g} device hours, without evaluations"
     )
 
 

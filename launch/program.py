@@ -26,8 +26,8 @@ EXPECTED_ERRORS = (ValueError, OSError, WorkdirError, NonFiniteLoss, UndefinedMe
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs ``main(positional arguments)`` as an absl program; its result is the exit code.
 
-    An error of ``EXPECTED_ERRORS`` is printed as one line ``error: …``; the exit code is 1, or 2 for
-    a wrong flag.
+    An error of ``EXPECTED_ERRORS`` is printed as one line ``error: …``; the exit code is 1, or 2
+    for a wrong flag.
     """
 
     def guarded(argv: Sequence[str]) -> int | None:

@@ -42,7 +42,7 @@ CPUS = flags.DEFINE_integer("cpus", 0, "CPU cores of each process; 0: Slurm's de
 TIME = flags.DEFINE_string(
     "time", "", "Time limit, as 30 (minutes), 12:00:00 or 2-12 (days-hours)."
 )
-PARTITION = flags.DEFINE_string("partition", "", "The partition; empty: Slurm's default.")
+PARTITION = flags.DEFINE_string("partition", "", "Slurm partition; empty: Slurm's default.")
 SIGNAL_SECONDS = flags.DEFINE_integer(
     "signal_seconds", 120, "Seconds before the time limit at which the run saves."
 )
@@ -60,7 +60,7 @@ SETUP = flags.DEFINE_string(
     "setup", "", "Shell lines at the start of the script, as 'module load cuda'."
 )
 EXTRA = flags.DEFINE_string("extra", "", "Further options of sbatch, as '--account=x --qos=y'.")
-PROGRAM = flags.DEFINE_string("program", "launch.train", "The module that each task runs.")
+PROGRAM = flags.DEFINE_string("program", "launch.train", "Module that each task runs.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the script instead of submitting it.")
 WAIT = flags.DEFINE_bool("wait", False, "Wait for the job and exit with its code.")
 

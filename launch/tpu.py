@@ -44,7 +44,7 @@ REPOSITORY = flags.DEFINE_string(
 SETUP = flags.DEFINE_multi_string(
     "setup",
     [],
-    "Shell command that every machine runs before the training, as a mount; may repeat.",
+    "Shell command that every machine runs before the training, as a mount",
 )
 CREATE = flags.DEFINE_bool("create", True, "Create the machines; --nocreate: they exist already.")
 DELETE = flags.DEFINE_bool("delete", False, "Delete the machines after the training.")

@@ -222,7 +222,7 @@ def _make_job(options: Options) -> dict[str, Any]:
         "completionMode": "Indexed",
         "parallelism": options.count,
         "completions": options.count,
-        # A process cannot rejoin alone: the first failed pod fails the job, and JobSet restarts all.
+        # A process cannot rejoin alone: the first failed pod fails the job, JobSet restarts all.
         "backoffLimit": 0,
         "podFailurePolicy": {
             "rules": [

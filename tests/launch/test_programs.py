@@ -153,7 +153,7 @@ def test_wrong_questions_to_a_run(workdir: Path, tmp_path: Path) -> None:
     assert "4 of 4 clips do not exist" in error
     assert all(clip in error for clip in clips[:3])
     assert clips[3] not in error
-    assert "no clips; expected paths of video files" in sentence(done["no clips"])
+    assert "expected paths of video files after the flags" in sentence(done["no clips"])
     assert "does not define make_prediction_data()" in sentence(done["cannot predict"])
     assert "the training split has no end" in sentence(done["report of train"])
     assert not list(workdir.rglob("*.tmp"))

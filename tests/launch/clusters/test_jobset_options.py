@@ -65,12 +65,12 @@ def test_what_no_cluster_would_take_is_refused(changes: dict[str, Any], message:
         (":/runs", "expected CLAIM:/path"),
         ("runs:relative", "expected CLAIM:/path"),
         ("Runs:/runs", "expected the name of a Kubernetes object"),
-        ("runs:/", "leaves the image's own /flaxnets as it is"),
-        ("runs:/flaxnets", "leaves the image's own /flaxnets as it is"),
-        ("videos:/flaxnets/data/", "leaves the image's own /flaxnets/data as it is"),
+        ("runs:/", "does not hide /flaxnets of the image"),
+        ("runs:/flaxnets", "does not hide /flaxnets of the image"),
+        ("videos:/flaxnets/data/", "does not hide /flaxnets/data of the image"),
     ],
 )
-def test_volumes_that_are_none(value: str, message: str) -> None:
+def test_invalid_volumes(value: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^volume: .*{message}"):
         parse_volume(value)
 

@@ -1,4 +1,4 @@
-"""Jobs of Slurm without a Slurm: the script, how it ends, and what is refused."""
+"""Slurm jobs without Slurm: the script, its exit code and requeueing, and refused options."""
 
 import os
 import subprocess
@@ -43,17 +43,17 @@ srun --label --cpus-per-task=8 bash -c 'JAX_LOCAL_DEVICE_IDS=$(seq -s, $((SLURM_
 $(((SLURM_LOCALID + 1) * 2 - 1))) exec "$@"' bash /venv/bin/python -u -m launch.train \
 --workdir=runs/fold"$SLURM_ARRAY_TASK_ID" '--config.name=a b' || code=$?
 
-# 143 and 138: SIGTERM or SIGUSR1 told the run to save. A job that was cancelled, or that Slurm
-# queues again by itself, is no longer RUNNING.
+# 143 and 138: the run saved a checkpoint after SIGTERM or SIGUSR1. A job that was cancelled, or
+# that Slurm requeues by itself, is no longer RUNNING.
 if [ $code = 143 ] || [ $code = 138 ]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     state=$(squeue --noheader --jobs="$job" --format=%T || true)
     if [ "$state" != RUNNING ]; then
-        echo "job $job is ${state:-gone}: it does not queue itself again"
+        echo "job $job is ${state:-gone}: it does not requeue itself"
     elif [ "${SLURM_RESTART_COUNT:-0}" -ge 100 ]; then
-        echo "job $job has been queued again $SLURM_RESTART_COUNT times: no more"
+        echo "job $job has been requeued $SLURM_RESTART_COUNT times, the limit"
     else
-        echo "job $job queues itself again"
+        echo "job $job requeues itself"
         scontrol requeue "$job"
     fi
 fi
@@ -112,7 +112,7 @@ def write_program(path: Path, text: str) -> None:
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
-    """A folder with Slurm's commands; Python says its arguments and ends with $CODE."""
+    """A folder with fake Slurm commands; its Python prints its arguments and exits with $CODE."""
     folder = tmp_path / "commands"
     folder.mkdir()
     write_program(folder / "srun", 'while [[ $1 = --* ]]; do shift; done; exec "$@"')
@@ -123,7 +123,7 @@ def commands(tmp_path: Path) -> Path:
 
 
 def run_script(commands: Path, job: SlurmJob, **variables: str) -> tuple[int, str]:
-    """The exit code and the output of a job's script."""
+    """Returns the exit code and the output of a job's script."""
     done = subprocess.run(
         ["bash"],
         input=make_script(job),
@@ -181,7 +181,7 @@ def test_only_what_a_signal_stopped_is_queued_again(
 
 def test_of_an_array_the_element_alone_is_queued_again(commands: Path) -> None:
     job = make_job("--workdir={index}", python=str(commands / "python"), array="1-3")
-    # The last element has the number of the whole array.
+    # The last element has the id of the whole array.
     variables = {"SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "3"}
     _, output = run_script(commands, job, CODE="143", **variables)
     assert "scontrol requeue 41_3\n" in output
@@ -221,7 +221,7 @@ def test_limits_of_time(text: str, seconds: int) -> None:
             "time: expected more than signal_seconds = 120, received 2, which is 120 s",
         ),
         ({"array": "3-1"}, "array: expected indices as 1-3 or .* received '3-1'"),
-        ({"array": "1-3%2"}, "array: .* received '1-3%2'; array_limit says"),
+        ({"array": "1-3%2"}, "array: .* received '1-3%2'; array_limit sets"),
         ({"array": "a"}, "array: .* received 'a'"),
         ({"array": "1-3"}, r"workdir: expected \{index\} in it, .* received runs/x"),
         ({"array": "1-3", "program": "launch.crossvalidate"}, r"expected \{index\} in a flag of"),
@@ -249,7 +249,7 @@ def test_submission(
     received = tmp_path / "received"
     write_program(tmp_path / "sbatch", f"cat > {received}; echo '17;here'; exit 7")
     job = make_job(root=str(tmp_path))
-    assert submit(job, waits=True) == 7
+    assert submit(job, wait=True) == 7
     assert received.read_text() == make_script(job)
     assert capsys.readouterr().out == "17\n"
     assert (tmp_path / "runs/slurm").is_dir()
@@ -257,11 +257,11 @@ def test_submission(
         tmp_path / "sbatch", "cat > /dev/null; echo 'sbatch: no such partition' >&2; exit 1"
     )
     with pytest.raises(ValueError, match=r"received: sbatch: no such partition$"):
-        submit(job, waits=False)
-    # One that does not even read the script.
+        submit(job, wait=False)
+    # An sbatch that does not read the script.
     write_program(tmp_path / "sbatch", "echo 'sbatch: no slurm.conf' >&2; exit 1")
     with pytest.raises(ValueError, match=r"received: sbatch: no slurm\.conf$"):
-        submit(make_job("x" * 1_000_000, root=str(tmp_path)), waits=False)
+        submit(make_job("x" * 1_000_000, root=str(tmp_path)), wait=False)
 
 
 def test_the_program_where_there_is_no_slurm(

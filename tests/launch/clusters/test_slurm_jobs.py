@@ -159,7 +159,7 @@ def test_two_tasks_are_two_processes_of_launch_local(slurm: Slurm, tmp_path: Pat
     succeed(local)
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), slurm.printed(job)
     printed = slurm.printed(job)
-    assert f"job {job} queues itself again" in printed
+    assert f"job {job} requeues itself" in printed
     assert "0: " in printed
     assert "1: " in printed
     assert "on 2 × cpu" in printed
