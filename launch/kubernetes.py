@@ -30,7 +30,7 @@ from absl import flags
 
 from launch import program
 from launch.clusters.jobs import parse_pairs
-from launch.clusters.jobset import Options, make_jobset, parse_volume
+from launch.clusters.jobset import KubernetesJob, make_jobset, parse_volume
 
 NAME = flags.DEFINE_string(
     "name", None, "Name of the JobSet, and part of its pods' names.", required=True
@@ -73,7 +73,7 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the manifest instead of sub
 
 def main(argv: Sequence[str]) -> int:
     """Submits or prints the manifest; returns the exit code of kubectl."""
-    options = Options(
+    job = KubernetesJob(
         name=NAME.value,
         image=IMAGE.value,
         arguments=argv,
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
         restarts=RESTARTS.value,
         max_run_seconds=MAX_RUN_SECONDS.value,
     )
-    manifest = yaml.safe_dump(make_jobset(options), sort_keys=False)
+    manifest = yaml.safe_dump(make_jobset(job), sort_keys=False)
     if DRY_RUN.value:
         print(manifest, end="")
         return 0

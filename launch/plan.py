@@ -4,10 +4,10 @@
         --config.data.root=/data/ucf101
 
 Nothing is trained and no parameters are allocated: the step is traced with abstract arrays, and
-compiled for this machine's backend to find its memory. One batch of the training data is read for its
-shapes. The time assumes that matmuls and convolutions reach ``--utilization`` of the device's peak;
-for ``--device=cpu``, the speed of this machine is measured. ``--measure`` times some steps on this
-machine and prints the utilization that they reach.
+compiled for this machine's backend to find its memory. One batch of the training data is read for
+its shapes. The time assumes that matmuls and convolutions reach ``--utilization`` of the device's
+peak; for ``--device=cpu``, the speed of this machine is measured. ``--measure`` times some steps on
+this machine and prints the utilization that they reach.
 """
 
 import copy

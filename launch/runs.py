@@ -13,7 +13,7 @@ from absl import flags
 
 from launch import program
 from launch.reports.run_table import (
-    build_page,
+    build_runs_page,
     find_runs,
     format_table,
     ranked,
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     runs = ranked(runs)
     print(format_table([row_of(run) for run in runs]))
     if OUT.value:
-        Path(OUT.value).write_text(build_page(str(folder), runs), encoding="utf-8")
+        Path(OUT.value).write_text(build_runs_page(str(folder), runs), encoding="utf-8")
         print(OUT.value)
 
 

@@ -33,7 +33,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import program
-from launch.clusters.slurm_job import SlurmJob, make_script, submit
+from launch.clusters.slurm_job import SlurmJob, make_slurm_script, submit_slurm_job
 
 NODES = flags.DEFINE_integer("nodes", 1, "Number of machines.")
 TASKS = flags.DEFINE_integer("tasks", 1, "Number of processes on each machine.")
@@ -93,10 +93,10 @@ def main(argv: Sequence[str]) -> int:
         extra=_split(EXTRA.value),
     )
     if DRY_RUN.value:
-        print(make_script(job), end="")
+        print(make_slurm_script(job), end="")
         return 0
     # sbatch runs the script: submitit pickles functions, but these jobs are commands.
-    return submit(job, wait=WAIT.value)
+    return submit_slurm_job(job, wait=WAIT.value)
 
 
 def _split(options: str) -> tuple[str, ...]:

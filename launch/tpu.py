@@ -21,9 +21,9 @@ from absl import flags
 
 from launch import program
 from launch.clusters.cloud_tpu import (
-    Options,
+    TpuJob,
     delete_command,
-    make_commands,
+    make_tpu_commands,
     run_commands,
 )
 
@@ -54,7 +54,7 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands instead of run
 
 def main(argv: Sequence[str]) -> int:
     """Runs or prints the commands; returns the exit code."""
-    options = Options(
+    job = TpuJob(
         name=NAME.value,
         zone=ZONE.value,
         type=TYPE.value,
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         create=CREATE.value,
         delete=DELETE.value,
     )
-    commands = make_commands(options)
+    commands = make_tpu_commands(job)
     if DRY_RUN.value:
         for command in commands:
             print(shlex.join(command))
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     if code:
         print(
             "the machines may still exist and cost money; this deletes them:\n  "
-            + shlex.join(delete_command(options)),
+            + shlex.join(delete_command(job)),
             file=sys.stderr,
         )
     return code

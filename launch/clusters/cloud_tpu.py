@@ -40,7 +40,7 @@ MAX_FAILED_POLLS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class TpuJob:
     """A training on a TPU slice.
 
     Attributes:
@@ -108,19 +108,19 @@ class Options:
         return find_accelerator(self.type)[1]
 
 
-def make_commands(options: Options) -> list[list[str]]:
+def make_tpu_commands(job: TpuJob) -> list[list[str]]:
     """Returns the commands in order, each a list of arguments; they run in ``ROOT``."""
     commands = []
-    if options.create:
-        commands.append(_create(options))
-        if options.queued:
-            commands.append(_wait(options))
-    commands += _copy(options)
-    commands.append(_on_all(options, INSTALL))
-    commands += [_on_all(options, command) for command in options.setup]
-    commands.append(_on_all(options, _train(options)))
-    if options.delete:
-        commands.append(delete_command(options))
+    if job.create:
+        commands.append(_create(job))
+        if job.queued:
+            commands.append(_wait(job))
+    commands += _copy(job)
+    commands.append(_on_all(job, INSTALL))
+    commands += [_on_all(job, command) for command in job.setup]
+    commands.append(_on_all(job, _train(job)))
+    if job.delete:
+        commands.append(delete_command(job))
     return commands
 
 
@@ -141,76 +141,76 @@ def run_commands(commands: Sequence[Sequence[str]]) -> int:
     return 0
 
 
-def delete_command(options: Options) -> list[str]:
+def delete_command(job: TpuJob) -> list[str]:
     """Returns the command that deletes the machines, with their queued request if there is one."""
-    if options.queued:
-        return [*_gcloud(options, "queued-resources", "delete", options.name), "--force"]
-    return _gcloud(options, "tpu-vm", "delete", options.name)
+    if job.queued:
+        return [*_gcloud(job, "queued-resources", "delete", job.name), "--force"]
+    return _gcloud(job, "tpu-vm", "delete", job.name)
 
 
-def _gcloud(options: Options, *words: str) -> list[str]:
+def _gcloud(job: TpuJob, *words: str) -> list[str]:
     """Returns a gcloud command that never prompts."""
-    command = ["gcloud", "compute", "tpus", *words, f"--zone={options.zone}", "--quiet"]
-    if options.project:
-        command.append(f"--project={options.project}")
+    command = ["gcloud", "compute", "tpus", *words, f"--zone={job.zone}", "--quiet"]
+    if job.project:
+        command.append(f"--project={job.project}")
     return command
 
 
-def _create(options: Options) -> list[str]:
-    version = options.runtime_version or options.tpu.runtime_version
-    if options.queued:
-        command = _gcloud(options, "queued-resources", "create", options.name)
-        command += [f"--node-id={options.name}", f"--runtime-version={version}"]
+def _create(job: TpuJob) -> list[str]:
+    version = job.runtime_version or job.tpu.runtime_version
+    if job.queued:
+        command = _gcloud(job, "queued-resources", "create", job.name)
+        command += [f"--node-id={job.name}", f"--runtime-version={version}"]
     else:
-        command = _gcloud(options, "tpu-vm", "create", options.name)
+        command = _gcloud(job, "tpu-vm", "create", job.name)
         command.append(f"--version={version}")
-    command.append(f"--accelerator-type={options.type}")
-    if options.spot:
+    command.append(f"--accelerator-type={job.type}")
+    if job.spot:
         command.append("--spot")
     return command
 
 
-def _wait(options: Options) -> list[str]:
+def _wait(job: TpuJob) -> list[str]:
     """Returns a loop that polls a queued request until it is active, or fails if it cannot be."""
-    describe = _gcloud(options, "queued-resources", "describe", options.name)
+    describe = _gcloud(job, "queued-resources", "describe", job.name)
     describe.append("--format=value(state.state)")
     script = (
         f"misses=0; while [ $misses -lt {MAX_FAILED_POLLS} ]; do "
         f"state=$({shlex.join(describe)}) && misses=0 || misses=$((misses + 1)); "
         "case $state in ACTIVE) exit 0;; FAILED|SUSPENDING|SUSPENDED) break;; esac; "
-        f'echo "{options.name}: ${{state:-no answer}}" >&2; sleep {POLL_SECONDS}; done; '
-        f'echo "error: {options.name} will not start: ${{state:-no answer}}" >&2; exit 1'
+        f'echo "{job.name}: ${{state:-no answer}}" >&2; sleep {POLL_SECONDS}; done; '
+        f'echo "error: {job.name} will not start: ${{state:-no answer}}" >&2; exit 1'
     )
     return ["sh", "-c", script]
 
 
-def _copy(options: Options) -> list[list[str]]:
+def _copy(job: TpuJob) -> list[list[str]]:
     """Returns the commands that put the code on every machine."""
-    if options.repository:
-        url = shlex.quote(options.repository)
+    if job.repository:
+        url = shlex.quote(job.repository)
         return [
             _on_all(
-                options,
+                job,
                 f"if [ -d {HOME}/.git ]; then git -C {HOME} pull --ff-only; "
                 f"else git clone {url} {HOME}; fi",
             )
         ]
-    scp = _gcloud(options, "tpu-vm", "scp", *CODE, *FILES, f"{options.name}:{HOME}/")
+    scp = _gcloud(job, "tpu-vm", "scp", *CODE, *FILES, f"{job.name}:{HOME}/")
     return [
-        _on_all(options, f"mkdir -p {HOME} && cd {HOME} && rm -rf {' '.join(CODE)}"),
+        _on_all(job, f"mkdir -p {HOME} && cd {HOME} && rm -rf {' '.join(CODE)}"),
         [*scp, "--worker=all", "--recurse"],
     ]
 
 
-def _train(options: Options) -> str:
+def _train(job: TpuJob) -> str:
     """Returns the command of every machine; processes find each other by Cloud TPU's metadata."""
-    program = [".venv/bin/python", "-u", "-m", options.program, *options.arguments]
-    if options.program in GROUP_PROGRAMS:
-        program.append("--cluster=gcetpu" if options.hosts > 1 else "--cluster=none")
+    program = [".venv/bin/python", "-u", "-m", job.program, *job.arguments]
+    if job.program in GROUP_PROGRAMS:
+        program.append("--cluster=gcetpu" if job.hosts > 1 else "--cluster=none")
     return f"cd {HOME} && {shlex.join(program)}"
 
 
-def _on_all(options: Options, command: str) -> list[str]:
+def _on_all(job: TpuJob, command: str) -> list[str]:
     """Returns the command that runs a shell command on every machine at once."""
-    ssh = _gcloud(options, "tpu-vm", "ssh", options.name)
+    ssh = _gcloud(job, "tpu-vm", "ssh", job.name)
     return [*ssh, "--worker=all", f"--command={command}"]

@@ -58,7 +58,7 @@ class Volume:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class KubernetesJob:
     """A training as a JobSet.
 
     Attributes:
@@ -174,7 +174,7 @@ def _check_name(argument: str, value: str) -> None:
         )
 
 
-def make_jobset(options: Options) -> dict[str, Any]:
+def make_jobset(options: KubernetesJob) -> dict[str, Any]:
     """Returns the manifest as Kubernetes' API takes it: dicts, lists, strings and numbers."""
     metadata: dict[str, Any] = {"name": options.name}
     if options.namespace:
@@ -216,7 +216,7 @@ def make_jobset(options: Options) -> dict[str, Any]:
     }
 
 
-def _make_job(options: Options) -> dict[str, Any]:
+def _make_job(options: KubernetesJob) -> dict[str, Any]:
     """Returns the spec of the ``batch/v1`` Job."""
     job: dict[str, Any] = {
         "completionMode": "Indexed",
@@ -244,7 +244,7 @@ def _condition(name: str) -> dict[str, str]:
     return {"type": name, "status": "True"}
 
 
-def _make_pod(options: Options) -> dict[str, Any]:
+def _make_pod(options: KubernetesJob) -> dict[str, Any]:
     """Returns the spec of a pod, one process."""
     selector = dict(options.node_selector)
     security: dict[str, Any] = {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
@@ -277,7 +277,7 @@ def _make_pod(options: Options) -> dict[str, Any]:
     return pod
 
 
-def _make_container(options: Options) -> dict[str, Any]:
+def _make_container(options: KubernetesJob) -> dict[str, Any]:
     """Returns the container; the image's entry point is ``python -m``."""
     claims = list(dict.fromkeys(volume.claim for volume in options.volumes))
     container: dict[str, Any] = {
@@ -306,7 +306,7 @@ def _make_container(options: Options) -> dict[str, Any]:
     return container
 
 
-def _group(options: Options) -> list[str]:
+def _group(options: KubernetesJob) -> list[str]:
     """Returns the flags by which the processes find each other."""
     if options.program not in GROUP_PROGRAMS:
         return []
@@ -328,7 +328,7 @@ def _literal(value: str) -> str:
     return value.replace("$", "$$")
 
 
-def _make_resources(options: Options) -> dict[str, Any]:
+def _make_resources(options: KubernetesJob) -> dict[str, Any]:
     """Returns the resource requests and limits of the container."""
     requests: dict[str, Any] = {}
     limits: dict[str, Any] = {}

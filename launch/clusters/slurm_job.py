@@ -130,7 +130,7 @@ class SlurmJob:
             )
 
 
-def make_script(job: SlurmJob) -> str:
+def make_slurm_script(job: SlurmJob) -> str:
     """Returns the script for ``sbatch``."""
     options = "\n".join(f"#SBATCH {option}" for option in _options(job))
     parts = [f"#!/bin/bash\n{options}", "set -e"]
@@ -142,7 +142,7 @@ def make_script(job: SlurmJob) -> str:
     return "\n\n".join([*parts, "exit $code"]) + "\n"
 
 
-def submit(job: SlurmJob, *, wait: bool) -> int:
+def submit_slurm_job(job: SlurmJob, *, wait: bool) -> int:
     """Submits the job; prints its id, and the path of its output to standard error.
 
     Args:
@@ -175,7 +175,7 @@ def submit(job: SlurmJob, *, wait: bool) -> int:
         assert process.stderr is not None
         # The pipe breaks if sbatch fails before it has read all; its message then tells why.
         with contextlib.suppress(BrokenPipeError), process.stdin:
-            process.stdin.write(make_script(job))
+            process.stdin.write(make_slurm_script(job))
         number = process.stdout.readline().partition(";")[0].strip()  # ID or ID;CLUSTER
         if number:
             print(number, flush=True)

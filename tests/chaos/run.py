@@ -1,4 +1,4 @@
-"""Kills a training again and again, and checks that it ends as if nothing had happened.
+"""Kills a training again and again, and checks that it equals an uninterrupted one.
 
     python -m tests.chaos.run --rounds=50 --seed=0
 
@@ -46,7 +46,7 @@ FLAGS = (
 
 @dataclasses.dataclass
 class Runs:
-    """The workdirs of one number of processes, and what a run in peace gives."""
+    """Workdirs of runs with one number of processes, and the uninterrupted reference."""
 
     folder: Path
     num_processes: int
@@ -60,7 +60,7 @@ class Runs:
         self.seconds = time.monotonic() - start
 
     def start(self, workdir: Path | None = None) -> Job:
-        """Starts or goes on."""
+        """Starts or resumes the run."""
         path = workdir or self.workdir
         return Job(
             "launch.train",
@@ -74,21 +74,21 @@ class Runs:
         )
 
     def clear(self) -> None:
-        """Removes the run, for another."""
+        """Deletes the run."""
         shutil.rmtree(self.workdir)
         for trace in self.folder.glob(f"{self.workdir.name}.trace.*"):
             trace.unlink()
 
     def step(self) -> int:
-        """The last recorded step."""
+        """Returns the last recorded step."""
         return max((record["step"] for record in read_metrics(self.workdir)), default=0)
 
     def is_writing(self) -> bool:
-        """Whether a checkpoint is being written."""
+        """Returns True while a checkpoint is being written."""
         return any((self.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
 
     def check_checkpoints(self) -> int | None:
-        """The newest step, None without any; each must be whole."""
+        """Returns the step of the newest checkpoint or None; all must be complete."""
         folder = self.workdir / "checkpoints"
         if not folder.is_dir():
             return None
@@ -103,7 +103,7 @@ class Runs:
             checkpointer.close()
 
     def check_finished(self) -> None:
-        """Compares a run that has all its steps with the one in peace."""
+        """Compares a finished run with the uninterrupted reference."""
         assert records_of(self.workdir) == records_of(self.expected)
         jax.tree.map(
             np.testing.assert_array_equal,
@@ -132,7 +132,7 @@ def last_variables(workdir: Path) -> Any:
 
 
 def choose_moment(runs: Runs, rng: random.Random) -> tuple[str, Callable[[], bool]]:
-    """When the signal comes, in words and as a condition."""
+    """Returns the moment of the signal, in words and as a condition."""
     kind = rng.choice(["any time", "after a step", "during a save", "during a save"])
     if kind == "any time":
         end = time.monotonic() + rng.uniform(0, runs.seconds)
@@ -144,7 +144,7 @@ def choose_moment(runs: Runs, rng: random.Random) -> tuple[str, Callable[[], boo
 
 
 def play_round(runs: Runs, rng: random.Random) -> str:
-    """One round; returns what happened, in words."""
+    """Plays one round; returns its events in words."""
     number = rng.choice([signal.SIGKILL, signal.SIGTERM])
     victims = sorted(rng.sample(range(runs.num_processes), rng.randint(1, runs.num_processes)))
     with runs.start() as job:

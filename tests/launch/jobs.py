@@ -1,4 +1,4 @@
-"""Several processes of one program, as a launcher starts them."""
+"""Groups of processes of one program, as a launcher starts them."""
 
 import os
 import signal
@@ -97,7 +97,7 @@ class Job:
             process.wait()
 
     def wait(self, timeout: float = 600) -> list[int]:
-        """The exit codes of all; fails where one goes on for longer."""
+        """Returns the exit codes of all processes; fails if one runs longer."""
         end = time.monotonic() + timeout
         for process, log in zip(self.processes, self.logs, strict=True):
             try:
@@ -107,11 +107,11 @@ class Job:
         return [process.returncode for process in self.processes]
 
     def succeed(self) -> None:
-        """Waits for all, which must end well."""
+        """Waits for all processes, which must succeed."""
         assert self.wait() == [0] * len(self.processes), self.text()
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 600) -> bool:
-        """Waits for the condition; False where a process ended before it held."""
+        """Waits for the condition; returns False if a process ended first."""
         end = time.monotonic() + timeout
         while all(process.poll() is None for process in self.processes):
             assert time.monotonic() < end, self.text()
@@ -124,5 +124,5 @@ class Job:
         return False
 
     def text(self) -> str:
-        """What all of them printed."""
+        """Returns the output of all processes."""
         return "\n".join(f"--- {log.name}\n{log.read_text()}" for log in self.logs)

@@ -1,4 +1,4 @@
-"""The table of a cross-validation, worked out by hand."""
+"""The table of a cross-validation against values computed by hand."""
 
 import re
 
@@ -20,7 +20,7 @@ def cells(table: str, name: str) -> list[str]:
 
 @pytest.fixture
 def correct() -> dict[str, Correct]:
-    """Two folds of 4 and 1 clips, entered out of order; a baseline of one seed."""
+    """Two folds of 4 and 1 clips, recorded out of order; a baseline with one seed."""
     entered: dict[str, Correct] = {}
     record(entered, "CRNN", 2, 0, [(3, 3)])
     record(entered, "CRNN", 1, 0, [(0, 0), (1, 1), (2, 0), (0, 2)])
@@ -46,7 +46,7 @@ def test_recording_a_run_again_replaces_it(correct: dict[str, Correct]) -> None:
 
 def test_accuracy_is_over_clips_and_its_spread_over_seeds(correct: dict[str, Correct]) -> None:
     table = format_table(correct, num_classes=4)
-    # Seed 0 has 3 of 5 clips correct, seed 1 has 4: 60 % and 80 %, whose deviation is √200.
+    # Seed 0 has 3 of 5 clips correct, seed 1 has 4: 60 % and 80 %; their deviation is √200.
     assert cells(table, "CRNN") == ["CRNN", "70.0 ± 14.1", "75", "50"]
 
 

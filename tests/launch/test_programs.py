@@ -22,7 +22,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run_all(commands: Mapping[str, Sequence[str]]) -> dict[str, Done]:
-    """Runs programs two at a time: most of their time is start-up."""
+    """Runs programs two at a time; most of their time is start-up."""
     with ThreadPoolExecutor(2) as pool:
         results = pool.map(lambda command: finish(start(*command)), commands.values())
         return dict(zip(commands, results, strict=True))
@@ -78,7 +78,7 @@ def test_wrong_flags_of_train(tmp_path: Path) -> None:
     done = run_all({name: ("train", *given, where) for name, (given, _) in WRONG_FLAGS.items()})
     for name, (_, expected) in WRONG_FLAGS.items():
         assert expected in sentence(done[name]), name
-    # Nothing began, so nothing stands in the way of the right flags.
+    # No run began, so correct flags can use the folder.
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {
         "lock",
         "lock.holder",
@@ -126,7 +126,7 @@ def test_wrong_workdirs(workdir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_wrong_questions_to_a_run(workdir: Path, tmp_path: Path) -> None:
-    # The record of a run whose training never came to a checkpoint.
+    # The configuration of a run without checkpoints.
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     shutil.copy(workdir / "config.json", fresh)
@@ -169,8 +169,8 @@ def test_evaluate_and_report(workdir: Path, tmp_path: Path) -> None:
     lines = (workdir / "predictions/test.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert [record["index"] for record in records] == list(range(12))
-    right = [record["prediction"] == record["label"] for record in records]
-    assert printed["accuracy"] == pytest.approx(sum(right) / 12)
+    correct = [record["prediction"] == record["label"] for record in records]
+    assert printed["accuracy"] == pytest.approx(sum(correct) / 12)
     page = Path(succeed(start("report", f"--workdir={workdir}")).strip())
     assert page == workdir / "report.html"
     assert "CRNN, smoke" in page.read_text()

@@ -1,4 +1,4 @@
-"""Jobs of several processes on this machine: output, endings, signals, restarts."""
+"""Jobs of several processes on this machine: output, exit codes, signals, restarts."""
 
 import io
 import os
@@ -30,7 +30,7 @@ WAIT = "import time; time.sleep(60)"
 def run(
     *scripts: str, environments: Sequence[dict[str, str]] | None = None, grace: float = 10
 ) -> tuple[int, list[str], float]:
-    """The exit code, the sorted lines and the seconds of one Python script a process."""
+    """Runs one Python script per process; returns the exit code, sorted lines and seconds."""
     output = io.StringIO()
     commands = [[sys.executable, "-u", "-c", script] for script in scripts]
     job = LocalJob(
@@ -129,7 +129,7 @@ def test_failures_are_tried_again_and_wrong_flags_are_not(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # It fails until it has run three times.
+    # Fails in its first two runs.
     script = (
         f"import sys; file = open({str(tmp_path / 'runs')!r}, 'a+'); file.write('x'); "
         f"file.seek(0); sys.exit(0 if len(file.read()) == 3 else {code})"

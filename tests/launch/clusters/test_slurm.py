@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launch.clusters.slurm_job import SlurmJob, make_script, parse_time, submit
+from launch.clusters.slurm_job import SlurmJob, make_slurm_script, parse_time, submit_slurm_job
 from tests.launch.programs import (
     MOVING_SHAPES,
     ROOT,
@@ -85,11 +85,11 @@ def test_the_whole_script() -> None:
         setup="module load cuda\n",
         extra=("--account=x",),
     )
-    assert make_script(job) == GOLDEN
+    assert make_slurm_script(job) == GOLDEN
 
 
 def test_what_is_not_asked_for_is_not_in_the_script() -> None:
-    script = make_script(make_job(requeue=False))
+    script = make_slurm_script(make_job(requeue=False))
     options = [line for line in script.splitlines() if line.startswith("#SBATCH")]
     assert [option.partition("--")[2].partition("=")[0] for option in options] == [
         "job-name",
@@ -126,7 +126,7 @@ def run_script(commands: Path, job: SlurmJob, **variables: str) -> tuple[int, st
     """Returns the exit code and the output of a job's script."""
     done = subprocess.run(
         ["bash"],
-        input=make_script(job),
+        input=make_slurm_script(job),
         env={
             "PATH": f"{commands}:{os.environ['PATH']}",
             "CODE": "0",
@@ -238,7 +238,7 @@ def test_what_slurm_could_do_nothing_with(options: dict[str, Any], message: str)
 def test_an_index_needs_an_array_and_workers_of_a_sweep_need_no_index() -> None:
     with pytest.raises(ValueError, match=r"^\{index\} in --workdir=\{index\}: expected --array"):
         make_job("--workdir={index}")
-    assert "--workdir=runs/x ||" in make_script(make_job(array="1-4", program="launch.sweep"))
+    assert "--workdir=runs/x ||" in make_slurm_script(make_job(array="1-4", program="launch.sweep"))
     make_job("--workdir", "{index}", array="1-4")
 
 
@@ -249,19 +249,19 @@ def test_submission(
     received = tmp_path / "received"
     write_program(tmp_path / "sbatch", f"cat > {received}; echo '17;here'; exit 7")
     job = make_job(root=str(tmp_path))
-    assert submit(job, wait=True) == 7
-    assert received.read_text() == make_script(job)
+    assert submit_slurm_job(job, wait=True) == 7
+    assert received.read_text() == make_slurm_script(job)
     assert capsys.readouterr().out == "17\n"
     assert (tmp_path / "runs/slurm").is_dir()
     write_program(
         tmp_path / "sbatch", "cat > /dev/null; echo 'sbatch: no such partition' >&2; exit 1"
     )
     with pytest.raises(ValueError, match=r"received: sbatch: no such partition$"):
-        submit(job, wait=False)
+        submit_slurm_job(job, wait=False)
     # An sbatch that does not read the script.
     write_program(tmp_path / "sbatch", "echo 'sbatch: no slurm.conf' >&2; exit 1")
     with pytest.raises(ValueError, match=r"received: sbatch: no slurm\.conf$"):
-        submit(make_job("x" * 1_000_000, root=str(tmp_path)), wait=False)
+        submit_slurm_job(make_job("x" * 1_000_000, root=str(tmp_path)), wait=False)
 
 
 def test_the_program_where_there_is_no_slurm(

@@ -16,7 +16,7 @@ from launch.clusters.cloud_tpu import (
     FILES,
     INSTALL,
     ROOT,
-    make_commands,
+    make_tpu_commands,
 )
 from launch.clusters.jobs import CODE
 from launch.clusters.tpu_types import find_accelerator
@@ -53,7 +53,7 @@ def test_the_program_prints_the_golden_commands() -> None:
 
 
 def test_commands_of_one_machine_are_the_golden_ones() -> None:
-    commands = make_commands(options(repository="https://example.org/flaxnets.git"))
+    commands = make_tpu_commands(options(repository="https://example.org/flaxnets.git"))
     lines = (GOLDEN / "tpu_single.txt").read_text().splitlines()
     assert [shlex.join(command) for command in commands] == lines
     assert [shlex.split(line) for line in lines] == commands
@@ -79,7 +79,7 @@ def test_commands_follow_gclouds_reference() -> None:
     for queued in (False, True):
         shared = {"setup": ["true"], "arguments": ["--workdir=/nfs/a"]}
         given = options(queued=queued, spot=True, delete=True, project="p", **shared)
-        for command in make_commands(given):
+        for command in make_tpu_commands(given):
             if command[0] == "sh":
                 continue
             assert command[:3] == ["gcloud", "compute", "tpus"]
@@ -101,7 +101,9 @@ def test_gcloud_itself_parses_the_commands(
     given = options(
         queued=queued, spot=True, delete=True, setup=["true"], arguments=["--workdir=/nfs/a"]
     )
-    checked = [shlex.join(command) for command in make_commands(given) if command[0] == "gcloud"]
+    checked = [
+        shlex.join(command) for command in make_tpu_commands(given) if command[0] == "gcloud"
+    ]
     for line in (*checked, checked[0] + " --no-such-flag"):
         lint = ["gcloud", "meta", "lint-gcloud-commands", f"--command-string={line}"]
         done = subprocess.run(lint, capture_output=True, text=True)
@@ -117,12 +119,12 @@ def inner(command: list[str]) -> str:
 
 def test_flags_reach_the_program_as_they_are(tmp_path: Path) -> None:
     arguments = ["--workdir=runs/a b", '--config.note=it\'s $HOME; `x` "y" \\ *\n(1)', "--", "ü"]
-    line = shlex.join(make_commands(options(arguments=arguments))[-1])
+    line = shlex.join(make_tpu_commands(options(arguments=arguments))[-1])
     python = tmp_path / "flaxnets/.venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     python.chmod(0o755)
-    # Once through the shell into which a printed line is pasted, once through the machine's.
+    # Quoted twice: for the shell that runs a printed line, and for the machine's shell.
     pasted = shlex.split(line)
     done = subprocess.run(["sh", "-c", inner(pasted)], cwd=tmp_path, capture_output=True, text=True)
     ran = ["-u", "-m", "launch.train", *arguments, "--cluster=none"]
@@ -130,7 +132,7 @@ def test_flags_reach_the_program_as_they_are(tmp_path: Path) -> None:
 
 
 def test_what_is_copied_and_installed_exists() -> None:
-    commands = make_commands(options())
+    commands = make_tpu_commands(options())
     (scp,) = [command for command in commands if command[4] == "scp"]
     positional = [argument for argument in scp[5:] if not argument.startswith("-")]
     assert positional == [*CODE, *FILES, "smoke:flaxnets/"]
