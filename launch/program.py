@@ -20,7 +20,14 @@ from flaxnets.training.metric_writer import NonFiniteLoss
 from flaxnets.training.workdir import Workdir, WorkdirError
 
 # Errors whose message suffices for the user; any other error is a defect and shows its traceback.
-EXPECTED_ERRORS = (ValueError, OSError, WorkdirError, NonFiniteLoss, UndefinedMethod)
+EXPECTED_ERRORS = (
+    ValueError,
+    OSError,
+    ModuleNotFoundError,
+    WorkdirError,
+    NonFiniteLoss,
+    UndefinedMethod,
+)
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -51,7 +58,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def _is_defect(error: BaseException) -> bool:
-    """Returns True if an installed library raised the error: then its message does not suffice."""
+    """Returns True if a library or a failed import raised the error, not our own check."""
+    if isinstance(error, ModuleNotFoundError):
+        # Python's own has a name; ours, of a missing extra, has only a message.
+        return error.name is not None
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,7 +1,7 @@
 """Experiment for tests of dying processes: it compiles quickly and records its batches.
 
-A small network with dropout and batch statistics is fitted to random numbers, read by the loader.
-Each process appends the examples of every batch that it is given to a file.
+It fits a small network with dropout and batch statistics to random numbers from the loader. Each
+process appends the examples of every batch that it receives to a file.
 """
 
 import dataclasses
@@ -171,7 +171,7 @@ class Failing:
 def read_trace(path: Path, num_steps: int) -> list[int]:
     """Returns the examples of the first steps, in the order of their rows.
 
-    Every process that was given a part of a batch must have been given the same at each time.
+    A process that read the same part of a batch several times must have read the same examples.
     """
     parts: dict[tuple[int, int], int] = {}
     for file in path.parent.glob(f"{path.name}.*"):

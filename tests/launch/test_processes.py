@@ -248,7 +248,7 @@ def test_a_launcher_that_sets_variables_is_enough(
         return {**environment(process), "JAX_COORDINATOR_PORT": port, **bind}
 
     path = tmp_path / "run"
-    with start(path, devices=4, environment=variables, told=False) as job:
+    with start(path, devices=4, environment=variables, connected=False) as job:
         job.succeed()
         assert "processes: 0: " in job.logs[0].read_text()
     assert_same_figures(path, eight)

@@ -65,7 +65,7 @@ def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) ->
         try:
             if condition():
                 return True
-        except FileNotFoundError:  # A folder that was renamed while it was looked into.
+        except FileNotFoundError:  # The folder was renamed during the check.
             continue
         time.sleep(0.0005)
     return False
