@@ -177,8 +177,8 @@ def describe_fit(
     shared = memory.peak - memory.state + memory.state / count
     if count > 1 and config.fsdp == 1 and shared <= usable:
         return line + f"; --config.fsdp={count} would do"
-    again = rematerialize()
-    if again is not None and again.peak <= usable:
+    remat = rematerialize()
+    if remat is not None and remat.peak <= usable:
         return line + "; --config.model.remat=full would do"
     return line + "; more devices or a smaller batch are needed"
 

@@ -151,7 +151,7 @@ def run_with_restarts(make_job: Callable[[], LocalJob], restarts: int) -> int:
             return code
         attempt += 1
         print(
-            f"exit code {code}: starting again, {attempt} of {restarts}",
+            f"exit code {code}: restart {attempt} of {restarts}",
             file=sys.stderr,
             flush=True,
         )

@@ -121,7 +121,7 @@ def make_galleries(
       find_attention: returns attention weights; None: show none.
       metric: name of the metric.
     """
-    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
     count = min(PICTURES, -(-len(order) // 3))
     best, rest = order[:count], order[count:]
     worst, rest = rest[::-1][:count], rest[: max(len(rest) - count, 0)]
@@ -132,9 +132,9 @@ def make_galleries(
         ("Random", "a fixed random sample of the others", drawn),
     ]
     attended = [
-        predictions[place]["index"]
-        for _, _, places in chosen
-        for place in places[:PICTURES_WITH_ATTENTION]
+        predictions[i]["index"]
+        for _, _, indices in chosen
+        for i in indices[:PICTURES_WITH_ATTENTION]
     ]
     attention = dict(find_attention(attended)) if find_attention and attended else {}
     return [
@@ -142,11 +142,11 @@ def make_galleries(
             title,
             text,
             [
-                _make_picture(predictions[p], references, scores[p], load_clip, attention)
-                for p in places
+                _make_picture(predictions[i], references, scores[i], load_clip, attention)
+                for i in indices
             ],
         )
-        for title, text, places in chosen
+        for title, text, indices in chosen
     ]
 
 
@@ -182,8 +182,8 @@ def _make_picture(
         return dataclasses.replace(picture, steps=tuple((w, tuple(a)) for w, a in steps))
     image = seen.image
     tiles = (
-        Tile(word, float(weights.max()), make_image(place, highlight(image, weights), TILE_SIDE))
-        for place, (word, weights) in enumerate(zip(seen.words, seen.attention, strict=True))
+        Tile(word, float(weights.max()), make_image(number, highlight(image, weights), TILE_SIDE))
+        for number, (word, weights) in enumerate(zip(seen.words, seen.attention, strict=True))
     )
     return dataclasses.replace(picture, tiles=tuple(tiles))
 
@@ -220,8 +220,8 @@ def draw_attention(
         "white",
     )
     draw = ImageDraw.Draw(sheet)
-    for place, (pixels, text) in enumerate(tiles):
-        row, column = divmod(place, columns)
+    for number, (pixels, text) in enumerate(tiles):
+        row, column = divmod(number, columns)
         left, top = GAP + column * (width + GAP), GAP + row * (height + caption + GAP)
         tile = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
         sheet.paste(tile, (left, top))

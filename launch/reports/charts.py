@@ -132,12 +132,12 @@ def _make_chart(metrics: Sequence[Mapping[str, Any]], name: str, title: str) -> 
     lines, sentences = [], []
     # SVG draws in order: the sparse evaluation points must lie on top of the training curve.
     for split, points in sorted(series.items(), key=lambda item: (item[0] != "train", item[0])):
-        places = [(x_scale(step), 100 - y_scale(value)) for step, value in points]
+        positions = [(x_scale(step), 100 - y_scale(value)) for step, value in points]
         dots = (
             Dot(round(x, 2), round(y, 2), f"{split}, step {step:,}: {text(value)}")
-            for (x, y), (step, value) in zip(places, points, strict=True)
+            for (x, y), (step, value) in zip(positions, points, strict=True)
         )
-        path = "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in places)
+        path = "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in positions)
         marked = tuple(dots) if len(points) <= MAX_DOTS else ()
         lines.append(Line(split, path, marked, text(points[-1][1])))
         sentences.append(

@@ -102,7 +102,7 @@ def _confident_by_class(records: Sequence[Mapping[str, Any]]) -> list[Mapping[st
         by_class.setdefault(record["label"], []).append(record)
     labels = sorted(by_class)
     apart = max(len(labels) / CLIPS, 1.0)
-    labels = [labels[int(apart * place)] for place in range(min(CLIPS, len(labels)))]
+    labels = [labels[int(apart * i)] for i in range(min(CLIPS, len(labels)))]
     # The most confident of each class, then the second most confident of each, and so on.
     ranked = [(rank, k) for k in labels for rank in range(len(by_class[k][:CLIPS]))]
     return [by_class[k][rank] for rank, k in sorted(ranked)[:CLIPS]]

@@ -266,17 +266,17 @@ def _class_names(run: Run) -> list[str]:
     """
     sizes = {len(record["probabilities"]) for record in run.predictions}
     size = sizes.pop()
-    place = f"predictions/{run.split}.jsonl"
+    file = f"predictions/{run.split}.jsonl"
     if sizes or (run.class_names and size != len(run.class_names)):
         expected = len(run.class_names) or "one number of"
         raise ValueError(
-            f"{place}: expected the probabilities of {expected} classes in every record, received "
+            f"{file}: expected the probabilities of {expected} classes in every record, received "
             f"{', '.join(map(str, sorted({size, *sizes})))}; evaluate the split again"
         )
     for record in run.predictions:
         if not (-1 <= record["label"] < size and 0 <= record["prediction"] < size):
             raise ValueError(
-                f"{place}: expected labels from -1 and predictions from 0 to {size - 1}, received "
+                f"{file}: expected labels from -1 and predictions from 0 to {size - 1}, received "
                 f"{record['label']} and {record['prediction']} for clip {record['index']}"
             )
     return list(run.class_names) or [f"class {label}" for label in range(size)]

@@ -141,9 +141,9 @@ def test_failures_are_tried_again_and_wrong_flags_are_not(
     assert run_with_restarts(make_job, restarts) == expected
     assert len((tmp_path / "runs").read_text()) == runs
     told = capsys.readouterr().err
-    assert told.count("starting again") == runs - 1
+    assert told.count(": restart ") == runs - 1
     if runs == 3:
-        assert f"exit code 1: starting again, 2 of {restarts}" in told
+        assert f"exit code 1: restart 2 of {restarts}" in told
 
 
 def test_a_signal_ends_the_attempts() -> None:
