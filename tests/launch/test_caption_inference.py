@@ -1,4 +1,4 @@
-"""Trained captioners: what they find, alone and together, and where they looked."""
+"""Trained captioners: captions of one model and of ensembles, and attention weights."""
 
 import dataclasses
 import json
@@ -22,18 +22,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def configuration(model: TrainedModel) -> Any:
-    """The experiment's own, of which the trainer knows less."""
+    """Returns the experiment's configuration, whose type the trainer does not know."""
     return model.config
 
 
 def encode(images: np.ndarray) -> np.ndarray:
-    """A stand-in for the frozen encoder: (n,64,64,3) uint8 to (n,2,2,1280) float32."""
+    """Replaces the frozen encoder: (n,64,64,3) uint8 to (n,2,2,1280) float32."""
     means = images.reshape(len(images), 2, 32, 2, 32, 3).mean((2, 4), dtype=np.float32)
     return np.tile(means / 128 - 1, 427)[..., :1280]
 
 
 def encode_all(root: str, images: Any, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
-    """A stand-in for the cache of features."""
+    """Replaces the cache of features."""
     examples = [images[index] for index in range(len(images))]
     for example in examples:
         example["features"] = encode(example.pop("image")[None])[0].astype(np.float16)
@@ -47,7 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def files(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Nine images; the models are made without their encoder."""
+    """Paths of nine images; models are made without their encoder."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(caption_data, "make_encode", lambda encoder, pool: encode)
     monkeypatch.setattr(caption_data, "cache_features", encode_all)
@@ -56,7 +56,7 @@ def files(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(scope="module")
 def models(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[TrainedModel]:
-    """Two of one vocabulary and other parameters."""
+    """Two models with the same vocabulary and different parameters."""
     folder = tmp_path_factory.mktemp("runs")
     return [make_run(folder / str(seed), make_config(root, seed=seed)) for seed in range(2)]
 
