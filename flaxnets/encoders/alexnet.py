@@ -48,10 +48,10 @@ class AlexNet(Encoder):
     )
     maps_level: ClassVar[str] = "pool5"
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``."""
+        """See ``Encoder.endpoints``."""
         x = images
         # (number, index in torchvision's sequence, features, kernel, strides, padding, pooled)
         for number, index, features, size, strides, padding, pooled in (
@@ -109,10 +109,10 @@ class CaffeNet(Encoder):
             images = images[..., ::-1]
         return normalize_pixels(images, mean=CAFFE_MEAN, scale=1.0, dtype=self.dtype)
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``."""
+        """See ``Encoder.endpoints``."""
         normal = nn.initializers.normal
 
         def conv(x: Array, name: str, features: int, size: int, **settings: Any) -> Array:
@@ -122,11 +122,11 @@ class CaffeNet(Encoder):
         ones = nn.initializers.ones
         x = conv(images, "conv1", 96, 11, strides=4, padding=0)
         yield "conv1", x
-        x = normalize_across_channels(max_pool(x, 3, 2, ceil_mode=True))
+        x = local_response_norm(max_pool(x, 3, 2, ceil_mode=True))
         yield "norm1", x
         x = conv(x, "conv2", 256, 5, padding=2, groups=2, bias_init=ones)
         yield "conv2", x
-        x = normalize_across_channels(max_pool(x, 3, 2, ceil_mode=True))
+        x = local_response_norm(max_pool(x, 3, 2, ceil_mode=True))
         yield "norm2", x
         x = conv(x, "conv3", 384, 3, padding=1)
         yield "conv3", x
@@ -150,7 +150,7 @@ class CaffeNet(Encoder):
         )
 
 
-def normalize_across_channels(
+def local_response_norm(
     maps: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75
 ) -> Array:
     """Local response normalisation, section 3.3 of the NIPS paper as Caffe computes it.

@@ -92,10 +92,10 @@ class EfficientNetLite0(Encoder):
         """uint8 pixels to (x − 127) / 128, about [-1,1]; floats are that already."""
         return normalize_pixels(images, mean=127.0, scale=128.0, dtype=self.dtype)
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``."""
+        """See ``Encoder.endpoints``."""
         # A convolution of one pixel is a matrix product over the channels, and faster as one.
         pointwise = self.make_layer(nn.Dense, use_bias=False, kernel_init=_KERNEL_INIT)
         norm = self.make_layer(BatchNorm, momentum=0.99, epsilon=1e-3, axis_name=self.axis_name)
@@ -116,7 +116,7 @@ class EfficientNetLite0(Encoder):
                     norm=norm,
                     name=f"block_{number:02d}",
                 )
-                x = self.run(block, x, mask, train=train)
+                x = self.run_block(block, x, mask, train=train)
                 number += 1
             yield f"stage_{index}", x
         x = pointwise(FEATURES, name="head")(x)

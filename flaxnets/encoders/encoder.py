@@ -35,7 +35,7 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 class Encoder(nn.Module, kw_only=True):
     """Images to maps, or to the levels of the network that are asked for.
 
-    A network derives from this and yields its levels in order from ``walk``. Layers behind the
+    A network derives from this and yields its levels in order from ``endpoints``. Layers behind the
     deepest level that is asked for are not built and have no parameters.
 
     Attributes:
@@ -59,7 +59,7 @@ class Encoder(nn.Module, kw_only=True):
 
     channels: ClassVar[int | None] = 3
     """Of the images; None: any number."""
-    foreign_weights: ClassVar[tuple[str, ...]] = ()
+    ignored_weights: ClassVar[tuple[str, ...]] = ()
     """How names in weight files begin whose layers only training needs; they are not built."""
 
     @property
@@ -104,7 +104,7 @@ class Encoder(nn.Module, kw_only=True):
 
         wanted = self.levels or (self.maps_level,)
         found: dict[str, Array] = {}
-        for name, value in self.walk(self.normalize(images), mask, train=train):
+        for name, value in self.endpoints(self.normalize(images), mask, train=train):
             if 0 in value.shape[1:]:
                 raise ValueError(
                     f"images: expected larger ones, of {images.shape[1:3]} nothing is left at "
@@ -120,13 +120,13 @@ class Encoder(nn.Module, kw_only=True):
         """uint8 pixels to what the network was trained with: ImageNet's mean and deviation."""
         return normalize_pixels(images, mean=IMAGENET_MEAN, scale=IMAGENET_SCALE, dtype=self.dtype)
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
         """Yields (name, value) of each level in order; the layers between are made on the way."""
         raise NotImplementedError
 
-    def run(self, block: nn.Module, maps: Array, mask: Array | None, *, train: bool) -> Array:
+    def run_block(self, block: nn.Module, maps: Array, mask: Array | None, *, train: bool) -> Array:
         """``block(maps, mask, train=train)``, kept or computed again as ``remat`` says."""
 
         def call(block: Any, maps: Array, mask: Array | None) -> Array:

@@ -57,12 +57,12 @@ class GoogLeNet(Encoder):
         *("pooled", "logits"),
     )
     maps_level: ClassVar[str] = "inception5b"
-    foreign_weights: ClassVar[tuple[str, ...]] = ("aux1.", "aux2.")
+    ignored_weights: ClassVar[tuple[str, ...]] = ("aux1.", "aux2.")
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``."""
+        """See ``Encoder.endpoints``."""
         conv = self.make_layer(Conv, use_bias=False, kernel_init=_INIT)
         norm = self.make_layer(BatchNorm, epsilon=1e-3, unbiased=True, axis_name=self.axis_name)
         conv_norm = functools.partial(ConvNorm, conv=conv, norm=norm)
@@ -82,7 +82,7 @@ class GoogLeNet(Encoder):
             x = max_pool(x, window, 2, ceil_mode=True)
             for name, features in stage.items():
                 block = Inception(features, conv, norm, name=f"inception{name}")
-                x = self.run(block, x, mask, train=train)
+                x = self.run_block(block, x, mask, train=train)
                 yield f"inception{name}", x
         x = pool_globally(x)
         yield "pooled", x

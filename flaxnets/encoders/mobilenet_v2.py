@@ -41,10 +41,10 @@ class MobileNetV2(Encoder):
     )
     maps_level: ClassVar[str] = "head"
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``."""
+        """See ``Encoder.endpoints``."""
         conv = self.make_layer(Conv, use_bias=False, kernel_init=he_fan_out)
         depthwise = self.make_layer(DepthwiseConv, kernel_init=he_fan_out)
         norm = self.make_layer(BatchNorm, unbiased=True, axis_name=self.axis_name)
@@ -64,7 +64,7 @@ class MobileNetV2(Encoder):
                     norm=norm,
                     name=f"features_{number}",
                 )
-                x = self.run(block, x, mask, train=train)
+                x = self.run_block(block, x, mask, train=train)
                 number += 1
             yield f"stage_{stage}", x
         x = conv(1280, (1, 1), name=f"features_{number}_0")(x)

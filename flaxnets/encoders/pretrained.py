@@ -129,7 +129,7 @@ def fit_weights(
         elif not (
             name in known
             or str(name).endswith(".num_batches_tracked")
-            or str(name).startswith(encoder.foreign_weights)
+            or str(name).startswith(encoder.ignored_weights)
         ):
             unused.append(str(name))
     missing = tuple(name for name in expected if name not in state)

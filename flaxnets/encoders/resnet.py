@@ -45,10 +45,10 @@ class ResNet(Encoder):
     )
     maps_level: ClassVar[str] = "stage_4"
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``.
+        """See ``Encoder.endpoints``.
 
         Raises:
           ValueError: another depth.
@@ -72,7 +72,7 @@ class ResNet(Encoder):
                     norm=norm,
                     name=f"layer{stage}_{i}",
                 )
-                x = self.run(block, x, mask, train=train)
+                x = self.run_block(block, x, mask, train=train)
             yield f"stage_{stage}", x
         x = pool_globally(x)
         yield "pooled", x

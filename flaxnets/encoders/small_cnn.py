@@ -75,10 +75,10 @@ class SmallCNN(Encoder):
         """uint8 pixels to [-1,1]; floats are that already."""
         return normalize_pixels(images, dtype=self.dtype)
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``; images of any number of channels.
+        """See ``Encoder.endpoints``; images of any number of channels.
 
         Raises:
           ValueError: an attribute out of its range, or sides no multiples of ``input_size``.

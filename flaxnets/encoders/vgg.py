@@ -56,10 +56,10 @@ class VGG(Encoder):
             names += [f"conv{stage}_{i}" for i in range(1, count + 1)] + [f"pool{stage}"]
         return (*names, "pooled", "fc6", "fc7", "logits")
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``.
+        """See ``Encoder.endpoints``.
 
         Raises:
           ValueError: another depth.

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.layers.batch_sharding import may_loop
+from flaxnets.layers.batch_sharding import is_batch_known_sharded
 from flaxnets.layers.tapped_convolution import tapped_conv
 from flaxnets.layers.winograd import KERNEL_SIZES, winograd_conv
 from flaxnets.typing import Array, Dtype
@@ -76,7 +76,7 @@ def conv2d(
             feature_group_count=groups,
         )
 
-    if groups > 1 or inputs.dtype != jnp.float32 or not may_loop():
+    if groups > 1 or inputs.dtype != jnp.float32 or is_batch_known_sharded():
         return direct(inputs, kernel)
     margin = kernel_size[0] // 2
     keeps_size = strides == (1, 1) and pads == ((margin, margin),) * 2
