@@ -20,7 +20,7 @@ from flaxnets.layers.winograd import KERNEL_SIZES, winograd_conv
 from flaxnets.typing import Array, Dtype
 
 Padding = str | int | Sequence[tuple[int, int]]
-"""``SAME`` (TensorFlow's: uneven where the total is odd), ``VALID``, one number of pixels for all four
+"""``SAME`` (TensorFlow's: uneven where the total is odd), ``VALID``, one number of pixels for all
 sides (PyTorch's), or ((above, below), (left, right))."""
 
 

@@ -65,8 +65,8 @@ def _make_filter(points: tuple[float, ...]) -> _Filter:
 
 
 # The points with the smallest rounding errors of those tried. For r = 3 the paper's 0, ±1 and ±2
-# have errors 2 (root mean square) to 3 times (largest) as large; for r = 5 the points 0, ±1, ±√2 and
-# ±1/√2 have errors 3 and 2 times as large.
+# have errors 2 (root mean square) to 3 times (largest) as large; for r = 5 the points 0, ±1, ±√2
+# and ±1/√2 have errors 3 and 2 times as large.
 _FILTERS = {
     3: _make_filter((0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))),
     5: _make_filter((0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0)),

@@ -1,4 +1,4 @@
-"""CaffeNet against a reference in NumPy: groups, normalisation after pooling, Caffe's rounding."""
+"""CaffeNet against NumPy: groups, normalisation after pooling, Caffe's ceil mode."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def convolve(x: np.ndarray, layer: Any, stride: int, padding: int, groups: int) 
 
 
 def pool(x: np.ndarray) -> np.ndarray:
-    """Windows of 3 at steps of 2; the last ones may be cut off by the edge."""
+    """Max-pools windows of 3 at stride 2; the last ones may reach over the edge."""
     rows, columns = (-(-(n - 3) // 2) + 1 for n in x.shape[1:3])
     return np.stack(
         [
