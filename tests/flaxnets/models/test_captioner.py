@@ -119,7 +119,7 @@ def test_videos_are_captioned_by_their_steps_and_not_by_their_padding() -> None:
 
 
 @pytest.mark.parametrize("kind", ["images", "video", "features"])
-def test_word_by_word_scores_are_those_of_teacher_forcing(kind: str) -> None:
+def test_word_by_word_logits_are_those_of_teacher_forcing(kind: str) -> None:
     features = RNG.normal(size=(B, 5, 6)).astype(np.float16)
     model, given = {
         "images": (make(), (IMAGES,)),

@@ -41,7 +41,7 @@ def initialize(model: CRNN, video: np.ndarray) -> Any:
     return model.init(jax.random.key(0), video, LENGTHS, train=False)
 
 
-def test_what_lies_in_padded_frames_changes_neither_scores_nor_statistics(
+def test_what_lies_in_padded_frames_changes_neither_logits_nor_statistics(
     video: np.ndarray,
 ) -> None:
     model = make()
@@ -159,7 +159,7 @@ def test_rnn_only_sees_block_averages(video: np.ndarray) -> None:
     assert model.apply(variables, video, LENGTHS, train=False).shape == (B, T, 3)
 
 
-def test_bfloat16_keeps_float32_parameters_statistics_and_scores(video: np.ndarray) -> None:
+def test_bfloat16_keeps_float32_parameters_statistics_and_logits(video: np.ndarray) -> None:
     model = make(dtype=jnp.bfloat16)
     variables = initialize(model, video)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -202,12 +202,12 @@ def test_wrong_arguments_are_refused(video: np.ndarray) -> None:
 def test_a_frame_average_is_blind_to_order_and_to_padding(video: np.ndarray) -> None:
     model = make(recurrent=FrameAverage(5, normalize_inputs=True))
     variables = initialize(model, video)
-    scores = model.apply(variables, video, LENGTHS, train=False)
+    logits = model.apply(variables, video, LENGTHS, train=False)
     swapped = video.copy()
     swapped[1, :2] = video[1, 1::-1]
     swapped[1, 2:] = 99
     other = model.apply(variables, swapped, LENGTHS, train=False)
-    np.testing.assert_allclose(other[1, :2], scores[1, :2], atol=1e-5)
+    np.testing.assert_allclose(other[1, :2], logits[1, :2], atol=1e-5)
     layer = FrameAverage(5)
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     parameters = layer.init(jax.random.key(0), x, train=False)
@@ -231,16 +231,16 @@ def test_what_lies_in_padded_frames_reaches_no_head_of_clips(video: np.ndarray) 
     for pool in (pool_max, AttentionPooling(3)):
         model = make(recurrent=None, classifier=ClipClassifier(3, pool), pool="flatten")
         variables = random_variables(model, video, LENGTHS)
-        scores, others = (evaluate(model, variables, x, LENGTHS) for x in (video, other))
-        assert scores.shape == (B, 1, 3)
-        np.testing.assert_allclose(others, scores, atol=1e-6)
+        logits, others = (evaluate(model, variables, x, LENGTHS) for x in (video, other))
+        assert logits.shape == (B, 1, 3)
+        np.testing.assert_allclose(others, logits, atol=1e-6)
 
 
 def test_conv_pooling_of_beyond_short_snippets(video: np.ndarray) -> None:
     head = ClipClassifier(3, pool_max, hidden_features=(9, 8))
     model = make(recurrent=None, classifier=head, pool="flatten")
     variables = random_variables(model, video, LENGTHS)
-    scores = evaluate(model, variables, video, LENGTHS)
+    logits = evaluate(model, variables, video, LENGTHS)
     encoder_variables = {name: tree["encoder"] for name, tree in variables.items()}
     encode = jax.jit(partial(make().encoder.apply, train=False))
     maps = encode(encoder_variables, video.reshape(-1, S, S, 3))
@@ -252,20 +252,20 @@ def test_conv_pooling_of_beyond_short_snippets(video: np.ndarray) -> None:
         for name in ("hidden_0", "hidden_1", "scores"):
             x = x @ np.asarray(layers[name]["kernel"], np.float64) + layers[name]["bias"]
             x = np.maximum(x, 0) if name != "scores" else x
-        np.testing.assert_allclose(scores[b, 0], x, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(logits[b, 0], x, rtol=1e-5, atol=1e-5)
 
 
 def test_maps_reach_a_recurrent_layer_and_are_averaged_behind_it(video: np.ndarray) -> None:
     maps = np.random.default_rng(1).normal(size=(B, T, 2, 3, 6)).astype(np.float32)
     model = make(encoder=None, recurrent=RunningSum(5), pool="none")
     variables = random_variables(model, maps, LENGTHS)
-    scores = model.apply(variables, maps, LENGTHS, train=False)
+    logits = model.apply(variables, maps, LENGTHS, train=False)
     params = variables["params"]
     layer, head = params["recurrent"]["dense"], params["classifier"]["scores"]
     hidden = np.cumsum(maps @ layer["kernel"] + layer["bias"], 1).mean((2, 3))
     expected = hidden @ head["kernel"] + head["bias"]
     valid = np.arange(T) < LENGTHS[:, None]
-    np.testing.assert_allclose(scores[valid], expected[valid], atol=1e-5)
+    np.testing.assert_allclose(logits[valid], expected[valid], atol=1e-5)
     stream = make(encoder=None, recurrent=RunningSum(5), pool="none", classifier=None)
     features = stream.apply(variables, maps, LENGTHS, train=False)
     assert features.shape == (B, T, 2, 3, 5)

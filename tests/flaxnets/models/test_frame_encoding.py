@@ -39,7 +39,7 @@ def evaluate(model: CRNN, variables: Any, frames: Any, lengths: Any) -> Any:
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 12, 100])
-def test_chunks_of_frames_give_the_same_scores(video: np.ndarray, chunk: int) -> None:
+def test_chunks_of_frames_give_the_same_logits(video: np.ndarray, chunk: int) -> None:
     model = make()
     variables = random_variables(model, video, LENGTHS)
     expected = evaluate(model, variables, video, LENGTHS)
@@ -55,13 +55,13 @@ def fine_tune(model: CRNN, variables: Any, video: Any, lengths: Any) -> Any:
     """Scores, gradients and statistics of one step of training."""
 
     def loss(params: Any) -> Any:
-        scores, stats = model.apply(
+        logits, stats = model.apply(
             {**variables, "params": params}, video, lengths, train=True, mutable=["batch_stats"]
         )
-        return jnp.sum(jnp.sin(scores[:, :2])), (scores, stats)
+        return jnp.sum(jnp.sin(logits[:, :2])), (logits, stats)
 
-    gradients, (scores, stats) = jax.grad(loss, has_aux=True)(variables["params"])
-    return gradients, scores, stats
+    gradients, (logits, stats) = jax.grad(loss, has_aux=True)(variables["params"])
+    return gradients, logits, stats
 
 
 @pytest.mark.parametrize("chunk", [4, 5])
@@ -69,15 +69,15 @@ def test_fine_tuning_in_chunks_is_fine_tuning(video: np.ndarray, chunk: int) -> 
     whole = make(freeze_statistics=True)
     variables = random_variables(whole, video, LENGTHS)
     step = jax.jit(fine_tune, static_argnums=0)
-    gradients, scores, stats = step(whole, variables, video, LENGTHS)
+    gradients, logits, stats = step(whole, variables, video, LENGTHS)
     every_parameter_trains(gradients)
     jax.tree.map(np.testing.assert_array_equal, stats["batch_stats"], variables["batch_stats"])
-    np.testing.assert_allclose(scores, evaluate(whole, variables, video, LENGTHS), atol=1e-5)
+    np.testing.assert_allclose(logits, evaluate(whole, variables, video, LENGTHS), atol=1e-5)
     chunked = step(make(freeze_statistics=True, chunk_frames=chunk), variables, video, LENGTHS)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
         chunked,
-        (gradients, scores, stats),
+        (gradients, logits, stats),
     )
 
 

@@ -55,7 +55,7 @@ def make_head(head: str, name: str | None = None) -> Any:
     return ClipClassifier(K, POOLS[head](), (6,), (5,), name=name)
 
 
-def shape_of_scores(model: Any, frames: Any = VIDEO) -> tuple[int, ...]:
+def shape_of_logits(model: Any, frames: Any = VIDEO) -> tuple[int, ...]:
     """What training gives, with statistics and dropout, computed by shapes alone."""
 
     def run(key: Any, frames: Any, lengths: Any) -> Any:
@@ -90,15 +90,15 @@ def test_any_encoder_any_cell_any_head(encoder: str, recurrent: str, head: str) 
         )
         if encoder == "vectors" and recurrent in CONVOLUTIONAL:
             with pytest.raises(ValueError, match="inputs: expected"):
-                shape_of_scores(model)
+                shape_of_logits(model)
         else:
-            assert shape_of_scores(model) == expected
+            assert shape_of_logits(model) == expected
 
 
 def test_a_dense_cell_refuses_maps() -> None:
     model = CRNN(make_head("steps"), ENCODERS["maps"], DENSE["LSTM"](), pool="none")
     with pytest.raises(ValueError, match="inputs: expected"):
-        shape_of_scores(model)
+        shape_of_logits(model)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -114,7 +114,7 @@ def test_levels_take_convolutional_and_dense_cells(head: str, stacked: bool) -> 
         encoder=ThreeLevels(),
         stacked=stacked,
     )
-    assert shape_of_scores(model) == (B, T if head == "steps" else 1, 3, K)
+    assert shape_of_logits(model) == (B, T if head == "steps" else 1, 3, K)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -130,5 +130,5 @@ def test_streams_take_every_head(recurrent: str, head: str) -> None:
         classifier=make_head(head),
         stream_dropout=0.2,
     )
-    scores = shape_of_scores(model, {"video": VIDEO, "audio": audio})
-    assert scores == (B, T if head == "steps" else 1, K)
+    logits = shape_of_logits(model, {"video": VIDEO, "audio": audio})
+    assert logits == (B, T if head == "steps" else 1, K)

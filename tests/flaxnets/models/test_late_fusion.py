@@ -75,9 +75,9 @@ def test_equals_the_networks_applied_one_by_one(
 ) -> None:
     model, variables = projected
     params = variables["params"]
-    scores = apply(model, variables, frames)
-    assert scores.shape == (B, T, S * MEMBERS, K)
-    assert scores.dtype == jnp.float32
+    logits = apply(model, variables, frames)
+    assert logits.shape == (B, T, S * MEMBERS, K)
+    assert logits.dtype == jnp.float32
     kernel, bias = (np.asarray(params["projection"][name]) for name in ("kernel", "bias"))
     network = make_network()
     for stream in range(S):
@@ -86,7 +86,7 @@ def test_equals_the_networks_applied_one_by_one(
             own = jax.tree.map(lambda leaf, s=stream, m=member: leaf[s, m], params["network"])
             expected = apply(network, {"params": own}, features)
             place = stream * MEMBERS + member
-            np.testing.assert_allclose(scores[:, :, place], expected, atol=1e-5)
+            np.testing.assert_allclose(logits[:, :, place], expected, atol=1e-5)
 
 
 def test_a_network_sees_its_stream_alone(
@@ -101,18 +101,18 @@ def test_a_network_sees_its_stream_alone(
     assert (changed > 1e-3).all()
 
 
-def test_members_differ_in_their_parameters_and_scores(
+def test_members_differ_in_their_parameters_and_logits(
     frames: np.ndarray, projected: tuple[LateFusion, Any]
 ) -> None:
     model, variables = projected
     kernels = np.asarray(variables["params"]["network"]["classifier"]["scores"]["kernel"])
     assert kernels.shape[:2] == (S, MEMBERS)
     networks = kernels.reshape(S * MEMBERS, *kernels.shape[2:])
-    scores = np.moveaxis(apply(model, variables, frames), 2, 0)
+    logits = np.moveaxis(apply(model, variables, frames), 2, 0)
     for a in range(S * MEMBERS):
         for b in range(a):
             assert np.abs(networks[a] - networks[b]).max() > 1e-2
-            assert np.abs(scores[a] - scores[b]).max() > 1e-3
+            assert np.abs(logits[a] - logits[b]).max() > 1e-3
 
 
 def test_each_member_is_initialised_as_one_network_alone() -> None:
@@ -154,8 +154,8 @@ def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(
     @jax.jit
     @jax.grad
     def gradients(params: Any) -> Any:
-        scores = model.apply({"params": params}, frames, LENGTHS, train=False)
-        return jnp.sum(jnp.sin(scores))
+        logits = model.apply({"params": params}, frames, LENGTHS, train=False)
+        return jnp.sum(jnp.sin(logits))
 
     for path, gradient in jax.tree.leaves_with_path(gradients(variables["params"])):
         name = jax.tree_util.keystr(path)

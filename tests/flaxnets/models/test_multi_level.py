@@ -51,8 +51,8 @@ def apply(model: MultiLevelCRNN, variables: Any, frames: Any) -> np.ndarray:
 def test_equals_numpy_level_by_level(video: np.ndarray, stacked: bool) -> None:
     model = make(stacked=stacked)
     variables = initialize(model, video)
-    scores = apply(model, variables, video)
-    assert scores.shape == (B, T, 3, K)
+    logits = apply(model, variables, video)
+    assert logits.shape == (B, T, 3, K)
     encoder = {name: tree["encoder"] for name, tree in variables.items()}
     encode = jax.jit(partial(ThreeLevels().apply, train=False))
     levels = encode(encoder, video.reshape(-1, S, S, 3))
@@ -73,7 +73,7 @@ def test_equals_numpy_level_by_level(video: np.ndarray, stacked: bool) -> None:
         mean = below.mean((2, 3)) if below.ndim == 5 else below
         head = variables["params"][f"classifier_{level}"]["scores"]
         expected = mean @ head["kernel"] + head["bias"]
-        np.testing.assert_allclose(scores[:, :, place], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(logits[:, :, place], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("stacked", [False, True])
@@ -121,10 +121,10 @@ def test_a_level_sees_those_below_it_only_if_stacked(video: np.ndarray) -> None:
     for stacked in (False, True):
         model = make(encoder=None, stacked=stacked)
         variables = initialize(model, levels)
-        scores = apply(model, variables, levels)
+        logits = apply(model, variables, levels)
         for place, level in enumerate(levels):
             other = {**levels, level: 2 * levels[level]}
-            changed = np.abs(apply(model, variables, other) - scores).max((0, 1, 3)) > 1e-6
+            changed = np.abs(apply(model, variables, other) - logits).max((0, 1, 3)) > 1e-6
             expected = [p == place or (stacked and p > place) for p in range(3)]
             assert changed.tolist() == expected
 
@@ -152,10 +152,10 @@ def test_fine_tuning_in_chunks_and_freezing_are_those_of_the_crnn(video: np.ndar
     @partial(jax.jit, static_argnames="options")
     def gradient(params: Any, options: Any) -> Any:
         def loss(params: Any) -> Any:
-            scores, statistics = make(**dict(options)).apply(
+            logits, statistics = make(**dict(options)).apply(
                 {**variables, "params": params}, video, LENGTHS, train=True, mutable=["batch_stats"]
             )
-            return jnp.sum(jnp.sin(scores)), statistics
+            return jnp.sum(jnp.sin(logits)), statistics
 
         return jax.grad(loss, has_aux=True)(params)
 

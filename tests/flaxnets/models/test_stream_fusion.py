@@ -85,14 +85,14 @@ def test_padding_of_either_stream_changes_nothing_and_every_parameter_trains(
     @jax.jit
     def train(frames: Any) -> Any:
         def loss(params: Any) -> Any:
-            scores, statistics = model.apply(
+            logits, statistics = model.apply(
                 {**variables, "params": params},
                 frames,
                 LENGTHS,
                 train=True,
                 mutable=["batch_stats"],
             )
-            return jnp.sum(jnp.sin(scores)), (scores, statistics)
+            return jnp.sum(jnp.sin(logits)), (logits, statistics)
 
         return jax.grad(loss, has_aux=True)(variables["params"])
 
@@ -114,8 +114,8 @@ def test_maps_of_one_size_are_joined_place_by_place() -> None:
         "audio": rng.normal(size=(B, T, 2, 3, 5)).astype(np.float32),
     }
     model = make(streams={name: CRNN(None, pool="none") for name in maps})
-    scores = apply(model, initialize(model, maps), maps)
-    assert scores.shape == (B, T, K)
+    logits = apply(model, initialize(model, maps), maps)
+    assert logits.shape == (B, T, K)
     with pytest.raises(ValueError, match=r"streams\['audio'\]: expected features \(3, 4, 2, 3, 'F"):
         initialize(model, {**maps, "audio": maps["audio"][:, :, :1]})
 
