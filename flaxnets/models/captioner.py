@@ -26,7 +26,9 @@ class Captioner(nn.Module):
     >>> from flaxnets.encoders.small_cnn import SmallCNN
     >>> from flaxnets.recurrent.cells import LSTMCell
     >>> make_cell = functools.partial(LSTMCell, 32)
-    >>> decoder = SoftAttention(100, make_cell, embed_features=16, attention_features=16)
+    >>> decoder = SoftAttention(
+    ...     vocabulary_size=100, make_cell=make_cell, embed_features=16, attention_features=16
+    ... )
     >>> model = Captioner(decoder, encoder=SmallCNN((8, 16), (2, 2)))
     >>> images = jnp.zeros((2, 16, 16, 3), jnp.uint8)
     >>> tokens, token_lengths = jnp.ones((2, 5, 7), jnp.int32), jnp.full((2, 5), 7)  # (B,C,L)
@@ -157,7 +159,7 @@ class Captioner(nn.Module):
         train: bool,
         drop: bool,
     ) -> tuple[Array, Array | None]:
-        """Returns regions after dropout and the embedding layer, and (B,R) bool, those that exist."""
+        """Returns regions, dropped out and embedded, and (B,R) bool, those that exist."""
         regions, exists = self._encode(inputs, lengths, mask, train=train)
         if self.feature_dropout_rate and drop:
             # One mask per image and channel, broadcast over regions: a mask of the size of the

@@ -35,8 +35,8 @@ class CRNN(nn.Module):
     ...     classifier=StepClassifier(num_classes=5),
     ... )
     >>> video, lengths = jnp.zeros((2, 6, 16, 16, 3), jnp.uint8), jnp.array([6, 4])
-    >>> init = jax.jit(functools.partial(model.init_with_output, train=False))
-    >>> logits, variables = init(jax.random.key(0), video, lengths)
+    >>> init = functools.partial(model.init_with_output, train=False)
+    >>> logits, variables = jax.eval_shape(init, jax.random.key(0), video, lengths)  # shapes only
     >>> logits.shape, str(logits.dtype)
     ((2, 6, 5), 'float32')
     >>> sorted(variables["params"])

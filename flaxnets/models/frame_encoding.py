@@ -143,8 +143,8 @@ def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> Maps:
         in_axes=1,
         out_axes=1,
     )
-    # Chunk k holds the images k, k + n/chunk, k + 2n/chunk …, so that every device of a sharded batch
-    # has its share of every chunk.
+    # Chunk k holds the images k, k + n/chunk, k + 2n/chunk …, so that every device of a sharded
+    # batch has its share of every chunk.
     images = jnp.pad(images, [(0, -n % chunk), *[(0, 0)] * (images.ndim - 1)])
     _, maps = scan(encoder, (), images.reshape(chunk, -1, *images.shape[1:]))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], maps)

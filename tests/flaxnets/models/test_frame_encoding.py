@@ -1,4 +1,4 @@
-"""Frames through an encoder: in chunks, fine-tuned, with statistics of the batch."""
+"""Frames through an encoder: in chunks, fine-tuned, with batch statistics."""
 
 from functools import partial
 from typing import Any
@@ -52,7 +52,7 @@ def test_chunks_of_frames_give_the_same_logits(video: np.ndarray, chunk: int) ->
 
 
 def fine_tune(model: CRNN, variables: Any, video: Any, lengths: Any) -> Any:
-    """Scores, gradients and statistics of one step of training."""
+    """Returns gradients, logits and statistics of one training step."""
 
     def loss(params: Any) -> Any:
         logits, stats = model.apply(
@@ -65,7 +65,7 @@ def fine_tune(model: CRNN, variables: Any, video: Any, lengths: Any) -> Any:
 
 
 @pytest.mark.parametrize("chunk", [4, 5])
-def test_fine_tuning_in_chunks_is_fine_tuning(video: np.ndarray, chunk: int) -> None:
+def test_fine_tuning_in_chunks_equals_fine_tuning_at_once(video: np.ndarray, chunk: int) -> None:
     whole = make(freeze_statistics=True)
     variables = random_variables(whole, video, LENGTHS)
     step = jax.jit(fine_tune, static_argnums=0)
@@ -81,7 +81,7 @@ def test_fine_tuning_in_chunks_is_fine_tuning(video: np.ndarray, chunk: int) -> 
     )
 
 
-def test_fine_tuning_in_chunks_needs_the_memory_of_one() -> None:
+def test_fine_tuning_in_chunks_needs_the_memory_of_one_chunk() -> None:
     frames = jax.ShapeDtypeStruct((2, 32, 32, 32, 3), jnp.uint8)
     lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
 
@@ -97,7 +97,7 @@ def test_fine_tuning_in_chunks_needs_the_memory_of_one() -> None:
     assert chunked < 0.4 * whole, (chunked, whole)
 
 
-def test_batch_statistics_are_of_the_whole_batch_whatever_the_chunks(video: np.ndarray) -> None:
+def test_batch_statistics_do_not_depend_on_chunks(video: np.ndarray) -> None:
     variables = random_variables(make(), video, LENGTHS)
     results = [
         make(chunk_frames=chunk).apply(

@@ -1,4 +1,4 @@
-"""The grid: every head on every recurrent layer on every kind of encoder's output, by shapes."""
+"""Every head on every recurrent layer on every kind of encoder output, by shapes."""
 
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from flaxnets.recurrent.layers import FrameAverage, Recurrent
 from tests.flaxnets.models.networks import ThreeLevels
 
 B, T, S, K = 2, 3, 16, 4
-# Constructors, since one instance in two places of a model would share its parameters.
+# Constructors, since one instance used twice in a model would share its parameters.
 POOLS: dict[str, Any] = {
     "last": lambda: pool_last,
     "mean": lambda: pool_mean,
@@ -56,7 +56,7 @@ def make_head(head: str, name: str | None = None) -> Any:
 
 
 def shape_of_logits(model: Any, frames: Any = VIDEO) -> tuple[int, ...]:
-    """What training gives, with statistics and dropout, computed by shapes alone."""
+    """Returns the shape of the logits in training, with batch statistics and dropout."""
 
     def run(key: Any, frames: Any, lengths: Any) -> Any:
         variables = model.init(key, frames, lengths, train=False)
@@ -95,7 +95,7 @@ def test_any_encoder_any_cell_any_head(encoder: str, recurrent: str, head: str) 
             assert shape_of_logits(model) == expected
 
 
-def test_a_dense_cell_refuses_maps() -> None:
+def test_a_dense_cell_refuses_feature_maps() -> None:
     model = CRNN(make_head("steps"), ENCODERS["maps"], DENSE["LSTM"](), pool="none")
     with pytest.raises(ValueError, match="inputs: expected"):
         shape_of_logits(model)
@@ -103,7 +103,7 @@ def test_a_dense_cell_refuses_maps() -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("stacked", [False, True])
-def test_levels_take_convolutional_and_dense_cells(head: str, stacked: bool) -> None:
+def test_endpoints_accept_convolutional_and_dense_cells(head: str, stacked: bool) -> None:
     model = MultiLevelCRNN(
         recurrent={
             "low": CONVOLUTIONAL["ConvLSTM"](),
@@ -119,7 +119,7 @@ def test_levels_take_convolutional_and_dense_cells(head: str, stacked: bool) -> 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("recurrent", ["LSTM", "none"])
-def test_streams_take_every_head(recurrent: str, head: str) -> None:
+def test_streams_accept_every_head(recurrent: str, head: str) -> None:
     audio = jax.ShapeDtypeStruct((B, T, 8, 6, 1), np.float32)
     model = StreamFusion(
         streams={

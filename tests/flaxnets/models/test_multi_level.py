@@ -1,4 +1,4 @@
-"""GRU-RCN: levels that see time by themselves, or stacked."""
+"""GRU-RCN: recurrent layers on several endpoints, independent or stacked."""
 
 from functools import partial
 from typing import Any
@@ -48,7 +48,7 @@ def apply(model: MultiLevelCRNN, variables: Any, frames: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_equals_numpy_level_by_level(video: np.ndarray, stacked: bool) -> None:
+def test_equals_numpy_endpoint_by_endpoint(video: np.ndarray, stacked: bool) -> None:
     model = make(stacked=stacked)
     variables = initialize(model, video)
     logits = apply(model, variables, video)
@@ -112,7 +112,7 @@ def test_padding_changes_nothing_and_every_parameter_trains(
     jax.tree.map(close, other_statistics, statistics)
 
 
-def test_a_level_sees_those_below_it_only_if_stacked(video: np.ndarray) -> None:
+def test_an_endpoint_reads_those_below_it_only_if_stacked(video: np.ndarray) -> None:
     levels = {
         "low": np.ones((B, T, 4, 4, 3), np.float32),
         "high": np.ones((B, T, 2, 2, 5), np.float32),
@@ -129,7 +129,7 @@ def test_a_level_sees_those_below_it_only_if_stacked(video: np.ndarray) -> None:
             assert changed.tolist() == expected
 
 
-def test_levels_whose_sizes_are_odd_are_stacked() -> None:
+def test_odd_sizes_are_stacked() -> None:
     rng = np.random.default_rng(0)
     levels = {
         "low": rng.normal(size=(B, T, 7, 5, 2)).astype(np.float32),
@@ -139,14 +139,14 @@ def test_levels_whose_sizes_are_odd_are_stacked() -> None:
     model = make(encoder=None, stacked=True, recurrent=recurrent)
     assert apply(model, initialize(model, levels), levels).shape == (B, T, 2, K)
     impossible = {**levels, "high": np.zeros((B, T, 5, 3, 2), np.float32)}  # 7 into 5.
-    message = r"recurrent\['high'\]: expected maps that windows cut .* \(7, 5\), into, received \(5"
+    message = r"recurrent\['high'\]: expected a size that max .* \(7, 5\), can reach, received \(5"
     with pytest.raises(ValueError, match=message):
         initialize(model, impossible)
-    with pytest.raises(ValueError, match="the level below, vectors, into, received"):
+    with pytest.raises(ValueError, match="the endpoint below, vectors, can reach, received"):
         initialize(model, {**levels, "low": levels["low"].mean((2, 3))})
 
 
-def test_fine_tuning_in_chunks_and_freezing_are_those_of_the_crnn(video: np.ndarray) -> None:
+def test_fine_tuning_in_chunks_and_freezing(video: np.ndarray) -> None:
     variables = initialize(make(), video)
 
     @partial(jax.jit, static_argnames="options")
@@ -175,7 +175,9 @@ def test_wrong_arguments_are_refused(video: np.ndarray) -> None:
         initialize(make(encoder=ThreeLevels(("low", "high"))), video)
     with pytest.raises(ValueError, match="frames: expected low, high, top, received low"):
         initialize(make(encoder=None), {"low": np.zeros((B, T, 2, 2, 3), np.float32)})
-    with pytest.raises(ValueError, match="frames: expected the levels' maps by name, received sh"):
+    with pytest.raises(
+        ValueError, match="frames: expected feature maps by endpoint, received shape"
+    ):
         initialize(make(encoder=None), video)
     with pytest.raises(ValueError, match="frames: expected one array, received low"):
         initialize(make(), {"low": video})
