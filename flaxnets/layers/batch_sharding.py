@@ -61,8 +61,8 @@ def map_in_chunks(encode: Callable[[Array], Any], images: Array, chunk_size: int
 
     >>> import jax.numpy as jnp
     >>> images = jnp.arange(5.0).reshape(5, 1, 1, 1)
-    >>> map_in_chunks(lambda x: x.sum((1, 2, 3)) ** 2, images, chunk_size=2)
-    Array([ 0.,  1.,  4.,  9., 16.], dtype=float32)
+    >>> map_in_chunks(lambda x: x.sum((1, 2, 3)) ** 2, images, chunk_size=2).tolist()
+    [0.0, 1.0, 4.0, 9.0, 16.0]
 
     Args:
       encode: (n,H,W,C) to (n,...), or a dictionary of such arrays, each image independently

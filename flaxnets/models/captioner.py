@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.decoders.decoder import CaptionDecoder, CaptionOutputs, Memory
-from flaxnets.models.frame_encoding import check_clips, encode_frames, unwrap_level
+from flaxnets.models.frame_encoding import check_clips, encode_frames, take_only_endpoint
 from flaxnets.typing import Array, Carry
 
 
@@ -219,4 +219,4 @@ class Captioner(nn.Module):
             freeze_encoder=self.freeze_encoder,
             freeze_statistics=self.freeze_statistics,
         )
-        return unwrap_level(maps, "encoder")[:, 0], None
+        return take_only_endpoint(maps, "encoder")[:, 0], None

@@ -10,7 +10,7 @@ frames (B,T,H,W,C) uint8
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flaxnets.models.frame_encoding import check_clips, encode_frames, unwrap_level
+from flaxnets.models.frame_encoding import check_clips, encode_frames, take_only_endpoint
 from flaxnets.typing import Array
 
 POOLS = ("mean", "flatten", "none")
@@ -110,7 +110,7 @@ class CRNN(nn.Module):
                 freeze_encoder=self.freeze_encoder,
                 freeze_statistics=self.freeze_statistics,
             )
-            x = unwrap_level(maps, "encoder")  # (B,T,h,w,D) or (B,T,D)
+            x = take_only_endpoint(maps, "encoder")  # (B,T,h,w,D) or (B,T,D)
         if x.ndim == 5 and self.pool != "none":
             x = x.mean(axis=(2, 3)) if self.pool == "mean" else x.reshape(b, t, -1)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

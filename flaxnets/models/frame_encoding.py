@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flaxnets.layers.padding import check_lengths
 from flaxnets.typing import Array
 
-Maps = Array | dict[str, Array]
+EncoderOutputs = Array | dict[str, Array]
 """Feature maps (B,T,h,w,D) or vectors (B,T,D), or those of several endpoints by name."""
 
 
@@ -23,7 +23,7 @@ def encode_frames(
     chunk_frames: int = 0,
     freeze_encoder: bool = False,
     freeze_statistics: bool = False,
-) -> Maps:
+) -> EncoderOutputs:
     """Applies a bound encoder to every frame.
 
     In training, batch statistics are those of all valid frames, so the encoder sees the whole batch
@@ -58,12 +58,12 @@ def encode_frames(
         counts = jnp.arange(t) < jnp.asarray(lengths)[:, None]  # (B,T)
         if mask is not None:
             counts &= mask[:, None]
-        maps = encoder(images, counts.reshape(-1), train=True)
+        outputs = encoder(images, counts.reshape(-1), train=True)
     else:
-        maps = _encode_in_chunks(encoder, images, chunk_frames)
+        outputs = _encode_in_chunks(encoder, images, chunk_frames)
     if freeze_encoder:
-        maps = jax.lax.stop_gradient(maps)
-    return jax.tree.map(lambda x: x.reshape(b, t, *x.shape[1:]), maps)
+        outputs = jax.lax.stop_gradient(outputs)
+    return jax.tree.map(lambda x: x.reshape(b, t, *x.shape[1:]), outputs)
 
 
 def check_clips(frames: Array, lengths: Array, mask: Array | None, *, name: str = "frames") -> None:
@@ -105,33 +105,33 @@ def check_names(name: str, expected: Mapping[str, object], received: Mapping[str
         )
 
 
-def unwrap_level(maps: Maps, name: str) -> Array:
+def take_only_endpoint(outputs: EncoderOutputs, name: str) -> Array:
     """Returns the only endpoint of an encoder's outputs.
 
     Args:
-      maps: an array, or a dictionary with one endpoint.
+      outputs: an array, or a dictionary with one endpoint.
       name: of the encoder, in errors.
 
     Raises:
       ValueError: several endpoints.
     """
-    if not isinstance(maps, Mapping):
-        return maps
-    if len(maps) != 1:
+    if not isinstance(outputs, Mapping):
+        return outputs
+    if len(outputs) != 1:
         raise ValueError(
-            f"{name}: expected one endpoint, received {', '.join(maps)}; "
+            f"{name}: expected one endpoint, received {', '.join(outputs)}; "
             "name one in the encoder's levels"
         )
-    return next(iter(maps.values()))
+    return next(iter(outputs.values()))
 
 
-def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> Maps:
+def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> EncoderOutputs:
     """Encodes (N,H,W,C) with running statistics, ``chunk`` images at a time; 0: all."""
     n = len(images)
     if not 0 < chunk < n or encoder.is_initializing():
         return encoder(images, None, train=False)
 
-    def encode(module: nn.Module, carry: tuple[()], x: Array) -> tuple[tuple[()], Maps]:
+    def encode(module: nn.Module, carry: tuple[()], x: Array) -> tuple[tuple[()], EncoderOutputs]:
         return carry, module(x, None, train=False)
 
     # prevent_cse keeps XLA from merging the recomputation with the first pass, which cannot happen
@@ -146,5 +146,5 @@ def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> Maps:
     # Chunk k holds the images k, k + n/chunk, k + 2n/chunk …, so that every device of a sharded
     # batch has its share of every chunk.
     images = jnp.pad(images, [(0, -n % chunk), *[(0, 0)] * (images.ndim - 1)])
-    _, maps = scan(encoder, (), images.reshape(chunk, -1, *images.shape[1:]))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], maps)
+    _, outputs = scan(encoder, (), images.reshape(chunk, -1, *images.shape[1:]))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], outputs)

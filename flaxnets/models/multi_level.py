@@ -103,7 +103,7 @@ class MultiLevelCRNN(nn.Module):
           ValueError: endpoints other than those of ``recurrent``, stacked feature maps whose size
             pooling cannot reach, or arguments of another rank, dtype or range.
         """
-        maps = self._levels(frames, lengths, mask, train)
+        maps = self._encode(frames, lengths, mask, train)
         logits = []
         below = None
         for level, recurrent in self.recurrent.items():
@@ -115,7 +115,7 @@ class MultiLevelCRNN(nn.Module):
             logits.append(classifier(average_over_space(below), lengths, train=train))
         return jnp.stack(logits, axis=2)
 
-    def _levels(
+    def _encode(
         self,
         frames: Array | Mapping[str, Array],
         lengths: Array,
