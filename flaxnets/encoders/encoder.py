@@ -55,7 +55,8 @@ class Encoder(nn.Module, kw_only=True):
     >>> images = jnp.zeros((2, 16, 16, 3), jnp.uint8)
     >>> def shapes_of(encoder):
     ...     call = functools.partial(encoder.init_with_output, train=False)
-    ...     return jax.tree.map(jnp.shape, jax.eval_shape(call, jax.random.key(0), images)[0])
+    ...     outputs, _ = jax.eval_shape(call, jax.random.key(0), images)
+    ...     return jax.tree.map(lambda output: output.shape, outputs)
     >>> shapes_of(OneConv())
     (2, 8, 8, 8)
     >>> shapes_of(OneConv(levels=("pooled",)))

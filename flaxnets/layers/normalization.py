@@ -78,6 +78,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,), dtype)
         x = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
         if train:
+            # init runs outside of pmap and shard_map, where the axis name is unbound.
             axis_name = None if self.is_initializing() else self.axis_name
             rows = _count_rows(mask, n, axis_name, x.dtype)
             outputs, (mean, var, count) = normalize_batch(

@@ -1,8 +1,10 @@
 """Captioner: an encoder of images or videos, and a decoder that describes them in words.
 
-inputs   images (B,H,W,C), a video (B,T,...) with lengths, or cached features
-  → encoder   regions (B,R,D): the R = h·w positions of feature maps, or the T steps of a video
-  → decoder   logits (B,C,L,V) of C captions of L words each, or one word at a time
+Shapes on the way::
+
+    inputs   images (B,H,W,C), a video (B,T,...) with lengths, or cached features
+      → encoder   regions (B,R,D): the R = h·w positions of feature maps, or the T steps of a video
+      → decoder   logits (B,C,L,V) of C captions of L words each, or one word at a time
 """
 
 import math

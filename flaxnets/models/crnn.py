@@ -1,10 +1,12 @@
 """Convolutional-recurrent network for clips, and its CNN-only and RNN-only ablations.
 
-frames (B,T,H,W,C) uint8
-  → encoder     (B·T,H,W,C) → feature maps (B,T,h,w,D) or vectors (B,T,D)
-  → pool        "mean" (B,T,D), "flatten" (B,T,h·w·D) or "none" (B,T,h,w,D)
-  → recurrent   (B,T,F), or (B,T,h,w,F) of a convolutional cell
-  → classifier  logits (B,T,K) of the steps, or (B,1,K) of the clip
+Shapes on the way::
+
+    frames (B,T,H,W,C) uint8
+      → encoder     (B·T,H,W,C) → feature maps (B,T,h,w,D) or vectors (B,T,D)
+      → pool        "mean" (B,T,D), "flatten" (B,T,h·w·D) or "none" (B,T,h,w,D)
+      → recurrent   (B,T,F), or (B,T,h,w,F) of a convolutional cell
+      → classifier  logits (B,T,K) of the steps, or (B,1,K) of the clip
 """
 
 import flax.linen as nn

@@ -134,8 +134,8 @@ def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> EncoderO
     def encode(module: nn.Module, carry: tuple[()], x: Array) -> tuple[tuple[()], EncoderOutputs]:
         return carry, module(x, None, train=False)
 
-    # prevent_cse keeps XLA from merging the recomputation with the first pass, which cannot happen
-    # inside a scan and would cost time there.
+    # prevent_cse would keep XLA from merging the recomputation with the forward pass; inside a scan
+    # that cannot happen, and its barriers would cost time.
     scan = nn.scan(
         nn.remat(encode, prevent_cse=False),
         variable_broadcast=True,
