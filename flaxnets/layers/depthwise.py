@@ -29,13 +29,12 @@ def depthwise_conv(
     where p and q are the padding above and on the left. Of an odd ``SAME`` padding they are the
     smaller half, so that at stride 2 and an even size it differs from PyTorch's padding of (k−1)/2.
 
-    >>> x = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
-    >>> kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(2, 8, 8, 4)).astype(np.float32)
+    >>> kernel = rng.normal(size=(3, 3, 1, 4)).astype(np.float32)
     >>> y = depthwise_conv(x, kernel, strides=2)
-    >>> y.shape
-    (2, 4, 4, 4)
-    >>> bool(jnp.allclose(y, native_depthwise_conv(x, kernel, strides=2), atol=1e-5))
-    True
+    >>> y.shape, np.allclose(y, native_depthwise_conv(x, kernel, strides=2), atol=1e-5)
+    ((2, 4, 4, 4), True)
 
     Args:
       features: (N,H,W,C) float.
@@ -172,10 +171,10 @@ class DepthwiseConv(nn.Module):
 
     The parameter ``kernel`` (k,k,1,C) is that of ``nn.Conv`` with as many groups as channels.
 
-    >>> x = jax.random.normal(jax.random.key(0), (1, 6, 6, 4))
+    >>> x = np.random.default_rng(0).normal(size=(1, 6, 6, 4)).astype(np.float32)
     >>> y, variables = DepthwiseConv(3).init_with_output(jax.random.key(1), x)
     >>> reference = nn.Conv(4, (3, 3), feature_group_count=4, use_bias=False)
-    >>> y.shape, bool(jnp.allclose(y, reference.apply(variables, x), atol=1e-5))
+    >>> y.shape, np.allclose(y, reference.apply(variables, x), atol=1e-5)
     ((1, 6, 6, 4), True)
 
     Attributes:
