@@ -136,7 +136,7 @@ def test_leaving_out_padded_rows_changes_nothing(
     variables, regions = draw(case)
     scores = run(case.make(), variables, regions, TOKENS, LENGTHS, MASK)
     gradients = gradient(case.make(), variables, regions)
-    monkeypatch.setattr(matmul, "may_merge", lambda: True)
+    monkeypatch.setattr(matmul, "is_batch_known_unsharded", lambda: True)
     monkeypatch.setattr(matmul, "_FEWEST_ROWS", 0)
     packing = case.make(unroll=2)  # Another decoder, since the same one is compiled already.
     packed = run(packing, variables, regions, TOKENS, LENGTHS, MASK)
