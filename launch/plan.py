@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def rematerialize(config: Config, batch: Mapping[str, np.ndarray], platform: str) -> Memory | None:
-    """Returns the memory with ``model.encoder.remat=full``; None if the model has it set or lacks it."""
+    """Returns the memory with ``model.encoder.remat=full``; None if set, or if there is no such."""
     changed = copy.deepcopy(config)
     encoder = getattr(getattr(changed, "model", None), "encoder", None)
     if getattr(encoder, "remat", "full") == "full":

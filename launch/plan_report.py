@@ -158,8 +158,8 @@ def describe_fit(
       cost: cost of its steps, with the memory.
       device: accelerator.
       count: number of devices.
-      rematerialize: returns the memory with ``model.encoder.remat=full``, or None where that changes
-        nothing. It compiles the step again, so it is called only if cheaper remedies fail.
+      rematerialize: returns the memory with ``model.encoder.remat=full``, or None where that
+        changes nothing. It compiles the step again, so it is called only if cheaper remedies fail.
     """
     memory = cost.memory
     assert memory is not None
