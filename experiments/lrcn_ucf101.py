@@ -36,7 +36,7 @@ import jax
 import numpy as np
 
 from data.batches import Source
-from data.datasets.ucf101 import VideoList, read_split
+from data.datasets.ucf101 import UCF101_GROUP, VideoList, read_split
 from data.features import digest_file
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
@@ -70,6 +70,8 @@ class DataConfig:
     fold: int = 1
     validation_groups: tuple[str, ...] = ("23", "24", "25")
     """Groups of the fold's training list that choose the checkpoint; none: all of it trains."""
+    group_pattern: str = UCF101_GROUP
+    """Regular expression whose first group is the recording group in a file's name."""
     frame_size: tuple[int, int] = (240, 320)
     crop_size: int = 224
     flip: bool = True
@@ -210,8 +212,13 @@ class LRCNConfig(Config):
             raise ValueError(
                 "data.root: expected the folder of UCF101; give --config.data.root=/data/ucf101"
             )
-        groups = data.validation_groups
-        return read_split(data.root, split, data.fold, validation_groups=groups)
+        return read_split(
+            data.root,
+            split,
+            data.fold,
+            validation_groups=data.validation_groups,
+            group_pattern=data.group_pattern,
+        )
 
     @property
     def _pool(self) -> str:
