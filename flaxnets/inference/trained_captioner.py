@@ -7,15 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxnets.decoders.search import (
-    EOS,
-    Hypotheses,
-    SearchOptions,
-    ensemble,
-    search,
-)
+from flaxnets.decoders.hypotheses import EOS, Hypotheses
+from flaxnets.decoders.search import SearchOptions, ensemble, search_captions
 from flaxnets.inference.trained_model import TrainedModel
-from flaxnets.tasks.captioning import Captioning, begin_search, model_inputs
+from flaxnets.tasks.captioning import Captioning, model_inputs, start_search
 from flaxnets.training.checkpoint import check_shapes
 from flaxnets.training.config import Config, Data, to_dict
 from flaxnets.training.parallel import DataParallel
@@ -189,14 +184,14 @@ class TrainedCaptioner:
 
     def _find(self, state: PyTree, batches: tuple[Batch, ...]) -> Hypotheses:
         variables, key = state
-        begun = [
-            begin_search(*member) for member in zip(self._modules, variables, batches, strict=True)
+        started = [
+            start_search(*member) for member in zip(self._modules, variables, batches, strict=True)
         ]
         key = key if self.options.method == "sample" else None
-        if len(begun) == 1:
-            return search(*begun[0], self.options, key)
-        advance = ensemble([advance for advance, _ in begun])
-        return search(advance, tuple(carry for _, carry in begun), self.options, key)
+        if len(started) == 1:
+            return search_captions(*started[0], self.options, key)
+        decode_step = ensemble([decode_step for decode_step, _ in started])
+        return search_captions(decode_step, tuple(carry for _, carry in started), self.options, key)
 
     def _attend(self, variables: PyTree, batch: Batch) -> Array | None:
         """The first member's (B,C,L,R) while it is told the words of the batch's captions."""

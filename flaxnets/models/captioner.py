@@ -92,7 +92,7 @@ class Captioner(nn.Module):
             sampling_probability=sampling_probability,
         )
 
-    def begin(
+    def start_decoding(
         self, inputs: Array, lengths: Array | None = None, *, image_dropout: bool = False
     ) -> tuple[Memory, Carry]:
         """Encodes inputs and looks at them: memory and carry, pytrees of (B,...).
@@ -102,11 +102,11 @@ class Captioner(nn.Module):
           lengths: as ``__call__``'s.
           image_dropout: as ``__call__``'s; the same key ``dropout`` drops the same ones.
         """
-        return self.decoder.begin(
+        return self.decoder.start_decoding(
             *self._look(inputs, lengths, None, train=False, drop=image_dropout)
         )
 
-    def advance(
+    def decode_step(
         self, memory: Memory, carry: Carry, previous: Array
     ) -> tuple[Carry, Array, Array | None]:
         """Reads one word (B,) int32, first the begin token, and scores the next.
@@ -114,7 +114,7 @@ class Captioner(nn.Module):
         Returns:
           The new carry, logits (B,V) float32, and attention (B,R) or None.
         """
-        return self.decoder.advance(memory, carry, previous)
+        return self.decoder.decode_step(memory, carry, previous)
 
     def _look(
         self,

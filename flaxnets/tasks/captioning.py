@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.decoders.hypotheses import Advance, Hypotheses
-from flaxnets.decoders.search import SearchOptions, search
+from flaxnets.decoders.hypotheses import DecodeStep, Hypotheses
+from flaxnets.decoders.search import SearchOptions, search_captions
 from flaxnets.losses import cross_entropies
 from flaxnets.typing import (
     Array,
@@ -109,7 +109,7 @@ class Captioning:
             rngs={"dropout": dropout_key, "sampling": sampling_key},
             mutable=[name for name in variables if name != "params"],
         )
-        counts = counted_words(batch)  # (B,C,L)
+        counts = word_mask(batch)  # (B,C,L)
         weights = batch.get("caption_weights", jnp.ones(()))  # (B,C), or of all
         sums = self._word_sums(outputs.logits, batch["tokens"], counts, weights)
         total, count = sums["loss"]
@@ -136,7 +136,7 @@ class Captioning:
         inputs, lengths = model_inputs(batch)
         captions = batch["tokens"], batch["token_lengths"]
         outputs: Any = model.apply(variables, inputs, *captions, lengths, train=False)
-        sums = self._word_sums(outputs.logits, batch["tokens"], counted_words(batch))
+        sums = self._word_sums(outputs.logits, batch["tokens"], word_mask(batch))
         sums["loss"] = sums.pop("cross_entropy")  # Whatever the smoothing in training.
         images = jnp.sum(batch["mask"], dtype=jnp.float32)
         sums["examples"] = (images, images)  # The loss counts words.
@@ -151,8 +151,8 @@ class Captioning:
 
     def search(self, model: nn.Module, variables: PyTree, batch: Batch) -> Hypotheses:
         """Captions of each row's image, by ``options``."""
-        advance, carry = begin_search(model, variables, batch)
-        return search(advance, carry, self.options)
+        decode_step, carry = start_search(model, variables, batch)
+        return search_captions(decode_step, carry, self.options)
 
     def describe_outputs(self, outputs: dict[str, Any], row: int) -> dict[str, Any]:
         """``{"caption", "log_probability", "ended"}`` of one image."""
@@ -203,28 +203,28 @@ def model_inputs(batch: Batch) -> tuple[Array, Array | None]:
     return batch[found[0]], batch.get("lengths")
 
 
-def counted_words(batch: Batch) -> Array:
+def word_mask(batch: Batch) -> Array:
     """(B,C,L) bool: words of captions that exist, of examples that count."""
     steps = jnp.arange(batch["tokens"].shape[-1])
     return (steps < batch["token_lengths"][..., None]) & batch["mask"][:, None, None]
 
 
-def begin_search(
+def start_search(
     model: nn.Module, variables: PyTree, batch: Batch, **options: Any
-) -> tuple[Advance, Carry]:
+) -> tuple[DecodeStep, Carry]:
     """One step of the decoder on a batch's images, and the carry before the first.
 
     Args:
       model: a ``Captioner``.
       variables: of the model.
       batch: of images.
-      options: further arguments of ``Module.apply``, for the model's ``begin``.
+      options: further arguments of ``Module.apply``, for the model's ``start_decoding``.
     """
-    begun: Any = model.apply(variables, *model_inputs(batch), **options, method="begin")
-    memory, carry = begun
+    started: Any = model.apply(variables, *model_inputs(batch), **options, method="start_decoding")
+    memory, carry = started
 
-    def advance(carry: Carry, tokens: Array) -> tuple[Carry, Array]:
-        advanced: Any = model.apply(variables, memory, carry, tokens, method="advance")
+    def decode_step(carry: Carry, tokens: Array) -> tuple[Carry, Array]:
+        advanced: Any = model.apply(variables, memory, carry, tokens, method="decode_step")
         return advanced[0], advanced[1]
 
-    return advance, carry
+    return decode_step, carry

@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxnets.decoders.hypotheses import BOS, PAD, UNK
 from flaxnets.decoders.sampling import greedy_search, sample
-from flaxnets.decoders.search import BOS, PAD, UNK
-from flaxnets.tasks.captioning import Captioning, begin_search, model_inputs
+from flaxnets.tasks.captioning import Captioning, model_inputs, start_search
 from flaxnets.tasks.cider import DocumentFrequencies, cider_d
 from flaxnets.typing import (
     Array,
@@ -87,10 +87,10 @@ class SelfCritical(Captioning):
         if self.image_dropout:
             key, drop_key = jax.random.split(key)
             options = {"image_dropout": True, "rngs": {"dropout": drop_key}}
-        advance, carry = begin_search(model, fixed, batch, **options)
+        decode_step, carry = start_search(model, fixed, batch, **options)
         max_steps = self.drawn_steps or self.options.max_steps
         drawn = sample(
-            advance,
+            decode_step,
             carry,
             key,
             num_samples=self.num_samples,
@@ -106,7 +106,7 @@ class SelfCritical(Captioning):
         )
         rewards = reward(drawn.tokens)  # (B,S)
         if self.baseline == "greedy":
-            greedy = greedy_search(advance, carry, max_steps=max_steps)
+            greedy = greedy_search(decode_step, carry, max_steps=max_steps)
             baselines = reward(greedy.tokens)  # (B,1)
             baselines = jnp.broadcast_to(baselines, rewards.shape)
         else:

@@ -8,13 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.decoders.search import (
-    BOS,
-    EOS,
-    PAD,
-    UNK,
-    Advance,
-)
+from flaxnets.decoders.hypotheses import BOS, EOS, PAD, UNK, DecodeStep
 from flaxnets.typing import Array
 
 VOCABULARY = 7
@@ -61,18 +55,18 @@ class Decoder:
         """A carry (B,F) float32."""
         return np.random.default_rng(seed).normal(size=(batch_size, self.features)).astype("f4")
 
-    def advance(self) -> Advance:
+    def decode_step(self) -> DecodeStep:
         parameters = [
             jnp.asarray(x, jnp.float32)
             for x in (self.recurrent, self.embedding, self.output, self.bias)
         ]
 
-        def advance(carry: Array, tokens: Array) -> tuple[Array, Array]:
+        def decode_step(carry: Array, tokens: Array) -> tuple[Array, Array]:
             recurrent, embedding, output, bias = parameters
             hidden = jnp.tanh(carry @ recurrent + embedding[tokens])
             return hidden, hidden @ output + bias
 
-        return advance
+        return decode_step
 
     def step(self, hidden: np.ndarray, token: int) -> tuple[np.ndarray, np.ndarray]:
         """One hypothesis's h (F,) and token to h' and log-probabilities (V,)."""

@@ -55,11 +55,11 @@ def run(*arguments: Any, **options: Any) -> CaptionOutputs:
 @partial(jax.jit, static_argnums=0)
 def _decode(decoder: CaptionDecoder, variables: Any, regions: Any, mask: Any, words: Any) -> Any:
     """Logits (B,L,V) and attention of words (B,L) that are read one after the other."""
-    begun: Any = decoder.apply(variables, regions, mask, method="begin")
-    memory, carry = begun
+    started: Any = decoder.apply(variables, regions, mask, method="start_decoding")
+    memory, carry = started
 
     def body(carry: Any, word: Any) -> Any:
-        step: Any = decoder.apply(variables, memory, carry, word, method="advance")
+        step: Any = decoder.apply(variables, memory, carry, word, method="decode_step")
         return step[0], step[1:]
 
     _, outputs = jax.lax.scan(body, carry, words.T)

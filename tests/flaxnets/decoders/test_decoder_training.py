@@ -225,13 +225,13 @@ def test_regions_of_another_width_are_refused(name: str) -> None:
     case = BY_NAME[name]
     variables, regions = jax.tree.map(np.float32, draw(case))
     decoder = case.make(**FLOAT32)
-    memory, carry = decoder.apply(variables, regions, method="begin")
+    memory, carry = decoder.apply(variables, regions, method="start_decoding")
     wider = {n: np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)]) for n, x in memory.items()}
     with pytest.raises(ValueError, match=f"features: expected width {D}, received {D + 1}"):
-        decoder.apply(variables, wider, carry, np.ones(B, np.int32), method="advance")
+        decoder.apply(variables, wider, carry, np.ones(B, np.int32), method="decode_step")
     for words in (np.ones((B, 1), np.int32), np.ones(B)):
         with pytest.raises(ValueError, match=r"previous: expected \(3,\) integers"):
-            decoder.apply(variables, memory, carry, words, method="advance")
+            decoder.apply(variables, memory, carry, words, method="decode_step")
 
 
 def test_unknown_options_are_refused() -> None:

@@ -68,10 +68,12 @@ class TableCaptioner(nn.Module):
             baseline=self.baseline.value,
         )
 
-    def begin(self, inputs: jax.Array, lengths: jax.Array | None = None) -> tuple[Any, jax.Array]:
+    def start_decoding(
+        self, inputs: jax.Array, lengths: jax.Array | None = None
+    ) -> tuple[Any, jax.Array]:
         return image_scores(inputs), jnp.zeros(len(inputs), jnp.int32)
 
-    def advance(
+    def decode_step(
         self, memory: jax.Array, carry: jax.Array, previous: jax.Array
     ) -> tuple[jax.Array, jax.Array, None]:
         return carry + 1, self.table[carry, previous] + memory, None

@@ -15,7 +15,7 @@ from flaxnets.decoders.search import SearchOptions
 from flaxnets.decoders.show_attend_tell import SoftAttention
 from flaxnets.models.captioner import Captioner
 from flaxnets.recurrent.cells import LSTMCell
-from flaxnets.tasks.captioning import begin_search
+from flaxnets.tasks.captioning import start_search
 from flaxnets.tasks.cider import DocumentFrequencies, cider_d
 from flaxnets.tasks.self_critical import SelfCritical
 from flaxnets.training.state import make_state
@@ -159,8 +159,8 @@ def test_words_are_drawn_from_the_probabilities_that_are_differentiated() -> Non
     np.testing.assert_allclose(np.exp(log_probs.sum(-1)), exact, rtol=1e-5)
     assert (np.asarray(log_probs)[tokens == 0] == 0).all()
     num_samples = 20_000
-    advance, carry = begin_search(MODEL, variables, batch)
-    draw = partial(sample, advance, num_samples=num_samples, max_steps=STEPS)
+    decode_step, carry = start_search(MODEL, variables, batch)
+    draw = partial(sample, decode_step, num_samples=num_samples, max_steps=STEPS)
     drawn = np.asarray(jax.jit(draw)(carry, KEY).tokens)
     for b in range(2):
         shares = np.array([(drawn[b] == caption).all(-1).mean() for caption in CAPTIONS])
@@ -254,10 +254,10 @@ def test_the_same_parts_of_an_image_are_dropped_in_drawing_and_in_differentiatin
     def log_probs(drop_key: Any) -> tuple[jax.Array, jax.Array]:
         """(B,) as they are drawn, word after word, and as they are differentiated."""
         options = {"image_dropout": True, "rngs": {"dropout": drop_key}}
-        advance, carry = begin_search(model, variables, batch, **options)
+        decode_step, carry = start_search(model, variables, batch, **options)
         previous, total = jnp.full(2, BOS), jnp.zeros(2)
         for word in jnp.moveaxis(tokens[:, 0], 1, 0):
-            carry, logits = advance(carry, previous)
+            carry, logits = decode_step(carry, previous)
             place = jnp.searchsorted(jnp.array([EOS, *WORDS]), word)[:, None]
             logs = jax.nn.log_softmax(logits[:, jnp.array([EOS, *WORDS])])
             total += jnp.take_along_axis(logs, place, axis=1)[:, 0]
