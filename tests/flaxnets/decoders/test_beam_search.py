@@ -1,4 +1,4 @@
-"""Beam search against all sentences there are, against lists in Python, and against itself."""
+"""Beam search against all sentences, against a search with Python lists, and against itself."""
 
 from functools import partial
 from typing import Any
@@ -162,7 +162,7 @@ def test_a_batch_equals_single_runs_and_its_permutation() -> None:
     )
 
 
-def test_no_trigram_stands_twice() -> None:
+def test_no_trigram_occurs_twice() -> None:
     decoder = Decoder(5, end=-30.0)
     carry = decoder.initial(B)
     free = run(decoder, carry, beam_size=3, max_steps=14)
@@ -196,8 +196,8 @@ def test_a_penalty_makes_groups_differ() -> None:
 
 
 @pytest.mark.parametrize("ngram", [0, 1])
-def test_what_never_ends_still_gives_an_answer(ngram: int) -> None:
-    """With ``<eos>`` impossible and every word used up, blocking gives way."""
+def test_captions_that_never_end_are_returned(ngram: int) -> None:
+    """Without ``<eos>`` and with every word blocked, nothing is blocked."""
     decoder = Decoder(7, end=-np.inf)
     carry = decoder.initial(B)
     found = run(decoder, carry, beam_size=3, max_steps=6, no_repeat_ngram_size=ngram)
@@ -254,7 +254,7 @@ def test_a_decoder_without_a_carry() -> None:
     np.testing.assert_allclose(found.log_probs[0], np.log([0.3, 0.12]), rtol=1e-6)
 
 
-def test_shares_of_a_batch_on_eight_devices() -> None:
+def test_a_batch_sharded_over_eight_devices() -> None:
     decoder = Decoder(10, vocabulary=700)  # Wide enough for the search by blocks.
     carry = decoder.initial(16)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -264,7 +264,7 @@ def test_shares_of_a_batch_on_eight_devices() -> None:
 
 
 @pytest.mark.parametrize(("n", "k"), [(5, 5), (100, 1), (641, 3), (5000, 5), (5000, 78)])
-def test_the_largest(n: int, k: int) -> None:
+def test_block_top_k_equals_top_k(n: int, k: int) -> None:
     rng = np.random.default_rng(n)
     values = rng.normal(size=(4, n)).astype(np.float32)
     values[1] = np.round(values[1])  # Many ties.

@@ -1,4 +1,4 @@
-"""Captioning decoders in training: dropout, sampled words, sampled regions; and bad input."""
+"""Caption decoders in training: dropout, scheduled sampling, hard attention; errors."""
 
 from functools import partial
 from typing import Any
@@ -78,10 +78,10 @@ def test_sampling_no_words_is_teacher_forcing(name: str) -> None:
         np.testing.assert_allclose(sampled.attention, given.attention, rtol=1e-4, atol=1e-5)
 
 
-def test_sampled_words_are_drawn_from_the_scores_of_the_step_before() -> None:
+def test_sampled_words_are_drawn_from_the_logits_of_the_step_before() -> None:
     case = BY_NAME["show-and-tell"]
     variables, regions = jax.tree.map(np.float32, draw(case))
-    # Whatever was read, word 4 is all but certain.
+    # Word 4 is all but certain after any word.
     params = dict(variables["params"])
     params["vocabulary_bias"] = np.where(np.arange(V) == 4, 50, 0).astype(np.float32)
     params["vocabulary_kernel"] = 0.1 * params["vocabulary_kernel"]
@@ -172,7 +172,7 @@ def test_regions_are_drawn_as_often_as_their_weights_say() -> None:
     assert not np.any(outputs.log_probabilities[~VALID])
 
 
-def test_a_caption_that_is_read_softly_is_soft_attention() -> None:
+def test_expectation_probability_one_is_soft_attention() -> None:
     hard, _ = train("hard", dropout_rate=0.0, expectation_probability=1.0)
     soft = evaluate("soft", "hard")
     assert not np.any(hard.log_probabilities)

@@ -1,4 +1,4 @@
-"""Greedy search against a loop; the options' dispatch; ensembles; what a step must be."""
+"""Greedy search against a loop, dispatch of options, ensembles, errors."""
 
 import dataclasses
 from typing import Any
@@ -60,7 +60,7 @@ def test_greedy_search_equals_a_loop(ngram: int, unknown: bool) -> None:
         assert_same(answers_of(found, row), [loop(decoder, carry[row], 9, ngram, unknown)])
 
 
-def test_contract_of_what_is_returned() -> None:
+def test_shapes_and_dtypes() -> None:
     decoder = Decoder(2)
     key = jax.random.key(0)
     for method, k in (("greedy", 1), ("sample", 4), ("beam", 3)):
@@ -148,7 +148,7 @@ def test_an_ensemble_has_the_mean_probability() -> None:
         np.testing.assert_array_equal(new, decoder.decode_step()(carry, tokens)[0])
 
 
-def test_options_and_members_that_are_none() -> None:
+def test_unknown_methods_and_bad_ensembles_are_refused() -> None:
     decoder = Decoder(0)
     carry = decoder.initial(2)
     with pytest.raises(ValueError, match=r"method: expected one of .* received stochastic"):
@@ -193,6 +193,6 @@ def test_bad_steps(decode_step: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize("carry", [(), jnp.float32(0), (jnp.zeros((2, 6)), jnp.zeros((3, 6)))])
-def test_carries_that_do_not_tell_the_batch(carry: Any) -> None:
+def test_carries_of_unknown_batch_size_are_refused(carry: Any) -> None:
     with pytest.raises(ValueError, match="carry: expected arrays"):
         greedy_search(lambda own, tokens: (own, jnp.zeros((2, 6))), carry, max_steps=3)

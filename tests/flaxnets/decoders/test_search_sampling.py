@@ -1,4 +1,4 @@
-"""Samples: their frequencies, their support, their limits."""
+"""Sampling: frequencies, support under truncation, limits, errors."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from tests.flaxnets.decoders.search_reference import (
 
 
 def chi_square(observed: np.ndarray, expected: np.ndarray) -> float:
-    """The probability of counts at least as far from what was expected."""
+    """Returns the p-value of Pearson's test."""
     statistic = np.sum((observed - expected) ** 2 / expected)
     return float(jax.scipy.stats.chi2.sf(statistic, len(observed) - 1))
 
@@ -32,7 +32,7 @@ def run(decoder: Decoder, carry: Any, seed: int = 0, **options: Any) -> Hypothes
 
 
 def draw(probabilities: np.ndarray, count: int, **options: Any) -> np.ndarray:
-    """Single words, drawn from a decoder that always has the same probabilities."""
+    """Draws single words from a decoder with constant probabilities."""
     logits = jnp.log(jnp.asarray(probabilities, jnp.float32))
 
     def decode_step(carry: Any, tokens: Array) -> Any:
@@ -63,7 +63,7 @@ def test_frequencies_are_the_probabilities() -> None:
 
 
 def test_frequencies_of_whole_sentences() -> None:
-    """At a temperature, ended or not: each has the product of its words' probabilities."""
+    """At a temperature each sentence has the product of its words' probabilities."""
     decoder = Decoder(0)
     carry = decoder.initial(1)
     found = run(decoder, carry, num_samples=20_000, max_steps=3, temperature=1.5)
@@ -121,7 +121,7 @@ def test_supports_of_truncation_with_ties(options: dict[str, Any], support: set[
 
 
 def test_truncation_of_random_probabilities() -> None:
-    """Against sorting; in float64 only where no sum is so near that rounding decides."""
+    """Against sorting in float64, with sums so far from the bound that rounding is no matter."""
     rng = np.random.default_rng(1)
     probabilities = rng.dirichlet(np.full(40, 0.3), 50).astype(np.float32)
     k, p = 7, 0.83
