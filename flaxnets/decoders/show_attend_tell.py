@@ -105,7 +105,7 @@ class SoftAttention(CaptionDecoder):
         """See ``CaptionDecoder.weights``."""
         self.check_width(width, "key_kernel")
         embed, attention = self.embed_features, self.attention_features
-        # Words and context have separate kernels, since slices of one would be copied each step.
+        # Words and context have separate kernels, since slices of one kernel would be copies.
         cell = InnerCell(self.cell, self.cell.weights((1, embed)))
         words = cell.input_kernel()
         columns = words[:, self._context_columns()].shape[-1]
