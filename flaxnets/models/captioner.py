@@ -119,7 +119,7 @@ class Captioner(nn.Module):
             sampling_probability=sampling_probability,
         )
 
-    def begin(
+    def start_decoding(
         self, inputs: Array, lengths: Array | None = None, *, image_dropout: bool = False
     ) -> tuple[Memory, Carry]:
         """Encodes the inputs for decoding word by word.
@@ -133,24 +133,24 @@ class Captioner(nn.Module):
         Returns:
           The memory that every step reads, and the first carry: pytrees of (B,...).
         """
-        return self.decoder.begin(
+        return self.decoder.start_decoding(
             *self._read_regions(inputs, lengths, None, train=False, drop=image_dropout)
         )
 
-    def advance(
+    def decode_step(
         self, memory: Memory, carry: Carry, previous: Array
     ) -> tuple[Carry, Array, Array | None]:
         """Reads one word and returns the logits of the next.
 
         Args:
-          memory: as returned by the encoding method above.
+          memory: as ``start_decoding`` returned it.
           carry: of the previous step.
           previous: (B,) int32, the previous word, at first the begin token.
 
         Returns:
           The new carry, logits (B,V) float32, and attention weights (B,R) float32 or None.
         """
-        return self.decoder.advance(memory, carry, previous)
+        return self.decoder.decode_step(memory, carry, previous)
 
     def _read_regions(
         self,

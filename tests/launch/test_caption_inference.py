@@ -198,5 +198,5 @@ def test_a_decoder_without_attention_says_so(root: Path, files: list[str], tmp_p
     model = make_run(tmp_path, make_config(root, experiment), experiment)
     captioner = TrainedCaptioner([model])
     assert len(collect(captioner, files)) == 9
-    with pytest.raises(ValueError, match=r"attention: the decoder of .* does not attend to places"):
+    with pytest.raises(ValueError, match=r"attention: expected False, .* does not attend"):
         collect(captioner, files, attention=True)

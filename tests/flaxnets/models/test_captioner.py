@@ -129,12 +129,12 @@ def test_word_by_word_logits_are_those_of_teacher_forcing(kind: str) -> None:
     inputs, *lengths = given
     variables = random_variables(model, inputs, TOKENS, TOKEN_LENGTHS, *lengths)
     outputs = model.apply(variables, inputs, TOKENS, TOKEN_LENGTHS, *lengths, train=False)
-    memory, carry = model.apply(variables, *given, method="begin")
+    memory, carry = model.apply(variables, *given, method="start_decoding")
     assert all(len(leaf) == B for leaf in jax.tree.leaves((memory, carry)))
-    advance = jax.jit(partial(model.apply, method="advance"))
+    decode_step = jax.jit(partial(model.apply, method="decode_step"))
     previous = np.ones(B, np.int32)
     for t in range(L):
-        carry, logits, attention = advance(variables, memory, carry, previous)
+        carry, logits, attention = decode_step(variables, memory, carry, previous)
         valid = VALID[:, 0, t]
         for one, other in ((logits, outputs.logits), (attention, outputs.attention)):
             np.testing.assert_allclose(one[valid], other[valid, 0, t], rtol=1e-4, atol=1e-5)
@@ -145,16 +145,16 @@ def test_hypotheses_of_an_image_share_its_memory() -> None:
     model = make(encoder=None)
     features = RNG.normal(size=(B, 5, 6)).astype(np.float32)
     variables = random_variables(model, features, TOKENS, TOKEN_LENGTHS)
-    memory, carry = model.apply(variables, features, method="begin")
+    memory, carry = model.apply(variables, features, method="start_decoding")
     words = RNG.integers(0, V, (B, 3)).astype(np.int32)
     carries = jax.tree.map(lambda x: np.repeat(x[:, None], 3, axis=1), carry)
 
-    def advance(carry: Any, previous: Any) -> Any:
-        return model.apply(variables, memory, carry, previous, method="advance")
+    def decode_step(carry: Any, previous: Any) -> Any:
+        return model.apply(variables, memory, carry, previous, method="decode_step")
 
-    _, logits, _ = jax.vmap(advance, in_axes=1, out_axes=1)(carries, words)
+    _, logits, _ = jax.vmap(decode_step, in_axes=1, out_axes=1)(carries, words)
     for k in range(3):
-        _, expected, _ = advance(carry, words[:, k])
+        _, expected, _ = decode_step(carry, words[:, k])
         np.testing.assert_allclose(logits[:, k], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -192,11 +192,11 @@ def test_region_features_embed_each_region() -> None:
     )
     outputs = model.apply(variables, features, TOKENS, TOKEN_LENGTHS, train=False)
     np.testing.assert_allclose(outputs.logits, expected.logits, rtol=1e-4, atol=1e-5)
-    memory, carry = model.apply(variables, features, method="begin")
-    first: Any = model.apply(variables, memory, carry, np.ones(B, np.int32), method="advance")
+    memory, carry = model.apply(variables, features, method="start_decoding")
+    first: Any = model.apply(variables, memory, carry, np.ones(B, np.int32), method="decode_step")
     np.testing.assert_allclose(first[1], outputs.logits[:, 0, 0], rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="inputs: expected float features, received uint8"):
-        model.apply(variables, features.astype(np.uint8), method="begin")
+        model.apply(variables, features.astype(np.uint8), method="start_decoding")
 
 
 def test_feature_dropout_drops_the_same_channels_in_all_regions() -> None:
