@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from flaxnets.training.distributed import from_first, is_first
+from flaxnets.training.distributed import broadcast_from_first, is_first
 from flaxnets.training.state import TrainState
 from flaxnets.training.workdir import Workdir
 from flaxnets.typing import PyTree
@@ -306,7 +306,7 @@ class Checkpointer:
             for step in (steps if is_first() else ())
             if (names := damaged_files(self._directory / str(step), under))
         ]
-        if not from_first(bool(found)):
+        if not broadcast_from_first(bool(found)):
             return
         if not found:
             raise DamagedCheckpoint(f"{self._directory}: a checkpoint is damaged")

@@ -146,7 +146,7 @@ def synchronize(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def from_first(value: bool) -> bool:
+def broadcast_from_first(value: bool) -> bool:
     """What the first process passes, in all of them."""
     if jax.process_count() == 1:
         return value

@@ -9,7 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Interruption:
+class Preemption:
     """Within ``with``, SIGTERM, SIGINT and SIGUSR1 are remembered instead of ending the process.
 
     SIGTERM is what Kubernetes, spot machines, Cloud TPU and Slurm send before they take a machine
@@ -46,7 +46,7 @@ class Interruption:
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)  # To JAX's own handler, which tells the others.
 
-    def __enter__(self) -> "Interruption":
+    def __enter__(self) -> "Preemption":
         """Sets the handlers."""
         # JAX's handler of SIGTERM lies below Python's, which would take its place.
         own = [n for n in self.SIGNALS if not (self._several and n == signal.SIGTERM)]
