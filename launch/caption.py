@@ -13,15 +13,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from absl import flags
 
 from flaxnets.decoders.search import METHODS, SearchOptions
 from flaxnets.inference.trained_captioner import Caption, TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.tasks.captioning import Captioning
-from flaxnets.training.config import Config
+from flaxnets.training.config import Config, UndefinedMethod
 from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.program import config_of
@@ -49,6 +50,17 @@ TOP_P = flags.DEFINE_float("top_p", None, "Sampling from the likeliest words tha
 
 OF_METHOD = {"beam_size": "beam", "temperature": "sample", "top_k": "sample", "top_p": "sample"}
 """Flags that one method alone reads."""
+
+
+@runtime_checkable
+class ShowsImages(Protocol):
+    """Configuration of a captioner of image files, whose attention can be drawn."""
+
+    def read_image(self, path: str) -> np.ndarray:
+        """Returns an image file, (H,W,3) uint8."""
+
+    def crop_image(self, image: np.ndarray) -> np.ndarray:
+        """Returns the part of an image (H,W,3) uint8 that the model sees."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -148,6 +160,8 @@ def _draw(config: Config, path: str, caption: Caption, drawing: Path) -> None:
     attention = caption.attention
     if attention is None or attention.ndim != 3:
         raise ValueError("attention: the model's regions are no places of an image")
+    if not isinstance(config, ShowsImages):
+        raise UndefinedMethod(config, "read_image")
     image = config.crop_image(config.read_image(path))
     draw_attention(image, caption.words, attention).save(drawing, quality=90)
 

@@ -33,7 +33,7 @@ from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.tasks.captioning import Captioning, ScheduledSampling
 from flaxnets.tasks.task import Task
-from flaxnets.training.config import Config, Data, OptimizerConfig, Scorer
+from flaxnets.training.config import Config, Data, OptimizerConfig, Scorer, UndefinedMethod
 
 # The sizes of captioners' decoders, and the encoder of videos.
 
@@ -149,7 +149,7 @@ class CaptionConfig(Config):
 
     def make_decoder(self, **sizes: Any) -> CaptionDecoder:
         """The experiment's decoder, with the attributes that all decoders share."""
-        raise self._missing("make_decoder")
+        raise UndefinedMethod(self, "make_decoder")
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -14,12 +14,20 @@ from flaxnets.decoders.search import (
     ensemble,
     search,
 )
-from flaxnets.inference.trained_model import TrainedModel
+from flaxnets.inference.trained_model import TrainedModel, prediction_data
 from flaxnets.tasks.captioning import Captioning, begin_search, model_inputs
 from flaxnets.training.checkpoint import check_shapes
 from flaxnets.training.config import Config, Data, to_dict
 from flaxnets.training.parallel import DataParallel
 from flaxnets.typing import Array, Batch, PyTree
+
+
+@runtime_checkable
+class DecodesTogether(Protocol):
+    """Configuration of a captioner that can decode in an ensemble."""
+
+    def check_same_outputs(self, other: Config) -> None:
+        """Raises ValueError if the ids of the other captioner stand for other words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +89,11 @@ class TrainedCaptioner:
                     f"{model.workdir.path}: expected a captioner, received a model of the task "
                     f"{type(task).__name__}"
                 )
+            first = models[0].config
+            if not isinstance(first, DecodesTogether):
+                continue
             try:
-                models[0].config.check_same_outputs(model.config)
+                first.check_same_outputs(model.config)
             except ValueError as error:
                 raise ValueError(
                     f"{model.workdir.path} and {models[0].workdir.path} cannot decode together: "
@@ -111,7 +122,7 @@ class TrainedCaptioner:
           ValueError: a model of videos; ``attention`` of a model without; variables that do not
             fit the configuration.
         """
-        yield from self._caption(lambda config: config.make_prediction_data(paths), 0, attention)
+        yield from self._caption(lambda config: prediction_data(config, paths), 0, attention)
 
     def caption_examples(
         self, split: str, indices: Sequence[int], *, attention: bool = False
