@@ -91,7 +91,7 @@ class TrainedModel:
         """
         if split == "train":
             raise ValueError(
-                "split: expected one that ends, as validation or test, received 'train': the training "
+                "split: expected one that ends, as validation, received 'train': the training "
                 "data have no end"
             )
         records: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""What disks and people do to checkpoints: each a clear error, and none loses an older one."""
+"""Damaged, missing and unwritable checkpoints: a clear error each, and older ones are kept."""
 
 import contextlib
 import shutil
@@ -94,9 +94,9 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_older_step_can_be_used(
             with pytest.raises(DamagedCheckpoint, match=r"2: the checkpoint is damaged") as error:
                 is_restored(tmp_path / "checkpoints", 2)
             if path.parts[1] == "metrics":  # Without which the best step is unknown.
-                assert "Whole are steps 1: move the damaged folder away" in str(error.value)
+                assert "Undamaged steps: 1; move the damaged folder away" in str(error.value)
             else:
-                assert "Whole are steps 1: name one with --step" in str(error.value)
+                assert "Undamaged steps: 1; name one with --step" in str(error.value)
                 assert is_restored(tmp_path / "checkpoints", 1)
         (tmp_path / "checkpoints" / path).write_bytes(whole)
     assert is_restored(tmp_path / "checkpoints", 2)
@@ -105,8 +105,16 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_older_step_can_be_used(
 def test_a_file_that_is_gone_is_named(saved: Path, tmp_path: Path) -> None:
     path = shutil.copytree(saved, tmp_path / "checkpoints")
     (path / "2" / "state" / "_METADATA").unlink()
-    with pytest.raises(DamagedCheckpoint, match=r"not what was written: state/_METADATA\. Whole"):
+    with pytest.raises(DamagedCheckpoint, match=r"from what was written: state/_METADATA\. Undam"):
         is_restored(path, 2)
+
+
+def test_a_checkpoint_without_digests_is_damaged(saved: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(saved, tmp_path / "checkpoints")
+    (path / "2" / "digests.json").unlink()
+    with pytest.raises(DamagedCheckpoint, match=r"written: digests\.json\. Undamaged"):
+        is_restored(path, 2)
+    assert is_restored(path, 1)
 
 
 def test_without_the_newest_step_the_one_before_counts(saved: Path, tmp_path: Path) -> None:
