@@ -84,7 +84,9 @@ def test_a_score_sees_each_example_once_in_order() -> None:
 
 
 def test_a_score_without_records_is_refused() -> None:
-    with pytest.raises(ValueError, match="describe: expected a function, whose records score reads"):
+    with pytest.raises(
+        ValueError, match="describe: expected a function, whose records score reads"
+    ):
         run(score=lambda records: {})
 
 
