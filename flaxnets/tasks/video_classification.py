@@ -137,7 +137,7 @@ class VideoClassification:
         return batch[names[0]] if len(names) == 1 else {name: batch[name] for name in names}
 
     def _gains(self, frames: Frames, lengths: Array, logits: Array) -> Array:
-        """Returns the (B,T) float32 weights of the steps of (B,T,M,K) logits, zero in the padding."""
+        """Returns (B,T) float32 weights of the steps of (B,T,M,K) logits, zero in the padding."""
         num_steps, expected = logits.shape[1], jax.tree.leaves(frames)[0].shape[1]
         if num_steps not in (1, expected):
             raise ValueError(f"logits: expected 1 or {expected} steps, received {num_steps}")
@@ -161,7 +161,7 @@ class VideoClassification:
     def evaluate(
         self, model: nn.Module, variables: PyTree, batch: Batch
     ) -> tuple[Sums, dict[str, Array]]:
-        """Returns sums of ``loss``, ``accuracy``, ``top5_accuracy``, and (B,K) ``probabilities``."""
+        """Returns sums of ``loss``, ``accuracy``, ``top5_accuracy``; (B,K) ``probabilities``."""
         probabilities = self.predict(model, variables, batch)
         # The softmax of log p is p, so these are logits of the averaged probabilities.
         logits = jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
@@ -218,9 +218,8 @@ def average_steps(values: Array, gains: Array) -> Array:
       (B,...) float32 at least; zero if all gains are.
     """
     gains = gains.reshape(*gains.shape, *[1] * (values.ndim - 2))
-    total = jnp.sum(
-        jnp.where(gains > 0, gains * values, 0.0), axis=1
-    )  # float32 as the gains, so bfloat16 values are not summed in bfloat16.
+    # The gains are float32, so that values in bfloat16 are summed in float32.
+    total = jnp.sum(jnp.where(gains > 0, gains * values, 0.0), axis=1)
     weight = jnp.sum(gains, axis=1)
     return total / jnp.where(weight > 0, weight, 1.0)
 

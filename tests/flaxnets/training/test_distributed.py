@@ -1,4 +1,4 @@
-"""What tells processes of each other is checked; a single one needs none of it."""
+"""Options of several processes are checked; a single process works without any."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ def test_a_single_process_is_the_first_and_waits_for_nobody() -> None:
         assert not broadcast_from_first(False)
         synchronize("here")
         assert describe_process() == ""
-        leave(1)  # Only where others would wait for this process.
+        leave(1)  # Exits only if there are other processes.
 
 
 def test_other_processes_leave_the_workdir_alone(tmp_path: Path) -> None:

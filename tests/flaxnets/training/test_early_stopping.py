@@ -1,4 +1,4 @@
-"""Training ends after evaluations without a better figure, or where the caller ends it."""
+"""Training ends after evaluations without a better metric, or if the caller ends it."""
 
 from collections.abc import Iterator
 from pathlib import Path
