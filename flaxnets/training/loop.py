@@ -89,7 +89,7 @@ def train(
     profile = Profile(workdir.profile, profile_steps)
 
     with contextlib.ExitStack() as cleanup:  # Entered in this order, left in the reverse one.
-        # ---- Data -------------------------------------------------------------------------------
+        # ---- Data, and the parts that the experiment builds -------------------------------------
         model, task = config.make_model(), config.make_task()
         data = config.make_data("train")
         eval_data = config.make_data(config.eval_split) if config.eval_split else None
@@ -118,10 +118,10 @@ def train(
         #    and key. Nothing below counts any more.
         # 2. `initialize_from`: parameters and statistics of another run's best checkpoint, but for
         #    the parts in `initialize_except`, which come from 3 or 4.
-        # 3. `Config.initial_variables`: what the experiment puts in, as pretrained weights.
+        # 3. `Config.initial_variables`: the experiment's own, as pretrained weights.
         # 4. Random values from `seed`.
-        # They are applied from the last to the first. Also a run that resumes makes 3 and 4: they
-        # are the structure, the shapes and the shardings that the checkpoint is restored into.
+        # They are applied from the last to the first. A run that resumes makes 4 and 3 too: they
+        # give the structure, the shapes and the shardings that the checkpoint is restored into.
         resumes = checkpointer.latest_step is not None
         variables = make_variables(config, model, task, first_batch)  # 4, then 3
         if config.initialize_from and not resumes:
@@ -130,7 +130,7 @@ def train(
         optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
         state = make_state(variables, optimizer, config.seed, ema=config.ema_decay > 0)
         state = strategy.place(state)
-        # Or the first device would keep a second copy of the parameters for the whole run.
+        # Else the first device would keep a second copy of the parameters for the whole run.
         del variables, first_batch
         logger.info(
             "%s parameters on %d devices; %d training examples",
@@ -207,8 +207,8 @@ def train(
             progress.update()
 
             # -- Decisions, the same in every process, since saving and evaluating are collective.
-            # The signal is read once: one that comes later in this turn ends the next one, which
-            # then saves.
+            # The signal is read once: one that comes later in this iteration ends the next one,
+            # which then saves.
             preempted = preemption.stops_at(step)
             evaluates = step % config.eval_every == 0 or step == config.num_steps
             saves = evaluates or preempted or step % config.checkpoint_every == 0
