@@ -22,7 +22,7 @@ class TrainState(flax.struct.PyTreeNode):
       collections: Linen's other collections, as ``{"batch_stats": …}``; may be empty.
       optimizer: the optax state.
       ema: exponential moving average of ``params``, of the same structure; empty if none is kept.
-      key: (2,) uint32 key data of the run; raw, as checkpoints cannot hold typed keys.
+      key: (2,) uint32, raw key data of the run; ``step_key`` derives the key of a step.
     """
 
     step: Array
