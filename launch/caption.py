@@ -14,15 +14,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from absl import flags
 
 from flaxnets.decoders.search import METHODS, SearchOptions
 from flaxnets.inference.trained_captioner import Caption, TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.tasks.captioning import Captioning
-from flaxnets.training.config import Config
+from flaxnets.training.config import Config, UndefinedMethod
 from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.program import config_of
@@ -52,6 +53,17 @@ TOP_P = flags.DEFINE_float(
 
 OF_METHOD = {"beam_size": "beam", "temperature": "sample", "top_k": "sample", "top_p": "sample"}
 """Method that reads each flag; the other methods refuse it."""
+
+
+@runtime_checkable
+class ShowsImages(Protocol):
+    """Configuration of a captioner of image files, whose attention can be drawn."""
+
+    def read_image(self, path: str) -> np.ndarray:
+        """Returns an image file, (H,W,3) uint8."""
+
+    def crop_image(self, image: np.ndarray) -> np.ndarray:
+        """Returns the part of an image (H,W,3) uint8 that the model sees."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -153,6 +165,8 @@ def _draw(config: Config, path: str, caption: Caption, drawing: Path) -> None:
         raise ValueError(
             "--attention: expected a model with attention over a grid of image positions"
         )
+    if not isinstance(config, ShowsImages):
+        raise UndefinedMethod(config, "read_image")
     image = config.crop_image(config.read_image(path))
     draw_attention(image, caption.words, attention).save(drawing, quality=90)
 

@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -44,6 +45,14 @@ Correct = dict[int, dict[int, list[bool]]]
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
+class HasBaselines(Protocol):
+    """Configuration of an experiment with simpler methods to compare with."""
+
+    def baselines(self) -> dict[str, list[tuple[int, int]]]:
+        """Returns (label, prediction) of each test example, in order, by the method's name."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the missing folds and seeds and prints the table; returns the exit code."""
     spec, base_config = program.experiment_of_flag(argv)
@@ -65,7 +74,8 @@ def main(argv: Sequence[str]) -> int:
                 return outcome
             record(correct, config.name, fold, seed, outcome)
             if seed == seeds[0]:
-                for name, predictions in config.baselines().items():
+                baselines = config.baselines() if isinstance(config, HasBaselines) else {}
+                for name, predictions in baselines.items():
                     record(correct, name, fold, seed, predictions)
         logger.info("fold %d: %s", fold, _progress(correct, fold))
     table = format_table(correct, num_classes=len(base_config.class_names))

@@ -101,13 +101,14 @@ def measure(config: Config, batch: Mapping[str, np.ndarray], cost: Cost) -> Iter
     model, task = config.make_model(), config.make_task()
     strategy = DataParallel(jax.devices()[:1])
     variables = make_variables(config, model, task, batch)
-    optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
+    optimizer_config = config.make_optimizer_config()
+    optimizer = make_optimizer(optimizer_config, config.num_steps, variables["params"])
     state = strategy.place(make_state(variables, optimizer, config.seed, ema=config.ema_decay > 0))
     step = make_train_step(
         model,
         task,
         optimizer,
-        frozen=tuple(config.optimizer.frozen),
+        frozen=tuple(optimizer_config.frozen),
         strategy=strategy,
         accumulate_steps=config.accumulate_steps,
         ema_decay=config.ema_decay,

@@ -2,19 +2,27 @@
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from flaxnets.decoders.hypotheses import EOS, Hypotheses
 from flaxnets.decoders.search import SearchOptions, ensemble, search_captions
-from flaxnets.inference.trained_model import TrainedModel
+from flaxnets.inference.trained_model import TrainedModel, prediction_data
 from flaxnets.tasks.captioning import Captioning, model_inputs, start_search
 from flaxnets.training.checkpoint import check_shapes
 from flaxnets.training.config import Config, Data, to_dict
 from flaxnets.training.parallel import DataParallel
 from flaxnets.typing import Array, Batch, PyTree
+
+
+@runtime_checkable
+class DecodesTogether(Protocol):
+    """Configuration of a captioner that can decode in an ensemble."""
+
+    def check_same_outputs(self, other: Config) -> None:
+        """Raises ValueError if the ids of the other captioner stand for other words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +84,11 @@ class TrainedCaptioner:
                     f"{model.workdir.path}: expected a captioner, received a model of the task "
                     f"{type(task).__name__}"
                 )
+            first = models[0].config
+            if not isinstance(first, DecodesTogether):
+                continue
             try:
-                models[0].config.check_same_outputs(model.config)
+                first.check_same_outputs(model.config)
             except ValueError as error:
                 raise ValueError(
                     f"{model.workdir.path} and {models[0].workdir.path} cannot decode together: "
@@ -106,7 +117,7 @@ class TrainedCaptioner:
           ValueError: a model of videos; ``attention`` of a decoder that does not attend; variables
             that do not fit the configuration.
         """
-        yield from self._caption(lambda config: config.make_prediction_data(paths), 0, attention)
+        yield from self._caption(lambda config: prediction_data(config, paths), 0, attention)
 
     def caption_examples(
         self, split: str, indices: Sequence[int], *, attention: bool = False

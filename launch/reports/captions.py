@@ -4,12 +4,12 @@ import dataclasses
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from launch.reports.clips import Frame, make_frames, make_image
+from launch.reports.clips import Frame, ShowsClips, make_frames, make_image
 
 PICTURES = 6
 """Examples of each gallery."""
@@ -36,6 +36,20 @@ FindAttention = Callable[[Sequence[int]], Mapping[int, "CaptionAttention"]]
 """Maps indices of examples to their attention weights; examples without weights are left out."""
 
 logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class ShowsCaptions(ShowsClips, Protocol):
+    """Configuration of a captioner whose predictions can be shown beside people's captions."""
+
+    def references(self, split: str) -> Sequence[Sequence[str]]:
+        """Returns the captions that people wrote, of each example of a split."""
+
+    def score_examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Returns ``best_metric`` of each record of a split."""
+
+    def crop_image(self, image: np.ndarray) -> np.ndarray:
+        """Returns the part of an image (H,W,3) uint8 that the model sees."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -61,6 +61,14 @@ class Group:
     title: str
     choice: str
     strips: list[Strip]
+
+
+@runtime_checkable
+class ShowsClips(Protocol):
+    """Configuration of an experiment whose examples can be shown."""
+
+    def load_clip(self, split: str, index: int) -> np.ndarray:
+        """Returns the frames of one example, (T,H,W,3) uint8; an image is one frame."""
 
 
 def make_strips(

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from flaxnets.training.files import write_text_atomically
 from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.workdir import Workdir
 from launch.program import config_of
-from launch.reports.captions import CaptionAttention, Gallery, make_galleries
+from launch.reports.captions import CaptionAttention, Gallery, ShowsCaptions, make_galleries
 from launch.reports.charts import make_charts
-from launch.reports.clips import TOP, make_strips
+from launch.reports.clips import TOP, ShowsClips, make_strips
 from launch.reports.statistics import (
     Rate,
     confusion_matrix,
@@ -96,7 +97,6 @@ def write_report(
     config = config_of(workdir)
     predictions, notes = _predictions(workdir, config, split)
     scores, galleries = _captions(workdir, config, split, predictions, notes)
-    defines_clips = type(config).load_clip is not Config.load_clip
     run = Run(
         experiment=record["experiment"],
         workdir=str(workdir.path),
@@ -105,7 +105,7 @@ def write_report(
         split=split,
         class_names=config.class_names,
         predictions=predictions,
-        load_clip=(lambda index: config.load_clip(split, index)) if defines_clips else None,
+        load_clip=partial(config.load_clip, split) if isinstance(config, ShowsClips) else None,
         scores=scores,
         galleries=galleries,
         notes=notes,
@@ -324,11 +324,14 @@ def _captions(
     try:
         scorer = config.make_scorer(split, complete=True)
         scores = scorer(predictions) if scorer is not None else {}
+        if not isinstance(config, ShowsCaptions):
+            notes.append("No gallery of captions: the experiment does not define references().")
+            return scores, []
         galleries = make_galleries(
             predictions,
             config.references(split),
             config.score_examples(split, predictions),
-            lambda index: config.load_clip(split, index),
+            partial(config.load_clip, split),
             lambda indices: _find_attention(workdir, config, split, indices, notes),
             metric=config.best_metric,
         )
@@ -352,7 +355,7 @@ def _find_attention(
             if best.attention is None:
                 continue
             image = None
-            if best.attention.ndim == 3:
+            if best.attention.ndim == 3 and isinstance(config, ShowsCaptions):
                 image = config.crop_image(config.load_clip(split, found.index)[0])
             attention[found.index] = CaptionAttention(best.words, best.attention, image)
     except (FileNotFoundError, ValueError) as error:

@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxnets.training.checkpoint import FILE, Checkpointer, damaged_files
+from flaxnets.training.checkpoint import DIGESTS, Checkpointer, damaged_files
 from flaxnets.training.metric_writer import read_metrics
 from tests.launch.jobs import Job
 from tests.launch.regression import NUM_EXAMPLES, read_trace
@@ -95,7 +95,7 @@ class Runs:
         checkpointer = Checkpointer(folder, read_only=True)
         try:
             for step in checkpointer.steps:
-                assert (folder / str(step) / FILE).is_file()
+                assert (folder / str(step) / DIGESTS).is_file()
                 assert damaged_files(folder / str(step)) == []
                 checkpointer.restore_variables(step)
             return checkpointer.latest_step

@@ -1,4 +1,4 @@
-"""Costs of a step: parameters, memory and messages against what a real step has."""
+"""Estimated cost of a step against a compiled one: parameters, memory, communication."""
 
 import dataclasses
 from typing import Any
