@@ -40,10 +40,9 @@ from data.datasets.ucf101 import UCF101_GROUP, VideoList, read_split
 from data.features import digest_file
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
-from data.video.clips import DecodeClip, VideoSource
+from data.video.clips import DecodeClip, DenseClip, VideoSource
 from data.video.decoding import decode, probe
 from data.video.feature_clips import FeatureClip, WholeVideos
-from data.video.sampling import DenseClip
 from data.video.transforms import SpatialTransform
 from experiments.features.frozen_features import cache_features, encode_example, make_encode
 from flaxnets.configuration import nearest, runtime
@@ -296,7 +295,7 @@ def get_config(variant: str | None = None) -> Config:
     if variant is None:
         return LRCNConfig()
     if variant == "ut_interaction":
-        from experiments import ut_interaction  # Only this variant needs its parts.
+        from experiments import ut_interaction
 
         return ut_interaction.get_config()
     if variant != "smoke":

@@ -15,7 +15,12 @@ from ml_collections import config_flags
 
 from flaxnets.configuration import nearest
 from flaxnets.training import distributed
-from flaxnets.training.config import Config, UndefinedMethod, flatten, update
+from flaxnets.training.config import (
+    Config,
+    UndefinedMethod,
+    flatten,
+    update,
+)
 from flaxnets.training.metric_writer import NonFiniteLoss
 from flaxnets.training.workdir import Workdir, WorkdirError
 

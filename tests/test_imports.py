@@ -26,10 +26,9 @@ ALLOWED_INSIDE = {
     "heads": {"layers", "heads"},
     "decoders": {"layers", "recurrent", "decoders"},
     "models": {"layers", "encoders", "recurrent", "heads", "decoders", "models"},
-    "tasks": {"decoders", "tasks", "losses", "metrics", "training"},
-    "training": {"tasks", "training", "losses", "metrics"},
+    "tasks": {"decoders", "tasks", "metrics", "training"},
+    "training": {"tasks", "training", "metrics"},
     "inference": {"decoders", "models", "tasks", "training", "inference", "metrics"},
-    "losses.py": set(),
     "metrics.py": set(),
 }
 # What every file inside flaxnets may import.

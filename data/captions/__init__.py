@@ -13,7 +13,12 @@ from data.captions.images import (
 from data.captions.java_scorers import ScorerError
 from data.captions.length_buckets import LengthBuckets, choose_boundaries
 from data.captions.ptb_tokenizer import tokenize
-from data.captions.scores import METRICS, WITHOUT_JAVA, CaptionScorer, CaptionScores
+from data.captions.scores import (
+    METRICS,
+    WITHOUT_JAVA,
+    CaptionScorer,
+    CaptionScores,
+)
 from data.captions.vocabulary import (
     BOS,
     EOS,

@@ -12,7 +12,12 @@ import numpy as np
 from data.batches import VideoExample
 from data.moving_shapes.captions import describe_scene
 from data.moving_shapes.rendering import render
-from data.moving_shapes.scenes import CLASSES, NUM_FRAMES, Scene, draw_scene
+from data.moving_shapes.scenes import (
+    CLASSES,
+    NUM_FRAMES,
+    Scene,
+    draw_scene,
+)
 
 SPLIT_SIZES: dict[str, int] = {"train": 8000, "validation": 1000, "test": 2000}
 """Split -> default number of examples."""

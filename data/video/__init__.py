@@ -1,10 +1,26 @@
 """Video: decoding, clip sampling, transforms, and the streams of images of whole videos."""
 
-from data.video.clips import DecodeClip, VideoRecord, VideoSource
-from data.video.decoding import VideoError, VideoInfo, decode, probe
+from data.video.clips import (
+    ClipSampler,
+    DecodeClip,
+    DenseClip,
+    UniformClip,
+    VideoRecord,
+    VideoSource,
+)
+from data.video.decoding import (
+    VideoError,
+    VideoInfo,
+    decode,
+    probe,
+)
 from data.video.feature_clips import FeatureClip, WholeVideos
-from data.video.motion import difference_images, grey, motion_centre, square_around
-from data.video.sampling import ClipSampler, DenseClip, UniformClip
+from data.video.motion import (
+    difference_images,
+    grey,
+    motion_centre,
+    square_around,
+)
 from data.video.streams import (
     STREAMS,
     CutFeatures,

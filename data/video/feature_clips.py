@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.batches import UNKNOWN_LABEL, VideoExample
-from data.video.clips import VideoSource
+from data.video.clips import ClipSampler, VideoSource
 from data.video.decoding import VideoError, decode, probe
-from data.video.sampling import ClipSampler
 from data.video.transforms import SpatialTransform, pad_clip
 
 

@@ -8,7 +8,12 @@ import numpy as np
 from data.batches import UNKNOWN_LABEL, VideoExample
 from data.video.clips import VideoSource
 from data.video.decoding import VideoError, decode, probe
-from data.video.motion import difference_images, grey, motion_centre, square_around
+from data.video.motion import (
+    difference_images,
+    grey,
+    motion_centre,
+    square_around,
+)
 from data.video.transforms import Crop
 
 STREAMS = ("rgb_whole", "rgb_square", "difference_whole", "difference_square")

@@ -16,11 +16,16 @@ import numpy as np
 from experiments.benchmarks.caption_peer import OURS, draw_batch, make_decoder
 from experiments.benchmarks.timing import Case, Step
 from flaxnets.decoders.decoder import CaptionDecoder
-from flaxnets.decoders.hypotheses import BOS, EOS, PAD, UNK
+from flaxnets.decoders.hypotheses import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+)
 from flaxnets.decoders.search import SearchOptions
 from flaxnets.models.captioner import Captioner
 from flaxnets.tasks.captioning import Captioning
-from flaxnets.training.state import initialize_variables
+from flaxnets.training.step import initialize_variables
 from flaxnets.typing import Array, Batch, PyTree
 
 ONE_BY_ONE = "PyTorch, one image at a time"

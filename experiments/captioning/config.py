@@ -29,7 +29,12 @@ from flaxnets.models.config import CRNNConfig, make_crnn
 from flaxnets.recurrent.config import RecurrentConfig
 from flaxnets.tasks.captioning import Captioning, ScheduledSampling
 from flaxnets.tasks.task import Task
-from flaxnets.training.config import Config, Data, OptimizerConfig, Scorer
+from flaxnets.training.config import (
+    Config,
+    Data,
+    OptimizerConfig,
+    Scorer,
+)
 
 
 @dataclasses.dataclass

@@ -12,7 +12,12 @@ import numpy as np
 
 from data.batches import Source
 from data.features import FeatureSource, digest_file, write_features
-from flaxnets.encoders.config import EncoderConfig, load_encoder, make_encoder, weights_file
+from flaxnets.encoders.config import (
+    EncoderConfig,
+    load_encoder,
+    make_encoder,
+    weights_file,
+)
 from flaxnets.layers.batch_sharding import map_in_chunks
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,14 @@ describes its interface, ``search.py`` the search. The search methods themselves
 
 from flaxnets.decoders.cells import MaxoutLSTMCell
 from flaxnets.decoders.decoder import CaptionDecoder, CaptionOutputs, Memory
-from flaxnets.decoders.hypotheses import BOS, EOS, PAD, UNK, DecodeStep, Hypotheses
+from flaxnets.decoders.hypotheses import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    DecodeStep,
+    Hypotheses,
+)
 from flaxnets.decoders.search import SearchOptions, ensemble, search_captions
 from flaxnets.decoders.show_and_tell import FactoredLRCN, ShowAndTell
 from flaxnets.decoders.show_attend_tell import Att2in, HardAttention, SoftAttention

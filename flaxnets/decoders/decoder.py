@@ -30,7 +30,13 @@ from flaxnets.decoders.attention import flatten_regions
 from flaxnets.decoders.cells import InnerCell
 from flaxnets.recurrent.cell import Cell, Recur
 from flaxnets.recurrent.cells import LSTMCell
-from flaxnets.recurrent.matmul import ScanWeights, affine, multiply, multiply_valid, split_addends
+from flaxnets.recurrent.matmul import (
+    ScanWeights,
+    affine,
+    multiply,
+    multiply_valid,
+    split_addends,
+)
 from flaxnets.recurrent.scan import GRADIENTS
 from flaxnets.recurrent.scan_vjp import deferred_scan, plain_scan
 from flaxnets.typing import (

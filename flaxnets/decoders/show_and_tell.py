@@ -8,7 +8,12 @@ import flax.linen as nn
 
 from flaxnets.decoders.attention import average_regions
 from flaxnets.decoders.cells import InnerCell
-from flaxnets.decoders.decoder import CaptionDecoder, DecoderWeights, Matmul, Memory
+from flaxnets.decoders.decoder import (
+    CaptionDecoder,
+    DecoderWeights,
+    Matmul,
+    Memory,
+)
 from flaxnets.recurrent.cell import Recur
 from flaxnets.recurrent.matmul import ScanWeights, affine, multiply
 from flaxnets.typing import Array, Carry, PyTree

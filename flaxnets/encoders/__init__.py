@@ -2,10 +2,9 @@
 
 from flaxnets.encoders.alexnet import AlexNet, CaffeNet
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
-from flaxnets.encoders.encoder import Encoder
+from flaxnets.encoders.encoder import DownsampledFrames, Encoder, normalize_pixels
 from flaxnets.encoders.googlenet import GoogLeNet
 from flaxnets.encoders.mobilenet_v2 import MobileNetV2
-from flaxnets.encoders.pixels import DownsampledFrames, normalize_pixels
 from flaxnets.encoders.pretrained import (
     LoadReport,
     fit_weights,

@@ -23,11 +23,11 @@ import jax.numpy as jnp
 from flaxnets.encoders.encoder import (
     Encoder,
     flatten_channels_first,
+    normalize_pixels,
     pool_globally,
     torch_bias,
     torch_kernel,
 )
-from flaxnets.encoders.pixels import normalize_pixels
 from flaxnets.layers.convolution import Conv
 from flaxnets.layers.pooling import max_pool
 from flaxnets.typing import Array

@@ -10,10 +10,9 @@ import flax.linen as nn
 from flaxnets.configuration import find_part, parameters_of, runtime
 from flaxnets.encoders.alexnet import AlexNet, CaffeNet
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
-from flaxnets.encoders.encoder import Encoder, unknown_name
+from flaxnets.encoders.encoder import DownsampledFrames, Encoder, unknown_name
 from flaxnets.encoders.googlenet import GoogLeNet
 from flaxnets.encoders.mobilenet_v2 import MobileNetV2
-from flaxnets.encoders.pixels import DownsampledFrames
 from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_pretrained
 from flaxnets.encoders.resnet import BLOCKS, ResNet
 from flaxnets.encoders.small_cnn import SmallCNN

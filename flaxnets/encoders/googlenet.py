@@ -16,8 +16,13 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flaxnets.encoders.encoder import Encoder, pool_globally, torch_bias
-from flaxnets.encoders.pixels import IMAGENET_MEAN, IMAGENET_SCALE
+from flaxnets.encoders.encoder import (
+    IMAGENET_MEAN,
+    IMAGENET_SCALE,
+    Encoder,
+    pool_globally,
+    torch_bias,
+)
 from flaxnets.layers.convolution import Conv
 from flaxnets.layers.normalization import BatchNorm
 from flaxnets.layers.pooling import max_pool

@@ -12,7 +12,13 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 
-from flaxnets.encoders.encoder import Encoder, he_fan_out, pool_globally, torch_bias, torch_kernel
+from flaxnets.encoders.encoder import (
+    Encoder,
+    he_fan_out,
+    pool_globally,
+    torch_bias,
+    torch_kernel,
+)
 from flaxnets.layers.convolution import Conv
 from flaxnets.layers.normalization import BatchNorm
 from flaxnets.layers.pooling import max_pool

@@ -6,8 +6,13 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flaxnets.encoders.encoder import Encoder, pool_globally, unknown_name
-from flaxnets.encoders.pixels import average_blocks, normalize_pixels
+from flaxnets.encoders.encoder import (
+    Encoder,
+    average_blocks,
+    normalize_pixels,
+    pool_globally,
+    unknown_name,
+)
 from flaxnets.layers.convolution import Conv
 from flaxnets.layers.normalization import BatchNorm
 from flaxnets.layers.pooling import average_pool, max_pool

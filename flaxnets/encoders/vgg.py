@@ -14,7 +14,12 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from flaxnets.encoders.encoder import Encoder, flatten_channels_first, he_fan_out, pool_globally
+from flaxnets.encoders.encoder import (
+    Encoder,
+    flatten_channels_first,
+    he_fan_out,
+    pool_globally,
+)
 from flaxnets.layers.convolution import Conv
 from flaxnets.layers.normalization import BatchNorm
 from flaxnets.layers.pooling import max_pool

@@ -5,13 +5,11 @@ from flaxnets.layers.batch_sharding import (
     is_batch_known_unsharded,
     map_in_chunks,
 )
-from flaxnets.layers.convolution import Conv, Padding, conv2d
+from flaxnets.layers.convolution import Conv, Padding, conv2d, tapped_conv, winograd_conv
 from flaxnets.layers.depthwise import DepthwiseConv, depthwise_conv
 from flaxnets.layers.normalization import BatchNorm
 from flaxnets.layers.padding import check_lengths, mask_steps
 from flaxnets.layers.pooling import adaptive_average_pool, average_pool, max_pool
-from flaxnets.layers.tapped_convolution import tapped_conv
-from flaxnets.layers.winograd import winograd_conv
 
 __all__ = [
     "BatchNorm",

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.decoders.decoder import CaptionDecoder, CaptionOutputs, Memory
-from flaxnets.models.frame_encoding import check_clips, encode_frames, take_only_endpoint
+from flaxnets.models.crnn import check_clips, encode_frames, take_only_endpoint
 from flaxnets.typing import Array, Carry
 
 

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flaxnets.models.crnn import average_over_space
-from flaxnets.models.frame_encoding import check_clips, check_names
+from flaxnets.models.crnn import average_over_space, check_clips, check_names
 from flaxnets.typing import Array
 
 

@@ -11,7 +11,12 @@ from flaxnets.recurrent.cell import CellModule, check_inputs
 from flaxnets.recurrent.cells import Initializer, per_gate
 from flaxnets.recurrent.linear_recurrence import gated_average, linear_recurrence, plain_recurrence
 from flaxnets.recurrent.matmul import multiply
-from flaxnets.typing import Array, Carry, Dtype, PRNGKey
+from flaxnets.typing import (
+    Array,
+    Carry,
+    Dtype,
+    PRNGKey,
+)
 
 # What a linear recurrent cell is to the layers that scan it.
 #

@@ -11,7 +11,7 @@ import numpy as np
 
 from flaxnets.decoders.hypotheses import DecodeStep, Hypotheses
 from flaxnets.decoders.search import SearchOptions, search_captions
-from flaxnets.losses import cross_entropies
+from flaxnets.metrics import cross_entropies
 from flaxnets.typing import (
     Array,
     Batch,

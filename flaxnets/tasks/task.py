@@ -4,7 +4,13 @@ from typing import Any, Protocol
 
 import flax.linen as nn
 
-from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
+from flaxnets.typing import (
+    Array,
+    Batch,
+    PRNGKey,
+    PyTree,
+    Sums,
+)
 
 
 class Task(Protocol):

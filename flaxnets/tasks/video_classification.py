@@ -9,9 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.losses import cross_entropies, cross_entropy
-from flaxnets.metrics import top_k_accuracy
-from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
+from flaxnets.metrics import cross_entropies, cross_entropy, top_k_accuracy
+from flaxnets.typing import (
+    Array,
+    Batch,
+    PRNGKey,
+    PyTree,
+    Sums,
+)
 
 LOSS_KINDS = ("per_step", "clip", "linear_gain")
 Frames = Array | Mapping[str, Array]

@@ -6,6 +6,7 @@ from flaxnets.training.checkpoint import (
     DamagedCheckpoint,
     DataChanged,
     Position,
+    initialize_from,
     restore_variables,
 )
 from flaxnets.training.config import (
@@ -20,16 +21,25 @@ from flaxnets.training.config import (
 )
 from flaxnets.training.cost import Cost, Memory, estimate_cost
 from flaxnets.training.evaluation import evaluate
-from flaxnets.training.finetune import initialize_from
 from flaxnets.training.flops import Flops, count_flops
 from flaxnets.training.loop import OnEvaluation, Outcome, train
 from flaxnets.training.metric_writer import MetricsWriter, NonFiniteLoss, read_metrics
 from flaxnets.training.optimizer import make_optimizer, make_schedule
-from flaxnets.training.parallel import DataParallel, Pmap, Strategy, make_strategy
+from flaxnets.training.parallel import (
+    DataParallel,
+    Pmap,
+    Strategy,
+    make_strategy,
+)
 from flaxnets.training.preemption import Preemption
 from flaxnets.training.profile import Profile
-from flaxnets.training.state import TrainState, initialize_variables, make_state
-from flaxnets.training.step import make_evaluation_step, make_train_step
+from flaxnets.training.step import (
+    TrainState,
+    initialize_variables,
+    make_evaluation_step,
+    make_state,
+    make_train_step,
+)
 from flaxnets.training.workdir import Workdir, WorkdirError
 
 __all__ = [

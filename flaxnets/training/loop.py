@@ -17,18 +17,27 @@ import tqdm
 from jax.experimental.compilation_cache import compilation_cache
 
 from flaxnets.tasks.task import Task
-from flaxnets.training.checkpoint import Checkpointer, Position, check_order
+from flaxnets.training.checkpoint import Checkpointer, Position, check_order, initialize_from
 from flaxnets.training.config import Config
 from flaxnets.training.distributed import broadcast_from_first, is_first, synchronize
 from flaxnets.training.evaluation import evaluate
-from flaxnets.training.finetune import initialize_from
-from flaxnets.training.metric_writer import MetricsWriter, Window, read_metrics, summary
+from flaxnets.training.metric_writer import (
+    MetricsWriter,
+    Window,
+    read_metrics,
+    summary,
+)
 from flaxnets.training.optimizer import make_optimizer, make_schedule
 from flaxnets.training.parallel import Strategy, make_strategy
 from flaxnets.training.preemption import Preemption
 from flaxnets.training.profile import Profile
-from flaxnets.training.state import count_parameters, initialize_variables, make_state
-from flaxnets.training.step import make_evaluation_step, make_train_step
+from flaxnets.training.step import (
+    count_parameters,
+    initialize_variables,
+    make_evaluation_step,
+    make_state,
+    make_train_step,
+)
 from flaxnets.training.workdir import Workdir
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from launch.reports.clips import Frame, ShowsClips, make_frames, make_image
+from launch.reports.clips import (
+    Frame,
+    ShowsClips,
+    make_frames,
+    make_image,
+)
 
 PICTURES = 6
 """Examples of each gallery."""

@@ -23,7 +23,12 @@ from flaxnets.training.files import write_text_atomically
 from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.workdir import Workdir
 from launch.program import config_of
-from launch.reports.captions import CaptionAttention, Gallery, ShowsCaptions, make_galleries
+from launch.reports.captions import (
+    CaptionAttention,
+    Gallery,
+    ShowsCaptions,
+    make_galleries,
+)
 from launch.reports.charts import make_charts
 from launch.reports.clips import TOP, ShowsClips, make_strips
 from launch.reports.statistics import (

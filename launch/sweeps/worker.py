@@ -19,7 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from launch.sweeps.study import Database, DatabaseUnreachable, Settings, import_optuna, make_sampler
+from launch.sweeps.study import (
+    Database,
+    DatabaseUnreachable,
+    Settings,
+    import_optuna,
+    make_sampler,
+)
 from launch.sweeps.trial import Interrupted, Result
 
 if TYPE_CHECKING:

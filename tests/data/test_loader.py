@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from data.loader import Loader, TooManyBadExamples
-from data.video.clips import DecodeClip, VideoSource
-from data.video.sampling import UniformClip
+from data.video.clips import DecodeClip, UniformClip, VideoSource
 from data.video.transforms import SpatialTransform
 from tests.data.numbers import (
     Numbers,

@@ -4,8 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.losses import cross_entropy
-from flaxnets.metrics import MeanAccumulator, top_k_accuracy
+from flaxnets.metrics import MeanAccumulator, cross_entropy, top_k_accuracy
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(6, 5)).astype(np.float32) * 3

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import scipy.signal  # type: ignore[import-untyped]
 
-from data.audio.log_mel import LOG_OFFSET, log_mel, log_mel_patches, mel_filters, spectrogram
+from data.audio.log_mel import (
+    LOG_OFFSET,
+    log_mel,
+    log_mel_patches,
+    mel_filters,
+    spectrogram,
+)
 from tests.data.audio.tones import RATE, tone
 
 

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.captions.images import ImageError, ImageTransform, RandomCrop, read_image, resize_crop
+from data.captions.images import (
+    ImageError,
+    ImageTransform,
+    RandomCrop,
+    read_image,
+    resize_crop,
+)
 from tests.data.pictures import random_image
 
 

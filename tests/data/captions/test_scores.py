@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from data.captions import java_scorers
-from data.captions.scores import METRICS, WITHOUT_JAVA, CaptionScorer, CaptionScores, Tokenizer
+from data.captions.scores import (
+    METRICS,
+    WITHOUT_JAVA,
+    CaptionScorer,
+    CaptionScores,
+    Tokenizer,
+)
 
 COCO = Path(__file__).parents[3].parent / "shared/data/coco"
 needs_java = pytest.mark.skipif(java_scorers.find_java() is None, reason="java is missing")

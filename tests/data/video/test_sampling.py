@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.video.sampling import DenseClip, UniformClip
+from data.video.clips import DenseClip, UniformClip
 
 SAMPLERS = [UniformClip(8), DenseClip(8), DenseClip(8, stride=3), DenseClip(8, rate=10.0)]
 

@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.decoders.hypotheses import BOS, EOS, PAD, UNK, DecodeStep
+from flaxnets.decoders.hypotheses import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    DecodeStep,
+)
 from flaxnets.typing import Array
 
 VOCABULARY = 7

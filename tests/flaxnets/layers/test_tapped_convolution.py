@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.layers import tapped_convolution
-from flaxnets.layers.convolution import conv2d
-from flaxnets.layers.tapped_convolution import tapped_conv
+from flaxnets.layers import convolution
+from flaxnets.layers.convolution import conv2d, tapped_conv
 
 
 @pytest.mark.parametrize("chunk_size", [1, 500, 2**18])
@@ -27,7 +26,7 @@ from flaxnets.layers.tapped_convolution import tapped_conv
 def test_gradients_equal_those_of_jax(
     kernel_size: Any, strides: Any, pads: Any, chunk_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tapped_convolution, "_CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr(convolution, "_CHUNK_SIZE", chunk_size)
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         x, kernel = rng.normal(size=(6, 9, 8, 4)), rng.normal(size=(*kernel_size, 4, 5))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.encoders.pixels import DownsampledFrames, normalize_pixels
+from flaxnets.encoders.encoder import DownsampledFrames, normalize_pixels
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.heads.classifier import ClipClassifier, StepClassifier
 from flaxnets.heads.pooling import AttentionPooling, pool_max

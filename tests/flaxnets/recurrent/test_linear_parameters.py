@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from flaxnets.recurrent.layers import Recurrent
-from flaxnets.recurrent.linear_cells import LinearCell, LRUCell, MinGRUCell, MinLSTMCell
+from flaxnets.recurrent.linear_cells import (
+    LinearCell,
+    LRUCell,
+    MinGRUCell,
+    MinLSTMCell,
+)
 from flaxnets.recurrent.scan import scan_cell
 
 D, F = 5, 4

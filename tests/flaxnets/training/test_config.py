@@ -6,7 +6,14 @@ import json
 import pytest
 
 from flaxnets.configuration import nearest, runtime
-from flaxnets.training.config import Config, OptimizerConfig, differences, flatten, to_dict, update
+from flaxnets.training.config import (
+    Config,
+    OptimizerConfig,
+    differences,
+    flatten,
+    to_dict,
+    update,
+)
 
 
 @dataclasses.dataclass

@@ -11,9 +11,13 @@ from jax.sharding import PartitionSpec
 
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.models.crnn import CRNN
-from flaxnets.training.parallel import DataParallel, make_strategy, partition, with_axis_name
-from flaxnets.training.state import TrainState, make_state
-from flaxnets.training.step import make_train_step
+from flaxnets.training.parallel import (
+    DataParallel,
+    make_strategy,
+    partition,
+    with_axis_name,
+)
+from flaxnets.training.step import TrainState, make_state, make_train_step
 from tests.flaxnets.training.regression import (
     Line,
     Regression,

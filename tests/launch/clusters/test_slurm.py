@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from launch.clusters.slurm_job import SlurmJob, make_slurm_script, parse_time, submit_slurm_job
+from launch.clusters.slurm_job import (
+    SlurmJob,
+    make_slurm_script,
+    parse_time,
+    submit_slurm_job,
+)
 from tests.launch.programs import (
     MOVING_SHAPES,
     ROOT,

@@ -11,14 +11,24 @@ import pytest
 
 from flaxnets.training.config import Config
 from launch.sweeps.plan import Plan, make_plan
-from launch.sweeps.study import Database, load_study, make_sampler, open_study
+from launch.sweeps.study import (
+    Database,
+    load_study,
+    make_sampler,
+    open_study,
+)
 from launch.sweeps.trial import (
     Interrupted,
     Result,
     draw,
     report,
 )
-from launch.sweeps.worker import MAX_DEATHS, Queue, TooManyFailures, work
+from launch.sweeps.worker import (
+    MAX_DEATHS,
+    Queue,
+    TooManyFailures,
+    work,
+)
 
 optuna = pytest.importorskip("optuna")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
