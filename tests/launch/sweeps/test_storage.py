@@ -2,10 +2,10 @@
 
 import contextlib
 import socket
-import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from sqlite3 import dbapi2
 from typing import Any
 
 import pytest
@@ -59,16 +59,16 @@ def test_a_database_that_comes_back_is_used(
 ) -> None:
     monkeypatch.setattr(study, "FIRST_WAIT_SECONDS", 0.001)
     calls: list[None] = []
-    connect_before = sqlite3.connect
+    connect_before = dbapi2.connect
 
     def connect_at_fourth(*arguments: Any, **options: Any) -> Any:
         calls.append(None)
         if len(calls) < 4:
-            raise sqlite3.OperationalError("unable to open database file")
+            raise dbapi2.OperationalError("unable to open database file")
         return connect_before(*arguments, **options)
 
     with connect(tmp_path) as database:
         database.close()  # The pooled connections, as an outage does.
-        monkeypatch.setattr(sqlite3, "connect", connect_at_fourth)
+        monkeypatch.setattr(dbapi2, "connect", connect_at_fourth)
         assert optuna.get_all_study_names(database.storage) == []
         assert len(calls) == 4

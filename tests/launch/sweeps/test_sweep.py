@@ -19,7 +19,7 @@ from launch.reports.run_table import find_runs
 from launch.sweeps import trial as trial_module
 from launch.sweeps.page import build_page, summarize
 from launch.sweeps.plan import Plan, make_plan
-from launch.sweeps.study import Database, open_study
+from launch.sweeps.study import Database, current_trials, open_study
 from launch.sweeps.trial import Runner
 from launch.sweeps.worker import work
 from tests.launch.reports.pages import Page
