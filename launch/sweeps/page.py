@@ -12,6 +12,7 @@ import jinja2
 
 from flaxnets.training.config import Config, flatten, update
 from flaxnets.training.files import write_text_atomically
+from launch import reports
 from launch.program import load_experiment
 from launch.reports.run_page import duration
 from launch.sweeps.space import apply, flag
@@ -54,7 +55,7 @@ def build_page(study: "optuna.Study", workdir: Path) -> str:
     """
     script = _plotly_script()
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(reports.__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

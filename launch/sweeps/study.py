@@ -206,6 +206,8 @@ def _make_pool_class(name: str, outage: type[Exception]) -> Any:
                 wait *= 2
             raise AssertionError("the last attempt returns or raises")
 
+    # Named by its module, it would not be as quiet as SQLAlchemy's own pools.
+    logging.getLogger(f"{__name__}.PatientPool").setLevel(logging.WARNING)
     return PatientPool
 
 
