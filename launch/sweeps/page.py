@@ -20,7 +20,8 @@ from launch.sweeps.study import SETTINGS, current_trials, import_optuna, run_num
 from launch.sweeps.worker import error_of
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna import Study
+    from optuna.trial import FrozenTrial
 
 PAGE = "sweep.html"
 MAX_BEST = 10
@@ -31,7 +32,7 @@ LOW, HIGH = (210, 95, 20), (59, 125, 234)
 logger = logging.getLogger(__name__)
 
 
-def write_page(study: "optuna.Study", workdir: Path) -> Path:
+def write_page(study: "Study", workdir: Path) -> Path:
     """Writes ``sweep.html`` into the sweep's workdir; returns its path.
 
     Raises:
@@ -43,7 +44,7 @@ def write_page(study: "optuna.Study", workdir: Path) -> Path:
     return path
 
 
-def build_page(study: "optuna.Study", workdir: Path) -> str:
+def build_page(study: "Study", workdir: Path) -> str:
     """Returns the page as HTML text.
 
     Args:
@@ -81,14 +82,14 @@ def build_page(study: "optuna.Study", workdir: Path) -> str:
     )
 
 
-def best_trials(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+def best_trials(study: "Study") -> list["FrozenTrial"]:
     """Returns the best trial, or the Pareto front of several objectives, of complete trials."""
     if not _complete_trials(study):
         return []
     return [study.best_trial] if len(study.directions) == 1 else study.best_trials
 
 
-def summarize(study: "optuna.Study", workdir: Path) -> str:
+def summarize(study: "Study", workdir: Path) -> str:
     """Returns lines of text: trials by state, the best trials, and the commands that train them."""
     settings, trials = study.user_attrs[SETTINGS], current_trials(study)
     counts = ", ".join(f"{count} {state}" for state, count in _count_states(trials).items())
@@ -101,9 +102,7 @@ def summarize(study: "optuna.Study", workdir: Path) -> str:
     return "\n".join(lines)
 
 
-def command(
-    trial: "optuna.trial.FrozenTrial", settings: Mapping[str, Any], workdir: Path
-) -> list[str]:
+def command(trial: "FrozenTrial", settings: Mapping[str, Any], workdir: Path) -> list[str]:
     """Returns the words of the command that trains a trial's configuration."""
     base, config = load_experiment(settings["experiment"]), config_of(trial, settings)
     default = dict(flatten(base))
@@ -112,7 +111,7 @@ def command(
     return [*head, f"--workdir={workdir / 'best'}", *changed]
 
 
-def config_of(trial: "optuna.trial.FrozenTrial", settings: Mapping[str, Any]) -> Config:
+def config_of(trial: "FrozenTrial", settings: Mapping[str, Any]) -> Config:
     """Returns the configuration of a trial, without its folds and seeds."""
     config = load_experiment(settings["experiment"])
     update(config, settings["config"])
@@ -132,9 +131,7 @@ def _plotly_script() -> str:
     return get_plotlyjs()
 
 
-def _best(
-    trial: "optuna.trial.FrozenTrial", settings: Mapping[str, Any], workdir: Path
-) -> dict[str, Any]:
+def _best(trial: "FrozenTrial", settings: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     return {
         **_row(trial),
         "overrides": trial.user_attrs.get("overrides", {}),
@@ -142,7 +139,7 @@ def _best(
     }
 
 
-def _row(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
+def _row(trial: "FrozenTrial") -> dict[str, Any]:
     """Returns a trial as text, for the table."""
     spread = trial.user_attrs.get("spread", [])
     values = [f"{value:.4g}" for value in trial.values or ()]
@@ -161,7 +158,7 @@ def _row(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
     }
 
 
-def _complete_trials(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+def _complete_trials(study: "Study") -> list["FrozenTrial"]:
     return [trial for trial in current_trials(study) if trial.state.name == "COMPLETE"]
 
 
@@ -169,13 +166,13 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _count_states(trials: Sequence["optuna.trial.FrozenTrial"]) -> dict[str, int]:
+def _count_states(trials: Sequence["FrozenTrial"]) -> dict[str, int]:
     """Returns the number of trials in each state that occurs."""
     names = [trial.state.name.lower() for trial in trials]
     return {name: names.count(name) for name in dict.fromkeys(sorted(names))}
 
 
-def _figures(study: "optuna.Study", objectives: Sequence[str]) -> dict[str, Any]:
+def _figures(study: "Study", objectives: Sequence[str]) -> dict[str, Any]:
     """Returns Plotly's figures by title, those for which there are enough trials."""
     optuna = import_optuna()
     plots = optuna.visualization
@@ -230,16 +227,16 @@ def _restyle_parallel(figure: Any, name: str, parameters: Sequence[str]) -> None
             trace.marker.update(colorscale=scale, reversescale=False)
 
 
-def _varying(trials: Sequence["optuna.trial.FrozenTrial"]) -> list[str]:
+def _varying(trials: Sequence["FrozenTrial"]) -> list[str]:
     """Returns the parameters that every trial has and that differ between trials."""
     shared = [n for n in trials[0].params if all(n in trial.params for trial in trials)]
     return [n for n in shared if len({str(trial.params[n]) for trial in trials}) > 1]
 
 
-def _value_at(place: int) -> Callable[["optuna.trial.FrozenTrial"], float]:
+def _value_at(place: int) -> Callable[["FrozenTrial"], float]:
     """Returns a function that gives a trial's value of one objective."""
 
-    def target(trial: "optuna.trial.FrozenTrial") -> float:
+    def target(trial: "FrozenTrial") -> float:
         return trial.values[place] if trial.values else math.nan
 
     return target

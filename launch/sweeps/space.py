@@ -27,11 +27,11 @@ from flaxnets.configuration import nearest
 from flaxnets.training.config import Config
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna import Trial
 
 Label = None | bool | int | float | str
 """Value as Optuna stores it."""
-Suggest = Callable[["optuna.Trial"], Mapping[str, Any]]
+Suggest = Callable[["Trial"], Mapping[str, Any]]
 """Function of a trial that draws values by the names of their fields."""
 
 FIXED = ("best_metric", "best_mode", "eval_split")
@@ -55,7 +55,7 @@ class Choices:
     def __str__(self) -> str:
         return f"{self.field}={','.join(map(str, self.labels()))}"
 
-    def suggest(self, trial: "optuna.Trial") -> Any:
+    def suggest(self, trial: "Trial") -> Any:
         """Returns a value that the trial draws."""
         labels = self.labels()
         return self.values[labels.index(trial.suggest_categorical(self.field, labels))]
@@ -91,7 +91,7 @@ class Range:
         scale = "log:" if self.log else ""
         return f"{self.field}={scale}{':'.join(str(kind(number)) for number in numbers)}"
 
-    def suggest(self, trial: "optuna.Trial") -> Any:
+    def suggest(self, trial: "Trial") -> Any:
         """Returns a value that the trial draws."""
         if self.integer:
             step = 1 if self.step is None else int(self.step)
@@ -183,7 +183,7 @@ def load_suggest(path: Path) -> tuple[Suggest, str]:
 
 
 def draw(
-    trial: "optuna.Trial", dimensions: Sequence[Dimension], suggest: Suggest | None
+    trial: "Trial", dimensions: Sequence[Dimension], suggest: Suggest | None
 ) -> dict[str, Any]:
     """Returns the values that a trial draws, by field.
 

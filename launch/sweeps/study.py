@@ -26,6 +26,8 @@ from launch.sweeps.space import Label
 
 if TYPE_CHECKING:
     import optuna
+    from optuna import Study
+    from optuna.trial import FrozenTrial
 
 SAMPLERS = ("grid", "random", "tpe", "gp")
 PRUNERS = ("none", "median", "hyperband")
@@ -106,7 +108,7 @@ class Database:
         except RuntimeError as error:
             raise ValueError(f"storage: {self.name}: {error}") from error
         self._engines = (self._engine, backend.engine)
-        self.storage: optuna.storages.BaseStorage = optuna.storages.get_storage(backend)
+        self.storage: Any = optuna.storages.get_storage(backend)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -172,8 +174,11 @@ def _parse_address(address: str) -> Any:
         url = sqlalchemy.engine.make_url(address)
     except sqlalchemy.exc.ArgumentError:
         url = None
-    known = url is not None and url.get_backend_name() in ("sqlite", "postgresql")
-    if not known or url.database in ("", None, ":memory:"):
+    if (
+        url is None
+        or url.get_backend_name() not in ("sqlite", "postgresql")
+        or url.database in ("", None, ":memory:")
+    ):
         raise ValueError(
             "storage: expected sqlite:///FILE or postgresql://USER@HOST/NAME, received "
             f"{address if url is None else url.render_as_string()}"
@@ -290,7 +295,7 @@ def open_study(
     *,
     trials: int,
     cells: Sequence[Mapping[str, Label]] | None = None,
-) -> "optuna.Study":
+) -> "Study":
     """Returns the study, which it creates with its trials or joins.
 
     If the study has fewer trials than asked for, the missing ones are enqueued.
@@ -308,7 +313,7 @@ def open_study(
     """
     optuna = import_optuna()
     with database.lock():
-        study: optuna.Study = optuna.create_study(
+        study: Study = optuna.create_study(
             study_name=name,
             storage=database.storage,
             directions=["maximize" if o.mode == "max" else "minimize" for o in settings.objectives],
@@ -325,7 +330,7 @@ def open_study(
     return study
 
 
-def load_study(database: Database, name: str | None) -> "optuna.Study":
+def load_study(database: Database, name: str | None) -> "Study":
     """Returns an existing study, for reading.
 
     Args:
@@ -343,31 +348,31 @@ def load_study(database: Database, name: str | None) -> "optuna.Study":
     if name is None or name not in names:
         there = f"; there are {', '.join(sorted(names))}" if names else ""
         raise ValueError(f"study: no study {name or 'given'} in {database.name}{there}")
-    study: optuna.Study = optuna.load_study(study_name=name, storage=database.storage)
+    study: Study = optuna.load_study(study_name=name, storage=database.storage)
     if SETTINGS not in study.user_attrs:
         raise ValueError(f"study: {name} in {database.name} was not made by launch.sweep")
     return study
 
 
-def run_number(trial: "optuna.trial.FrozenTrial") -> int:
+def run_number(trial: "FrozenTrial") -> int:
     """Returns the trial's number, or, of a retry, that of the first trial; the run has its name."""
     retried = import_optuna().storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
     return trial.number if retried is None else int(retried)
 
 
-def current_trials(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+def current_trials(study: "Study") -> list["FrozenTrial"]:
     """Returns the trials by ``run_number``, of a retried trial the last retry only."""
     last = {run_number(trial): trial for trial in study.get_trials(deepcopy=False)}
     return [last[number] for number in sorted(last)]
 
 
-def attempts_of(trial: "optuna.trial.FrozenTrial") -> int:
+def attempts_of(trial: "FrozenTrial") -> int:
     """Returns the number of times that a trial was started: 1 more than its retries."""
     history = import_optuna().storages.RetryHeartbeatStaleTrialCallback.retry_history(trial)
     return len(history) + 1
 
 
-def _check_joins(study: "optuna.Study", settings: Settings, there: int, trials: int) -> None:
+def _check_joins(study: "Study", settings: Settings, there: int, trials: int) -> None:
     recorded = study.user_attrs.get(SETTINGS)
     place = f"study: {study.study_name}"
     if recorded is None and there:

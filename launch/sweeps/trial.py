@@ -26,7 +26,7 @@ from launch.sweeps.space import apply, draw
 from launch.sweeps.study import STEP_SECONDS, Objective, import_optuna
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna import Trial
 
 LOCK_POLL_SECONDS = 1.0
 
@@ -54,7 +54,7 @@ class Runner:
     plan: Plan
     folder: Path
 
-    def __call__(self, trial: "optuna.Trial", number: int) -> list[float]:
+    def __call__(self, trial: "Trial", number: int) -> list[float]:
         """Trains the trial's runs that are missing or unfinished.
 
         The trial's attributes get ``overrides``, the values of the fields; with several runs also
@@ -100,9 +100,7 @@ class Runner:
             path = self.folder / f"trial{number:04d}"
             yield (path / "_".join(parts) if parts else path), run_config
 
-    def _train(
-        self, trial: "optuna.Trial", config: Config, path: Path, before: Sequence[float]
-    ) -> None:
+    def _train(self, trial: "Trial", config: Config, path: Path, before: Sequence[float]) -> None:
         """Trains one run to its end; ``before`` are the values of the trial's earlier runs."""
 
         def on_evaluation(step: int, metrics: Mapping[str, float]) -> bool:
@@ -127,7 +125,7 @@ class Runner:
             raise import_optuna().TrialPruned
 
 
-def report(trial: "optuna.Trial", value: float, step: int) -> bool:
+def report(trial: "Trial", value: float, step: int) -> bool:
     """Reports an evaluation; returns whether the trial is pruned."""
     # A resumed run may evaluate a step again that was reported before, for which Optuna warns.
     reported = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values

@@ -31,9 +31,10 @@ from launch.sweeps.study import (
 from launch.sweeps.trial import Interrupted
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
 
-Train = Callable[["optuna.Trial", int], Sequence[float]]
+Train = Callable[["Trial", int], Sequence[float]]
 """Function of a trial and its ``run_number`` that returns the values of the objectives."""
 
 POLL_SECONDS = 1.0
@@ -55,7 +56,7 @@ class TooManyFailures(ValueError):
 
 def work(
     database: Database,
-    study: "optuna.Study",
+    study: "Study",
     settings: Settings,
     train: Train,
     *,
@@ -99,20 +100,20 @@ def work(
             if waiting:
                 # Optuna records the first heartbeat after taking the trial; if the worker were
                 # killed in between, the trial would never become stale.
-                database.storage.record_heartbeat(waiting[0]._trial_id)  # type: ignore[attr-defined]
+                database.storage.record_heartbeat(waiting[0]._trial_id)
                 study.sampler = make_sampler(settings, run_number(waiting[0]))
                 done += _run_first(study, waiting[0], train, turn)
                 continue
         time.sleep(poll_seconds)
 
 
-def is_done(study: "optuna.Study") -> bool:
+def is_done(study: "Study") -> bool:
     """Returns whether every trial has ended and none has to be retried."""
     trials = current_trials(study)
     return all(trial.state.is_finished() and not _is_lost(trial) for trial in trials)
 
 
-def error_of(trial: "optuna.trial.FrozenTrial") -> str:
+def error_of(trial: "FrozenTrial") -> str:
     """Returns the error of a failed trial; empty for others."""
     if trial.state.name != "FAIL":
         return ""
@@ -129,13 +130,13 @@ def raise_signals() -> None:
         signal.signal(number, raise_interrupted)
 
 
-def _is_lost(trial: "optuna.trial.FrozenTrial") -> bool:
+def _is_lost(trial: "FrozenTrial") -> bool:
     """Returns whether a trial failed without an error of its own and may be retried."""
     failed = trial.state.name == "FAIL" and ERROR not in trial.user_attrs
     return failed and attempts_of(trial) < MAX_ATTEMPTS
 
 
-def _retry_lost(study: "optuna.Study") -> None:
+def _retry_lost(study: "Study") -> None:
     """Fails stale trials, and enqueues a retry of each trial that lost its worker or the database.
 
     Optuna's storage would call the retry for stale trials alone, and never again if the worker that
@@ -151,8 +152,8 @@ def _retry_lost(study: "optuna.Study") -> None:
 
 
 def _run_first(
-    study: "optuna.Study",
-    waiting: "optuna.trial.FrozenTrial",
+    study: "Study",
+    waiting: "FrozenTrial",
     train: Train,
     turn: contextlib.ExitStack,
 ) -> bool:
@@ -167,7 +168,7 @@ def _run_first(
     optuna = import_optuna()
     number = run_number(waiting)
 
-    def objective(trial: "optuna.Trial") -> Sequence[float]:
+    def objective(trial: "Trial") -> Sequence[float]:
         turn.close()
         try:
             values = train(trial, number)
@@ -200,7 +201,7 @@ def _run_first(
     return True
 
 
-def _check_failures(study: "optuna.Study", before: int, max_failures: int) -> None:
+def _check_failures(study: "Study", before: int, max_failures: int) -> None:
     """Raises TooManyFailures if the last trials failed, of those after the first ``before``."""
     ended = [trial for trial in current_trials(study) if trial.state.is_finished()]
     ended.sort(key=lambda trial: str(trial.datetime_complete), reverse=True)
