@@ -1,4 +1,4 @@
-"""The study of a sweep in its database: created once, joined by any number of workers.
+"""Study of a sweep in its database: created once, joined by any number of workers.
 
 All trials are enqueued when the study is created, so their number does not depend on how many
 workers there are. A trial whose worker died is retried as a new trial, which Optuna links to the
@@ -149,7 +149,7 @@ def import_optuna() -> Any:
             f"launch.sweep needs the package {error.name}; install the extra: "
             "pip install -e '.[sweep]'"
         ) from None
-    # Heartbeats and retries; the version of Optuna is bounded.
+    # Heartbeats and retries are marked experimental; pyproject.toml bounds Optuna's version.
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna
 
@@ -262,17 +262,12 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as JSON values, for the study's attribute."""
-        return {
-            "experiment": self.experiment,
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {
             "config": to_dict(self.config),
             "space": sorted(self.space),
-            "space_file": self.space_file,
             "objectives": [str(objective) for objective in self.objectives],
-            "sampler": self.sampler,
-            "pruner": self.pruner,
-            "folds": self.folds,
             "seeds": list(self.seeds),
-            "sampler_seed": self.sampler_seed,
         }
 
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
@@ -355,13 +350,13 @@ def load_study(database: Database, name: str | None) -> "Study":
 
 
 def run_number(trial: "FrozenTrial") -> int:
-    """Returns the trial's number, or, of a retry, that of the first trial; the run has its name."""
+    """Returns the number in the name of the run: of a retry, that of the first trial."""
     retried = import_optuna().storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
     return trial.number if retried is None else int(retried)
 
 
 def current_trials(study: "Study") -> list["FrozenTrial"]:
-    """Returns the trials by ``run_number``, of a retried trial the last retry only."""
+    """Returns the trials in order of ``run_number``; of a retried trial, only the last retry."""
     last = {run_number(trial): trial for trial in study.get_trials(deepcopy=False)}
     return [last[number] for number in sorted(last)]
 

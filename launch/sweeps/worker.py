@@ -187,7 +187,7 @@ def _run_first(
     try:
         study.optimize(objective, n_trials=1, catch=(Exception,))
     except Interrupted:
-        # Under its number, so that however many interruptions do not count as deaths.
+        # The trial keeps its number: an interruption, unlike a death, is not limited in number.
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             study._storage.set_trial_state_values(
                 waiting._trial_id, optuna.trial.TrialState.WAITING
