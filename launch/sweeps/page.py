@@ -1,4 +1,4 @@
-"""A sweep as one self-contained HTML page: its best configuration, Optuna's plots, every trial."""
+"""Self-contained HTML page of a sweep: best configuration, Optuna's plots, all trials."""
 
 import json
 import logging
@@ -12,24 +12,27 @@ import jinja2
 
 from flaxnets.training.config import Config, flatten, update
 from flaxnets.training.files import write_text_atomically
+from launch import reports
 from launch.program import load_experiment
 from launch.reports.run_page import duration
 from launch.sweeps.space import apply, flag
-from launch.sweeps.study import SETTINGS, import_optuna
+from launch.sweeps.study import SETTINGS, current_trials, import_optuna, run_number
+from launch.sweeps.worker import error_of
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna import Study
+    from optuna.trial import FrozenTrial
 
 PAGE = "sweep.html"
 MAX_BEST = 10
-"""Configurations of a Pareto front whose commands are shown."""
+"""Number of configurations of a Pareto front whose commands are shown."""
 LOW, HIGH = (210, 95, 20), (59, 125, 234)
-"""Colours of the least and the greatest value, red, green and blue in 0..255."""
+"""Colours of the least and of the greatest value: red, green and blue in [0,255]."""
 
 logger = logging.getLogger(__name__)
 
 
-def write_page(study: "optuna.Study", workdir: Path) -> Path:
+def write_page(study: "Study", workdir: Path) -> Path:
     """Writes ``sweep.html`` into the sweep's workdir; returns its path.
 
     Raises:
@@ -41,23 +44,26 @@ def write_page(study: "optuna.Study", workdir: Path) -> Path:
     return path
 
 
-def build_page(study: "optuna.Study", workdir: Path) -> str:
-    """The page as HTML text.
+def build_page(study: "Study", workdir: Path) -> str:
+    """Returns the page as HTML text.
 
     Args:
       study: made by ``open_study``.
-      workdir: of the sweep, for the commands.
+      workdir: workdir of the sweep, which the commands name.
+
+    Raises:
+      ValueError: Plotly is not installed.
     """
     script = _plotly_script()
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(reports.__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     settings = study.user_attrs[SETTINGS]
-    trials = study.get_trials()
+    trials = current_trials(study)
     figures = _figures(study, settings["objectives"])
     return environment.get_template("sweep.html.jinja").render(
         study=study.study_name,
@@ -76,31 +82,28 @@ def build_page(study: "optuna.Study", workdir: Path) -> str:
     )
 
 
-def best_trials(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
-    """The best trial, or the Pareto front of several objectives; none where none is complete."""
-    optuna, _ = import_optuna()
-    if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+def best_trials(study: "Study") -> list["FrozenTrial"]:
+    """Returns the best trial, or the Pareto front of several objectives, of complete trials."""
+    if not _complete_trials(study):
         return []
     return [study.best_trial] if len(study.directions) == 1 else study.best_trials
 
 
-def summarize(study: "optuna.Study", workdir: Path) -> str:
-    """The trials in numbers, the best of them, and the command that trains it, as lines."""
-    settings, trials = study.user_attrs[SETTINGS], study.get_trials()
+def summarize(study: "Study", workdir: Path) -> str:
+    """Returns lines of text: trials by state, the best trials, and the commands that train them."""
+    settings, trials = study.user_attrs[SETTINGS], current_trials(study)
     counts = ", ".join(f"{count} {state}" for state, count in _count_states(trials).items())
     lines = [f"{len(trials)} trials: {counts}"]
     for trial in best_trials(study)[:MAX_BEST]:
         values = zip(settings["objectives"], _row(trial)["values"], strict=True)
         reached = ", ".join(f"{name} {value}" for name, value in values)
-        lines.append(f"best: trial {trial.number}, {reached}")
+        lines.append(f"best: trial {run_number(trial)}, {reached}")
         lines.append("  " + shlex.join(command(trial, settings, workdir)))
     return "\n".join(lines)
 
 
-def command(
-    trial: "optuna.trial.FrozenTrial", settings: Mapping[str, Any], workdir: Path
-) -> list[str]:
-    """The words of the command that trains a trial's configuration."""
+def command(trial: "FrozenTrial", settings: Mapping[str, Any], workdir: Path) -> list[str]:
+    """Returns the words of the command that trains a trial's configuration."""
     base, config = load_experiment(settings["experiment"]), config_of(trial, settings)
     default = dict(flatten(base))
     changed = [flag(name, value) for name, value in flatten(config) if value != default[name]]
@@ -108,8 +111,8 @@ def command(
     return [*head, f"--workdir={workdir / 'best'}", *changed]
 
 
-def config_of(trial: "optuna.trial.FrozenTrial", settings: Mapping[str, Any]) -> Config:
-    """The configuration that a trial was trained with, folds and seeds apart."""
+def config_of(trial: "FrozenTrial", settings: Mapping[str, Any]) -> Config:
+    """Returns the configuration of a trial, without its folds and seeds."""
     config = load_experiment(settings["experiment"])
     update(config, settings["config"])
     apply(config, trial.user_attrs.get("overrides", {}))
@@ -117,7 +120,7 @@ def config_of(trial: "optuna.trial.FrozenTrial", settings: Mapping[str, Any]) ->
 
 
 def _plotly_script() -> str:
-    """Plotly's library of JavaScript."""
+    """Returns the source of Plotly's JavaScript library."""
     try:
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
@@ -128,9 +131,7 @@ def _plotly_script() -> str:
     return get_plotlyjs()
 
 
-def _best(
-    trial: "optuna.trial.FrozenTrial", settings: Mapping[str, Any], workdir: Path
-) -> dict[str, Any]:
+def _best(trial: "FrozenTrial", settings: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     return {
         **_row(trial),
         "overrides": trial.user_attrs.get("overrides", {}),
@@ -138,13 +139,13 @@ def _best(
     }
 
 
-def _row(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
-    """A trial as text, for the table."""
+def _row(trial: "FrozenTrial") -> dict[str, Any]:
+    """Returns a trial as text, for the table."""
     spread = trial.user_attrs.get("spread", [])
     values = [f"{value:.4g}" for value in trial.values or ()]
     seconds = None if trial.duration is None else trial.duration.total_seconds()
     return {
-        "number": trial.number,
+        "number": run_number(trial),
         "state": trial.state.name.lower(),
         "values": [
             f"{value} ± {deviation:.2g}" for value, deviation in zip(values, spread, strict=True)
@@ -153,26 +154,30 @@ def _row(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
         else values,
         "params": {name: _short(value) for name, value in trial.params.items()},
         "time": "–" if seconds is None else duration(seconds),
-        "error": trial.user_attrs.get("error", ""),
+        "error": error_of(trial),
     }
+
+
+def _complete_trials(study: "Study") -> list["FrozenTrial"]:
+    return [trial for trial in current_trials(study) if trial.state.name == "COMPLETE"]
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _count_states(trials: Sequence["optuna.trial.FrozenTrial"]) -> dict[str, int]:
-    """How many there are in each state, of the states that occur."""
+def _count_states(trials: Sequence["FrozenTrial"]) -> dict[str, int]:
+    """Returns the number of trials in each state that occurs."""
     names = [trial.state.name.lower() for trial in trials]
     return {name: names.count(name) for name in dict.fromkeys(sorted(names))}
 
 
-def _figures(study: "optuna.Study", objectives: Sequence[str]) -> dict[str, Any]:
-    """Plotly's figures that the trials are enough for, by title."""
-    optuna, _ = import_optuna()
+def _figures(study: "Study", objectives: Sequence[str]) -> dict[str, Any]:
+    """Returns Plotly's figures by title, those for which there are enough trials."""
+    optuna = import_optuna()
     plots = optuna.visualization
     names = [objective.rpartition(":")[0] for objective in objectives]
-    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    complete = _complete_trials(study)
     if not complete:
         return {}
     varying, figures = _varying(complete), {}
@@ -195,7 +200,7 @@ def _figures(study: "optuna.Study", objectives: Sequence[str]) -> dict[str, Any]
     if len(names) == 1 and any(trial.intermediate_values for trial in complete):
         figures[f"Course of {names[0]}"] = plots.plot_intermediate_values(study)
     for figure in figures.values():
-        # The page has a title and the colours of the ground itself.
+        # The page sets the titles and the background.
         figure.update_layout(
             title=None, template="none", margin={"l": 70, "r": 50, "t": 40, "b": 60}, height=360
         )
@@ -203,9 +208,9 @@ def _figures(study: "optuna.Study", objectives: Sequence[str]) -> dict[str, Any]
 
 
 def _restyle_parallel(figure: Any, name: str, parameters: Sequence[str]) -> None:
-    """Gives parallel coordinates names that are not cut, and colours for any ground.
+    """Shortens the names of parallel coordinates, and sets colours for any background.
 
-    Optuna's lines fade to white. Parameters are called by the last part of their name.
+    Long names would be cut, so only their last part is shown. Optuna's lines fade to white.
     """
     figure.layout.xaxis.ticktext = [name, *(p.rpartition(".")[2] for p in sorted(parameters))]
     for trace in figure.data:
@@ -222,14 +227,16 @@ def _restyle_parallel(figure: Any, name: str, parameters: Sequence[str]) -> None
             trace.marker.update(colorscale=scale, reversescale=False)
 
 
-def _varying(trials: Sequence["optuna.trial.FrozenTrial"]) -> list[str]:
-    """The parameters that every trial has and that are not the same in all."""
+def _varying(trials: Sequence["FrozenTrial"]) -> list[str]:
+    """Returns the parameters that every trial has and that differ between trials."""
     shared = [n for n in trials[0].params if all(n in trial.params for trial in trials)]
     return [n for n in shared if len({str(trial.params[n]) for trial in trials}) > 1]
 
 
-def _value_at(place: int) -> Callable[["optuna.trial.FrozenTrial"], float]:
-    def target(trial: "optuna.trial.FrozenTrial") -> float:
+def _value_at(place: int) -> Callable[["FrozenTrial"], float]:
+    """Returns a function that gives a trial's value of one objective."""
+
+    def target(trial: "FrozenTrial") -> float:
         return trial.values[place] if trial.values else math.nan
 
     return target

@@ -1,8 +1,8 @@
-"""What a sweep will do, checked before any trial starts."""
+"""Plan of a sweep, checked before any trial starts."""
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +12,33 @@ from launch.sweeps.space import (
     Label,
     Suggest,
     apply,
+    draw,
     load_suggest,
     make_cells,
     parse_spaces,
 )
 from launch.sweeps.study import (
+    STEP_SECONDS,
     Objective,
     Settings,
     check_sampler,
     import_optuna,
     make_pruner,
 )
-from launch.sweeps.trial import STEP_SECONDS, draw
 
 DEFAULT_TRIALS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A sweep.
+    """Plan of a sweep.
 
     Attributes:
-      settings: the same for all its workers.
-      dimensions: which fields vary.
+      settings: settings that all workers share.
+      dimensions: fields that vary.
       suggest: draws further values; None: there are none.
-      cells: of a grid; None: a sampler draws the values.
-      trials: their number.
+      cells: values of each trial of a grid; None: a sampler draws the values.
+      trials: number of trials.
     """
 
     settings: Settings
@@ -57,31 +58,30 @@ def make_plan(
     trials: int | None = None,
     **options: Any,
 ) -> Plan:
-    """The sweep that a command describes.
+    """Returns the plan of the sweep that a command describes.
 
     Args:
       experiment: ``FILE[:variant]``.
       config: its configuration; changed so that the first metric chooses the best checkpoint.
       space: ``FIELD=VALUES`` texts.
-      space_file: a Python file with ``suggest(trial)``.
-      objectives: ``METRIC:max`` or ``METRIC:min`` texts; none: the configuration's best metric.
-      trials: None: the cells of a grid, ``DEFAULT_TRIALS`` otherwise.
+      space_file: Python file with ``suggest(trial)``.
+      objectives: ``METRIC:max`` or ``METRIC:min`` texts; empty: the configuration's best metric.
+      trials: number of trials; None: the cells of a grid, otherwise ``DEFAULT_TRIALS``.
       **options: ``sampler``, ``pruner``, ``folds``, ``seeds``, ``sampler_seed`` of ``Settings``.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: whatever of it cannot be.
+      ValueError: an argument, or a combination of them, that no sweep can have.
       flaxnets.training.config.UndefinedMethod: folds of an experiment that has none.
     """
     dimensions = parse_spaces(space, config)
     suggest, digest = (None, "") if space_file is None else load_suggest(space_file)
-    judges = _parse_objectives(objectives, config)
     settings = Settings(
         experiment=experiment,
         config=config,
         space=[str(dimension) for dimension in dimensions],
         space_file=digest,
-        objectives=judges,
+        objectives=_parse_objectives(objectives, config),
         **options,
     )
     _check_settings(settings)
@@ -100,7 +100,7 @@ def make_plan(
 
 
 def _parse_objectives(texts: Sequence[str], config: Config) -> list[Objective]:
-    """The objectives; the first metric of them becomes the configuration's best metric."""
+    """Returns the objectives; their first metric becomes the configuration's best metric."""
     found = [_parse_objective(text, config) for text in texts]
     found = found or [Objective(config.best_metric, config.best_mode)]
     names = [objective.metric for objective in found]
@@ -128,7 +128,7 @@ def _parse_objective(text: str, config: Config) -> Objective:
 
 
 def _check_settings(settings: Settings) -> None:
-    """Raises ValueError for settings with which no trial can be judged."""
+    """Raises ValueError for settings by which no trial can be judged."""
     config = settings.config
     config.validate()
     if config.eval_split in ("", "test", "train"):
@@ -139,22 +139,17 @@ def _check_settings(settings: Settings) -> None:
     check_sampler(settings.sampler)
     make_pruner(settings)
     if len(set(settings.seeds)) < len(settings.seeds):
-        raise ValueError(f"seeds: expected each once, received {_joined(settings.seeds)}")
+        seeds = ",".join(map(str, settings.seeds))
+        raise ValueError(f"seeds: expected each once, received {seeds}")
     for fold in range(1, settings.folds + 1):
         copy.deepcopy(config).set_fold(fold)
 
 
-def _try_draw(
-    settings: Settings, dimensions: Sequence[Dimension], suggest: Suggest | None
-) -> Mapping[str, Any]:
-    """Draws values once, without a study, so that what is wrong with them is told now."""
-    optuna, _ = import_optuna()
+def _try_draw(settings: Settings, dimensions: Sequence[Dimension], suggest: Suggest | None) -> None:
+    """Draws and sets values once, so that errors are raised before the sweep begins."""
+    optuna = import_optuna()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     values = draw(study.ask(), dimensions, suggest)
     if settings.seeds and "seed" in values:
         raise ValueError("seeds: expected none where the field seed varies, received some")
-    return apply(copy.deepcopy(settings.config), values)
-
-
-def _joined(values: Sequence[int]) -> str:
-    return ",".join(map(str, values))
+    apply(copy.deepcopy(settings.config), values)

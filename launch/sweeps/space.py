@@ -1,10 +1,10 @@
-"""The space of a sweep: which fields of a configuration vary, and over which values.
+"""Search space of a sweep: the fields of a configuration that vary, and their values.
 
     optimizer.learning_rate=log:1e-4:1e-1     a number, drawn on a logarithmic scale
     optimizer.momentum=0.5:0.99               a number; of an int field, an integer
-    model.recurrent_features=64:256:64        a number in steps: 64, 128, 192, 256
+    model.recurrent.features=64:256:64        a number in steps: 64, 128, 192, 256
     optimizer.schedule=constant,cosine        one of these, each of the field's type
-    model.encoder_features=(8,8),(16,16)      one of these, of a field that is a tuple
+    model.encoder.features=(8,8),(16,16)      one of these, of a field that is a tuple
 
 What depends on other values, or belongs together, is drawn by a Python file that defines
 ``suggest(trial)``, which gets an ``optuna.Trial`` and returns values by the names of their fields.
@@ -12,7 +12,6 @@ What depends on other values, or belongs together, is drawn by a Python file tha
 
 import ast
 import dataclasses
-import difflib
 import hashlib
 import importlib.util
 import itertools
@@ -24,25 +23,30 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaxnets.configuration import nearest
 from flaxnets.training.config import Config
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna import Trial
 
 Label = None | bool | int | float | str
-"""A value as Optuna keeps it."""
-Suggest = Callable[["optuna.Trial"], Mapping[str, Any]]
+"""Value as Optuna stores it."""
+Suggest = Callable[["Trial"], Mapping[str, Any]]
+"""Function of a trial that draws values by the names of their fields."""
+
+FIXED = ("best_metric", "best_mode", "eval_split")
+"""Fields that judge the trials, so that all trials must share them."""
 
 MAX_CELLS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """A field that takes one of some values.
+    """Field that takes one of several values.
 
     Attributes:
-      field: its name, as ``optimizer.name``.
-      values: of the field's type.
+      field: name of the field, as ``optimizer.name``.
+      values: values of the field's type.
     """
 
     field: str
@@ -51,27 +55,27 @@ class Choices:
     def __str__(self) -> str:
         return f"{self.field}={','.join(map(str, self.labels()))}"
 
-    def suggest(self, trial: "optuna.Trial") -> Any:
-        """Draws a value."""
+    def suggest(self, trial: "Trial") -> Any:
+        """Returns a value that the trial draws."""
         labels = self.labels()
         return self.values[labels.index(trial.suggest_categorical(self.field, labels))]
 
     def labels(self) -> list[Label]:
-        """The values for Optuna, which has no tuples."""
+        """Returns the values as Optuna stores them, which has no tuples."""
         return [repr(value) if isinstance(value, tuple) else value for value in self.values]
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """A field that takes a number between two others, both included.
+    """Field that takes a number in [low,high].
 
     Attributes:
-      field: its name.
-      low: the least value.
-      high: the greatest value; ``low`` plus a multiple of ``step`` where there is one.
-      step: between two values; None: any number.
-      log: whether the number is drawn on a logarithmic scale.
-      integer: whether the field is an int.
+      field: name of the field.
+      low: least value.
+      high: greatest value; with a ``step``, ``low`` plus a multiple of it.
+      step: difference between two values; None: any number.
+      log: True draws the number on a logarithmic scale.
+      integer: True for a field of type int.
     """
 
     field: str
@@ -87,8 +91,8 @@ class Range:
         scale = "log:" if self.log else ""
         return f"{self.field}={scale}{':'.join(str(kind(number)) for number in numbers)}"
 
-    def suggest(self, trial: "optuna.Trial") -> Any:
-        """Draws a value."""
+    def suggest(self, trial: "Trial") -> Any:
+        """Returns a value that the trial draws."""
         if self.integer:
             step = 1 if self.step is None else int(self.step)
             return trial.suggest_int(
@@ -99,10 +103,10 @@ class Range:
         return trial.suggest_float(self.field, low, high, step=step_size, log=self.log)
 
     def labels(self) -> list[Label]:
-        """The values of a grid.
+        """Returns the values of a grid.
 
         Raises:
-          ValueError: there are too many of them.
+          ValueError: a range without steps, or one of more than ``MAX_CELLS`` values.
         """
         step = Decimal(1) if self.integer and not self.log and self.step is None else self.step
         if step is None:
@@ -123,11 +127,11 @@ Dimension = Choices | Range
 
 
 def parse_spaces(texts: Sequence[str], config: Config) -> list[Dimension]:
-    """The dimensions that ``FIELD=VALUES`` texts describe.
+    """Returns the dimensions that ``FIELD=VALUES`` texts describe.
 
     Args:
-      texts: as the flag has them.
-      config: what has the fields.
+      texts: values of the flag ``--space``.
+      config: configuration with the fields.
 
     Raises:
       ValueError: a field that the configuration does not have (with the nearest), that is named
@@ -142,10 +146,10 @@ def parse_spaces(texts: Sequence[str], config: Config) -> list[Dimension]:
 
 
 def make_cells(dimensions: Sequence[Dimension]) -> list[dict[str, Label]]:
-    """Every combination of values, the last dimension turning fastest.
+    """Returns every combination of values by field; the last dimension varies fastest.
 
     Raises:
-      ValueError: no dimension, a range without steps, or too many combinations.
+      ValueError: no dimension, a range without steps, or more than ``MAX_CELLS`` combinations.
     """
     if not dimensions:
         raise ValueError("space: expected --space of at least one field for a grid, received none")
@@ -158,7 +162,7 @@ def make_cells(dimensions: Sequence[Dimension]) -> list[dict[str, Label]]:
 
 
 def load_suggest(path: Path) -> tuple[Suggest, str]:
-    """``suggest`` of a Python file, and a digest of the file's text.
+    """Returns ``suggest`` of a Python file, and a digest of the file's text.
 
     Raises:
       FileNotFoundError: no such file.
@@ -178,11 +182,38 @@ def load_suggest(path: Path) -> tuple[Suggest, str]:
     return suggest, digest
 
 
+def draw(
+    trial: "Trial", dimensions: Sequence[Dimension], suggest: Suggest | None
+) -> dict[str, Any]:
+    """Returns the values that a trial draws, by field.
+
+    Args:
+      trial: draws the values.
+      dimensions: each gives one value.
+      suggest: gives further values; None: there are none.
+
+    Raises:
+      ValueError: ``suggest`` does not return values by field, or returns one of a dimension.
+    """
+    values = {dimension.field: dimension.suggest(trial) for dimension in dimensions}
+    if suggest is None:
+        return values
+    further = suggest(trial)
+    if not isinstance(further, Mapping):
+        raise ValueError(
+            "space_file: expected suggest(trial) to return values by field, received "
+            f"{type(further).__name__}"
+        )
+    if twice := values.keys() & further.keys():
+        raise ValueError(f"space_file: {', '.join(sorted(twice))} is given by --space, too")
+    return {**values, **further}
+
+
 def _parse(text: str, config: Config) -> Dimension:
     name, equals, values = text.partition("=")
     if not equals or not name:
         raise ValueError(f"space: expected FIELD=VALUES, received {text!r}")
-    kind = checked_kinds(config, [name])[name]
+    kind = _checked_kinds(config, [name])[name]
     if not values.strip():
         raise ValueError(f"space: expected values of {name}, received none")
     if kind in (int, float) and ":" in values:
@@ -191,7 +222,7 @@ def _parse(text: str, config: Config) -> Dimension:
         chosen = _parse_tuples(name, values)
     else:
         chosen = [_parse_value(name, part.strip(), kind) for part in values.split(",")]
-    conformed = [conform(name, value, kind) for value in chosen]
+    conformed = [_conform(name, value, kind) for value in chosen]
     for value in conformed:
         if conformed.count(value) > 1:
             raise ValueError(f"space: expected each value of {name} once, received {value} twice")
@@ -240,8 +271,8 @@ def _parse_tuples(name: str, text: str) -> list[Any]:
 
 
 def _parse_value(name: str, text: str, kind: Any) -> Any:
-    """One value of a list; what it may be is checked by ``conform``."""
-    kinds = typing.get_args(kind) if is_union(kind) else (kind,)
+    """Returns one value of a list; ``_conform`` checks its type."""
+    kinds = typing.get_args(kind) if _is_union(kind) else (kind,)
     if type(None) in kinds and text.lower() == "none":
         return None
     for one in kinds:
@@ -255,24 +286,22 @@ def _parse_value(name: str, text: str, kind: Any) -> Any:
     return text
 
 
-# Fields of a configuration by name: their types, setting them with a check, and their flags.
-
-JUDGES = ("best_metric", "best_mode", "eval_split")
-"""Fields that judge the trials, and so are the same for all."""
-
-
 def apply(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Sets fields by their names, as ``optimizer.learning_rate``, in place.
+    """Sets fields of a configuration by their names, in place.
+
+    Args:
+      config: is changed.
+      values: by the names of their fields, as ``optimizer.learning_rate``.
 
     Returns:
-      The values as they were set: integers have become float where the field is one.
+      The values as they were set: an integer becomes a float if the field is one.
 
     Raises:
       ValueError: no such field (with the nearest), or a value that is not of its type.
     """
-    kinds, applied = checked_kinds(config, values), {}
+    kinds, applied = _checked_kinds(config, values), {}
     for name, value in values.items():
-        applied[name] = conform(name, value, kinds[name])
+        applied[name] = _conform(name, value, kinds[name])
         *path, last = name.split(".")
         owner: Any = config
         for part in path:
@@ -282,7 +311,7 @@ def apply(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flag(name: str, value: Any) -> str:
-    """``--config.NAME=VALUE``, which sets the value when ``launch.train`` gets it."""
+    """Returns ``--config.NAME=VALUE``, which sets the value in ``launch.train``."""
     if isinstance(value, bool):
         value = str(value).lower()
     elif value is None:
@@ -290,54 +319,53 @@ def flag(name: str, value: Any) -> str:
     return f"--config.{name}={value}"
 
 
-def field_kinds(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The type of each leaf of a configuration, by its name with dots."""
+def _field_kinds(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the type of each leaf of a configuration, by its name with dots."""
     hints = typing.get_type_hints(type(config))
     kinds: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            kinds |= field_kinds(value, f"{prefix}{field.name}.")
+            kinds |= _field_kinds(value, f"{prefix}{field.name}.")
         else:
             kinds[prefix + field.name] = hints[field.name]
     return kinds
 
 
-def checked_kinds(config: Config, names: Iterable[str]) -> dict[str, Any]:
-    """The type of each field, once each name is one that may vary."""
-    kinds = field_kinds(config)
+def _checked_kinds(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """Returns the type of each field of a configuration, after a check that the names may vary."""
+    kinds = _field_kinds(config)
     for name in names:
         if name not in kinds:
-            near = difflib.get_close_matches(name, list(kinds), n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(kinds)}"
-            raise ValueError(f"space: no field {name} in the configuration{hint}")
-        if name in JUDGES:
+            near = nearest(name, kinds, cutoff=0.4)
+            raise ValueError(f"space: no field {name} in the configuration{near}")
+        if name in FIXED:
             raise ValueError(f"space: {name} judges the trials; give it by --objective or --config")
         if typing.get_origin(kinds[name]) is dict or kinds[name] is dict:
             raise ValueError(f"space: {name} is a dict, which no flag can set")
     return kinds
 
 
-def conform(name: str, value: Any, kind: Any) -> Any:
-    """The value as the field has it; ValueError where it is not of the field's type."""
-    kinds = typing.get_args(kind) if is_union(kind) else (kind,)
+def _conform(name: str, value: Any, kind: Any) -> Any:
+    """Returns the value in the field's type; raises ValueError if it is not of that type."""
+    kinds = typing.get_args(kind) if _is_union(kind) else (kind,)
     for one in kinds:
         if one is float and type(value) in (int, float) and math.isfinite(value):
             return float(value)
         if one in (bool, int, str, type(None)) and type(value) is one:
             return value
         if (one is tuple or typing.get_origin(one) is tuple) and isinstance(value, tuple | list):
-            # JSON and YAML have lists alone.
+            # JSON and YAML have no tuples.
             inner = typing.get_args(one)
             each = inner[:1] * len(value) if inner[1:] == (Ellipsis,) else inner
             if not inner:
                 return tuple(value)
             if len(each) == len(value):
-                return tuple(conform(name, v, k) for v, k in zip(value, each, strict=True))
+                return tuple(_conform(name, v, k) for v, k in zip(value, each, strict=True))
     shown = getattr(kind, "__name__", str(kind)) if not typing.get_args(kind) else str(kind)
     raise ValueError(f"space: expected {shown} for {name}, received {value!r}")
 
 
-def is_union(kind: Any) -> bool:
-    """Whether a type is one of several, as ``int | None``."""
+def _is_union(kind: Any) -> bool:
+    """Returns whether a type is one of several, as ``int | None``."""
     return typing.get_origin(kind) in (typing.Union, types.UnionType)

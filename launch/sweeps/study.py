@@ -1,18 +1,21 @@
-"""The study of a sweep in its database: made once, joined by any number of workers.
+"""Study of a sweep in its database: created once, joined by any number of workers.
 
-All its trials are in it from the beginning, waiting; so their number is fixed however many workers
-there are, and each is taken by one of them.
+All trials are enqueued when the study is created, so their number does not depend on how many
+workers there are. A trial whose worker died is retried as a new trial, which Optuna links to the
+first one.
 """
 
 import contextlib
 import dataclasses
 import importlib.util
 import logging
+import sqlite3
 import time
+import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import numpy as np
@@ -21,233 +24,229 @@ from flaxnets.configuration import nearest
 from flaxnets.training.config import Config, differences, to_dict
 from launch.sweeps.space import Label
 
-# The database behind a sweep: SQLite or PostgreSQL, through Optuna's storage.
-#
-# What must happen as one (making a study, taking a trial) is done under a lock that all workers of
-# the database share: beside an SQLite file a lock file, in PostgreSQL an advisory lock. Both end
-# with the process that holds them.
-
 if TYPE_CHECKING:
     import optuna
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+SAMPLERS = ("grid", "random", "tpe", "gp")
+PRUNERS = ("none", "median", "hyperband")
+STEP_SECONDS = "step_seconds"
+"""Objective that is not a metric: median time of a training step, in seconds."""
+SETTINGS = "sweep"
+"""User attribute of the study that holds its settings."""
 
 ATTEMPTS = 5
 FIRST_WAIT_SECONDS = 1.0
 CONNECT_SECONDS = 10
 SQLITE_BUSY_SECONDS = 60
 LOCK_KEY = zlib.crc32(b"flaxnets.sweep")
-
-Result = TypeVar("Result")
+HEARTBEATS_PER_GRACE_PERIOD = 6
 
 logger = logging.getLogger(__name__)
 
 
 class DatabaseUnreachable(OSError):
-    """The database did not answer, however often it was tried."""
+    """No connection to the database after ``ATTEMPTS`` attempts."""
 
 
 class Database:
-    """The storage of all studies in one database, and the lock of all who use it.
+    """SQLite or PostgreSQL database of studies, with a lock shared by all its workers.
 
     Attributes:
-      storage: Optuna's.
-      close: closes the connections that are kept.
       name: the address, without a password.
+      storage: Optuna's storage, with heartbeats.
     """
 
-    def __init__(self, address: str) -> None:
-        """Connects; makes the tables where there are none.
+    def __init__(self, address: str, *, stale_seconds: int = 60) -> None:
+        """Connects, and creates the tables if they are missing.
 
         Args:
           address: ``sqlite:///FILE`` or ``postgresql://USER@HOST/NAME``.
+          stale_seconds: time without a heartbeat after which a running trial is stale. It is
+            measured by the clock of the database: with SQLite, by those of the workers' machines,
+            which must agree.
 
         Raises:
-          ValueError: another kind of address, a missing package, a file that is no database, or a
-            database of another version of Optuna.
-          DatabaseUnreachable: no answer.
+          ValueError: another kind of address, a missing package, a file that is not a database,
+            or a database of another version of Optuna.
+          DatabaseUnreachable: no connection.
         """
-        modules = import_optuna()
-        sqlalchemy = modules[1]
-        try:
-            url = sqlalchemy.engine.make_url(address)
-        except sqlalchemy.exc.ArgumentError:
-            url = None
-        kind = "" if url is None else url.get_backend_name()
-        if (
-            url is None
-            or kind not in ("sqlite", "postgresql")
-            or url.database in (None, "", ":memory:")
-        ):
-            raise ValueError(
-                "storage: expected sqlite:///FILE or postgresql://USER@HOST/NAME, received "
-                f"{address if url is None else url.render_as_string()}"
-            )
+        optuna = import_optuna()
+        import sqlalchemy
+
+        url = _parse_address(address)
         self.name = url.render_as_string(hide_password=True)
-        options: dict[str, Any]
-        if kind == "sqlite":
+        self._file_lock: filelock.FileLock | None = None
+        outage: type[Exception]
+        if url.get_backend_name() == "sqlite":
             path = Path(url.database)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file_lock = filelock.FileLock(path.with_name(path.name + ".lock"))
-            options = {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
+            outage, connection = sqlite3.OperationalError, {"timeout": SQLITE_BUSY_SECONDS}
         else:
-            _import_psycopg()
             url = url.set(drivername="postgresql+psycopg")
-            self._engine = sqlalchemy.create_engine(
-                url,
-                poolclass=sqlalchemy.NullPool,
-                connect_args={"connect_timeout": CONNECT_SECONDS},
-            )
-            # A connection that was lost meanwhile is opened again.
-            options = {
-                "connect_args": {"connect_timeout": CONNECT_SECONDS},
-                "pool_pre_ping": True,
-            }
-        self._kind = kind
-        full_address = url.render_as_string(hide_password=False)
-
-        def connect() -> "optuna.storages.BaseStorage":
-            with self._lock():
-                storages = modules[0].storages
-                backend = storages.RDBStorage(full_address, engine_kwargs=options)
-            self.close = backend.engine.dispose
-            return storages.get_storage(backend)
-
+            outage = _import_psycopg().OperationalError
+            connection = {"connect_timeout": CONNECT_SECONDS}
+        options = {
+            "connect_args": connection,
+            "poolclass": _make_pool_class(self.name, outage),
+            "pool_pre_ping": True,  # Replaces connections that were lost meanwhile.
+        }
+        self._engine = sqlalchemy.create_engine(url, **options)
         try:
-            self.storage = self.persist(connect)
+            # Workers that create the tables at the same moment would crash each other.
+            with self.lock():
+                backend = optuna.storages.RDBStorage(
+                    url.render_as_string(hide_password=False),
+                    engine_kwargs=options,
+                    heartbeat_interval=max(1, stale_seconds // HEARTBEATS_PER_GRACE_PERIOD),
+                    grace_period=stale_seconds,
+                )
         except sqlalchemy.exc.DatabaseError as error:
-            raise ValueError(f"storage: {self.name} is no database: {error.orig}") from error
+            raise ValueError(f"storage: {self.name} is not a database: {error.orig}") from error
         except RuntimeError as error:
             raise ValueError(f"storage: {self.name}: {error}") from error
-
-    def persist(self, action: Callable[[], Result]) -> Result:
-        """The action's result; it is tried again while the database does not answer.
-
-        Raises:
-          DatabaseUnreachable: it did not in ``ATTEMPTS`` tries.
-        """
-        wait = FIRST_WAIT_SECONDS
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return action()
-            except Exception as error:
-                reason = _outage(error)
-                if reason is None:
-                    raise
-                if attempt == ATTEMPTS:
-                    raise DatabaseUnreachable(
-                        f"storage: {self.name} cannot be reached, tried {ATTEMPTS} times: {reason}"
-                    ) from error
-                logger.warning("%s does not answer, trying again: %s", self.name, reason)
-            time.sleep(wait)
-            wait *= 2
-        raise AssertionError("the last attempt returns or raises")
-
-    def exclusively(self, action: Callable[[], Result]) -> Result:
-        """The action's result, while nobody else's action runs; tried again as by ``persist``.
-
-        Raises:
-          DatabaseUnreachable: no answer.
-        """
-
-        def locked() -> Result:
-            with self._lock():
-                return action()
-
-        return self.persist(locked)
+        self._engines = (self._engine, backend.engine)
+        self.storage: Any = optuna.storages.get_storage(backend)
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        if self._kind == "sqlite":
+    def lock(self) -> Iterator[None]:
+        """Excludes all other workers of the database until the end of ``with``.
+
+        The lock is released when its process dies.
+
+        Raises:
+          DatabaseUnreachable: no connection.
+        """
+        if self._file_lock is not None:
             with self._file_lock:
                 yield
             return
-        _, sqlalchemy = import_optuna()
-        with self._engine.connect() as connection:
-            # It ends with the connection, which is not kept.
+        import sqlalchemy
+
+        with self._engine.begin() as connection:
             key = {"key": LOCK_KEY}
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), key)
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), key)
             yield
 
+    def close(self) -> None:
+        """Closes the pooled connections."""
+        for engine in self._engines:
+            engine.dispose()
 
-def import_optuna() -> tuple[Any, Any]:
-    """The modules ``optuna`` and ``sqlalchemy``.
+
+def import_optuna() -> Any:
+    """Returns the module ``optuna``.
 
     Raises:
       ValueError: Optuna is not installed.
     """
     try:
         import optuna
-        import sqlalchemy
     except ModuleNotFoundError as error:
         raise ValueError(
             f"launch.sweep needs the package {error.name}; install the extra: "
             "pip install -e '.[sweep]'"
         ) from None
-    return optuna, sqlalchemy
+    # Heartbeats and retries are marked experimental; pyproject.toml bounds Optuna's version.
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna
 
 
-def _import_psycopg() -> None:
+def _import_psycopg() -> Any:
     try:
-        import psycopg  # noqa: F401
+        import psycopg
     except ImportError as error:
         reason = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
         raise ValueError(
             f"a sweep over PostgreSQL needs the package psycopg{reason}; install the extra: "
             "pip install -e '.[sweep-postgresql]'"
         ) from None
+    return psycopg
 
 
-def _outage(error: Exception) -> str | None:
-    """Why the database did not answer; None where the error is another one."""
-    _, sqlalchemy = import_optuna()
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
-            return " ".join(str(cause.orig).split())
-        cause = cause.__cause__
-    return None
+def _parse_address(address: str) -> Any:
+    """Returns SQLAlchemy's URL of a database that a sweep can use."""
+    import sqlalchemy
+
+    try:
+        url = sqlalchemy.engine.make_url(address)
+    except sqlalchemy.exc.ArgumentError:
+        url = None
+    if (
+        url is None
+        or url.get_backend_name() not in ("sqlite", "postgresql")
+        or url.database in ("", None, ":memory:")
+    ):
+        raise ValueError(
+            "storage: expected sqlite:///FILE or postgresql://USER@HOST/NAME, received "
+            f"{address if url is None else url.render_as_string()}"
+        )
+    return url
 
 
-if TYPE_CHECKING:
-    import optuna
+def _make_pool_class(name: str, outage: type[Exception]) -> Any:
+    """Returns a class of connection pools that retry while the database does not answer.
 
-SAMPLERS = ("grid", "random", "tpe", "gp")
-PRUNERS = ("none", "median", "hyperband")
-SETTINGS = "sweep"
-"""The study's attribute that holds its settings."""
+    The retries are in the pool because Optuna opens connections inside ``study.optimize``, too, for
+    heartbeats and results.
+    """
+    import sqlalchemy
+
+    class PatientPool(sqlalchemy.pool.QueuePool):
+        def connect(self) -> Any:
+            wait = FIRST_WAIT_SECONDS
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    return super().connect()
+                except outage as error:
+                    reason = " ".join(str(error).split())
+                    if attempt == ATTEMPTS:
+                        raise DatabaseUnreachable(
+                            f"storage: {name} cannot be reached, tried {ATTEMPTS} times: {reason}"
+                        ) from error
+                logger.warning("%s does not answer, trying again: %s", name, reason)
+                time.sleep(wait)
+                wait *= 2
+            raise AssertionError("the last attempt returns or raises")
+
+    # Named by its module, it would not be as quiet as SQLAlchemy's own pools.
+    logging.getLogger(f"{__name__}.PatientPool").setLevel(logging.WARNING)
+    return PatientPool
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What trials are judged by: a metric of ``eval_split``, or ``step_seconds``."""
+    """Metric of ``eval_split`` that judges the trials, or ``step_seconds``.
+
+    Attributes:
+      metric: its name.
+      mode: ``max`` or ``min``.
+    """
 
     metric: str
     mode: str
-    """``max`` or ``min``."""
 
     def __str__(self) -> str:
         return f"{self.metric}:{self.mode}"
 
-    @property
-    def sign(self) -> int:
-        """1 where the greatest value is the best, -1 where the smallest is."""
-        return 1 if self.mode == "max" else -1
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is the same for all workers of a study.
+    """Settings that all workers of a study share.
 
     Attributes:
       experiment: ``FILE[:variant]``.
-      config: before a trial changes it.
+      config: configuration before a trial changes it.
       space: the dimensions as text.
-      space_file: the digest of the file that draws values, empty without one.
+      space_file: digest of the file that draws values, empty without one.
       objectives: one or more.
       sampler: one of ``SAMPLERS``.
       pruner: one of ``PRUNERS``.
-      folds: of a cross-validation, 0 without one.
-      seeds: of each trial's runs; empty: the configuration's.
-      sampler_seed: of the sampler.
+      folds: number of folds of a cross-validation, 0 without one.
+      seeds: seeds of each trial's runs; empty: the configuration's seed.
+      sampler_seed: seed of the sampler.
     """
 
     experiment: str
@@ -262,22 +261,17 @@ class Settings:
     sampler_seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """For the study's attribute."""
-        return {
-            "experiment": self.experiment,
+        """Returns the settings as JSON values, for the study's attribute."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {
             "config": to_dict(self.config),
             "space": sorted(self.space),
-            "space_file": self.space_file,
             "objectives": [str(objective) for objective in self.objectives],
-            "sampler": self.sampler,
-            "pruner": self.pruner,
-            "folds": self.folds,
             "seeds": list(self.seeds),
-            "sampler_seed": self.sampler_seed,
         }
 
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
-        """One line for each value that another study's settings have differently."""
+        """Returns one line for each value that differs from recorded settings."""
         own = self.to_json()
         lines = [
             f"{name}: {_show(recorded.get(name))} there, {_show(value)} now"
@@ -296,77 +290,91 @@ def open_study(
     *,
     trials: int,
     cells: Sequence[Mapping[str, Label]] | None = None,
-) -> "optuna.Study":
-    """Makes the study with its trials, or joins the one that is there.
+) -> "Study":
+    """Returns the study, which it creates with its trials or joins.
 
-    More trials than it has are added to it.
+    If the study has fewer trials than asked for, the missing ones are enqueued.
 
     Args:
-      database: where it is.
-      name: of the study.
-      settings: its own, which those of a study that is there must equal.
-      trials: their number.
-      cells: the values of each trial; None: a sampler draws them.
+      database: holds the study.
+      name: the study's name.
+      settings: settings of the sweep, which must equal those of an existing study.
+      trials: number of trials, retries not counted.
+      cells: values of each trial; None: a sampler draws them.
 
     Raises:
-      ValueError: the study there is of another sweep, with the differences, or has more trials.
-      DatabaseUnreachable: no answer.
+      ValueError: the existing study is of another sweep (with the differences), or has more trials.
+      DatabaseUnreachable: no connection.
     """
-    module, _ = import_optuna()
-    directions = ["maximize" if o.mode == "max" else "minimize" for o in settings.objectives]
-
-    def make_or_join() -> "optuna.Study":
-        if name in module.get_all_study_names(database.storage):
-            study = module.load_study(study_name=name, storage=database.storage)
-            _check_joins(study, settings, trials)
-        else:
-            study = module.create_study(
-                study_name=name, storage=database.storage, directions=directions
-            )
-        if SETTINGS not in study.user_attrs:
-            study.set_user_attr(SETTINGS, settings.to_json())
-        # Those that are missing: of a new study, a longer sweep, or one whose maker was killed.
-        for number in range(len(study.get_trials(deepcopy=False)), trials):
+    optuna = import_optuna()
+    with database.lock():
+        study: Study = optuna.create_study(
+            study_name=name,
+            storage=database.storage,
+            directions=["maximize" if o.mode == "max" else "minimize" for o in settings.objectives],
+            load_if_exists=True,
+        )
+        there = len(current_trials(study))
+        _check_joins(study, settings, there, trials)
+        study.set_user_attr(SETTINGS, settings.to_json())
+        # Of a new study, of a longer sweep, or of one whose creator was killed. The cells of a grid
+        # are enqueued, because Optuna's GridSampler lets two workers do the same cell.
+        for number in range(there, trials):
             study.enqueue_trial({} if cells is None else dict(cells[number]))
-        return study
-
-    study = database.exclusively(make_or_join)
     study.pruner = make_pruner(settings)
     return study
 
 
-def load_study(database: Database, name: str | None) -> "optuna.Study":
-    """A study that is there, to look at.
+def load_study(database: Database, name: str | None) -> "Study":
+    """Returns an existing study, for reading.
 
     Args:
-      database: where it is.
-      name: of the study; None: the only one of a sweep in the database.
+      database: holds the study.
+      name: the study's name; None: the only study of the database.
 
     Raises:
-      ValueError: there is none, or there are several without a name.
+      ValueError: no such study, several studies and no name, or a study of another program.
+      DatabaseUnreachable: no connection.
     """
-    optuna, _ = import_optuna()
-    names = database.persist(lambda: optuna.get_all_study_names(database.storage))
+    optuna = import_optuna()
+    names = optuna.get_all_study_names(database.storage)
     if name is None and len(names) == 1:
         name = names[0]
     if name is None or name not in names:
         there = f"; there are {', '.join(sorted(names))}" if names else ""
         raise ValueError(f"study: no study {name or 'given'} in {database.name}{there}")
-    study = database.persist(lambda: optuna.load_study(study_name=name, storage=database.storage))
+    study: Study = optuna.load_study(study_name=name, storage=database.storage)
     if SETTINGS not in study.user_attrs:
         raise ValueError(f"study: {name} in {database.name} was not made by launch.sweep")
     return study
 
 
-def _check_joins(study: "optuna.Study", settings: Settings, trials: int) -> None:
+def run_number(trial: "FrozenTrial") -> int:
+    """Returns the number in the name of the run: of a retry, that of the first trial."""
+    retried = import_optuna().storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+    return trial.number if retried is None else int(retried)
+
+
+def current_trials(study: "Study") -> list["FrozenTrial"]:
+    """Returns the trials in order of ``run_number``; of a retried trial, only the last retry."""
+    last = {run_number(trial): trial for trial in study.get_trials(deepcopy=False)}
+    return [last[number] for number in sorted(last)]
+
+
+def attempts_of(trial: "FrozenTrial") -> int:
+    """Returns the number of times that a trial was started: 1 more than its retries."""
+    history = import_optuna().storages.RetryHeartbeatStaleTrialCallback.retry_history(trial)
+    return len(history) + 1
+
+
+def _check_joins(study: "Study", settings: Settings, there: int, trials: int) -> None:
     recorded = study.user_attrs.get(SETTINGS)
     place = f"study: {study.study_name}"
-    count = len(study.get_trials(deepcopy=False))
-    if recorded is None and count:
+    if recorded is None and there:
         raise ValueError(f"{place} was not made by launch.sweep; name another --study")
     lines = [] if recorded is None else settings.differences(recorded)
-    if count > trials:
-        lines.append(f"trials: {count} there, {trials} now")
+    if there > trials:
+        lines.append(f"trials: {there} there, {trials} now")
     if lines:
         raise ValueError(
             f"{place} is of another sweep; name another --study or --workdir, or give these flags "
@@ -375,19 +383,23 @@ def _check_joins(study: "optuna.Study", settings: Settings, trials: int) -> None
 
 
 def make_sampler(settings: Settings, number: int) -> "optuna.samplers.BaseSampler":
-    """What draws the values of a trial.
+    """Returns the sampler of one trial.
 
-    It depends on the trial's number, not on who asks, so that workers never draw the same.
+    Its seed depends on the trial's number and not on the worker, so two workers never draw the same
+    values.
+
+    Args:
+      settings: settings of the sweep.
+      number: ``run_number`` of the trial.
 
     Raises:
-      ValueError: ``gp`` without PyTorch.
+      ValueError: an unknown sampler, or ``gp`` without PyTorch.
     """
-    optuna, _ = import_optuna()
+    optuna = import_optuna()
     check_sampler(settings.sampler)
     seed = int(np.random.SeedSequence((settings.sampler_seed, number)).generate_state(1)[0])
     samplers = {
-        # The values of a cell are in its trial.
-        "grid": optuna.samplers.RandomSampler,
+        "grid": optuna.samplers.RandomSampler,  # Draws nothing: the trial holds its cell's values.
         "random": optuna.samplers.RandomSampler,
         "tpe": optuna.samplers.TPESampler,
         "gp": optuna.samplers.GPSampler,
@@ -396,7 +408,7 @@ def make_sampler(settings: Settings, number: int) -> "optuna.samplers.BaseSample
 
 
 def check_sampler(name: str) -> None:
-    """Raises ValueError for an unknown sampler, or one that needs what is not installed."""
+    """Raises ValueError for an unknown sampler, or one that needs a package that is missing."""
     if name not in SAMPLERS:
         raise ValueError(f"sampler: unknown {name!r}{nearest(name, SAMPLERS)}")
     if name == "gp" and importlib.util.find_spec("torch") is None:
@@ -404,16 +416,16 @@ def check_sampler(name: str) -> None:
 
 
 def make_pruner(settings: Settings) -> "optuna.pruners.BasePruner":
-    """What ends bad trials early.
+    """Returns the pruner, which stops bad trials early.
 
-    ``median`` ends a trial whose best value so far is worse than the median of the others' at the
-    same evaluation, from the fifth trial on; ``hyperband`` gives brackets of trials (Li et al.,
-    1603.06560) a first evaluation, and the best third of them three times as much.
+    ``median`` stops a trial whose best value so far is worse than the median of the other trials'
+    values at the same evaluation, from the fifth trial on. ``hyperband`` gives brackets of trials
+    (Li et al., 1603.06560) a first evaluation, and the best third of them three times the steps.
 
     Raises:
-      ValueError: an unknown one, or one with several objectives.
+      ValueError: an unknown pruner, or one with several objectives.
     """
-    optuna, _ = import_optuna()
+    optuna = import_optuna()
     if settings.pruner not in PRUNERS:
         raise ValueError(f"pruner: unknown {settings.pruner!r}{nearest(settings.pruner, PRUNERS)}")
     if settings.pruner == "none":

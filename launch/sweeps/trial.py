@@ -1,8 +1,8 @@
-"""One trial of a sweep: a configuration with drawn values, trained, and what it reached.
+"""Trial of a sweep: a configuration with drawn values, its training, and the values it reached.
 
-A trial is a run in ``WORKDIR/trialNNNN``, or one for each fold and seed below it. It is trained by
-the same trainer as any run and resumes from its checkpoints. Its value is the best one of the
-objective on ``eval_split``, where its best checkpoint was saved; over folds and seeds, the mean.
+A trial is a run in ``WORKDIR/trialNNNN``, or one run for each fold and seed below that folder. It
+is trained like any other run and resumes from its checkpoints. Its value is the best value of the
+objective on ``eval_split``; over folds and seeds, the mean.
 """
 
 import copy
@@ -10,27 +10,32 @@ import dataclasses
 import itertools
 import math
 import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flaxnets.training.config import Config
 from flaxnets.training.loop import train
 from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.workdir import Workdir
+from launch.reports.run_table import is_locked
 from launch.reports.statistics import speed_of
-from launch.sweeps.space import Dimension, Suggest, apply
-from launch.sweeps.study import Database, Objective, Settings
+from launch.sweeps.plan import Plan
+from launch.sweeps.space import apply, draw
+from launch.sweeps.study import STEP_SECONDS, Objective, import_optuna
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna import Trial
 
-STEP_SECONDS = "step_seconds"
-"""The objective that is no metric: the median time of a training step."""
+LOCK_POLL_SECONDS = 1.0
 
 
 class Interrupted(BaseException):
-    """A signal ended the training, after a checkpoint."""
+    """A signal ended the worker; a training saved a checkpoint first.
+
+    It is not an ``Exception``, so Optuna does not record the trial as failed.
+    """
 
     def __init__(self, signal: int) -> None:
         super().__init__(signal)
@@ -38,67 +43,52 @@ class Interrupted(BaseException):
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """What a trial reached.
-
-    Attributes:
-      values: of the objectives; None: it was pruned.
-      attributes: what else to remember, for JSON: ``spread``, the standard deviation over runs of
-        each objective, and ``runs``, the values of each run.
-    """
-
-    values: list[float] | None
-    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
 class Runner:
-    """Trains trials.
+    """Trains the trials of a sweep.
 
     Attributes:
-      settings: of the sweep; its configuration's ``best_metric`` is the first objective.
-      dimensions: which fields vary.
-      suggest: draws further values; None: there are none.
-      folder: of all trials.
-      database: which they report to.
+      plan: the sweep; ``best_metric`` of its configuration is the first objective.
+      folder: parent of the trials' folders.
     """
 
-    settings: Settings
-    dimensions: Sequence[Dimension]
-    suggest: Suggest | None
+    plan: Plan
     folder: Path
-    database: Database
 
-    def __call__(self, trial: "optuna.Trial") -> Result:
-        """Trains the trial's runs, those that are missing or unfinished.
+    def __call__(self, trial: "Trial", number: int) -> list[float]:
+        """Trains the trial's runs that are missing or unfinished.
+
+        The trial's attributes get ``overrides``, the values of the fields; with several runs also
+        ``runs``, the values of each run by objective, and ``spread``, their standard deviations.
+
+        Args:
+          trial: draws the values and is reported to.
+          number: names the folder.
+
+        Returns:
+          The values of the objectives.
 
         Raises:
+          optuna.TrialPruned: the pruner stopped it.
           Interrupted: a signal ended it.
         """
-        config = copy.deepcopy(self.settings.config)
-        drawn = self.database.persist(lambda: draw(trial, self.dimensions, self.suggest))
-        overrides = apply(config, drawn)
-        self.database.persist(lambda: trial.set_user_attr("overrides", overrides))
+        settings = self.plan.settings
+        config = copy.deepcopy(settings.config)
+        drawn = draw(trial, self.plan.dimensions, self.plan.suggest)
+        trial.set_user_attr("overrides", apply(config, drawn))
         runs: list[list[float]] = []
-        for path, run_config in self._runs(trial.number, config):
-            before = [values[0] for values in runs]
-            if not self._train(trial, run_config, path, before):
-                return Result(None)
-            runs.append([value_of(o, run_config, path) for o in self.settings.objectives])
+        for path, run_config in self._runs(number, config):
+            self._train(trial, run_config, path, [values[0] for values in runs])
+            runs.append([value_of(o, run_config, path) for o in settings.objectives])
         columns = list(zip(*runs, strict=True))
-        attributes: dict[str, Any] = {}
         if len(runs) > 1:
-            attributes["spread"] = [statistics.stdev(column) for column in columns]
-            attributes["runs"] = [list(column) for column in columns]
-        return Result([statistics.fmean(column) for column in columns], attributes)
-
-    def place(self, number: int) -> Path:
-        """The folder of a trial."""
-        return self.folder / f"trial{number:04d}"
+            trial.set_user_attr("spread", [statistics.stdev(column) for column in columns])
+            trial.set_user_attr("runs", [list(column) for column in columns])
+        return [statistics.fmean(column) for column in columns]
 
     def _runs(self, number: int, config: Config) -> Iterator[tuple[Path, Config]]:
-        folds: Sequence[int | None] = range(1, self.settings.folds + 1) or (None,)
-        seeds: Sequence[int | None] = self.settings.seeds or (None,)
+        """Yields the folder and configuration of each fold and seed."""
+        folds: Sequence[int | None] = range(1, self.plan.settings.folds + 1) or (None,)
+        seeds: Sequence[int | None] = self.plan.settings.seeds or (None,)
         for fold, seed in itertools.product(folds, seeds):
             run_config, parts = copy.deepcopy(config), []
             if fold is not None:
@@ -107,63 +97,45 @@ class Runner:
             if seed is not None:
                 run_config.seed = seed
                 parts.append(f"seed{seed}")
-            place = self.place(number)
-            yield (place / "_".join(parts) if parts else place), run_config
+            path = self.folder / f"trial{number:04d}"
+            yield (path / "_".join(parts) if parts else path), run_config
 
-    def _train(
-        self, trial: "optuna.Trial", config: Config, path: Path, before: Sequence[float]
-    ) -> bool:
-        """Trains one run to its end; False where the trial is pruned."""
+    def _train(self, trial: "Trial", config: Config, path: Path, before: Sequence[float]) -> None:
+        """Trains one run to its end; ``before`` are the values of the trial's earlier runs."""
 
         def on_evaluation(step: int, metrics: Mapping[str, float]) -> bool:
             value = metrics.get(config.best_metric)
-            if len(self.settings.objectives) > 1 or value is None or not math.isfinite(value):
+            several = len(self.plan.settings.objectives) > 1
+            if several or value is None or not math.isfinite(value):
                 return False
-            # Of each trial the same runs are in the mean at the same step.
-            place = len(before) * config.num_steps + step
-            mean = statistics.fmean([*before, float(value)])
-            return self.database.persist(lambda: report(trial, mean, place))
+            # Two trials are compared at the same step, where the means are over the same runs.
+            total_step = len(before) * config.num_steps + step
+            return report(trial, statistics.fmean([*before, float(value)]), total_step)
 
+        # A worker that was only slow may still train the trial that is retried here. Optuna refuses
+        # its next report or its values, which ends it.
+        while is_locked(path):
+            time.sleep(LOCK_POLL_SECONDS)
         with Workdir(path) as workdir:
-            workdir.claim(self.settings.experiment, config)
+            workdir.claim(self.plan.settings.experiment, config)
             outcome = train(config, workdir, show_progress=False, on_evaluation=on_evaluation)
         if outcome.signal is not None:
             raise Interrupted(outcome.signal)
-        return not outcome.stopped
+        if outcome.stopped:
+            raise import_optuna().TrialPruned
 
 
-def draw(
-    trial: "optuna.Trial", dimensions: Sequence[Dimension], suggest: Suggest | None
-) -> dict[str, Any]:
-    """A value of each dimension, and those of the file.
-
-    Raises:
-      ValueError: the file does not give values by field, or gives one of a dimension.
-    """
-    values = {dimension.field: dimension.suggest(trial) for dimension in dimensions}
-    if suggest is None:
-        return values
-    further = suggest(trial)
-    if not isinstance(further, Mapping):
-        raise ValueError(
-            "space_file: expected suggest(trial) to return values by field, received "
-            f"{type(further).__name__}"
-        )
-    if twice := values.keys() & further.keys():
-        raise ValueError(f"space_file: {', '.join(sorted(twice))} is given by --space, too")
-    return {**values, **further}
-
-
-def report(trial: "optuna.Trial", value: float, step: int) -> bool:
-    """Reports an evaluation; whether the trial is pruned."""
-    # One that goes on after a kill may come by the same step again.
-    if step not in trial.storage.get_trial(trial._trial_id).intermediate_values:
+def report(trial: "Trial", value: float, step: int) -> bool:
+    """Reports an evaluation; returns whether the trial is pruned."""
+    # A resumed run may evaluate a step again that was reported before, for which Optuna warns.
+    reported = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    if step not in reported:
         trial.report(value, step)
     return trial.should_prune()
 
 
 def value_of(objective: Objective, config: Config, path: Path) -> float:
-    """What a finished run reached, at its best checkpoint.
+    """Returns the value of a finished run at its best checkpoint.
 
     Raises:
       ValueError: no evaluation has the metric as a finite number.

@@ -1,4 +1,4 @@
-"""A sweep over a real PostgreSQL server, where its programs are installed."""
+"""Sweep over a real PostgreSQL server, if its programs are installed."""
 
 import os
 import pwd
@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import pytest
 from flaxnets.training.config import Config
 from launch.sweeps import study as study_module
 from launch.sweeps.plan import make_plan
-from launch.sweeps.study import Database, DatabaseUnreachable, open_study
-from launch.sweeps.trial import Result, draw
-from launch.sweeps.worker import Queue, work
+from launch.sweeps.space import draw
+from launch.sweeps.study import Database, DatabaseUnreachable, current_trials, open_study
+from launch.sweeps.worker import is_done, work
 from tests.launch.jobs import free_port
 
 pytest.importorskip("optuna")
@@ -29,7 +28,7 @@ PROGRAMS = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), 
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, Callable[[], None]]]:
-    """The address of an empty database, and what stops its server."""
+    """Gives the address of an empty database, and a function that stops its server."""
     if PROGRAMS is None:
         pytest.skip("no PostgreSQL server on this machine")
     # The server refuses to be run by root.
@@ -75,23 +74,33 @@ def test_many_workers_a_dead_one_and_a_server_that_stops(
     done: list[int] = []
     start, lock = threading.Barrier(4), threading.Lock()
 
+    class Killed(BaseException):
+        """Ends a worker in the middle of its trial."""
+
     databases: list[Database] = []
 
-    def join(trials: int) -> Queue:
-        database = Database(address)
+    def join(trials: int) -> tuple[Database, Any]:
+        database = Database(address, stale_seconds=1)
         databases.append(database)
-        study = open_study(database, "s", plan.settings, trials=trials)
-        return Queue(database, study, plan.settings, stale_seconds=0.5)
+        return database, open_study(database, "s", plan.settings, trials=trials)
+
+    def train(trial: Any, number: int) -> list[float]:
+        with lock:
+            done.append(number)
+        return [float(draw(trial, plan.dimensions, None)["seed"])]
+
+    def die(trial: Any, number: int) -> list[float]:
+        train(trial, number)
+        raise Killed
+
+    def run(trials: int, train: Any) -> Any:
+        database, study = join(trials)
+        work(database, study, plan.settings, train, poll_seconds=0.05)
+        return study
 
     def worker() -> None:
-        start.wait()  # All make the tables and the study at once.
-
-        def objective(trial: Any) -> Result:
-            with lock:
-                done.append(trial.number)
-            return Result([float(draw(trial, plan.dimensions, None)["seed"])])
-
-        work(join(16), objective, poll_seconds=0.05)
+        start.wait()  # All create the tables and the study at once.
+        run(16, train)
 
     workers = [threading.Thread(target=worker) for _ in range(4)]
     for thread in workers:
@@ -99,20 +108,19 @@ def test_many_workers_a_dead_one_and_a_server_that_stops(
     for thread in workers:
         thread.join()
     assert sorted(done) == list(range(16))
-    queue, other = join(17), join(17)
-    assert queue.database.name.startswith("postgresql://me:***@127.0.0.1:")
-    lost = queue.claim()
-    assert lost is not None
-    assert other.claim() is None
-    time.sleep(1.0)
-    taken = other.claim()
-    assert taken is not None
-    assert taken.trial.number == lost.trial.number == 16
-    assert not queue.finish(lost, [1.0])
-    assert other.finish(taken, [2.0])
+    with pytest.raises(Killed):
+        run(17, die)
+    study = run(17, train)
+    assert done[-2:] == [16, 16]
+    lost, retry = study.get_trials()[16:]
+    assert (lost.state.name, retry.state.name) == ("FAIL", "COMPLETE")
+    assert lost.params == retry.params
+    assert current_trials(study)[16].number == 17
+    database, study = join(17)
+    assert database.name.startswith("postgresql://me:***@127.0.0.1:")
     stop()
     monkeypatch.setattr(study_module, "FIRST_WAIT_SECONDS", 0.01)
     with pytest.raises(DatabaseUnreachable, match="cannot be reached, tried 5 times"):
-        other.is_done()
+        is_done(study)
     for database in databases:
         database.close()

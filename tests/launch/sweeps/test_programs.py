@@ -1,4 +1,4 @@
-"""The program ``launch.sweep``: what it refuses, signals, workers of which one is killed."""
+"""Program ``launch.sweep``: refusals, signals, and two workers of which one is killed."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def test_what_the_program_refuses(tmp_path: Path) -> None:
     nothing = start("sweep", f"--workdir={tmp_path / 'none'}", "--page")
     assert sentence(finish(misspelt)) == (
         "error: space: no field optimizer.learning_rat in the configuration; did you mean "
-        "optimizer.learning_rate?"
+        "'optimizer.learning_rate'?"
     )
     assert "no study; expected the workdir of a sweep" in sentence(finish(nothing))
     assert not list(tmp_path.iterdir())
@@ -50,7 +50,7 @@ def test_the_program(tmp_path: Path) -> None:
         "\n  space: optimizer.learning_rate=log:0.001:0.1 there, seed=1,2 now"
     )
     assert succeed(page).split() == [str(tmp_path / "a/sweep.html")]
-    # The command of the best configuration, as it is printed.
+    # The printed command trains the best configuration.
     command = shlex.split(lines[2])
     assert command[:3] == ["python", "-m", "launch.train"]
     succeed(start("train", *command[3:]))
@@ -82,12 +82,12 @@ def test_a_signal_saves_and_the_same_command_goes_on(number: int, tmp_path: Path
 
 
 def whole_steps(run: Path) -> list[int]:
-    """The steps of the checkpoints that are written to their end."""
+    """Returns the steps of the complete checkpoints."""
     return [int(path.name) for path in run.glob("checkpoints/*") if path.name.isdigit()]
 
 
 def trial_states(folder: Path) -> list[str]:
-    """The states of a study's trials, read past Optuna."""
+    """Returns the states of a study's trials, read without Optuna."""
     with sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True) as connection:
         return [row[0] for row in connection.execute("SELECT state FROM trials ORDER BY number")]
 
@@ -99,15 +99,18 @@ def test_two_workers_one_of_them_killed_finish_sixteen_trials(tmp_path: Path) ->
     training += ["--config.data.num_train=256", "--config.data.num_validation=128"]
     training += ["--config.data.num_test=512"]
     flags = [f"--workdir={folder}", "--trials=16", "--stale_seconds=5", "--workers=2"]
-    # The loss, as its differences are larger than chance after so few steps.
+    # By the loss, because after so few steps the accuracies differ by chance only.
     flags += ["--objective=loss:min", "--space=optimizer.learning_rate=log:1e-4:1e-1"]
-    space = ["--space=model.recurrent_features=16,32,64"]
+    space = ["--space=model.recurrent.features=16,32,64"]
     swept = start("sweep", MOVING_SHAPES, *training, *flags, *space)
     killed = kill_in_the_middle(swept.pid, folder)
     lines = succeed(swept).splitlines()
     assert any("ended with exit code 137" in line for line in lines)
     assert "16 trials: 16 complete" in lines
-    assert trial_states(folder) == ["COMPLETE"] * 16
+    # The killed worker's trial has failed; the last one is its retry.
+    states = ["COMPLETE"] * 17
+    states[killed] = "FAIL"
+    assert trial_states(folder) == states
     runs = find_runs(folder)
     assert [run.name for run in runs] == [f"trial{number:04d}" for number in range(16)]
     assert {run.state for run in runs} == {"finished"}
@@ -115,7 +118,7 @@ def test_two_workers_one_of_them_killed_finish_sixteen_trials(tmp_path: Path) ->
         steps = [record["step"] for record in run.records if record["split"] == "validation"]
         assert steps == [20, 40, 60]
     log = (folder / "sweep.log").read_text()
-    assert f"trial {killed}: its worker is gone" in log
+    assert f"trial {killed}: its worker is gone; retried as trial 16" in log
     assert "resuming from step" in log
     default = tmp_path / "default"
     judged = ["--config.best_metric=loss", "--config.best_mode=min"]
@@ -125,7 +128,7 @@ def test_two_workers_one_of_them_killed_finish_sixteen_trials(tmp_path: Path) ->
     [there] = find_runs(tmp_path / "default")
     assert there.best is not None
     assert best.best < there.best
-    # On clips by which nothing was chosen, too.
+    # Also on the test split, which chose nothing.
     losses = []
     for workdir in (folder / best.name, default):
         out = tmp_path / "test.json"
@@ -135,7 +138,7 @@ def test_two_workers_one_of_them_killed_finish_sixteen_trials(tmp_path: Path) ->
 
 
 def kill_in_the_middle(parent: int, folder: Path) -> int:
-    """Kills a worker in a trial that has saved a checkpoint; the trial's number."""
+    """Kills a worker in a trial that has saved a checkpoint; returns the trial's number."""
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Spaces of a sweep: what each form draws, which values a grid has, and what is refused."""
+"""Search spaces of a sweep: values that each form draws, cells of a grid, and refusals."""
 
 import dataclasses
 import re
@@ -44,7 +44,7 @@ def parse(*texts: str) -> list[Dimension]:
 
 
 def draws(text: str, count: int = 60) -> list[Any]:
-    """What a dimension draws in some trials."""
+    """Returns the values that a dimension draws in some trials."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     [dimension] = parse(text)
     return [dimension.suggest(study.ask()) for _ in range(count)]
@@ -110,9 +110,9 @@ def test_equal_spaces_are_written_equally() -> None:
 
 
 def test_fields_that_are_not_there_or_cannot_vary_are_refused() -> None:
-    message = "space: no field optimizer.learning_rat in the configuration; did you mean optim"
+    message = "space: no field optimizer.learning_rat in the configuration; did you mean 'optim"
     assert refused("optimizer.learning_rat=1,2").startswith(message)
-    assert "there are name, seed, batch_size" in refused("zzzzz=1")
+    assert "; there are accumulate_steps, " in refused("zzzzz=1")
     assert "space: optimizer is" not in refused("optimizer=1")
     assert refused("best_metric=loss,accuracy").startswith("space: best_metric judges the trials")
     assert refused("optimizer.multipliers=1").endswith("is a dict, which no flag can set")
@@ -155,7 +155,7 @@ def test_values_are_set_with_a_check() -> None:
     assert (config.optimizer.learning_rate, config.part.widths) == (1.0, (4, 2))
     with pytest.raises(ValueError, match="expected int for seed, received True"):
         apply(config, {"seed": True})
-    with pytest.raises(ValueError, match="no field sed in the configuration; did you mean seed"):
+    with pytest.raises(ValueError, match="no field sed in the configuration; did you mean 'seed'"):
         apply(config, {"sed": 1})
 
 
@@ -164,14 +164,14 @@ def test_flags_give_the_program_the_same_configuration(monkeypatch: pytest.Monke
     values = {
         "optimizer.learning_rate": 0.000123,
         "optimizer.schedule": "linear",
-        "model.encoder_features": (4, 16),
+        "model.encoder.features": (4, 16),
         "data.single_frame": True,
         "num_steps": 7,
     }
     expected = load_experiment(MOVING_SHAPES.removeprefix("--config="))
     apply(expected, values)
     arguments = ["train", MOVING_SHAPES, *(flag(name, value) for name, value in values.items())]
-    monkeypatch.setattr(sys, "argv", arguments)  # Where the flag looks for what it overrides.
+    monkeypatch.setattr(sys, "argv", arguments)  # The flag looks for its overrides there.
     own = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=own)
     own(arguments)
@@ -232,6 +232,6 @@ def test_a_file_that_cannot_be_used_is_refused(
         plan_of(tmp_path, text, **options)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"space_file: no file .*none\.py"):
         load_suggest(tmp_path / "none.py")

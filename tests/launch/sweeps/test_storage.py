@@ -1,19 +1,25 @@
-"""Databases of sweeps: refused, out of reach, back again."""
+"""Databases of sweeps: refused, out of reach, and back again."""
 
+import contextlib
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from sqlite3 import dbapi2
+from typing import Any
 
 import pytest
 
 from launch.sweeps import study
 from launch.sweeps.study import Database, DatabaseUnreachable
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 
 
-def connect(folder: Path) -> Database:
-    return Database(f"sqlite:///{folder / 'study.db'}")
+@contextlib.contextmanager
+def connect(folder: Path) -> Iterator[Database]:
+    with contextlib.closing(Database(f"sqlite:///{folder / 'study.db'}")) as database:
+        yield database
 
 
 @pytest.mark.parametrize(
@@ -24,16 +30,15 @@ def test_other_databases_are_refused(address: str) -> None:
         Database(address)
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_text("no database, but text that is longer than a header " * 9)
-    with pytest.raises(ValueError, match=r"study\.db is no database: file is not a database"):
-        connect(tmp_path)
+    with pytest.raises(ValueError, match=r"study\.db is not a database: file is not a database"):
+        Database(f"sqlite:///{tmp_path / 'study.db'}")
 
 
-def test_an_unreachable_database_is_tried_again_and_then_told(
+def test_an_unreachable_database_is_tried_again_and_then_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(study, "FIRST_WAIT_SECONDS", 0.001)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ValueError, match=r"needs the package psycopg.*'\.\[sweep-postgresql\]'"):
         Database("postgresql://me:secret@127.0.0.1/sweeps")
@@ -52,17 +57,18 @@ def test_an_unreachable_database_is_tried_again_and_then_told(
 def test_a_database_that_comes_back_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sqlalchemy
-
     monkeypatch.setattr(study, "FIRST_WAIT_SECONDS", 0.001)
-    database = connect(tmp_path)
     calls: list[None] = []
+    connect_before = dbapi2.connect
 
-    def action() -> str:
+    def connect_at_fourth(*arguments: Any, **options: Any) -> Any:
         calls.append(None)
         if len(calls) < 4:
-            raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception("gone"))
-        return "there"
+            raise dbapi2.OperationalError("unable to open database file")
+        return connect_before(*arguments, **options)
 
-    assert database.persist(action) == "there"
-    assert len(calls) == 4
+    with connect(tmp_path) as database:
+        database.close()  # The pooled connections, as an outage does.
+        monkeypatch.setattr(dbapi2, "connect", connect_at_fourth)
+        assert optuna.get_all_study_names(database.storage) == []
+        assert len(calls) == 4

@@ -1,11 +1,14 @@
-"""Sweeps that train: trials as runs, their values, pruning, folds, the page."""
+"""Sweeps that train: trials as runs, their values, pruning, folds, retries, the page."""
 
+import contextlib
 import json
 import shlex
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from flaxnets.training.config import Config
@@ -17,9 +20,9 @@ from launch.reports.run_table import find_runs
 from launch.sweeps import trial as trial_module
 from launch.sweeps.page import build_page, summarize
 from launch.sweeps.plan import Plan, make_plan
-from launch.sweeps.study import Database, open_study
+from launch.sweeps.study import Database, current_trials, open_study
 from launch.sweeps.trial import Runner
-from launch.sweeps.worker import Queue, work
+from launch.sweeps.worker import work
 from tests.launch.reports.pages import Page
 
 optuna = pytest.importorskip("optuna")
@@ -30,7 +33,7 @@ RATE = "optimizer.learning_rate=log:1e-3:1e-1"
 
 
 class Folded(Config):
-    """An experiment with three folds, whose training is made up."""
+    """Experiment with three folds, whose training is replaced."""
 
     fold = 0
 
@@ -45,18 +48,18 @@ def make(config: Config, **options: Any) -> Plan:
     return make_plan(TINY, config, **settings)
 
 
-def sweep(folder: Path, plan: Plan) -> Queue:
-    """Does all trials of a sweep in this process."""
-    database = Database(f"sqlite:///{folder / 'study.db'}")
-    study = open_study(database, "tiny", plan.settings, trials=plan.trials, cells=plan.cells)
-    queue = Queue(database, study, plan.settings)
-    work(queue, Runner(plan.settings, plan.dimensions, plan.suggest, folder, database))
-    return queue
+def sweep(folder: Path, plan: Plan, *, stale_seconds: int = 60) -> Any:
+    """Runs all trials of a sweep in this process, and returns its study."""
+    address = f"sqlite:///{folder / 'study.db'}"
+    with contextlib.closing(Database(address, stale_seconds=stale_seconds)) as database:
+        study = open_study(database, "tiny", plan.settings, trials=plan.trials, cells=plan.cells)
+        work(database, study, plan.settings, Runner(plan, folder), poll_seconds=0.02)
+        return study
 
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Config, int], Any]], None]:
-    """Takes what an evaluation after a step has, in the place of training."""
+    """Replaces training by a function that gives the metrics of an evaluation after a step."""
 
     def use(evaluate: Callable[[Config, int], Mapping[str, float]]) -> None:
         def train(config: Config, workdir: Workdir, *, on_evaluation: Any, **_: Any) -> Outcome:
@@ -83,8 +86,8 @@ def test_a_trial_is_a_run_whose_value_is_its_best_evaluation(tmp_path: Path) -> 
     config = load_experiment(TINY)
     config.strategy = "single"
     plan = make(config, trials=1, objectives=["accuracy", "loss:min", "step_seconds"])
-    queue = sweep(tmp_path, plan)
-    [trial] = queue.study.get_trials()
+    study = sweep(tmp_path, plan)
+    [trial] = study.get_trials()
     assert [run.name for run in find_runs(tmp_path)] == ["trial0000"]
     recorded = json.loads((tmp_path / "trial0000/config.json").read_text())
     assert recorded["experiment"] == TINY
@@ -102,8 +105,8 @@ def test_a_trial_is_a_run_whose_value_is_its_best_evaluation(tmp_path: Path) -> 
 def test_folds_and_seeds_give_the_mean_and_the_spread(tmp_path: Path, made_up: Any) -> None:
     made_up(lambda config, step: {"accuracy": config.fold + 0.5 * config.seed - step / 1e6})
     config = Folded(num_steps=4, eval_every=2)
-    queue = sweep(tmp_path, make(config, trials=1, folds=3, seeds=[0, 1]))
-    [trial] = queue.study.get_trials()
+    study = sweep(tmp_path, make(config, trials=1, folds=3, seeds=[0, 1]))
+    [trial] = study.get_trials()
     values = [fold + 0.5 * seed - 2e-6 for fold in (1, 2, 3) for seed in (0, 1)]
     assert trial.value == pytest.approx(2.25 - 2e-6)
     assert trial.user_attrs["runs"] == [pytest.approx(values)]
@@ -114,10 +117,41 @@ def test_folds_and_seeds_give_the_mean_and_the_spread(tmp_path: Path, made_up: A
     reports = trial.intermediate_values
     assert list(reports) == list(range(2, 25, 2))
     assert reports[10] == pytest.approx((1.0 + 1.5 + 2.0 - 3 * 2e-6) / 3)
-    page = build_page(queue.study, tmp_path)
+    page = build_page(study, tmp_path)
     assert "2.25 ± 0.94" in page
     with pytest.raises(ValueError, match="fold: expected 1 to 3, received 4"):
         make(Folded(), folds=4)
+
+
+def test_a_retry_goes_on_in_the_folder_of_the_first_trial(tmp_path: Path, made_up: Any) -> None:
+    class Killed(BaseException):
+        """Ends the worker in the middle of its trial."""
+
+    rates: list[float] = []
+    busy = filelock.FileLock(tmp_path / "trial0000/lock", thread_local=False)
+
+    def evaluate(config: Config, step: int) -> dict[str, float]:
+        rates.append(config.optimizer.learning_rate)
+        if len(rates) == 2:
+            raise Killed
+        return {"accuracy": step / 100}
+
+    made_up(evaluate)
+    plan = make(Folded(num_steps=4, eval_every=2), trials=2)
+    with pytest.raises(Killed):
+        sweep(tmp_path, plan, stale_seconds=1)
+    # Another process uses the folder, as a worker that was only slow would.
+    busy.acquire()
+    timer = threading.Timer(4.0, busy.release)
+    timer.start()
+    study = sweep(tmp_path, plan, stale_seconds=1)
+    timer.join()
+    assert [run.name for run in find_runs(tmp_path)] == ["trial0000", "trial0001"]
+    assert len(rates) == 6
+    assert rates[4:] == rates[:2]
+    assert [trial.number for trial in current_trials(study)] == [2, 1]
+    assert summarize(study, tmp_path).startswith("2 trials: 2 complete\nbest: trial 1")
+    assert "trials 2 complete 2 best" in Page(build_page(study, tmp_path)).text
 
 
 def test_pruned_and_failed_trials_are_recorded(tmp_path: Path, made_up: Any) -> None:
@@ -131,16 +165,16 @@ def test_pruned_and_failed_trials_are_recorded(tmp_path: Path, made_up: Any) -> 
     made_up(evaluate)
     config = Folded(num_steps=10, eval_every=2)
     plan = make(config, space=["seed=0:9:1"], sampler="grid", pruner="median")
-    queue = sweep(tmp_path, plan)
-    trials = queue.study.get_trials()
+    study = sweep(tmp_path, plan)
+    trials = study.get_trials()
     assert [trial.state.name for trial in trials] == (
         ["COMPLETE"] * 3 + ["FAIL"] * 2 + ["COMPLETE"] * 2 + ["PRUNED"] * 3
     )
     assert trials[3].user_attrs["error"] == "RuntimeError: no <memory>"
     assert "gave a finite accuracy; there are accuracy" in trials[4].user_attrs["error"]
-    page = Page(build_page(queue.study, tmp_path))
+    page = Page(build_page(study, tmp_path))
     assert "RuntimeError: no <memory>" in page.text
-    assert "best: trial 0, accuracy:max 0.1" in summarize(queue.study, tmp_path)
+    assert "best: trial 0, accuracy:max 0.1" in summarize(study, tmp_path)
 
 
 def test_the_page_has_the_plots_and_the_command(tmp_path: Path, made_up: Any) -> None:
@@ -148,12 +182,12 @@ def test_the_page_has_the_plots_and_the_command(tmp_path: Path, made_up: Any) ->
     config = load_experiment(TINY)
     config.batch_size = 4
     space = [RATE, "num_steps=8,12", "optimizer.name=sgd,adam"]
-    queue = sweep(tmp_path, make(config, trials=6, space=space))
-    best = queue.study.best_trial
-    text = build_page(queue.study, tmp_path)
+    study = sweep(tmp_path, make(config, trials=6, space=space))
+    best = study.best_trial
+    text = build_page(study, tmp_path)
     for title in ("History of accuracy", "Importance for", "Parallel", "Course of accuracy"):
         assert f"<h3>{title}" in text
-    words = shlex.split(summarize(queue.study, tmp_path).splitlines()[-1])
+    words = shlex.split(summarize(study, tmp_path).splitlines()[-1])
     assert shlex.join(words) in Page(text.partition("<script>")[0] + "</body></html>").text
     assert words[:4] == ["python", "-m", "launch.train", f"--config={TINY}"]
     assert set(words[5:]) == {
@@ -166,12 +200,12 @@ def test_the_page_has_the_plots_and_the_command(tmp_path: Path, made_up: Any) ->
     assert text.count("<script") == 2
     assert not [src for src in Page(text).attributes("script", "src") if src]
     two = make(config, trials=3, objectives=["accuracy:max", "loss:min"])
-    front = build_page(sweep(tmp_path / "two", two).study, tmp_path)
+    front = build_page(sweep(tmp_path / "two", two), tmp_path)
     assert "<h3>Pareto front" in front
     assert "<h2>Pareto front" in front
 
 
-def test_what_no_sweep_can_judge_by_is_refused() -> None:
+def test_settings_by_which_no_trial_can_be_judged_are_refused() -> None:
     for split in ("", "test"):
         with pytest.raises(ValueError, match="eval_split: expected a split that judges the trials"):
             make(Config(eval_split=split))
