@@ -1,6 +1,5 @@
 """Captions: images, vocabulary, examples, length buckets, scores."""
 
-from data.captions.coco_results import write_results
 from data.captions.examples import CaptionSource, DecodedImages, ImageSource
 from data.captions.images import (
     ImageError,
@@ -18,6 +17,7 @@ from data.captions.scores import (
     WITHOUT_JAVA,
     CaptionScorer,
     CaptionScores,
+    write_results,
 )
 from data.captions.vocabulary import (
     BOS,

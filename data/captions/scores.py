@@ -9,12 +9,15 @@ so a caption's score depends on the other images (and is 0 for a single image); 
 the mean of the images' BLEU; "CIDEr" is CIDEr-D.
 """
 
+import json
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from data.captions import java_scorers
 from data.captions.ptb_tokenizer import tokenize
+from data.files import write_atomically
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
 WITHOUT_JAVA = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
@@ -174,3 +177,29 @@ def _pure_scorers() -> dict[tuple[str, ...], Callable[[_Captions, _Captions], _S
         ("ROUGE-L",): lambda *captions: {"ROUGE-L": Rouge().compute_score(*captions)},
         ("CIDEr",): lambda *captions: {"CIDEr": Cider().compute_score(*captions)},
     }
+
+
+# COCO's result files, ``[{"image_id": 42, "caption": "a dog runs"}, …]``, as its evaluation server
+# and pycocotools read them (https://cocodataset.org/#format-results).
+
+
+def write_results(path: str | Path, captions: Mapping[int, str]) -> None:
+    """Writes captions in the mapping's order, replacing an existing file atomically.
+
+    Args:
+        path: the JSON file, in an existing folder.
+        captions: image id -> caption.
+
+    Raises:
+        ValueError: an id is not an integer, or a caption is not a string.
+    """
+    entries = []
+    for image_id, caption in captions.items():
+        if isinstance(image_id, bool) or not hasattr(image_id, "__index__"):
+            raise ValueError(f"captions: expected an integer as image_id, received {image_id!r}")
+        if not isinstance(caption, str):
+            raise ValueError(f"captions[{image_id}]: expected a string, received {caption!r}")
+        # int() converts NumPy's integers, which json cannot serialise.
+        entries.append({"image_id": int(image_id), "caption": caption})
+    text = json.dumps(entries)
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from data.captions import coco_results
 from data.captions.examples import ImageSource
 from data.captions.images import read_image
 from data.captions.scores import WITHOUT_JAVA, CaptionScorer
+from data.captions.scores import write_results as write_caption_results
 from data.moving_shapes.captions import tells_motion
 from data.moving_shapes.source import MovingShapes
 from experiments.captioning.data import CaptionDataConfig, read_split
@@ -73,7 +73,7 @@ def write_results(config: CaptionDataConfig, path: Path, split: str, records: Re
     for record in records:
         name = names[record["index"]]
         captions[name if isinstance(name, int) else record["index"]] = record["caption"]
-    coco_results.write_results(path.with_suffix(".coco.json"), captions)
+    write_caption_results(path.with_suffix(".coco.json"), captions)
 
 
 def load_clip(config: CaptionDataConfig, split: str, index: int) -> np.ndarray:

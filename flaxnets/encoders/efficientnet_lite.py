@@ -16,7 +16,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 
-from flaxnets.encoders.encoder import TORCH_LEAVES, Encoder, normalize_pixels, pool_globally
+from flaxnets.encoders.encoder import (
+    TORCH_LEAVES,
+    Encoder,
+    normalize_pixels,
+    pool_globally,
+)
 from flaxnets.layers.convolution import Conv
 from flaxnets.layers.depthwise import DepthwiseConv
 from flaxnets.layers.normalization import BatchNorm

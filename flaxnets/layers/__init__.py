@@ -5,7 +5,13 @@ from flaxnets.layers.batch_sharding import (
     is_batch_known_unsharded,
     map_in_chunks,
 )
-from flaxnets.layers.convolution import Conv, Padding, conv2d, tapped_conv, winograd_conv
+from flaxnets.layers.convolution import (
+    Conv,
+    Padding,
+    conv2d,
+    tapped_conv,
+    winograd_conv,
+)
 from flaxnets.layers.depthwise import DepthwiseConv, depthwise_conv
 from flaxnets.layers.normalization import BatchNorm
 from flaxnets.layers.padding import check_lengths, mask_steps

@@ -6,7 +6,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxnets.layers.pooling import max_pool
-from flaxnets.models.crnn import average_over_space, check_clips, check_names, encode_frames
+from flaxnets.models.crnn import (
+    average_over_space,
+    check_clips,
+    check_names,
+    encode_frames,
+)
 from flaxnets.typing import Array
 
 

@@ -17,7 +17,12 @@ import tqdm
 from jax.experimental.compilation_cache import compilation_cache
 
 from flaxnets.tasks.task import Task
-from flaxnets.training.checkpoint import Checkpointer, Position, check_order, initialize_from
+from flaxnets.training.checkpoint import (
+    Checkpointer,
+    Position,
+    check_order,
+    initialize_from,
+)
 from flaxnets.training.config import Config
 from flaxnets.training.distributed import broadcast_from_first, is_first, synchronize
 from flaxnets.training.evaluation import evaluate

@@ -16,7 +16,12 @@ from launch import reports
 from launch.program import load_experiment
 from launch.reports.run_page import duration
 from launch.sweeps.space import apply, flag
-from launch.sweeps.study import SETTINGS, current_trials, import_optuna, run_number
+from launch.sweeps.study import (
+    SETTINGS,
+    current_trials,
+    import_optuna,
+    run_number,
+)
 from launch.sweeps.worker import error_of
 
 if TYPE_CHECKING:

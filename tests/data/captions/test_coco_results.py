@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data.captions.coco_results import write_results
+from data.captions.scores import write_results
 
 
 def test_the_format_is_cocos(tmp_path):

@@ -5,7 +5,12 @@ import pickle
 import numpy as np
 import pytest
 
-from data.video.clips import DecodeClip, DenseClip, UniformClip, VideoSource
+from data.video.clips import (
+    DecodeClip,
+    DenseClip,
+    UniformClip,
+    VideoSource,
+)
 from data.video.transforms import SpatialTransform
 from tests.data.video_files import frame_numbers, truncate, write_video
 

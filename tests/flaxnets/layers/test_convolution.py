@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.layers.convolution import Conv, conv2d, conv2d_kernel_gradient, winograd_conv
+from flaxnets.layers.convolution import (
+    Conv,
+    conv2d,
+    conv2d_kernel_gradient,
+    winograd_conv,
+)
 
 
 def convolve(x: Any, kernel: Any, strides: Any, pads: Any, groups: int) -> np.ndarray:

@@ -16,7 +16,12 @@ from flaxnets.training.config import Config
 from launch.sweeps import study as study_module
 from launch.sweeps.plan import make_plan
 from launch.sweeps.space import draw
-from launch.sweeps.study import Database, DatabaseUnreachable, current_trials, open_study
+from launch.sweeps.study import (
+    Database,
+    DatabaseUnreachable,
+    current_trials,
+    open_study,
+)
 from launch.sweeps.worker import is_done, work
 from tests.launch.jobs import free_port
 

@@ -24,7 +24,13 @@ from launch.sweeps.study import (
     run_number,
 )
 from launch.sweeps.trial import Interrupted, report
-from launch.sweeps.worker import MAX_ATTEMPTS, TooManyFailures, error_of, is_done, work
+from launch.sweeps.worker import (
+    MAX_ATTEMPTS,
+    TooManyFailures,
+    error_of,
+    is_done,
+    work,
+)
 
 optuna = pytest.importorskip("optuna")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
