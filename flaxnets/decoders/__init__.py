@@ -6,6 +6,7 @@ describes its interface, ``search.py`` the search. The search methods themselves
 """
 
 from flaxnets.decoders.cells import MaxoutLSTMCell
+from flaxnets.decoders.config import DECODERS, DecoderConfig, make_decoder
 from flaxnets.decoders.decoder import CaptionDecoder, CaptionOutputs, Memory
 from flaxnets.decoders.hypotheses import (
     BOS,
@@ -22,6 +23,7 @@ from flaxnets.decoders.up_down import UpDown
 
 __all__ = [
     "BOS",
+    "DECODERS",
     "EOS",
     "PAD",
     "UNK",
@@ -29,6 +31,7 @@ __all__ = [
     "CaptionDecoder",
     "CaptionOutputs",
     "DecodeStep",
+    "DecoderConfig",
     "FactoredLRCN",
     "HardAttention",
     "Hypotheses",
@@ -39,5 +42,6 @@ __all__ = [
     "SoftAttention",
     "UpDown",
     "ensemble",
+    "make_decoder",
     "search_captions",
 ]

@@ -1,6 +1,13 @@
 """Convolutional encoders: images (N,H,W,C) to feature maps (N,h,w,D) or named endpoints."""
 
 from flaxnets.encoders.alexnet import AlexNet, CaffeNet
+from flaxnets.encoders.config import (
+    ENCODERS,
+    EncoderConfig,
+    load_encoder,
+    make_encoder,
+    with_encoder_weights,
+)
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.encoder import DownsampledFrames, Encoder, normalize_pixels
 from flaxnets.encoders.googlenet import GoogLeNet
@@ -19,12 +26,14 @@ from flaxnets.encoders.torch_checkpoint import PthError, UnsafePickleError, read
 from flaxnets.encoders.vgg import VGG
 
 __all__ = [
+    "ENCODERS",
     "VGG",
     "AlexNet",
     "CaffeNet",
     "DownsampledFrames",
     "EfficientNetLite0",
     "Encoder",
+    "EncoderConfig",
     "GoogLeNet",
     "LoadReport",
     "MobileNetV2",
@@ -35,8 +44,11 @@ __all__ = [
     "fit_weights",
     "load_efficientnet_lite0",
     "load_efficientnet_lite0_classifier",
+    "load_encoder",
     "load_pretrained",
+    "make_encoder",
     "normalize_pixels",
     "read_pth",
     "read_weights",
+    "with_encoder_weights",
 ]

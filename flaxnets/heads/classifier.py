@@ -1,8 +1,8 @@
 """Classification heads: logits of each step, or of the whole clip.
 
 Every head is called as ``head(inputs, lengths, train=...)`` with inputs (B,T,F) float and lengths
-(B,) int32 or None, and returns float32 logits: (B,T,K) for the steps, or (B,1,K) for the clip. No
-head needs a fixed length: T and the lengths may differ between batches.
+(B,) int32 or None, and returns float32 logits: (B,T,K) for the steps, or (B,1,K) for the clip. T
+and the lengths may differ between batches, but for ``pool_concatenate``, which needs one T.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """Compositions of encoders, recurrent layers, heads and decoders, and nothing else."""
 
 from flaxnets.models.captioner import Captioner
+from flaxnets.models.config import CRNNConfig, make_crnn
 from flaxnets.models.crnn import CRNN
 from flaxnets.models.late_fusion import LateFusion, StreamProjection
 from flaxnets.models.multi_level import MultiLevelCRNN
@@ -8,9 +9,11 @@ from flaxnets.models.stream_fusion import StreamFusion
 
 __all__ = [
     "CRNN",
+    "CRNNConfig",
     "Captioner",
     "LateFusion",
     "MultiLevelCRNN",
     "StreamFusion",
     "StreamProjection",
+    "make_crnn",
 ]
