@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flaxnets.training.files import write_text_atomically
+
 RESULTS = Path(__file__).parent
 _BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
         if not page.is_file():
             names = ", ".join(sorted(path.stem for path in RESULTS.glob("[a-z]*.md")))
             raise SystemExit(f"error: {argument}: expected the name of a page: {names}")
-        page.write_text(fill(page.read_text(), Path(path).read_text()))
+        write_text_atomically(page, fill(page.read_text(), Path(path).read_text()))
 
 
 if __name__ == "__main__":
