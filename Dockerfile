@@ -15,7 +15,7 @@ RUN apt-get update \
 WORKDIR /flaxnets
 
 # What is installed changes less often than the code: an empty package stands for it.
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 ARG ACCELERATOR=
 RUN mkdir flaxnets && touch flaxnets/__init__.py \
     && pip install --no-cache-dir -c constraints.txt \

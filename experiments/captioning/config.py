@@ -1,4 +1,13 @@
-"""What the captioning experiments share; each of them says which decoder, and how it is trained."""
+"""Configuration of a captioner, and the variants that all captioning experiments have.
+
+How the recipe was found, on Flickr8k's validation images, which chose the checkpoint and, after
+that, the exponent 1.15 of the search's length normalisation: a second stage (``flickr8k_sampled``)
+in which a quarter of the words read are the model's own (arXiv:1506.03099) and captions are weighed
+by their consensus (arXiv:1712.09532) adds 1 to 4 points of CIDEr. Soft attention is best after its
+first 400 steps, Show and Tell after 3,200 of 4,800. Photographs enter whole, at 288², with mirror
+images and corners, encoded once: a quarter of an hour on 2 cores. Tables:
+``experiments/results/flickr8k.md``.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

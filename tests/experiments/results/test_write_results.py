@@ -1,18 +1,34 @@
-"""The README's tables are those of the kept files."""
+"""Pages of results and the program that fills them."""
+
+import re
+from pathlib import Path
 
 import pytest
 
-from experiments.results.write_results import README, fill, read_tables
+from experiments.results import write_results
+from experiments.results.write_results import RESULTS, fill, main
 
 
-def test_readme_holds_the_kept_tables() -> None:
-    text = README.read_text()
-    assert fill(text, read_tables()) == text
+def test_the_table_between_the_marks_is_replaced() -> None:
+    page = "a\n<!-- results -->\nold\n<!-- end of results -->\nb"
+    expected = "a\n<!-- results -->\nnew\n<!-- end of results -->\nb"
+    assert fill(page, "new\n") == expected
+    with pytest.raises(ValueError, match=r"page: expected one <!-- results -->.*received none"):
+        fill("a", "new")
 
 
-def test_blocks_are_replaced_and_names_must_fit() -> None:
-    readme = "a\n<!-- results: x -->\nold\n<!-- end of results -->\nb"
-    expected = "a\n<!-- results: x -->\nnew\n<!-- end of results -->\nb"
-    assert fill(readme, {"x": "new\n"}) == expected
-    with pytest.raises(ValueError, match=r"README\.md marks \['x'\], there are results \['y'\]"):
-        fill(readme, {"y": "new"})
+def test_a_table_goes_into_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_results, "RESULTS", tmp_path)
+    page, table = tmp_path / "layers.md", tmp_path / "table.txt"
+    page.write_text("<!-- results -->\n<!-- end of results -->\n")
+    table.write_text("| a |\n")
+    main([f"layers={table}"])
+    assert page.read_text() == "<!-- results -->\n| a |\n<!-- end of results -->\n"
+    with pytest.raises(SystemExit, match=r"layer=.*expected the name of a page: layers"):
+        main([f"layer={table}"])
+
+
+def test_the_index_lists_every_page() -> None:
+    pages = {path.name for path in RESULTS.glob("*.md")} - {"README.md"}
+    index = (RESULTS / "README.md").read_text()
+    assert set(re.findall(r"\]\((\w+\.md)\)", index)) == pages
