@@ -13,7 +13,7 @@ recurrences 1.1 to 20 times as fast in training (see ``scan_vjp.py``). The rest 
   is float32.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -24,7 +24,10 @@ from flax.errors import ScopeCollectionNotFound
 from flaxnets.typing import Array, Carry, PyTree
 
 # Dropout and noise differ from step to step, the parameters do not.
-_SPLIT_RNGS: dict[Hashable, bool] = {"params": False, nn.DenyList("params"): True}
+_SPLIT_RNGS: Mapping[bool | str | Collection[str] | nn.DenyList, bool] = {
+    "params": False,
+    nn.DenyList("params"): True,
+}
 
 
 def initialize_flax_carry(cell: nn.RNNCellBase, input_shape: tuple[int, ...]) -> Carry:
