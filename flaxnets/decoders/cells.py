@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.recurrent.cell import Cell, Recur, Weights
+from flaxnets.recurrent.cell import Cell, ProjectHidden, Weights
 from flaxnets.recurrent.cells import (
     DenseCell,
     GRUCell,
@@ -59,7 +59,11 @@ class MaxoutLSTMCell(DenseCell):
         return jnp.zeros(shape, self.state_dtype), jnp.zeros(shape, self.dtype)
 
     def step(
-        self, weights: dict[str, Array], recur: Recur, carry: Carry, projected: dict[str, Array]
+        self,
+        weights: dict[str, Array],
+        recur: ProjectHidden,
+        carry: Carry,
+        projected: dict[str, Array],
     ) -> tuple[Carry, Array]:
         """One step; the output (B,F) is the new h."""
         cell, hidden = carry
@@ -132,7 +136,7 @@ class InnerCell:
     def step(
         self,
         pointwise: dict[str, Array],
-        recur: Recur,
+        recur: ProjectHidden,
         carry: Carry,
         inputs: Array,
         products: Mapping[str, Array] | None = None,

@@ -24,9 +24,9 @@ import numpy as np
 
 from flaxnets.decoders.attention import flatten_regions
 from flaxnets.decoders.cells import InnerCell
-from flaxnets.recurrent.cell import Cell, Recur
+from flaxnets.recurrent.cell import Cell, ProjectHidden
 from flaxnets.recurrent.cells import LSTMCell
-from flaxnets.recurrent.matmul import ScanWeights, affine, multiply, multiply_valid, split_addends
+from flaxnets.recurrent.matmul import ScanWeights, affine, multiply, multiply_valid, split_projected
 from flaxnets.recurrent.scan import GRADIENTS
 from flaxnets.recurrent.scan_vjp import deferred_scan, plain_scan
 from flaxnets.typing import (
@@ -185,7 +185,7 @@ class DecoderParts(DecoderParameters, kw_only=True):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: Recur,
+        recur: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,
@@ -389,7 +389,7 @@ class CaptionDecoder(DecoderParts, kw_only=True):
         flags, drop_keys = x
         embedded = self._embed(weights, words, drop_keys[0])
         scanned = self.attach(weights, memory)
-        addends, inputs = split_addends(scanned, self.project(weights, memory, embedded))
+        addends, inputs = split_projected(scanned, self.project(weights, memory, embedded))
 
         def recur(name: str, hidden: Array) -> Array:
             return affine(scanned, addends, name, hidden)
@@ -403,7 +403,7 @@ class CaptionDecoder(DecoderParts, kw_only=True):
     def _step_where_valid(
         self,
         cells: dict[str, InnerCell],
-        recur: Recur,
+        recur: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,

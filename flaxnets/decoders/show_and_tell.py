@@ -5,7 +5,7 @@ import flax.linen as nn
 from flaxnets.decoders.attention import average_regions
 from flaxnets.decoders.cells import InnerCell
 from flaxnets.decoders.decoder import CaptionDecoder, DecoderWeights, Memory, Product
-from flaxnets.recurrent.cell import Recur
+from flaxnets.recurrent.cell import ProjectHidden
 from flaxnets.recurrent.matmul import ScanWeights, affine, multiply
 from flaxnets.typing import Array, Carry, PyTree
 
@@ -71,7 +71,7 @@ class ShowAndTell(CaptionDecoder):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: Recur,
+        recur: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,
@@ -147,7 +147,7 @@ class FactoredLRCN(CaptionDecoder):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: Recur,
+        recur: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,

@@ -22,7 +22,7 @@ from flaxnets.decoders.decoder import (
     Product,
     attach_regions,
 )
-from flaxnets.recurrent.cell import Cell, Recur
+from flaxnets.recurrent.cell import Cell, ProjectHidden
 from flaxnets.recurrent.matmul import ScanWeights, multiply
 from flaxnets.typing import Array, Carry, PyTree
 
@@ -133,7 +133,7 @@ class SoftAttention(CaptionDecoder):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: Recur,
+        recur: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,
