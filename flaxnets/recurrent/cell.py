@@ -158,7 +158,15 @@ class CellModule(nn.Module):
         return self.step(weights.pointwise, project_hidden, carry, rest)
 
 
-_MEMBERS = ("features", "dtype", "num_feature_axes", "weights", "initialize_carry")
+_MEMBERS = (
+    "features",
+    "dtype",
+    "num_feature_axes",
+    "weights",
+    "initialize_carry",
+    "project",
+    "step",
+)
 
 
 def check_cell(name: str, cell: Any) -> None:
@@ -169,17 +177,16 @@ def check_cell(name: str, cell: Any) -> None:
       cell: a cell, or the class of one.
 
     Raises:
-      ValueError: neither a ``flax.linen.RNNCellBase``, nor with all members of ``Cell``, or of
-        ``LinearCell``.
+      ValueError: neither a ``flax.linen.RNNCellBase`` nor a ``LinearCell``, and without some of the
+        members of ``Cell``.
     """
+    from flaxnets.recurrent.linear_cells import LinearCell  # It imports this module.
+
     kind = cell if isinstance(cell, type) else type(cell)
-    if issubclass(kind, nn.RNNCellBase):
+    if issubclass(kind, (nn.RNNCellBase, LinearCell)):
         return
     members = set(dir(kind)) | set(getattr(kind, "__dataclass_fields__", ()))
-    # A linear cell runs its recurrence over all steps at once, so it has no step to scan.
-    linear = ("coefficients", "compute_states", "compute_outputs")
-    methods = linear if "coefficients" in members else ("project", "step")
-    missing = [member for member in (*_MEMBERS, *methods) if member not in members]
+    missing = [member for member in _MEMBERS if member not in members]
     if missing:
         raise ValueError(
             f"{name}: expected a recurrent cell: a subclass of flax.linen.RNNCellBase, or a class "

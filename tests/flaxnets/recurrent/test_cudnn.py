@@ -1,7 +1,6 @@
 """cuDNN's LSTM behind the layer: the same outputs, carries and gradients from the same parameters.
 
-Without a GPU JAX's reference of cuDNN's function replaces it, which unpacks the vector of weights by
-itself.
+Without a GPU JAX's reference of cuDNN's function replaces it, which unpacks the weights itself.
 """
 
 from functools import partial
