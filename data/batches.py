@@ -1,4 +1,4 @@
-"""The contracts between the data and the models: keys, shapes, dtypes and ranges of a batch."""
+"""Batch contracts between data and models: keys, shapes, dtypes and ranges."""
 
 from collections.abc import Mapping
 from typing import Any, NotRequired, Protocol, TypedDict
@@ -6,28 +6,29 @@ from typing import Any, NotRequired, Protocol, TypedDict
 import numpy as np
 
 UNKNOWN_LABEL = -1
+"""Label of padding rows, of undecodable clips and of clips without a label."""
 
 
 class VideoExample(TypedDict):
-    """One video with its label, as a data source gives it.
+    """One video with its label, an example of a source.
 
-    ``video`` or ``features`` is present, not both. With V views (clips × crops) of one video,
-    as at test time, ``video`` is (V,T,H,W,3), ``lengths`` (V,), and ``audio`` has an axis V.
+    At most one of ``video`` and ``features`` is present. With V views (clips × crops) per video, as
+    at test time, ``video`` is (V,T,H,W,3), ``lengths`` (V,), and ``audio`` has a leading axis V.
     """
 
     video: NotRequired[np.ndarray]
     """(T,H,W,3) uint8 in [0,255]; frames from ``lengths`` on are zero."""
     features: NotRequired[np.ndarray]
-    """(T,...) float16 or float32: what a frozen encoder gave for each frame."""
+    """(T,...) float16 or float32: a frozen encoder's features of each frame."""
     audio: NotRequired[np.ndarray]
-    """(T,M,W,1) float32: M log-mel bands of W columns of sound around each frame, beside ``video``
-    or ``features`` or alone (``data/audio/log_mel.py``)."""
+    """(T,M,W,1) float32: log-mel patches of M bands and W columns around each frame
+    (``data/audio/log_mel.py``), beside ``video`` or ``features``, or alone."""
     lengths: np.ndarray
     """() int32, the number of valid frames, 1..T."""
     label: np.ndarray
-    """() int32, the class from 0 on, or ``UNKNOWN_LABEL``."""
+    """() int32, class index >= 0, or ``UNKNOWN_LABEL``."""
     mask: np.ndarray
-    """() bool, False where the clip could not be decoded: it counts nowhere."""
+    """() bool, False if the clip could not be decoded; excluded from loss and metrics."""
     index: np.ndarray
     """() int32, the number of the example in its split."""
 
@@ -35,7 +36,7 @@ class VideoExample(TypedDict):
 class VideoBatch(TypedDict):
     """``VideoExample`` stacked: each array has a leading axis B.
 
-    Rows with ``mask`` False also fill up the last batch of a split.
+    Rows with ``mask`` False also pad the last batch of a split.
     """
 
     video: NotRequired[np.ndarray]
@@ -48,29 +49,29 @@ class VideoBatch(TypedDict):
 
 
 class CaptionExample(TypedDict):
-    """One image, or video, with C of its captions, as a data source gives it.
+    """One image or video with C of its captions, an example of a source.
 
-    Of ``image``, ``features`` and ``video`` exactly one is present. Training pairs have C = 1; the
-    captions of an image that are kept together have C of the image with the most.
+    Exactly one of ``image``, ``features`` and ``video`` is present. C is 1 for training on (image,
+    caption) pairs, and otherwise the largest number of captions that an image has.
     """
 
     image: NotRequired[np.ndarray]
     """(H,W,3) uint8 in [0,255]."""
     features: NotRequired[np.ndarray]
-    """(h,w,D) or (R,D) float16 or float32: a frozen encoder's map of the image; (T,...) with
-    ``lengths`` of a video's frames."""
+    """(h,w,D) or (R,D) float16 or float32: a frozen encoder's feature map or regions of the image;
+    (T,...) with ``lengths``: those of a video's frames."""
     video: NotRequired[np.ndarray]
     """(T,H,W,3) uint8 in [0,255]; frames from ``lengths`` on are zero."""
     lengths: NotRequired[np.ndarray]
-    """() int32, the number of valid frames, 1..T; with videos alone."""
+    """() int32, the number of valid frames, 1..T; videos only."""
     tokens: np.ndarray
-    """(C,L) int32: ids of the words, ``<eos>`` (2), then ``<pad>`` (0); no ``<bos>``."""
+    """(C,L) int32 word ids, then ``<eos>`` (2), then ``<pad>`` (0); without ``<bos>``."""
     token_lengths: np.ndarray
-    """(C,) int32, words + 1, as ``<eos>`` counts; 0 where there is no such caption."""
+    """(C,) int32, number of tokens including ``<eos>``; 0 for absent captions."""
     caption_weights: NotRequired[np.ndarray]
-    """(C,) float32, at least 0: what each caption's words count for in the loss; 1 where absent."""
+    """(C,) float32 >= 0: weight of each caption's tokens in the loss; 1 if absent."""
     mask: np.ndarray
-    """() bool, False where the image could not be decoded: it counts nowhere."""
+    """() bool, False if the image could not be decoded; excluded from loss and metrics."""
     index: np.ndarray
     """() int32, the number of the example in its split."""
 
@@ -78,7 +79,7 @@ class CaptionExample(TypedDict):
 class CaptionBatch(TypedDict):
     """``CaptionExample`` stacked: each array has a leading axis B.
 
-    Rows with ``mask`` False also fill up the last batch of a split; their ``token_lengths`` are 0.
+    Rows with ``mask`` False also pad the last batch of a split; their ``token_lengths`` are 0.
     """
 
     image: NotRequired[np.ndarray]
@@ -93,7 +94,7 @@ class CaptionBatch(TypedDict):
 
 
 class Source(Protocol):
-    """Random access to the examples of one split; picklable, since workers are spawned."""
+    """Random access to the examples of one split; picklable, because workers are spawned."""
 
     def __len__(self) -> int: ...
 

@@ -1,14 +1,14 @@
 """Cache of a frozen encoder's features on disk, in ArrayRecord files.
 
-An encoder that is not trained gives the same features in every epoch, so it runs once over the
-data. The cache's directory is named by a hash of everything the features depend on, and holds that
-description: a cache of another encoder, of other weights, preprocessing or data is never read.
+A frozen encoder returns the same features in every epoch, so it runs over the data once. The
+cache's directory is named by a hash of everything that the features depend on and stores this
+description: a cache of another encoder, or of other weights, preprocessing or data, is never read.
 
-    ROOT/HASH/key.json                          what the features depend on
-    ROOT/HASH/features-00003-of-00012.arrayrecord   one record an example
+    ROOT/HASH/key.json                              everything that the features depend on
+    ROOT/HASH/features-00003-of-00012.arrayrecord   one record per example
 
-Records are written to a file beside, which is renamed when it is complete: after a kill the same
-call goes on with the first file that is missing. One writer at a time holds the directory's lock.
+Each file is written under a temporary name and renamed when it is complete: after a kill, the same
+call resumes with the first missing file. A lock on the directory admits one writer at a time.
 """
 
 import hashlib
@@ -27,32 +27,164 @@ from data.batches import Source
 from data.files import write_atomically
 from data.loader import available_cpus
 
-# Examples of pixels as examples of a frozen encoder's features.
-
 Encode = Callable[[np.ndarray], np.ndarray]
-"""(n,H,W,3) uint8 in [0,255] to (n,...) float: the frozen encoder, frame by frame."""
+"""Frozen encoder of single frames: (n,H,W,3) uint8 in [0,255] to (n,...) float."""
 
 _Example = Mapping[str, np.ndarray]
 
+_FORMAT = 2
 
-def encode_examples(
-    examples: Source, indices: range, encode: Encode, dtype: str, chunk: int
-) -> Iterator[tuple[int, _Example]]:
-    """Encodes examples: images in chunks, read by threads meanwhile, videos one by one.
+_HEADER_SIZE = 4  # bytes
+
+_REQUIRED = ("encoder", "weights", "preprocessing", "source")
+
+
+def digest_file(path: str | Path) -> str:
+    """Returns the SHA-256 of a file, 64 hexadecimal digits; it identifies weights in a key."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_features(
+    root: str | Path,
+    examples: Source,
+    encode: Encode,
+    *,
+    key: Mapping[str, Any],
+    dtype: str = "float16",
+    shard_size: int = 64,
+    chunk: int = 32,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> "FeatureSource":
+    """Encodes every example once and stores the features; skips files that exist already.
 
     Args:
-        examples: as ``data.features.write_features`` takes them.
-        indices: which of them, at least one.
-        encode: the frozen encoder.
-        dtype: of the features.
-        chunk: images at once; always so many, since a jitted encoder is compiled for each number.
+      root: directory of all caches, created if missing.
+      examples: the source. Examples have ``image`` (H,W,3) uint8, or ``video`` (T,H,W,3) or
+        (V,T,H,W,3) uint8 with ``lengths``; ``mask``; and other numeric arrays, which are stored
+        unchanged.
+      encode: the frozen encoder; called with all frames of one video, (T,H,W,3) or (V·T,H,W,3), or
+        with ``chunk`` images, the last of which may be blank.
+      key: everything that the features depend on, JSON-serialisable: at least ``encoder`` (its
+        name), ``weights`` (their ``digest_file``), ``preprocessing`` and ``source`` (files and
+        clips).
+      dtype: stored type, 'float16' or 'float32'.
+      shard_size: examples per file, >= 1; a kill loses at most so many. An existing cache keeps
+        the value that it was started with.
+      chunk: images encoded at once, >= 1, at most ``shard_size``. Videos are encoded one by one.
+      on_progress: called with (examples done, examples) after each encoded example.
 
-    Yields:
-        Each index with its example, ``features`` in place of the pixels.
+    Returns:
+      The features as a source; frames beyond ``lengths``, and examples whose ``mask`` is False,
+      are zero.
 
     Raises:
-        ValueError: examples without pixels, images of several sizes, an encoder that gives another
-            number of features, or features that are not finite in ``dtype``.
+      ValueError: an incomplete key, another dtype, no examples, examples without pixels or with
+        images of several sizes, an encoder that returns another number of features, features that
+        are not finite in ``dtype``, or a directory that holds another key.
+    """
+    if shard_size < 1:
+        raise ValueError(f"shard_size: expected at least 1, received {shard_size}")
+    if chunk < 1:
+        raise ValueError(f"chunk: expected at least 1, received {chunk}")
+    if len(examples) == 0:
+        raise ValueError("examples: expected at least one, received none")
+    described = _describe(key, dtype, len(examples))
+    directory = cache_directory(root, key, dtype=dtype, examples=len(examples))
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / ".lock"):
+        # Only the holder of the lock writes, so unfinished files belong to a dead writer.
+        for unfinished in directory.glob(".*.unfinished"):  # names of write_atomically
+            unfinished.unlink()
+        header = directory / "key.json"
+        if header.exists():
+            stored = _read_header(directory)
+            _require_same_key(directory, stored["key"], described)
+            shard_size = stored["shard_size"]
+        else:
+            text = json.dumps({"key": described, "shard_size": shard_size}, indent=1)
+            write_atomically(header, lambda path: path.write_text(text, encoding="utf-8"))
+        chunk = min(chunk, shard_size, len(examples))
+        for shard, path in enumerate(_shard_paths(directory, len(examples), shard_size)):
+            if not path.exists():
+                first = shard * shard_size
+                indices = range(first, min(first + shard_size, len(examples)))
+
+                def write(path: Path, indices: range = indices) -> None:
+                    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+                    try:
+                        for index, example in _encode_examples(
+                            examples, indices, encode, dtype, chunk
+                        ):
+                            writer.write(_pack(example))
+                            if on_progress is not None:
+                                on_progress(index + 1, len(examples))
+                    finally:
+                        writer.close()
+
+                write_atomically(path, write)
+    return FeatureSource(directory, described)
+
+
+class FeatureSource:
+    """Random access to the stored features of one split; picklable.
+
+    Examples are those of ``write_features`` with ``features`` (...), (T,...) or (V,T,...), float16
+    or float32, in place of ``image`` or ``video``.
+
+    Args:
+      directory: a cache's directory (``cache_directory``).
+      key: the complete stored description that is expected; None accepts any.
+
+    Raises:
+      FileNotFoundError: no cache there, or an unfinished one.
+      ValueError: the cache has another key, or another number of examples than its key says.
+    """
+
+    def __init__(self, directory: str | Path, key: Mapping[str, Any] | None = None):
+        self.directory = Path(directory)
+        header = _read_header(self.directory)
+        self.key: dict[str, Any] = header["key"]
+        if key is not None:
+            _require_same_key(self.directory, self.key, key)
+        paths = _shard_paths(self.directory, self.key["examples"], header["shard_size"])
+        missing = [path.name for path in paths if not path.exists()]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.directory}: {len(missing)} of {len(paths)} files are not written yet, "
+                f"first {missing[0]}; run the extraction again to resume it"
+            )
+        self._records = array_record_data_source.ArrayRecordDataSource([str(p) for p in paths])
+        if len(self._records) != self.key["examples"]:
+            raise ValueError(
+                f"{self.directory}: expected {self.key['examples']} examples, "
+                f"received {len(self._records)}; delete the directory and extract again"
+            )
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index: expected 0 to {len(self) - 1}, received {index}")
+        return _unpack(self._records[index])
+
+
+def cache_directory(
+    root: str | Path, key: Mapping[str, Any], *, dtype: str = "float16", examples: int
+) -> Path:
+    """Returns the directory of a key's features; arguments and errors as for ``write_features``."""
+    described = _describe(key, dtype, examples)
+    canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
+    return Path(root) / hashlib.sha256(canonical.encode()).hexdigest()[:24]
+
+
+def _encode_examples(
+    examples: Source, indices: range, encode: Encode, dtype: str, chunk: int
+) -> Iterator[tuple[int, _Example]]:
+    """Yields each index with its example, ``features`` in place of the pixels.
+
+    Images are encoded in chunks while threads prefetch the next chunk; videos one by one.
     """
     first = examples[indices[0]]
     if "image" not in first:
@@ -60,13 +192,12 @@ def encode_examples(
         for index in indices[1:]:
             yield index, _encode_video(examples[index], encode, dtype, index)
         return
-    parts = [indices[first : first + chunk] for first in range(0, len(indices), chunk)]
+    parts = [indices[start : start + chunk] for start in range(0, len(indices), chunk)]
     with ThreadPoolExecutor(max_workers=min(available_cpus(), 16)) as readers:
-        ahead = [readers.submit(examples.__getitem__, index) for index in parts[0]]
-        for number, part in enumerate(parts, 1):
-            read = [example.result() for example in ahead]
-            following = parts[number] if number < len(parts) else ()
-            ahead = [readers.submit(examples.__getitem__, index) for index in following]
+        prefetched = [readers.submit(examples.__getitem__, index) for index in parts[0]]
+        for part, next_part in zip(parts, [*parts[1:], ()], strict=True):
+            read = [example.result() for example in prefetched]
+            prefetched = [readers.submit(examples.__getitem__, index) for index in next_part]
             yield from _encode_images(read, part, encode, dtype, chunk)
 
 
@@ -81,6 +212,7 @@ def _encode_images(
                 f"image of example {index}: expected (H,W,3) as of example {indices[0]}, "
                 f"{expected}, received shape {shape}"
             )
+    # The last chunk is padded: a jitted encoder would be compiled again for another batch size.
     images = np.zeros((chunk, *expected), np.uint8)
     images[: len(examples)] = [example["image"] for example in examples]
     features = _call(encode, images)
@@ -121,7 +253,7 @@ def _call(encode: Encode, frames: np.ndarray) -> np.ndarray:
 def _with_features(
     example: _Example, encoded: np.ndarray, valid: np.ndarray, dtype: str, index: int
 ) -> _Example:
-    """The example with ``features`` in place of its pixels; zero where not ``valid``."""
+    """Returns the example with ``features`` in place of its pixels, zero where not ``valid``."""
     valid = valid.reshape(*valid.shape, *(1,) * (encoded.ndim - valid.ndim))
     with np.errstate(over="ignore"):
         features = np.where(valid, encoded, 0).astype(dtype)
@@ -136,151 +268,6 @@ def _with_features(
     return {"features": features, **others}
 
 
-_FORMAT = 2
-
-_HEADER_SIZE = 4  # bytes
-
-_REQUIRED = ("encoder", "weights", "preprocessing", "source")
-
-
-def digest_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes as 64 hexadecimal digits: names weights in a cache's key."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_features(
-    root: str | Path,
-    examples: Source,
-    encode: Encode,
-    *,
-    key: Mapping[str, Any],
-    dtype: str = "float16",
-    shard_size: int = 64,
-    chunk: int = 32,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> "FeatureSource":
-    """Encodes every example once and stores the features; does only what is missing.
-
-    Args:
-      root: directory of all caches; made if missing.
-      examples: the source; examples have ``image`` (H,W,3) uint8, or ``video`` (T,H,W,3) or
-        (V,T,H,W,3) uint8 with ``lengths``; ``mask``; and other numeric arrays, which are stored as
-        they are.
-      encode: the frozen encoder; called with all frames of one video, (T,H,W,3) or (V·T,H,W,3), or
-        with ``chunk`` images, of which the last may be blank.
-      key: what the features depend on, as JSON: at least ``encoder`` (its name), ``weights``
-        (``digest_file`` of them), ``preprocessing`` and ``source`` (which clips of which files).
-      dtype: stored type, 'float16' or 'float32'.
-      shard_size: examples in a file, >= 1: what a kill loses at most.
-      chunk: images encoded at once, >= 1, at most ``shard_size``; they are read by threads
-        meanwhile. Examples with ``video`` are encoded one by one.
-      on_progress: called with (examples done, examples) after each example that is encoded.
-
-    Returns:
-      The features as a source; frames beyond ``lengths``, and examples whose ``mask`` is False,
-      are zero.
-
-    Raises:
-      ValueError: an incomplete key, another dtype, no example, frames and features that do not
-        match, features that are not finite in ``dtype``, or a directory that holds another key.
-    """
-    if shard_size < 1:
-        raise ValueError(f"shard_size: expected at least 1, received {shard_size}")
-    if chunk < 1:
-        raise ValueError(f"chunk: expected at least 1, received {chunk}")
-    if len(examples) == 0:
-        raise ValueError("examples: expected at least one, received none")
-    described = _describe(key, dtype, len(examples))
-    directory = cache_directory(root, key, dtype=dtype, examples=len(examples))
-    directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / ".lock"):
-        # Only the holder of the lock writes, so what lies here unfinished is of a dead writer.
-        for unfinished in directory.glob("*.unfinished"):
-            unfinished.unlink()
-        header = directory / "key.json"
-        if header.exists():
-            stored = _read_header(directory)
-            _require_same_key(directory, stored["key"], described)
-            shard_size = stored["shard_size"]
-        else:
-            text = json.dumps({"key": described, "shard_size": shard_size}, indent=1)
-            write_atomically(header, lambda path: path.write_text(text, encoding="utf-8"))
-        chunk = min(chunk, shard_size, len(examples))
-        for shard, path in enumerate(_shard_paths(directory, len(examples), shard_size)):
-            if not path.exists():
-                first = shard * shard_size
-                indices = range(first, min(first + shard_size, len(examples)))
-
-                def write(path: Path, indices: range = indices) -> None:
-                    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-                    try:
-                        for index, example in encode_examples(
-                            examples, indices, encode, dtype, chunk
-                        ):
-                            writer.write(_pack(example))
-                            if on_progress is not None:
-                                on_progress(index + 1, len(examples))
-                    finally:
-                        writer.close()
-
-                write_atomically(path, write)
-    return FeatureSource(directory, described)
-
-
-class FeatureSource:
-    """Random access to the stored features of one split; picklable.
-
-    Examples are those of ``write_features``'s source with ``features`` in place of ``image``,
-    (...), or ``video``, (T,...) or (V,T,...); float16 or float32.
-
-    Args:
-      directory: a cache's directory (``cache_directory``).
-      key: if given, the complete description that the directory must have been written with.
-
-    Raises:
-      FileNotFoundError: no cache there, or an unfinished one.
-      ValueError: a cache of something else.
-    """
-
-    def __init__(self, directory: str | Path, key: Mapping[str, Any] | None = None):
-        self.directory = Path(directory)
-        header = _read_header(self.directory)
-        self.key: dict[str, Any] = header["key"]
-        if key is not None:
-            _require_same_key(self.directory, self.key, key)
-        paths = _shard_paths(self.directory, self.key["examples"], header["shard_size"])
-        missing = [path.name for path in paths if not path.exists()]
-        if missing:
-            raise FileNotFoundError(
-                f"{self.directory}: {len(missing)} of {len(paths)} files are not written yet, "
-                f"first {missing[0]}; run the extraction again to go on with it"
-            )
-        self._records = array_record_data_source.ArrayRecordDataSource([str(p) for p in paths])
-        if len(self._records) != self.key["examples"]:
-            raise ValueError(
-                f"{self.directory}: expected {self.key['examples']} examples, "
-                f"received {len(self._records)}; delete the directory and extract again"
-            )
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index: expected 0 to {len(self) - 1}, received {index}")
-        return _unpack(self._records[index])
-
-
-def cache_directory(
-    root: str | Path, key: Mapping[str, Any], *, dtype: str = "float16", examples: int
-) -> Path:
-    """Where the features of this key lie; arguments and errors as for ``write_features``."""
-    described = _describe(key, dtype, examples)
-    canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
-    return Path(root) / hashlib.sha256(canonical.encode()).hexdigest()[:24]
-
-
 def _describe(key: Mapping[str, Any], dtype: str, examples: int) -> dict[str, Any]:
     lacking = [name for name in _REQUIRED if name not in key]
     if lacking:
@@ -289,7 +276,7 @@ def _describe(key: Mapping[str, Any], dtype: str, examples: int) -> dict[str, An
         raise ValueError(f"dtype: expected 'float16' or 'float32', received {dtype!r}")
     described = {**key, "dtype": dtype, "examples": examples, "format": _FORMAT}
     try:
-        # Through JSON and back, so that it compares equal to what is read from the file.
+        # Through JSON and back, so that it compares equal to the key read from the file.
         plain: dict[str, Any] = json.loads(json.dumps(described, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(f"key: expected values that JSON can hold ({error})") from None
@@ -297,8 +284,8 @@ def _describe(key: Mapping[str, Any], dtype: str, examples: int) -> dict[str, An
 
 
 def _pack(example: Mapping[str, np.ndarray]) -> bytes:
-    """A JSON list of names, types and shapes behind its length, then the arrays' bytes."""
-    # NumPy's archives take eight times as long to read, half of the time of a record.
+    """Serialises an example: header length, JSON header (names, dtypes, shapes), raw arrays."""
+    # NumPy's own archives take eight times as long to read, half of the total time per record.
     arrays = {name: np.asarray(array) for name, array in example.items()}
     if objects := [name for name, array in arrays.items() if array.dtype.hasobject]:
         raise ValueError(f"examples: expected numeric arrays, received objects in {objects}")

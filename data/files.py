@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 import os
 import secrets
@@ -7,19 +7,19 @@ from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Writes a file beside its place and renames it, so that a kill leaves no half of it.
+    """Writes a file under a temporary name and renames it, so a kill leaves no partial file.
 
-    Several processes may write the same file at once: the last one's stands.
+    Several processes may write the same file at once; the last rename wins.
 
     Args:
-      path: of the file, in an existing folder.
-      write: writes the whole file under the path that it is given.
+      path: the target, in an existing folder.
+      write: called with the temporary path; writes the complete file there.
 
     Raises:
-      OSError: the file cannot be written; what was begun is removed.
+      OSError: the file cannot be written; the temporary file is removed.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
     try:
         write(unfinished)
         with open(unfinished, "rb") as file:

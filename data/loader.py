@@ -1,8 +1,8 @@
-"""The loader: from a random-access source to batches, by grain.
+"""Batches of a random-access source, loaded by grain.
 
-Batch number k depends on the source, the seed and the (global) batch size alone: not on the number
-of processes, threads or workers, nor on where the iteration began. So a position is one number, and
-a run goes on exactly on other machinery.
+Batch number k depends only on the source, the seed and the global batch size: not on the number of
+processes, threads or workers, and not on the batch at which the iteration started. A position is
+therefore one number, and a run resumes exactly on other machines.
 """
 
 import logging
@@ -18,102 +18,85 @@ import numpy as np
 
 from data.batches import UNKNOWN_LABEL
 
-# The endless order of training examples, where it is not the loader's own shuffle.
-
-_ENDLESS_EXAMPLES = 2**50  # grain's datasets need a length below 2**63
-
-
-class Order(Protocol):
-    """Decides which example stands where, from nothing but the place; picklable.
-
-    ``data.captions.length_buckets.LengthBuckets`` is one.
-
-    Attributes:
-        num_examples: those of the source.
-        batch_size: rows of a batch of all processes together.
-    """
-
-    num_examples: int
-    batch_size: int
-
-    def index(self, position: int) -> int:
-        """The example at ``position``, from 0 on; batch k begins at k × ``batch_size``."""
-        ...
-
-    def finish(self, number: int, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Changes a process's rows of batch ``number``, into equal shapes on all processes."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What fixes the order besides ``num_examples`` and ``batch_size``, for JSON."""
-        ...
-
-
-class OrderedExamples:
-    """The examples of a source in an order, as a source without end.
-
-    Args:
-        source: random access to examples.
-        order: which of them follow each other.
-    """
-
-    def __init__(self, source: Any, order: Order):
-        self._source = source
-        self._order = order
-
-    def __len__(self) -> int:
-        return _ENDLESS_EXAMPLES
-
-    def __getitem__(self, position: int, /) -> Any:
-        return self._source[self._order.index(position)]
-
-
 Batch = dict[str, np.ndarray]
+"""Arrays with a leading axis B (``data.batches``)."""
 Transform = Callable[[Any, np.random.Generator], Mapping[str, np.ndarray]]
+"""(record, random numbers) to an example."""
 
 _logger = logging.getLogger(__name__)
 
-_ENDLESS_BATCHES = 2**40  # grain's datasets need a length below 2**63
+# Training has no end, but grain's datasets need a length below 2**63.
+_ENDLESS_BATCHES = 2**40
+_ENDLESS_EXAMPLES = 2**50
 
 
 class Records(Protocol):
-    """Random access to records; ``explain(index) -> str``, why one is bad, is optional."""
+    """Random access to records.
+
+    An optional method ``explain(index) -> str`` returns the reason why a record is unreadable.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any: ...
 
 
+class Order(Protocol):
+    """Endless order of training examples, a function of the position alone; picklable.
+
+    It replaces the loader's own shuffle. ``data.captions.length_buckets.LengthBuckets`` is one.
+
+    Attributes:
+        num_examples: number of examples in the source.
+        batch_size: rows of a global batch.
+    """
+
+    num_examples: int
+    batch_size: int
+
+    def index(self, position: int) -> int:
+        """Returns the example at ``position`` >= 0; batch k starts at k × ``batch_size``."""
+        ...
+
+    def finish(self, number: int, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns one process's rows of batch ``number``, cut to shapes equal on all processes."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the settings besides ``num_examples`` and ``batch_size``, for JSON."""
+        ...
+
+
 class TooManyBadExamples(OSError):
-    """More examples could not be read than the loader was told to put up with."""
+    """The share of unreadable examples exceeds the loader's ``max_bad_share``."""
 
 
 class Loader:
-    """Batches of one split, for one of the processes.
+    """Batches of one split, for one process.
 
-    A program that uses workers needs its ``__main__`` guard, as they are spawned, and
-    its absl flags must be parsed, as grain reads flags of its own.
+    Worker processes are spawned, so a program that uses them needs a ``__main__`` guard. Its absl
+    flags must be parsed, because grain reads its own.
 
     Args:
-        source: the records, or, without ``transform``, the examples; picklable.
-        batch_size: rows of a batch of all processes together.
-        transform: makes an example of a record, with random numbers that depend on the seed and
-            the example's place in the order alone; picklable.
-        train: shuffle, anew in every epoch, and repeat forever. False: one pass in the source's
-            order, whose last batch is filled up with rows of zeros (``mask`` False, ``label`` and
-            ``index`` -1), so that every process sees ``batches_per_epoch`` batches.
-        order: replaces the shuffle in training, and finishes each batch.
-        seed: fixes the order and the transform's random numbers, 0..2**32 - 1.
-        process_index: which process this is; it gets the rows
-            [process_index, process_index + 1) × batch_size / process_count of each batch.
+        source: the records, or the examples where ``transform`` is None; picklable.
+        batch_size: rows of a global batch, a multiple of ``process_count``.
+        transform: makes an example of a record; its random numbers depend only on the seed and the
+            example's position in the order; picklable.
+        train: reshuffle in every epoch and repeat forever. False: one pass in the source's order,
+            whose last batch is padded with rows of zeros (``mask`` False, ``lengths`` 1, ``label``
+            and ``index`` -1), so that every process sees ``batches_per_epoch`` batches.
+        order: replaces the shuffle in training and finishes each batch.
+        seed: of the order and of the transform's random numbers, 0..2**32 - 1.
+        process_index: index p of this process; it gets the rows [p, p + 1) × batch_size /
+            process_count of each batch.
         process_count: number of processes.
-        num_threads: threads that read and transform, in each worker if there are workers; 0 works
-            in the caller's thread. None takes one more than the process has CPUs, at most 16.
-        num_workers: worker processes; 0 takes threads alone, which is faster on few cores.
-        max_bad_share: greatest share of the source's examples that may be unreadable.
+        num_threads: threads that read and transform, per worker if there are workers; 0 uses the
+            caller's thread. None takes one more than the available CPUs, at most 16.
+        num_workers: worker processes; 0 uses threads only, which is faster on few cores.
+        max_bad_share: greatest share of unreadable examples in the source, in [0,1].
 
     Attributes:
-        bad: index of each example found unreadable so far by this process, with the reason.
+        bad: unreadable examples that this process has met so far, index -> reason.
 
     Raises:
         ValueError: an argument is out of its range, or the source is empty.
@@ -177,16 +160,16 @@ class Loader:
 
     @property
     def num_examples(self) -> int:
-        """The number of examples in the source."""
+        """Number of examples in the source."""
         return len(self.source)
 
     @property
     def batches_per_epoch(self) -> int:
-        """The batches that hold every example once, the last one maybe partly."""
+        """Number of batches that hold every example once; the last may be padded."""
         return -(-self.num_examples // self.batch_size)
 
     def describe(self) -> dict[str, Any]:
-        """What fixes the order, for JSON: a position is worth nothing where this differs."""
+        """Returns the settings that fix the order, for JSON; a position is valid for these only."""
         return {
             "num_examples": self.num_examples,
             "batch_size": self.batch_size,
@@ -196,13 +179,13 @@ class Loader:
         }
 
     def batches(self, start: int = 0) -> "BatchIterator":
-        """Begins a pass.
+        """Returns an iterator over this process's rows of the batches.
 
         Args:
-            start: number of the first batch.
+            start: number of the first batch, from 0 on.
 
         Returns:
-            The iterator; close it where it is left before its end.
+            The iterator; it must be closed if it is abandoned before its end.
 
         Raises:
             ValueError: there is no such batch.
@@ -210,9 +193,9 @@ class Loader:
         return BatchIterator(self, start)
 
     def _open(self, start: int) -> grain.DatasetIterator:
-        """Grain's iterator over this process's batches from ``start`` on."""
+        """Returns grain's iterator over this process's batches from ``start`` on."""
         if self.order is not None:
-            ordered = OrderedExamples(self.source, self.order)
+            ordered = _OrderedExamples(self.source, self.order)
             examples = grain.MapDataset.source(ordered).seed(self.seed)
         else:
             examples = grain.MapDataset.source(self.source).seed(self.seed)
@@ -223,7 +206,7 @@ class Loader:
         first_row = start * self.batch_size + self._process_index * self._rows
         num_batches = _ENDLESS_BATCHES if self.train else self.batches_per_epoch - start
         rows = grain.MapDataset.source(
-            ProcessRows(examples, first_row, self._rows, self.batch_size, num_batches)
+            _ProcessRows(examples, first_row, self._rows, self.batch_size, num_batches)
         )
         if self._num_workers == 0:
             options = grain.ReadOptions(
@@ -233,7 +216,7 @@ class Loader:
                 else 0,
             )
             return iter(rows.to_iter_dataset(options).batch(self._rows))
-        # Workers take turns batch by batch, so the order doesn't depend on their number.
+        # Workers take turns batch by batch, so the order does not depend on their number.
         options = grain.ReadOptions(
             num_threads=self._num_threads,
             prefetch_buffer_size=min(self._num_threads, 2),
@@ -242,7 +225,7 @@ class Loader:
         workers = grain.MultiprocessingOptions(
             num_workers=self._num_workers, per_worker_buffer_size=1
         )
-        return iter(batches.mp_prefetch(workers, worker_init_fn=end_with_parent))
+        return iter(batches.mp_prefetch(workers, worker_init_fn=_exit_with_parent))
 
     def _note_bad(self, batch: Batch) -> None:
         if "mask" not in batch or "index" not in batch:
@@ -263,9 +246,9 @@ class Loader:
 
 
 class BatchIterator(Iterator[Batch]):
-    """One pass over a loader's batches, with a position that can be saved and set.
+    """Iterator over a loader's batches, with a position that can be saved and restored.
 
-    Closes itself at its end, at an error, and at the end of a ``with`` statement.
+    It releases its threads and workers at its end, at an error, and at the end of a ``with`` block.
     """
 
     def __init__(self, loader: Loader, start: int):
@@ -275,7 +258,7 @@ class BatchIterator(Iterator[Batch]):
         self._seek(start)
 
     def __next__(self) -> Batch:
-        """Gives this process's rows of the next batch.
+        """Returns this process's rows of the next batch.
 
         Raises:
             TooManyBadExamples: the source has too many unreadable examples.
@@ -290,7 +273,7 @@ class BatchIterator(Iterator[Batch]):
         try:
             if self._iterator is None:
                 self._iterator = loader._open(self._next)
-            # A worker's arrays lie in shared memory that ends with them; jax may keep hold of it.
+            # A worker's arrays lie in shared memory that is freed with them, and jax may alias it.
             own = np.array if loader._num_workers else np.asarray
             batch = {key: own(value) for key, value in next(self._iterator).items()}
             loader._note_bad(batch)
@@ -303,11 +286,11 @@ class BatchIterator(Iterator[Batch]):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The position, for JSON: the number of the next batch and the loader's description."""
+        """Returns the position, for JSON: the next batch's number and ``Loader.describe()``."""
         return {"next_batch": self._next, **self._loader.describe()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes to a position that ``get_state`` gave, of this or another iterator.
+        """Moves to a position that ``get_state`` of this or another iterator returned.
 
         Raises:
             ValueError: the position belongs to another order of batches.
@@ -327,7 +310,7 @@ class BatchIterator(Iterator[Batch]):
         self._seek(int(state["next_batch"]))
 
     def close(self) -> None:
-        """Stops threads and workers; no batch can be had any more."""
+        """Stops threads and workers; the iterator yields no further batches."""
         self._stop()
         self._closed = True
 
@@ -351,21 +334,32 @@ class BatchIterator(Iterator[Batch]):
             self._iterator = None
 
 
-# Which rows of every batch are those of one process.
+class _OrderedExamples:
+    """The examples of a source in a given order, as an endless source for grain."""
+
+    def __init__(self, source: Any, order: Order):
+        self._source = source
+        self._order = order
+
+    def __len__(self) -> int:
+        return _ENDLESS_EXAMPLES
+
+    def __getitem__(self, position: int, /) -> Any:
+        return self._source[self._order.index(position)]
 
 
-class ProcessRows:
-    """The rows of one process, one after the other: a random-access source for grain.
+class _ProcessRows:
+    """One process's rows of all batches in sequence, as a random-access source for grain.
 
     Row r of batch k is element ``first_row`` + k × ``batch_size`` + r of the examples. Beyond the
-    examples there are blank rows: zeros, with ``mask`` False, ``lengths`` 1, and -1 for ``label``
+    last example rows are blank: zeros, with ``mask`` False, ``lengths`` 1, and -1 for ``label``
     and ``index``.
 
     Args:
-        examples: the examples of all processes, one after the other.
-        first_row: the element that this process's first row is.
-        rows: rows of a batch that this process gets.
-        batch_size: rows of a batch of all processes.
+        examples: the examples in the global order.
+        first_row: index of this process's first row.
+        rows: rows of each batch that this process gets.
+        batch_size: rows of a global batch.
         num_batches: batches from ``first_row`` on.
     """
 
@@ -401,14 +395,11 @@ class ProcessRows:
         return self._blank
 
 
-# The processes that read data: how many there may be, and when they end.
+def _exit_with_parent(worker_index: int, worker_count: int) -> None:
+    """Makes a worker process exit when its parent has died, and not before.
 
-
-def end_with_parent(worker_index: int, worker_count: int) -> None:
-    """Lets a worker end when its parent was killed, instead of waiting for ever, and only then.
-
-    A terminal or a scheduler sends its signal to the whole group; the parent still needs batches
-    for the step after which it stops, and kills its workers itself.
+    A terminal or scheduler signals the whole process group. The worker ignores these signals: the
+    parent still needs batches for the step at which it stops, and then ends its workers itself.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -420,11 +411,11 @@ def end_with_parent(worker_index: int, worker_count: int) -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+    threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()
 
 
 def available_cpus() -> int:
-    """Processors that this process may use, at least 1."""
+    """Returns the number of CPUs that this process may use, at least 1."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Several sources as one."""
+"""Sources made of other sources: concatenation and the folds of cross-validation."""
 
 import bisect
 import operator
@@ -10,8 +10,8 @@ import numpy as np
 from data.batches import Source
 
 
-class JoinedSources:
-    """The examples of several sources, one source after another; picklable.
+class ConcatenatedSources:
+    """Concatenation of sources; picklable.
 
     Args:
         sources: at least one.
@@ -30,11 +30,11 @@ class JoinedSources:
         return self._ends[-1]
 
     def __repr__(self) -> str:
-        # grain compares it when it restores the position of an iterator.
-        return f"JoinedSources({', '.join(map(repr, self.sources))})"
+        # grain compares sources by it when it restores an iterator.
+        return f"ConcatenatedSources({', '.join(map(repr, self.sources))})"
 
     def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]:
-        """Gives the example ``index`` of all.
+        """Returns example ``index`` of the concatenation.
 
         Raises:
             IndexError: the index is out of range.
@@ -43,7 +43,7 @@ class JoinedSources:
         return source[number]
 
     def explain(self, index: int) -> str | None:
-        """Says why the example ``index`` has ``mask`` False, where its source does."""
+        """Returns why example ``index`` has ``mask`` False; None if its source does not tell."""
         source, number = self._find(index)
         explain = getattr(source, "explain", None)
         return None if explain is None else str(explain(number))
@@ -51,23 +51,21 @@ class JoinedSources:
     def _find(self, index: int) -> tuple[Source, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"index: expected 0 to {len(self) - 1}, received {index}")
-        place = bisect.bisect_right(self._ends, index)
-        return self.sources[place], index - (self._ends[place - 1] if place else 0)
-
-
-# Cross-validation within one source: its examples, dealt out in turn to parts of equal size.
-#
-# In fold k, from 1 on, part k is tested, the part after it chooses the checkpoint, and the others
-# train; so each example is tested in one fold and chooses in one.
+        number = bisect.bisect_right(self._ends, index)
+        return self.sources[number], index - (self._ends[number - 1] if number else 0)
 
 
 class FoldExamples:
-    """The examples of a source that are a split of a fold; picklable.
+    """One split of one fold of cross-validation within a source; picklable.
+
+    Example i belongs to part i mod ``num_folds`` + 1. In fold k, part k is the test split, the next
+    part (cyclically) the validation split, and the others are the training split. Over all folds
+    each example is tested once and validates once.
 
     Args:
-        source: of all examples.
+        source: all examples.
         split: "train", "validation" or "test".
-        num_folds: parts into which the source is dealt, 3 or more.
+        num_folds: number of parts, at least 3.
         fold: 1..num_folds.
 
     Raises:
@@ -86,21 +84,21 @@ class FoldExamples:
             raise ValueError(f"split: expected one of {', '.join(rows)}, received {split!r}")
         self.source, self.split = source, split
         self.num_folds, self.fold = num_folds, fold
-        self.places = np.flatnonzero(rows[split])
-        """(N,) int64, where the examples stand in the source."""
+        self.indices = np.flatnonzero(rows[split])
+        """(N,) int64, indices of the examples in the source."""
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __repr__(self) -> str:
-        # grain compares it when it restores the position of an iterator.
+        # grain compares sources by it when it restores an iterator.
         return (
             f"FoldExamples({self.source!r}, {self.split!r}, num_folds={self.num_folds}, "
             f"fold={self.fold})"
         )
 
     def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]:
-        """Gives the example ``index`` of the split, which is its ``index``, too.
+        """Returns example ``index`` of the split; its ``index`` is that of the split, too.
 
         Raises:
             IndexError: the index is out of range.
@@ -108,5 +106,5 @@ class FoldExamples:
         number = operator.index(index)
         if not 0 <= number < len(self):
             raise IndexError(f"index: expected 0 to {len(self) - 1}, received {number}")
-        example = self.source[int(self.places[number])]
+        example = self.source[int(self.indices[number])]
         return {**example, "index": np.asarray(number, np.int32)}

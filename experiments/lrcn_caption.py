@@ -18,11 +18,9 @@ instead of SGD; beam search (``launch.caption --method=sample`` draws); early st
 """
 
 import dataclasses
-from typing import Any
 
-from experiments.captioning.config import CaptionConfig, configure
-from flaxnets.decoders.decoder import CaptionDecoder
-from flaxnets.decoders.show_and_tell import FactoredLRCN
+from experiments.captioning.config import CaptionConfig, CaptionModelConfig, configure
+from flaxnets.decoders.config import DecoderConfig
 
 
 @dataclasses.dataclass
@@ -30,10 +28,9 @@ class LRCNCaptionConfig(CaptionConfig):
     """The hyper-parameters."""
 
     name: str = "LRCN-2f"
-
-    def make_decoder(self, **sizes: Any) -> CaptionDecoder:
-        """Two LSTMs, the words' and the image's."""
-        return FactoredLRCN(**sizes)
+    model: CaptionModelConfig = dataclasses.field(
+        default_factory=lambda: CaptionModelConfig(decoder=DecoderConfig("lrcn"))
+    )
 
 
 def get_config(variant: str | None = None) -> LRCNCaptionConfig:

@@ -29,29 +29,28 @@ Variants:
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from data.datasets.ucf101 import VideoList, read_split
+from data.batches import Source
+from data.datasets.ucf101 import UCF101_GROUP, VideoList, read_split
+from data.features import digest_file
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from data.video.clips import DecodeClip, VideoSource
 from data.video.decoding import decode, probe
+from data.video.feature_clips import FeatureClip, WholeVideos
 from data.video.sampling import DenseClip
 from data.video.transforms import SpatialTransform
-from experiments import ut_interaction
+from experiments.features.frozen_features import cache_features, encode_example, make_encode
 from flaxnets.configuration import nearest, runtime
-from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
-from flaxnets.encoders.pretrained import load_efficientnet_lite0
-from flaxnets.encoders.small_cnn import SmallCNN
-from flaxnets.heads.classifier import StepClassifier
-from flaxnets.models.crnn import CRNN
-from flaxnets.recurrent.cells import LSTMCell
-from flaxnets.recurrent.layers import Recurrent
+from flaxnets.encoders.config import EncoderConfig, with_encoder_weights
+from flaxnets.heads.config import PER_STEP, HeadConfig
+from flaxnets.models.config import CRNNConfig, make_crnn, pool_of
+from flaxnets.recurrent.config import NONE, RecurrentConfig
 from flaxnets.tasks.task import Task
 from flaxnets.tasks.video_classification import VideoClassification
 from flaxnets.training.config import Config, OptimizerConfig
@@ -71,6 +70,8 @@ class DataConfig:
     fold: int = 1
     validation_groups: tuple[str, ...] = ("23", "24", "25")
     """Groups of the fold's training list that choose the checkpoint; none: all of it trains."""
+    group_pattern: str = UCF101_GROUP
+    """Regular expression whose first group is the recording group in a file's name."""
     frame_size: tuple[int, int] = (240, 320)
     crop_size: int = 224
     flip: bool = True
@@ -80,30 +81,14 @@ class DataConfig:
     """1, or 10: the corners and the centre, each also mirrored."""
     num_examples: int = 64
     """Of each split of ``moving_shapes``."""
+    cache: str = runtime("runs/features")
+    """The folder of a frozen encoder's cached features; empty: it encodes in every step."""
     max_bad_share: float = runtime(0.01)
     """Training fails when more than this share of the videos cannot be decoded."""
     num_threads: int = runtime(0)
     """Decoding threads; 0: one more than the processors."""
     num_workers: int = runtime(0)
     """Decoding processes; 0 decodes in threads alone, the better choice on few processors."""
-
-
-@dataclasses.dataclass
-class ModelConfig:
-    """The network."""
-
-    encoder: str = "efficientnet_lite0"
-    """``efficientnet_lite0`` (ImageNet weights) or ``small_cnn`` (random ones)."""
-    freeze_encoder: bool = False
-    recurrent_features: int = 256
-    encoder_dropout: float = 0.9
-    recurrent_dropout: float = 0.5
-    chunk_frames: int = 32
-    """Frames that the encoder sees at once in evaluation: 10 crops of 8 clips are 1,280."""
-    remat: str = runtime("none")
-    """Which of the encoder's maps are computed again for the gradient, to save memory: ``none``,
-    ``elementwise`` or ``full``."""
-    dtype: str = "float32"
 
 
 @dataclasses.dataclass
@@ -116,7 +101,16 @@ class LRCNConfig(Config):
     eval_every: int = 5_000
     checkpoint_every: int = runtime(1_000)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    model: CRNNConfig = dataclasses.field(
+        default_factory=lambda: CRNNConfig(
+            EncoderConfig("efficientnet_lite0", weights="imagenet"),
+            RecurrentConfig("lstm", features=256),
+            HeadConfig(dropout_rate=0.5),
+            dropout_rate=0.9,
+            # 10 crops of 8 clips are 1,280 frames.
+            chunk_frames=32,
+        )
+    )
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="sgd",
@@ -138,42 +132,44 @@ class LRCNConfig(Config):
             return MovingShapes.class_names
         return self._videos("train").class_names
 
+    @property
+    def caches_features(self) -> bool:
+        """Whether the encoder runs once, before training, and is no part of the network."""
+        data = self.data
+        return bool(self.model.encoder.frozen and data.cache and data.dataset == "ucf101")
+
     def make_model(self) -> nn.Module:
-        """Encoder, LSTM, a classifier of each step."""
-        model = self.model
-        encoders = {
-            "efficientnet_lite0": lambda: EfficientNetLite0(remat=model.remat, dtype=model.dtype),
-            "small_cnn": lambda: SmallCNN(
-                (8, 8, 16), (4, 2, 2), remat=model.remat, dtype=model.dtype
-            ),
-        }
-        if model.encoder not in encoders:
-            near = nearest(model.encoder, list(encoders))
-            raise ValueError(f"model.encoder: unknown {model.encoder!r}{near}")
-        return CRNN(
-            classifier=StepClassifier(
-                len(self.class_names), dropout_rate=model.recurrent_dropout, dtype=model.dtype
-            ),
-            encoder=encoders[model.encoder](),
-            recurrent=Recurrent(partial(LSTMCell, model.recurrent_features, dtype=model.dtype)),
-            dropout_rate=model.encoder_dropout,
-            chunk_frames=model.chunk_frames,
-            freeze_encoder=model.freeze_encoder,
+        """Encoder, recurrent layer, head: the paper's LSTM and logits at each step by default."""
+        return make_crnn(
+            self.model,
+            len(self.class_names),
+            cached_features=self.caches_features,
+            # Videos shorter than a clip are padded.
+            fixed_length=self.data.dataset == "moving_shapes",
         )
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Puts the ImageNet weights into the encoder, where it is the one that has them."""
-        if self.model.encoder != "efficientnet_lite0":
+        """Puts pretrained weights into the encoder."""
+        if self.caches_features:
             return variables
-        pretrained = load_efficientnet_lite0()
-        return {
-            name: {**tree, "encoder": pretrained[name]} if name in pretrained else tree
-            for name, tree in variables.items()
-        }
+        return with_encoder_weights(self.model.encoder, variables)
+
+    def make_optimizer_config(self) -> OptimizerConfig:
+        """The optimizer without multipliers of parts that the network does not have."""
+        optimizer = super().make_optimizer_config()
+        if self.model.recurrent.cell != NONE:
+            return optimizer
+        multipliers = {n: x for n, x in optimizer.multipliers.items() if n != "recurrent"}
+        return dataclasses.replace(optimizer, multipliers=multipliers)
+
+    def frozen_parts(self) -> tuple[str, ...]:
+        """The encoder, where it is frozen and part of the network."""
+        return ("encoder",) if self.model.encoder.frozen and not self.caches_features else ()
 
     def make_task(self) -> Task:
-        """Each step is asked for the label."""
-        return VideoClassification(loss_kind="per_step")
+        """The label asked of each step, or of the clip where the head pools over time."""
+        per_step = self.model.head.pool == PER_STEP
+        return VideoClassification(loss_kind="per_step" if per_step else "clip")
 
     def set_fold(self, fold: int) -> None:
         """One of UCF101's official splits, 1 to 3."""
@@ -187,12 +183,20 @@ class LRCNConfig(Config):
         videos = self._videos(split)
         source = VideoSource(videos.paths, videos.labels)
         size = 1 if split == "test" else self.batch_size  # A test video is many clips.
-        return self._loader(source, self._decode_clip(split), size, train=split == "train")
+        train = split == "train"
+        if self.caches_features:
+            return self._loader(self._features(source), self._cut_clip(split), size, train=train)
+        return self._loader(source, self._decode_clip(split), size, train=train)
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
         """Clips of the given files, cut as at test."""
         source = VideoSource(tuple(paths))
-        return self._loader(source, self._decode_clip("test"), 1, train=False)
+        if not self.caches_features:
+            return self._loader(source, self._decode_clip("test"), 1, train=False)
+        whole = self._whole_videos(source)
+        encode = make_encode(self.model.encoder, self._pool)
+        examples = [encode_example(whole[index], encode) for index in range(len(whole))]
+        return self._loader(examples, self._cut_clip("test"), 1, train=False)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
         """16 frames spread evenly over the video."""
@@ -208,27 +212,64 @@ class LRCNConfig(Config):
             raise ValueError(
                 "data.root: expected the folder of UCF101; give --config.data.root=/data/ucf101"
             )
-        groups = data.validation_groups
-        return read_split(data.root, split, data.fold, validation_groups=groups)
+        return read_split(
+            data.root,
+            split,
+            data.fold,
+            validation_groups=data.validation_groups,
+            group_pattern=data.group_pattern,
+        )
+
+    @property
+    def _pool(self) -> str:
+        """How cached feature maps are pooled over space."""
+        return "mean" if pool_of(self.model) == "mean" else "none"
+
+    def _features(self, source: VideoSource) -> Source:
+        """Features of every frame of the videos, plain and mirrored, from the cache."""
+        whole = self._whole_videos(source)
+        return cache_features(
+            self.data.cache,
+            whole,
+            self.model.encoder,
+            self._pool,
+            preprocessing={
+                "transform": dataclasses.asdict(whole.transform),
+                "short_side": whole.short_side,
+                "pool": self._pool,
+            },
+            source={path: digest_file(path) for path in source.paths},
+        )
+
+    def _whole_videos(self, source: VideoSource) -> WholeVideos:
+        return WholeVideos(source, self._transform(1), short_side=self.data.frame_size[0])
+
+    def _cut_clip(self, split: str) -> FeatureClip:
+        num_clips = self.data.test_clips if split == "test" else 1
+        return FeatureClip(DenseClip(NUM_FRAMES), train=split == "train", num_clips=num_clips)
 
     def _decode_clip(self, split: str) -> DecodeClip:
         data = self.data
-        # The share of the frame's height that the crop takes, in both dimensions.
-        share = (data.crop_size / data.frame_size[0]) ** 2
         test = split == "test"
         return DecodeClip(
             DenseClip(NUM_FRAMES),
-            SpatialTransform(
-                (data.crop_size, data.crop_size),
-                scale=(share, share),
-                stretch=1.0,
-                flip=data.flip,
-                test_scale=share,
-                test_crops=data.test_crops if test else 1,  # type: ignore[arg-type]
-            ),
+            self._transform(data.test_crops if test else 1),
             train=split == "train",
             num_clips=data.test_clips if test else 1,
             short_side=data.frame_size[0],
+        )
+
+    def _transform(self, test_crops: int) -> SpatialTransform:
+        data = self.data
+        # The share of the frame's height that the crop takes, in both dimensions.
+        share = (data.crop_size / data.frame_size[0]) ** 2
+        return SpatialTransform(
+            (data.crop_size, data.crop_size),
+            scale=(share, share),
+            stretch=1.0,
+            flip=data.flip,
+            test_scale=share,
+            test_crops=test_crops,  # type: ignore[arg-type]
         )
 
     def _loader(self, source: Any, transform: Any, batch_size: int, *, train: bool) -> Loader:
@@ -255,10 +296,13 @@ def get_config(variant: str | None = None) -> Config:
     if variant is None:
         return LRCNConfig()
     if variant == "ut_interaction":
+        from experiments import ut_interaction  # Only this variant needs its parts.
+
         return ut_interaction.get_config()
     if variant != "smoke":
         raise ValueError(f"lrcn_ucf101:{variant}: no such variant{nearest(variant, VARIANTS)}")
     config = LRCNConfig(batch_size=8, num_steps=6, eval_every=3, checkpoint_every=3, log_every=1)
     config.data.dataset, config.data.num_examples = "moving_shapes", 20
-    config.model.encoder, config.model.recurrent_features = "small_cnn", 8
+    config.model.encoder = EncoderConfig("small_cnn", features=(8, 8, 16), strides=(4, 2, 2))
+    config.model.recurrent.features = 8
     return config

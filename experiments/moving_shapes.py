@@ -14,7 +14,8 @@ recurrent layer on raw, downsampled frames), each of the same number of paramete
 """
 
 import dataclasses
-from functools import partial
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,12 +26,9 @@ from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from data.sources import FoldExamples
 from flaxnets.configuration import nearest, runtime
-from flaxnets.encoders.pixels import DownsampledFrames
-from flaxnets.encoders.small_cnn import SmallCNN
-from flaxnets.heads.classifier import StepClassifier
-from flaxnets.models.crnn import CRNN
-from flaxnets.recurrent.cells import LSTMCell
-from flaxnets.recurrent.layers import FrameAverage, Recurrent
+from flaxnets.encoders.config import EncoderConfig, with_encoder_weights
+from flaxnets.models.config import CRNNConfig, make_crnn
+from flaxnets.recurrent.config import RecurrentConfig
 from flaxnets.tasks.task import Task
 from flaxnets.tasks.video_classification import VideoClassification
 from flaxnets.training.config import Config, OptimizerConfig
@@ -42,30 +40,6 @@ NAMES = {
     "frame": "CNN, one frame",
     "smoke": "CRNN, smoke",
 }
-
-
-@dataclasses.dataclass
-class ModelConfig:
-    """The network."""
-
-    kind: str = "crnn"
-    """``crnn``, ``cnn`` or ``rnn``."""
-    encoder_size: int = 32
-    """Side of the frames that the encoder sees, pixels: blocks of the stored ones are averaged."""
-    encoder_features: tuple[int, ...] = (32, 32, 32)
-    encoder_strides: tuple[int, ...] = (2, 2, 2)
-    recurrent_features: int = 128
-    average_features: int = 1024
-    """Of the layer on each frame that stands in the LSTM's place in the CNN."""
-    hidden_features: int = 0
-    """Of the classifier; 0: no hidden layer."""
-    downsampled_size: int = 16
-    """Side of the frames that the RNN-only network sees, pixels."""
-    dropout_rate: float = 0.0
-    remat: str = runtime("none")
-    """Which of the encoder's maps are computed again for the gradient, to save memory: ``none``,
-    ``elementwise`` or ``full``."""
-    dtype: str = "float32"
 
 
 @dataclasses.dataclass
@@ -110,7 +84,13 @@ class MovingShapesConfig(Config):
     num_steps: int = 500
     eval_every: int = 250
     checkpoint_every: int = runtime(250)
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    model: CRNNConfig = dataclasses.field(
+        default_factory=lambda: CRNNConfig(
+            EncoderConfig("small_cnn", features=(32, 32, 32), strides=(2, 2, 2), input_size=32),
+            RecurrentConfig("lstm", features=128, normalize_inputs=True, delta_features=True),
+            spatial_pool="flatten",
+        )
+    )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
@@ -124,39 +104,16 @@ class MovingShapesConfig(Config):
         return MovingShapes.class_names
 
     def make_model(self) -> nn.Module:
-        """The network of ``model.kind``.
+        """The network of the grid that ``model`` describes; every clip has the same length."""
+        return make_crnn(self.model, len(self.class_names), fixed_length=True)
 
-        Raises:
-          ValueError: an unknown kind.
-        """
-        model = self.model
-        if model.kind not in ("crnn", "cnn", "rnn"):
-            raise ValueError(
-                f"model.kind: unknown {model.kind!r}{nearest(model.kind, ('crnn', 'cnn', 'rnn'))}"
-            )
-        encoder: nn.Module = SmallCNN(
-            tuple(model.encoder_features),
-            tuple(model.encoder_strides),
-            input_size=model.encoder_size,
-            remat=model.remat,
-            dtype=model.dtype,
-        )
-        if model.kind == "rnn":
-            encoder = DownsampledFrames(model.downsampled_size, dtype=model.dtype)
-        recurrent: nn.Module = FrameAverage(model.average_features, normalize_inputs=True)
-        if model.kind != "cnn":
-            make_cell = partial(LSTMCell, model.recurrent_features, dtype=model.dtype)
-            recurrent = Recurrent(make_cell, normalize_inputs=True, delta_features=True)
-        return CRNN(
-            classifier=StepClassifier(
-                len(self.class_names),
-                hidden_features=model.hidden_features,
-                dropout_rate=model.dropout_rate,
-            ),
-            encoder=encoder,
-            recurrent=recurrent,
-            pool="flatten",
-        )
+    def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Puts pretrained weights into the encoder, where ``model.encoder.weights`` names them."""
+        return with_encoder_weights(self.model.encoder, variables)
+
+    def frozen_parts(self) -> tuple[str, ...]:
+        """The encoder, where it is frozen."""
+        return ("encoder",) if self.model.encoder.frozen else ()
 
     def make_task(self) -> Task:
         """The clip's label from the scores averaged over its steps."""
@@ -214,14 +171,17 @@ def get_config(variant: str | None = None) -> MovingShapesConfig:
     if variant not in NAMES:
         raise ValueError(f"moving_shapes:{variant}: no such variant{nearest(variant, set(NAMES))}")
     config = MovingShapesConfig(name=NAMES[variant])
+    model = config.model
     if variant in ("cnn", "frame"):
-        config.model.kind, config.model.hidden_features = "cnn", 64
+        model.recurrent = RecurrentConfig("average", features=1024, normalize_inputs=True)
+        model.head.hidden_features = 64
         config.data.single_frame = variant == "frame"
     elif variant == "rnn":
-        config.model.kind, config.model.recurrent_features = "rnn", 93
+        model.encoder = EncoderConfig("downsampled_frames", input_size=16)
+        model.recurrent.features = 93
     elif variant == "smoke":
-        config.model.encoder_features, config.model.encoder_strides = (8, 8), (4, 2)
-        config.model.recurrent_features = 16
+        model.encoder.features, model.encoder.strides = (8, 8), (4, 2)
+        model.recurrent.features = 16
         config.batch_size, config.num_steps = 8, 6
         config.eval_every = config.checkpoint_every = 3
         config.log_every = 1

@@ -7,7 +7,8 @@ Rennie et al., "Self-critical Sequence Training for Image Captioning", arXiv:161
 
 First a model is trained on people's captions, ``experiments/show_attend_tell.py`` or this file's
 ``cross_entropy`` variant (Att2in with scheduled sampling, the paper's); ``start`` is its workdir,
-and ``decoder`` says which it is. Only videos may do without ``start`` and begin from nothing.
+and ``model.decoder.name`` says which it is. Only videos may do without ``start`` and begin from
+nothing.
 
 Variants: ``flickr8k`` (the default), ``coco`` (Karpathy's split), ``moving_shapes``, ``smoke``;
 ``cross_entropy`` trains Att2in on Flickr8k for the start.
@@ -31,17 +32,12 @@ from data.loader import Loader
 from experiments.captioning.caption_weights import count_frequencies
 from experiments.captioning.config import VOCABULARY, CaptionConfig, configure
 from experiments.captioning.data import read_split
-from flaxnets.configuration import nearest, runtime
-from flaxnets.decoders.decoder import CaptionDecoder
-from flaxnets.decoders.show_attend_tell import Att2in, SoftAttention
-from flaxnets.decoders.up_down import UpDown
+from flaxnets.configuration import runtime
 from flaxnets.tasks.self_critical import SelfCritical
 from flaxnets.tasks.task import Task
 from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.config import OptimizerConfig
 from flaxnets.training.workdir import Workdir
-
-DECODERS = {"att2in": Att2in, "soft_attention": SoftAttention, "up_down": UpDown}
 
 
 @dataclasses.dataclass
@@ -59,8 +55,6 @@ class SCSTConfig(CaptionConfig):
     """The workdir of a trained captioner of the same decoder and vocabulary."""
     start_step: int = 0
     """Which of its checkpoints; 0: the best."""
-    decoder: str = "soft_attention"
-    """``soft_attention``, ``att2in`` or ``up_down``."""
     self_critical: bool = True
     """False: cross-entropy, with scheduled sampling where it is set."""
     num_samples: int = 5
@@ -88,21 +82,6 @@ class SCSTConfig(CaptionConfig):
                 "start: expected the workdir of a trained captioner, whose captions are rewarded, "
                 "received ''"
             )
-
-    def make_decoder(self, **sizes: Any) -> CaptionDecoder:
-        """The decoder that is named.
-
-        Raises:
-          ValueError: another one.
-        """
-        if self.decoder not in DECODERS:
-            raise ValueError(
-                f"decoder: unknown {self.decoder!r}{nearest(self.decoder, set(DECODERS))}"
-            )
-        decoder: CaptionDecoder = DECODERS[self.decoder](
-            attention_features=self.model.attention_features, **sizes
-        )
-        return decoder
 
     def save_assets(self, folder: Path) -> None:
         """The vocabulary, which must be that of ``start``."""
@@ -144,7 +123,7 @@ def get_config(variant: str | None = None) -> SCSTConfig:
     """
     config = SCSTConfig()
     if variant == "cross_entropy":
-        config.name, config.decoder, config.self_critical = "Att2in", "att2in", False
+        config.name, config.model.decoder.name, config.self_critical = "Att2in", "att2in", False
         plain = CaptionConfig()
         config.batch_size, config.num_steps = plain.batch_size, plain.num_steps
         config.eval_every = config.checkpoint_every = plain.eval_every

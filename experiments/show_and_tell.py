@@ -18,11 +18,9 @@ of an ensemble (``launch.caption`` decodes several at once); early stopping on C
 """
 
 import dataclasses
-from typing import Any
 
-from experiments.captioning.config import CaptionConfig, DecoderConfig, configure
-from flaxnets.decoders.decoder import CaptionDecoder
-from flaxnets.decoders.show_and_tell import ShowAndTell
+from experiments.captioning.config import CaptionConfig, CaptionModelConfig, configure
+from flaxnets.decoders.config import DecoderConfig
 
 
 @dataclasses.dataclass
@@ -30,14 +28,12 @@ class ShowAndTellConfig(CaptionConfig):
     """The hyper-parameters."""
 
     name: str = "Show and Tell"
-    model: DecoderConfig = dataclasses.field(
-        # The decoder embeds the mean over the places itself.
-        default_factory=lambda: DecoderConfig(region_features=0, region_dropout_rate=0.2)
+    model: CaptionModelConfig = dataclasses.field(
+        # The decoder embeds the mean over the regions itself.
+        default_factory=lambda: CaptionModelConfig(
+            decoder=DecoderConfig("show_and_tell"), region_features=0, region_dropout_rate=0.2
+        )
     )
-
-    def make_decoder(self, **sizes: Any) -> CaptionDecoder:
-        """One LSTM."""
-        return ShowAndTell(**sizes)
 
 
 def get_config(variant: str | None = None) -> ShowAndTellConfig:

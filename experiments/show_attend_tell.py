@@ -8,8 +8,8 @@ arXiv:1502.03044.
 
 Variants: ``flickr8k`` (the default), ``flickr8k_sampled`` (goes on from such a run, see
 ``caption_variants.py``), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded videos,
-encoded by a CRNN), ``smoke`` (those for seconds). ``--config.attention=hard`` trains hard
-attention.
+encoded by a CRNN), ``smoke`` (those for seconds).
+``--config.model.decoder.name=hard_attention`` trains hard attention.
 
 Paper, test split of Flickr8k, VGG-19, beam: soft 67.0 / 44.8 / 29.9 / 19.5 BLEU-1…4 and 18.93
 METEOR, hard 67.0 / 45.7 / 31.4 / 21.3 and 20.30 (from memory of the text). Ours: README.
@@ -24,14 +24,9 @@ docstring.
 """
 
 import dataclasses
-from typing import Any
 
-from experiments.captioning.config import CaptionConfig, configure
-from flaxnets.configuration import nearest
-from flaxnets.decoders.decoder import CaptionDecoder
-from flaxnets.decoders.show_attend_tell import HardAttention, SoftAttention
-
-KINDS = {"soft": SoftAttention, "hard": HardAttention}
+from experiments.captioning.config import CaptionConfig, CaptionModelConfig, configure
+from flaxnets.decoders.config import DecoderConfig
 
 
 @dataclasses.dataclass
@@ -39,24 +34,10 @@ class ShowAttendTellConfig(CaptionConfig):
     """The hyper-parameters."""
 
     name: str = "Show, Attend and Tell"
-    attention: str = "soft"
-    """``soft`` or ``hard``."""
+    model: CaptionModelConfig = dataclasses.field(
+        default_factory=lambda: CaptionModelConfig(decoder=DecoderConfig("soft_attention"))
+    )
     attention_penalty: float = 0.02
-
-    def make_decoder(self, **sizes: Any) -> CaptionDecoder:
-        """Attention before the LSTM.
-
-        Raises:
-          ValueError: another kind of attention.
-        """
-        if self.attention not in KINDS:
-            raise ValueError(
-                f"attention: unknown {self.attention!r}{nearest(self.attention, set(KINDS))}"
-            )
-        decoder: CaptionDecoder = KINDS[self.attention](
-            attention_features=self.model.attention_features, **sizes
-        )
-        return decoder
 
 
 def get_config(variant: str | None = None) -> ShowAttendTellConfig:

@@ -19,11 +19,9 @@ instead of 1,000; AdamW instead of SGD with momentum; early stopping on CIDEr.
 """
 
 import dataclasses
-from typing import Any
 
-from experiments.captioning.config import CaptionConfig, configure
-from flaxnets.decoders.decoder import CaptionDecoder
-from flaxnets.decoders.up_down import UpDown
+from experiments.captioning.config import CaptionConfig, CaptionModelConfig, configure
+from flaxnets.decoders.config import DecoderConfig
 
 
 @dataclasses.dataclass
@@ -31,10 +29,9 @@ class UpDownConfig(CaptionConfig):
     """The hyper-parameters."""
 
     name: str = "Up-Down"
-
-    def make_decoder(self, **sizes: Any) -> CaptionDecoder:
-        """Two LSTMs with attention between them."""
-        return UpDown(attention_features=self.model.attention_features, **sizes)
+    model: CaptionModelConfig = dataclasses.field(
+        default_factory=lambda: CaptionModelConfig(decoder=DecoderConfig("up_down"))
+    )
 
 
 def get_config(variant: str | None = None) -> UpDownConfig:

@@ -24,7 +24,6 @@ softmax; AdamW, mixup, label smoothing; several members a stream.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -32,6 +31,7 @@ import jax
 import numpy as np
 
 from data.datasets.ucf101 import UT_INTERACTION_GROUP, VideoList, read_split
+from data.features import digest_file
 from data.loader import Loader
 from data.video.clips import VideoSource
 from data.video.decoding import decode, probe
@@ -39,23 +39,23 @@ from data.video.streams import (
     CutFeatures,
     StreamSource,
     segment_centres,
-    select,
+    select_examples,
 )
 from experiments.features.frozen_features import (
     Examples,
+    cache_features,
     encode_example,
     fit_projection,
-    load_features,
     make_encode,
     plain_features,
 )
 from experiments.features.linear_baselines import over_time, predict_linear
 from flaxnets.configuration import runtime
-from flaxnets.heads.classifier import StepClassifier
-from flaxnets.models.crnn import CRNN
+from flaxnets.encoders.config import EncoderConfig
+from flaxnets.heads.config import HeadConfig
+from flaxnets.models.config import CRNNConfig, make_crnn
 from flaxnets.models.late_fusion import LateFusion
-from flaxnets.recurrent.cells import LSTMCell
-from flaxnets.recurrent.layers import Recurrent
+from flaxnets.recurrent.config import RecurrentConfig, reads_maps
 from flaxnets.tasks.task import Task
 from flaxnets.tasks.video_classification import VideoClassification
 from flaxnets.training.config import Config, OptimizerConfig
@@ -82,17 +82,26 @@ class DataConfig:
 
 
 @dataclasses.dataclass
-class ModelConfig:
-    """The networks, one or more for each stream."""
+class ModelConfig(CRNNConfig):
+    """The networks, one or more for each stream, on features of the frozen encoder."""
 
     projection_features: int = 256
+    """Principal components of the features that the networks see."""
     whitening: float = 0.5
     """0: principal components as they are; 1: each of unit variance."""
-    input_features: int = 64
-    recurrent_features: int = 64
-    dropout_rate: float = 0.5
     members: int = 3
     """Networks of each stream, averaged."""
+
+
+def _make_model_config() -> ModelConfig:
+    return ModelConfig(
+        EncoderConfig("efficientnet_lite0", weights="imagenet", frozen=True),
+        RecurrentConfig(
+            "lstm", features=64, bidirectional=True, input_features=64, dropout_rate=0.5
+        ),
+        HeadConfig(dropout_rate=0.5),
+        dropout_rate=0.5,
+    )
 
 
 @dataclasses.dataclass
@@ -108,7 +117,7 @@ class UTInteractionConfig(Config):
     label_smoothing: float = 0.1
     mixup: float = 0.4
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    model: ModelConfig = dataclasses.field(default_factory=_make_model_config)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adamw",
@@ -131,21 +140,25 @@ class UTInteractionConfig(Config):
         self.data.fold = fold
 
     def make_model(self) -> nn.Module:
-        """A bidirectional LSTM for each stream and member, on projected features."""
+        """A network of the grid for each stream and member, on projected features."""
         model = self.model
-
-        recurrent = Recurrent(
-            partial(LSTMCell, model.recurrent_features),
-            bidirectional=True,
-            input_features=model.input_features,
-            dropout_rate=model.dropout_rate,
-        )
-        network = CRNN(
-            classifier=StepClassifier(len(self.class_names), dropout_rate=model.dropout_rate),
-            recurrent=recurrent,
-            dropout_rate=model.dropout_rate,
-        )
+        network = make_crnn(model, len(self.class_names), cached_features=True, fixed_length=True)
         return LateFusion(network, model.members, model.projection_features)
+
+    def validate(self) -> None:
+        """See ``Config.validate``; the encoder runs once, before training."""
+        super().validate()
+        if not self.model.encoder.frozen:
+            raise ValueError(
+                "model.encoder.frozen: expected True, as ut_interaction trains on cached features; "
+                "experiments/lrcn_ucf101.py fine-tunes encoders"
+            )
+        if reads_maps(self.model.recurrent):
+            raise ValueError(
+                f"model.recurrent.cell: {self.model.recurrent.cell} reads feature maps, and the "
+                "cached features are vectors; choose a cell on vectors, as lstm, or "
+                "experiments/lrcn_ucf101.py"
+            )
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """Puts the principal components of the fold's training features into the projection."""
@@ -180,7 +193,7 @@ class UTInteractionConfig(Config):
         source = StreamSource(
             VideoSource(tuple(paths)), tuple(self.data.streams), self.data.stored_steps
         )
-        encode = make_encode(self.data.pool)
+        encode = make_encode(self.model.encoder, self.data.pool)
         examples = [encode_example(source[index], encode) for index in range(len(source))]
         return self._loader(examples, train=False)
 
@@ -232,7 +245,7 @@ class UTInteractionConfig(Config):
         return np.array([place[path] for path in self._videos(split).paths])
 
     def _examples(self, split: str) -> Examples:
-        return select(self._cached(self._all_videos()), self._places(split).tolist())
+        return select_examples(self._cached(self._all_videos()), self._places(split).tolist())
 
     def _cached(
         self,
@@ -248,7 +261,25 @@ class UTInteractionConfig(Config):
             streams or tuple(self.data.streams),
             steps or self.data.stored_steps,
         )
-        return load_features(self.data.cache, source, pool or self.data.pool)
+        return self._load_features(source, pool or self.data.pool)
+
+    def _load_features(self, source: StreamSource, pool: str) -> Examples:
+        """Features held in memory: a few hundred kilobytes a clip."""
+        cached = cache_features(
+            self.data.cache,
+            source,
+            self.model.encoder,
+            pool,
+            preprocessing={
+                "streams": source.streams,
+                "steps": source.num_steps,
+                "size": source.size,
+                "gap": source.gap,
+                "pool": pool,
+            },
+            source={path: digest_file(path) for path in source.videos.paths},
+        )
+        return [cached[index] for index in range(len(cached))]
 
     def _loader(self, examples: Examples, *, train: bool) -> Loader:
         return Loader(

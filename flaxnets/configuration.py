@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -61,11 +62,20 @@ def find_part(
             "module on PYTHONPATH"
         ) from error
     if not hasattr(module, attribute):
-        near = nearest(attribute, [n for n in vars(module) if not n.startswith("_")])
-        raise ValueError(f"{argument}: {module_name} has no {attribute!r}{near}")
+        near = difflib.get_close_matches(attribute, dir(module), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; expected {expected}"
+        raise ValueError(f"{argument}: {module_name} has no {attribute!r}{hint}")
     part: Callable[..., Any] = getattr(module, attribute)
     if not callable(part):
         raise ValueError(
             f"{argument}: expected {expected}, received {name!r}, of type {type(part).__name__}"
         )
     return part
+
+
+def parameters_of(part: Callable[..., Any]) -> frozenset[str]:
+    """Returns the names of the arguments that a constructor or function takes."""
+    try:
+        return frozenset(inspect.signature(part).parameters)
+    except ValueError:  # Some built-in callables tell nothing.
+        return frozenset()

@@ -1,4 +1,4 @@
-"""Losses as (sum, count): the division comes after the sum over all devices."""
+"""Losses as (sum, count); the division comes after the sum over all devices."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,15 @@ from flaxnets.typing import Array
 
 
 def cross_entropies(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
-    """Softmax cross-entropy of integer labels, entry by entry, in nats.
+    """Returns the softmax cross-entropy of integer labels, entry by entry, in nats.
+
+    With label smoothing s (Szegedy et al., 1512.00567, section 7) the target distribution is
+    (1 − s) · onehot(label) + s/K.
 
     Args:
       logits: (..., K) any float; computed in float32 at least.
-      labels: (...) int32 in [0, K).
-      label_smoothing: share of the target's probability spread evenly over all K classes.
+      labels: (...) int32 in [0,K).
+      label_smoothing: s in [0,1).
 
     Returns:
       (...) float32 at least.
@@ -29,13 +32,18 @@ def cross_entropies(logits: Array, labels: Array, *, label_smoothing: float = 0.
 def cross_entropy(
     logits: Array, labels: Array, mask: Array, *, label_smoothing: float = 0.0
 ) -> tuple[Array, Array]:
-    """The sum of ``cross_entropies`` over the entries that count.
+    """Returns the sum of ``cross_entropies`` over the entries that count, and their number.
+
+    >>> logits, labels, mask = jnp.zeros((3, 2)), jnp.array([0, 1, -1]), jnp.array([1, 1, 0], bool)
+    >>> total, count = cross_entropy(logits, labels, mask)
+    >>> round(float(total / count), 4)  # ln 2
+    0.6931
 
     Args:
       logits: (..., K) any float.
-      labels: (...) int32 in [0, K); what stands where ``mask`` is False is not read.
-      mask: (...) bool, which entries count.
-      label_smoothing: share of the target's probability spread evenly over all K classes.
+      labels: (...) int32 in [0,K); not read where ``mask`` is False.
+      mask: (...) bool, entries that count.
+      label_smoothing: see ``cross_entropies``.
 
     Returns:
       The sum, () float32 at least, and the number of entries that count, () float32.

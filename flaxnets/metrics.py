@@ -1,4 +1,4 @@
-"""Metrics as (sum, count), and how the sums of many batches become figures."""
+"""Metrics as (sum, count), and their accumulation over batches."""
 
 from collections.abc import Mapping
 
@@ -9,39 +9,49 @@ from flaxnets.typing import Array
 
 
 def top_k_accuracy(logits: Array, labels: Array, mask: Array, *, k: int = 1) -> tuple[Array, Array]:
-    """How often the label is among the ``k`` highest scores.
+    """Returns the number of entries whose label is among the ``k`` highest logits.
 
-    A class that ties with the label counts as higher, so that constant scores win nothing; nor
-    do scores that are not numbers.
+    A class that ties with the label counts as higher, so that constant logits score 0; so do NaNs.
+
+    >>> logits, labels = jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])
+    >>> right, count = top_k_accuracy(logits, labels, jnp.ones(2, bool))
+    >>> float(right), float(count)
+    (1.0, 2.0)
 
     Args:
       logits: (..., K) float.
-      labels: (...) int32 in [0, K); not read where ``mask`` is False.
-      mask: (...) bool, which entries count.
-      k: at least 1; with ``k >= K`` every entry is right.
+      labels: (...) int32 in [0,K); not read where ``mask`` is False.
+      mask: (...) bool, entries that count.
+      k: at least 1; with k >= K every entry without NaN or tie is right.
 
     Returns:
       The number of right entries, () float32, and of entries that count, () float32.
     """
     targets = jnp.where(mask, labels, 0)[..., None]
-    score = jnp.take_along_axis(logits, targets, axis=-1)
-    # Minus one: the label's own score equals itself.
-    rank = jnp.sum(~(logits < score), axis=-1) - 1
+    target = jnp.take_along_axis(logits, targets, axis=-1)
+    # "Not less", so that ties and NaNs rank above the label; minus one for the label itself.
+    rank = jnp.sum(~(logits < target), axis=-1) - 1
     right = (rank < k) & mask
     return jnp.sum(right, dtype=jnp.float32), jnp.sum(mask, dtype=jnp.float32)
 
 
 class MeanAccumulator:
-    """Adds up the (sum, count) of many batches on the host, in float64.
+    """Accumulator of the (sum, count) of many batches, on the host, in float64.
 
-    Host addition in a fixed order keeps the figures of a resumed run equal bit for bit.
+    Addition on the host in a fixed order keeps the metrics of a resumed run equal bit-for-bit.
+
+    >>> means = MeanAccumulator()
+    >>> means.add({"loss": (3.0, 1.0)})
+    >>> means.add({"loss": (1.0, 3.0)})
+    >>> means.means()
+    {'loss': 1.0}
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, float]] = {}
 
     def add(self, sums: Mapping[str, tuple[Array | float, Array | float]]) -> None:
-        """Adds one batch's sums."""
+        """Adds the sums of one batch: by name, scalars (sum, count)."""
         for name, (total, count) in sums.items():
             old_total, old_count = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = (
@@ -50,12 +60,12 @@ class MeanAccumulator:
             )
 
     def means(self) -> dict[str, float]:
-        """The quotients by name; NaN where nothing was counted."""
+        """Returns sum / count by name; NaN where the count is zero."""
         return {
             name: total / count if count else float("nan")
             for name, (total, count) in self._sums.items()
         }
 
     def count(self, name: str) -> float:
-        """The count behind a mean; zero for a name that was never added."""
+        """Returns the count of a metric; zero for a name that was never added."""
         return self._sums.get(name, (0.0, 0.0))[1]

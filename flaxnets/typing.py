@@ -1,4 +1,4 @@
-"""The names of types that the whole package shares."""
+"""Type aliases of the whole package."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,9 @@ Array = jax.Array
 Dtype = jax.typing.DTypeLike
 PRNGKey = jax.Array
 Carry = Any
-"""A pytree of arrays: what a recurrent cell hands from one step to the next."""
+"""Pytree of arrays: the state that a recurrent cell passes from one step to the next."""
 PyTree = Any
 Batch = Mapping[str, Array]
-"""The arrays of one batch, by the names of the contracts in ``data/batches.py``."""
+"""Arrays of one batch by name; ``data/batches.py`` gives keys, shapes and dtypes."""
 Sums = dict[str, tuple[Array, Array]]
-"""Metrics as (sum, count), scalars float32; the division comes after the global sum."""
+"""Metrics by name as (sum, count), float32 scalars; the division comes after the global sum."""

@@ -1,11 +1,12 @@
-"""Captions of image files, one JSON line each.
+"""Captions image files; prints one JSON line per file.
 
     python -m launch.caption --workdir=runs/show_attend_tell PHOTO.jpg …
 
-A line is ``{"path": …, "caption": …, "log_probability": …, "ended": …}``; with ``--num_captions``
-``captions`` lists several, best first; with ``--attention=FOLDER`` ``attention`` names a drawing of
-where the model looked at each word. A file that cannot be decoded has ``{"path": …, "error": …}``;
-then the exit code is 1. Several workdirs, ``--workdir=A --workdir=B``, decode as an ensemble.
+A line is ``{"path": …, "caption": …, "log_probability": …, "ended": …}``. ``--num_captions`` adds
+``captions``, several per image, best first. ``--attention=FOLDER`` adds ``attention``, the path of
+a drawing of the attention weights at each word. A file that cannot be decoded gives
+``{"path": …, "error": …}``; then the exit code is 1. Several workdirs decode as an ensemble:
+``--workdir=A --workdir=B``.
 """
 
 import dataclasses
@@ -13,48 +14,62 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from absl import flags
 
 from flaxnets.decoders.search import METHODS, SearchOptions
 from flaxnets.inference.trained_captioner import Caption, TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.tasks.captioning import Captioning
-from flaxnets.training.config import Config
+from flaxnets.training.config import Config, UndefinedMethod
 from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.program import config_of
 from launch.reports.captions import draw_attention
 
 WORKDIR = flags.DEFINE_multi_string(
-    "workdir", None, "The folder of a run; several decode together.", required=True
+    "workdir", None, "Folder of the run; several runs decode as an ensemble", required=True
 )
-STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; by default the best.")
-ATTENTION = flags.DEFINE_string("attention", None, "A folder for drawings of the attention.")
+STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
+ATTENTION = flags.DEFINE_string("attention", None, "Folder for drawings of the attention weights.")
 NUM_CAPTIONS = flags.DEFINE_integer(
-    "num_captions", 1, "Captions of an image, at most.", lower_bound=1
+    "num_captions", 1, "Most captions of each image.", lower_bound=1
 )
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Images at a time; by default as in training.", lower_bound=1
+    "batch_size", None, "Images per batch; default: as in training.", lower_bound=1
 )
-SEED = flags.DEFINE_integer("seed", 0, "Of the method sample.", lower_bound=0)
-# What the run's configuration says of the search holds where these are not given.
-METHOD = flags.DEFINE_enum("method", None, METHODS, "How captions are searched for.")
-BEAM_SIZE = flags.DEFINE_integer("beam_size", None, "Hypotheses of a beam search.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Random seed of --method=sample.", lower_bound=0)
+# Search options that are not given come from the run's configuration.
+METHOD = flags.DEFINE_enum("method", None, METHODS, "Search method; default: the run's.")
+BEAM_SIZE = flags.DEFINE_integer("beam_size", None, "Hypotheses of the beam search.", lower_bound=1)
 MAX_STEPS = flags.DEFINE_integer("max_steps", None, "Most tokens of a caption.", lower_bound=1)
-TEMPERATURE = flags.DEFINE_float("temperature", None, "Of sampling.")
-TOP_K = flags.DEFINE_integer("top_k", None, "Sampling from the k likeliest words; 0: all.")
-TOP_P = flags.DEFINE_float("top_p", None, "Sampling from the likeliest words that reach p.")
+TEMPERATURE = flags.DEFINE_float("temperature", None, "Temperature of the softmax when sampling.")
+TOP_K = flags.DEFINE_integer("top_k", None, "Sample from the k most probable words; 0: from all.")
+TOP_P = flags.DEFINE_float(
+    "top_p", None, "Sample from the most probable words with total probability p."
+)
 
 OF_METHOD = {"beam_size": "beam", "temperature": "sample", "top_k": "sample", "top_p": "sample"}
-"""Flags that one method alone reads."""
+"""Method that reads each flag; the other methods refuse it."""
+
+
+@runtime_checkable
+class ShowsImages(Protocol):
+    """Configuration of a captioner of image files, whose attention can be drawn."""
+
+    def read_image(self, path: str) -> np.ndarray:
+        """Returns an image file, (H,W,3) uint8."""
+
+    def crop_image(self, image: np.ndarray) -> np.ndarray:
+        """Returns the part of an image (H,W,3) uint8 that the model sees."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Captions and prints; returns the exit code."""
+    """Captions each image and prints its line; returns the exit code."""
     if not argv:
-        raise ValueError("no images; expected paths of image files after the flags")
+        raise ValueError("expected paths of image files after the flags, received none")
     missing = [path for path in argv if not Path(path).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -88,10 +103,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _restore() -> tuple[TrainedCaptioner, Config]:
-    """The models of the workdirs, and the configuration of the first."""
+    """Returns the captioner of all workdirs and the configuration of the first."""
     workdirs = [Workdir(path) for path in WORKDIR.value]
     if STEP.value is not None and len(workdirs) > 1:
-        raise ValueError("--step: expected one --workdir beside it, received several")
+        raise ValueError("--step: expected a single --workdir, received several")
     configs = [config_of(workdir) for workdir in workdirs]
     for config in configs:
         config.batch_size = BATCH_SIZE.value or configs[0].batch_size
@@ -105,10 +120,10 @@ def _restore() -> tuple[TrainedCaptioner, Config]:
 
 
 def _override(options: SearchOptions) -> SearchOptions:
-    """The search of a run with what the flags say of it.
+    """Returns the search options of a run, overridden by the flags.
 
     Raises:
-      ValueError: a flag that the method does not read, or more captions than it gives.
+      ValueError: a flag that the method does not read, or more captions than the method finds.
     """
     given: dict[str, Any] = {
         flag.name: flag.value
@@ -125,7 +140,7 @@ def _override(options: SearchOptions) -> SearchOptions:
     if options.method == "sample":
         return dataclasses.replace(options, num_samples=count)
     if options.method == "greedy" and count > 1:
-        raise ValueError(f"--num_captions: greedy search gives 1 caption, received {count}")
+        raise ValueError(f"--num_captions: expected 1 with greedy search, received {count}")
     if options.method == "beam" and count > options.beam_size:
         if "beam_size" in given:
             raise ValueError(
@@ -147,13 +162,17 @@ def _describe(caption: Caption) -> dict[str, Any]:
 def _draw(config: Config, path: str, caption: Caption, drawing: Path) -> None:
     attention = caption.attention
     if attention is None or attention.ndim != 3:
-        raise ValueError("attention: the model's regions are no places of an image")
+        raise ValueError(
+            "--attention: expected a model with attention over a grid of image positions"
+        )
+    if not isinstance(config, ShowsImages):
+        raise UndefinedMethod(config, "read_image")
     image = config.crop_image(config.read_image(path))
     draw_attention(image, caption.words, attention).save(drawing, quality=90)
 
 
 def _drawing_names(paths: Sequence[str]) -> list[str]:
-    """A file name for each path, each once, whatever folders they lie in."""
+    """Returns a unique file name for each path; paths may have the same name in several folders."""
     names: dict[str, int] = {}
     for index, path in enumerate(paths):
         stem, number = Path(path).name, 1

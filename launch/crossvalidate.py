@@ -1,11 +1,11 @@
-"""Trains and tests an experiment on every fold with several seeds, and prints one table.
+"""Cross-validation: trains and tests every fold with several seeds, and prints one table.
 
     python -m launch.crossvalidate --config=experiments/lrcn_ucf101.py:ut_interaction \
         --workdir=runs/ut --config.data.root=…/ut_interaction/set1
 
-Each fold and seed is a run of its own in ``WORKDIR/foldNN_seedN``; run again, the command goes on
-where it stopped. The experiment's baselines, computed on the same folds, stand beside it. The table
-also goes to ``crossvalidation.md`` and, with the figures of every fold, ``crossvalidation.json``.
+Each fold and seed is a separate run in ``WORKDIR/foldNN_seedN``; the same command resumes. The
+table also has the experiment's baselines on the same folds. It is saved as ``crossvalidation.md``,
+and the correct test clips of every fold and seed as ``crossvalidation.json``.
 """
 
 import copy
@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -25,75 +26,44 @@ from flaxnets.training.loop import train
 from flaxnets.training.workdir import Workdir
 from launch import program
 
-# The table of a cross-validation: which test clips were named rightly, by fold and seed.
-
-Right = dict[int, dict[int, list[bool]]]
-"""Fold → seed → whether each test clip was named rightly, in the order of the fold's list."""
-
-
-def record(
-    right: dict[str, Right],
-    name: str,
-    fold: int,
-    seed: int,
-    predictions: Sequence[tuple[int, int]],
-) -> None:
-    """Enters one run's (label, prediction) pairs."""
-    hits = [label == prediction for label, prediction in predictions]
-    right.setdefault(name, {}).setdefault(fold, {})[seed] = hits
-
-
-def format_table(right: Mapping[str, Right], *, num_classes: int) -> str:
-    """A Markdown table: mean accuracy over all test clips, spread over seeds, each fold's mean."""
-    folds = sorted(next(iter(right.values())))
-    clips = sum(len(next(iter(next(iter(right.values()))[fold].values()))) for fold in folds)
-    lines = [
-        f"Accuracy in % on {clips} test clips of {len(folds)} folds, "
-        f"chance {100 / num_classes:.1f}; ± is the standard deviation over seeds, one clip is "
-        f"{100 / clips:.1f} points.",
-        "",
-        "| | accuracy | " + " | ".join(f"fold {fold}" for fold in folds) + " |",
-        "|---|---|" + "---|" * len(folds),
-    ]
-    for name, by_fold in right.items():
-        seeds = sorted(by_fold[folds[0]])
-        over_clips = [
-            100 * np.mean([hit for fold in folds for hit in by_fold[fold][seed]]) for seed in seeds
-        ]
-        spread = f" ± {np.std(over_clips, ddof=1):.1f}" if len(seeds) > 1 else ""
-        of_folds = [f"{mean:.0f}" for mean in (fold_mean(by_fold, fold) for fold in folds)]
-        lines.append(f"| {name} | {np.mean(over_clips):.1f}{spread} | {' | '.join(of_folds)} |")
-    return "\n".join(lines) + "\n"
-
-
-def fold_mean(by_fold: Right, fold: int) -> float:
-    """Accuracy on one fold, a mean over its seeds, in %."""
-    return float(100 * np.mean([np.mean(hits) for hits in by_fold[fold].values()]))
-
-
 config_flags.DEFINE_config_file(
-    "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."
+    "config", None, "Experiment, FILE[:variant]; --config.FIELD=VALUE overrides a field."
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The folder of all runs; made when missing.", required=True
+    "workdir", None, "Folder of all runs; created if missing.", required=True
 )
-FOLDS = flags.DEFINE_list("folds", [str(fold) for fold in range(1, 11)], "The folds.")
-SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "The seeds of each fold.")
+FOLDS = flags.DEFINE_list(
+    "folds", [str(fold) for fold in range(1, 11)], "Numbers of the folds, separated by commas."
+)
+SEEDS = flags.DEFINE_list(
+    "seeds", ["0", "1", "2"], "Random seeds of each fold, separated by commas."
+)
+
+Correct = dict[int, dict[int, list[bool]]]
+"""Fold → seed → True for each test clip that was classified correctly, in the fold's order."""
 
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
+class HasBaselines(Protocol):
+    """Configuration of an experiment with simpler methods to compare with."""
+
+    def baselines(self) -> dict[str, list[tuple[int, int]]]:
+        """Returns (label, prediction) of each test example, in order, by the method's name."""
+
+
 def main(argv: Sequence[str]) -> int:
-    """Runs what is missing and prints the table; returns the exit code."""
+    """Runs the missing folds and seeds and prints the table; returns the exit code."""
     spec, base_config = program.experiment_of_flag(argv)
     folds, seeds = _integers("folds", FOLDS.value), _integers("seeds", SEEDS.value)
     base = Path(WORKDIR.value)
     base.mkdir(parents=True, exist_ok=True)
-    # The same program is compiled for each fold and seed: once is enough.
+    # All folds and seeds run the same program, so compile it only once.
     jax.config.update("jax_compilation_cache_dir", str((base / "compiled").absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-    right: dict[str, Right] = {}
+    correct: dict[str, Correct] = {}
     for fold in folds:
         for seed in seeds:
             config = copy.deepcopy(base_config)
@@ -102,22 +72,24 @@ def main(argv: Sequence[str]) -> int:
             outcome = run(spec, config, base / f"fold{fold:02d}_seed{seed}")
             if isinstance(outcome, int):
                 return outcome
-            record(right, config.name, fold, seed, outcome)
+            record(correct, config.name, fold, seed, outcome)
             if seed == seeds[0]:
-                for name, predictions in config.baselines().items():
-                    record(right, name, fold, seed, predictions)
-        logger.info("fold %d: %s", fold, _progress(right, fold))
-    table = format_table(right, num_classes=len(base_config.class_names))
+                baselines = config.baselines() if isinstance(config, HasBaselines) else {}
+                for name, predictions in baselines.items():
+                    record(correct, name, fold, seed, predictions)
+        logger.info("fold %d: %s", fold, _progress(correct, fold))
+    table = format_table(correct, num_classes=len(base_config.class_names))
     (base / "crossvalidation.md").write_text(table)
-    (base / "crossvalidation.json").write_text(json.dumps(right, indent=1) + "\n")
+    (base / "crossvalidation.json").write_text(json.dumps(correct, indent=1) + "\n")
     print(table)
     return 0
 
 
 def run(spec: str, config: Config, path: Path) -> int | list[tuple[int, int]]:
-    """One fold and seed: trains what is missing and gives (label, prediction) of each test clip.
+    """Trains and tests one fold with one seed, unless it is done already.
 
-    When a signal ended the training, the exit code instead.
+    Returns:
+      (label, prediction) of each test clip; or the exit code if a signal ended the training.
     """
     with Workdir(path) as workdir:
         workdir.claim(spec, config)
@@ -132,8 +104,51 @@ def run(spec: str, config: Config, path: Path) -> int | list[tuple[int, int]]:
         ]
 
 
-def _progress(right: Mapping[str, Right], fold: int) -> str:
-    return ", ".join(f"{name} {fold_mean(by_fold, fold):.0f}" for name, by_fold in right.items())
+def record(
+    correct: dict[str, Correct],
+    name: str,
+    fold: int,
+    seed: int,
+    predictions: Sequence[tuple[int, int]],
+) -> None:
+    """Adds the (label, prediction) pairs of one run to ``correct[name]``."""
+    hits = [label == prediction for label, prediction in predictions]
+    correct.setdefault(name, {}).setdefault(fold, {})[seed] = hits
+
+
+def format_table(correct: Mapping[str, Correct], *, num_classes: int) -> str:
+    """Returns a Markdown table of accuracies in %.
+
+    Columns: the mean over all test clips ± the standard deviation over seeds, and each fold's mean.
+    """
+    folds = sorted(next(iter(correct.values())))
+    clips = sum(len(next(iter(next(iter(correct.values()))[fold].values()))) for fold in folds)
+    lines = [
+        f"Accuracy in % on {clips} test clips of {len(folds)} folds, "
+        f"chance {100 / num_classes:.1f}; ± is the standard deviation over seeds, one clip is "
+        f"{100 / clips:.1f} points.",
+        "",
+        "| | accuracy | " + " | ".join(f"fold {fold}" for fold in folds) + " |",
+        "|---|---|" + "---|" * len(folds),
+    ]
+    for name, by_fold in correct.items():
+        seeds = sorted(by_fold[folds[0]])
+        over_clips = [
+            100 * np.mean([hit for fold in folds for hit in by_fold[fold][seed]]) for seed in seeds
+        ]
+        spread = f" ± {np.std(over_clips, ddof=1):.1f}" if len(seeds) > 1 else ""
+        of_folds = [f"{mean:.0f}" for mean in (fold_mean(by_fold, fold) for fold in folds)]
+        lines.append(f"| {name} | {np.mean(over_clips):.1f}{spread} | {' | '.join(of_folds)} |")
+    return "\n".join(lines) + "\n"
+
+
+def fold_mean(by_fold: Correct, fold: int) -> float:
+    """Returns the accuracy on one fold in %, the mean over its seeds."""
+    return float(100 * np.mean([np.mean(hits) for hits in by_fold[fold].values()]))
+
+
+def _progress(correct: Mapping[str, Correct], fold: int) -> str:
+    return ", ".join(f"{name} {fold_mean(by_fold, fold):.0f}" for name, by_fold in correct.items())
 
 
 def _integers(name: str, values: Sequence[str]) -> list[int]:
@@ -141,7 +156,7 @@ def _integers(name: str, values: Sequence[str]) -> list[int]:
         return [int(value) for value in values]
     except ValueError:
         raise ValueError(
-            f"--{name}: expected numbers with commas between, received {','.join(values)}"
+            f"--{name}: expected integers separated by commas, received {','.join(values)}"
         ) from None
 
 

@@ -1,10 +1,10 @@
-"""CNN, RNN or both? The main job from data to report, on the embedded data set.
+"""Demo: trains a CNN, an RNN and both on the embedded data set, from data to report.
 
     python -m launch.demo --workdir=runs/demo
 
-Trains the networks of ``experiments/moving_shapes.py``, tests them on clips that none of them saw,
-prints one table and writes the CRNN's report. A network that is blind to order cannot pass 50 %,
-and one frame says next to nothing. Run again, the command goes on where it stopped.
+Trains the four networks of ``experiments/moving_shapes.py``, tests them on held-out clips, prints
+one table and writes the report of the CRNN. A network that ignores the order of frames cannot
+exceed 50 % accuracy. The same command resumes.
 """
 
 import time
@@ -25,13 +25,14 @@ from launch.reports.run_page import write_report
 EXPERIMENT = "experiments/moving_shapes.py"
 VARIANTS = ("frame", "cnn", "rnn", "crnn")
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of all runs.", required=True)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of all runs; created if missing.", required=True
+)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Trains, tests, prints; returns the exit code."""
-    if argv:
-        raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
+    """Trains and tests every variant and prints the table; returns the exit code."""
+    program.refuse_arguments(argv)
     start = time.monotonic()
     base = Path(WORKDIR.value)
     rows = []
@@ -43,14 +44,14 @@ def main(argv: Sequence[str]) -> int:
     seconds = time.monotonic() - start
     (base / "table.md").write_text(format_markdown(rows))
     print(format_table(rows))
-    print("chance 12.5 %; no network that is blind to order can pass 50 %")
+    print("chance 12.5 %; a network that ignores the order of frames cannot exceed 50 %")
     print(f"{seconds:.0f} s for training and evaluation on {program.describe_devices()}")
     print(f"report: {write_report(Workdir(base / 'crnn'), comparison=rows)}")
     return 0
 
 
 def run(spec: str, path: Path) -> int | dict[str, str]:
-    """Trains and tests one variant: its row of the table, or the exit code after a signal."""
+    """Trains and tests one variant; returns its row, or the exit code after a signal."""
     config = load_experiment(spec)
     print(f"training {config.name}", flush=True)
     with Workdir(path) as workdir:
@@ -65,7 +66,7 @@ def run(spec: str, path: Path) -> int | dict[str, str]:
 
 
 def describe(name: str, parameters: int, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """A row of the table, by column."""
+    """Returns a row of the table, by column."""
     return {
         "network": name,
         "test accuracy": f"{100 * metrics['accuracy']:.1f} %",
@@ -75,7 +76,7 @@ def describe(name: str, parameters: int, metrics: Mapping[str, Any]) -> dict[str
 
 
 def format_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows of equal columns as aligned text."""
+    """Returns rows with the same columns as aligned text."""
     lines = [list(rows[0]), *[list(row.values()) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
@@ -85,7 +86,7 @@ def format_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def format_markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """The same as a Markdown table."""
+    """Returns rows with the same columns as a Markdown table."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *[list(row.values()) for row in rows]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -1,9 +1,9 @@
-"""Metrics of a run's best checkpoint, or of ``--step``, on a whole split.
+"""Evaluates the best checkpoint of a run, or the one of ``--step``, on a whole split.
 
     python -m launch.evaluate --workdir=runs/smoke --split=test --out=runs/smoke/test.json
 
-Prints one JSON object, writes the same to ``--out``, and each example's outputs to
-``predictions/SPLIT.jsonl`` in the workdir. May run as several processes, as ``launch.train``.
+Prints the metrics as one JSON object and writes them to ``--out``; the outputs of each example go
+to ``predictions/SPLIT.jsonl`` in the workdir. Several processes work as in ``launch.train``.
 """
 
 import json
@@ -18,16 +18,17 @@ from flaxnets.training.workdir import Workdir
 from launch import processes, program
 from launch.program import config_of
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
-SPLIT = flags.DEFINE_string("split", "test", "The split to evaluate.")
-STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; by default the best.")
-OUT = flags.DEFINE_string("out", None, "A file for the metrics, JSON.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+SPLIT = flags.DEFINE_string("split", "test", "Split to evaluate.")
+STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
+OUT = flags.DEFINE_string("out", None, "JSON file for the metrics.")
+# --helpshort lists the flags that connect processes, too.
+flags.adopt_module_key_flags(processes)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Evaluates and prints."""
-    if argv:
-        raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
+    """Evaluates the split and prints the metrics."""
+    program.refuse_arguments(argv)
     with processes.joined():
         workdir = Workdir(WORKDIR.value)
         model = TrainedModel(config_of(workdir), workdir, STEP.value)

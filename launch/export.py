@@ -1,11 +1,11 @@
-"""Writes the parameters and statistics of a run's best checkpoint, or of ``--step``, to one file.
+"""Exports the variables of a run's best checkpoint, or of ``--step``, to one safetensors file.
 
     python -m launch.export --workdir=runs/smoke --out=smoke.safetensors
 
-All variables are called by their path, as ``params.classifier.scores.kernel``, in Flax's layout.
-With ``--part=encoder``, the encoder alone is written with PyTorch's names and layout, as
-``flaxnets.encoders.pretrained.load_pretrained`` and torchvision read them. Without an optimizer's
-state, no training goes on from such a file.
+The file holds parameters and batch statistics, but no optimizer state, so no training can resume
+from it. Names are the paths of the variables, as ``params.classifier.scores.kernel``, and layouts
+are Flax's. ``--part=encoder`` writes only the encoder, with PyTorch's names and layouts, which
+``flaxnets.encoders.pretrained.load_pretrained`` and torchvision read.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,15 @@ from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.program import config_of
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
-OUT = flags.DEFINE_string("out", None, "The file, FILE.safetensors.", required=True)
-STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; by default the best.")
-PART = flags.DEFINE_enum("part", "all", ("all", "encoder"), "Which variables.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+OUT = flags.DEFINE_string("out", None, "Output file, FILE.safetensors.", required=True)
+STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
+PART = flags.DEFINE_enum("part", "all", ("all", "encoder"), "Variables to export.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Reads, writes, and says how much."""
-    if argv:
-        raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
+    """Writes the file and prints its size."""
+    program.refuse_arguments(argv)
     workdir, out = Workdir(WORKDIR.value), Path(OUT.value)
     config = config_of(workdir)
     step, variables = restore_variables(workdir, STEP.value)

@@ -1,4 +1,4 @@
-"""Runs a training on a Kubernetes cluster as a JobSet.
+"""Submits a training to a Kubernetes cluster as a JobSet.
 
     python -m launch.kubernetes --name=lrcn --image=REGISTRY/flaxnets --processes=2 --gpus=8 \
         --volume=runs:/runs --volume=videos:/videos -- --config=experiments/lrcn_ucf101.py \
@@ -6,14 +6,14 @@
 
     python -m launch.kubernetes --name=lrcn --image=REGISTRY/flaxnets --tpu=v5e --topology=4x4 …
 
-What stands behind ``--`` are the flags of ``launch.train``, or of the program that ``--program``
-names. ``--dry_run`` prints the manifest; without it, it goes to ``kubectl apply``. The cluster
-needs JobSet (0.6 or newer, https://jobset.sigs.k8s.io), the image comes from the ``Dockerfile``,
-and the claims of ``--volume`` exist; with several processes they are ReadWriteMany, since all share
-the workdir. Code and experiments are those of the image.
+The flags after ``--`` are those of ``launch.train``, or of the program that ``--program`` names.
+The manifest goes to ``kubectl apply``; ``--dry_run`` prints it instead. The cluster needs JobSet
+(0.6 or newer, https://jobset.sigs.k8s.io). The ``Dockerfile`` builds the image, which holds the
+code and the experiments. The claims of ``--volume`` must exist; with several processes they must be
+ReadWriteMany, since all processes share the workdir.
 
-A process that fails ends all, and all start again, up to ``--restarts`` times, and resume; after an
-eviction, or where the program saved after a signal, this does not count. Follow, and stop:
+When a process fails, all restart and resume, up to ``--restarts`` times. Restarts after an eviction
+or a saved checkpoint do not count. To follow and to stop the training:
 
     kubectl logs -f -l jobset.sigs.k8s.io/jobset-name=lrcn --prefix
     kubectl delete jobset lrcn
@@ -30,40 +30,50 @@ from absl import flags
 
 from launch import program
 from launch.clusters.jobs import parse_pairs
-from launch.clusters.jobset import Options, make_jobset, parse_volume
+from launch.clusters.jobset import KubernetesJob, make_jobset, parse_volume
 
 NAME = flags.DEFINE_string(
-    "name", None, "Of the JobSet, and part of its pods' names.", required=True
+    "name", None, "Name of the JobSet, and part of its pods' names.", required=True
 )
-IMAGE = flags.DEFINE_string("image", None, "The image, built by the Dockerfile.", required=True)
+IMAGE = flags.DEFINE_string(
+    "image", None, "Container image, built by the Dockerfile.", required=True
+)
 PROCESSES = flags.DEFINE_integer(
-    "processes", None, "Pods, of one process each; of a TPU slice, its machines.", lower_bound=1
+    "processes",
+    None,
+    "Number of processes, one per pod; default: the machines of the TPU slice, else 1.",
+    lower_bound=1,
 )
 GPUS = flags.DEFINE_integer("gpus", 0, "NVIDIA GPUs of each process.", lower_bound=0)
-TPU = flags.DEFINE_string("tpu", None, "The type of TPU on GKE: v4, v5e, v5p or v6e.")
-TOPOLOGY = flags.DEFINE_string("topology", None, "Of the TPU slice, as 4x4 or 2x2x4.")
-NAMESPACE = flags.DEFINE_string("namespace", None, "Default: the one that kubectl is set to.")
+TPU = flags.DEFINE_string("tpu", None, "TPU type on GKE: v4, v5e, v5p or v6e.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "Topology of the TPU slice, as 4x4 or 2x2x4.")
+NAMESPACE = flags.DEFINE_string("namespace", None, "Kubernetes namespace; default: kubectl's.")
 QUEUE = flags.DEFINE_string("queue", None, "Kueue's LocalQueue that admits the JobSet.")
 VOLUME = flags.DEFINE_multi_string(
-    "volume", [], "CLAIM:/path of a PersistentVolumeClaim; for the workdir and the data."
+    "volume",
+    [],
+    "CLAIM:/path mounts a PersistentVolumeClaim, for the workdir and the data",
 )
-ENV = flags.DEFINE_list("env", [], "A=B,C=D: variables of each process.")
+ENV = flags.DEFINE_list("env", [], "A=B,C=D: environment variables of each process.")
 NODE_SELECTOR = flags.DEFINE_list(
-    "node_selector", [], "A=B,C=D: labels of the nodes, as of those with a certain GPU."
+    "node_selector", [], "A=B,C=D: labels that nodes must have, as the type of their GPUs."
 )
-CPU = flags.DEFINE_string("cpu", None, "Cores that each process requests, as 8.")
-MEMORY = flags.DEFINE_string("memory", None, "Memory of each process, as 64Gi.")
-RESTARTS = flags.DEFINE_integer("restarts", 3, "Further attempts after a failure.", lower_bound=0)
+CPU = flags.DEFINE_string("cpu", None, "CPU request of each process, as 8.")
+MEMORY = flags.DEFINE_string("memory", None, "Memory request and limit of each process, as 64Gi.")
+RESTARTS = flags.DEFINE_integer("restarts", 3, "Most restarts after failures.", lower_bound=0)
 MAX_RUN_SECONDS = flags.DEFINE_integer(
-    "max_run_seconds", None, "After these, an attempt saves and the JobSet ends.", lower_bound=1
+    "max_run_seconds",
+    None,
+    "Time limit in seconds, after which the run saves and the JobSet ends.",
+    lower_bound=1,
 )
-PROGRAM = flags.DEFINE_string("program", "launch.train", "The module that each process runs.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the manifest and submit nothing.")
+PROGRAM = flags.DEFINE_string("program", "launch.train", "Module that each process runs.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the manifest instead of submitting it.")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Submits, or prints; returns the exit code."""
-    options = Options(
+    """Submits or prints the manifest; returns the exit code of kubectl."""
+    job = KubernetesJob(
         name=NAME.value,
         image=IMAGE.value,
         arguments=argv,
@@ -82,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
         restarts=RESTARTS.value,
         max_run_seconds=MAX_RUN_SECONDS.value,
     )
-    manifest = yaml.safe_dump(make_jobset(options), sort_keys=False)
+    manifest = yaml.safe_dump(make_jobset(job), sort_keys=False)
     if DRY_RUN.value:
         print(manifest, end="")
         return 0

@@ -3,12 +3,12 @@
     python -m launch.local --processes=2 -- --config=experiments/moving_shapes.py:smoke \
         --workdir=runs/smoke
 
-What stands behind ``--`` are the flags of ``launch.train``, or of the program that ``--program``
-names. Each process takes its share of the GPUs (``--gpus_per_process``) or simulates CPU devices
-(``--cpu_devices``). Lines of output have the process's rank in front. Where one process dies, all
-end; Ctrl-C and SIGTERM go to all of them, which save a checkpoint. With ``--restarts=K`` the job is
-started again up to K times after an error or a lost process, and resumes; not after Ctrl-C or
-SIGTERM, and not after a wrong flag.
+The flags after ``--`` are those of ``launch.train``, or of the program that ``--program`` names.
+Each process uses its share of the GPUs (``--gpus_per_process``) or simulates CPU devices
+(``--cpu_devices``). Output lines start with the rank of their process. When one process dies, all
+end. Ctrl-C and SIGTERM reach all processes, which save a checkpoint. ``--restarts=K`` restarts the
+job up to K times after an error or a dead process, and the training resumes; Ctrl-C, SIGTERM and
+usage errors end it.
 
 The exit code is that of the first process that failed.
 """
@@ -22,21 +22,23 @@ from absl import flags
 from launch import program
 from launch.clusters.local_job import LocalJob, run_with_restarts
 
-PROCESSES = flags.DEFINE_integer("processes", 2, "Processes of the job.", lower_bound=1)
+PROCESSES = flags.DEFINE_integer("processes", 2, "Number of processes.", lower_bound=1)
 CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices", 0, "Simulated devices of each process; 0: the machine's own devices."
+    "cpu_devices", 0, "Simulated CPU devices of each process; 0: use the machine's devices."
 )
 GPUS_PER_PROCESS = flags.DEFINE_integer(
-    "gpus_per_process", 0, "Process i sees the GPUs from i × this on; 0: each sees all."
+    "gpus_per_process",
+    0,
+    "GPUs of each process: process i uses the i-th group; 0: each process sees all GPUs.",
 )
-RESTARTS = flags.DEFINE_integer("restarts", 0, "Further attempts after a failure.", lower_bound=0)
-PROGRAM = flags.DEFINE_string("program", "launch.train", "The module that each process runs.")
+RESTARTS = flags.DEFINE_integer("restarts", 0, "Most restarts after failures.", lower_bound=0)
+PROGRAM = flags.DEFINE_string("program", "launch.train", "Module that each process runs.")
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     if not argv:
-        raise ValueError("expected the flags of launch.train behind --, received none")
+        raise ValueError("expected the flags of launch.train after --, received none")
     if CPU_DEVICES.value and GPUS_PER_PROCESS.value:
         raise ValueError("cpu_devices, gpus_per_process: expected one of them, received both")
     processes = PROCESSES.value
@@ -48,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_commands(arguments: Sequence[str], processes: int) -> list[list[str]]:
-    """The command of each process; they meet at a port that is free now."""
+    """Returns the command of each process; they connect through a free port on loopback."""
     command = [sys.executable, "-u", "-m", PROGRAM.value, *arguments]
     if processes == 1:
         return [[*command, "--cluster=none"]]
@@ -60,7 +62,7 @@ def make_commands(arguments: Sequence[str], processes: int) -> list[list[str]]:
 
 
 def make_environments(processes: int) -> list[Mapping[str, str]]:
-    """What each process is told of its devices."""
+    """Returns the environment variables that give each process its devices."""
     environments: list[Mapping[str, str]] = []
     for rank in range(processes):
         environment = {}

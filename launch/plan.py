@@ -1,13 +1,13 @@
-"""What a training will cost, before it starts: parameters, operations, memory, time.
+"""Plans a training before it starts: parameters, FLOPs, memory and time.
 
     python -m launch.plan --config=experiments/lrcn_ucf101.py --device=h100 --devices=8 \
         --config.data.root=/data/ucf101
 
-Nothing is trained and the model is not allocated: the step is traced with abstract arrays and, for
-the memory, compiled for this machine's backend. One batch of the training data is read for its
-shapes. The time is what the counted products take at ``--utilization`` of the device's peak; of
-``--device=cpu`` it is this machine's, whose speed is measured. ``--measure`` runs some steps here
-and says which share of the peak they reached.
+Nothing is trained and no parameters are allocated: the step is traced with abstract arrays, and
+compiled for this machine's backend to find its memory. One batch of the training data is read for
+its shapes. The time assumes that matmuls and convolutions reach ``--utilization`` of the device's
+peak; for ``--device=cpu``, the speed of this machine is measured. ``--measure`` times some steps on
+this machine and prints the utilization that they reach.
 """
 
 import copy
@@ -28,20 +28,31 @@ from flaxnets.training.parallel import DataParallel
 from flaxnets.training.state import make_state
 from flaxnets.training.step import make_train_step
 from launch import program
-from launch.plan_report import CPU, describe, dtype_of, find_device, measure_cpu, operations
+from launch.plan_report import (
+    CPU,
+    DEVICES,
+    describe,
+    dtype_of,
+    find_device,
+    format_flops,
+    measure_cpu,
+)
 
 config_flags.DEFINE_config_file(
-    "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."
+    "config", None, "Experiment, FILE[:variant]; --config.FIELD=VALUE overrides a field."
 )
-DEVICE = flags.DEFINE_string("device", CPU, "What it would run on; cpu: this machine.")
-COUNT = flags.DEFINE_integer("devices", 1, "How many of them.", lower_bound=1)
+DEVICE = flags.DEFINE_string(
+    "device", CPU, f"Accelerator, one of {', '.join(DEVICES)}; cpu: this machine."
+)
+COUNT = flags.DEFINE_integer("devices", 1, "Number of devices.", lower_bound=1)
 UTILIZATION = flags.DEFINE_float(
-    "utilization", 0.3, "The share of an accelerator's peak that is reached.", 0.01, 1.0
+    "utilization", 0.3, "Assumed fraction of the accelerator's peak FLOP/s.", 0.01, 1.0
 )
-MEASURE = flags.DEFINE_bool("measure", False, "Whether some steps are run and timed here.")
-MEMORY = flags.DEFINE_bool("memory", True, "Whether the step is compiled for its memory.")
+MEASURE = flags.DEFINE_bool("measure", False, "Run and time some steps on this machine.")
+MEMORY = flags.DEFINE_bool("memory", True, "Compile the step to find its memory.")
 
 MEASURED_STEPS = 5
+"""Steps that ``--measure`` times; their median is printed."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     config.validate()
     device = None if DEVICE.value == CPU else find_device(DEVICE.value)
     if device is None and COUNT.value > 1:
-        raise ValueError(f"devices: expected 1 with --device=cpu, received {COUNT.value}")
+        raise ValueError(f"--devices: expected 1 with --device=cpu, received {COUNT.value}")
     data = config.make_data("train")
     batches = data.batches()
     batch = next(batches)
@@ -76,27 +87,28 @@ def main(argv: Sequence[str]) -> None:
 
 
 def rematerialize(config: Config, batch: Mapping[str, np.ndarray], platform: str) -> Memory | None:
-    """The memory with ``model.remat=full``; None where it is so already or there is no such."""
+    """Returns the memory with ``model.encoder.remat=full``; None if set, or if there is no such."""
     changed = copy.deepcopy(config)
-    model = getattr(changed, "model", None)
-    if getattr(model, "remat", "full") == "full":
+    encoder = getattr(getattr(changed, "model", None), "encoder", None)
+    if getattr(encoder, "remat", "full") == "full":
         return None
-    update(changed, {"model": {"remat": "full"}})
+    update(changed, {"model": {"encoder": {"remat": "full"}}})
     return estimate_cost(changed, batch, devices=COUNT.value, platform=platform).memory
 
 
 def measure(config: Config, batch: Mapping[str, np.ndarray], cost: Cost) -> Iterator[str]:
-    """Runs steps on this machine's first device."""
+    """Times training steps on this machine's first device."""
     model, task = config.make_model(), config.make_task()
     strategy = DataParallel(jax.devices()[:1])
     variables = make_variables(config, model, task, batch)
-    optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
+    optimizer_config = config.make_optimizer_config()
+    optimizer = make_optimizer(optimizer_config, config.num_steps, variables["params"])
     state = strategy.place(make_state(variables, optimizer, config.seed, ema=config.ema_decay > 0))
     step = make_train_step(
         model,
         task,
         optimizer,
-        frozen=tuple(config.optimizer.frozen),
+        frozen=tuple(optimizer_config.frozen),
         strategy=strategy,
         accumulate_steps=config.accumulate_steps,
         ema_decay=config.ema_decay,
@@ -111,9 +123,11 @@ def measure(config: Config, batch: Mapping[str, np.ndarray], cost: Cost) -> Iter
     seconds = statistics.median(times)
     kind = jax.devices()[0].device_kind
     reached = cost.train.products / seconds
-    line = f"measured        {1000 * seconds:.3g} ms a step on 1 × {kind}: {operations(reached)}/s"
+    line = (
+        f"measured        {1000 * seconds:.3g} ms per step on 1 × {kind}: {format_flops(reached)}/s"
+    )
     if jax.default_backend() == "cpu":
-        line += f", {reached / measure_cpu().products:.0%} of what one large product reaches"
+        line += f", {reached / measure_cpu().matmuls:.0%} of one large matmul"
     elif DEVICE.value != CPU:
         peak = find_device(DEVICE.value).peak[dtype_of(config)]
         line += f", {reached / peak:.0%} of the peak of {DEVICE.value}"

@@ -1,4 +1,4 @@
-"""The lines of a plan."""
+"""Text of a training plan, with the devices' data sheets and the measured speed of this CPU."""
 
 import dataclasses
 import statistics
@@ -11,23 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxnets.configuration import nearest
 from flaxnets.layers.convolution import conv2d
 from flaxnets.training.config import Config
 from flaxnets.training.cost import Cost, Memory
 from flaxnets.training.flops import Flops, count_flops
 from launch.reports.run_page import duration
 
-# Devices that a plan can be made for: peaks and memory from their makers' data sheets.
-
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """One accelerator.
+    """An accelerator, by its maker's data sheet.
 
     Attributes:
-      platform: JAX's name of it.
-      peak: operations a second of dense products, by the dtype of their operands; float32 is what
-        JAX uses for it by default: TF32 on GPUs, bfloat16 passes on TPUs.
+      platform: JAX platform, ``cuda`` or ``tpu``.
+      peak: FLOP/s of dense matmuls, by the dtype of their operands. The value for float32 is that
+        of JAX's default precision: TF32 on GPUs, bfloat16 passes on TPUs.
       memory: bytes.
     """
 
@@ -57,25 +56,22 @@ DEVICES = {
     "tpu_v5p": _tpu(459, 95),
     "tpu_v6e": _tpu(918, 32),
 }
-"""A100 and H100 with SXM and 80 GB."""
+"""Accelerators by name; A100 and H100 are the SXM versions with 80 GB."""
 CPU = "cpu"
-"""This machine, whose speed is measured."""
+"""Name of this machine, whose speed is measured."""
+USABLE_MEMORY = 0.9
+"""Fraction of a device's memory that a program can use."""
 
 
 def find_device(name: str) -> Device:
-    """The device of a name.
+    """Returns the device of a name.
 
     Raises:
-      ValueError: an unknown one, with the list.
+      ValueError: an unknown name.
     """
     if name not in DEVICES:
-        names = ", ".join([*DEVICES, CPU])
-        raise ValueError(f"device: expected one of {names}, received {name!r}")
+        raise ValueError(f"--device: unknown {name!r}{nearest(name, [*DEVICES, CPU])}")
     return DEVICES[name]
-
-
-ROOM = 0.9
-"""Of a device's memory that a program can have."""
 
 
 def describe(
@@ -91,19 +87,19 @@ def describe(
     utilization: float,
     rematerialize: Callable[[], Memory | None] = lambda: None,
 ) -> Iterator[str]:
-    """The lines of a plan.
+    """Yields the lines of a plan.
 
     Args:
-      spec: of the experiment.
-      config: its configuration.
-      cost: of its steps.
-      batch: of which shapes are told.
-      num_examples: of the training data.
-      name: of the device.
-      device: None: this machine.
-      count: how many of them.
-      utilization: the share of the peak that is assumed.
-      rematerialize: as ``fit``'s.
+      spec: the experiment, FILE[:variant].
+      config: configuration of the experiment.
+      cost: cost of a training step and an evaluation step.
+      batch: batch of the training data, for its shapes.
+      num_examples: size of the training data.
+      name: name of the device.
+      device: accelerator; None: this machine.
+      count: number of devices.
+      utilization: assumed fraction of the peak, in (0,1].
+      rematerialize: as in ``describe_fit``.
     """
     shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in batch.items())
     yield f"{spec} on {count} × {name}"
@@ -111,120 +107,131 @@ def describe(
     total = sum(cost.parameters.values())
     parts = ", ".join(f"{part} {count:,}" for part, count in cost.parameters.items())
     yield f"parameters      {total:,} ({parts}), {cost.trained:,} of them trained"
-    yield f"training step   {operations(cost.train.products)} in products, " + (
-        f"{operations(cost.train.elementwise + cost.train.transcendental)} by elements"
+    dense = "in matmuls and convolutions"
+    elementwise = format_flops(cost.train.elementwise + cost.train.transcendental)
+    yield (
+        f"training step   {format_flops(cost.train.products)} {dense}, {elementwise} elementwise"
     )
-    loops = cost.evaluate.unbounded_loops
-    yield f"evaluation      {operations(cost.evaluate.products)} in products, a batch" + (
-        f"; {loops} loops of unknown length counted once" if loops else ""
-    )
-    if cost.memory is not None:
-        yield f"memory          {_size(cost.memory.peak)} on each device at its peak: state " + (
-            f"{_size(cost.memory.state)}, batch {_size(cost.memory.batch)}, temporary "
-            f"{_size(cost.memory.temporary)}"
+    line = f"evaluation      {format_flops(cost.evaluate.products)} {dense} per batch"
+    if loops := cost.evaluate.unbounded_loops:
+        line += f"; {loops} loops of unknown length counted once"
+    yield line
+    if (memory := cost.memory) is not None:
+        yield (
+            f"memory          {_format_bytes(memory.peak)} peak on each device: state "
+            f"{_format_bytes(memory.state)}, batch {_format_bytes(memory.batch)}, temporary "
+            f"{_format_bytes(memory.temporary)}"
         )
         if device is not None:
-            yield "                " + fit(config, cost, device, count, rematerialize)
-    yield f"exchanged       {_size(cost.exchanged_bytes)} sent by each device in a step"
+            yield "                " + describe_fit(config, cost, device, count, rematerialize)
+    yield f"communication   {_format_bytes(cost.exchanged_bytes)} sent by each device per step"
     steps = num_examples / config.batch_size
-    yield f"epoch           {num_examples:,} examples, {steps:,.1f} steps; " + (
+    yield (
+        f"epoch           {num_examples:,} examples, {steps:,.1f} steps; "
         f"{config.num_steps:,} steps are {config.num_steps / steps:.3g} epochs"
     )
     if device is None:
         seconds = measure_cpu().seconds(cost.train)
-        how = "at this machine's measured speed"
+        basis = "at this machine's measured speed"
     else:
         peak = device.peak[dtype_of(config)] * count
         seconds = cost.train.products / (utilization * peak)
-        how = f"at {utilization:.0%} of {operations(peak)}/s in {dtype_of(config)}"
+        basis = f"at {utilization:.0%} of {format_flops(peak)}/s in {dtype_of(config)}"
     whole = seconds * config.num_steps
-    yield f"time            {1000 * seconds:.3g} ms a step {how}; all steps {duration(whole)}, " + (
+    yield (
+        f"time            {1000 * seconds:.3g} ms per step {basis}; all steps {duration(whole)}, "
         f"{whole * count / 3600:.3g} device hours, without evaluations"
     )
 
 
-def fit(
+def describe_fit(
     config: Config,
     cost: Cost,
     device: Device,
     count: int,
     rematerialize: Callable[[], Memory | None] = lambda: None,
 ) -> str:
-    """Whether the step fits into the device, and which flag makes it fit.
+    """Returns a line that says if the step fits into memory, and which flag would make it fit.
 
     Args:
-      config: of the experiment.
-      cost: of its steps.
-      device: into which they shall fit.
-      count: how many of them.
-      rematerialize: plans the memory with ``model.remat=full``, where that is something else; it
-        is called where nothing that is cheaper helps.
+      config: configuration of the experiment.
+      cost: cost of its steps, with the memory.
+      device: accelerator.
+      count: number of devices.
+      rematerialize: returns the memory with ``model.encoder.remat=full``, or None where that
+        changes nothing. It compiles the step again, so it is called only if cheaper remedies fail.
     """
     memory = cost.memory
     assert memory is not None
-    room = ROOM * device.memory
-    have = f"of {_size(device.memory)}, {ROOM:.0%} of which can be had"
-    if memory.peak <= room:
-        return f"fits: {memory.peak / device.memory:.1%} {have}"
-    line = f"does not fit: {memory.peak / device.memory:.0%} {have}"
+    usable = USABLE_MEMORY * device.memory
+    of_memory = f"of {_format_bytes(device.memory)}, {USABLE_MEMORY:.0%} of which is usable"
+    if memory.peak <= usable:
+        return f"fits: {memory.peak / device.memory:.1%} {of_memory}"
+    line = f"does not fit: {memory.peak / device.memory:.0%} {of_memory}"
     rows = config.batch_size // count // config.accumulate_steps
     for factor in (2, 4, 8, 16, 32, 64):
-        # Gradients are summed beside those of a micro-batch.
+        # The summed gradients need 4 bytes per parameter beside those of a micro-batch.
         micro = memory.state + memory.batch + memory.temporary / factor + 4 * cost.trained
-        if rows % factor == 0 and micro <= room:
+        if rows % factor == 0 and micro <= usable:
             return line + f"; --config.accumulate_steps={factor * config.accumulate_steps} would do"
     shared = memory.peak - memory.state + memory.state / count
-    if count > 1 and config.fsdp == 1 and shared <= room:
+    if count > 1 and config.fsdp == 1 and shared <= usable:
         return line + f"; --config.fsdp={count} would do"
-    again = rematerialize()
-    if again is not None and again.peak <= room:
-        return line + "; --config.model.remat=full would do"
+    remat = rematerialize()
+    if remat is not None and remat.peak <= usable:
+        return line + "; --config.model.encoder.remat=full would do"
     return line + "; more devices or a smaller batch are needed"
 
 
 def dtype_of(config: Any) -> str:
-    """The dtype of the products: ``model.dtype`` where the experiment has it."""
+    """Returns the dtype of matmuls: that of ``model.dtype``, float32 without such a field."""
     dtype = getattr(getattr(config, "model", None), "dtype", "float32")
     return "bfloat16" if dtype in ("bfloat16", "float16") else "float32"
 
 
-def operations(count: float) -> str:
-    """``4.29 GFLOP``."""
+def format_flops(count: float) -> str:
+    """Returns a number of operations as ``4.29 GFLOP``."""
     for scale, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if count >= scale:
             return f"{count / scale:.3g} {name}FLOP"
     return f"{count:.0f} FLOP"
 
 
-def _size(count: float) -> str:
+def _format_bytes(count: float) -> str:
     for scale, name in ((GIB, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")):
         if count >= scale:
             return f"{count / scale:.3g} {name}"
     return f"{count:.0f} B"
 
 
-# How fast this machine's CPU is at what a training step does, measured in a second or two.
-
 REPEATS = 7
+"""Timed calls per operation; their median counts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CpuSpeed:
-    """Operations a second: of products, wide and narrow, of arithmetic by elements, of tanh."""
+    """Measured speed of this machine's CPU in FLOP/s, by kind of operation.
 
-    products: float
+    Attributes:
+      matmuls: large matmuls.
+      narrow: convolutions with few channels.
+      elementwise: elementwise arithmetic on arrays larger than the caches.
+      transcendental: tanh.
+    """
+
+    matmuls: float
     narrow: float
     elementwise: float
     transcendental: float
 
     def seconds(self, flops: Flops) -> float:
-        """What the operations take one after the other.
+        """Returns the seconds that the operations take one after the other.
 
-        Whole steps took 0.85 to 1.1 times as long, as measured of three networks and a captioner on
-        ``moving_shapes`` and of two captioners of photographs.
+        Measured training steps took 0.85 to 1.1 times as long (three networks and a captioner on
+        ``moving_shapes``, two captioners of photographs).
         """
         return (
-            (flops.products - flops.narrow) / self.products
+            (flops.products - flops.narrow) / self.matmuls
             + flops.narrow / self.narrow
             + flops.elementwise / self.elementwise
             + flops.transcendental / self.transcendental
@@ -232,23 +239,23 @@ class CpuSpeed:
 
 
 def measure_cpu() -> CpuSpeed:
-    """Times products and convolutions like a layer's, and arrays that do not fit into caches."""
+    """Measures the speed of this machine's CPU; takes a second or two."""
     rows, width = 512, 1024
     left, right = jnp.ones((rows, width)), jnp.ones((width, width))
     images, kernel = jnp.ones((128, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
     big = jnp.ones(2**22)
 
     def convolve(images: jax.Array, kernel: jax.Array) -> Any:
-        """The maps and both gradients."""
-        maps, pull = jax.vjp(partial(conv2d, strides=(2, 2)), images, kernel)
-        return maps, pull(maps)
+        """Returns the feature maps and both gradients."""
+        maps, vjp = jax.vjp(partial(conv2d, strides=(2, 2)), images, kernel)
+        return maps, vjp(maps)
 
     def combine(x: jax.Array, y: jax.Array) -> jax.Array:
-        """Two operations an array read, as fused code does on average; memory sets the time."""
+        """Applies two operations per array read, as fused code does on average; memory-bound."""
         return x * 1.5 + y
 
     return CpuSpeed(
-        products=2 * rows * width * width / _time(jnp.matmul, left, right),
+        matmuls=2 * rows * width * width / _time(jnp.matmul, left, right),
         narrow=count_flops(convolve, images, kernel).products / _time(convolve, images, kernel),
         elementwise=2 * big.size / _time(combine, big, 2 * big),
         transcendental=big.size / _time(jnp.tanh, big),
@@ -256,7 +263,8 @@ def measure_cpu() -> CpuSpeed:
 
 
 def _time(function: Callable[..., Any], *arguments: jax.Array) -> float:
-    """Seconds, the median of some calls; of constants XLA would compute it once for all."""
+    """Returns the median seconds of a call."""
+    # Arguments, not constants: XLA would fold a function of constants at compile time.
     compiled = jax.jit(function)
     jax.block_until_ready(compiled(*arguments))
     seconds = []

@@ -1,9 +1,9 @@
-"""The five likeliest classes of video files, one JSON line each.
+"""Predicts the most probable classes of video files; prints one JSON line per file.
 
     python -m launch.predict --workdir=runs/lrcn CLIP.avi …
 
-A line is ``{"path": …, "predictions": [{"label": …, "probability": …}, …]}``, or
-``{"path": …, "error": …}`` for a file that cannot be decoded; then the exit code is 1.
+A line is ``{"path": …, "predictions": [{"label": …, "probability": …}, …]}``, most probable class
+first, or ``{"path": …, "error": …}`` for a file that cannot be decoded; then the exit code is 1.
 """
 
 import json
@@ -18,15 +18,15 @@ from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.program import config_of
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
-STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; by default the best.")
-TOP = flags.DEFINE_integer("top", 5, "Classes on a line.", lower_bound=1)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
+TOP = flags.DEFINE_integer("top", 5, "Number of classes on each line.", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Predicts and prints; returns the exit code."""
+    """Predicts and prints the classes of each file; returns the exit code."""
     if not argv:
-        raise ValueError("no clips; expected paths of video files after the flags")
+        raise ValueError("expected paths of video files after the flags, received none")
     missing = [path for path in argv if not Path(path).is_file()]
     if missing:
         raise FileNotFoundError(

@@ -1,6 +1,5 @@
-"""What all programs share: flags with clear errors, logging, and exits without a traceback."""
+"""Shared parts of the programs: the run under absl, errors without a traceback, experiments."""
 
-import difflib
 import hashlib
 import importlib.util
 import logging
@@ -14,22 +13,34 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from flaxnets.configuration import nearest
 from flaxnets.training import distributed
 from flaxnets.training.config import Config, UndefinedMethod, flatten, update
 from flaxnets.training.metric_writer import NonFiniteLoss
 from flaxnets.training.workdir import Workdir, WorkdirError
 
-# Errors whose message is the whole story; any other one is a defect and shows its traceback.
-EXPECTED_ERRORS = (ValueError, OSError, WorkdirError, NonFiniteLoss, UndefinedMethod)
+# Errors whose message suffices for the user; any other error is a defect and shows its traceback.
+EXPECTED_ERRORS = (
+    ValueError,
+    OSError,
+    ModuleNotFoundError,
+    WorkdirError,
+    NonFiniteLoss,
+    UndefinedMethod,
+)
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs ``main(positional arguments)`` as an absl program; its result is the exit code."""
+    """Runs ``main(positional arguments)`` as an absl program; its result is the exit code.
+
+    An error of ``EXPECTED_ERRORS`` is printed as one line ``error: …``; the exit code is 1, or 2
+    for a wrong flag.
+    """
 
     def guarded(argv: Sequence[str]) -> int | None:
         absl_logging.use_absl_handler()
         logging.getLogger().setLevel(logging.INFO)
-        # Orbax tells of every file through absl's own logger.
+        # Orbax logs every file through absl's own logger.
         absl_logging.get_absl_logger().setLevel(logging.ERROR)
         logging.getLogger("jax").setLevel(logging.WARNING)
         try:
@@ -47,7 +58,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def _is_defect(error: BaseException) -> bool:
-    """Whether an error of an expected type was raised by foreign code, deep inside a library."""
+    """Returns True if a library or a failed import raised the error, not our own check."""
+    if isinstance(error, ModuleNotFoundError):
+        # Python's own has a name; ours, of a missing extra, has only a message.
+        return error.name is not None
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -68,7 +82,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
 
 
 def _explain_experiment(argv: Sequence[str]) -> str:
-    """What the experiment itself says is wrong; the flag wraps it in a traceback."""
+    """Returns the experiment's own error message; the flag would wrap it in a traceback."""
     for spec in _values_of_config(argv):
         try:
             load_experiment(spec)
@@ -78,10 +92,10 @@ def _explain_experiment(argv: Sequence[str]) -> str:
 
 
 def _explain_field(argv: Sequence[str]) -> str:
-    """The sentence for a ``--config.FIELD`` that the configuration does not have."""
+    """Returns the error message for a ``--config.FIELD`` that the configuration does not have."""
     specs = _values_of_config(argv)
     if not specs:
-        return "--config.FIELD=… needs --config=FILE before it"
+        return "--config.FIELD: expected --config=FILE before it, received none"
     names = [name for name, _ in flatten(load_experiment(specs[-1]))]
     for argument in argv:
         name = argument.lstrip("-").partition("=")[0].removeprefix("no")
@@ -90,14 +104,14 @@ def _explain_field(argv: Sequence[str]) -> str:
         field = name.removeprefix("config.")
         if any(field == known or field.startswith(known + ".") for known in names):
             continue
-        near = difflib.get_close_matches(field, names, n=1, cutoff=0.4)
-        hint = f"; did you mean --config.{near[0]}?" if near else f"; there are {', '.join(names)}"
+        # The last part of a nested field alone is less similar than the default cutoff.
+        hint = nearest(field, names, cutoff=0.4)
         return f"--{name}: no such field of the configuration{hint}"
     return ""
 
 
 def _values_of_config(argv: Sequence[str]) -> list[str]:
-    """The values of ``--config=VALUE`` and ``--config VALUE``."""
+    """Returns the values of ``--config=VALUE`` and ``--config VALUE``."""
     values = []
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, value = argument.partition("=")
@@ -106,27 +120,32 @@ def _values_of_config(argv: Sequence[str]) -> list[str]:
     return [value for value in values if value]
 
 
+def refuse_arguments(argv: Sequence[str]) -> None:
+    """Raises ValueError if there are positional arguments."""
+    if argv:
+        raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
+
+
 def experiment_of_flag(argv: Sequence[str]) -> tuple[str, Config]:
-    """FILE[:variant] of the flag ``--config``, and its configuration with the overrides.
+    """Returns FILE[:variant] of the flag ``--config``, and its configuration with all overrides.
 
     Args:
-      argv: positional arguments; none are expected.
+      argv: positional arguments; must be empty.
 
     Raises:
       FileNotFoundError: no such file.
       ValueError: the file describes no experiment, or there are positional arguments.
     """
-    if argv:
-        raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
+    refuse_arguments(argv)
     spec = config_flags.get_config_filename(flags.FLAGS["config"])
     config = flags.FLAGS.config
     if not isinstance(config, Config):
-        load_experiment(spec)  # Says what the flag keeps quiet about: why it failed.
+        load_experiment(spec)  # The flag hides the reason; this raises it.
     return spec, config
 
 
 def load_experiment(spec: str) -> Config:
-    """The configuration that ``FILE[:variant]`` describes.
+    """Returns the configuration of the experiment ``FILE[:variant]``.
 
     Raises:
       FileNotFoundError: no such file.
@@ -144,7 +163,7 @@ def load_experiment(spec: str) -> Config:
     if module_spec is None or module_spec.loader is None:
         raise ValueError(f"--config={spec}: {path} is no Python file")
     module = importlib.util.module_from_spec(module_spec)
-    # Dataclasses look their module up by name while they are made.
+    # Dataclasses look their module up by name while they are created.
     sys.modules[module_name] = module
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -159,12 +178,12 @@ def load_experiment(spec: str) -> Config:
 
 
 def config_of(workdir: Workdir) -> Config:
-    """The configuration that a workdir was trained with.
+    """Returns the configuration with which a workdir was trained.
 
     Raises:
-      flaxnets.training.workdir.WorkdirError: no run in it.
-      FileNotFoundError: the experiment's file is gone; run from the root of the repository.
-      ValueError: the file no longer has a field that the run recorded.
+      flaxnets.training.workdir.WorkdirError: the workdir holds no run.
+      FileNotFoundError: no such experiment file; run from the root of the repository.
+      ValueError: the experiment no longer has a field that the run recorded.
     """
     record = workdir.read_config()
     config = load_experiment(record["experiment"])
@@ -173,13 +192,13 @@ def config_of(workdir: Workdir) -> Config:
 
 
 def log_to(path: Path) -> None:
-    """Also appends this process's log messages to a file."""
+    """Appends the log messages of this process to a file as well."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
 
 
 def describe_devices() -> str:
-    """The devices in words, as ``2 × cpu``."""
+    """Returns the devices in words, as ``2 × cpu``."""
     devices: list[Any] = jax.devices()
     return f"{len(devices)} × {devices[0].device_kind}"

@@ -1,9 +1,9 @@
-"""A run as one self-contained page, ``report.html`` in its workdir.
+"""Writes the report of a run, the self-contained page ``report.html`` in its workdir.
 
     python -m launch.report --workdir=runs/crnn --split=test
 
-Prints the page's path. Evaluates the best checkpoint first where the split has no predictions yet;
-what the run lacks is told on the page.
+Prints the page's path. A split without predictions is evaluated first, with the best checkpoint.
+The page names the parts that the run lacks.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,13 @@ from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.reports.run_page import write_report
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
-SPLIT = flags.DEFINE_string("split", "test", "The split whose predictions are shown.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+SPLIT = flags.DEFINE_string("split", "test", "Split whose predictions the page shows.")
 
 
 def main(argv: Sequence[str]) -> None:
     """Writes the page and prints its path."""
-    if argv:
-        raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
+    program.refuse_arguments(argv)
     print(write_report(Workdir(WORKDIR.value), SPLIT.value))
 
 

@@ -1,9 +1,9 @@
-"""Lists the runs in a folder: experiment, step, best metric, state, time.
+"""Lists the runs in a folder: experiment, state, step, best metric, time.
 
     python -m launch.runs runs [--out=runs.html]
 
-Runs of the same metric stand together, the best first. With ``--out`` their curves are laid over
-each other in one self-contained page as well; ``--match`` keeps those whose name contains a text.
+Runs are grouped by metric, the best first. ``--out`` also writes a self-contained page with the
+table and the curves of all runs. ``--match`` keeps the runs whose name contains a text.
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from absl import flags
 
 from launch import program
 from launch.reports.run_table import (
-    build_page,
+    build_runs_page,
     find_runs,
     format_table,
     ranked,
     row_of,
 )
 
-OUT = flags.DEFINE_string("out", None, "A page with the runs' curves.")
-MATCH = flags.DEFINE_string("match", "", "Only runs whose name contains this.")
+OUT = flags.DEFINE_string("out", None, "HTML file for the table and the curves of the runs.")
+MATCH = flags.DEFINE_string("match", "", "List only runs whose name contains this text.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the table; writes the page."""
+    """Prints the table and writes the page."""
     if len(argv) != 1:
         raise ValueError(f"expected one folder, received {' '.join(argv) or 'none'}")
     folder = Path(argv[0])
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     runs = ranked(runs)
     print(format_table([row_of(run) for run in runs]))
     if OUT.value:
-        Path(OUT.value).write_text(build_page(str(folder), runs), encoding="utf-8")
+        Path(OUT.value).write_text(build_runs_page(str(folder), runs), encoding="utf-8")
         print(OUT.value)
 
 

@@ -1,16 +1,16 @@
-"""Runs a training on a Cloud TPU slice: makes it, installs, trains on every machine, removes it.
+"""Trains on a Cloud TPU slice: creates it, installs, trains on every machine and deletes it.
 
     python -m launch.tpu --name=lrcn --zone=us-west4-a --type=v5litepod-16 --queued --spot \
         --setup='sudo mkdir -p /nfs && sudo mount 10.0.0.2:/share /nfs' --delete -- \
         --config=experiments/lrcn_ucf101.py --workdir=/nfs/runs/lrcn --config.data.root=/nfs/ucf101
 
-What stands behind ``--`` are the flags of ``launch.train``, or of the program that ``--program``
-names. ``--dry_run`` prints the commands of gcloud, which run one after another up to the first that
-fails; its exit code is this one's. The machines then stay, and cost; ``--nocreate`` goes on with
-them, and the training resumes.
+The flags after ``--`` are those of ``launch.train``, or of the program that ``--program`` names.
+The program runs gcloud commands up to the first failure and exits with its code; ``--dry_run``
+prints the commands instead. After a failure the machines remain and cost money; ``--nocreate``
+reuses them, and the training resumes.
 
-The code is this checkout's, or that of ``--repository``. Several machines share the workdir, so it
-lies on a file system that ``--setup`` mounts, and so do the data.
+The machines run a copy of this checkout, or a clone of ``--repository``. Several machines share the
+workdir, so the workdir and the data must lie on a file system that ``--setup`` mounts.
 """
 
 import shlex
@@ -21,38 +21,40 @@ from absl import flags
 
 from launch import program
 from launch.clusters.cloud_tpu import (
-    Options,
+    TpuJob,
     delete_command,
-    make_commands,
+    make_tpu_commands,
     run_commands,
 )
 
-NAME = flags.DEFINE_string("name", None, "Of the machines.", required=True)
-ZONE = flags.DEFINE_string("zone", None, "As us-west4-a.", required=True)
+NAME = flags.DEFINE_string("name", None, "Name of the TPU.", required=True)
+ZONE = flags.DEFINE_string("zone", None, "Google Cloud zone, as us-west4-a.", required=True)
 TYPE = flags.DEFINE_string(
-    "type", None, "The accelerator type, as v5litepod-16 or v5p-32.", required=True
+    "type", None, "Accelerator type, as v5litepod-16 or v5p-32.", required=True
 )
 RUNTIME_VERSION = flags.DEFINE_string(
-    "runtime_version", None, "The machines' software; default: the one for JAX on this type."
+    "runtime_version", None, "TPU software version; default: the one for JAX on this type."
 )
-PROJECT = flags.DEFINE_string("project", None, "Default: the one that gcloud is set to.")
-QUEUED = flags.DEFINE_bool("queued", False, "Wait in Cloud TPU's queue for the machines.")
-SPOT = flags.DEFINE_bool("spot", False, "Cheaper machines, which may be taken away.")
+PROJECT = flags.DEFINE_string("project", None, "Google Cloud project; default: gcloud's.")
+QUEUED = flags.DEFINE_bool("queued", False, "Wait in Cloud TPU's queue for capacity.")
+SPOT = flags.DEFINE_bool("spot", False, "Use cheaper machines that may be preempted.")
 REPOSITORY = flags.DEFINE_string(
-    "repository", None, "Of git, to be cloned; default: this checkout's files are copied."
+    "repository", None, "URL of a git repository to clone; default: copy this checkout."
 )
 SETUP = flags.DEFINE_multi_string(
-    "setup", [], "A shell command on every machine before the training, as a mount."
+    "setup",
+    [],
+    "Shell command that every machine runs before the training, as a mount",
 )
-CREATE = flags.DEFINE_bool("create", True, "Make the machines; else they are there.")
-DELETE = flags.DEFINE_bool("delete", False, "Remove the machines after the training.")
-PROGRAM = flags.DEFINE_string("program", "launch.train", "The module that each machine runs.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands and run none.")
+CREATE = flags.DEFINE_bool("create", True, "Create the machines; --nocreate: they exist already.")
+DELETE = flags.DEFINE_bool("delete", False, "Delete the machines after the training.")
+PROGRAM = flags.DEFINE_string("program", "launch.train", "Module that each machine runs.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands instead of running them.")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the commands, or prints them; returns the exit code."""
-    options = Options(
+    """Runs or prints the commands; returns the exit code."""
+    job = TpuJob(
         name=NAME.value,
         zone=ZONE.value,
         type=TYPE.value,
@@ -67,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         create=CREATE.value,
         delete=DELETE.value,
     )
-    commands = make_commands(options)
+    commands = make_tpu_commands(job)
     if DRY_RUN.value:
         for command in commands:
             print(shlex.join(command))
@@ -75,8 +77,8 @@ def main(argv: Sequence[str]) -> int:
     code = run_commands(commands)
     if code:
         print(
-            "the machines may be there and cost; this removes them:\n  "
-            + shlex.join(delete_command(options)),
+            "the machines may still exist and cost money; this deletes them:\n  "
+            + shlex.join(delete_command(job)),
             file=sys.stderr,
         )
     return code

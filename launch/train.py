@@ -1,19 +1,24 @@
-"""Trains an experiment; run again with the same workdir, it resumes.
+"""Trains an experiment; the same command resumes it from its last checkpoint.
 
     python -m launch.train --config=experiments/lrcn_ucf101.py:smoke --workdir=runs/smoke \
         --config.optimizer.learning_rate=1e-3
 
-The same command as one of several processes finds the others under Slurm (``srun``), Open MPI
-(``mpirun``), Kubernetes and on Cloud TPU; elsewhere each is told, and all share the workdir:
+Several processes, each started with this command, share one workdir. Under Slurm (``srun``), Open
+MPI (``mpirun``), Kubernetes and on Cloud TPU they find each other; elsewhere flags connect them:
 
     python -m launch.train … --coordinator=HOST:PORT --num_processes=2 --process_id=0
 
-Exit codes: 0 when all steps are done, 1 on an error, 2 on a wrong flag. 128 + the signal's number
-when a signal ended it after a checkpoint: 143 (SIGTERM) and 138 (SIGUSR1, what Slurm sends with
-``--signal=USR1@60``) mean that the machine was taken away, and the same command goes on from there:
-launchers queue it again; 130 (SIGINT) was somebody's Ctrl-C. Of several processes one with the
-signal is enough, and the others exit with 143. 134 when another process died: within
-``--heartbeat_timeout`` seconds and a few more, with a message that has its number; queue it again.
+Exit codes:
+  0    all steps are done
+  1    error
+  2    usage error
+  130  SIGINT (Ctrl-C), after saving a checkpoint
+  134  another process died; detected about ``--heartbeat_timeout`` seconds later
+  138  SIGUSR1 (sent by Slurm's ``--signal=USR1@60``), after saving a checkpoint
+  143  SIGTERM to this or another process, after saving a checkpoint
+
+138 and 143 mean a preemption, and 134 a lost process: start the same command again to resume. A
+signal to one of several processes is enough.
 
 ``--profile_steps=FROM:TO`` writes a trace of these steps to ``profile/`` in the workdir.
 """
@@ -33,28 +38,30 @@ from flaxnets.training.workdir import Workdir
 from launch import processes, program
 
 config_flags.DEFINE_config_file(
-    "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."
+    "config", None, "Experiment, FILE[:variant]; --config.FIELD=VALUE overrides a field."
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The folder of the run; made when missing.", required=True
+    "workdir", None, "Folder of the run; created if missing.", required=True
 )
 PROFILE_STEPS = flags.DEFINE_string(
-    "profile_steps", None, "FROM:TO, the first and the last step to trace."
+    "profile_steps", None, "FROM:TO, the first and the last step of the trace."
 )
+# --helpshort lists the flags that connect processes, too.
+flags.adopt_module_key_flags(processes)
 
 logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Trains; returns the exit code."""
+    """Trains the experiment; returns the exit code."""
     spec, config = program.experiment_of_flag(argv)
     steps = parse_steps(PROFILE_STEPS.value)
     with processes.joined():
         outcome = run(spec, config, steps)
     if outcome.signal is not None:
         print(
-            f"stopped at step {outcome.step} by signal {outcome.signal}, with a checkpoint; the "
-            "same command goes on from there",
+            f"stopped at step {outcome.step} by signal {outcome.signal} after saving a checkpoint; "
+            "the same command resumes",
             file=sys.stderr,
         )
         return 128 + outcome.signal
@@ -62,10 +69,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(spec: str, config: Config, profile_steps: tuple[int, int] | None) -> Outcome:
-    """Trains the experiment in the workdir of the flag."""
+    """Trains the experiment in the folder of ``--workdir``."""
     with Workdir(WORKDIR.value, writes=is_first()) as workdir:
         workdir.claim(spec, config)
-        synchronize("workdir")  # A folder that is not the first's to use is nobody's.
+        synchronize("workdir")  # All processes fail here if the first cannot claim the folder.
         if is_first():
             program.log_to(workdir.log)
         logger.info("%s in %s on %s", spec, workdir.path, program.describe_devices())

@@ -1,4 +1,4 @@
-"""Samples of the sound of audio and video files."""
+"""Decoding of the sound of audio and video files, by PyAV."""
 
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,19 @@ from data.video.decoding import VideoError
 
 
 class AudioError(VideoError, ValueError):
-    """The sound of a file cannot be read; the message is "path: reason"."""
+    """Unreadable sound of a file; the message is "path: reason"."""
 
 
 def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
     """Reads the first audio stream of a file as mono, resampled by FFmpeg.
 
-    Sample 0 is the time of the first picture where the file has any, else of the first sound: sound
-    that begins later is preceded by zeros, what is earlier is cut off. Gaps further on are not
-    filled.
+    Sample 0 lies at the time of the first picture, or of the first sound in a file without
+    pictures. Sound that begins later is preceded by zeros; earlier sound is cut off. Later gaps are
+    not filled.
 
     Args:
       path: the file, in any container that FFmpeg knows.
-      sample_rate: samples/s of the result.
+      sample_rate: samples/s of the result, at least 1.
 
     Returns:
       (S,) float32 in [-1,1], the mean of the channels.
@@ -63,7 +63,7 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
 
 
 def _first_picture(container: Any, otherwise: float) -> float:
-    """Seconds at which the pictures of a file begin."""
+    """Returns the start of a file's pictures, seconds."""
     if not container.streams.video:
         return otherwise
     stream = container.streams.video[0]

@@ -1,7 +1,7 @@
-"""Log-mel spectrograms of sound, and patches of them for each frame of a video.
+"""Log-mel spectrograms of sound, and patches of them for the frames of a video.
 
-The defaults are VGGish's (Hershey et al. 2017, 1609.09430): mono at 16 kHz, windows of 25 ms each
-10 ms, 64 mel bands from 125 to 7500 Hz, log(x + 0.01).
+The defaults are VGGish's (Hershey et al., 2017, arXiv:1609.09430): mono at 16 kHz, windows of 25 ms
+every 10 ms, 64 mel bands from 125 to 7500 Hz, log(x + 0.01).
 """
 
 from collections.abc import Sequence
@@ -9,23 +9,23 @@ from collections.abc import Sequence
 import numpy as np
 
 LOG_OFFSET = 0.01
-"""Added to each band before the logarithm, which makes silence log(0.01) = −4.6."""
+"""Added to each band before the logarithm; silence becomes log(0.01) = −4.6."""
 
 
 def spectrogram(
     samples: np.ndarray, sample_rate: int, *, window: float = 0.025, hop: float = 0.01
 ) -> np.ndarray:
-    """Magnitudes of the short-time Fourier transform.
+    """Returns the magnitudes of the short-time Fourier transform.
 
-    Column j is |Σ_n w_n x[j·h + n − ⌊N/2⌋] exp(−2πi·kn/P)|: the Hann window w_n = sin²(πn/N) of
-    N samples lies around the time j·hop, with zeros beyond the ends of the samples, and P is the
-    power of two from N on. N and the step h are ``window`` and ``hop`` in whole samples.
+    Entry (k,j) is |Σ_n w_n x[j·h + n − ⌊N/2⌋] exp(−2πi·kn/P)|: the Hann window w_n = sin²(πn/N) of
+    N samples is centred on the time j·hop, x is zero beyond its ends, and P is the least power of
+    two >= N. N and the step h are ``window`` and ``hop`` in whole samples.
 
     Args:
       samples: (S,) float in [-1,1].
       sample_rate: samples/s.
       window: length of the window, seconds.
-      hop: from one column to the next, seconds.
+      hop: distance of the columns, seconds.
 
     Returns:
       (P/2 + 1, 1 + ⌊S/h⌋) float32, band k at k·sample_rate/P Hz.
@@ -60,24 +60,25 @@ def mel_filters(
     low: float = 125.0,
     high: float = 7500.0,
 ) -> np.ndarray:
-    """Triangles over the bins of a spectrum, their feet evenly spaced on the mel scale.
+    """Returns triangular filters over the bins of a spectrum, evenly spaced on the mel scale.
 
-    HTK's scale is mel(f) = 2595·log10(1 + f/700), on which M + 2 points are spaced evenly from
-    ``low`` to ``high``. Band m rises from 0 at point m to 1 at point m+1 and falls to 0 at point
-    m+2, linearly in Hz (HTK and TensorFlow let it do so linearly in mel; librosa as here).
+    M + 2 points are spaced evenly from ``low`` to ``high`` on HTK's scale,
+    mel(f) = 2595·log10(1 + f/700). Band m rises from 0 at point m to 1 at point m+1 and falls to 0
+    at point m+2, linearly in Hz as in librosa (HTK and TensorFlow: linearly in mel).
 
     Args:
       sample_rate: samples/s.
       num_bins: P/2 + 1 bins from 0 to half the sample rate.
-      num_mels: M.
-      low: the lowest foot, Hz.
-      high: the highest foot, Hz.
+      num_mels: M, number of bands.
+      low: lower end of the lowest band, Hz.
+      high: upper end of the highest band, Hz.
 
     Returns:
       (M,num_bins) float32 in [0,1].
 
     Raises:
-      ValueError: frequencies not in order below half the sample rate, or bands narrower than a bin.
+      ValueError: ``low`` and ``high`` are not 0 <= low < high <= sample_rate/2, or a band contains
+        no bin.
     """
     if not 0 <= low < high <= sample_rate / 2:
         raise ValueError(
@@ -111,41 +112,41 @@ def log_mel(
     low: float = 125.0,
     high: float = 7500.0,
 ) -> np.ndarray:
-    """log(M·|STFT| + 0.01), with the M of ``mel_filters`` and the |STFT| of ``spectrogram``.
+    """Returns log(M·|STFT| + 0.01), M being ``mel_filters`` and |STFT| the ``spectrogram``.
 
     Args:
       samples: (S,) float in [-1,1].
       sample_rate: samples/s.
-      window: seconds.
-      hop: from one column to the next, seconds.
-      num_mels: bands.
+      window: length of the window, seconds.
+      hop: distance of the columns, seconds.
+      num_mels: number of bands.
       low: lower end of the lowest band, Hz.
       high: upper end of the highest band, Hz.
 
     Returns:
-      (num_mels,F) float32, column j around the time j·hop.
+      (num_mels,F) float32, column j centred on the time j·hop.
 
     Raises:
-      ValueError: as the two.
+      ValueError: as ``spectrogram`` and ``mel_filters``.
     """
     magnitudes = spectrogram(samples, sample_rate, window=window, hop=hop)
     filters = mel_filters(sample_rate, len(magnitudes), num_mels=num_mels, low=low, high=high)
     return np.log(filters @ magnitudes + np.float32(LOG_OFFSET))
 
 
-def audio_steps(
+def log_mel_patches(
     bands: np.ndarray, times: Sequence[float] | np.ndarray, width: int, *, hop: float = 0.01
 ) -> np.ndarray:
-    """Cuts a patch around the time of each video frame: images that an encoder sees.
+    """Returns a patch of the log-mel spectrogram around the time of each video frame.
 
-    The patch of time t is the columns round(t/hop) − ⌊width/2⌋ and the next; beyond the ends of the
-    sound it is silent.
+    The patch of time t starts at column round(t/hop) − ⌊width/2⌋; beyond the ends of the sound it
+    is silent.
 
     Args:
-      bands: (M,F) float32, what ``log_mel`` gives.
-      times: (T,) seconds from the beginning of the sound, as frame numbers over the frame rate.
-      width: W, columns.
-      hop: seconds from one column to the next.
+      bands: (M,F) float32, as ``log_mel`` returns them.
+      times: (T,) seconds from the beginning of the sound, e.g. frame numbers / frame rate.
+      width: W, columns of a patch.
+      hop: distance of the columns, seconds.
 
     Returns:
       (T,M,W,1) float32.

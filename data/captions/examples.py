@@ -1,4 +1,4 @@
-"""From captioned images, features or videos to examples of captioning."""
+"""Captioning examples: images, features or videos with their captions as token ids."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ _KEPT = (*_INPUTS, "lengths", "mask")
 
 
 class DecodedImages(ABC):
-    """Random access to images as pixels of one size; picklable.
+    """Base class of random access to images decoded to one size; picklable.
 
-    It is what an encoder's features are made of (``data.features``), and the inputs of a
-    ``CaptionSource``. Subclasses say how many images there are and how one is decoded.
+    Such a source is the input of a ``CaptionSource``, directly or as cached features
+    (``data.features``). Subclasses define ``__len__`` and ``decode``.
 
     Args:
-        transform: makes them equally large.
+        transform: resizes the images to one size.
     """
 
     def __init__(self, transform: ImageTransform):
@@ -32,10 +32,10 @@ class DecodedImages(ABC):
 
     @abstractmethod
     def decode(self, index: int) -> np.ndarray:
-        """Decodes the image ``index`` to (H,W,3) uint8, or raises ``OSError``."""
+        """Returns image ``index``, (H,W,3) uint8, or raises ImageError or FileNotFoundError."""
 
     def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
-        """``image`` (size,size,3) uint8, ``mask``, ``index``; zeros where it does not decode."""
+        """Returns ``image`` (size,size,3) uint8, zeros if unreadable, ``mask`` and ``index``."""
         try:
             image, readable = self.transform(self.decode(index)), True
         except (ImageError, FileNotFoundError):
@@ -48,20 +48,20 @@ class DecodedImages(ABC):
         }
 
     def explain(self, index: int) -> str:
-        """Says why the image ``index`` cannot be decoded, by trying it."""
+        """Returns why image ``index`` cannot be decoded, by decoding it."""
         try:
             self.decode(index)
         except (ImageError, FileNotFoundError) as error:
             return str(error)
-        return f"image {index}: could not be decoded before, but can be now"
+        return f"image {index}: decoding failed before, but succeeds now"
 
 
 class ImageSource(DecodedImages):
-    """Random access to image files as pixels of one size; picklable.
+    """Random access to image files, decoded to one size; picklable.
 
     Args:
         paths: the files.
-        transform: makes them equally large.
+        transform: resizes the images to one size.
     """
 
     def __init__(self, paths: Sequence[str], transform: ImageTransform):
@@ -72,39 +72,39 @@ class ImageSource(DecodedImages):
         return len(self.paths)
 
     def __repr__(self) -> str:
-        # grain compares it when it restores the position of an iterator.
+        # grain compares sources by it when it restores an iterator.
         return f"ImageSource({len(self)} paths, {self.transform})"
 
     def decode(self, index: int) -> np.ndarray:
-        """Decodes the file ``index``; see ``data.captions.images.read_image``."""
+        """Returns image ``index`` as ``data.captions.images.read_image``."""
         return read_image(self.paths[index])
 
 
 class CaptionSource:
     """Random access to inputs with their captions as token ids; picklable.
 
-    The inputs are any source of ``image``, ``features`` or ``video``: an ``ImageSource``, the
-    ``FeatureSource`` of one, videos or their features. Captions without words are left out.
+    The inputs are any source of ``image``, ``features`` or ``video``: an ``ImageSource``, its
+    ``FeatureSource``, videos or their features. Captions without words are left out.
 
     Args:
-        inputs: what is captioned.
-        captions: of each input, those that people wrote.
-        vocabulary: their words' ids.
-        pairs: an example for each (input, caption), C = 1, as in training; False: one for each
-            input with all its captions, C = the greatest number that one has, as in evaluation.
-        weights: of each input, what its captions' words count for in the loss, at least 0; None:
-            examples have no ``caption_weights``.
-        max_words: longer captions are cut to this many words, then ``<eos>``; None cuts none.
-        names: what messages call each input: its path or id; None takes its number.
+        inputs: the captioned source.
+        captions: the reference captions of each input.
+        vocabulary: maps words to ids.
+        pairs: one example per (input, caption), C = 1, as in training; False: one example per input
+            with all its captions, C = the largest number of captions, as in evaluation.
+        weights: loss weights >= 0 of each input's captions; None: examples have no
+            ``caption_weights``.
+        max_words: longer captions are cut to so many words before ``<eos>``; None cuts none.
+        names: name of each input in messages, its path or id; None takes its index.
 
     Attributes:
-        dropped: number of captions that have no words.
+        dropped: number of captions without words.
         num_captions: C.
-        num_tokens: L, the length of the longest caption with its ``<eos>``.
+        num_tokens: L, length of the longest caption including ``<eos>``.
 
     Raises:
-        ValueError: not one list of captions for each input, or of weights one for each caption, or
-            an input whose captions all lack words.
+        ValueError: the numbers of inputs, captions, weights or names disagree, ``max_words`` is
+            below 1, or no caption of an input has words.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class CaptionSource:
         self.pairs = pairs
         self.names = None if names is None else tuple(names)
         ids: list[list[int]] = []
-        owners: list[int] = []  # which input a caption belongs to, rising
+        owners: list[int] = []  # input of each caption, ascending
         shares: list[float] = []
         for number, texts in enumerate(captions):
             encoded = [vocabulary.encode(text) for text in texts]
@@ -155,7 +155,7 @@ class CaptionSource:
             ids += worded
             owners += [number] * len(worded)
         self.dropped = sum(map(len, captions)) - len(ids)
-        # Flat arrays: hundreds of thousands of lists would be slow to hand to workers.
+        # Flat arrays: pickling hundreds of thousands of lists for workers would be slow.
         self._owners = np.asarray(owners, np.int32)
         self._weights = None if weights is None else np.asarray(shares, np.float32)
         self._ids = np.concatenate([np.asarray(caption, np.int32) for caption in ids])
@@ -168,7 +168,7 @@ class CaptionSource:
         return len(self._owners) if self.pairs else len(self.inputs)
 
     def __repr__(self) -> str:
-        # grain compares it when it restores the position of an iterator.
+        # grain compares sources by it when it restores an iterator.
         return (
             f"CaptionSource({self.inputs!r}, {len(self._owners)} captions, {self.vocabulary!r}, "
             f"pairs={self.pairs}{'' if self._weights is None else ', weighed'})"
@@ -176,20 +176,20 @@ class CaptionSource:
 
     @property
     def example_lengths(self) -> np.ndarray:
-        """(len,) int32: tokens of each example's longest caption, ``<eos>`` included."""
+        """(N,) int32, number of tokens in each example's longest caption including ``<eos>``."""
         lengths = np.diff(self._starts).astype(np.int32)
         return lengths if self.pairs else np.maximum.reduceat(lengths, self._first[:-1])
 
     def input_of(self, index: int) -> int:
-        """The number of the input that the example ``index`` is about."""
+        """Returns the index of example ``index``'s input."""
         return int(self._owners[index]) if self.pairs else index
 
     def __getitem__(self, index: int, /) -> CaptionExample:
-        """Gives the example ``index``, 0..len - 1.
+        """Returns example ``index``, 0..len - 1.
 
         Raises:
             IndexError: the index is out of range.
-            ValueError: the input has not exactly one of ``image``, ``features`` and ``video``.
+            ValueError: the input does not have exactly one of ``image``, ``features``, ``video``.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index: expected 0 to {len(self) - 1}, received {index}")
@@ -215,7 +215,7 @@ class CaptionSource:
         return cast(CaptionExample, {**example, "index": np.asarray(index, np.int32)})
 
     def explain(self, index: int) -> str:
-        """Says why the example ``index`` has ``mask`` False."""
+        """Returns why example ``index`` has ``mask`` False."""
         number = self.input_of(index)
         explain = getattr(self.inputs, "explain", None)
         reason = None if explain is None else explain(number)

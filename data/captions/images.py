@@ -1,4 +1,4 @@
-"""Image files: reading any of them as RGB pixels, and resizing and cropping to one size."""
+"""Decoding of image files into RGB, resizing and cropping to one size."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,11 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 
-_LONGEST = 16  # short sides; what is longer is cut before it is resized
+_LONGEST = 16  # short sides; longer images are cropped before they are resized
 
 
 class ImageError(OSError):
-    """An image file cannot be read; the message is "path: reason"."""
+    """Unreadable image file; the message is "path: reason"."""
 
     def __init__(self, path: str | Path, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -30,9 +30,8 @@ class ImageError(OSError):
 def read_image(path: str | Path) -> np.ndarray:
     """Decodes an image file into RGB.
 
-    Grey, palette, CMYK and other colours are converted; what is transparent lies on white; 16 bits
-    are scaled to 8; of an animation the first frame is taken; the picture stands upright, as its
-    EXIF orientation says.
+    Grey, palette, CMYK and other colour modes are converted, transparency is blended with white, 16
+    bits are scaled to 8, an animation yields its first frame, and the EXIF orientation is applied.
 
     Args:
         path: the file, in any format that Pillow knows.
@@ -42,7 +41,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImageError: the file is no image, or a truncated, a damaged or an enormous one.
+        ImageError: the file is no image, or is truncated, damaged or enormous.
     """
     with open(path, "rb") as file:
         return decode_image(file, str(path))
@@ -53,20 +52,20 @@ def decode_image(file: BinaryIO, name: str) -> np.ndarray:
 
     Args:
         file: an open file, or bytes in an ``io.BytesIO``.
-        name: what the error calls it.
+        name: the name of the image in the error.
 
     Returns:
         (H,W,3) uint8 in [0,255].
 
     Raises:
-        ImageError: it is no image, or a truncated, a damaged or an enormous one.
+        ImageError: the file is no image, or is truncated, damaged or enormous.
     """
     try:
         with Image.open(file) as image:
             image.load()
             return np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except Exception as error:
-        # Damaged files make Pillow's parsers raise almost anything: SyntaxError, struct.error,
+        # On damaged files Pillow's parsers raise almost anything: SyntaxError, struct.error,
         # zlib.error, IndexError, DecompressionBombError ...
         raise ImageError(name, _reason(error)) from error
 
@@ -95,20 +94,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """From an image of any size to one size: its middle, or all of it, stretched.
+    """Deterministic transform of an image to one size: resize and centre crop, or stretch.
 
-    Resizing by the short side and cutting the middle out are torchvision's steps of evaluation
-    (``Resize``, ``CenterCrop``), with its rounding; the resampling is antialiased.
+    The short side is resized and the centre cropped as in torchvision's evaluation (``Resize``,
+    ``CenterCrop``), with its rounding; the resampling is antialiased.
 
     Attributes:
         size: height and width of the result, pixels.
-        short_side: pixels that the short side has before the cut, at least ``size``; None is
+        short_side: length of the short side before the crop, pixels, at least ``size``; None takes
             ``size``.
         resampling: "bilinear" or "bicubic".
-        stretch: the whole image is resized to the square instead, whatever its shape.
-        mirror: left and right change places.
-        window: the part of the image that is seen: top, left, bottom, right as shares of its height
-            and width; None: all of it.
+        stretch: resize the whole image to the square, whatever its aspect ratio.
+        mirror: exchange left and right.
+        window: part of the image that is used: top, left, bottom, right as shares of its height and
+            width; None takes the whole image.
     """
 
     size: int = 224
@@ -143,7 +142,7 @@ class ImageTransform:
                 )
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(H,W,3) uint8 to (size,size,3) uint8."""
+        """Returns (size,size,3) uint8 of an image (H,W,3) uint8."""
         _require_image(image)
         if self.window is not None:
             image = _cut(image, self.window)
@@ -163,24 +162,24 @@ def resize_crop(
     short_side: int | None = None,
     resampling: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> np.ndarray:
-    """Resizes an image by its short side and cuts out the middle; see ``ImageTransform``.
+    """Resizes an image by its short side and crops the centre; see ``ImageTransform``.
 
     Args:
         image: (H,W,3) uint8.
         size: height and width of the result, pixels.
-        short_side: length of the short side before the cut, pixels; None is ``size``.
+        short_side: length of the short side before the crop, pixels; None takes ``size``.
         resampling: "bilinear" or "bicubic", antialiased.
 
     Returns:
         (size,size,3) uint8.
 
     Raises:
-        ValueError: another shape or type.
+        ValueError: another shape or dtype.
     """
     _require_image(image)
     target = size if short_side is None else short_side
     height, width = image.shape[:2]
-    # Of a strip only the middle is wanted; resized whole, it could fill the memory.
+    # Only the centre of a long strip is needed; resized as a whole, it could fill the memory.
     longest = _LONGEST * min(height, width)
     top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
     image = image[top : top + longest, left : left + longest]
@@ -202,7 +201,7 @@ def _require_image(image: np.ndarray) -> None:
 
 
 def _cut(image: np.ndarray, window: tuple[float, float, float, float]) -> np.ndarray:
-    """At least a pixel of an image."""
+    """Returns the window of an image, at least one pixel."""
     height, width = image.shape[:2]
     top, left, bottom, right = window
     first, last = int(top * height), max(round(bottom * height), int(top * height) + 1)
@@ -221,21 +220,21 @@ def _resize(image: np.ndarray, height: int, width: int, resampling: str) -> np.n
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Augmentation of ``image`` while its encoder is trained: a loader's ``transform``.
+    """Random crop of ``image``, a loader's ``transform`` for training its encoder.
 
-    The source gives images a little larger than the crop (256 for 224 is usual). Mirroring
-    exchanges left and right, also of what captions call so, so it is off unless asked for.
+    The source yields images slightly larger than the crop (usually 256 for 224). Mirroring makes
+    "left" and "right" in captions wrong, so ``flip`` is off by default.
 
     Attributes:
         size: height and width of the crop, pixels.
-        flip: mirror half of the images.
+        flip: mirror an image with probability 1/2.
     """
 
     size: int
     flip: bool = False
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Replaces ``image`` (H,W,3) by a part of it, (size,size,3).
+        """Returns the example with a crop (size,size,3) of its ``image`` (H,W,3).
 
         Raises:
             ValueError: the image is smaller than the crop.

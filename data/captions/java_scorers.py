@@ -1,6 +1,6 @@
-"""What needs Java for the scoring of captions: Stanford's tokeniser, METEOR, SPICE.
+"""Scorers of captions that need Java: Stanford's tokeniser, METEOR, SPICE.
 
-The jars come with pycocoevalcap. Each function runs one process, and ends it.
+The jars come with pycocoevalcap. Each function starts one Java process and ends it.
 """
 
 import contextlib
@@ -16,22 +16,22 @@ from data.captions.ptb_tokenizer import LINE_BREAKS, PUNCTUATION
 
 
 class ScorerError(RuntimeError):
-    """What Java should compute cannot be had; the message says why."""
+    """Failure of a Java scorer; the message gives the reason."""
 
 
 def find_java() -> str | None:
-    """Path of the ``java`` program, None where there is none."""
+    """Returns the path of the ``java`` program, or None if there is none."""
     return shutil.which("java")
 
 
 def tokenize_all(captions: Sequence[str]) -> list[str]:
-    """Captions in the words of CoreNLP's PTBTokenizer, as pycocoevalcap runs it.
+    """Returns captions tokenised by CoreNLP's PTBTokenizer, as pycocoevalcap runs it.
 
     Args:
-        captions: read by the original as the lines of one text.
+        captions: the captions; the tokeniser reads them as the lines of one text.
 
     Returns:
-        For each caption its tokens without pycocoevalcap's punctuation, joined by blanks.
+        The tokens of each caption without pycocoevalcap's punctuation, joined by spaces.
 
     Raises:
         ScorerError: there is no Java, or the tokeniser fails.
@@ -54,14 +54,14 @@ def tokenize_all(captions: Sequence[str]) -> list[str]:
 def meteor(
     references: Mapping[int, list[str]], candidates: Mapping[int, list[str]]
 ) -> tuple[float, list[float]]:
-    """METEOR 1.5 by pycocoevalcap's scorer: Denkowski and Lavie, 2014.
+    """Computes METEOR 1.5 (Denkowski and Lavie, 2014) with pycocoevalcap's scorer.
 
     Args:
-        references: tokenised captions by number.
-        candidates: the tokenised candidate of each, in a list of one.
+        references: image number -> tokenised captions.
+        candidates: image number -> a list of the one tokenised candidate.
 
     Returns:
-        The score of the corpus and those of the images in the references' order, in [0,1].
+        The corpus score and the images' scores in the references' order, in [0,1].
 
     Raises:
         ScorerError: there is no Java, or METEOR fails.
@@ -80,8 +80,8 @@ def meteor(
     except (OSError, ValueError) as error:
         raise ScorerError(f"its process fails: {error}") from error
     finally:
-        # The scorer's own clean-up waits for this lock for ever once a call has failed, and
-        # leaves two pipes open.
+        # After a failed call the scorer's own clean-up waits for this lock forever, and it leaves
+        # two pipes open.
         if scorer.lock.locked():
             scorer.lock.release()
         process.kill()
@@ -95,20 +95,20 @@ def meteor(
 def spice(
     references: Mapping[int, list[str]], candidates: Mapping[int, list[str]]
 ) -> tuple[float, list[float]]:
-    """SPICE 1.0 with the jar of pycocoevalcap: Anderson et al., 2016, arXiv:1607.08822.
+    """Computes SPICE 1.0 (Anderson et al., 2016, arXiv:1607.08822) with pycocoevalcap's jar.
 
-    Its scorer would download 380 MB unasked, write into the installed package and print; so the
-    jar is called here as the scorer calls it, without a cache.
+    pycocoevalcap's own scorer would download 380 MB unasked, write into the installed package and
+    print; so the jar is called directly, with the scorer's arguments and without a cache.
 
     Args:
-        references: tokenised captions by number.
-        candidates: the tokenised candidate of each, in a list of one.
+        references: image number -> tokenised captions.
+        candidates: image number -> a list of the one tokenised candidate.
 
     Returns:
-        The mean of the images' F-scores, and these in the references' order, in [0,1].
+        The mean of the images' F-scores and these scores in the references' order, in [0,1].
 
     Raises:
-        ScorerError: there is no Java, the models are not there, or SPICE fails.
+        ScorerError: there is no Java, CoreNLP's models are missing, or SPICE fails.
     """
     folder = _package("spice")
     if find_java() is None:
@@ -139,7 +139,7 @@ def spice(
 
 
 def _run(arguments: Sequence[str], folder: Path | None = None) -> str:
-    """Runs Java; gives its standard output, and keeps the error output to itself."""
+    """Runs Java and returns its standard output."""
     java = find_java()
     if java is None:
         raise ScorerError("there is no java on PATH")
@@ -156,7 +156,7 @@ def _run(arguments: Sequence[str], folder: Path | None = None) -> str:
 
 
 def _package(name: str) -> Path:
-    """Folder of one of pycocoevalcap's subpackages, where its jar lies."""
+    """Returns the folder of a subpackage of pycocoevalcap, which holds its jar."""
     try:
         spec = find_spec(f"pycocoevalcap.{name}")
     except ModuleNotFoundError:

@@ -1,13 +1,13 @@
-"""A training order whose batches hold captions of similar length.
+"""Training order whose batches hold captions of similar length.
 
-Padding costs a recurrent decoder as much as words do. The order begins as the loader's own: the
-examples are shuffled anew in every epoch, and the epochs follow each other without end. What fills
-whole batches up to the end of an epoch is sorted into buckets of similar length, cut into batches,
-and the batches are shuffled; an incomplete batch of a bucket is filled up from the next longer
-one. So an epoch's examples are drawn once each, in its own batches but for the last of its shuffle,
-fewer than a batch, which go among the batches of the next epoch.
+A recurrent decoder computes as long on padding as on words. The examples are shuffled anew in every
+epoch, and the epochs are concatenated without end. All examples that fill whole batches up to the
+end of an epoch are sorted into buckets of similar length and cut into batches; an incomplete batch
+of a bucket is completed from the next longer one; then the batches are shuffled. Each example
+occurs once per epoch, except that the remainder of an epoch's shuffle, less than a batch, moves to
+the batches of the next epoch.
 
-Everything is a function of the seed and the number of the batch alone.
+The order is a function of the seed and the batch number alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,21 +16,21 @@ from typing import Any
 import numpy as np
 
 _Epoch = tuple[int, np.ndarray]
-"""The number of an epoch's first batch, and its batches (n,B)."""
+"""Number of an epoch's first batch, and its batches, (n,B) example indices."""
 
 
 class LengthBuckets:
-    """Batches of examples of similar length: a ``Loader``'s ``order``; picklable.
+    """Order of batches of similar length, a ``Loader``'s ``order``; picklable.
 
     Args:
-        lengths: (N,) of each example of the source, tokens (``CaptionSource.example_lengths``).
-        boundaries: greatest length in each bucket, rising; the last at least the greatest of all.
-            Batches have at most as many different shapes.
-        batch_size: rows of a batch of all processes together.
-        seed: fixes the order, 0..2**32 - 1.
+        lengths: (N,) tokens of each example (``CaptionSource.example_lengths``).
+        boundaries: greatest length of each bucket, ascending; the last at least the greatest of
+            all. There are at most as many batch shapes as boundaries.
+        batch_size: rows of a global batch.
+        seed: of the order, 0..2**32 - 1.
 
     Raises:
-        ValueError: an argument is not as described.
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -68,37 +68,37 @@ class LengthBuckets:
         return f"LengthBuckets({self.describe()})"
 
     def describe(self) -> dict[str, Any]:
-        """What fixes the order besides the loader's own settings, for JSON."""
+        """Returns the settings that fix the order besides the loader's own, for JSON."""
         return {"boundaries": list(self.boundaries), "order_seed": self.seed}
 
     def batch(self, number: int) -> np.ndarray:
-        """(batch_size,) int64: the examples of the batch ``number``, from 0 on."""
+        """Returns the example indices of batch ``number`` >= 0, (batch_size,) int64."""
         for first, batches in self._epochs:
             if first <= number < first + len(batches):
                 return batches[number - first]
         first, batches = epoch = self._order_epoch(number)
-        # Two are kept, as readers run ahead of the consumer. Several threads may come here at
-        # once; each computes the same.
+        # Two epochs are cached, because prefetching runs ahead of the consumer. Concurrent threads
+        # compute the same value, so no lock is needed.
         self._epochs = (epoch, *self._epochs[:1])
         return batches[number - first]
 
     def index(self, position: int) -> int:
-        """The example at ``position``, from 0 on, of the order: row r of batch k is k·B + r."""
+        """Returns the example at ``position`` >= 0; row r of batch k is at position k·B + r."""
         number, row = divmod(position, self.batch_size)
         return int(self.batch(number)[row])
 
     def boundary(self, number: int) -> int:
-        """The boundary of the longest example in the batch ``number``, of all processes' rows."""
+        """Returns the boundary of the longest example in the global batch ``number``."""
         return self.boundaries[int(self._buckets[self.batch(number)].max())]
 
     def finish(self, number: int, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Cuts ``tokens`` (...,L) of the batch ``number`` to its boundary, on every process."""
+        """Returns the batch with ``tokens`` (...,L) cut to the boundary of batch ``number``."""
         tokens = batch["tokens"]
         return {**batch, "tokens": np.ascontiguousarray(tokens[..., : self.boundary(number)])}
 
     def _order_epoch(self, number: int) -> _Epoch:
         size, examples = self.batch_size, self.num_examples
-        # The first epoch at whose end number + 1 batches are complete.
+        # The first epoch by whose end number + 1 batches are complete.
         epoch = -(-(number + 1) * size // examples) - 1
         first, end = epoch * examples // size, (epoch + 1) * examples // size
         stream = np.arange(first * size, end * size)
@@ -116,14 +116,15 @@ class LengthBuckets:
 
 
 def choose_boundaries(lengths: np.ndarray, num_buckets: int) -> tuple[int, ...]:
-    """Chooses the boundaries that cause least padding when each example is padded to its own.
+    """Returns the boundaries that minimise padding, each example padded to its bucket's boundary.
 
     Args:
-        lengths: (N,) of the examples, at least 1.
-        num_buckets: most boundaries, at least 1.
+        lengths: (N,) lengths of the examples, at least 1.
+        num_buckets: greatest number of boundaries, at least 1.
 
     Returns:
-        Rising lengths that occur, the last the greatest; fewer where fewer lengths occur.
+        Ascending lengths out of ``lengths``, the last the greatest; fewer than ``num_buckets`` if
+        fewer lengths occur.
 
     Raises:
         ValueError: no lengths, or no buckets.
@@ -134,8 +135,9 @@ def choose_boundaries(lengths: np.ndarray, num_buckets: int) -> tuple[int, ...]:
     if not values.size or values[0] < 1:
         raise ValueError(f"lengths: expected at least one, each at least 1, received {lengths}")
     below = np.concatenate([[0], np.cumsum(counts)])
-    # cost[j]: tokens, padding included, of the j shortest values in the buckets so far. With one
-    # more bucket that holds values i to j - 1 it is cost[i] + values[j - 1] · (their number).
+    # Dynamic programming. cost[j]: tokens including padding of the j shortest values in the buckets
+    # so far; with one more bucket of the values i to j - 1 it is cost[i] + values[j - 1] · (their
+    # number of examples).
     cost = np.where(below == 0, 0.0, np.inf)
     starts = []
     for _ in range(min(num_buckets, len(values))):

@@ -1,19 +1,19 @@
-"""Words of a caption as Stanford's PTBTokenizer gives them to the scorers, without Java.
+"""Stanford's PTBTokenizer for scoring captions, without Java.
 
-The scores in papers are of words as pycocoevalcap makes them: ``PTBTokenizer -preserveLines
--lowerCase`` of CoreNLP 3.4.1, from whose tokens a list of punctuation is then removed. This is an
-independent implementation of that behaviour, learnt by asking the original. As in any lexer the
-longest match wins, with what must follow it counted, and of equally long ones the first rule's.
+Papers score captions tokenised by pycocoevalcap: ``PTBTokenizer -preserveLines -lowerCase`` of
+CoreNLP 3.4.1, from whose tokens a list of punctuation is removed. This is an independent
+implementation of that behaviour, derived from the original's answers. As in any lexer the longest
+match wins, including its required right context, and among equally long ones the first rule.
 
 Deviations: letters are those of Python's Unicode (the original drops scripts added since Java 5;
-marks of scripts other than Latin, Greek, Cyrillic, Devanagari, Thai and Arabic part words here);
-an accented letter as HTML's entity joins words also behind a digit or a hyphen.
+marks of scripts other than Latin, Greek, Cyrillic, Devanagari, Thai and Arabic split words here);
+an accented letter written as an HTML entity also joins words after a digit or a hyphen.
 """
 
 import re
 from collections.abc import Iterator
 
-# pycocoevalcap's list. Its brackets are capitals, so that the lower-cased tokens -lrb- … stay.
+# pycocoevalcap's list. Its brackets are in capitals, so the lower-cased tokens -lrb- … remain.
 PUNCTUATION = frozenset(
     {*"'`.?!,:-;", "''", "``", "--", "...", "-LRB-", "-RRB-", "-LCB-", "-RCB-"},
 )
@@ -38,12 +38,13 @@ _NORMAL = {
 
 
 def _any_case(words: str) -> str:
-    """Alternatives of a regular expression whose small letters may be capitals too."""
+    """Returns alternatives of a regular expression; small letters also match capitals."""
     both = re.sub("[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", words)
     return "|".join(both.split())
 
 
-# Abbreviations keep their full stop: those that end sentences, those before names and numbers.
+# Abbreviations keep their full stop: those that may end a sentence, and those before names and
+# numbers.
 _ENDING = _any_case(
     """ala al apr ariz assn aug bhd bldg blvd bros calif colo conn corp cos? ct dak dec esq est
     etc ext feb fla fri ga inc ind intl jan jr jul jun kans? ky ltd mar md mich minn mon mont mo
@@ -58,7 +59,7 @@ _LEADING = _any_case(
 )
 _LEADING += "|[mM]fg|[mM]tg"
 _BEFORE_NUMBERS = _any_case("art ca figs? nos? op pp prop")
-# After an initial these open a sentence, so that the initial's full stop is no part of it.
+# After an initial these words open a sentence, so the full stop does not belong to the initial.
 _OPENING = """A About According Additionally After An As At But Cannot Earlier He Her Here However
     If In It Last Many More Now Once One Other Our She Since So Some Such That The Their Then
     There These They This We What When While Yet You"""
@@ -92,7 +93,7 @@ _SYMBOLS = (
     r"℀℁℃-℆℈℉№-℘℞-℣℥℧℩℮\u2140-\u2144\u214a-\u214d\u214f⅓-⅞←-\u2bff、。〒・！-／：-＠［-｀｛-･￠￡￥￦"
 )
 
-# The token is the whole match, or the first group of it where something has to follow.
+# The token is the whole match, or its first group if the rule has a right context.
 _RULES = tuple(
     re.compile(rule)
     for rule in (
@@ -177,15 +178,18 @@ _CONTRACTED = frozenset(["cannot", "gonna", "gotta", "wanna", "lemme", "gimme"])
 
 
 def tokenize(caption: str, *, following: str = "A ") -> list[str]:
-    """Splits a caption into the words that the scorers compare.
+    """Splits a caption into the tokens that the scorers compare.
+
+    >>> tokenize("A man's dog isn't here.")
+    ['a', 'man', "'s", 'dog', 'is', "n't", 'here']
 
     Args:
-        caption: one caption; line breaks count as blanks.
-        following: the beginning of the caption that the original would read next. It shows only
+        caption: one caption; line breaks count as spaces.
+        following: beginning of the caption that the original would read next. It matters only
             after a final initial, which loses its full stop before "A …", "The …" and the like.
 
     Returns:
-        Lower-cased tokens without pycocoevalcap's punctuation; empty if nothing else is there.
+        Lower-cased tokens without pycocoevalcap's punctuation, possibly none.
 
     Raises:
         ValueError: ``caption`` is not a string.
@@ -197,7 +201,7 @@ def tokenize(caption: str, *, following: str = "A ") -> list[str]:
 
 
 def _tokens(text: str, end: int) -> Iterator[str]:
-    """All tokens that begin before ``end``, punctuation too."""
+    """Yields all tokens that begin before ``end``, including punctuation."""
     position = 0
     while position < end:
         plain = _PLAIN.match(text, position)

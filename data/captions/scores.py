@@ -1,12 +1,12 @@
 """BLEU, METEOR, ROUGE-L, CIDEr-D and SPICE of captions, by pycocoevalcap's scorers.
 
 Papineni et al., 2002; Denkowski and Lavie, 2014; Lin, 2004; Vedantam et al., 2015,
-arXiv:1411.5726; Anderson et al., 2016, arXiv:1607.08822. The numbers in papers come from these
-scorers. METEOR and SPICE need Java; the rest works without.
+arXiv:1411.5726; Anderson et al., 2016, arXiv:1607.08822. Papers report the numbers of these
+scorers. METEOR and SPICE need Java.
 
-What pycocoevalcap does and a reader might not expect: CIDEr's document frequencies are those of
-the references given, so the score of a caption depends on the other images (and is 0 where there
-is one image only); BLEU of the corpus is no mean of the images' BLEU; "CIDEr" is CIDEr-D.
+Properties of pycocoevalcap to know: CIDEr's document frequencies are those of the given references,
+so a caption's score depends on the other images (and is 0 for a single image); corpus BLEU is not
+the mean of the images' BLEU; "CIDEr" is CIDEr-D.
 """
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -21,7 +21,7 @@ WITHOUT_JAVA = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
 
 Key = TypeVar("Key", bound=Hashable)
 Tokenizer = Literal["ours", "stanford"]
-# Tokenised captions by number of the image, in the form that the scorers take.
+# Image number -> tokenised captions, the form that the scorers take.
 _Captions = dict[int, list[str]]
 _Scored = dict[str, tuple[float, Sequence[float]]]
 
@@ -31,9 +31,9 @@ class CaptionScores(Generic[Key]):
     """Scores of candidate captions.
 
     Attributes:
-        corpus: score of the whole by metric, in METRICS' order; in [0,1], CIDEr in [0,10].
-        per_image: for each metric the score of each image.
-        left_out: a sentence that says which of the wanted scores are missing and why; "" if none.
+        corpus: corpus score of each metric, in METRICS' order; in [0,1], CIDEr in [0,10].
+        per_image: the images' scores of each metric.
+        left_out: a sentence on the requested metrics that are missing and why; "" if none is.
     """
 
     corpus: dict[str, float]
@@ -42,14 +42,14 @@ class CaptionScores(Generic[Key]):
 
 
 class CaptionScorer(Generic[Key]):
-    """Scores candidates against references that are tokenised once.
+    """Scorer of candidate captions against references that are tokenised once.
 
     Args:
-        references: the captions of each image; at least one, with at least one word among all.
+        references: the captions of each image, at least one each, not all without words.
         tokenizer: "ours" (``data.captions.ptb_tokenizer``) or "stanford", which needs Java.
 
     Raises:
-        ValueError: there are no references, or something is not a caption.
+        ValueError: an unknown tokenizer, no references, or a caption that is not a string.
         ModuleNotFoundError: the extra ``captions`` is not installed.
         data.captions.java_scorers.ScorerError: Stanford's tokeniser does not run.
     """
@@ -86,17 +86,17 @@ class CaptionScorer(Generic[Key]):
 
         Args:
             candidates: a caption for each key of the references. One without words scores 0.
-            metrics: names out of METRICS, such as WITHOUT_JAVA; None takes all of them.
+            metrics: some of METRICS, such as WITHOUT_JAVA; None takes all of them.
 
         Returns:
-            The scores, with a sentence on those that are wanted but cannot be had.
+            The scores; ``left_out`` names requested metrics that cannot be computed.
 
         Raises:
             ValueError: the keys are not those of the references, a candidate is not a string,
-                or ``metrics`` names something else.
+                or a metric is unknown.
         """
-        wanted = METRICS if metrics is None else tuple(metrics)
-        if not wanted or not set(wanted) <= set(METRICS):
+        requested = METRICS if metrics is None else tuple(metrics)
+        if not requested or not set(requested) <= set(METRICS):
             raise ValueError(f"metrics: expected some of {', '.join(METRICS)}, received {metrics}")
         self._check_keys(candidates)
         words = self._tokenize([candidates[key] for key in self._keys])
@@ -104,16 +104,16 @@ class CaptionScorer(Generic[Key]):
 
         scored: _Scored = {}
         for computed, scorer in self._pure.items():
-            if set(computed) & set(wanted):
+            if set(computed) & set(requested):
                 scored |= scorer(self._references, tokenised)
         missing: dict[str, list[str]] = {}
         for name, java_scorer in (("METEOR", java_scorers.meteor), ("SPICE", java_scorers.spice)):
-            if name in wanted:
+            if name in requested:
                 try:
                     scored[name] = java_scorer(self._references, tokenised)
                 except java_scorers.ScorerError as error:
                     missing.setdefault(str(error), []).append(name)
-        names = [name for name in METRICS if name in scored and name in wanted]
+        names = [name for name in METRICS if name in scored and name in requested]
         return CaptionScores(
             {name: float(scored[name][0]) for name in names},
             {
@@ -148,37 +148,13 @@ class CaptionScorer(Generic[Key]):
             _check_caption(f"candidates[{key!r}]", candidates[key])
 
 
-def score_captions(
-    candidates: Mapping[Key, str],
-    references: Mapping[Key, Sequence[str]],
-    *,
-    tokenizer: Tokenizer = "ours",
-    metrics: Collection[str] | None = None,
-) -> CaptionScores[Key]:
-    """Scores one candidate caption for each image.
-
-    Args:
-        candidates: a caption for each key of the references.
-        references: the captions of each image.
-        tokenizer: as for ``CaptionScorer``.
-        metrics: as for ``CaptionScorer.score``.
-
-    Returns:
-        The scores, with a sentence on those that are wanted but cannot be had.
-
-    Raises:
-        ValueError, ModuleNotFoundError, ScorerError: as ``CaptionScorer``.
-    """
-    return CaptionScorer(references, tokenizer=tokenizer).score(candidates, metrics=metrics)
-
-
 def _check_caption(name: str, caption: object) -> None:
     if not isinstance(caption, str):
         raise ValueError(f"{name}: expected a string, received {caption!r}")
 
 
 def _pure_scorers() -> dict[tuple[str, ...], Callable[[_Captions, _Captions], _Scored]]:
-    """Functions from tokenised references and candidates, by what they compute."""
+    """Returns scorers of tokenised references and candidates by the metrics that they compute."""
     try:
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.cider.cider import Cider
@@ -189,7 +165,7 @@ def _pure_scorers() -> dict[tuple[str, ...], Callable[[_Captions, _Captions], _S
         ) from None
 
     def bleu(references: _Captions, candidates: _Captions) -> _Scored:
-        # Without verbose=0 it prints.
+        # verbose=0 keeps it from printing.
         scores, images = Bleu(4).compute_score(references, candidates, verbose=0)
         return {f"BLEU-{n + 1}": (scores[n], images[n]) for n in range(4)}
 

@@ -1,4 +1,4 @@
-"""Captions as words and as token ids: splitting, the vocabulary, padding."""
+"""Captions as words and token ids: word splitting, vocabulary, padding."""
 
 import functools
 import hashlib
@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from data.files import write_atomically
+
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL_WORDS = ("<pad>", "<bos>", "<eos>", "<unk>")
-"""What the ids 0 to 3 stand for."""
+"""Words of the ids 0 to 3."""
 
 _FORMAT = 1
 
-# "'s" is a word; other apostrophes and hyphens belong to the word they stand within.
+# "'s" is a word; other apostrophes and hyphens belong to the word that contains them.
 _WORD = re.compile(r"'s\b|[^\W_]+(?:-[^\W_]+|'(?!s\b)[^\W_]+)*")
 
 _OTHER_SIDE = {"left": "right", "right": "left"}
@@ -28,39 +30,49 @@ _SIDE = re.compile(r"\b(?:left|right)\b", re.IGNORECASE)
 def split_words(caption: str) -> list[str]:
     """Splits a caption into the words that models are trained on.
 
-    Lower case; punctuation is dropped, but for hyphens and apostrophes within a word; the
-    possessive is a word of its own: "A man's T-shirt, snow-covered." gives a, man, 's, t-shirt,
-    snow-covered. Joined by spaces the words go through the scorers' PTB tokeniser as the caption
-    itself does, punctuation aside.
+    Words are in lower case. Punctuation is dropped, except hyphens and apostrophes within a word;
+    the possessive is a word of its own. Joined by spaces, the words pass through the scorers' PTB
+    tokeniser like the caption itself without punctuation.
+
+    >>> split_words("A man's T-shirt, snow-covered.")
+    ['a', 'man', "'s", 't-shirt', 'snow-covered']
 
     Args:
         caption: a sentence.
 
     Returns:
-        Its words, maybe none.
+        Its words, possibly none.
     """
     return _WORD.findall(caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
 
 
 def mirror_caption(caption: str) -> str:
-    """The caption of the mirrored image: the words left and right change places.
+    """Returns the caption of the mirrored image: "left" and "right" are exchanged.
 
-    Other meanings of the two words are not told apart.
+    Other meanings of the two words ("nothing is left") are exchanged as well.
     """
     return _SIDE.sub(lambda found: _OTHER_SIDE[found[0].lower()], caption)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words a model knows, and their ids: 0 to 3 as ``SPECIAL_WORDS``, then ``words``.
+    """Mapping of words to ids: 0 to 3 are ``SPECIAL_WORDS``, then follow ``words``.
 
     Two vocabularies with the same words in the same order are equal.
 
+    >>> vocabulary = Vocabulary.from_captions(['A dog runs.', 'The dog.'], min_count=1)
+    >>> vocabulary.words
+    ('dog', 'a', 'runs', 'the')
+    >>> vocabulary.encode('a dog barks')
+    [5, 4, 3, 2]
+    >>> vocabulary.decode([5, 4, 3, 2])
+    'a dog <unk>'
+
     Attributes:
-        words: the words from id 4 on, by falling frequency.
+        words: the words from id 4 on, by descending frequency.
 
     Raises:
-        ValueError: a word is repeated, special, or not one that ``split_words`` gives.
+        ValueError: a word is repeated, special, or not a single word for ``split_words``.
     """
 
     words: tuple[str, ...]
@@ -76,18 +88,18 @@ class Vocabulary:
             )
 
     @classmethod
-    def count(cls, captions: Iterable[str], min_count: int = 5) -> "Vocabulary":
-        """Collects the words of captions, of the training split alone.
+    def from_captions(cls, captions: Iterable[str], min_count: int = 5) -> "Vocabulary":
+        """Returns the vocabulary of captions, which should be those of the training split alone.
 
         Args:
             captions: the sentences.
-            min_count: words that occur less often are left to ``<unk>``; at least 1.
+            min_count: rarer words become ``<unk>``; at least 1.
 
         Returns:
-            The words by falling frequency, those of equal frequency by the alphabet.
+            The words by descending frequency, those of equal frequency in alphabetical order.
 
         Raises:
-            ValueError: no word is that frequent.
+            ValueError: ``min_count`` is below 1, or no word is that frequent.
         """
         if min_count < 1:
             raise ValueError(f"min_count: expected at least 1, received {min_count}")
@@ -101,22 +113,22 @@ class Vocabulary:
         return cls(tuple(word for _, word in sorted(frequent)))
 
     def __len__(self) -> int:
-        """The number of ids, those of the special words included."""
+        """Returns the number of ids, including the special words."""
         return len(SPECIAL_WORDS) + len(self.words)
 
     def __repr__(self) -> str:
-        # grain compares sources by it, and error messages should not list thousands of words.
+        # grain compares sources by it, and messages should not list thousands of words.
         return f"Vocabulary({len(self)} ids, {self.digest})"
 
     def encode(self, caption: str) -> list[int]:
-        """Gives the ids of a caption's words, ``<unk>`` for unknown ones, and ``<eos>``."""
+        """Returns the ids of a caption's words, ``<unk>`` for unknown ones, and ``<eos>``."""
         return [self._ids.get(word, UNK) for word in split_words(caption)] + [EOS]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Gives the words of ids up to the first ``<eos>``, joined by spaces.
+        """Returns the words of ids up to the first ``<eos>``, joined by spaces.
 
         Args:
-            ids: 0..len - 1, Python's or NumPy's integers; ``<pad>`` and ``<bos>`` are left out.
+            ids: integers in 0..len - 1; ``<pad>`` and ``<bos>`` are left out.
 
         Raises:
             ValueError: an id before the first ``<eos>`` is out of range.
@@ -132,13 +144,13 @@ class Vocabulary:
         return " ".join(words)
 
     def word(self, number: int) -> str:
-        """The word, maybe a special one, of the id ``number``, 0..len - 1."""
+        """Returns the word of id ``number`` in 0..len - 1, possibly a special one."""
         first = len(SPECIAL_WORDS)
         return SPECIAL_WORDS[number] if number < first else self.words[number - first]
 
     @functools.cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits that tell this vocabulary from others."""
+        """16 hexadecimal digits of a hash that identifies the vocabulary."""
         text = json.dumps(self.words, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -147,13 +159,14 @@ class Vocabulary:
         return {word: number for number, word in enumerate(self.words, len(SPECIAL_WORDS))}
 
     def save(self, path: str | Path) -> None:
-        """Writes the vocabulary as JSON, to lie beside the model's checkpoints."""
+        """Writes the vocabulary as JSON, to be kept beside the model's checkpoints."""
         content = {"format": _FORMAT, "digest": self.digest, "words": self.words}
-        Path(path).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, ensure_ascii=False) + "\n"
+        write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | Path) -> "Vocabulary":
-        """Reads what ``save`` wrote.
+        """Reads a file that ``save`` wrote.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -178,13 +191,13 @@ class Vocabulary:
         return vocabulary
 
     def require_same(self, other: "Vocabulary") -> None:
-        """Checks that ids mean the same words in both, as a checkpoint's and the data's must.
+        """Checks that the ids of this vocabulary, a checkpoint's, mean the same words in another.
 
         Args:
-            other: the vocabulary that this one, of the checkpoint, is to be used for.
+            other: the vocabulary of the data.
 
         Raises:
-            ValueError: they differ; the message says in what.
+            ValueError: they differ; the message names the differences.
         """
         if self.words == other.words:
             return
@@ -209,19 +222,19 @@ class Vocabulary:
 def pad_captions(
     captions: Sequence[Sequence[int] | np.ndarray], num_captions: int, num_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Stacks the captions of one example.
+    """Stacks and pads the captions of one example.
 
     Args:
-        captions: ids of each, as ``Vocabulary.encode`` gives them.
-        num_captions: C, at least their number.
-        num_tokens: L, at least the length of the longest.
+        captions: ids of each caption, as ``Vocabulary.encode`` returns them.
+        num_captions: C, at least the number of captions.
+        num_tokens: L, at least the length of the longest caption.
 
     Returns:
-        ``tokens`` (C,L) int32, ``<pad>`` (0) behind each, and ``token_lengths`` (C,) int32, 0 where
-        there is no caption.
+        ``tokens`` (C,L) int32, padded with ``<pad>`` (0), and ``token_lengths`` (C,) int32, 0 for
+        absent captions.
 
     Raises:
-        ValueError: there are more, or longer, captions.
+        ValueError: there are more captions than C, or one is longer than L.
     """
     longest = max(map(len, captions), default=0)
     if len(captions) > num_captions or longest > num_tokens:

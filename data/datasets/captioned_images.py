@@ -1,4 +1,4 @@
-"""What every reader of captioned images gives: files, their captions, their names."""
+"""Splits of captioned images, and the checks that their readers share."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 Missing = Literal["error", "skip"]
-"""What to do with images that a list names and that are not there."""
+"""Treatment of listed images whose file does not exist."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class CaptionedImages:
 
     Attributes:
         paths: the files.
-        captions: of each image, at least one, as people wrote them.
-        image_ids: what the data set calls each image, each once.
-        missing: files that the lists name and that were skipped because they are not there.
+        captions: the original captions of each image, at least one.
+        image_ids: unique ids of the images in the data set.
+        missing: listed files that were skipped because they do not exist.
 
     Raises:
         ValueError: the lengths differ, an image has no captions, or an id is repeated.
@@ -37,17 +37,17 @@ class CaptionedImages:
             )
         bare = [path for path, texts in zip(self.paths, self.captions, strict=True) if not texts]
         if bare:
-            raise ValueError(f"captions: {len(bare)} images have none: {some(bare)}")
+            raise ValueError(f"captions: {len(bare)} images have none: {first_few(bare)}")
         if len(set(self.image_ids)) < len(self.image_ids):
             seen: set[int | str] = set()
             repeated = [i for i in self.image_ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
-            raise ValueError(f"image_ids: expected each once, received again {some(repeated)}")
+            raise ValueError(f"image_ids: expected each once, received again {first_few(repeated)}")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def select(self, numbers: Sequence[int]) -> "CaptionedImages":
-        """The images of these numbers, in this order."""
+        """Returns the images with the given indices, in their order."""
         return CaptionedImages(
             paths=tuple(self.paths[i] for i in numbers),
             captions=tuple(self.captions[i] for i in numbers),
@@ -56,14 +56,14 @@ class CaptionedImages:
 
 
 def find_split(split: str, names: Mapping[str, str]) -> str:
-    """Looks a split's name up.
+    """Returns the data set's own name of a split.
 
     Args:
-        split: what was asked for.
-        names: every name that is understood, with what it stands for.
+        split: the requested split.
+        names: accepted name -> the data set's own name.
 
     Raises:
-        ValueError: an unknown name; the message has the nearest.
+        ValueError: an unknown name; the message suggests the nearest.
     """
     if split in names:
         return names[split]
@@ -75,17 +75,17 @@ def find_split(split: str, names: Mapping[str, str]) -> str:
 def keep_present(
     images: CaptionedImages, listed_in: str | Path, missing: Missing = "error"
 ) -> CaptionedImages:
-    """Checks that the files are there.
+    """Returns the images whose files exist.
 
     Args:
-        images: what the lists name.
+        images: the listed images.
         listed_in: the list, for the message.
-        missing: "error", or "skip" to leave out images whose file is not there, which
-            ``CaptionedImages.missing`` then names.
+        missing: "error", or "skip" to leave out images without a file;
+            ``CaptionedImages.missing`` then names these.
 
     Raises:
-        FileNotFoundError: files are missing, or, of those to skip, all.
-        ValueError: ``missing`` is something else.
+        FileNotFoundError: a file is missing and ``missing`` is "error", or all are missing.
+        ValueError: an unknown value of ``missing``.
     """
     if missing not in ("error", "skip"):
         raise ValueError(f"missing: expected 'error' or 'skip', received {missing!r}")
@@ -97,12 +97,12 @@ def keep_present(
     if missing == "error" or not present:
         raise FileNotFoundError(
             f"{listed_in}: {len(absent)} of the {len(images)} images it names are not there: "
-            f"{some(absent)}"
+            f"{first_few(absent)}"
         )
     kept = images.select(present)
     return CaptionedImages(kept.paths, kept.captions, kept.image_ids, absent)
 
 
-def some(items: Sequence[object]) -> str:
-    """The first three items, for a message."""
+def first_few(items: Sequence[object]) -> str:
+    """Returns the first three items as text, for a message."""
     return ", ".join(map(str, items[:3])) + (", ..." if len(items) > 3 else "")

@@ -1,13 +1,13 @@
-"""COCO's JSON of captions: images and annotations in two lists.
+"""COCO's own format of captions: images and annotations in two lists.
 
-Chen et al., 2015, arXiv:1504.00325. ``captions_train2017.json`` and its like hold::
+Chen et al., 2015, arXiv:1504.00325. ``captions_train2017.json`` and its siblings hold::
 
     {"images": [{"id": 391895, "file_name": "000000391895.jpg"}],
      "annotations": [{"id": 770337, "image_id": 391895, "caption": "A man with a red ..."}]}
 
-COCO's own folder is ``annotations/captions_{train,val}YEAR.json`` beside ``trainYEAR/`` and
-``valYEAR/``, the images. The captions of its test images are not public. Papers use Karpathy's
-splits of the images of 2014 (``data.datasets.karpathy``).
+COCO's folder holds ``annotations/captions_{train,val}YEAR.json`` and the images in ``trainYEAR/``
+and ``valYEAR/``. The captions of its test images are not public. Papers use Karpathy's splits of
+the images of 2014 (``data.datasets.karpathy``).
 """
 
 import hashlib
@@ -19,14 +19,15 @@ from data.datasets.captioned_images import (
     CaptionedImages,
     Missing,
     find_split,
+    first_few,
     keep_present,
-    some,
 )
 
 YEARS = (2017, 2014)
-"""Of the splits; both are of the same images."""
+"""Releases, the preferred one first; both contain the same images."""
 NUM_VALIDATION = 5_000
-"""Images that are held out of training, as many as Karpathy's, or a tenth where there are fewer."""
+"""Training images held out for validation, as many as Karpathy's; at most a tenth of all."""
+
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "dev": "val", "test": "test"}
 
 
@@ -35,21 +36,22 @@ def read_split(
 ) -> CaptionedImages:
     """Reads one split of COCO's own folder.
 
-    The validation images of COCO are "test". "validation" are training images that are held out,
-    those whose ids have the lowest SHA-256.
+    COCO's validation images are the split "test". The split "validation" is held out of the
+    training images: those whose ids have the lowest SHA-256.
 
     Args:
-        root: the folder.
+        root: COCO's folder.
         split: "train", "validation" (also called "val", "dev") or "test".
-        year: 2017 or 2014; None: the later of those that are there.
-        missing: whether images that are not there are an "error" or to "skip".
+        year: 2017 or 2014; None takes the latest that exists.
+        missing: treatment of images without a file, "error" or "skip".
 
     Returns:
-        The images in the file's order, the captions of each by rising id; ids are COCO's.
+        The images in the file's order, the captions of each by ascending id; ids are COCO's.
 
     Raises:
-        FileNotFoundError: no annotations, or images they name are missing.
-        ValueError: an unknown split, or a file that is something else.
+        FileNotFoundError: annotations, or images that they list, are missing.
+        ValueError: an unknown split, a file of another format, an image without captions, or
+            captions of images that are not listed.
     """
     name = find_split(split, _SPLITS)
     part = "val" if name == "test" else "train"
@@ -69,33 +71,12 @@ def read_split(
     return keep_present(images, files[found], missing)
 
 
-def read_annotations(
-    path: str | Path, images_root: str | Path, *, missing: Missing = "error"
-) -> CaptionedImages:
-    """Reads the images of a file with their captions.
-
-    Args:
-        path: the JSON file.
-        images_root: the folder of the images.
-        missing: whether files that are not there are an "error" or to "skip".
-
-    Returns:
-        The images in the file's order, the captions of each by rising id; ids are COCO's.
-
-    Raises:
-        FileNotFoundError: the JSON file, or images it names, are missing.
-        ValueError: the file is something else, has an image without captions, or captions of
-            images that it does not list.
-    """
-    return keep_present(_parse(path, images_root), path, missing)
-
-
 def _digest(image_id: int | str) -> bytes:
     return hashlib.sha256(str(image_id).encode()).digest()
 
 
 def _parse(path: str | Path, images_root: str | Path) -> CaptionedImages:
-    """All images of a file, whether they are there or not."""
+    """Returns all images of a file, without checking that they exist."""
     expected = f"{path}: expected COCO's JSON of captions"
     try:
         content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -114,7 +95,9 @@ def _parse(path: str | Path, images_root: str | Path) -> CaptionedImages:
     if not names:
         raise ValueError(f"{expected}, received no images")
     if stray:
-        raise ValueError(f"{expected}; {len(stray)} captions of images not listed: {some(stray)}")
+        raise ValueError(
+            f"{expected}; {len(stray)} captions of images not listed: {first_few(stray)}"
+        )
     return CaptionedImages(
         paths=tuple(str(Path(images_root) / name) for name in names.values()),
         captions=tuple(tuple(text for _, text in sorted(numbered[i])) for i in names),

@@ -1,7 +1,7 @@
-"""TFDS's ``coco_captions`` where it has been prepared; read without TensorFlow.
+"""TFDS's prepared ``coco_captions``, read without TensorFlow.
 
-COCO of 2014 in Karpathy's splits, images and captions in the same records. Preparing it takes
-TensorFlow, once, on any machine; the file format must be the one that is read without it::
+COCO of 2014 in Karpathy's splits, images and captions in the same records. Its preparation needs
+TensorFlow once, on any machine, and must write the format that is readable without it::
 
     tfds.builder("coco_captions", data_dir=DIR).download_and_prepare(file_format="array_record")
 """
@@ -17,23 +17,15 @@ import tensorflow_datasets as tfds
 from data.captions.examples import DecodedImages
 from data.captions.images import ImageTransform, decode_image
 from data.datasets.captioned_images import find_split
-
-_SPLITS = {
-    "train": "train",
-    "restval": "restval",
-    "validation": "val",
-    "val": "val",
-    "dev": "val",
-    "test": "test",
-}
+from data.datasets.karpathy import SPLITS
 
 
 class RecordImages(DecodedImages):
-    """Random access to the images of records as pixels of one size; picklable.
+    """Random access to the images of TFDS records, decoded to one size; picklable.
 
     Args:
-        records: TFDS's data source, with ``image`` left encoded.
-        transform: makes them equally large.
+        records: TFDS's data source, with ``image`` still encoded.
+        transform: resizes the images to one size.
     """
 
     def __init__(self, records: Any, transform: ImageTransform):
@@ -44,11 +36,11 @@ class RecordImages(DecodedImages):
         return len(self._records)
 
     def __repr__(self) -> str:
-        # grain compares it when it restores the position of an iterator.
+        # grain compares sources by it when it restores an iterator.
         return f"RecordImages({self._records!r}, {self.transform})"
 
     def decode(self, index: int) -> np.ndarray:
-        """Decodes the image of the record ``index``; see ``data.captions.images.decode_image``."""
+        """Decodes the image of record ``index``; see ``data.captions.images.decode_image``."""
         record = self._records[index]
         name = f"record {index}, {record['image/filename'].decode()}"
         return decode_image(io.BytesIO(record["image"]), name)
@@ -59,9 +51,9 @@ class PreparedCaptions:
     """One split of the prepared data set.
 
     Attributes:
-        records: TFDS's data source, with ``image`` left encoded.
-        captions: of each image, as people wrote them, by rising id.
-        image_ids: COCO's.
+        records: TFDS's data source, with ``image`` still encoded.
+        captions: the original captions of each image, by ascending id.
+        image_ids: COCO's ids.
     """
 
     records: Any
@@ -72,23 +64,24 @@ class PreparedCaptions:
         return len(self.records)
 
     def images(self, transform: ImageTransform) -> RecordImages:
-        """The source of the images, decoded and made equally large."""
+        """Returns the source of the images, decoded and resized by ``transform``."""
         return RecordImages(self.records, transform)
 
 
 def read_split(data_dir: str | Path, split: str, *, restval: bool = True) -> PreparedCaptions:
-    """Reads the captions of one split, which takes reading all its records, and finds its images.
+    """Reads the captions of one split and opens its images; reads all records once.
 
     Args:
         data_dir: TFDS's folder of data sets, or the version's folder in it.
         split: "train", "validation" (also called "val", "dev"), "test", or "restval" alone.
-        restval: train on ``restval`` as well.
+        restval: add ``restval`` to "train".
 
     Raises:
         FileNotFoundError: the data set is not prepared there.
-        ValueError: the split is unknown, or the files are of another format or data set.
+        ValueError: the split is unknown or not prepared, or the files are of another format or data
+            set.
     """
-    name = find_split(split, _SPLITS)
+    name = find_split(split, SPLITS)
     directory = _find(Path(data_dir))
     builder = tfds.builder_from_directory(directory)
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:

@@ -1,4 +1,4 @@
-"""Flickr8k as it is downloaded: photographs with five captions each.
+"""Flickr8k as downloaded: photographs with five captions each.
 
 Hodosh, Young and Hockenmaier, 2013, Journal of Artificial Intelligence Research 47::
 
@@ -13,8 +13,8 @@ from data.datasets.captioned_images import (
     CaptionedImages,
     Missing,
     find_split,
+    first_few,
     keep_present,
-    some,
 )
 
 _LISTS = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
@@ -26,15 +26,15 @@ def read_split(root: str | Path, split: str, *, missing: Missing = "error") -> C
     Args:
         root: the folder that holds Flicker8k_Dataset and Flickr8k_text.
         split: "train", "validation" (also called "dev") or "test".
-        missing: whether files that are not there are an "error" or to "skip".
+        missing: treatment of images without a file, "error" or "skip".
 
     Returns:
-        The images in the list's order, with their captions in the order of their numbers; ids are
-        the files' names.
+        The images in the list's order, the captions of each in the order of their numbers; ids are
+        the file names.
 
     Raises:
         FileNotFoundError: the folder, a list, or image files are missing.
-        ValueError: the split is unknown, or the captions are not as above.
+        ValueError: the split is unknown, an image has no caption, or a line is malformed.
     """
     name = find_split(split, _LISTS)
     folder, texts = Path(root) / "Flicker8k_Dataset", Path(root) / "Flickr8k_text"
@@ -52,7 +52,9 @@ def read_split(root: str | Path, split: str, *, missing: Missing = "error") -> C
     captions = _read_captions(tokens)
     bare = [name for name in names if name not in captions]
     if bare:
-        raise ValueError(f"{tokens}: {len(bare)} images of {listed} have no caption: {some(bare)}")
+        raise ValueError(
+            f"{tokens}: {len(bare)} images of {listed} have no caption: {first_few(bare)}"
+        )
     images = CaptionedImages(
         paths=tuple(str(folder / name) for name in names),
         captions=tuple(captions[name] for name in names),

@@ -1,4 +1,4 @@
-"""Karpathy's JSON of captioned images: Flickr8k, Flickr30k and COCO with the splits papers use.
+"""Karpathy's JSON of captioned images: Flickr8k, Flickr30k and COCO with the splits of papers.
 
 Karpathy and Li, 2015, arXiv:1412.2306. ``dataset_flickr8k.json``, ``dataset_flickr30k.json`` and
 ``dataset_coco.json`` hold::
@@ -6,8 +6,8 @@ Karpathy and Li, 2015, arXiv:1412.2306. ``dataset_flickr8k.json``, ``dataset_fli
     {"images": [{"split": "train", "filename": "NAME.jpg", "filepath": "train2014",
                  "imgid": 0, "cocoid": 57870, "sentences": [{"raw": "A restaurant has ..."}]}]}
 
-``filepath`` and ``cocoid`` are COCO's alone. COCO's ``restval`` is what remains of its validation
-images; papers train on it as well.
+Only COCO has ``filepath`` and ``cocoid``. Its ``restval`` holds the validation images that are in
+neither "val" nor "test"; papers train on it as well.
 """
 
 import json
@@ -18,11 +18,11 @@ from data.datasets.captioned_images import (
     CaptionedImages,
     Missing,
     find_split,
+    first_few,
     keep_present,
-    some,
 )
 
-_SPLITS = {
+SPLITS = {
     "train": "train",
     "restval": "restval",
     "validation": "val",
@@ -30,6 +30,7 @@ _SPLITS = {
     "dev": "val",
     "test": "test",
 }
+"""Accepted name -> Karpathy's name."""
 
 
 def read_split(
@@ -46,24 +47,24 @@ def read_split(
         path: the JSON file.
         images_root: the folder of the images, or of COCO's folders of images.
         split: "train", "validation" (also called "val", "dev"), "test", or "restval" alone.
-        restval: train on ``restval`` as well, where there is one.
-        missing: whether files that are not there are an "error" or to "skip".
+        restval: add ``restval`` to "train" if there is one.
+        missing: treatment of images without a file, "error" or "skip".
 
     Returns:
-        The images in the file's order; ids are COCO's, or else the numbers ``imgid``.
+        The images in the file's order; ids are COCO's if present, otherwise ``imgid``.
 
     Raises:
-        FileNotFoundError: the JSON file, or images it names, are missing.
-        ValueError: the split is unknown or empty, or the file is something else.
+        FileNotFoundError: the JSON file, or images that it lists, are missing.
+        ValueError: the split is unknown or empty, or the file has another format.
     """
-    name = find_split(split, _SPLITS)
+    name = find_split(split, SPLITS)
     chosen = {"train", "restval"} if name == "train" and restval else {name}
     expected = f"{path}: expected Karpathy's JSON of captioned images"
     try:
         content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
         entries = [entry for entry in content["images"] if entry["split"] in chosen]
         if not entries:
-            there = some(sorted({entry["split"] for entry in content["images"]}))
+            there = first_few(sorted({entry["split"] for entry in content["images"]}))
             raise ValueError(f"split: no image of {path} is in {split!r}, there are: {there}")
         folder = Path(images_root)
         images = CaptionedImages(

@@ -1,7 +1,7 @@
-"""UCF101's format: videos in class folders, lists of classes and splits.
+"""UCF101's format: videos in class folders, with lists of classes and splits.
 
-Soomro et al., 2012, arXiv:1212.0402. The format is also that of other sets, among them
-UT-Interaction as it is commonly split::
+Soomro et al., 2012, arXiv:1212.0402. Other data sets use the format, too, such as UT-Interaction
+in its common split::
 
     VIDEOS/CLASS/NAME.avi
     LISTS/classInd.txt       "1 ApplyEyeMakeup"
@@ -19,6 +19,7 @@ import numpy as np
 SPLITS = ("train", "validation", "test")
 UCF101_GROUP = r"_g(\d+)_c\d+"
 UT_INTERACTION_GROUP = r"^\d+_(\d+)_\d+"
+"""Regular expressions whose first group is the recording group in a file's name."""
 
 _VIDEO_FOLDERS = ("UCF-101", "videos")
 _LIST_FOLDERS = ("ucfTrainTestlist", "splits")
@@ -30,9 +31,9 @@ class VideoList:
 
     Attributes:
         paths: the files.
-        labels: their classes, from 0 on.
-        groups: what each was recorded with (the same people and place); "" where names don't tell.
-        class_names: the name of each class.
+        labels: class indices >= 0.
+        groups: recording group (same people and place) of each file; "" if its name has none.
+        class_names: name of each class.
     """
 
     paths: tuple[str, ...]
@@ -56,25 +57,25 @@ def read_split(
 ) -> VideoList:
     """Reads one split of a data set in UCF101's format.
 
-    The clips of a group show the same people at the same place, so the validation part is
-    held out of the train list by groups, never by single clips.
+    The clips of a group show the same people at the same place, so whole groups of the train list
+    are held out for validation, never single clips.
 
     Args:
         root: the data set's folder.
         split: "train", "validation" or "test".
-        fold: number of the lists.
-        validation_groups: groups of the train list that validate; the rest trains.
-        group_pattern: regular expression whose first bracket is the group in a file's name.
-        videos: folder with the class folders, from ``root``; None takes "UCF-101" or "videos".
-        lists: folder with the lists, from ``root``; None takes "ucfTrainTestlist" or "splits".
+        fold: number of the lists, from 1 on.
+        validation_groups: groups of the train list that form the split "validation".
+        group_pattern: regular expression whose first group is the recording group in a file's name.
+        videos: folder of the class folders, relative to ``root``; None takes "UCF-101" or "videos".
+        lists: folder of the lists, relative to ``root``; None takes "ucfTrainTestlist" or "splits".
 
     Returns:
         The videos of the split, in the list's order.
 
     Raises:
-        FileNotFoundError: a folder, a list or a file named in a list is missing.
-        ValueError: ``split``, ``fold`` or ``validation_groups`` names nothing there is, or the
-            classes of the list of classes, the folders and the split's list disagree.
+        FileNotFoundError: a folder, a list or a listed file is missing.
+        ValueError: ``split``, ``fold`` or a member of ``validation_groups`` does not exist, or
+            class list, class folders and split list disagree.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, received {split!r}")
@@ -155,7 +156,7 @@ def _list_path(list_folder: Path, kind: str, fold: int) -> Path:
 
 
 def _read_list(path: Path, class_names: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Names and labels from 0 on; the label is the folder's, and the line's must agree."""
+    """Returns file names and labels >= 0; a label in the list must agree with the class folder."""
     number = {name: label for label, name in enumerate(class_names)}
     names, labels, wrong = [], [], []
     for line in _lines(path):

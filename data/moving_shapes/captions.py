@@ -1,4 +1,4 @@
-"""English sentences about the scenes of the embedded data set."""
+"""Captions of the embedded data set: English sentences about a scene."""
 
 import re
 
@@ -39,11 +39,11 @@ MOTION_PHRASES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def describe(scene: Scene) -> tuple[str, ...]:
-    """Describe a scene in five sentences of different build.
+def describe_scene(scene: Scene) -> tuple[str, ...]:
+    """Returns five captions of a scene, each from another template.
 
     Args:
-      scene: what to describe; its ``caption_seed`` decides templates, order and words.
+      scene: the scene; its ``caption_seed`` chooses templates, order and words.
 
     Returns:
       Five sentences. Each names size, colour, shape and motion of the target, and colour (grey),
@@ -70,14 +70,14 @@ def describe(scene: Scene) -> tuple[str, ...]:
 
 
 def tells_motion(caption: str, scene: Scene, *, in_full: bool = False) -> bool:
-    """Whether a caption says how the scene's coloured object moves.
+    """Returns True if a caption states the motion of the scene's target correctly.
 
     Args:
-      caption: a sentence as ``describe`` makes them; case and punctuation do not matter, nor does
-        what it says of the other object, which is grey.
-      scene: what is described.
-      in_full: whether size and shape must be right, too; else the colour tells which object is
-        meant, and any shape may stand behind it.
+      caption: a sentence in the form of ``describe_scene``. Case, punctuation and statements about
+        the distractor are ignored.
+      scene: the captioned scene.
+      in_full: require the right size and shape, too; False identifies the target by its colour
+        alone and accepts any shape.
     """
     words = " ".join(re.findall(r"[a-z]+", caption.lower()))
     target = scene.target
@@ -87,6 +87,6 @@ def tells_motion(caption: str, scene: Scene, *, in_full: bool = False) -> bool:
     finite, participle = (
         "|".join(phrases) for phrases in zip(*MOTION_PHRASES[target.motion_name], strict=True)
     )
-    # What may stand between the object and its motion: "that moves", "is moving", "moving".
+    # The motion follows the object as "that moves", "is moving" or "moving".
     moves = rf"(?:(?:that )?(?:{finite})|(?:is )?(?:{participle}))"
     return bool(re.search(rf"\b{named} {moves}\b", words))

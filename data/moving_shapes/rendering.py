@@ -1,4 +1,4 @@
-"""Draws the scenes of the embedded data set: signed distances, anti-aliased, all frames at once."""
+"""Renderer of the embedded data set: anti-aliased signed distances, all frames at once."""
 
 import numpy as np
 
@@ -14,10 +14,10 @@ _GRAIN = 0.25  # share of pixel noise in a background's texture
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Draw all frames of a scene.
+    """Renders all frames of a scene.
 
     Args:
-      scene: what to draw.
+      scene: the scene.
 
     Returns:
       (T,H,W,3) uint8 in [0,255], T = 16, H = W = 64.
@@ -37,10 +37,10 @@ def render(scene: Scene) -> np.ndarray:
 
 
 def coverage(body: Body) -> np.ndarray:
-    """The share of each pixel that a body covers.
+    """Returns the share of each pixel that a body covers.
 
     Args:
-      body: the body, on the torus that the picture is.
+      body: the body; the picture is a torus.
 
     Returns:
       (T,H,W) float32 in [0,1]: 0.5 minus the signed distance to the outline, clipped, which is one
@@ -54,16 +54,17 @@ def coverage(body: Body) -> np.ndarray:
     return np.clip(np.float32(0.5) - distance, 0, 1)
 
 
-def _wrapped_difference(pixels: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Shortest way from each place to each pixel on a circle of 64 pixels, (T,64) float32."""
+def _wrapped_difference(pixels: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Returns the shortest signed distance to each pixel on a circle of 64, (T,64) float32."""
     half = IMAGE_SIZE // 2
-    return (pixels[None, :] - places[:, None] + half) % IMAGE_SIZE - half
+    return (pixels[None, :] - positions[:, None] + half) % IMAGE_SIZE - half
 
 
 def _signed_distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Signed distance to the outline of a shape about as large as a disc of ``radius``.
+    """Returns signed distances to the outline of a shape, in pixels.
 
-    Distances are exact along edges; beyond corners they are too small, which sharpens them.
+    Its area is about that of a disc of ``radius``. Distances are exact along edges; beyond corners
+    they are too small, which sharpens the corners.
     """
     match shape:
         case "circle":
@@ -85,7 +86,7 @@ def _signed_distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: np.ndar
 
 
 def _draw_background(background: Background) -> np.ndarray:
-    """The background, (H,W,3) float32 in [0,255]."""
+    """Returns the background, (H,W,3) float32 in [0,255]."""
     rng = np.random.default_rng(background.noise_seed)
     grain = rng.random((IMAGE_SIZE, IMAGE_SIZE), np.float32)
     weight = (1 - _GRAIN) * _draw_pattern(background, rng) + _GRAIN * grain
@@ -94,7 +95,7 @@ def _draw_background(background: Background) -> np.ndarray:
 
 
 def _draw_pattern(background: Background, rng: np.random.Generator) -> np.ndarray:
-    """The pattern of a texture, (H,W) float32 in [0,1]."""
+    """Returns the pattern of a texture, (H,W) float32 in [0,1]."""
     pixels = np.arange(IMAGE_SIZE, dtype=np.float32)
     if background.texture == "blotches":
         knots = pixels / background.period

@@ -1,18 +1,18 @@
-"""The scenes of the embedded data set: what is drawn at random, and how it moves.
+"""Scenes of the embedded data set: their random parameters and trajectories.
 
-A scene is a coloured object, whose motion is the label, a grey distractor that moves otherwise, and
-a still, textured background. Two properties are built in rather than hoped for:
+A scene holds a coloured target, whose motion is the label, a grey distractor with another motion,
+and a still, textured background. Two properties hold by construction:
 
-* **A reversed clip belongs to the partner class.** Everything but the motion is drawn without
-  looking at it, and the second class of each pair (right, down, anticlockwise, shrinking) plays the
-  trajectory of the first backwards. ``Scene.reversed`` therefore is as likely as the scene itself,
-  and a model that is blind to the order of the frames cannot pass 50 %.
-* **One frame says next to nothing.** The picture is a torus: what leaves it on one side comes in on
-  the other. A place that is uniform at one time then is uniform at all times, whatever the motion,
-  so that places carry no information at all. Sizes cannot wrap around; hence the growth is
-  small against the range of sizes, and objects of constant size take the size that a growing one
-  has at a random time. What is left: by sizes alone the best guess from the first or last frame
-  is right in about 17 % of the clips, from a middle frame in 13 to 14 %.
+* **A reversed clip belongs to the reversed class.** All parameters but the motion are drawn
+  independently of it, and the second class of each pair (right, down, anticlockwise, shrinking)
+  plays the trajectory of the first backwards. ``Scene.reversed`` is therefore as likely as the
+  scene itself, and a model that ignores the order of the frames cannot exceed 50 % accuracy.
+* **A single frame is almost uninformative.** The picture is a torus: an object that leaves on one
+  side enters on the other. A position that is uniform at one time is then uniform at all times,
+  whatever the motion, so positions carry no information. Sizes cannot wrap around; the growth is
+  therefore small compared with the range of sizes, and objects of constant size take the size of a
+  growing one at a random time. By size alone, the best guess is right for about 17 % of the clips
+  from the first or last frame, and for 13 to 14 % from a middle frame (chance is 12.5 %).
 """
 
 from dataclasses import dataclass, replace
@@ -32,8 +32,8 @@ CLASSES: tuple[str, ...] = (
     "growing",
     "shrinking",
 )
-PARTNER: dict[int, int] = {motion: motion ^ 1 for motion in range(len(CLASSES))}
-"""Class -> the class of its clips played backwards."""
+REVERSED_CLASS: dict[int, int] = {motion: motion ^ 1 for motion in range(len(CLASSES))}
+"""Class -> class of its clips when played backwards."""
 
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "diamond", "cross", "ring")
 COLORS: dict[str, tuple[int, int, int]] = {
@@ -48,7 +48,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 TEXTURES: tuple[str, ...] = ("blotches", "stripes", "checks")
 
-# Lengths are in pixels, times in frames.
+# Lengths are in pixels, speeds in pixels per frame.
 RADIUS_RANGE = (4.0, 18.0)
 GROWTH_RANGE = (3.4, 4.8)
 SPEED_RANGE = (1.4, 2.8)
@@ -61,29 +61,30 @@ MEDIUM_FROM, LARGE_FROM = 8.0, 12.5
 class Body:
     """One moving object.
 
-    Every body has the parameters of all motions; ``motion`` says which ones count.
+    Every body has the parameters of all motions; ``motion`` selects those in use.
 
     Attributes:
       shape: one of ``SHAPES``.
       color: a key of ``COLORS``, or "grey".
       rgb: fill colour, each in [0,255].
       motion: class of the motion, 0..7.
-      place: (x, y), pixels in [0,64), y downwards: where a straight motion begins (left, up) or
-        ends (right, down), the centre of an orbit, or where a body stays that grows or shrinks.
+      position: (x, y), pixels in [0,64), y downwards: the start (left, up) or end (right, down)
+        of a straight motion, the centre of an orbit, or the fixed position of a body that grows or
+        shrinks.
       speed: of straight motions, pixels per frame.
       orbit_radius: pixels.
       orbit_start: angle at which a clockwise orbit begins and an anticlockwise one ends, radians.
-      orbit_turns: how far an orbit goes in a clip, in full turns.
+      orbit_turns: length of an orbit in a clip, full turns.
       smallest_radius: least radius of a body that grows or shrinks, pixels.
-      growth: by how much its radius changes in a clip, pixels.
-      constant_radius: the radius of a body that does not change its size, pixels.
+      growth: change of its radius in a clip, pixels.
+      constant_radius: radius of a body of constant size, pixels.
     """
 
     shape: str
     color: str
     rgb: tuple[float, float, float]
     motion: int
-    place: tuple[float, float]
+    position: tuple[float, float]
     speed: float
     orbit_radius: float
     orbit_start: float
@@ -94,12 +95,12 @@ class Body:
 
     @property
     def motion_name(self) -> str:
-        """The name of the motion, from ``CLASSES``."""
+        """Name of the motion, one of ``CLASSES``."""
         return CLASSES[self.motion]
 
     @property
     def size_name(self) -> str:
-        """small, medium or large, by the mean radius over the clip."""
+        """Size in words (small, medium or large), by the mean radius over the clip."""
         if CLASSES[self.motion] in ("growing", "shrinking"):
             mean_radius = self.smallest_radius + self.growth / 2
         else:
@@ -109,37 +110,37 @@ class Body:
         return "medium" if mean_radius < LARGE_FROM else "large"
 
     def trajectory(self) -> np.ndarray:
-        """Where the body is and how large, frame by frame.
+        """Returns position and size of the body in each frame.
 
         Returns:
-          (T,3) float32: x, y in [0,64) (y downwards) and the radius, in pixels. The radius is that
-          of a disc of about the same area.
+          (T,3) float32: x, y in [0,64) (y downwards) and the radius of a disc of about the same
+          area, in pixels.
         """
         time = np.arange(NUM_FRAMES) / (NUM_FRAMES - 1)  # (T,)
-        x = np.full(NUM_FRAMES, self.place[0])
-        y = np.full(NUM_FRAMES, self.place[1])
+        x = np.full(NUM_FRAMES, self.position[0])
+        y = np.full(NUM_FRAMES, self.position[1])
         radius = np.full(NUM_FRAMES, self.constant_radius)
-        forward = min(self.motion, PARTNER[self.motion])
+        forward = min(self.motion, REVERSED_CLASS[self.motion])
         match CLASSES[forward]:
             case "left":
                 x -= self.speed * (NUM_FRAMES - 1) * time
             case "up":
                 y -= self.speed * (NUM_FRAMES - 1) * time
             case "clockwise":
-                # y points downwards, so that a growing angle is clockwise on the screen.
+                # y points downwards, so a growing angle is clockwise on the screen.
                 angle = self.orbit_start + 2 * np.pi * self.orbit_turns * time
                 x += self.orbit_radius * np.cos(angle)
                 y += self.orbit_radius * np.sin(angle)
             case "growing":
                 radius = self.smallest_radius + self.growth * time
         states = np.stack([x % IMAGE_SIZE, y % IMAGE_SIZE, radius], axis=1).astype(np.float32)
-        # Rounding to float32 may lift a place to the far edge, which is the near one.
+        # Rounding to float32 may lift a position to 64, which is 0 on the torus.
         states[:, :2] %= IMAGE_SIZE
         return states if self.motion == forward else states[::-1]
 
     def reversed(self) -> "Body":
-        """The body whose trajectory is this one's played backwards."""
-        return replace(self, motion=PARTNER[self.motion])
+        """Returns the body whose trajectory is this one's played backwards."""
+        return replace(self, motion=REVERSED_CLASS[self.motion])
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Background:
     Attributes:
       texture: one of ``TEXTURES``.
       rgb: the two colours it mixes, each in [0,255].
-      period: size of a blotch, stripe or check, pixels.
+      period: size of one blotch, stripe or check, pixels.
       angle: of stripes and checks, radians.
       noise_seed: seed of its blotches and grain.
     """
@@ -163,13 +164,13 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that makes up a clip.
+    """All parameters of a clip.
 
     Attributes:
       target: the coloured object; its motion is the label.
       distractor: the grey object, drawn behind the target; its motion is of another class.
-      background: what is behind both.
-      caption_seed: seed of the choice of words.
+      background: the background.
+      caption_seed: seed of the wording of the captions.
     """
 
     target: Body
@@ -183,19 +184,18 @@ class Scene:
         return self.target.motion
 
     def reversed(self) -> "Scene":
-        """The scene whose clip is this one's played backwards, frame by frame."""
+        """Returns the scene whose clip is this one's played backwards, frame by frame."""
         return replace(self, target=self.target.reversed(), distractor=self.distractor.reversed())
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene.
+    """Returns a random scene.
+
+    The class of the target is uniform over the eight classes, that of the distractor uniform over
+    the other seven; all other parameters are independent of both.
 
     Args:
       rng: the only source of randomness.
-
-    Returns:
-      A scene. Each class is as likely as any other, and so is each of the seven other classes for
-      the distractor; nothing else depends on either.
     """
     label = int(rng.integers(len(CLASSES)))
     other = (label + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)
@@ -220,7 +220,7 @@ def _draw_body(
         color=color,
         rgb=rgb,
         motion=motion,
-        place=(rng.uniform(0, IMAGE_SIZE), rng.uniform(0, IMAGE_SIZE)),
+        position=(rng.uniform(0, IMAGE_SIZE), rng.uniform(0, IMAGE_SIZE)),
         speed=rng.uniform(*SPEED_RANGE),
         orbit_radius=rng.uniform(*ORBIT_RADIUS_RANGE),
         orbit_start=rng.uniform(0, 2 * np.pi),

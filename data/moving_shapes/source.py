@@ -1,8 +1,8 @@
-"""``moving_shapes``, the embedded data set: no files, any size, random access.
+"""Embedded video data set: random access to any number of clips, without files.
 
-The label of a clip is the motion of its one coloured object; a grey object that moves otherwise
-distracts. How the scenes are drawn, and why neither a single frame nor the frames without
-their order give the label away, is told in ``data.moving_shapes.scenes``.
+The label of a clip is the motion of its coloured object, the target; a grey object with another
+motion distracts. ``data.moving_shapes.scenes`` describes how scenes are drawn, and why neither a
+single frame nor the unordered frames reveal the label.
 """
 
 import operator
@@ -10,34 +10,27 @@ import operator
 import numpy as np
 
 from data.batches import VideoExample
-from data.moving_shapes import captions as shape_captions
+from data.moving_shapes.captions import describe_scene
 from data.moving_shapes.rendering import render
-from data.moving_shapes.scenes import (
-    CLASSES,
-    NUM_FRAMES,
-    PARTNER,
-    Scene,
-    draw_scene,
-)
-
-__all__ = ["CLASSES", "PARTNER", "SPLIT_SIZES", "MovingShapes"]
+from data.moving_shapes.scenes import CLASSES, NUM_FRAMES, Scene, draw_scene
 
 SPLIT_SIZES: dict[str, int] = {"train": 8000, "validation": 1000, "test": 2000}
-"""Split -> its number of examples where none is asked for."""
+"""Split -> default number of examples."""
 
 
 class MovingShapes:
     """One split of the embedded data set.
 
-    Example ``i`` depends on (seed, split, ``i``) alone, not on the size; splits share no stream.
+    Example ``i`` depends only on (seed, split, ``i``), not on the number of examples; splits use
+    separate random streams.
 
     Args:
       split: "train", "validation" or "test".
-      num_examples: the size; by default that of ``SPLIT_SIZES``.
+      num_examples: number of clips, at least 0; None takes that of ``SPLIT_SIZES``.
       seed: of the whole data set, at least 0.
 
     Raises:
-      ValueError: if the split is unknown, or size or seed are negative.
+      ValueError: the split is unknown, or ``num_examples`` or ``seed`` is negative.
     """
 
     class_names: tuple[str, ...] = CLASSES
@@ -59,26 +52,26 @@ class MovingShapes:
         return self.num_examples
 
     def __repr__(self) -> str:
-        # grain compares it when it restores the position of an iterator.
+        # grain compares sources by it when it restores an iterator.
         return (
             f"MovingShapes(split={self.split!r}, num_examples={self.num_examples}, "
             f"seed={self.seed})"
         )
 
     def __getitem__(self, index: int, /) -> VideoExample:
-        """Draw and render example ``index``.
+        """Draws and renders example ``index``.
 
         Args:
           index: 0..len-1.
 
         Returns:
-          video (16,64,64,3) uint8 in [0,255]; lengths () int32, always 16; label () int32 in 0..7;
-          mask () bool, always True; index () int32.
+          ``video`` (16,64,64,3) uint8 in [0,255], ``lengths`` () int32 = 16, ``label`` () int32 in
+          0..7, ``mask`` () bool = True, ``index`` () int32.
 
         Raises:
-          IndexError: if the index is out of range; negative ones are.
+          IndexError: the index is out of range, as negative ones are.
         """
-        scene = self.describe(index)
+        scene = self.scene(index)
         return VideoExample(
             video=render(scene),
             lengths=np.asarray(NUM_FRAMES, np.int32),
@@ -87,14 +80,14 @@ class MovingShapes:
             index=np.asarray(index, np.int32),
         )
 
-    def describe(self, index: int) -> Scene:
-        """The scene of example ``index``: all its parameters, without rendering it.
+    def scene(self, index: int) -> Scene:
+        """Returns the parameters of example ``index`` without rendering it.
 
         Args:
           index: 0..len-1.
 
         Raises:
-          IndexError: if the index is out of range.
+          IndexError: the index is out of range.
         """
         number = operator.index(index)
         if not 0 <= number < self.num_examples:
@@ -105,12 +98,12 @@ class MovingShapes:
         )
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """Five English sentences about example ``index``.
+        """Returns five English captions of example ``index``.
 
         Args:
           index: 0..len-1.
 
         Raises:
-          IndexError: if the index is out of range.
+          IndexError: the index is out of range.
         """
-        return shape_captions.describe(self.describe(index))
+        return describe_scene(self.scene(index))

@@ -1,11 +1,11 @@
-"""TFDS builder of the embedded data set; prepared and read without TensorFlow.
+"""TFDS builder of the embedded data set, prepared and read without TensorFlow.
 
     builder = MovingShapes(data_dir=DIR)
     builder.download_and_prepare(file_format="array_record")
     source = builder.as_data_source(split="train")
 
-Files in ArrayRecord are the only ones that can be read without TensorFlow. Other sizes or another
-seed are asked for by a ``MovingShapesConfig``.
+Only ArrayRecord files can be read without TensorFlow. A ``MovingShapesConfig`` sets other sizes or
+another seed.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data.moving_shapes.captions import NUM_CAPTIONS
-from data.moving_shapes.scenes import IMAGE_SIZE, NUM_FRAMES
-from data.moving_shapes.source import CLASSES, SPLIT_SIZES
+from data.moving_shapes.scenes import CLASSES, IMAGE_SIZE, NUM_FRAMES
+from data.moving_shapes.source import SPLIT_SIZES
 from data.moving_shapes.source import MovingShapes as MovingShapesSource
 
 
@@ -26,7 +26,7 @@ class MovingShapesConfig(tfds.core.BuilderConfig):
     """Sizes and seed of one variant of the data set.
 
     Attributes:
-      name: names the variant on the disk: different settings need different names.
+      name: name of the variant on disk; different settings need different names.
       train_examples: number of training clips.
       validation_examples: number of validation clips.
       test_examples: number of test clips.
@@ -47,15 +47,15 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
       video: (16,64,64,3) uint8 in [0,255].
       label: class of the coloured object's motion, 0..7.
       captions: five English sentences.
-      index: () int32, the number of the example in its split.
+      index: () int32, index of the example in its split.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012 - the base class's attribute
     BUILDER_CONFIGS = [MovingShapesConfig()]  # noqa: RUF012
 
-    # Nothing is downloaded, so there are no checksums beside this file. To look for them
-    # TFDS 4.9.10 imports importlib_resources, which it does not install.
+    # Nothing is downloaded, so there are no checksums beside this file. TFDS 4.9.10 would import
+    # importlib_resources, which it does not install, to look for them.
     code_path = None
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -76,7 +76,7 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             supervised_keys=("video", "label"),
-            # Examples are drawn independently: shuffling them would only hide their numbers.
+            # Examples are independent; shuffling would only lose their indices.
             disable_shuffling=True,
         )
 

@@ -1,4 +1,4 @@
-"""From video files to examples: a source of records, and the transform that decodes a record."""
+"""Source of video files, and the transform that decodes one into an example."""
 
 from dataclasses import dataclass
 from typing import TypedDict
@@ -12,7 +12,7 @@ from data.video.transforms import SpatialTransform, pad_clip
 
 
 class VideoRecord(TypedDict):
-    """What a ``VideoSource`` gives: a file, its label (-1 unknown) and its number."""
+    """One video file of a ``VideoSource``, with its label (-1: unknown) and its index."""
 
     path: str
     label: int
@@ -25,7 +25,7 @@ class VideoSource:
 
     Attributes:
         paths: the files.
-        labels: their classes from 0 on; None where they are unknown (prediction).
+        labels: class indices >= 0; None if they are unknown (prediction).
     """
 
     paths: tuple[str, ...]
@@ -46,28 +46,28 @@ class VideoSource:
         return VideoRecord(path=self.paths[index], label=label, index=index)
 
     def explain(self, index: int) -> str:
-        """Says why the video ``index`` cannot be decoded, by trying to decode all of it."""
+        """Returns why video ``index`` cannot be decoded, by decoding all of it."""
         path = self.paths[index]
         try:
             decode(path, [probe(path).num_frames - 1])
         except (VideoError, FileNotFoundError) as error:
             return str(error)
-        return f"{path}: could not be decoded before, but can be now"
+        return f"{path}: decoding failed before, but succeeds now"
 
 
 @dataclass(frozen=True)
 class DecodeClip:
     """Decodes a record of a ``VideoSource`` into a ``VideoExample``.
 
-    A video that cannot be read gives an example with ``mask`` False, which counts nowhere.
+    An unreadable video becomes an example with ``mask`` False, excluded from loss and metrics.
 
     Attributes:
-        sampler: which frames.
-        transform: which part of the frames, at which size.
-        train: random frames and crops; False takes those of the test.
-        num_clips: clips of each video at test. With V = ``num_clips`` × ``transform.test_crops``
-            above 1 the example has an axis of V views, the crops of the first clip first.
-        short_side: pixels to which the decoder scales the frames; None leaves them.
+        sampler: chooses the frames.
+        transform: crops and resizes the frames.
+        train: random frames and crops; False takes fixed ones for testing.
+        num_clips: clips per video at test. If V = ``num_clips`` × ``transform.test_crops`` > 1, the
+            example has a leading axis of V views, the crops of the first clip first.
+        short_side: pixels to which the decoder scales the frames' short side; None does not scale.
     """
 
     sampler: ClipSampler
@@ -84,10 +84,10 @@ class DecodeClip:
             )
 
     def __call__(self, record: VideoRecord, rng: np.random.Generator) -> VideoExample:
-        """Gives the example of ``record``; ``rng`` is not used at test.
+        """Returns the example of ``record``; ``rng`` is not used at test.
 
         Returns:
-            ``video`` (T,h,w,3) uint8 or (V,T,h,w,3), the other entries as ``VideoExample`` says.
+            ``video`` (T,h,w,3) or (V,T,h,w,3) uint8 with the other entries of ``VideoExample``.
         """
         label, readable = record["label"], True
         try:

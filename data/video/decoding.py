@@ -1,4 +1,4 @@
-"""Video files: what is in them (``probe``) and chosen frames of them (``decode``), by PyAV."""
+"""Probing and exact decoding of video files, by PyAV."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from typing import Any
 import av
 import numpy as np
 
-# MPEG-4 part 2: each picture starts with this code, and a picture "not coded" (N-VOP) is no longer
-# than this many bytes.
+# MPEG-4 part 2: each picture starts with this code; a "not coded" picture (N-VOP) has at most this
+# many bytes.
 _VOP_START = b"\x00\x00\x01\xb6"
 _EMPTY_VOP_BYTES = 8
 
-# A stream may end without the last pictures that its packets promise, since the encoder held them
-# back for B-frames; a player goes on showing the last one.
+# A stream may lack the last pictures that its packets announce, because the encoder held them back
+# for B-frames; a player goes on showing the last one.
 _HELD_BACK = 2
 
 
 class VideoError(Exception):
-    """A video file cannot be read; the message is "path: reason"."""
+    """Unreadable video file; the message is "path: reason"."""
 
     def __init__(self, path: str | Path, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -33,11 +33,11 @@ class VideoError(Exception):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file holds.
+    """Properties of a video file.
 
     Attributes:
-        num_frames: number of pictures.
-        rate: frames/s, the average.
+        num_frames: number of frames.
+        rate: average frames/s.
         height: pixels.
         width: pixels.
     """
@@ -49,7 +49,7 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Says what a video file holds, by reading its packets without decoding them.
+    """Returns the properties of a video file; reads its packets without decoding them.
 
     Args:
         path: the file, in any container that FFmpeg knows.
@@ -64,7 +64,7 @@ def probe(path: str | Path) -> VideoInfo:
         for packet in _packets(container, stream, path):
             num_packets += 1
             pending += _pictures(packet, stream.codec_context.name)
-            if pending:  # a decoder gives one picture for a packet, and none for the end
+            if pending:  # a decoder returns at most one picture per packet, and none at the end
                 pending -= 1
                 num_frames += 1
             end = max(end, (packet.pts or 0) + (packet.duration or 0))
@@ -79,8 +79,8 @@ def probe(path: str | Path) -> VideoInfo:
         should_last = _declared_duration(container, stream)
         is_short = should_last is not None and lasts + _HELD_BACK / rate < should_last
         is_mp4 = "mp4" in container.format.name.split(",")
-        # An mp4 may hide frames by an edit list, so there fewer packets alone prove nothing; AVI
-        # gives no trustworthy duration, Matroska no number of frames.
+        # The edit list of an mp4 may hide frames, so fewer packets alone prove nothing there; AVI
+        # has no trustworthy duration, Matroska no number of frames.
         if declared > 0 and num_packets < declared and (is_short or not is_mp4):
             raise VideoError(path, f"truncated: {num_packets} of {declared} frames")
         if declared == 0 and is_short:
@@ -94,30 +94,31 @@ def decode(
 ) -> np.ndarray:
     """Decodes chosen frames.
 
-    The stream is decoded from its start to the last wanted frame, which is exact for every
-    codec; seeking is not. A frame that the stream promised and the encoder held back (at most 2, at
-    the end) is shown as a player does, by the one before.
+    The stream is decoded from its start to the last requested frame, which is exact for every
+    codec; seeking is not. Up to 2 frames at the end that the encoder held back are replaced by the
+    last decoded one, as in a player.
 
     Args:
         path: the file.
-        frames: (T,) int, numbers of frames from 0 on, in any order, repeats allowed.
-        short_side: pixels; the frames are scaled to it and keep their aspect. None keeps them.
+        frames: (T,) int, frame numbers >= 0 in any order, repeats allowed.
+        short_side: pixels to which the frames' short side is scaled, keeping the aspect ratio;
+            None does not scale.
 
     Returns:
         (T,H,W,3) uint8 in [0,255], RGB, in the order of ``frames``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        VideoError: the file is unreadable, damaged before the last wanted frame, or ends early.
+        VideoError: the file is unreadable, damaged before the last requested frame, or ends early.
         ValueError: ``frames`` is empty or has negative numbers, or ``short_side`` is below 1.
     """
-    wanted = np.asarray(frames)
-    if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0:
+    requested = np.asarray(frames)
+    if requested.ndim != 1 or requested.size == 0 or requested.min() < 0:
         raise ValueError(f"frames: expected (T,) numbers from 0 on, T >= 1, received {frames}")
     if short_side is not None and short_side < 1:
         raise ValueError(f"short_side: expected at least 1 pixel, received {short_side}")
-    places = {int(number): place for place, number in enumerate(np.unique(wanted))}
-    last = int(wanted.max())
+    rows = {int(number): row for row, number in enumerate(np.unique(requested))}
+    last = int(requested.max())
     pictures: np.ndarray | None = None
     picture = None
     count = 0
@@ -126,19 +127,19 @@ def decode(
         for frame in _frames(container, stream, path):
             if pictures is None:
                 height, width = _scaled(frame.height, frame.width, short_side)
-                pictures = np.empty((len(places), height, width, 3), np.uint8)
+                pictures = np.empty((len(rows), height, width, 3), np.uint8)
             picture = frame
-            if count in places:
-                pictures[places[count]] = _rgb(picture, height, width)
+            if count in rows:
+                pictures[rows[count]] = _rgb(picture, height, width)
             count += 1
             if count > last:
                 break
         if pictures is None or picture is None or count + _HELD_BACK <= last:
-            raise VideoError(path, f"the stream ends after {count} frames, frame {last} is wanted")
-        for number, place in places.items():
+            raise VideoError(path, f"the stream ends after {count} frames, before frame {last}")
+        for number, row in rows.items():
             if number >= count:
-                pictures[place] = _rgb(picture, height, width)
-    order = np.searchsorted(np.fromiter(places, np.int64), wanted)
+                pictures[row] = _rgb(picture, height, width)
+    order = np.searchsorted(np.fromiter(rows, np.int64), requested)
     return pictures[order]
 
 
@@ -155,7 +156,7 @@ def _video_stream(container: Any, path: str | Path) -> Any:
     if not container.streams.video:
         raise VideoError(path, "no video stream")
     stream = container.streams.video[0]
-    # Clips are decoded side by side; threads within each would only get in each other's way.
+    # The loader decodes clips in parallel; threads within each decoder would only compete.
     stream.codec_context.thread_count = 1
     return stream
 
@@ -187,10 +188,10 @@ def _frames(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
 
 
 def _pictures(packet: Any, codec: str) -> int:
-    """The number of pictures in a packet.
+    """Returns the number of pictures in a packet.
 
-    It is one but in MPEG-4 part 2 as DivX and Xvid write it into AVI: there a packet may hold two
-    pictures ("packed B-frames"), and the next one an empty picture or a filler byte.
+    It is one, except in MPEG-4 part 2 as DivX and Xvid write it into AVI: a packet may hold two
+    pictures ("packed B-frames"), and the next packet an empty picture or a filler byte.
     """
     if packet.is_discard:
         return 0
@@ -200,7 +201,7 @@ def _pictures(packet: Any, codec: str) -> int:
 
 
 def _declared_duration(container: Any, stream: Any) -> float | None:
-    """Seconds that the container says the video lasts, None where it doesn't."""
+    """Returns the duration that the container declares, seconds; None if it declares none."""
     tag = stream.metadata.get("DURATION")
     if tag:
         hours, minutes, seconds = tag.split(":")

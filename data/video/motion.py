@@ -1,4 +1,4 @@
-"""Motion as pictures: differences of grey frames, and where in the frame they are."""
+"""Motion images: differences of grey frames, and crops around the motion."""
 
 from collections.abc import Sequence
 
@@ -9,26 +9,29 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def grey(video: np.ndarray) -> np.ndarray:
-    """(T,H,W,3) uint8 to luma, (T,H,W) float32 in [0,255]."""
+    """Returns the luma of (T,H,W,3) uint8 RGB frames: (T,H,W) float32 in [0,255]."""
     return video.astype(np.float32) @ _LUMA
 
 
 def difference_images(
     luma: np.ndarray, times: Sequence[int] | np.ndarray, *, gap: int = 8
 ) -> np.ndarray:
-    """Three successive differences of frames as the channels of an image.
+    """Returns images whose channels are three successive frame differences.
 
-    Channel k of time t is ``g[t + (k-1/2)·gap] − g[t + (k-3/2)·gap]`` for k = 0, 1, 2, halved and
-    moved to 127, so that an encoder of photographs sees motion as colour. Beyond its ends the clip
-    stands still.
+    Channel k at time t is ``(g[t + (k-1/2)·gap] − g[t + (k-3/2)·gap]) / 2 + 127`` for k = 0, 1, 2,
+    so an encoder of photographs sees motion as colour. The first and last frame extend beyond the
+    ends of the clip.
 
     Args:
-      luma: (T,H,W) float32 in [0,255].
-      times: n frame numbers.
-      gap: frames between the two that a difference is taken of; even.
+      luma: g, (T,H,W) float32 in [0,255].
+      times: (n,) frame numbers t.
+      gap: distance of the subtracted frames, frames; even, at least 2.
 
     Returns:
       (n,H,W,3) uint8; 127 where nothing moves.
+
+    Raises:
+      ValueError: ``gap`` is odd or below 2.
     """
     if gap < 2 or gap % 2:
         raise ValueError(f"gap: expected an even number of at least 2, received {gap}")
@@ -40,15 +43,15 @@ def difference_images(
 
 
 def motion_centre(luma: np.ndarray, *, gap: int = 8, threshold: float = 20.0) -> int:
-    """The column with half of the clip's motion to its left.
+    """Returns the column with half of the clip's motion to its left.
 
     Args:
       luma: (T,H,W) float32 in [0,255].
-      gap: frames between the two that are compared.
-      threshold: grey levels below which a difference is noise.
+      gap: distance of the compared frames, frames.
+      threshold: grey levels; smaller differences count as noise.
 
     Returns:
-      A column in [0,W); the middle one where nothing moves.
+      A column in [0,W); the middle one if nothing moves.
     """
     moved = np.abs(luma[gap:] - luma[:-gap]) if len(luma) > gap else np.zeros_like(luma)
     energy = np.clip(moved - threshold, 0, None).sum((0, 1)).astype(np.float64)
@@ -59,14 +62,14 @@ def motion_centre(luma: np.ndarray, *, gap: int = 8, threshold: float = 20.0) ->
 
 
 def square_around(video: np.ndarray, column: int) -> np.ndarray:
-    """The full-height square around a column; a narrow frame is widened by repeating its edges.
+    """Returns the full-height square around a column.
 
     Args:
-      video: (T,H,W,...) of any dtype.
-      column: the wanted centre; the square stays within the frame.
+      video: (T,H,W,...) of any dtype; if W < H, it is widened by repeating its edge columns.
+      column: the desired centre; the square stays within the frame.
 
     Returns:
-      (T,H,H,...), a view where nothing had to be widened.
+      (T,H,H,...), a view of ``video`` if W >= H.
     """
     height, width = video.shape[1:3]
     if width < height:

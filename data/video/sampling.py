@@ -1,4 +1,4 @@
-"""Clip samplers: which frames of a video make up a clip."""
+"""Clip samplers: the choice of a clip's frames from a video."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,19 +7,19 @@ import numpy as np
 
 
 class ClipSampler(Protocol):
-    """Chooses frames of a video; a video that is too short gives fewer, never repeats."""
+    """Clip-sampler interface; a video that is too short yields a shorter clip."""
 
     @property
     def num_frames(self) -> int:
-        """T, the most frames that a clip has."""
+        """T, greatest number of frames in a clip."""
 
     def sample(
         self, num_video_frames: int, rate: float, rng: np.random.Generator | None = None
     ) -> np.ndarray:
-        """Chooses one clip.
+        """Returns the frame numbers of one clip.
 
         Args:
-            num_video_frames: frames in the video, at least 1.
+            num_video_frames: number of frames in the video, at least 1.
             rate: frames/s of the video.
             rng: random numbers for training; None takes the middle.
 
@@ -28,7 +28,7 @@ class ClipSampler(Protocol):
         """
 
     def views(self, num_video_frames: int, rate: float, num_views: int) -> np.ndarray:
-        """Chooses ``num_views`` clips, evenly spaced, for test.
+        """Returns the frame numbers of V = ``num_views`` evenly spaced clips, for test.
 
         Returns:
             (V,T') int64 in [0, num_video_frames), each row ascending.
@@ -37,13 +37,16 @@ class ClipSampler(Protocol):
 
 @dataclass(frozen=True)
 class UniformClip:
-    """Frames from all over the video: one of each of ``num_frames`` equal segments.
+    """Sampler over the whole video: one frame of each of ``num_frames`` equal segments.
 
-    With random numbers it is any frame of the segment (TSN, Wang et al., 2016, arXiv:1608.00859,
-    section 3.1), without them the middle one.
+    In training a random frame of each segment (TSN, Wang et al., 2016, arXiv:1608.00859,
+    section 3.1), otherwise the middle one.
+
+    >>> UniformClip(4).sample(20, rate=25.0)
+    array([ 2,  7, 12, 17])
 
     Attributes:
-        num_frames: T, the number of segments.
+        num_frames: T, the number of segments, at least 1.
     """
 
     num_frames: int
@@ -54,14 +57,14 @@ class UniformClip:
     def sample(
         self, num_video_frames: int, rate: float, rng: np.random.Generator | None = None
     ) -> np.ndarray:
-        """See ``ClipSampler.sample``; ``rate`` is not used."""
+        """Returns one clip as ``ClipSampler.sample``; ``rate`` is not used."""
         edges = self._edges(num_video_frames)
         if rng is None:
             return (edges[:-1] + edges[1:] - 1) // 2
         return rng.integers(edges[:-1], edges[1:])
 
     def views(self, num_video_frames: int, rate: float, num_views: int) -> np.ndarray:
-        """See ``ClipSampler.views``: view v takes the frame (v + 1/2) / V into each segment."""
+        """Returns clips as ``ClipSampler.views``; view v is at (v + 1/2) / V of each segment."""
         _check_positive("num_views", num_views)
         edges = self._edges(num_video_frames)
         share = (np.arange(num_views) + 0.5)[:, None] / num_views
@@ -75,15 +78,18 @@ class UniformClip:
 
 @dataclass(frozen=True)
 class DenseClip:
-    """Frames that follow each other: a window of the video at a steady rate.
+    """Sampler of a window of the video at a constant frame rate.
 
-    The window starts anywhere with random numbers, and is the middle one without.
+    In training the window starts at a random frame; otherwise it is the middle one.
+
+    >>> DenseClip(4, stride=2).sample(20, rate=25.0)
+    array([ 6,  8, 10, 12])
 
     Attributes:
-        num_frames: T.
-        stride: take every ``stride``-th frame of the video, whatever its rate.
-        rate: frames/s of the clip instead of ``stride``, so that videos of other rates agree; a
-            video slower than that repeats frames.
+        num_frames: T, at least 1.
+        stride: takes every ``stride``-th frame of the video, whatever its rate.
+        rate: frames/s of the clip, in place of ``stride``, so that videos of several rates agree;
+            frames of a slower video are repeated.
     """
 
     num_frames: int
@@ -103,13 +109,13 @@ class DenseClip:
     def sample(
         self, num_video_frames: int, rate: float, rng: np.random.Generator | None = None
     ) -> np.ndarray:
-        """See ``ClipSampler.sample``."""
+        """Returns one clip as ``ClipSampler.sample``."""
         offsets, last_start = self._window(num_video_frames, rate)
         start = last_start // 2 if rng is None else rng.integers(last_start + 1)
         return start + offsets
 
     def views(self, num_video_frames: int, rate: float, num_views: int) -> np.ndarray:
-        """See ``ClipSampler.views``: from the first window to the last; one view is the middle."""
+        """Returns clips as ``ClipSampler.views``, from the first window to the last."""
         _check_positive("num_views", num_views)
         offsets, last_start = self._window(num_video_frames, rate)
         if num_views == 1:
@@ -118,7 +124,7 @@ class DenseClip:
         return starts[:, None] + offsets
 
     def _window(self, num_video_frames: int, rate: float) -> tuple[np.ndarray, int]:
-        """The frames' distances from the window's start, and the last possible start."""
+        """Returns the frames' offsets from the window's start, and the last possible start."""
         _check_positive("num_video_frames", num_video_frames)
         if self.rate is not None and not rate > 0:
             raise ValueError(f"rate: expected the video's frames/s, received {rate}")

@@ -1,4 +1,4 @@
-"""Whole videos as streams of images for a frozen encoder, and the clips cut from its features."""
+"""Streams of images of whole videos for a frozen encoder, and clips cut from its features."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,31 +8,24 @@ import numpy as np
 from data.batches import UNKNOWN_LABEL, VideoExample
 from data.video.clips import VideoSource
 from data.video.decoding import VideoError, decode, probe
-from data.video.motion import (
-    difference_images,
-    grey,
-    motion_centre,
-    square_around,
-)
+from data.video.motion import difference_images, grey, motion_centre, square_around
 from data.video.transforms import Crop
 
-CONTENTS = ("rgb", "difference")
-VIEWS_OF_FRAME = ("whole", "square")
-STREAMS = tuple(f"{content}_{view}" for content in CONTENTS for view in VIEWS_OF_FRAME)
-"""``rgb`` or ``difference`` images (``data.video.motion``) of the ``whole`` frame, squeezed, or of
-the full-height ``square`` around the clip's motion."""
+STREAMS = ("rgb_whole", "rgb_square", "difference_whole", "difference_square")
+"""``rgb`` or ``difference`` images (``data.video.motion``) of the ``whole`` frame, resized without
+regard to its aspect ratio, or of the full-height ``square`` around the clip's motion."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamSource:
-    """Random access to videos as images of several streams, each plain and mirrored.
+    """Random access to videos as images of S streams, each plain and mirrored.
 
     Attributes:
       videos: the files and their labels.
-      streams: S of ``STREAMS``.
-      num_steps: T, images spread evenly over a video.
+      streams: S members of ``STREAMS``.
+      num_steps: T, number of images, spread evenly over a video.
       size: height and width of the images, pixels.
-      gap: frames between the two that a difference is taken of.
+      gap: distance of the subtracted frames, frames.
     """
 
     videos: VideoSource
@@ -52,9 +45,10 @@ class StreamSource:
         return len(self.videos)
 
     def __getitem__(self, index: int, /) -> VideoExample:
-        """``video`` (2·S,T,size,size,3) uint8, views 2s and 2s+1 the plain and mirrored stream s.
+        """Returns example ``index``: ``video`` (2·S,T,size,size,3) uint8 and the other entries.
 
-        A video that cannot be decoded gives ``mask`` False.
+        View 2s is the plain stream s, view 2s+1 the mirrored one. ``mask`` is False if the video
+        cannot be decoded.
         """
         shape = (2 * len(self.streams), self.num_steps, self.size, self.size, 3)
         record = self.videos[index]
@@ -73,7 +67,7 @@ class StreamSource:
         )
 
     def images(self, video: np.ndarray) -> np.ndarray:
-        """(T',H,W,3) uint8 frames of a whole video to (2·S,T,size,size,3) uint8."""
+        """Returns the views (2·S,T,size,size,3) uint8 of a whole video (T',H,W,3) uint8."""
         times = segment_centres(self.num_steps, len(video))
         luma = grey(video)
         centre = motion_centre(luma, gap=self.gap)
@@ -91,14 +85,14 @@ class StreamSource:
 
 @dataclasses.dataclass(frozen=True)
 class CutFeatures:
-    """Cuts clips of a few steps from the cached features of a ``StreamSource``.
+    """Transform that cuts clips of T steps from the cached features of a ``StreamSource``.
 
     Attributes:
-      train: a random part of the video, plain or mirrored by chance, with a random step in each
-        segment; else fixed views.
-      num_steps: T of the clips.
-      max_trim: greatest share that training cuts off at each end.
-      num_views: at test, samplings in time, each also mirrored.
+      train: a random part of the video, mirrored with probability 1/2, with a random step in each
+        of T segments; False takes fixed views.
+      num_steps: T.
+      max_trim: greatest share of the video cut off at each end in training.
+      num_views: samplings in time at test, each both plain and mirrored.
     """
 
     train: bool
@@ -109,9 +103,11 @@ class CutFeatures:
     def __call__(
         self, example: dict[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """(2·S,T',D) features to (T,S,D), or at test to (2·num_views,T,S,D).
+        """Returns the example with ``features`` (T,S,D), or (2·num_views,T,S,D) at test, float32.
 
-        ``rng`` is not used at test.
+        Args:
+          example: with ``features`` (2·S,T',D).
+          rng: random numbers; not used at test.
         """
         features = example["features"]
         streams, available = len(features) // 2, features.shape[1]
@@ -140,12 +136,14 @@ class CutFeatures:
 
 
 def segment_centres(num_steps: int, num_frames: int) -> np.ndarray:
-    """Frame numbers in the middle of ``num_steps`` equal parts of a video, (num_steps,) int."""
+    """Returns the middle frame of ``num_steps`` equal parts of a video, (num_steps,) int."""
     return ((np.arange(num_steps) + 0.5) / num_steps * num_frames).astype(int)
 
 
-def select(examples: Sequence[dict[str, np.ndarray]], indices: Sequence[int]) -> list[dict]:
-    """The named examples, numbered anew from 0 on."""
+def select_examples(
+    examples: Sequence[dict[str, np.ndarray]], indices: Sequence[int]
+) -> list[dict]:
+    """Returns the examples with these indices; their ``index`` counts from 0 again."""
     return [
         {**examples[index], "index": np.asarray(number, np.int32)}
         for number, index in enumerate(indices)

@@ -1,4 +1,4 @@
-"""Crops, mirroring and resizing of clips, the same for all frames of a clip; padding in time."""
+"""Crops, mirroring and resizing of clips, equal for all frames of a clip; padding in time."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,14 +9,14 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Crop:
-    """A box of a frame, maybe mirrored; fractions of pixels are interpolated.
+    """Box of a frame, in pixels; fractions of pixels are interpolated.
 
     Attributes:
-        top: pixels from the upper edge.
-        left: pixels from the left edge.
-        height: pixels.
-        width: pixels.
-        mirror: whether left and right are exchanged.
+        top: distance from the upper edge.
+        left: distance from the left edge.
+        height: height of the box.
+        width: width of the box.
+        mirror: exchange left and right.
     """
 
     top: float
@@ -26,7 +26,7 @@ class Crop:
     mirror: bool = False
 
     def apply(self, video: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Cuts the box out of each frame and scales it to ``size`` (bilinear, antialiased).
+        """Returns the box of each frame, resized to ``size`` (bilinear, antialiased).
 
         Args:
             video: (T,H,W,3) uint8.
@@ -45,24 +45,24 @@ class Crop:
 
 @dataclass(frozen=True)
 class SpatialTransform:
-    """From frames of any size to frames of one size: a random crop, or the crops of the test.
+    """Crop and resize of frames to one size: random in training, fixed crops at test.
 
-    Every crop is a share of the *base box*: the largest centred box of the result's aspect in the
-    frame, or, with ``keep_aspect=False``, the whole frame (squeezed into ``size``). So "227² out of
-    240×320" is ``size=(227, 227), scale=(s, s), stretch=1, test_scale=s`` with s = (227 / 240)².
+    Every crop is a share of the *base box*: the largest centred box of the result's aspect ratio in
+    the frame, or, with ``keep_aspect=False``, the whole frame. For example, "227² out of 240×320"
+    is ``size=(227, 227), scale=(s, s), stretch=1, test_scale=s`` with s = (227 / 240)².
 
-    Mirroring exchanges left and right. Where a label has a direction ("moving left", "passing
-    to the right"), a mirrored clip is wrongly labelled, so ``flip`` is off unless asked for.
+    Mirroring exchanges left and right. If labels have a direction ("moving left", "passing to the
+    right"), a mirrored clip is wrongly labelled, so ``flip`` is off by default.
 
     Attributes:
         size: (height, width) of the result, pixels.
-        scale: least and greatest share of the base box's area that a random crop takes, in (0,1].
-        stretch: greatest change of the crop's aspect in training, >= 1; its logarithm is uniform.
-        flip: mirror a clip with probability 1/2 in training; also needed for ten crops at test.
-        test_scale: share of the base box's area that a crop at test takes, in (0,1].
-        test_crops: 1: the centre. 5: the four corners and the centre. 10: these and
-            their mirror images (Krizhevsky et al., 2012, section 4.1).
-        keep_aspect: see above.
+        scale: least and greatest area of a random crop as a share of the base box, in (0,1].
+        stretch: greatest change of the crop's aspect ratio in training, >= 1, log-uniform.
+        flip: mirror a clip with probability 1/2 in training; required for ten crops at test.
+        test_scale: area of a test crop as a share of the base box, in (0,1].
+        test_crops: 1: the centre. 5: the centre and the four corners. 10: these and their mirror
+            images (Krizhevsky et al., 2012, section 4.1).
+        keep_aspect: crop to the aspect ratio of ``size``; False stretches the whole frame.
     """
 
     size: tuple[int, int]
@@ -88,7 +88,7 @@ class SpatialTransform:
             raise ValueError("test_crops: 10 crops need mirroring, received flip=False")
 
     def __call__(self, video: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Gives a random crop, or the centre crop of the test when there is no ``rng``.
+        """Returns a random crop, or the test's centre crop without ``rng``.
 
         Args:
             video: (T,H,W,3) uint8.
@@ -103,7 +103,7 @@ class SpatialTransform:
         return self.random_crop(height, width, rng).apply(video, self.size)
 
     def test_views(self, video: np.ndarray) -> np.ndarray:
-        """Gives the crops of the test.
+        """Returns the crops for test.
 
         Args:
             video: (T,H,W,3) uint8.
@@ -121,7 +121,7 @@ class SpatialTransform:
         return np.concatenate([views, views[:, :, :, ::-1]]) if self.test_crops == 10 else views
 
     def random_crop(self, height: int, width: int, rng: np.random.Generator) -> Crop:
-        """Draws a crop of a frame of ``height`` × ``width`` pixels."""
+        """Returns a random crop of a frame of ``height`` × ``width`` pixels."""
         base_height, base_width = self._base_box(height, width)
         share = rng.uniform(*self.scale)
         stretch = np.exp(rng.uniform(-1, 1) * np.log(self.stretch))
@@ -146,14 +146,14 @@ class SpatialTransform:
 
 
 def pad_clip(video: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fills a clip up to ``num_frames`` with frames of zeros.
+    """Pads a clip to ``num_frames`` with frames of zeros.
 
     Args:
         video: (T',...) of any dtype, 1 <= T' <= ``num_frames``.
         num_frames: T.
 
     Returns:
-        The padded clip, (T,...), and its length T' as () int32.
+        The padded clip (T,...), and its length T', () int32.
 
     Raises:
         ValueError: the clip is empty or longer than ``num_frames``.

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from flaxnets.decoders.decoder import CaptionDecoder
-from flaxnets.decoders.search import EOS, PAD, UNK
+from flaxnets.decoders.hypotheses import EOS, PAD, UNK
 from flaxnets.decoders.show_attend_tell import SoftAttention
 from flaxnets.recurrent.cells import LSTMCell
 

@@ -16,13 +16,8 @@ import numpy as np
 from experiments.benchmarks.caption_peer import OURS, draw_batch, make_decoder
 from experiments.benchmarks.timing import Case, Step
 from flaxnets.decoders.decoder import CaptionDecoder
-from flaxnets.decoders.search import (
-    BOS,
-    EOS,
-    PAD,
-    UNK,
-    SearchOptions,
-)
+from flaxnets.decoders.hypotheses import BOS, EOS, PAD, UNK
+from flaxnets.decoders.search import SearchOptions
 from flaxnets.models.captioner import Captioner
 from flaxnets.tasks.captioning import Captioning
 from flaxnets.training.state import initialize_variables

@@ -1,6 +1,6 @@
 """Beam search in PyTorch as two public code bases write it: peers for speed. Needs PyTorch.
 
-Both take a decoder with ``begin`` and ``advance`` of ``torch_captioning.py``.
+Both take a decoder with ``start_decoding`` and ``decode_step`` of ``torch_captioning.py``.
 """
 
 import os
@@ -32,14 +32,14 @@ def search_one_by_one(
 
 def _search_image(decoder: Any, regions: torch.Tensor, beam_size: int, max_steps: int) -> list[int]:
     k = beam_size
-    memory, state = decoder.begin(regions.expand(k, -1, -1))
+    memory, state = decoder.start_decoding(regions.expand(k, -1, -1))
     words = torch.full((k,), BOS)
     sequences = words.unsqueeze(1)
     totals = torch.zeros(k, 1)
     ended: list[list[int]] = []
     scores: list[torch.Tensor] = []
     for step in range(max_steps):
-        logits, state = decoder.advance(memory, state, words)
+        logits, state = decoder.decode_step(memory, state, words)
         sums = totals + logits.log_softmax(1)
         # At first all rows are the same.
         best, index = (sums if step else sums[:1]).reshape(-1).topk(k)
@@ -75,8 +75,8 @@ def search_in_batch(
     out, in its favour: its assertions, a second softmax, diversity and the step after the last.
     """
     b, k = len(regions), beam_size
-    memory, state = decoder.begin(regions)
-    logits, state = decoder.advance(memory, state, torch.full((b,), BOS))
+    memory, state = decoder.start_decoding(regions)
+    logits, state = decoder.decode_step(memory, state, torch.full((b,), BOS))
     memory = tuple(_repeat(x, k) for x in memory)
     v = logits.shape[-1]
     sequences = torch.zeros(b, k, 0, dtype=torch.long)
@@ -85,7 +85,7 @@ def search_in_batch(
     ended: list[list[dict[str, Any]]] = [[] for _ in range(b)]
     for step in range(max_steps):
         if step:
-            logits, state = decoder.advance(memory, state, sequences[..., -1].reshape(-1))
+            logits, state = decoder.decode_step(memory, state, sequences[..., -1].reshape(-1))
         log_probs = logits.log_softmax(-1).reshape(b, -1, v)
         candidates = (totals.unsqueeze(-1) + log_probs).reshape(b, -1)
         best, index = candidates.sort(-1, descending=True)

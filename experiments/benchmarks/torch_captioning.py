@@ -84,11 +84,11 @@ class SoftAttention(nn.Module):
         context = (regions * weights.unsqueeze(2)).sum(1)
         return torch.sigmoid(self.gate(hidden)) * context, weights
 
-    def begin(self, regions: torch.Tensor) -> tuple[Memory, State]:
-        """What ``advance`` reads, before the first word."""
+    def start_decoding(self, regions: torch.Tensor) -> tuple[Memory, State]:
+        """What ``decode_step`` reads, before the first word."""
         return (regions,), self.start(regions)
 
-    def advance(
+    def decode_step(
         self, memory: Memory, state: State, words: torch.Tensor
     ) -> tuple[torch.Tensor, State]:
         """Reads words (B,): logits (B,V) of the next, and the new state."""
@@ -177,13 +177,13 @@ class Att2in(nn.Module):
         self.context = nn.Linear(features, 2 * features)
         self.vocabulary = nn.Linear(features, vocabulary_size)
 
-    def begin(self, regions: torch.Tensor) -> tuple[Memory, State]:
+    def start_decoding(self, regions: torch.Tensor) -> tuple[Memory, State]:
         """Regions (B,R,D): narrowed, and their keys; the state is zero."""
         narrow = torch.relu(self.narrow(regions))
         zeros = narrow.new_zeros(len(narrow), self.features)
         return (narrow, self.keys(narrow)), (zeros, zeros)
 
-    def advance(
+    def decode_step(
         self, memory: Memory, state: State, words: torch.Tensor
     ) -> tuple[torch.Tensor, State]:
         """Reads words (B,): logits (B,V) of the next, and the new state."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,67 +21,43 @@ from experiments.captioning.data import (
     read_split,
 )
 from flaxnets.configuration import nearest, runtime
-from flaxnets.decoders.decoder import CaptionDecoder
+from flaxnets.decoders.config import DecoderConfig, make_decoder
 from flaxnets.decoders.search import SearchOptions
-from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
-from flaxnets.encoders.pretrained import load_efficientnet_lite0
-from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.encoders.config import EncoderConfig, make_encoder, with_encoder_weights
 from flaxnets.models.captioner import Captioner
-from flaxnets.models.crnn import CRNN
-from flaxnets.recurrent.cells import GRUCell, LSTMCell
-from flaxnets.recurrent.layers import Recurrent
+from flaxnets.models.config import CRNNConfig, make_crnn
+from flaxnets.recurrent.config import RecurrentConfig
 from flaxnets.tasks.captioning import Captioning, ScheduledSampling
 from flaxnets.tasks.task import Task
 from flaxnets.training.config import Config, Data, OptimizerConfig, Scorer
 
-# The sizes of captioners' decoders, and the encoder of videos.
-
-CELLS: Mapping[str, Any] = {"lstm": LSTMCell, "gru": GRUCell}
-
 
 @dataclasses.dataclass
-class DecoderConfig:
-    """The sizes of a decoder, and of the encoder of videos."""
+class CaptionModelConfig:
+    """A captioner: an encoder of images, or of a video's frames, and a decoder."""
 
-    cell: str = "lstm"
-    """``lstm`` or ``gru``."""
-    features: int = 512
-    embed_features: int = 512
-    tie_embeddings: bool = False
-    """Whether a word's scores are products with its embedding."""
-    attention_features: int = 512
-    dropout_rate: float = 0.5
-    embed_dropout_rate: float = 0.5
-    weight_dropout_rate: float = 0.0
-    """On the recurrent kernels' entries."""
-    feature_dropout_rate: float = 0.3
-    """On the channels of the image's maps."""
-    region_dropout_rate: float = 0.3
-    """Of places of the image's maps, which training then does not see."""
-    region_features: int = 512
-    """Images only: what a layer of rectifiers makes of the maps' channels; 0: nothing."""
-    remat: str = runtime("none")
-    """Which of the encoder's maps are computed again for the gradient, to save memory: ``none``,
-    ``elementwise`` or ``full``."""
-    dtype: str = "float32"
-    encoder_features: tuple[int, ...] = (32, 32, 32)
-    """Videos only: maps of the encoder's layers, each at half the size of the one before."""
-    recurrent_features: int = 128
-    """Videos only: of the recurrent layer over the encoder's features."""
-
-
-def make_video_encoder(config: DecoderConfig) -> nn.Module:
-    """A small CNN for each frame, and an LSTM over the frames; (B,T,H,W,3) to (B,T,F)."""
-    encoder = SmallCNN(
-        tuple(config.encoder_features),
-        (2,) * len(config.encoder_features),
-        input_size=32,
-        remat=config.remat,
-        dtype=config.dtype,
+    encoder: EncoderConfig = dataclasses.field(
+        default_factory=lambda: EncoderConfig(
+            "efficientnet_lite0", weights="imagenet", frozen=True, frozen_statistics=True
+        )
     )
-    make_cell = partial(LSTMCell, config.recurrent_features, dtype=config.dtype)
-    recurrent = Recurrent(make_cell, normalize_inputs=True, delta_features=True)
-    return CRNN(classifier=None, encoder=encoder, recurrent=recurrent, pool="flatten")
+    """A frozen one encodes every image once and its feature maps are cached; else it is fine-tuned
+    at ``optimizer.multipliers["encoder"]`` times the learning rate."""
+    recurrent: RecurrentConfig = dataclasses.field(
+        default_factory=lambda: RecurrentConfig(
+            "lstm", features=128, normalize_inputs=True, delta_features=True
+        )
+    )
+    """Videos only: the recurrent layer over the frames' features."""
+    decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+    feature_dropout_rate: float = 0.3
+    """On the channels of the feature maps: all regions of an image lose the same ones."""
+    region_dropout_rate: float = 0.3
+    """On regions, which are then masked out for the decoder."""
+    region_features: int = 512
+    """Images only: width of the Dense + ReLU layer applied to each region; 0: none."""
+    dtype: str = "float32"
+    """Of the arithmetic; parameters and logits stay float32."""
 
 
 VOCABULARY = "vocabulary.json"
@@ -92,9 +67,7 @@ VOCABULARY = "vocabulary.json"
 class CaptionConfig(Config):
     """The hyper-parameters of a captioner.
 
-    Features of a frozen EfficientNet-Lite0 are encoded once and cached; with
-    ``data.frozen_encoder`` False the encoder is part of the network and is fine-tuned at
-    ``optimizer.multipliers["encoder"]`` times the learning rate, its BatchNorm frozen.
+    An experiment sets ``model.decoder`` and the training that its paper describes.
     """
 
     name: str = "captioner"
@@ -116,7 +89,7 @@ class CaptionConfig(Config):
     """Scheduled sampling: steps between two rises."""
     sampling_maximum: float = 0.25
     data: CaptionDataConfig = dataclasses.field(default_factory=CaptionDataConfig)
-    model: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+    model: CaptionModelConfig = dataclasses.field(default_factory=CaptionModelConfig)
     search: SearchOptions = dataclasses.field(
         default_factory=lambda: SearchOptions(
             beam_size=5, length_normalization="wu", length_alpha=1.15
@@ -147,10 +120,6 @@ class CaptionConfig(Config):
                 "are read from the first steps on, received ''"
             )
 
-    def make_decoder(self, **sizes: Any) -> CaptionDecoder:
-        """The experiment's decoder, with the attributes that all decoders share."""
-        raise self._missing("make_decoder")
-
     @property
     def vocabulary(self) -> Vocabulary:
         """The words of the training captions, or of the trained model."""
@@ -179,49 +148,53 @@ class CaptionConfig(Config):
                 "the file beside the checkpoint is another model's"
             )
 
+    @property
+    def is_video(self) -> bool:
+        """Whether videos are captioned, not images."""
+        return self.data.kind == "moving_shapes"
+
     def make_model(self) -> nn.Module:
-        """The decoder, with an encoder where the inputs are no features.
+        """The decoder, with an encoder where the inputs are not a frozen encoder's features.
 
         Raises:
-          ValueError: an unknown cell.
+          ValueError: an unknown part, or parts that do not go together.
         """
         model = self.model
-        if model.cell not in CELLS:
-            raise ValueError(f"model.cell: unknown {model.cell!r}{nearest(model.cell, set(CELLS))}")
-        decoder = self.make_decoder(
-            vocabulary_size=len(self.vocabulary),
-            make_cell=partial(CELLS[model.cell], model.features, dtype=model.dtype),
-            embed_features=model.embed_features,
-            tie_embeddings=model.tie_embeddings,
-            dropout_rate=model.dropout_rate,
-            embed_dropout_rate=model.embed_dropout_rate,
-            weight_dropout_rate=model.weight_dropout_rate,
-            dtype=model.dtype,
-        )
-        if self.data.kind == "moving_shapes":
-            encoder: nn.Module | None = make_video_encoder(model)
-        elif self.data.frozen_encoder:
-            encoder = None
-        else:
-            encoder = EfficientNetLite0(remat=model.remat, dtype=model.dtype)
+        decoder = make_decoder(model.decoder, len(self.vocabulary), dtype=model.dtype)
+        encoder: nn.Module | None = None
+        if self.is_video:
+            frames = CRNNConfig(
+                model.encoder, model.recurrent, spatial_pool="flatten", dtype=model.dtype
+            )
+            encoder = make_crnn(frames, None)
+        elif not model.encoder.frozen:
+            encoder = make_encoder(model.encoder, dtype=model.dtype)
         return Captioner(
             decoder,
             encoder=encoder,
-            freeze_statistics=self.data.kind != "moving_shapes",
+            freeze_statistics=model.encoder.frozen_statistics and not self.is_video,
             feature_dropout_rate=model.feature_dropout_rate,
             region_dropout_rate=model.region_dropout_rate,
             region_features=model.region_features,
         )
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-        """With an encoder that is fine-tuned, its ImageNet weights."""
-        if self.data.kind == "moving_shapes" or self.data.frozen_encoder:
-            return variables
-        loaded = load_efficientnet_lite0()
-        return {
-            name: {**variables[name], "encoder": loaded[name]} if name in loaded else tree
-            for name, tree in variables.items()
-        }
+        """Puts pretrained weights into an encoder that is part of the network."""
+        encoder = self.model.encoder
+        if self.is_video:
+            frames = {
+                name: tree["encoder"] for name, tree in variables.items() if "encoder" in tree
+            }
+            loaded = with_encoder_weights(encoder, frames)
+            return {
+                name: {**tree, "encoder": loaded[name]} if name in loaded else tree
+                for name, tree in variables.items()
+            }
+        return variables if encoder.frozen else with_encoder_weights(encoder, variables)
+
+    def frozen_parts(self) -> tuple[str, ...]:
+        """A video's encoder of frames, where it is frozen."""
+        return ("encoder/encoder",) if self.is_video and self.model.encoder.frozen else ()
 
     def make_task(self) -> Task:
         """Words after words; evaluation searches by ``search``."""
@@ -245,13 +218,10 @@ class CaptionConfig(Config):
         Raises:
           ValueError: a model of videos.
         """
-        if self.data.kind == "moving_shapes":
+        if self.is_video:
             raise ValueError("images: this model captions the videos of the embedded data set")
         return make_prediction_data(
-            paths,
-            image_transform(self.data),
-            self.batch_size,
-            frozen_encoder=self.data.frozen_encoder,
+            paths, image_transform(self.data), self.batch_size, self.model.encoder
         )
 
     def read_image(self, path: str) -> np.ndarray:
@@ -309,6 +279,7 @@ class CaptionConfig(Config):
     def _loader(self, split: str, *, pairs: bool) -> Loader:
         return make_loader(
             self.data,
+            self.model.encoder,
             split,
             self.vocabulary,
             batch_size=self.batch_size,
@@ -366,15 +337,18 @@ def configure(config: Any, experiment: str, variant: str | None) -> Any:
     config.optimizer.name, config.optimizer.weight_decay = "adam", 0.0
     config.optimizer.learning_rate, config.optimizer.schedule = 2e-3, "cosine"
     config.optimizer.warmup_steps, config.optimizer.clip_norm = 50, 1.0
-    config.model.features = config.model.embed_features = 128
-    config.model.attention_features = 128
-    config.model.dropout_rate = config.model.embed_dropout_rate = 0.1
+    decoder = config.model.decoder
+    decoder.features = decoder.embed_features = decoder.attention_features = 128
+    decoder.dropout_rate = decoder.embed_dropout_rate = 0.1
+    config.model.encoder = EncoderConfig(
+        "small_cnn", features=(32, 32, 32), strides=(2, 2, 2), input_size=32
+    )
     config.model.feature_dropout_rate = config.model.region_dropout_rate = 0.0
     config.model.region_features = 0
     if variant == "smoke":
-        config.model.encoder_features = (4, 4)
-        config.model.recurrent_features = config.model.attention_features = 8
-        config.model.features = config.model.embed_features = 16
+        config.model.encoder.features, config.model.encoder.strides = (4, 4), (2, 2)
+        config.model.recurrent.features = decoder.attention_features = 8
+        decoder.features = decoder.embed_features = 16
         config.batch_size, config.num_steps = 8, 6
         config.eval_every = config.checkpoint_every = 3
         config.log_every = 1

@@ -23,15 +23,16 @@ from data.datasets import (
 )
 from data.loader import Batch, Loader
 from data.moving_shapes.source import MovingShapes
-from data.sources import JoinedSources
+from data.sources import ConcatenatedSources
 from experiments.captioning.caption_weights import (
     add_captions,
     count_frequencies,
     find_neighbours,
     weigh_captions,
 )
-from experiments.features.frozen_features import digest_images, load_maps, make_encode
+from experiments.features.frozen_features import cache_features, digest_images, make_encode
 from flaxnets.configuration import nearest, runtime
+from flaxnets.encoders.config import EncoderConfig
 
 FITS = ("stretch", "crop")
 CORNERS = ((0.0, 0.0), (0.2, 0.2), (0.0, 0.2), (0.2, 0.0))
@@ -54,8 +55,6 @@ class CaptionDataConfig:
     """``karpathy`` only: the JSON file."""
     cache: str = runtime("runs/features")
     """The folder of cached features and document frequencies."""
-    frozen_encoder: bool = True
-    """Whether an encoder that is not trained runs once and its maps are cached."""
     image_size: int = 288
     """Height and width, pixels: a multiple of 32."""
     image_fit: str = "stretch"
@@ -64,7 +63,7 @@ class CaptionDataConfig:
     """Images only: whether training sees each image and its mirror image, whose captions exchange
     left and right; an epoch is twice as long."""
     num_corners: int = 4
-    """Images whose maps are cached only: how many of an image's corners, 0 to 4, are further images
+    """Frozen encoders only: how many of an image's corners, 0 to 4, are further images
     of training with the same captions, each 4/5 as high and wide; with ``mirror`` the second and
     fourth are mirrored. An epoch is as much longer."""
     min_count: int = 5
@@ -178,15 +177,30 @@ def _images(
 def make_vocabulary(config: CaptionDataConfig) -> Vocabulary:
     """The words of the training captions."""
     captions = read_split(config, "train").captions
-    return Vocabulary.count((text for texts in captions for text in texts), config.min_count)
+    texts = (text for texts in captions for text in texts)
+    return Vocabulary.from_captions(texts, config.min_count)
 
 
-def model_inputs(config: CaptionDataConfig, split: CaptionedSplit) -> Source:
+def model_inputs(
+    config: CaptionDataConfig, encoder: EncoderConfig, split: CaptionedSplit
+) -> Source:
     """What the model sees: videos, images, or the cached maps of images."""
-    if config.kind == "moving_shapes" or not config.frozen_encoder:
+    if not caches_features(config, encoder):
         inputs: Source = split.inputs
         return inputs
-    return load_maps(config.cache, split.inputs, split.digest)
+    return cache_features(
+        config.cache,
+        split.inputs,
+        encoder,
+        "none",
+        preprocessing=dataclasses.asdict(split.inputs.transform),
+        source=split.digest,
+    )
+
+
+def caches_features(config: CaptionDataConfig, encoder: EncoderConfig) -> bool:
+    """Whether the encoder runs once, before training, and is no part of the network."""
+    return encoder.frozen and config.kind != "moving_shapes"
 
 
 def change_images(split: CaptionedSplit, **changes: Any) -> CaptionedSplit:
@@ -202,7 +216,9 @@ def mirror_split(split: CaptionedSplit) -> CaptionedSplit:
     return dataclasses.replace(change_images(split, mirror=True), captions=captions)
 
 
-def training_views(config: CaptionDataConfig, split: CaptionedSplit) -> list[CaptionedSplit]:
+def training_views(
+    config: CaptionDataConfig, split: CaptionedSplit, *, cached: bool = True
+) -> list[CaptionedSplit]:
     """What training sees of a split's images, each view a split of its own.
 
     Raises:
@@ -214,7 +230,7 @@ def training_views(config: CaptionDataConfig, split: CaptionedSplit) -> list[Cap
         )
     views = [split, mirror_split(split)] if config.mirror else [split]
     # An encoder that trains sees parts of images at random instead.
-    corners = CORNERS[: config.num_corners] if config.frozen_encoder else ()
+    corners = CORNERS[: config.num_corners] if cached else ()
     for number, (top, left) in enumerate(corners):
         view = change_images(split, window=(top, left, top + 0.8, left + 0.8))
         views.append(mirror_split(view) if config.mirror and number % 2 else view)
@@ -223,6 +239,7 @@ def training_views(config: CaptionDataConfig, split: CaptionedSplit) -> list[Cap
 
 def make_loader(
     config: CaptionDataConfig,
+    encoder: EncoderConfig,
     split: str,
     vocabulary: Vocabulary,
     *,
@@ -234,6 +251,7 @@ def make_loader(
 
     Args:
       config: the data.
+      encoder: of the model; a frozen one's feature maps are cached.
       split: ``train`` without end; any other once and in order, with all captions.
       vocabulary: of the model.
       batch_size: rows.
@@ -243,8 +261,9 @@ def make_loader(
     train = split == "train"
     read = read_split(config, split)
     has_images = config.kind != "moving_shapes"
+    cached = caches_features(config, encoder)
     augment = None
-    if train and has_images and not config.frozen_encoder:
+    if train and has_images and not cached:
         # As for ImageNet: 256 for a crop of 224.
         read = change_images(read, size=config.image_size * 8 // 7)
         augment = RandomCrop(config.image_size)
@@ -254,13 +273,13 @@ def make_loader(
         # What is said of a view is what is said of the image, left and right exchanged at most.
         weights = weigh_captions(read.captions, vocabulary, frequencies, config.consensus)
     if train and config.num_neighbours:
-        _check_neighbours(config, pairs=pairs)
-        neighbours = find_neighbours(model_inputs(config, read), config.num_neighbours)
+        _check_neighbours(config, cached=cached, pairs=pairs)
+        neighbours = find_neighbours(model_inputs(config, encoder, read), config.num_neighbours)
         captions, weights = add_captions(read.captions, neighbours, config.neighbour_share)
         read = dataclasses.replace(read, captions=captions)
-    seen = training_views(config, read) if train and has_images else [read]
+    seen = training_views(config, read, cached=cached) if train and has_images else [read]
     source = CaptionSource(
-        JoinedSources([model_inputs(config, part) for part in seen]),
+        ConcatenatedSources([model_inputs(config, encoder, part) for part in seen]),
         [texts for part in seen for texts in part.captions],
         vocabulary,
         pairs=train and pairs,
@@ -287,8 +306,8 @@ def make_loader(
     )
 
 
-def _check_neighbours(config: CaptionDataConfig, *, pairs: bool) -> None:
-    if pairs or config.kind == "moving_shapes" or not config.frozen_encoder or config.consensus:
+def _check_neighbours(config: CaptionDataConfig, *, cached: bool, pairs: bool) -> None:
+    if pairs or not cached or config.consensus:
         raise ValueError(
             f"data.num_neighbours: expected 0, received {config.num_neighbours}: images lend their "
             "captions to self-critical training on cached features, without data.consensus"
@@ -344,7 +363,7 @@ class EncodedBatches:
 
 
 def make_prediction_data(
-    paths: Sequence[str], transform: ImageTransform, batch_size: int, *, frozen_encoder: bool
+    paths: Sequence[str], transform: ImageTransform, batch_size: int, encoder: EncoderConfig
 ) -> Loader | EncodedBatches:
     """Image files in the given order; what cannot be read has ``mask`` False.
 
@@ -352,7 +371,7 @@ def make_prediction_data(
       paths: the files.
       transform: makes them equally large.
       batch_size: rows at most; a multiple of the devices.
-      frozen_encoder: whether the model reads the frozen encoder's maps, not images.
+      encoder: of the model, which reads a frozen encoder's feature maps in place of images.
     """
     devices = jax.device_count()
     loader = Loader(
@@ -361,4 +380,4 @@ def make_prediction_data(
         train=False,
         max_bad_share=1.0,
     )
-    return EncodedBatches(loader, make_encode("none")) if frozen_encoder else loader
+    return EncodedBatches(loader, make_encode(encoder, "none")) if encoder.frozen else loader

@@ -45,7 +45,7 @@ def make_scorer(config: CaptionDataConfig, split: str, *, complete: bool) -> Sco
         scores = dict(scored.corpus)
         if config.kind == "moving_shapes":
             shapes = MovingShapes(split, len(captions))
-            told = [(text, shapes.describe(index)) for index, text in found.items()]
+            told = [(text, shapes.scene(index)) for index, text in found.items()]
             scores["motion_accuracy"] = np.mean([tells_motion(*pair) for pair in told]).item()
             in_full = [tells_motion(*pair, in_full=True) for pair in told]
             scores["object_accuracy"] = np.mean(in_full).item()

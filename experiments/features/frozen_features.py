@@ -1,106 +1,118 @@
-"""Features of a frozen EfficientNet-Lite0: encoded once, cached, projected."""
+"""Features of frozen encoders: encoded once, cached, projected."""
 
-import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from data.captions.examples import DecodedImages
+from data.batches import Source
 from data.features import FeatureSource, digest_file, write_features
-from data.video.streams import StreamSource
-from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
-from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_efficientnet_lite0
+from flaxnets.encoders.config import EncoderConfig, load_encoder, make_encoder, weights_file
 from flaxnets.layers.batch_sharding import map_in_chunks
 
 logger = logging.getLogger(__name__)
 
 Examples = list[dict[str, np.ndarray]]
+Encode = Callable[[np.ndarray], np.ndarray]
+"""Images (n,H,W,3) uint8 to features (n,D), or (n,h,w,D), float32."""
+
+POOLS = ("max", "mean", "none")
 
 
-@functools.lru_cache(maxsize=4)
-def load_features(root: str, source: StreamSource, pool: str) -> Examples:
-    """Features of ``source``, held in memory: a few hundred kilobytes a clip."""
-    key = {
-        "encoder": "efficientnet_lite0",
-        "weights": digest_file(find_efficientnet_lite0()),
-        "preprocessing": {
-            "streams": source.streams,
-            "steps": source.num_steps,
-            "size": source.size,
-            "gap": source.gap,
-            "pool": pool,
-        },
-        "source": {path: digest_file(path) for path in source.videos.paths},
-    }
-    cached = write_features(root, source, make_encode(pool), key=key)
-    return [cached[index] for index in range(len(cached))]
+def cache_features(
+    root: str,
+    examples: Source,
+    encoder: EncoderConfig,
+    pool: str,
+    *,
+    preprocessing: Mapping[str, Any],
+    source: Any,
+) -> FeatureSource:
+    """Returns the features of examples, encoding those that the cache lacks.
 
-
-def load_maps(root: str, images: DecodedImages, source: str) -> FeatureSource:
-    """The encoder's maps of images, (7,7,1280) float16 each for 224², read from the cache.
-
-    Encodes what the cache lacks, at about 30 images/s on 2 cores.
+    EfficientNet-Lite0 encodes about 30 images/s on 2 cores.
 
     Args:
       root: the folder of caches.
-      images: of a size that the encoder halves five times.
-      source: what tells these images from all others, as ``digest_images`` makes it.
+      examples: as ``write_features`` takes them.
+      encoder: the frozen encoder.
+      pool: as for ``make_encode``.
+      preprocessing: the settings that decide on the pixels, as JSON.
+      source: digests that tell these files from all others, as JSON.
     """
-    key = {
-        "encoder": "efficientnet_lite0",
-        "weights": digest_file(find_efficientnet_lite0()),
-        "preprocessing": dataclasses.asdict(images.transform),
-        "source": source,
-    }
-    every = max(len(images) // 20, 1)
+    key = {**describe_encoder(encoder), "preprocessing": {**preprocessing}, "source": source}
+    every = max(len(examples) // 20, 1)
 
     def report(done: int, total: int) -> None:
         if done % every == 0 or done == total:
-            logger.info("encoded %d of %d images", done, total)
+            logger.info("encoded %d of %d examples", done, total)
 
-    return write_features(root, images, make_encode("none"), key=key, on_progress=report)
+    # The encoder is made only where something is missing.
+    encode = functools.cache(lambda: make_encode(encoder, pool))
+    return write_features(
+        root, examples, lambda images: encode()(images), key=key, on_progress=report
+    )
+
+
+def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
+    """Returns the part of a cache's key that tells the encoder and its weights."""
+    path = weights_file(encoder)
+    described = {"encoder": encoder.name, "weights": digest_file(path) if path else "random"}
+    given = {
+        name: getattr(encoder, name)
+        for name in ("level", "features", "strides", "input_size")
+        if getattr(encoder, name)
+    }
+    return {**described, **({"options": given} if given else {})}
 
 
 def digest_images(paths: Sequence[str]) -> str:
-    """One digest of the bytes of all files, in their order; an absent file has one, too."""
+    """Returns one digest of the bytes of all files in order; an absent file has one, too."""
     digests = [digest_file(path) if Path(path).is_file() else "" for path in paths]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def make_encode(pool: str) -> Any:
-    """The frozen encoder: (n,224,224,3) uint8 to (n,1280) float32, or the maps (n,7,7,1280).
+def make_encode(encoder: EncoderConfig, pool: str) -> Encode:
+    """Returns the frozen encoder as a function of images.
 
     Args:
-      pool: over the map, ``max`` or ``mean``; ``none``: the map itself.
+      encoder: the encoder; with random weights they are those of seed 0.
+      pool: over the positions of its feature maps, ``max`` or ``mean``; ``none``: the maps
+        themselves. Vectors pass as they are.
 
     Raises:
       ValueError: another ``pool``.
     """
-    if pool not in ("max", "mean", "none"):
+    if pool not in POOLS:
         raise ValueError(f"data.pool: expected 'max', 'mean' or 'none', received {pool!r}")
-    encoder, variables = EfficientNetLite0(), load_efficientnet_lite0()
-
+    network, variables = make_encoder(encoder), load_encoder(encoder)
     # A few images stay in a CPU's caches; an accelerator wants many.
     chunk_size = 2 if jax.default_backend() == "cpu" else 64
 
     @jax.jit
-    def encode(images: jax.Array) -> jax.Array:
-        def maps(chunk: jax.Array) -> jax.Array:
-            result: Any = encoder.apply(variables, chunk, train=False)
-            return result
+    def encode(variables: Any, images: jax.Array) -> jax.Array:
+        def apply(chunk: jax.Array) -> jax.Array:
+            result: Any = network.apply(variables, chunk, train=False)
+            return next(iter(result.values())) if isinstance(result, Mapping) else result
 
-        features = map_in_chunks(maps, images, chunk_size)
-        if pool == "none":
+        features = map_in_chunks(apply, images, chunk_size)
+        if pool == "none" or features.ndim == 2:
             return features
         return features.max((1, 2)) if pool == "max" else features.mean((1, 2))
 
-    return lambda images: np.asarray(encode(images))
+    def run(images: np.ndarray) -> np.ndarray:
+        nonlocal variables
+        if variables is None:
+            init = jax.jit(lambda key: network.init(key, images[:1], train=False))
+            variables = init(jax.random.key(0))
+        return np.asarray(encode(variables, images))
+
+    return run
 
 
 def encode_example(example: Mapping[str, Any], encode: Any) -> dict[str, np.ndarray]:

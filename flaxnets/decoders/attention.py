@@ -1,9 +1,9 @@
-"""Additive attention: where among the regions of an image, or the steps of a video, to look.
+"""Additive attention over the regions of an image or the steps of a video.
 
-    e_r = w · tanh(W_k v_r + b + W_q h),   α = softmax(e)        (Bahdanau et al., 1409.0473)
+    e_r = w · tanh(W_k v_r + b + W_q h),   α = softmax(e)
 
-The keys W_k v_r + b do not depend on what is asked and are computed once for all steps of time, and
-once for all captions of an image.
+(Bahdanau et al., 1409.0473, appendix A.1.2). The keys W_k v_r + b do not depend on the query W_q h:
+they are computed once for all time steps and all captions of an image.
 """
 
 import jax
@@ -13,14 +13,14 @@ from flaxnets.typing import Array
 
 
 def flatten_regions(features: Array, mask: Array | None) -> tuple[Array, Array | None]:
-    """Features of any layout as regions.
+    """Returns features of any layout as regions.
 
     Args:
       features: (B,R,D), maps (B,h,w,D) or vectors (B,D), float.
       mask: (B,R) bool, regions that exist; None: all.
 
     Returns:
-      (B,R,D), zero where the mask is False, and the mask.
+      Regions (B,R,D), zero where the mask is False, and the mask. R is 1 for vectors.
 
     Raises:
       ValueError: features of another rank or not float, a mask of another shape or dtype.
@@ -38,11 +38,12 @@ def flatten_regions(features: Array, mask: Array | None) -> tuple[Array, Array |
         raise ValueError(
             f"mask: expected {regions.shape[:2]} bool, received {mask.shape} {mask.dtype}"
         )
+    # Selected, not multiplied: NaN in the padding must not reach the sums.
     return jnp.where(mask[..., None], regions, 0), mask
 
 
 def average_regions(regions: Array, mask: Array | None) -> Array:
-    """The mean over regions that exist, summed in float32 at least.
+    """Returns the mean over the regions that exist, summed in at least float32.
 
     Args:
       regions: (B,R,D), zero where the mask is False.
@@ -59,7 +60,7 @@ def average_regions(regions: Array, mask: Array | None) -> Array:
 
 
 def attend(keys: Array, query: Array, vector: Array, mask: Array | None) -> Array:
-    """Weights of the regions, for each of C queries an image.
+    """Returns the attention weights of C queries per image.
 
     Args:
       keys: (B,R,A), W_k v + b.
@@ -70,15 +71,21 @@ def attend(keys: Array, query: Array, vector: Array, mask: Array | None) -> Arra
     Returns:
       α: (B,C,R), at least float32; sums to one, zero where masked, and all zero where no region
       exists.
+
+    >>> mask = jnp.array([[1, 1, 0], [0, 0, 0]])
+    >>> attend(jnp.ones((2, 3, 4)), jnp.ones((2, 1, 4)), jnp.ones(4), mask).tolist()
+    [[[0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0]]]
     """
     hidden = jnp.tanh(keys[:, None] + query[:, :, None])  # (B,C,R,A)
-    scores = hidden @ vector.astype(hidden.dtype)
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    energies = hidden @ vector.astype(hidden.dtype)
+    energies = energies.astype(jnp.promote_types(energies.dtype, jnp.float32))
     exists = None if mask is None else mask[:, None] > 0
-    # By hand, as jax.nn.softmax gives NaN where no region exists. The shift leaves α as it is.
+    # A softmax by hand: jax.nn.softmax of a row that is masked throughout is NaN, and so is its
+    # gradient. Masked energies are the least finite number, not minus infinity, since
+    # -inf - (-inf) is NaN. The shift by the maximum does not change α, so it needs no gradient.
     if exists is not None:
-        scores = jnp.where(exists, scores, jnp.finfo(scores.dtype).min)
-    powers = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+        energies = jnp.where(exists, energies, jnp.finfo(energies.dtype).min)
+    powers = jnp.exp(energies - jax.lax.stop_gradient(energies.max(-1, keepdims=True)))
     if exists is not None:
         powers = jnp.where(exists, powers, 0)
     total = powers.sum(-1, keepdims=True)

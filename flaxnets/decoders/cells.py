@@ -1,4 +1,8 @@
-"""Recurrent cells as captioning decoders scan them: with inputs that arise within the scan."""
+"""Recurrent cells inside a decoder's step, whose inputs arise within the scan.
+
+A recurrent layer projects all inputs before its scan. The context that a decoder attends to is
+known only inside the scan, so ``InnerCell`` takes projected inputs step by step.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,7 +25,7 @@ from flaxnets.typing import Array, Carry, PRNGKey
 
 
 class MaxoutLSTMCell(DenseCell):
-    r"""The LSTM of Att2in (1612.00563, section 2), whose candidate is the larger of two.
+    r"""LSTM of Att2in with a maxout candidate (Rennie et al., 1612.00563, section 2).
 
     .. math::
         i, f, o, g_1, g_2 &= x W + h U + b \\
@@ -33,6 +37,13 @@ class MaxoutLSTMCell(DenseCell):
 
     Attributes:
       forget_bias: initial bias of f.
+
+    >>> import jax, jax.numpy as jnp
+    >>> cell, x = MaxoutLSTMCell(4), jnp.ones((2, 3))  # (B,D)
+    >>> carry = cell.initialize_carry(None, x.shape)
+    >>> (_, output), variables = cell.init_with_output(jax.random.key(0), carry, x)
+    >>> output.shape, variables["params"]["input_kernel"].shape
+    ((2, 4), (3, 20))
     """
 
     forget_bias: float = 1.0
@@ -54,7 +65,7 @@ class MaxoutLSTMCell(DenseCell):
     def initialize_carry(
         self, rng: PRNGKey | None, input_shape: tuple[int, ...]
     ) -> tuple[Array, Array]:
-        """(c, h): zeros (B,F), at least float32, and (B,F) ``dtype``."""
+        """Returns zeros (c, h): (B,F), at least float32, and (B,F) ``dtype``."""
         shape = (*input_shape[:-1], self.features)
         return jnp.zeros(shape, self.state_dtype), jnp.zeros(shape, self.dtype)
 
@@ -65,11 +76,11 @@ class MaxoutLSTMCell(DenseCell):
         carry: Carry,
         projected: dict[str, Array],
     ) -> tuple[Carry, Array]:
-        """One step; the output (B,F) is the new h."""
+        """Runs one step; the output (B,F) is the new h."""
         cell, hidden = carry
         gates = recur("hidden", hidden).astype(cell.dtype)
         sigmoids, candidates = jnp.split(gates, [3 * self.features], axis=-1)
-        # σ(x) = ½ tanh(½ x) + ½ vectorises.
+        # σ(x) = ½ tanh(½ x) + ½, which XLA vectorises on CPUs.
         i, f, o = jnp.split(0.5 * jnp.tanh(0.5 * sigmoids) + 0.5, 3, axis=-1)
         cell = f * cell + i * jnp.maximum(*jnp.split(candidates, 2, axis=-1))
         hidden = (o * jnp.tanh(cell)).astype(self.dtype)
@@ -77,10 +88,12 @@ class MaxoutLSTMCell(DenseCell):
 
 
 def candidate_columns(cell: Cell) -> slice:
-    """Those of a cell's joined input kernel that make its candidate, not its gates.
+    """Returns the columns of a cell's joined input kernel that make its candidate.
+
+    The other columns make its gates.
 
     Raises:
-      ValueError: a cell of which that is not known.
+      ValueError: a cell of another class, whose columns are not known.
     """
     f = cell.features
     if isinstance(cell, MaxoutLSTMCell):
@@ -93,23 +106,23 @@ def candidate_columns(cell: Cell) -> slice:
     )
 
 
-def read_hidden(cell: Cell, carry: Carry) -> Array:
-    """The hidden state within a carry, in the dtype of the products."""
+def hidden_state(cell: Cell, carry: Carry) -> Array:
+    """Returns the hidden state h of a carry, in the dtype of the matmuls."""
+    # h is the last leaf: of (c, h) as of h alone.
     return jax.tree.leaves(carry)[-1].astype(cell.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class InnerCell:
-    """A cell within a larger step of a scan.
+    """Recurrent cell as a part of a larger step.
 
-    Its kernels go by names with a prefix of their own, so that several cells fit into one scan. The
-    product with its inputs is asked of ``recur`` like any other, since inputs as the attended
-    regions arise within the scan: one kernel, that of all gates side by side.
+    A prefix of the kernels' names lets several cells share one scan. Inputs that arise within the
+    scan are multiplied through ``recur``, by one kernel of all gates side by side.
 
     Attributes:
       cell: a bound cell.
-      weights: the cell's.
-      prefix: of its kernels' names.
+      weights: its parameters.
+      prefix: of the names of its kernels in the scan; not of parameters in checkpoints.
     """
 
     cell: Cell
@@ -118,19 +131,19 @@ class InnerCell:
 
     @property
     def input_name(self) -> str:
-        """Of the kernel whose product ``step`` takes as ``inputs``."""
+        """Name of the input kernel in the scan; its product is ``step``'s ``inputs``."""
         return f"{self.prefix}inputs"
 
     def input_kernel(self, rows: slice = slice(None)) -> Array:
-        """(D,G): the columns of all gates, and of the inputs those in ``rows``."""
+        """Returns the input kernel (D,G) of all gates; of its D rows those in ``rows``."""
         return jnp.concatenate([kernel[rows] for kernel in self.weights.input.values()], axis=-1)
 
     def hidden_kernels(self) -> dict[str, Array]:
-        """By their names in the scan."""
+        """Returns the hidden kernels by their names in the scan."""
         return {self.prefix + name: kernel for name, kernel in self.weights.hidden.items()}
 
     def biases(self) -> dict[str, Array]:
-        """By their names in the scan."""
+        """Returns the biases by their names in the scan."""
         return {self.prefix + name: bias for name, bias in self.weights.bias.items()}
 
     def step(
@@ -141,14 +154,14 @@ class InnerCell:
         inputs: Array,
         products: Mapping[str, Array] | None = None,
     ) -> tuple[Carry, Array]:
-        """One step of time; of ``weights`` it reads names and widths alone.
+        """Runs one time step; of ``weights`` only names and widths are read.
 
         Args:
           pointwise: ``weights.pointwise``.
-          recur: the products of the whole scan.
+          recur: the matmuls of the whole scan.
           carry: the cell's.
-          inputs: (B,...,G), the product with ``input_kernel``.
-          products: those with ``weights.hidden`` that have been formed already, by name.
+          inputs: (B,...,G), the inputs times ``input_kernel``.
+          products: hidden states times ``weights.hidden`` that are computed already, by name.
 
         Returns:
           The new carry and the output (B,...,F).
@@ -156,10 +169,10 @@ class InnerCell:
         names, kernels = zip(*self.weights.input.items(), strict=True)
         ends = np.cumsum([kernel.shape[-1] for kernel in kernels])[:-1].tolist()
         projected = dict(zip(names, jnp.split(inputs, ends, axis=-1), strict=True))
-        formed = products or {}
+        computed = products or {}
 
         def recur_with_inputs(name: str, hidden: Array) -> Array:
-            product = formed[name] if name in formed else recur(self.prefix + name, hidden)
+            product = computed[name] if name in computed else recur(self.prefix + name, hidden)
             return product + projected[name] if name in projected else product
 
         rest = {name: x for name, x in projected.items() if name not in self.weights.hidden}

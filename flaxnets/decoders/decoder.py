@@ -1,16 +1,20 @@
-"""What all captioning decoders share: words in, scores of the next word out.
+r"""Base class of the caption decoders: embedded words and an image's regions to logits.
 
-A decoder's work falls into parts that run at different rates:
+A decoder defines four methods, which run at different rates:
 
-- ``remember``: once an image. What every step reads and none changes: regions, keys, means.
-- ``project``: once for all steps of all captions, as large products before the scan.
-- ``step``: what depends on the carry. Its products go through ``recur`` by name, so that the
-  gradients of kernels are formed once, after the scan (``recurrent/backward.py``).
-- ``read``: once for all steps after the scan, up to the product with the vocabulary.
+- ``encode_memory``, once per image: everything that all steps read and none changes, such as
+  regions, attention keys and means;
+- ``project``, once for all steps of all captions: the input matmuls, before the scan;
+- ``step``, once per time step: everything that depends on the carry. Its matmuls go by name through
+  ``recur``, so that the gradients of their kernels are formed once, after the scan
+  (``flaxnets/recurrent/scan_vjp.py``);
+- ``output_features``, once for all steps, after the scan: the input of the vocabulary matmul.
 
-``advance`` calls the same four for a single step, so decoding step by step agrees with teacher
-forcing by construction. Regions and keys are (B,...), while states are (B,C,...): C captions of an
-image share what is remembered of it.
+Teacher forcing (``CaptionDecoder.__call__``) and decoding word by word (``start_decoding``,
+``decode_step``) call the same four methods, so their logits agree by construction.
+
+Shapes: B images, C captions of each, L steps, R regions, V words. Regions and keys are (B,...),
+carries are (B,C,...): the captions of an image share its memory.
 """
 
 from collections.abc import Callable
@@ -37,84 +41,108 @@ from flaxnets.typing import (
     PyTree,
 )
 
-# The arrays that captioning decoders take, remember and give.
-
 Memory = dict[str, Array]
-"""(B,...) by name: what the steps read of an image. A mask of regions is bool."""
+"""The encoded images, arrays (B,...) by name; ``mask`` (B,R) bool where regions are masked."""
 
-Product = Callable[[Array, Array], Array]
+Matmul = Callable[[Array, Array], Array]
 """(...,F) and (F,G) to (...,G)."""
 
 
 class CaptionOutputs(NamedTuple):
-    """What a decoder says of C captions of L words for each of B images."""
+    """Outputs of a decoder for C captions of L words of each of B images."""
 
     logits: Array
-    """(B,C,L,V) float32; [..., t, :] scores the word t after reading the words before it."""
+    """(B,C,L,V) float32; [..., t, :] predicts word t from the words before it."""
     attention: Array | None = None
-    """(B,C,L,R) at least float32, of each step's regions; zero at padded steps."""
+    """(B,C,L,R) float32 or wider, attention weights of each step; zero at padded steps."""
     log_probabilities: Array | None = None
-    """(B,C,L) at least float32, hard attention in training: of the regions that were sampled."""
+    """(B,C,L) float32 or wider, nats; hard attention in training: of the sampled regions."""
     entropies: Array | None = None
-    """(B,C,L) at least float32, nats, hard attention in training: of the regions' weights."""
+    """(B,C,L) float32 or wider, nats; hard attention in training: of the attention weights."""
     baseline: Array | None = None
-    """() float32, hard attention: the moving average of captions' log-likelihoods before this."""
+    """() float32, nats; hard attention: moving average of log p(caption) before this batch."""
 
 
 class DecoderWeights(NamedTuple):
-    """A decoder's parameters by the part that reads them."""
+    """A decoder's parameters, grouped by the part that reads them."""
 
     embedding: Array
     """(V,E)."""
-    fixed: dict[str, Array]
-    """Read outside of the scan."""
+    unscanned: dict[str, Array]
+    """Read before and after the scan."""
     scan: ScanWeights
-    """Read within it, without what belongs to an image."""
+    """Read within the scan, without the memory, which ``bind_memory`` adds."""
     cells: dict[str, InnerCell]
-    """Whose kernels are among those of ``scan``."""
+    """The recurrent cells; their kernels are among those of ``scan``."""
 
 
-# The parameters of captioning decoders, made by name in their compact method ``weights``.
+class CaptionDecoder(nn.Module, kw_only=True):
+    """Base class of the caption decoders.
 
-
-class DecoderParameters(nn.Module, kw_only=True):
-    """What ``CaptionDecoder`` makes its parameters with; its attributes are described there."""
+    Attributes:
+      vocabulary_size: V.
+      make_cell: constructor of a recurrent cell, as ``partial(GRUCell, 512)``.
+      embed_features: E, width of a word embedding.
+      tie_embeddings: the output kernel is the transposed embedding (Press and Wolf, 1608.05859);
+        E is then the width of ``output_features``.
+      dropout_rate: of ``output_features``.
+      embed_dropout_rate: of embedded words.
+      weight_dropout_rate: of the entries of the kernels within the scan, one mask for all steps and
+        captions (DropConnect on recurrent weights, Merity et al., 1708.02182).
+      begin_token: the first input word.
+      gradients: ``deferred`` or ``autodiff``, see ``ScanOptions``.
+      unroll: steps per iteration of the scan's loop.
+      dtype: of the matmuls; cell states, attention and logits are at least float32.
+      param_dtype: of the parameters.
+    """
 
     vocabulary_size: int
+    make_cell: Callable[..., Cell] = partial(LSTMCell, 512)
     embed_features: int = 512
     tie_embeddings: bool = False
+    dropout_rate: float = 0.5
+    embed_dropout_rate: float = 0.0
+    weight_dropout_rate: float = 0.0
+    begin_token: int = 1
+    gradients: str = "deferred"
+    unroll: int = 1
+    dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    # --- Parameters: helpers for ``weights``, the one compact method of a decoder.
 
     def param_affine(
         self, name: str, width: int, features: int, *, bias: bool = True
     ) -> dict[str, Array]:
-        """``name_kernel`` (width, features), and ``name_bias``."""
+        """Creates ``name_kernel`` (width, features) and ``name_bias`` (features,)."""
         init = nn.initializers.lecun_normal()
-        made = {
+        params = {
             f"{name}_kernel": self.param(
                 f"{name}_kernel", init, (width, features), self.param_dtype
             )
         }
         if bias:
             zeros = nn.initializers.zeros
-            made[f"{name}_bias"] = self.param(f"{name}_bias", zeros, (features,), self.param_dtype)
-        return made
+            params[f"{name}_bias"] = self.param(
+                f"{name}_bias", zeros, (features,), self.param_dtype
+            )
+        return params
 
     def param_vector(self, name: str, features: int) -> Array:
-        """(features,), of which inner products with tanh's values have a variance near 1."""
+        """Creates (features,) whose inner products with tanh activations have variance near 1."""
         init = nn.initializers.normal(features**-0.5)
         return self.param(name, init, (features,), self.param_dtype)
 
-    def param_words(self, hidden_features: int) -> tuple[Array, dict[str, Array]]:
-        """The embedding (V,E), and the affine map of hidden features to the vocabulary's scores.
+    def param_vocabulary(self, hidden_features: int) -> tuple[Array, dict[str, Array]]:
+        """Creates the embedding (V,E), and kernel and bias of the output layer.
 
         Raises:
           ValueError: tied embeddings of another width than the hidden features.
         """
         if self.tie_embeddings and hidden_features != self.embed_features:
             raise ValueError(
-                f"tie_embeddings: expected embed_features of {hidden_features}, which the scores "
-                f"are products with, received {self.embed_features}"
+                f"tie_embeddings: expected embed_features of {hidden_features}, the width of the "
+                f"output layer's input, received {self.embed_features}"
             )
         shape = self.vocabulary_size, self.embed_features
         init = nn.initializers.normal(self.embed_features**-0.5)
@@ -124,45 +152,42 @@ class DecoderParameters(nn.Module, kw_only=True):
         bias = self.param("vocabulary_bias", nn.initializers.zeros, shape[:1], self.param_dtype)
         return embedding, {"vocabulary_kernel": embedding.T, "vocabulary_bias": bias}
 
-    def check_width(self, width: int, *path: str, beside: int = 0) -> None:
-        """Refuses regions of another width than that of the parameter at ``path``.
+    def check_width(self, width: int, *path: str, other_rows: int = 0) -> None:
+        """Refuses regions of another width than the existing parameter at ``path`` expects.
+
+        Flax would report a shape mismatch of some kernel; this names the argument at fault.
 
         Args:
           width: D of the regions.
-          path: names of modules and of a kernel (D + ``beside``,...).
-          beside: rows of the kernel that multiply something else.
+          path: names of modules and of a kernel (D + ``other_rows``,...).
+          other_rows: rows of the kernel that multiply another input than the regions.
         """
         found: Any = self.variables.get("params", {})
         for name in path:
             if name not in found:
                 return
             found = found[name]
-        if found.shape[0] != width + beside:
+        if found.shape[0] != width + other_rows:
             raise ValueError(
-                f"features: expected width {found.shape[0] - beside}, received {width}"
+                f"features: expected width {found.shape[0] - other_rows}, received {width}"
             )
 
-
-# The parts of a captioning decoder, which each of them defines; ``caption.py`` runs them.
-
-
-class DecoderParts(DecoderParameters, kw_only=True):
-    """What ``CaptionDecoder`` calls; at which rate, its module's docstring says."""
+    # --- Methods that a decoder defines.
 
     def weights(self, width: int) -> DecoderWeights:
-        """The parameters, made at the first call for regions of ``width`` D."""
+        """Returns the parameters, created at the first call for regions of ``width`` D."""
         raise NotImplementedError
 
-    def remember(self, weights: DecoderWeights, regions: Array, mask: Array | None) -> Memory:
-        """What the steps read of regions (B,R,D) in ``dtype``, with a mask (B,R) bool."""
+    def encode_memory(self, weights: DecoderWeights, regions: Array, mask: Array | None) -> Memory:
+        """Returns the memory of regions (B,R,D) in ``dtype``, with a mask (B,R) bool."""
         raise NotImplementedError
 
-    def start(self, weights: DecoderWeights, memory: Memory) -> Carry:
-        """The carry (B,...) before the first word."""
+    def initial_carry(self, weights: DecoderWeights, memory: Memory) -> Carry:
+        """Returns the carry (B,...) before the first word."""
         raise NotImplementedError
 
-    def attach(self, weights: DecoderWeights, memory: Memory) -> ScanWeights:
-        """``weights.scan`` with those parts of the memory that the steps read."""
+    def bind_memory(self, weights: DecoderWeights, memory: Memory) -> ScanWeights:
+        """Returns ``weights.scan`` with those parts of the memory that the steps read."""
         return weights.scan
 
     def project(
@@ -170,15 +195,17 @@ class DecoderParts(DecoderParameters, kw_only=True):
         weights: DecoderWeights,
         memory: Memory,
         embedded: Array,
-        product: Product = multiply,
+        matmul: Matmul = multiply,
     ) -> dict[str, Array]:
-        """Embedded words (...,B,C,E) to the inputs of the scan (...,B,C,G).
+        """Returns the scan's inputs (...,B,C,G) of embedded words (...,B,C,E), by name.
+
+        Those named like a kernel of the scan are added to its matmul by ``recur``.
 
         Args:
-          weights: of which those outside of the scan are read.
-          memory: of the images.
-          embedded: words.
-          product: of words with a matrix, which may leave out padding.
+          weights: the parameters; those outside of the scan are read.
+          memory: the encoded images.
+          embedded: the words.
+          matmul: of words and a kernel; may skip padded rows.
         """
         raise NotImplementedError
 
@@ -191,56 +218,34 @@ class DecoderParts(DecoderParameters, kw_only=True):
         carry: Carry,
         inputs: dict[str, Array],
     ) -> tuple[Carry, dict[str, Array]]:
-        """One step of time: the new carry, and outputs (B,C,...) with ``attention`` if there is.
+        """Returns the new carry and outputs (B,C,...), with ``attention`` if the decoder attends.
 
         Args:
-          cells: of whose weights names and shapes alone may be read.
-          recur: products with the kernels of ``attach``.
-          others: of the weights of ``attach``.
-          flags: what has no gradient: ``draw_flags``' arrays of this step.
+          cells: the cells; only names and shapes of their weights may be read, since the scan's
+            custom gradient sees only what comes through ``recur`` and ``others``.
+          recur: matmuls with the kernels of ``bind_memory``.
+          others: ``others`` of ``bind_memory``.
+          flags: this step's arrays without gradient: ``valid`` (B,C) and those of ``draw_noise``.
           carry: (B,C,...).
-          inputs: what ``project`` gave and ``recur`` does not add.
+          inputs: those of ``project`` that ``recur`` does not add.
         """
         raise NotImplementedError
 
-    def read(self, weights: DecoderWeights, outputs: dict[str, Array], embedded: Array) -> Array:
-        """What the product with the vocabulary reads, of any number of steps."""
+    def output_features(
+        self, weights: DecoderWeights, outputs: dict[str, Array], embedded: Array
+    ) -> Array:
+        """Returns the input (...,F) of the output layer, for any number of steps."""
         return outputs["hidden"]
 
-    def draw_flags(self, shape: tuple[int, ...], memory: Memory) -> dict[str, Array]:
-        """Random numbers that training steps read, (L,B,C,...), for ``shape`` (L,B,C)."""
+    def draw_noise(self, shape: tuple[int, ...], memory: Memory) -> dict[str, Array]:
+        """Returns random arrays (L,B,C,...) that training steps read, for ``shape`` (L,B,C)."""
         return {}
 
+    def memory_width(self, memory: Memory) -> int:
+        """Returns D of the regions that the memory was encoded from."""
+        return memory["regions"].shape[-1]
 
-class CaptionDecoder(DecoderParts, kw_only=True):
-    """Regions of an image and the words so far to scores of the next word.
-
-    Attributes:
-      vocabulary_size: V.
-      make_cell: the constructor of a recurrent cell, as ``partial(GRUCell, 512)``.
-      embed_features: E, width of a word's embedding.
-      tie_embeddings: whether a word's scores are products with its embedding (Press and Wolf,
-        1608.05859); E is then the width of what the product with the vocabulary reads.
-      dropout_rate: on what the product with the vocabulary reads.
-      embed_dropout_rate: on embedded words.
-      weight_dropout_rate: on the entries of the kernels that the scan's steps multiply with, the
-        same for all steps and captions (DropConnect on recurrent weights, Merity et al.,
-        1708.02182).
-      begin_token: the word that is read first.
-      gradients: ``deferred`` or ``autodiff``, see ``ScanOptions``.
-      unroll: steps in one turn of the scan's loop.
-      dtype: of the products; cell states, attention and logits are at least float32.
-      param_dtype: of the parameters.
-    """
-
-    make_cell: Callable[..., Cell] = partial(LSTMCell, 512)
-    dropout_rate: float = 0.5
-    embed_dropout_rate: float = 0.0
-    weight_dropout_rate: float = 0.0
-    begin_token: int = 1
-    gradients: str = "deferred"
-    unroll: int = 1
-    dtype: Dtype = jnp.float32
+    # --- Teacher forcing, and scheduled sampling.
 
     def __call__(
         self,
@@ -252,18 +257,18 @@ class CaptionDecoder(DecoderParts, kw_only=True):
         train: bool,
         sampling_probability: Array | float | None = None,
     ) -> CaptionOutputs:
-        """Scores of given captions' words, each after the words before it.
+        """Returns the logits of given captions, each word after the words before it.
 
         Args:
           features: (B,R,D), (B,h,w,D) or (B,D), float.
           tokens: (B,C,L) int32 in [0,V): words, the end token, padding; no begin token.
-          token_lengths: (B,C) int32 in [0,L], the end token included. Steps from there on leave the
-            carry as it is; their logits mean nothing.
+          token_lengths: (B,C) int32 in [0,L], the end token included. Later steps leave the carry
+            unchanged; their logits are undefined.
           mask: (B,R) bool, regions that exist; None: all.
-          train: whether dropout (key ``dropout``) and what else is random act.
-          sampling_probability: scheduled sampling (Bengio et al., 1506.03099): with this
-            probability a step reads, in place of the given word, one drawn from the scores of the
-            step before (key ``sampling``). None: teacher forcing, all steps in one fast scan.
+          train: dropout (key ``dropout``) and other noise (key ``sampling``) are applied.
+          sampling_probability: of scheduled sampling (Bengio et al., 1506.03099), in [0,1]: with
+            this probability a step reads, instead of the given word, one drawn from the logits of
+            the step before (key ``sampling``). None: teacher forcing, all steps in one fast scan.
 
         Raises:
           ValueError: features, tokens, lengths or mask of another shape or dtype, tokens or lengths
@@ -276,20 +281,22 @@ class CaptionDecoder(DecoderParts, kw_only=True):
         weights = self.weights(regions.shape[-1])
         if train and self.weight_dropout_rate > 0:
             weights = weights._replace(scan=self._drop_weights(weights.scan))
-        memory = self.remember(weights, self._cast(regions), mask)
+        memory = self.encode_memory(weights, self._cast(regions), mask)
         b, c, num_steps = tokens.shape
         carry = jax.tree.map(
             lambda x: jnp.broadcast_to(x[:, None], (b, c, *x.shape[1:])),
-            self.start(weights, memory),
+            self.initial_carry(weights, memory),
         )
+        # Time is the leading axis of everything that is scanned.
         first = jnp.full((b, c, 1), self.begin_token, tokens.dtype)
         previous = jnp.moveaxis(jnp.concatenate([first, tokens[..., :-1]], -1), -1, 0)  # (L,B,C)
         valid = jnp.arange(num_steps) < jnp.asarray(token_lengths)[..., None]  # (B,C,L)
         flags = {"valid": jnp.moveaxis(valid, -1, 0)}
+        # Random keys are taken in the order of the lines below: reordering them changes results.
         if train:
-            flags |= self.draw_flags((num_steps, b, c), memory)
+            flags |= self.draw_noise((num_steps, b, c), memory)
         if sampling_probability is not None:
-            keys = [self._drop_key(train) for _ in range(2)]
+            keys = [self._dropout_key(train) for _ in range(2)]
             logits, outputs = scan_sampled_words(
                 partial(self._run_step, weights, memory),
                 carry,
@@ -300,39 +307,65 @@ class CaptionDecoder(DecoderParts, kw_only=True):
             )
             logits, outputs = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), (logits, outputs))
             return self._collect(logits, outputs)
-        embedded = self._embed(weights, previous, self._drop_key(train))  # (L,B,C,E)
+        embedded = self._embed(weights, previous, self._dropout_key(train))  # (L,B,C,E)
         outputs = self._scan_words(weights, memory, carry, embedded, flags)
-        hidden = jnp.moveaxis(self.read(weights, outputs, embedded), 0, 2)  # (B,C,L,F)
-        logits = self._score(weights, hidden, self._drop_key(train), valid)
+        hidden = jnp.moveaxis(self.output_features(weights, outputs, embedded), 0, 2)  # (B,C,L,F)
+        logits = self._logits(weights, hidden, self._dropout_key(train), valid)
         return self._collect(logits, {n: jnp.moveaxis(x, 0, 2) for n, x in outputs.items()})
 
-    def begin(self, features: Array, mask: Array | None = None) -> tuple[Memory, Carry]:
-        """Looks at images before any word: memory and carry, pytrees of (B,...).
+    def _scan_words(
+        self,
+        weights: DecoderWeights,
+        memory: Memory,
+        carry: Carry,
+        embedded: Array,
+        flags: dict[str, Array],
+    ) -> dict[str, Array]:
+        """Runs all steps on given words (L,B,C,E); returns outputs (L,B,C,...)."""
+        step = partial(self._step_where_valid, weights.cells)
+        scanned = self.bind_memory(weights, memory)
+        if not self._deferred:
+            inputs = self.project(weights, memory, embedded)
+            return plain_scan(step, scanned, carry, inputs, flags, unroll=self.unroll)[1]
+        valid = flags["valid"]
+        inputs = self.project(weights, memory, embedded, partial(multiply_valid, valid=valid))
+        return deferred_scan(step, scanned, carry, inputs, flags, unroll=self.unroll, valid=valid)[
+            1
+        ]
+
+    def _collect(self, logits: Array, outputs: dict[str, Array]) -> CaptionOutputs:
+        """Packs logits (B,C,L,V) and outputs (B,C,L,...) of all steps."""
+        return CaptionOutputs(logits, outputs.get("attention"))
+
+    # --- One step: decoding word by word.
+
+    def start_decoding(self, features: Array, mask: Array | None = None) -> tuple[Memory, Carry]:
+        """Returns memory and carry before the first word, pytrees of (B,...).
 
         Args:
-          features: as ``__call__``'s.
-          mask: as ``__call__``'s.
+          features: as in ``__call__``.
+          mask: as in ``__call__``.
 
         Raises:
           ValueError: as ``__call__``.
         """
         regions, mask = flatten_regions(features, mask)
         weights = self.weights(regions.shape[-1])
-        memory = self.remember(weights, self._cast(regions), mask)
-        return memory, self.start(weights, memory)
+        memory = self.encode_memory(weights, self._cast(regions), mask)
+        return memory, self.initial_carry(weights, memory)
 
-    def advance(
+    def decode_step(
         self, memory: Memory, carry: Carry, previous: Array
     ) -> tuple[Carry, Array, Array | None]:
-        """Reads one word and scores the next.
+        """Reads one word and predicts the next.
 
         Args:
-          memory: what ``begin`` gave.
-          carry: what ``begin`` or the step before gave.
-          previous: (B,) int32 in [0,V), first the begin token.
+          memory: of ``start_decoding``.
+          carry: of ``start_decoding`` or the step before.
+          previous: (B,) int32 in [0,V), the word before; at first ``begin_token``.
 
         Returns:
-          The new carry, logits (B,V) float32, and attention (B,R) or None.
+          The new carry, logits (B,V) float32, and attention weights (B,R) or None.
 
         Raises:
           ValueError: words of another shape or dtype, memory of another width than the parameters'.
@@ -343,6 +376,7 @@ class CaptionDecoder(DecoderParts, kw_only=True):
                 f"previous: expected {(b,)} integers, received {previous.shape} {previous.dtype}"
             )
         weights = self.weights(self.memory_width(memory))
+        # The shared step works on (B,C,...); here C = 1.
         carry = jax.tree.map(lambda x: x[:, None], carry)
         flags = {"valid": jnp.ones((b, 1), bool)}
         carry, logits, outputs = self._run_step(
@@ -353,30 +387,6 @@ class CaptionDecoder(DecoderParts, kw_only=True):
         )
         return carry, logits, attention
 
-    def memory_width(self, memory: Memory) -> int:
-        """D of the regions that a memory was made of."""
-        return memory["regions"].shape[-1]
-
-    def _scan_words(
-        self,
-        weights: DecoderWeights,
-        memory: Memory,
-        carry: Carry,
-        embedded: Array,
-        flags: dict[str, Array],
-    ) -> dict[str, Array]:
-        """All steps on given words (L,B,C,E): outputs (L,B,C,...)."""
-        step = partial(self._step_where_valid, weights.cells)
-        scanned = self.attach(weights, memory)
-        if not self._deferred:
-            inputs = self.project(weights, memory, embedded)
-            return plain_scan(step, scanned, carry, inputs, flags, unroll=self.unroll)[1]
-        valid = flags["valid"]
-        inputs = self.project(weights, memory, embedded, partial(multiply_valid, valid=valid))
-        return deferred_scan(step, scanned, carry, inputs, flags, unroll=self.unroll, valid=valid)[
-            1
-        ]
-
     def _run_step(
         self,
         weights: DecoderWeights,
@@ -385,10 +395,10 @@ class CaptionDecoder(DecoderParts, kw_only=True):
         words: Array,
         x: tuple[dict[str, Array], list[PRNGKey | None]],
     ) -> tuple[Carry, Array, dict[str, Array]]:
-        """One step on words (B,C): the new carry, logits (B,C,V) and outputs (B,C,...)."""
-        flags, drop_keys = x
-        embedded = self._embed(weights, words, drop_keys[0])
-        scanned = self.attach(weights, memory)
+        """Reads words (B,C); returns the new carry, logits (B,C,V) and outputs (B,C,...)."""
+        flags, dropout_keys = x
+        embedded = self._embed(weights, words, dropout_keys[0])
+        scanned = self.bind_memory(weights, memory)
         addends, inputs = split_projected(scanned, self.project(weights, memory, embedded))
 
         def recur(name: str, hidden: Array) -> Array:
@@ -397,8 +407,8 @@ class CaptionDecoder(DecoderParts, kw_only=True):
         carry, outputs = self._step_where_valid(
             weights.cells, recur, scanned.others, flags, carry, inputs
         )
-        hidden = self.read(weights, outputs, embedded)
-        return carry, self._score(weights, hidden, drop_keys[1]), outputs
+        hidden = self.output_features(weights, outputs, embedded)
+        return carry, self._logits(weights, hidden, dropout_keys[1]), outputs
 
     def _step_where_valid(
         self,
@@ -409,65 +419,72 @@ class CaptionDecoder(DecoderParts, kw_only=True):
         carry: Carry,
         inputs: dict[str, Array],
     ) -> tuple[Carry, dict[str, Array]]:
+        """Runs ``step``; padded captions keep their carry and have zero outputs."""
         valid = flags["valid"][..., None]  # (B,C,1)
         new_carry, outputs = self.step(cells, recur, others, flags, carry, inputs)
         carry = jax.tree.map(lambda new, old: jnp.where(valid, new, old), new_carry, carry)
         return carry, {name: jnp.where(valid, x, 0) for name, x in outputs.items()}
 
-    def _collect(self, logits: Array, outputs: dict[str, Array]) -> CaptionOutputs:
-        """Logits (B,C,L,V) and outputs (B,C,L,...) of all steps."""
-        return CaptionOutputs(logits, outputs.get("attention"))
-
-    def _cast(self, regions: Array) -> Array:
-        """To the dtype of the products, once: XLA would fuse the cast into each that reads them."""
-        if regions.dtype == self.dtype:
-            return regions
-        return jax.lax.optimization_barrier(regions.astype(self.dtype))
+    # --- Embedding, output layer, dropout.
 
     @property
     def _deferred(self) -> bool:
         return self.gradients == "deferred"
 
     @property
-    def _score_dtype(self) -> Dtype:
+    def _logits_dtype(self) -> Dtype:
         return jnp.promote_types(self.dtype, jnp.float32)
 
-    def _score(
+    def _cast(self, regions: Array) -> Array:
+        """Casts to ``dtype`` once: XLA would otherwise fuse the cast into every matmul's loop."""
+        if regions.dtype == self.dtype:
+            return regions
+        return jax.lax.optimization_barrier(regions.astype(self.dtype))
+
+    def _embed(self, weights: DecoderWeights, words: Array, key: PRNGKey | None) -> Array:
+        embedded = jnp.asarray(weights.embedding, self.dtype)[words]
+        return _dropout(embedded, self.embed_dropout_rate, key)
+
+    def _logits(
         self,
         weights: DecoderWeights,
         hidden: Array,
-        drop_key: PRNGKey | None,
+        key: PRNGKey | None,
         valid: Array | None = None,
     ) -> Array:
-        """Logits (...,V), at least float32; where not ``valid`` (...) they mean nothing."""
-        hidden = _drop(hidden.astype(self.dtype), self.dropout_rate, drop_key)
-        kernel = weights.fixed["vocabulary_kernel"].astype(self.dtype)
-        if valid is not None and hidden.dtype == self._score_dtype and self._deferred:
+        """Returns logits (...,V), at least float32; undefined where not ``valid`` (...)."""
+        hidden = _dropout(hidden.astype(self.dtype), self.dropout_rate, key)
+        kernel = weights.unscanned["vocabulary_kernel"].astype(self.dtype)
+        # The largest matmul of a decoder: padded rows are left out where the kernels allow it.
+        # multiply_valid returns the dtype of its input, hence not for bfloat16.
+        if valid is not None and hidden.dtype == self._logits_dtype and self._deferred:
             logits = multiply_valid(hidden, kernel, valid)
         else:
-            logits = jnp.matmul(hidden, kernel, preferred_element_type=self._score_dtype)
-        return logits + weights.fixed["vocabulary_bias"]
-
-    def _embed(self, weights: DecoderWeights, words: Array, drop_key: PRNGKey | None) -> Array:
-        embedded = jnp.asarray(weights.embedding, self.dtype)[words]
-        return _drop(embedded, self.embed_dropout_rate, drop_key)
+            logits = jnp.matmul(hidden, kernel, preferred_element_type=self._logits_dtype)
+        return logits + weights.unscanned["vocabulary_bias"]
 
     def _drop_weights(self, scanned: ScanWeights) -> ScanWeights:
         keys = jax.random.split(self.make_rng("dropout"), len(scanned.kernels))
+        # Keys go by the order in which ``weights`` names its kernels.
         named = zip(scanned.kernels.items(), keys, strict=True)
-        dropped = {n: _drop(kernel, self.weight_dropout_rate, key) for (n, kernel), key in named}
-        return scanned._replace(kernels=dropped)
+        kernels = {name: _dropout(x, self.weight_dropout_rate, key) for (name, x), key in named}
+        return scanned._replace(kernels=kernels)
 
-    def _drop_key(self, train: bool) -> PRNGKey | None:
+    def _dropout_key(self, train: bool) -> PRNGKey | None:
         drops = train and (self.dropout_rate > 0 or self.embed_dropout_rate > 0)
         return self.make_rng("dropout") if drops else None
 
 
-def attach_regions(scanned: ScanWeights, memory: Memory) -> ScanWeights:
-    """With ``regions`` as the kernel ``context``, and ``keys`` and ``mask`` as others."""
+def bind_regions(scanned: ScanWeights, memory: Memory) -> ScanWeights:
+    """Adds what attention reads: ``regions`` as the kernel ``context``, ``keys`` and ``mask``.
+
+    The attended context α·regions is a matmul with a kernel (R,D) of each row, so the gradient of
+    the regions, too, is formed once, after the scan.
+    """
     kernels, biases, others = scanned
     mask = memory.get("mask")
-    # As a float, since differentiation knows no gradient of a bool.
+    # As float: the scan's custom gradient needs a cotangent of every array of ``others``, and a
+    # bool has none.
     exists = None if mask is None else mask.astype(jnp.float32)
     kernels = kernels | {"context": memory["regions"]}
     return ScanWeights(kernels, biases, (*others, memory["keys"], exists))
@@ -476,7 +493,9 @@ def attach_regions(scanned: ScanWeights, memory: Memory) -> ScanWeights:
 def check_captions(
     tokens: Array, token_lengths: Array, batch_size: int, vocabulary_size: int
 ) -> None:
-    """Refuses captions and lengths that do not go together.
+    """Checks shapes, dtypes and ranges of captions.
+
+    Values are checked only outside of ``jit``, where they are known.
 
     Raises:
       ValueError: tokens that are not (B,C,L) integers or, where they are known, not in [0,V);
@@ -505,18 +524,16 @@ def check_captions(
             raise ValueError(f"{name}: expected 0 to {largest}, received {low} to {high}")
 
 
-def _drop(x: Array, rate: float, key: PRNGKey | None) -> Array:
-    """Dropout where there is a key."""
+def _dropout(x: Array, rate: float, key: PRNGKey | None) -> Array:
+    """Applies dropout where there is a key."""
     if key is None or rate == 0:
         return x
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
     return jnp.where(keep, x / (1 - rate), 0)
 
 
-# Scheduled sampling (Bengio et al., 1506.03099): a decoder in training reads words of its own.
-
 RunStep = Callable[[Carry, Array, PyTree], tuple[Carry, Array, PyTree]]
-"""(carry, words, x) to the new carry, scores (...,V) of the next words, and more outputs."""
+"""(carry, words, x) to the new carry, logits (...,V) of the next words, and more outputs."""
 
 
 def scan_sampled_words(
@@ -528,31 +545,33 @@ def scan_sampled_words(
     probability: Array | float,
     key: PRNGKey,
 ) -> tuple[Array, PyTree]:
-    """Runs a decoder step after step, since each may read a word from the scores before it.
+    """Runs a decoder with scheduled sampling (Bengio et al., 1506.03099, section 2.4).
 
-    No gradient passes through a drawn word. The first word is read as it is given.
+    The whole step, vocabulary matmul included, is in the loop, since the next input word may depend
+    on the logits; hence it is slower than teacher forcing. No gradient passes through a drawn word.
+    The first word is always the given one.
 
     Args:
-      run_step: one step; ``x`` is that step's share of ``xs``.
+      run_step: one step; ``x`` is its slice of ``xs``.
       carry: before the first step.
-      words: (L,...) integers, those that are given.
+      words: (L,...) integers, the given input words.
       xs: a pytree of arrays (L,...).
-      probability: of a word to be drawn, in [0,1].
+      probability: of replacing a given word by a drawn one, in [0,1].
       key: of the draws.
 
     Returns:
-      Scores (L,...,V) and outputs (L,...) of all steps.
+      Logits (L,...,V) and outputs (L,...) of all steps.
     """
 
     def body(state: Any, inputs: Any) -> Any:
-        carry, scores = state
+        carry, logits = state
         given, x, key, may_draw = inputs
         choose_key, draw_key = jax.random.split(key)
         chosen = may_draw & jax.random.bernoulli(choose_key, probability, given.shape)
-        drawn = jax.random.categorical(draw_key, jax.lax.stop_gradient(scores))
-        read = jnp.where(chosen, drawn.astype(given.dtype), given)
-        carry, scores, outputs = run_step(carry, read, x)
-        return (carry, scores), (scores, outputs)
+        drawn = jax.random.categorical(draw_key, jax.lax.stop_gradient(logits))
+        word = jnp.where(chosen, drawn.astype(given.dtype), given)
+        carry, logits, outputs = run_step(carry, word, x)
+        return (carry, logits), (logits, outputs)
 
     num_steps = len(words)
     first = jax.tree.map(lambda leaf: leaf[0], (words, xs))

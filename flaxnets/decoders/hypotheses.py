@@ -1,9 +1,9 @@
-"""What every search shares: the step it calls, what it gives back, which words it may choose.
+"""Common parts of the searches: the decoder's step, hypotheses, word rules, length normalisation.
 
-A search calls ``advance(carry, tokens (B,) int32) -> (carry, logits (B,V))``: one step of a decoder
-that has read ``tokens``, for a batch of B. The carry is a pytree of arrays (B,...); what never
-changes (an image's features) is closed over. K hypotheses of a row are run by ``jax.vmap`` over an
-axis 1 of the carry, so that what is closed over is not repeated.
+A search calls ``decode_step(carry, tokens (B,) int32) -> (carry, logits (B,V))``, one step of a
+decoder that reads ``tokens``. The carry is a pytree of arrays (B,...). What never changes, such as
+an image's memory, is closed over: the K hypotheses of a row run by ``jax.vmap`` over axis 1 of the
+carry, so what is closed over is not repeated K times.
 """
 
 import dataclasses
@@ -16,46 +16,43 @@ import jax.numpy as jnp
 from flaxnets.typing import Array, Carry
 
 PAD, BOS, EOS, UNK = range(4)
-"""The ids of ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>``; words come after them."""
+"""Ids of ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>``; words follow."""
 
-Advance = Callable[[Carry, Array], tuple[Carry, Array]]
-"""Carry (B,...) and the tokens just read, (B,) int32, to the carry and logits (B,V) of the next."""
+DecodeStep = Callable[[Carry, Array], tuple[Carry, Array]]
+"""Carry (B,...) and input tokens (B,) int32 to the new carry and the next token's logits (B,V)."""
 
 NORMALIZATIONS = ("none", "mean", "wu")
 
 
 class Hypotheses(NamedTuple):
-    """The K answers of each row: those that ended before others, then best scores first.
+    """The K captions found for each row: ended ones first, then by falling score.
 
-    A slot that no hypothesis fills has length 0, no token but ``<pad>``, and minus infinity for
-    ``log_probs`` and ``scores``.
+    An empty slot has length 0, only ``<pad>`` tokens, and minus infinity for ``log_probs`` and
+    ``scores``.
     """
 
     tokens: Array
-    """(B,K,L) int32: words, ``<eos>`` where it ended, then ``<pad>``; no ``<bos>``."""
+    """(B,K,L) int32: words, ``<eos>`` if it ended, then ``<pad>``; no ``<bos>``."""
     lengths: Array
-    """(B,K) int32 in [0,L]: words, and the ``<eos>`` where it ended."""
+    """(B,K) int32 in [0,L], ``<eos>`` included."""
     log_probs: Array
-    """(B,K) float32: log-probability of the tokens under the model, whose softmax is over the whole
-    vocabulary, whatever temperature, truncation, blocking or penalty acted on the choice."""
+    """(B,K) float32, nats: log p(tokens) under the model with a softmax over the whole vocabulary;
+    temperature, truncation, word rules and penalties act on the choice only."""
     scores: Array
-    """(B,K) float32: what the order is by, ``log_probs`` under the length normalisation."""
+    """(B,K) float32: ``log_probs`` divided by the length normalisation; sorted by it."""
     ended: Array
-    """(B,K) bool: whether ``<eos>`` was reached within L tokens."""
+    """(B,K) bool: ``<eos>`` was reached within L tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WordRules:
-    """Which words may follow.
-
-    ``<pad>`` and ``<bos>`` never do.
+    """Words that a search may choose; ``<pad>`` and ``<bos>`` it never may.
 
     Attributes:
-      no_repeat_ngram_size: n: a word is blocked that would complete an n-gram of words which the
-        hypothesis holds already, at whatever place, overlapping or not; 1 blocks every word it
-        holds. ``<eos>`` is never blocked. Where nothing at all would be left to choose, nothing is
-        blocked. 0: blocks nothing.
-      forbid_unknown: whether ``<unk>`` is never chosen.
+      no_repeat_ngram_size: n: blocks a word that would complete an n-gram which the hypothesis
+        contains already, overlapping or not; 1 blocks every word it contains, 0 nothing. ``<eos>``
+        is never blocked. Where no word would be left, none is blocked.
+      forbid_unknown: ``<unk>`` is never chosen.
     """
 
     no_repeat_ngram_size: int = 0
@@ -68,15 +65,15 @@ class WordRules:
             )
 
     def log_probs(self, logits: Array, tokens: Array, step: Array) -> Array:
-        """The model's log-probabilities, minus infinity for words that may not follow.
+        """Returns the model's log-probabilities, minus infinity for words that are not allowed.
 
         Args:
-          logits: (B,K,V) any float; the softmax is computed in float32.
-          tokens: (B,K,L) int32, the hypotheses; read before ``step`` only.
-          step: () int32, how many tokens they hold.
+          logits: (B,K,V), any float dtype; the softmax is computed in float32.
+          tokens: (B,K,L) int32, the hypotheses; only positions before ``step`` are read.
+          step: () int32, the number of their tokens.
 
         Returns:
-          (B,K,V) float32. No word's probability is added to another's: they no longer sum to one.
+          (B,K,V) float32, not renormalised: the allowed words' probabilities sum to less than one.
         """
         b, k, v = logits.shape
         log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
@@ -89,49 +86,61 @@ class WordRules:
             return log_probs
         repeated, words = _completions(tokens, step, self.no_repeat_ngram_size)
         rows, columns = jnp.ogrid[:b, :k]
+        # A scatter by minimum: positions that repeat nothing scatter +inf, which changes nothing.
+        # A scatter that sets values would let such a position undo another's -inf of that word.
         bounds = jnp.where(repeated, -jnp.inf, jnp.inf)
         blocked = log_probs.at[rows[..., None], columns[..., None], words].min(bounds)
+        # Of -inf alone argmax would choose <pad>, and sampling would compute -inf - (-inf) = NaN.
         nothing_left = jnp.max(blocked, axis=-1, keepdims=True) == -jnp.inf
         return jnp.where(nothing_left, log_probs, blocked)
 
 
 def _completions(tokens: Array, step: Array, n: int) -> tuple[Array, Array]:
-    """Where a word followed what the hypothesis ends with now: (B,K,P) bool, and the words there.
+    """Returns the earlier positions of the hypothesis's last n-1 words, and the words after them.
 
-    P = L − n + 1, and at least 1: the places where an n-gram may start.
+    Both (B,K,P), bool and int32, with P = max(1, L − n + 1) positions where an n-gram may start.
     """
     b, k, length = tokens.shape
     if n > length:
         return jnp.zeros((b, k, 1), bool), jnp.full((b, k, 1), PAD)
-    places = length - n + 1
-    # Of a hypothesis shorter than n nothing is read: there step - n, the last start, is negative.
+    positions = length - n + 1
+    # A hypothesis shorter than n repeats nothing: its last start, step - n, is negative.
     start = jnp.maximum(step - n + 1, 0)
-    equal = jnp.broadcast_to(jnp.arange(places) <= step - n, (b, k, places))
+    equal = jnp.broadcast_to(jnp.arange(positions) <= step - n, (b, k, positions))
     for offset in range(n - 1):
         last = jax.lax.dynamic_slice_in_dim(tokens, start + offset, 1, axis=2)
-        equal &= tokens[..., offset : offset + places] == last
+        equal &= tokens[..., offset : offset + positions] == last
     return equal, tokens[..., n - 1 :]
 
 
 def length_normalizer(form: str, alpha: float) -> Callable[[Array | int], Array]:
-    r"""What a log-probability of n tokens, ``<eos>`` included, is divided by to give a score.
+    r"""Returns the divisor of a caption's log-probability as a function of its length.
 
-    ``none``: 1. ``mean``: n. ``wu``: :math:`((5+n)/6)^α` (Wu et al., 1609.08144, equation 14).
-    All are at least 1 and never fall with n, which the beam's early exit relies on.
+    With n tokens, ``<eos>`` included, the score is :math:`s(y) = \log p(y) / \mathrm{norm}(n)`:
+
+    - ``none``: 1;
+    - ``mean``: n, the mean log-probability of a token;
+    - ``wu``: :math:`((5+n)/6)^α` (Wu et al., 1609.08144, equation 14, without its coverage term).
+
+    All are at least 1 and never fall with n: the beam's early exit relies on both.
 
     Args:
       form: one of ``NORMALIZATIONS``.
-      alpha: of ``wu`` alone, at least 0.
+      alpha: exponent α of ``wu``, at least 0.
 
     Raises:
-      ValueError: another form, or a negative ``alpha``.
+      ValueError: an unknown form, or a negative ``alpha``.
+
+    >>> float(length_normalizer("wu", 1.0)(7))
+    2.0
     """
     if form not in NORMALIZATIONS:
         raise ValueError(f"length_normalization: expected one of {NORMALIZATIONS}, received {form}")
-    if not alpha >= 0:
+    if not alpha >= 0:  # Not alpha < 0, which is False for NaN.
         raise ValueError(f"length_alpha: expected at least 0, received {alpha}")
 
     def normalizer(n: Array | int) -> Array:
+        # At least 1: an empty caption (n = 0, log p = 0) must not become NaN.
         steps = jnp.maximum(jnp.asarray(n, jnp.float32), 1.0)
         if form == "none":
             return jnp.ones_like(steps)
@@ -141,7 +150,7 @@ def length_normalizer(form: str, alpha: float) -> Callable[[Array | int], Array]
 
 
 def check_at_least(minimum: int, **values: int) -> None:
-    """Refuses arguments below ``minimum``, naming them.
+    """Checks that all arguments are at least ``minimum``.
 
     Raises:
       ValueError: one of ``values`` is smaller.
@@ -151,17 +160,19 @@ def check_at_least(minimum: int, **values: int) -> None:
             raise ValueError(f"{name}: expected at least {minimum}, received {value}")
 
 
-def infer_batch_size(advance: Advance, carry: Carry, batch_size: int | None) -> int:
-    """B, and that one step of ``advance`` keeps the carry's shapes and gives logits (B,V).
+def infer_batch_size(decode_step: DecodeStep, carry: Carry, batch_size: int | None) -> int:
+    """Returns B, and checks the shapes of one step.
+
+    A step that changes its carry's dtype would otherwise fail deep inside ``while_loop``.
 
     Args:
-      advance: the step.
+      decode_step: the step; it is traced by ``jax.eval_shape``, not run.
       carry: pytree of (B,...).
       batch_size: B where the carry holds no array; None: the size of the carry's first axes.
 
     Raises:
-      ValueError: no array to tell B by, leaves that disagree about it, a step that changes the
-        shapes, dtypes or structure of its carry, or logits of another shape or without floats.
+      ValueError: B unknown, or leaves that disagree about it; a step that changes the shapes,
+        dtypes or structure of its carry; logits that are not (B,V) floats.
     """
     sizes = {leaf.shape[0] if jnp.ndim(leaf) else None for leaf in jax.tree.leaves(carry)}
     if batch_size is not None:
@@ -173,33 +184,34 @@ def infer_batch_size(advance: Advance, carry: Carry, batch_size: int | None) -> 
         )
     b = sizes.pop()
     assert b is not None
-    after, logits = jax.eval_shape(advance, carry, jax.ShapeDtypeStruct((b,), jnp.int32))
+    after, logits = jax.eval_shape(decode_step, carry, jax.ShapeDtypeStruct((b,), jnp.int32))
     before = jax.eval_shape(lambda tree: tree, carry)
     described = [
         (jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)])
         for tree in (before, after)
     ]
     if described[0] != described[1]:
-        raise ValueError(f"advance: expected a carry like its own, {before}, received {after}")
+        raise ValueError(f"decode_step: expected a carry like its own, {before}, received {after}")
     if logits.ndim != 2 or logits.shape[0] != b or logits.shape[1] <= UNK:
         raise ValueError(
-            f"advance: expected logits ({b},V) with V > {UNK}, received shape {logits.shape}"
+            f"decode_step: expected logits ({b},V) with V > {UNK}, received shape {logits.shape}"
         )
     if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(f"advance: expected logits of a float dtype, received {logits.dtype}")
+        raise ValueError(f"decode_step: expected logits of a float dtype, received {logits.dtype}")
     return b
 
 
 def repeat_carry(carry: Carry, count: int) -> Carry:
-    """Leaves (B,...) to (B,count,...)."""
+    """Broadcasts leaves (B,...) to (B,count,...)."""
     return jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf[:, None], (leaf.shape[0], count, *leaf.shape[1:])), carry
     )
 
 
 def gather(tree: Carry, indices: Array) -> Carry:
-    """Leaves (B,K,...) to (B,J,...): of each row those at ``indices`` (B,J), all in [0,K)."""
+    """Gathers leaves (B,K,...) at ``indices`` (B,J), all in [0,K): (B,J,...)."""
 
+    # A gather by rows; indices in bounds by contract, so XLA adds neither clamps nor fills.
     def pick(leaf: Array) -> Array:
         return jax.vmap(lambda row, index: row.at[index].get(mode="promise_in_bounds"))(
             leaf, indices
@@ -209,8 +221,11 @@ def gather(tree: Carry, indices: Array) -> Carry:
 
 
 def rank(hypotheses: Hypotheses) -> Hypotheses:
-    """Orders each row's hypotheses: ended ones first, then by falling score; ties stay in order."""
-    # Two stable orderings, the finer first: they compile in half the time of a sort by two keys.
+    """Sorts each row's hypotheses: ended ones first, then by falling score; ties keep their order.
+
+    ``top_k`` is stable: of equal values the lower index comes first.
+    """
+    # Two stable sorts, by the minor key first; they compile in half the time of one by two keys.
     k = hypotheses.scores.shape[1]
     hypotheses = gather(hypotheses, jax.lax.top_k(hypotheses.scores, k)[1])
     return gather(hypotheses, jax.lax.top_k(hypotheses.ended.astype(jnp.float32), k)[1])

@@ -1,4 +1,4 @@
-"""Greedy search, and samples at a temperature from all, the k best, or the nucleus of words."""
+"""Greedy search, and sampling with temperature, top-k and nucleus truncation."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from flaxnets.decoders.hypotheses import (
     BOS,
     EOS,
     PAD,
-    Advance,
+    DecodeStep,
     Hypotheses,
     WordRules,
     check_at_least,
@@ -22,11 +22,11 @@ from flaxnets.decoders.hypotheses import (
 from flaxnets.typing import Array, Carry, PRNGKey
 
 Choose = Callable[[Array, Array], Array]
-"""Log-probabilities (B,K,V), minus infinity where forbidden, and the step () to words (B,K)."""
+"""Log-probabilities (B,K,V), minus infinity where not allowed, and the step () to words (B,K)."""
 
 
 def greedy_search(
-    advance: Advance,
+    decode_step: DecodeStep,
     carry: Carry,
     *,
     max_steps: int,
@@ -36,26 +36,26 @@ def greedy_search(
     no_repeat_ngram_size: int = 0,
     forbid_unknown: bool = True,
 ) -> Hypotheses:
-    """Takes the most probable word at each step, the lower id of equals.
+    """Returns the captions of the most probable word at each step, the lower id of equals.
 
     Args:
-      advance: one step of the decoder, see ``hypotheses``.
-      carry: pytree of (B,...), before ``<bos>`` was read.
-      max_steps: L, the most tokens of an answer, ``<eos>`` included.
+      decode_step: one step of the decoder, see ``DecodeStep``.
+      carry: pytree of (B,...), before ``<bos>`` is read.
+      max_steps: L, maximum length in tokens, ``<eos>`` included.
       batch_size: B, needed only where the carry holds no array.
-      length_normalization: of ``scores`` alone, see ``length_normalizer``.
-      length_alpha: the same.
+      length_normalization: of ``scores`` only, see ``length_normalizer``.
+      length_alpha: exponent of ``wu``.
       no_repeat_ngram_size: see ``WordRules``; 0 blocks nothing.
-      forbid_unknown: whether ``<unk>`` is never chosen.
+      forbid_unknown: ``<unk>`` is never chosen.
 
     Returns:
-      Hypotheses with K = 1; unfinished where L tokens held no ``<eos>``.
+      Hypotheses with K = 1; unfinished where L tokens contain no ``<eos>``.
 
     Raises:
       ValueError: an option out of its range, or a carry or step of another form than stated.
     """
-    return _follow(
-        advance,
+    return _decode(
+        decode_step,
         carry,
         lambda log_probs, step: jnp.argmax(log_probs, axis=-1),
         count=1,
@@ -67,7 +67,7 @@ def greedy_search(
 
 
 def sample(
-    advance: Advance,
+    decode_step: DecodeStep,
     carry: Carry,
     key: PRNGKey,
     *,
@@ -82,28 +82,28 @@ def sample(
     no_repeat_ngram_size: int = 0,
     forbid_unknown: bool = True,
 ) -> Hypotheses:
-    """Draws each word from the model's probabilities, sharpened and truncated.
+    """Returns captions drawn word by word from the model's probabilities.
 
-    In this order: words that may not follow are taken out, logits are divided by the temperature,
-    then ``top_k`` and ``top_p`` take out words, each on the probabilities that the step before
-    left, made to sum to one.
+    In this order: words that are not allowed are removed, logits are divided by the temperature,
+    ``top_k`` removes words, then ``top_p``, each from the renormalised probabilities of the stage
+    before.
 
     Args:
-      advance: one step of the decoder, see ``hypotheses``.
-      carry: pytree of (B,...), before ``<bos>`` was read.
-      key: the draws of row b depend on the key and b, not on B or other rows.
-      max_steps: L, the most tokens of an answer, ``<eos>`` included.
-      num_samples: K, independent draws for each row.
+      decode_step: one step of the decoder, see ``DecodeStep``.
+      carry: pytree of (B,...), before ``<bos>`` is read.
+      key: draws of row b depend on the key and b only, not on B or other rows.
+      max_steps: L, maximum length in tokens, ``<eos>`` included.
+      num_samples: K, independent draws per row.
       temperature: above 0; below 1 sharpens.
-      top_k: keeps the k most probable words and those that tie with the last of them (Fan et al.,
-        1805.04833); 0: all.
+      top_k: keeps the k most probable words and ties with the last of them (Fan et al., 1805.04833,
+        section 5.3); 0: all.
       top_p: in (0,1]: keeps the smallest set of most probable words that together reach ``top_p``,
-        and those that tie with the last of them (Holtzman et al., 1904.09751); 1: all.
+        and ties with the last of them (Holtzman et al., 1904.09751, section 3.1); 1: all.
       batch_size: B, needed only where the carry holds no array.
-      length_normalization: of ``scores`` alone, see ``length_normalizer``.
-      length_alpha: the same.
+      length_normalization: of ``scores`` only, see ``length_normalizer``.
+      length_alpha: exponent of ``wu``.
       no_repeat_ngram_size: see ``WordRules``; 0 blocks nothing.
-      forbid_unknown: whether ``<unk>`` is never chosen.
+      forbid_unknown: ``<unk>`` is never chosen.
 
     Returns:
       Hypotheses with K = num_samples, the ended before the unfinished, best first.
@@ -113,22 +113,23 @@ def sample(
     """
     check_at_least(1, num_samples=num_samples)
     check_at_least(0, top_k=top_k)
-    if not temperature > 0:
+    if not temperature > 0:  # Also refuses NaN.
         raise ValueError(f"temperature: expected above 0, received {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p: expected in (0, 1], received {top_p}")
 
     def choose(log_probs: Array, step: Array) -> Array:
         b = log_probs.shape[0]
-        # The largest first becomes 0, so that no temperature makes it overflow.
+        # The maximum becomes 0 before the division, so that a low temperature cannot overflow.
+        # Words that are not allowed stay -inf.
         shifted = log_probs - jnp.max(log_probs, axis=-1, keepdims=True)
         probabilities = truncate(jax.nn.softmax(shifted / temperature), top_k, top_p)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), jnp.arange(b))
         uniforms = jax.vmap(lambda row: jax.random.uniform(row, (2, num_samples)))(keys)
         return _draw(probabilities, uniforms[:, 0], uniforms[:, 1])
 
-    return _follow(
-        advance,
+    return _decode(
+        decode_step,
         carry,
         choose,
         count=num_samples,
@@ -140,7 +141,7 @@ def sample(
 
 
 def truncate(probabilities: Array, top_k: int, top_p: float) -> Array:
-    """Sets to zero what ``top_k``, then ``top_p`` leave out; see ``sample``.
+    """Sets to zero the words that ``top_k``, then ``top_p`` remove; see ``sample``.
 
     Args:
       probabilities: (...,V) float32, non-negative, with a sum of one.
@@ -148,28 +149,34 @@ def truncate(probabilities: Array, top_k: int, top_p: float) -> Array:
       top_p: in (0,1]; 1: all.
 
     Returns:
-      (...,V) float32, the kept ones unchanged: they no longer sum to one.
+      (...,V) float32, the kept ones unchanged, not renormalised.
+
+    >>> truncate(jnp.array([0.5, 0.25, 0.25, 0.0]), top_k=2, top_p=1.0).tolist()  # A tie.
+    [0.5, 0.25, 0.25, 0.0]
+    >>> truncate(jnp.array([0.5, 0.25, 0.25, 0.0]), top_k=0, top_p=0.5).tolist()
+    [0.5, 0.0, 0.0, 0.0]
     """
     if 0 < top_k < probabilities.shape[-1]:
-        bound = _bound(probabilities, jnp.ones_like(probabilities), jnp.float32(top_k))
+        bound = _threshold(probabilities, jnp.ones_like(probabilities), jnp.float32(top_k))
         probabilities = jnp.where(probabilities >= bound, probabilities, 0.0)
     if top_p < 1:
+        # After top_k the sum is below one; the target is a share of what is left.
         total = jnp.sum(probabilities, axis=-1, keepdims=True)
-        bound = _bound(probabilities, probabilities, top_p * total)
+        bound = _threshold(probabilities, probabilities, top_p * total)
         probabilities = jnp.where(probabilities >= bound, probabilities, 0.0)
     return probabilities
 
 
-def _bound(probabilities: Array, weights: Array, target: Array) -> Array:
-    """The largest p, (...,1), for which the weights of probabilities >= p sum to ``target``.
+def _threshold(probabilities: Array, weights: Array, target: Array) -> Array:
+    """Returns the largest p (...,1) such that the weights of probabilities >= p sum to ``target``.
 
-    Non-negative floats are in the order of their bits, so 30 halvings of an interval of integers
-    find it exactly, in 30 passes that fuse: for 250 rows of 2,541 words on 2 CPU cores 2.6 ms,
-    where sorting them took 86 ms.
+    Non-negative floats order as their bits do as integers, so bisection over 30 bits finds it
+    exactly, in 30 passes that fuse: 2.6 ms for 250 rows of 2,541 words on 2 CPU cores, where
+    sorting took 86 ms.
     """
 
     def halve(_: int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = interval  # Reached at low, not at high.
+        low, high = interval  # The target is reached at low, not at high.
         middle = low + (high - low) // 2
         kept = probabilities >= jax.lax.bitcast_convert_type(middle, jnp.float32)
         reached = jnp.sum(jnp.where(kept, weights, 0.0), axis=-1, keepdims=True) >= target
@@ -187,10 +194,10 @@ _BLOCK = 64
 
 
 def _draw(probabilities: Array, first: Array, second: Array) -> Array:
-    """Draws by inversion: a block of words by its share, then a word of the block.
+    """Draws words by inverting the CDF: first a block of words, then a word of the block.
 
-    Two uniform numbers a draw: for 250 draws of 2,541 words on 2 CPU cores 0.5 ms, where the
-    Gumbel noise of ``jax.random.categorical``, a number for each word, took 7 to 11 ms.
+    Two uniform numbers per draw: 0.5 ms for 250 draws of 2,541 words on 2 CPU cores, where
+    ``jax.random.categorical``, with Gumbel noise for each word, took 7 to 11 ms.
 
     Args:
       probabilities: (...,V) float32, non-negative, not all zero, of any sum.
@@ -204,16 +211,16 @@ def _draw(probabilities: Array, first: Array, second: Array) -> Array:
     widths = [(0, 0)] * (probabilities.ndim - 1) + [(0, padding)]
     blocks = jnp.pad(probabilities, widths)
     blocks = blocks.reshape(*probabilities.shape[:-1], -1, _BLOCK)
-    block = _invert(jnp.sum(blocks, axis=-1), first)
+    block = _invert_cdf(jnp.sum(blocks, axis=-1), first)
     chosen = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
-    return block * _BLOCK + _invert(chosen, second)
+    return block * _BLOCK + _invert_cdf(chosen, second)
 
 
-def _invert(weights: Array, uniform: Array) -> Array:
-    """The first index whose running sum exceeds ``uniform`` times the sum: (...,N), (...) to (...).
+def _invert_cdf(weights: Array, uniform: Array) -> Array:
+    """Returns the first index (...) whose cumulative weight (...,N) exceeds ``uniform`` · total.
 
-    Rounding may leave a running sum that falls, or exceeds at an index of weight zero; only
-    indices of a positive weight count, and where none exceeds, the last of them.
+    Rounding may make a parallel cumulative sum fall, or exceed at an index of weight zero. Hence
+    only indices of positive weight count, and where none exceeds, the last of them is taken.
     """
     sums = jnp.cumsum(weights, axis=-1)
     positive = weights > 0
@@ -226,12 +233,12 @@ class _State(NamedTuple):
     step: Array
     carry: Carry
     previous: Array
-    """(B,K) int32: the tokens chosen last."""
+    """(B,K) int32: the last tokens."""
     hypotheses: Hypotheses
 
 
-def _follow(
-    advance: Advance,
+def _decode(
+    decode_step: DecodeStep,
     carry: Carry,
     choose: Choose,
     *,
@@ -241,17 +248,18 @@ def _follow(
     normalizer: Callable[[Array | int], Array],
     rules: WordRules,
 ) -> Hypotheses:
-    """Runs ``count`` hypotheses a row, one word a step, until all have ended or hold L tokens."""
+    """Extends ``count`` hypotheses per row, word by word, until all have ended or have L tokens."""
     check_at_least(1, max_steps=max_steps)
-    b = infer_batch_size(advance, carry, batch_size)
-    advance_all = jax.vmap(advance, in_axes=1, out_axes=1)
+    b = infer_batch_size(decode_step, carry, batch_size)
+    decode_step_all = jax.vmap(decode_step, in_axes=1, out_axes=1)
 
     def take_step(state: _State) -> _State:
-        carry, logits = advance_all(state.carry, state.previous)
+        carry, logits = decode_step_all(state.carry, state.previous)
         tokens, lengths, sums, _, ended = state.hypotheses
         log_probs = rules.log_probs(logits, tokens, state.step)  # (B,K,V)
         words = choose(log_probs, state.step).astype(jnp.int32)
         gains = jnp.take_along_axis(log_probs, words[..., None], axis=-1)[..., 0]
+        # Rows that ended run on with the others; their gains may be -inf and are not added.
         words = jnp.where(ended, PAD, words)
         sums = jnp.where(ended, sums, sums + gains)
         lengths = jnp.where(ended, lengths, state.step + 1)

@@ -1,16 +1,16 @@
-"""The Up-Down decoder: an LSTM that looks, and one that speaks."""
+"""Up-Down decoder (Anderson et al., 1707.07998): an attention LSTM and a language LSTM."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxnets.decoders.attention import attend, average_regions
-from flaxnets.decoders.cells import InnerCell, read_hidden
+from flaxnets.decoders.cells import InnerCell, hidden_state
 from flaxnets.decoders.decoder import (
     CaptionDecoder,
     DecoderWeights,
+    Matmul,
     Memory,
-    Product,
-    attach_regions,
+    bind_regions,
 )
 from flaxnets.recurrent.cell import ProjectHidden
 from flaxnets.recurrent.matmul import ScanWeights, multiply
@@ -18,25 +18,47 @@ from flaxnets.typing import Array, Carry, PyTree
 
 
 class UpDown(CaptionDecoder):
-    r"""Up-Down on any regions, as those of a grid (Anderson et al., 1707.07998, section 3.2).
+    r"""Bottom-up and top-down attention over given regions (1707.07998, section 3.2).
+
+    Equations 2 to 7 of the paper:
 
     .. math::
         h^1_t &= LSTM_1([h^2_{t-1}, \bar v, E s_t], h^1_{t-1}) \\
         α_t &= softmax_r(w · \tanh(W_k v_r + W_q h^1_t + b)), \quad ẑ_t = Σ_r α_{tr} v_r \\
         h^2_t &= LSTM_2([ẑ_t, h^1_t], h^2_{t-1}) \\
-        p_{t+1} &∝ \exp(h^2_t W + b_p)
+        p_{t+1} &= softmax(h^2_t W + b_p)
 
     From carries of zeros; :math:`\bar v` is the mean over the regions. Deviations: the regions are
-    whatever is given, where the paper's are boxes of a detector; the keys have a bias.
+    those given, as the cells of a feature map, where the paper's are a detector's boxes; the keys
+    have a bias b.
 
     Attributes:
       attention_features: A, width of keys and queries.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from functools import partial
+    >>> from flaxnets.recurrent.cells import LSTMCell
+    >>> decoder = UpDown(
+    ...     vocabulary_size=9,
+    ...     make_cell=partial(LSTMCell, 4),
+    ...     embed_features=3,
+    ...     attention_features=5,
+    ... )
+    >>> features, mask = jnp.ones((2, 8, 6)), jnp.arange(8) < jnp.array([[8], [3]])  # (B,R,D)
+    >>> tokens, lengths = jnp.array([[[5, 4, 2]], [[7, 2, 0]]]), jnp.array([[3], [2]])
+    >>> outputs, variables = decoder.init_with_output(
+    ...     jax.random.key(0), features, tokens, lengths, mask, train=False
+    ... )
+    >>> outputs.logits.shape, outputs.attention.shape  # (B,C,L,V), (B,C,L,R)
+    ((2, 1, 3, 9), (2, 1, 3, 8))
+    >>> int((outputs.attention[1, 0, 0] > 0).sum())  # Regions that exist.
+    3
     """
 
     attention_features: int = 512
 
     def setup(self) -> None:
-        """Makes the cells."""
+        """Creates the cells."""
         self.attention_cell = self.make_cell()
         self.language_cell = self.make_cell()
 
@@ -45,57 +67,58 @@ class UpDown(CaptionDecoder):
         """See ``CaptionDecoder.weights``."""
         self.check_width(width, "key_kernel")
         embed, attention = self.embed_features, self.attention_features
-        looks, speaks = self._hidden_widths()
-        embedding, fixed = self.param_words(speaks)
-        fixed |= self.param_affine("key", width, attention)
-        looking = InnerCell(
-            self.attention_cell, self.attention_cell.weights((1, speaks + width + embed)), "look_"
+        width_1, width_2 = self._hidden_widths()
+        embedding, unscanned = self.param_vocabulary(width_2)
+        unscanned |= self.param_affine("key", width, attention)
+        of_first = self.attention_cell.weights((1, width_2 + width + embed))
+        first = InnerCell(self.attention_cell, of_first, "attention_")
+        of_second = self.language_cell.weights((1, width + width_1))
+        second = InnerCell(self.language_cell, of_second, "language_")
+        # Both input kernels are split by rows. Of LSTM_1's inputs only h^2 depends on the carry.
+        # h^1 is multiplied once, with the query's kernel and its rows of LSTM_2's kernel together.
+        unscanned["mean"] = first.input_kernel(slice(width_2, width_2 + width))
+        unscanned["words"] = first.input_kernel(slice(width_2 + width, None))
+        query = self.param_affine("query", width_1, attention, bias=False)["query_kernel"]
+        kernels = first.hidden_kernels() | second.hidden_kernels()
+        kernels[first.input_name] = first.input_kernel(slice(width_2))
+        kernels["query_and_gates"] = jnp.concatenate(
+            [query, second.input_kernel(slice(width, None))], axis=-1
         )
-        speaking = InnerCell(
-            self.language_cell, self.language_cell.weights((1, width + looks)), "speak_"
-        )
-        fixed["mean"] = looking.input_kernel(slice(speaks, speaks + width))
-        fixed["words"] = looking.input_kernel(slice(speaks + width, None))
-        query = self.param_affine("query", looks, attention, bias=False)["query_kernel"]
-        kernels = looking.hidden_kernels() | speaking.hidden_kernels()
-        kernels[looking.input_name] = looking.input_kernel(slice(speaks))
-        kernels["looked"] = jnp.concatenate(
-            [query, speaking.input_kernel(slice(width, None))], axis=-1
-        )
-        kernels[speaking.input_name] = speaking.input_kernel(slice(width))
+        kernels[second.input_name] = second.input_kernel(slice(width))
         vector = self.param_vector("score_vector", attention)
-        pointwise = looking.weights.pointwise, speaking.weights.pointwise
-        scanned = ScanWeights(kernels, looking.biases() | speaking.biases(), (*pointwise, vector))
-        return DecoderWeights(embedding, fixed, scanned, {"look": looking, "speak": speaking})
+        others = first.weights.pointwise, second.weights.pointwise, vector
+        scanned = ScanWeights(kernels, first.biases() | second.biases(), others)
+        cells = {"attention": first, "language": second}
+        return DecoderWeights(embedding, unscanned, scanned, cells)
 
-    def remember(self, weights: DecoderWeights, regions: Array, mask: Array | None) -> Memory:
-        """Regions, keys, and the mean's share of the first cell's gates."""
-        keys = multiply(regions, weights.fixed["key_kernel"])
-        keys += weights.fixed["key_bias"].astype(self.dtype)
-        gates = multiply(average_regions(regions, mask), weights.fixed["mean"])
+    def encode_memory(self, weights: DecoderWeights, regions: Array, mask: Array | None) -> Memory:
+        """Returns regions, keys, the mean region's part of LSTM_1's gates, and the mask."""
+        keys = multiply(regions, weights.unscanned["key_kernel"])
+        keys += weights.unscanned["key_bias"].astype(self.dtype)
+        gates = multiply(average_regions(regions, mask), weights.unscanned["mean"])
         memory = {"regions": regions, "keys": keys, "gates": gates}
         return memory if mask is None else memory | {"mask": mask}
 
-    def start(self, weights: DecoderWeights, memory: Memory) -> Carry:
-        """Zeros."""
+    def initial_carry(self, weights: DecoderWeights, memory: Memory) -> Carry:
+        """Returns zeros."""
         rows = memory["gates"].shape
         cells = self.attention_cell, self.language_cell
         return tuple(cell.initialize_carry(None, rows) for cell in cells)
 
-    def attach(self, weights: DecoderWeights, memory: Memory) -> ScanWeights:
-        """With the regions as a kernel for each row of the batch."""
-        return attach_regions(weights.scan, memory)
+    def bind_memory(self, weights: DecoderWeights, memory: Memory) -> ScanWeights:
+        """Adds the regions as a kernel (R,D) of each image, and the keys."""
+        return bind_regions(weights.scan, memory)
 
     def project(
         self,
         weights: DecoderWeights,
         memory: Memory,
         embedded: Array,
-        product: Product = multiply,
+        matmul: Matmul = multiply,
     ) -> dict[str, Array]:
-        """The words' and the mean's share of the first cell's gates."""
-        gates = product(embedded, weights.fixed["words"]) + memory["gates"][:, None]
-        return {weights.cells["look"].input_name: gates}
+        """Returns the words' and the mean region's part of LSTM_1's gates."""
+        gates = matmul(embedded, weights.unscanned["words"]) + memory["gates"][:, None]
+        return {weights.cells["attention"].input_name: gates}
 
     def step(
         self,
@@ -107,21 +130,24 @@ class UpDown(CaptionDecoder):
         inputs: dict[str, Array],
     ) -> tuple[Carry, dict[str, Array]]:
         """See ``CaptionDecoder.step``."""
-        look_pointwise, speak_pointwise, vector, keys, exists = others
-        looking, speaking = cells["look"], cells["speak"]
-        look, speak = carry
-        gates = recur(looking.input_name, read_hidden(speaking.cell, speak))
-        look, hidden = looking.step(look_pointwise, recur, look, gates)
-        query, gates = jnp.split(recur("looked", hidden), [self.attention_features], axis=-1)
+        pointwise_1, pointwise_2, vector, keys, exists = others
+        first, second = cells["attention"], cells["language"]
+        carry_1, carry_2 = carry
+        gates = recur(first.input_name, hidden_state(second.cell, carry_2))
+        carry_1, hidden = first.step(pointwise_1, recur, carry_1, gates)
+        query, gates = jnp.split(
+            recur("query_and_gates", hidden), [self.attention_features], axis=-1
+        )
         attention = attend(keys, query, vector, exists)
         context = recur("context", attention.astype(self.dtype))
-        gates = gates + recur(speaking.input_name, context)
-        speak, hidden = speaking.step(speak_pointwise, recur, speak, gates)
-        return (look, speak), {"hidden": hidden, "attention": attention}
+        gates = gates + recur(second.input_name, context)
+        carry_2, hidden = second.step(pointwise_2, recur, carry_2, gates)
+        return (carry_1, carry_2), {"hidden": hidden, "attention": attention}
 
     def _hidden_widths(self) -> tuple[int, int]:
+        """Returns the widths of h^1 and h^2."""
         widths = []
         for cell in (self.attention_cell, self.language_cell):
             carry = cell.initialize_carry(None, (1, self.embed_features))
-            widths.append(read_hidden(cell, carry).shape[-1])
+            widths.append(hidden_state(cell, carry).shape[-1])
         return widths[0], widths[1]

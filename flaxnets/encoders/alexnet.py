@@ -1,15 +1,16 @@
-"""AlexNet as torchvision has it, and CaffeNet, the encoder of LRCN.
+"""AlexNet as in torchvision, and CaffeNet, the encoder of LRCN.
 
-Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", NIPS 2012, is
-CaffeNet but for the order of pooling and normalisation and for PCA noise while training.
-Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 1404.5997, is
-torchvision's (``torchvision/models/alexnet.py``, whose weights fit): one column, no normalisation.
-CaffeNet: ``models/bvlc_reference_caffenet/train_val.prototxt`` of Caffe; LRCN (Donahue et al.,
-1411.4389, section 4) takes its fc6.
+- ``AlexNet``: Krizhevsky, "One weird trick for parallelizing convolutional neural networks",
+  1404.5997: one column, no normalisation. Reference: ``torchvision/models/alexnet.py``, whose
+  weights fit.
+- ``CaffeNet``: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural
+  Networks", NIPS 2012, with pooling before normalisation and without PCA noise in training.
+  Reference: ``models/bvlc_reference_caffenet/train_val.prototxt`` of Caffe. LRCN (Donahue et al.,
+  1411.4389, section 4) uses its fc6.
 
-Deviations: images of other sizes are averaged to 6×6 maps before fc6 (torchvision does; Caffe
-takes 227² only). CaffeNet's mean is one number for each channel, as its ``deploy`` examples have
-it, not a mean image.
+Deviations: feature maps of images of other sizes are averaged to 6×6 before fc6, as in torchvision
+(Caffe accepts 227² only). CaffeNet subtracts one mean for each channel, as the ``deploy`` examples
+of Caffe do, not a mean image.
 """
 
 from collections.abc import Iterator
@@ -32,14 +33,25 @@ from flaxnets.layers.pooling import max_pool
 from flaxnets.typing import Array
 
 CAFFE_MEAN = (104.00699, 116.66877, 122.67892)
-"""Of blue, green, red over ImageNet's training images, in [0,255]."""
+"""Means of blue, green and red over ImageNet's training images, in [0,255]."""
 
 
 class AlexNet(Encoder):
-    """(N,H,W,3), sides from 63 on, to maps (N,h,w,256); 6×6 of 224².
+    """AlexNet: images (N,H,W,3), H and W >= 63, to feature maps (N,h,w,256); 6×6 for 224².
 
-    Levels: ``conv1`` to ``conv5`` after their ReLU, ``pool1``, ``pool2``, ``pool5``, ``pooled``,
+    Endpoints: ``conv1`` to ``conv5`` after their ReLU, ``pool1``, ``pool2``, ``pool5``, ``pooled``,
     ``fc6`` and ``fc7`` (N,4096) after their ReLU, ``logits``.
+
+    >>> import functools
+    >>> encoder = AlexNet(levels=("conv3", "pool5", "fc6"))
+    >>> images = jnp.zeros((2, 224, 224, 3), jnp.uint8)
+    >>> call = functools.partial(encoder.init_with_output, train=False)
+    >>> outputs, _ = jax.eval_shape(call, jax.random.key(0), images)  # shapes, no arithmetic
+    >>> for name in encoder.levels:
+    ...     print(name, outputs[name].shape)
+    conv3 (2, 13, 13, 384)
+    pool5 (2, 6, 6, 256)
+    fc6 (2, 4096)
     """
 
     level_names: ClassVar[tuple[str, ...]] = (
@@ -48,12 +60,12 @@ class AlexNet(Encoder):
     )
     maps_level: ClassVar[str] = "pool5"
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``."""
+        """Yields the endpoints, see ``Encoder.endpoints``."""
         x = images
-        # (number, index in torchvision's sequence, features, kernel, strides, padding, pooled)
+        # Number, index in torchvision's sequence, features, kernel, strides, padding, max-pooled.
         for number, index, features, size, strides, padding, pooled in (
             (1, 0, 64, 11, 4, 2, True),
             (2, 3, 192, 5, 1, 2, True),
@@ -89,12 +101,23 @@ class AlexNet(Encoder):
 
 
 class CaffeNet(Encoder):
-    """(N,H,W,3), sides from 67 on, to maps (N,h,w,256); 6×6 of 227².
+    """CaffeNet: images (N,H,W,3), H and W >= 67, to feature maps (N,h,w,256); 6×6 for 227².
 
-    Parameters have Caffe's names: ``conv1`` to ``conv5``, ``fc6`` to ``fc8``.
+    Parameters have the names of Caffe: ``conv1`` to ``conv5``, ``fc6`` to ``fc8``.
 
-    Levels: ``conv1`` to ``conv5`` after their ReLU, ``norm1`` and ``norm2`` after pooling,
-    ``pool5``, ``pooled``, ``fc6`` and ``fc7`` (N,4096) after their ReLU, ``logits``.
+    Endpoints: ``conv1`` to ``conv5`` after their ReLU, ``norm1`` and ``norm2`` (pooled, then
+    normalised), ``pool5``, ``pooled``, ``fc6`` and ``fc7`` (N,4096) after their ReLU, ``logits``.
+
+    >>> import functools
+    >>> encoder = CaffeNet(levels=("norm1", "pool5", "fc6"))
+    >>> images = jnp.zeros((2, 227, 227, 3), jnp.uint8)
+    >>> call = functools.partial(encoder.init_with_output, train=False)
+    >>> outputs, _ = jax.eval_shape(call, jax.random.key(0), images)  # shapes, no arithmetic
+    >>> for name in encoder.levels:
+    ...     print(name, outputs[name].shape)
+    norm1 (2, 27, 27, 96)
+    pool5 (2, 6, 6, 256)
+    fc6 (2, 4096)
     """
 
     level_names: ClassVar[tuple[str, ...]] = (
@@ -104,15 +127,15 @@ class CaffeNet(Encoder):
     maps_level: ClassVar[str] = "pool5"
 
     def normalize(self, images: Array) -> Array:
-        """uint8 RGB to BGR in [0,255] less the mean; floats are that already."""
+        """Maps uint8 RGB to BGR minus the mean, about [-123,151]; floats pass as is."""
         if images.dtype == jnp.uint8:
-            images = images[..., ::-1]
+            images = images[..., ::-1]  # Caffe reads images by OpenCV, whose channels are BGR.
         return normalize_pixels(images, mean=CAFFE_MEAN, scale=1.0, dtype=self.dtype)
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``."""
+        """Yields the endpoints, see ``Encoder.endpoints``."""
         normal = nn.initializers.normal
 
         def conv(x: Array, name: str, features: int, size: int, **settings: Any) -> Array:
@@ -122,11 +145,11 @@ class CaffeNet(Encoder):
         ones = nn.initializers.ones
         x = conv(images, "conv1", 96, 11, strides=4, padding=0)
         yield "conv1", x
-        x = normalize_across_channels(max_pool(x, 3, 2, ceil_mode=True))
+        x = local_response_norm(max_pool(x, 3, 2, ceil_mode=True))
         yield "norm1", x
         x = conv(x, "conv2", 256, 5, padding=2, groups=2, bias_init=ones)
         yield "conv2", x
-        x = normalize_across_channels(max_pool(x, 3, 2, ceil_mode=True))
+        x = local_response_norm(max_pool(x, 3, 2, ceil_mode=True))
         yield "norm2", x
         x = conv(x, "conv3", 384, 3, padding=1)
         yield "conv3", x
@@ -150,16 +173,18 @@ class CaffeNet(Encoder):
         )
 
 
-def normalize_across_channels(
+def local_response_norm(
     maps: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75
 ) -> Array:
-    """Local response normalisation, section 3.3 of the NIPS paper as Caffe computes it.
+    """Applies local response normalisation across channels (NIPS 2012 paper, section 3.3).
 
         y[c] = x[c] / (1 + α/n · Σ_{|d−c| ≤ n/2} x[d]²)^β
 
+    as Caffe computes it: the paper has k = 2 for the 1 and no division by n.
+
     Args:
       maps: (N,H,W,C) float.
-      size: n, channels that are summed over, odd; those beyond the first and last count as zero.
+      size: n, channels in the sum, odd; channels beyond the first and last count as zero.
       alpha: α.
       beta: β.
 

@@ -1,9 +1,10 @@
-"""EfficientNet-Lite0: a small convolutional encoder that runs well without special operations.
+"""EfficientNet-Lite0, a small convolutional encoder of standard operations.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019,
 https://arxiv.org/abs/1905.11946, table 1; the Lite variant is described at
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite: no
-squeeze-and-excitation, ReLU6 for swish, and a stem and head of fixed width.
+squeeze-and-excitation, ReLU6 instead of swish, and a stem and head of fixed width. The weights of
+``EfficientNet-PyTorch`` fit (``pretrained.py``).
 
 Deviations: no stochastic depth (the reference drops residual branches with probability up to 0.2
 while training on ImageNet).
@@ -23,13 +24,11 @@ from flaxnets.layers.normalization import BatchNorm
 from flaxnets.typing import Array
 
 FEATURES = 1280
-"""Channels of the maps that the encoder returns."""
-STRIDE = 32
-"""Pixels of the image, along each axis, for one position of the maps."""
+"""Channels of the last feature maps."""
 
 
 class Stage(NamedTuple):
-    """A row of table 1: blocks that share their shape; the first may halve the maps."""
+    """A row of table 1: blocks of one shape, of which the first may halve the feature maps."""
 
     expansion: int
     features: int
@@ -48,11 +47,10 @@ STAGES = (
     Stage(6, 320, 1, 1, 3),
 )
 _STEM_FEATURES = 32
-# He initialisation by the outputs of a filter, as in the reference.
+# He initialisation with fan-out, as in the reference.
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
-
-# Our names of layers to those of the file, in a block and outside of the blocks.
+# Layer names here to those in the weight file, inside and outside of the blocks.
 _NAMES_IN_BLOCK = {
     "expand": "_expand_conv",
     "expand_norm": "_bn0",
@@ -71,14 +69,25 @@ _NAMES = {
 
 
 class EfficientNetLite0(Encoder):
-    """(N,H,W,3) to maps (N, ceil(H/32), ceil(W/32), 1280) in [0,6]; 3.4 M parameters.
+    """EfficientNet-Lite0: (N,H,W,3) to feature maps (N, ⌈H/32⌉, ⌈W/32⌉, 1280) in [0,6].
 
-    Parameters: ``stem``, ``block_00`` to ``block_15`` with ``expand``, ``depthwise``, ``project``,
-    ``head``, each a kernel followed by a normalisation of the same name with ``_norm``, and
-    ``classifier``.
+    It has 3.4 M parameters without the classifier: ``stem``, ``block_00`` to ``block_15`` with
+    ``expand``, ``depthwise``, ``project``, and ``head``, each a kernel followed by a normalisation
+    of the same name with ``_norm``; and ``classifier``.
 
-    Levels: ``stem`` (stride 2), ``stage_1`` to ``stage_7``, the rows of table 1 (strides 2, 4, 8,
-    16, 16, 32, 32), ``head``, ``pooled``, ``logits``.
+    Endpoints: ``stem`` (stride 2), ``stage_1`` to ``stage_7``, the rows of table 1 (strides 2, 4,
+    8, 16, 16, 32, 32), ``head``, ``pooled``, ``logits``.
+
+    >>> import functools, jax, jax.numpy as jnp
+    >>> encoder = EfficientNetLite0(levels=("stage_3", "head", "pooled"))
+    >>> images = jnp.zeros((2, 224, 224, 3), jnp.uint8)
+    >>> call = functools.partial(encoder.init_with_output, train=False)
+    >>> outputs, _ = jax.eval_shape(call, jax.random.key(0), images)  # shapes, no arithmetic
+    >>> for name in encoder.levels:
+    ...     print(name, outputs[name].shape)
+    stage_3 (2, 28, 28, 40)
+    head (2, 7, 7, 1280)
+    pooled (2, 1280)
     """
 
     level_names: ClassVar[tuple[str, ...]] = (
@@ -89,14 +98,14 @@ class EfficientNetLite0(Encoder):
     maps_level: ClassVar[str] = "head"
 
     def normalize(self, images: Array) -> Array:
-        """uint8 pixels to (x − 127) / 128, about [-1,1]; floats are that already."""
+        """Maps uint8 pixels to (x − 127) / 128, about [-1,1]; floats pass as is."""
         return normalize_pixels(images, mean=127.0, scale=128.0, dtype=self.dtype)
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``."""
-        # A convolution of one pixel is a matrix product over the channels, and faster as one.
+        """Yields the endpoints, see ``Encoder.endpoints``."""
+        # A 1×1 convolution is a matmul over the channels, and faster as one.
         pointwise = self.make_layer(nn.Dense, use_bias=False, kernel_init=_KERNEL_INIT)
         norm = self.make_layer(BatchNorm, momentum=0.99, epsilon=1e-3, axis_name=self.axis_name)
         stem = self.make_layer(Conv, use_bias=False, kernel_init=_KERNEL_INIT)
@@ -116,7 +125,7 @@ class EfficientNetLite0(Encoder):
                     norm=norm,
                     name=f"block_{number:02d}",
                 )
-                x = self.run(block, x, mask, train=train)
+                x = self.run_block(block, x, mask, train=train)
                 number += 1
             yield f"stage_{index}", x
         x = pointwise(FEATURES, name="head")(x)
@@ -129,9 +138,10 @@ class EfficientNetLite0(Encoder):
 
     @classmethod
     def weight_name(cls, path: tuple[str, ...]) -> str:
-        """What ``EfficientNet-PyTorch`` calls a variable.
+        """Returns the name of a variable in the weights of ``EfficientNet-PyTorch``.
 
-        ('params','block_03','depthwise_norm','scale') is ``_blocks.3._bn1.weight``.
+        >>> EfficientNetLite0.weight_name(("params", "block_03", "depthwise_norm", "scale"))
+        '_blocks.3._bn1.weight'
         """
         *scope, layer, leaf = path[1:]
         if match := re.fullmatch(r"block_(\d+)", "".join(scope)):
@@ -140,17 +150,18 @@ class EfficientNetLite0(Encoder):
 
 
 class InvertedBottleneck(nn.Module):
-    """Widens, convolves each channel, narrows; added to the input where shapes allow.
+    """Inverted bottleneck block: MBConv of the paper without squeeze-and-excitation.
 
-    MBConv of the paper, without squeeze-and-excitation.
+    A 1×1 convolution widens, a depthwise one filters, a 1×1 one narrows; with the input added where
+    it has the shape of the output.
 
     Attributes:
-      features: channels of the result.
-      expansion: times the input's channels that the depthwise convolution sees.
+      features: channels of the outputs.
+      expansion: channels of the depthwise convolution, as a multiple of the input's.
       strides: of the depthwise convolution.
-      pointwise: makes a convolution of one pixel.
-      depthwise: makes the depthwise convolution.
-      norm: makes a normalisation.
+      pointwise: constructs the 1×1 convolutions.
+      depthwise: constructs the depthwise convolution.
+      norm: constructs the normalisations.
     """
 
     features: int
@@ -162,7 +173,7 @@ class InvertedBottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Array, mask: Array | None, *, train: bool) -> Array:
-        """(N,H,W,C) to (N, ceil(H/strides), ceil(W/strides), features)."""
+        """Maps (N,H,W,C) to (N, ⌈H/strides⌉, ⌈W/strides⌉, features)."""
         channels = maps.shape[-1]
         x = maps
         if self.expansion != 1:

@@ -1,6 +1,10 @@
-"""What all encoders share: the contract, the levels of a network, and the names of its weights."""
+"""Encoder interface: images in, feature maps or named endpoints out.
 
-import difflib
+An encoder is a ``flax.linen`` module that lists its endpoints (``level_names``) and yields them in
+order (``endpoints``). This file also holds the parts that several networks share: pooling over
+positions, flattening for fully connected layers, and the initialisers of PyTorch and torchvision.
+"""
+
 import functools
 import math
 import re
@@ -12,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
+from flaxnets.configuration import nearest
 from flaxnets.encoders.pixels import IMAGENET_MEAN, IMAGENET_SCALE, normalize_pixels
 from flaxnets.layers.pooling import adaptive_average_pool
 from flaxnets.typing import Array, Dtype, PRNGKey
@@ -23,30 +28,51 @@ TORCH_LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-"""The variables of a layer to their names in PyTorch."""
+"""Flax names of the variables of a layer to those of PyTorch."""
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "elementwise": jax.checkpoint_policies.dots_saveable,
     "full": None,
 }
-"""What ``Encoder.remat`` may be, to what ``jax.checkpoint`` keeps; None: nothing, or all."""
+"""Policies of ``jax.checkpoint`` by ``Encoder.remat``; None: its default, which stores nothing."""
 
 
 class Encoder(nn.Module, kw_only=True):
-    """Images to maps, or to the levels of the network that are asked for.
+    """Base class of encoders: images to feature maps, or to the endpoints that ``levels`` names.
 
-    A network derives from this and yields its levels in order from ``walk``. Layers behind the
-    deepest level that is asked for are not built and have no parameters.
+    A subclass defines ``level_names``, ``maps_level`` and the generator ``endpoints``, which builds
+    the network and yields its endpoints in order. Layers behind the deepest endpoint asked for are
+    not built and have no parameters. An encoder of one's own:
+
+    >>> class OneConv(Encoder):
+    ...     level_names = ("conv", "pooled")
+    ...     maps_level = "conv"
+    ...
+    ...     def endpoints(self, images, mask, *, train):
+    ...         x = nn.relu(nn.Conv(8, (3, 3), strides=2, name="conv")(images))
+    ...         yield "conv", x
+    ...         yield "pooled", pool_globally(x)
+    >>> images = jnp.zeros((2, 16, 16, 3), jnp.uint8)
+    >>> def shapes_of(encoder):
+    ...     call = functools.partial(encoder.init_with_output, train=False)
+    ...     outputs, _ = jax.eval_shape(call, jax.random.key(0), images)
+    ...     return jax.tree.map(lambda output: output.shape, outputs)
+    >>> shapes_of(OneConv())
+    (2, 8, 8, 8)
+    >>> shapes_of(OneConv(levels=("pooled",)))
+    {'pooled': (2, 8)}
 
     Attributes:
-      levels: names out of ``level_names``; empty: the last maps, ``maps_level``.
-      num_classes: length of the level ``logits``.
-      axis_name: the axis of devices under ``pmap`` or ``shard_map`` that BatchNorm's statistics are
-        summed over; under ``jit`` they are those of the global batch without it.
-      remat: which maps inside of a block or stage are computed again for the gradient instead of
-        kept: ``none``; ``full``: all; ``elementwise``: all but what convolutions and products give,
-        which costs little time. AlexNet and CaffeNet, which have no blocks, ignore it.
-      dtype: of the arithmetic and of the maps; normalisation and its statistics are float32.
+      levels: endpoints to return, out of ``level_names``; empty: the last feature maps,
+        ``maps_level``, as one array.
+      num_classes: K, width of the endpoint ``logits``.
+      axis_name: the device axis under ``pmap`` or ``shard_map`` that BatchNorm's statistics are
+        summed over; not needed under ``jit``, where they are those of the global batch.
+      remat: activations inside a block or stage that are recomputed in the backward pass instead of
+        stored: ``none``; ``full``: all; ``elementwise``: all but the outputs of convolutions and
+        matmuls, which costs little time. AlexNet and CaffeNet, which have no blocks, ignore it.
+      dtype: of the arithmetic and of the feature maps; normalisation and its statistics are
+        float32.
       param_dtype: of the parameters.
     """
 
@@ -58,41 +84,41 @@ class Encoder(nn.Module, kw_only=True):
     param_dtype: Dtype = jnp.float32
 
     channels: ClassVar[int | None] = 3
-    """Of the images; None: any number."""
-    foreign_weights: ClassVar[tuple[str, ...]] = ()
-    """How names in weight files begin whose layers only training needs; they are not built."""
+    """Channels of the images; None: any number."""
+    ignored_weights: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of entries in weight files that are ignored: auxiliary layers that are not built."""
 
     @property
     def level_names(self) -> tuple[str, ...]:
-        """All levels, in the order of the network."""
+        """Names of all endpoints, in the order of the network."""
         raise NotImplementedError
 
     @property
     def maps_level(self) -> str:
-        """The level of the last maps."""
+        """Name of the endpoint with the last feature maps."""
         raise NotImplementedError
 
     @nn.compact
     def __call__(
         self, images: Array, mask: Array | None = None, *, train: bool
     ) -> Array | dict[str, Array]:
-        """Encodes images of any size that leaves something of the maps.
+        """Encodes images of any size that is not too small for the network.
 
         Args:
-          images: (N,H,W,3) uint8 in [0,255], or float that is normalised as ``normalize`` does.
-          mask: (N,) bool, the images that count in BatchNorm's statistics while training; padded
-            frames must not. Without it, or where it is False throughout, all count.
-          train: normalise by the statistics of this batch, update the running ones (collection
-            ``batch_stats``) and drop out (key ``dropout``).
+          images: (N,H,W,3) uint8 in [0,255], or float already normalised as by ``normalize``.
+          mask: (N,) bool, images that count in BatchNorm's statistics in training, which padded
+            frames must not. None, or all False: all images count.
+          train: whether to normalise by the statistics of this batch, to update the running ones
+            (collection ``batch_stats``) and to apply dropout (key ``dropout``).
 
         Returns:
-          The last maps (N,h,w,D) ``dtype``; with ``levels`` a dictionary of them: maps
-          (N,h,w,D) and vectors (N,D) in ``dtype``, but ``pooled``, the mean over the last maps'
-          positions, and ``logits`` (N,num_classes) in float32.
+          Without ``levels`` the last feature maps (N,h,w,D) in ``dtype``; with ``levels`` a
+          dictionary of endpoints: feature maps (N,h,w,D) and vectors (N,D) in ``dtype``; ``pooled``
+          (N,D), the mean of the last feature maps over positions, and ``logits`` (N,K) in float32.
 
         Raises:
-          ValueError: an unknown level; images or a mask of another rank, shape or type; images so
-            small that nothing is left of them.
+          ValueError: an unknown endpoint (the error lists all and names the nearest); images or
+            mask of another rank, shape or dtype; images so small that an endpoint is empty.
         """
         self._raise_on_unknown_levels()
         if images.ndim != 4 or self.channels not in (None, images.shape[-1]):
@@ -104,30 +130,39 @@ class Encoder(nn.Module, kw_only=True):
 
         wanted = self.levels or (self.maps_level,)
         found: dict[str, Array] = {}
-        for name, value in self.walk(self.normalize(images), mask, train=train):
+        for name, value in self.endpoints(self.normalize(images), mask, train=train):
             if 0 in value.shape[1:]:
                 raise ValueError(
-                    f"images: expected larger ones, of {images.shape[1:3]} nothing is left at "
-                    f"{name!r}"
+                    f"images: expected larger ones, received {images.shape[1:3]} pixels, of which "
+                    f"endpoint {name!r} has none left"
                 )
             if name in wanted:
                 found[name] = value
-            if len(found) == len(set(wanted)):  # Nothing behind this is built.
+            if len(found) == len(set(wanted)):  # Stops the generator: later layers are never built.
                 break
         return {name: found[name] for name in wanted} if self.levels else found[self.maps_level]
 
     def normalize(self, images: Array) -> Array:
-        """uint8 pixels to what the network was trained with: ImageNet's mean and deviation."""
+        """Normalises uint8 pixels by ImageNet's mean and standard deviation; floats pass as is.
+
+        Networks that were trained on other statistics override it.
+        """
         return normalize_pixels(images, mean=IMAGENET_MEAN, scale=IMAGENET_SCALE, dtype=self.dtype)
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """Yields (name, value) of each level in order; the layers between are made on the way."""
+        """Builds the network and yields (name, value) of each endpoint, in order.
+
+        Args:
+          images: (N,H,W,C), normalised, ``dtype``.
+          mask: (N,) bool or None, see ``__call__``.
+          train: see ``__call__``.
+        """
         raise NotImplementedError
 
-    def run(self, block: nn.Module, maps: Array, mask: Array | None, *, train: bool) -> Array:
-        """``block(maps, mask, train=train)``, kept or computed again as ``remat`` says."""
+    def run_block(self, block: nn.Module, maps: Array, mask: Array | None, *, train: bool) -> Array:
+        """Applies ``block(maps, mask, train=train)``, rematerialised as ``remat`` says."""
 
         def call(block: Any, maps: Array, mask: Array | None) -> Array:
             return block(maps, mask, train=train)
@@ -135,10 +170,10 @@ class Encoder(nn.Module, kw_only=True):
         return self.maybe_remat(call)(block, maps, mask)
 
     def maybe_remat(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function whose first argument is a module, under ``remat`` where that is set.
+        """Wraps a function, whose first argument is a module, in ``nn.remat`` if ``remat`` is set.
 
         Raises:
-          ValueError: another ``remat``.
+          ValueError: an unknown ``remat``.
         """
         if self.remat not in REMAT:
             raise ValueError(f"remat: expected one of {', '.join(REMAT)}, received {self.remat!r}")
@@ -147,13 +182,13 @@ class Encoder(nn.Module, kw_only=True):
         return nn.remat(function, policy=REMAT[self.remat])
 
     def make_layer(self, layer: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
-        """A constructor of layers that compute in this network's types."""
+        """Returns a constructor of layers with the dtypes of this encoder."""
         return functools.partial(layer, dtype=self.dtype, param_dtype=self.param_dtype, **settings)
 
     def classify(
         self, vectors: Array, *, name: str, kernel_init: Initializer, bias_init: Initializer
     ) -> Array:
-        """The layer of the logits: (N,D) to (N,num_classes) float32."""
+        """Applies the layer of the logits: (N,D) to (N,num_classes) float32."""
         return nn.Dense(
             self.num_classes,
             dtype=jnp.float32,
@@ -165,10 +200,15 @@ class Encoder(nn.Module, kw_only=True):
 
     @classmethod
     def weight_name(cls, path: tuple[str, ...]) -> str:
-        """What torchvision's ``state_dict`` calls a variable.
+        """Returns the name of a variable in torchvision's ``state_dict``.
 
-        Modules are called as there, with ``_`` for the point before a number:
-        ('params','layer1_0','conv1','kernel') is ``layer1.0.conv1.weight``.
+        Modules have torchvision's names, with ``_`` for the dot before a number.
+
+        >>> Encoder.weight_name(("params", "layer1_0", "conv1", "kernel"))
+        'layer1.0.conv1.weight'
+
+        Args:
+          path: collection, modules and leaf of the variable in Flax.
         """
         *modules, leaf = path[1:]
         names = [re.sub(r"_(\d+)", r".\1", module) for module in modules]
@@ -177,32 +217,32 @@ class Encoder(nn.Module, kw_only=True):
     def _raise_on_unknown_levels(self) -> None:
         levels: Any = self.levels
         if isinstance(levels, str):
-            raise ValueError(f"levels: expected a tuple of names, received {levels!r}")
+            raise ValueError(
+                f"levels: expected a tuple of names, as ({levels!r},), received {levels!r}"
+            )
         for name in levels:
             if name not in self.level_names:
                 raise unknown_name("levels", name, self.level_names)
 
 
 def unknown_name(argument: str, name: str, known: Sequence[str]) -> ValueError:
-    """The error for a name that is none of the known ones; says which is the nearest."""
-    nearest = difflib.get_close_matches(str(name), known, 1, cutoff=0.0)[0]
-    return ValueError(
-        f"{argument}: expected some of {', '.join(known)}; received {name!r}; "
-        f"did you mean {nearest!r}?"
-    )
+    """Returns the error for an unknown name: it lists the known ones and suggests the nearest."""
+    # All names are listed anyway, so the hint always suggests one (cutoff 0).
+    hint = nearest(str(name), known, cutoff=0.0)
+    return ValueError(f"{argument}: expected some of {', '.join(known)}; received {name!r}{hint}")
 
 
 def pool_globally(maps: Array) -> Array:
-    """The mean over positions: (N,h,w,D) to (N,D) float32."""
+    """Averages feature maps over positions: (N,h,w,D) to (N,D) float32."""
     return jnp.mean(maps, axis=(1, 2), dtype=jnp.float32)
 
 
 def flatten_channels_first(maps: Array, size: int) -> Array:
-    """Maps of any size as the vectors that torchvision's fully connected layers see.
+    """Averages and flattens feature maps to the input of torchvision's fully connected layers.
 
     Args:
-      maps: (N,h,w,C).
-      size: rows and columns to which the maps are averaged first.
+      maps: (N,h,w,C) float, of any size.
+      size: rows and columns to which the feature maps are averaged first.
 
     Returns:
       (N, C·size·size), in PyTorch's order: all positions of the first channel come first.
@@ -211,16 +251,20 @@ def flatten_channels_first(maps: Array, size: int) -> Array:
     return maps.transpose(0, 3, 1, 2).reshape(maps.shape[0], -1)
 
 
-# Initial weights as PyTorch and torchvision draw them.
+# Initialisers of PyTorch and torchvision.
 
 he_fan_out: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-"""He et al., 1502.01852, by the outputs of a filter: of torchvision's convolutions."""
+"""He et al., 1502.01852, with fan-out: that of torchvision's convolutions."""
 torch_kernel: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Uniform within ±1/√fan_in: what PyTorch's layers begin with if nothing else is said."""
+"""Uniform within ±1/√fan_in, the default of PyTorch's layers."""
 
 
 def torch_bias(fan_in: int) -> Initializer:
-    """Uniform within ±1/√fan_in, for the bias of a layer whose outputs see ``fan_in`` inputs."""
+    """Returns PyTorch's default initialiser of biases: uniform within ±1/√fan_in.
+
+    Args:
+      fan_in: inputs that each output of the layer reads.
+    """
     bound = 1 / math.sqrt(fan_in)
 
     def init(

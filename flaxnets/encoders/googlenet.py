@@ -1,11 +1,12 @@
-"""GoogLeNet: parallel convolutions of several sizes, concatenated.
+"""GoogLeNet: stages of Inception blocks.
 
 Szegedy et al., "Going Deeper with Convolutions", 1409.4842, table 1. Reference:
 ``torchvision/models/googlenet.py``, whose weights fit.
 
-Deviations, all of them torchvision's: BatchNorm after each convolution instead of local response
-normalisation; the branch "5×5" has 3×3 kernels; a dropout of 0.2 before the classifier (the paper:
-0.4). And: the two auxiliary classifiers are not built; their weights in a file are passed over.
+Deviations, as in torchvision: BatchNorm after each convolution instead of local response
+normalisation; 3×3 kernels in the branch "5×5"; dropout 0.2 before the classifier (the paper: 0.4).
+Not as in torchvision: the two auxiliary classifiers are not built, and their weights in a file are
+ignored.
 """
 
 import functools
@@ -22,7 +23,7 @@ from flaxnets.layers.normalization import BatchNorm
 from flaxnets.layers.pooling import max_pool
 from flaxnets.typing import Array
 
-# Channels: 1×1, reduction for 3×3, 3×3, reduction for 5×5, 5×5, projection after pooling.
+# Channels of table 1: 1×1, 3×3 reduce, 3×3, 5×5 reduce, 5×5, pool proj.
 STAGES: tuple[dict[str, tuple[int, int, int, int, int, int]], ...] = (
     {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64)},
     {
@@ -38,15 +39,26 @@ _INIT = nn.initializers.truncated_normal(0.01)
 
 
 class GoogLeNet(Encoder):
-    """(N,H,W,3) to maps (N,h,w,1024), about H/32 × W/32.
+    """GoogLeNet: images (N,H,W,3) to feature maps (N,h,w,1024), h and w about H/32 and W/32.
 
-    Levels: ``conv1`` (stride 2), ``conv2`` and ``conv3`` (stride 4), ``inception3a`` and ``3b``
-    (stride 8), ``inception4a`` to ``4e`` (16), ``inception5a`` and ``5b`` (32), ``pooled``,
-    ``logits``.
+    Endpoints: ``conv1`` (stride 2), ``conv2`` and ``conv3`` (stride 4), ``inception3a`` and
+    ``inception3b`` (stride 8), ``inception4a`` to ``inception4e`` (16), ``inception5a`` and
+    ``inception5b`` (32), ``pooled``, ``logits``.
+
+    >>> import functools, jax
+    >>> encoder = GoogLeNet(levels=("inception3b", "inception5b", "pooled"))
+    >>> images = jnp.zeros((2, 224, 224, 3), jnp.uint8)
+    >>> call = functools.partial(encoder.init_with_output, train=False)
+    >>> outputs, _ = jax.eval_shape(call, jax.random.key(0), images)  # shapes, no arithmetic
+    >>> for name in encoder.levels:
+    ...     print(name, outputs[name].shape)
+    inception3b (2, 28, 28, 480)
+    inception5b (2, 7, 7, 1024)
+    pooled (2, 1024)
 
     Attributes:
-      transform_input: whether images that are normalised by ImageNet's mean and deviation are
-        changed to (x − 0.5) / 0.5 first, as torchvision's ImageNet weights expect.
+      transform_input: whether images normalised by ImageNet's mean and standard deviation are
+        converted to [-1,1] first, as torchvision's ImageNet weights expect.
     """
 
     transform_input: bool = True
@@ -57,12 +69,12 @@ class GoogLeNet(Encoder):
         *("pooled", "logits"),
     )
     maps_level: ClassVar[str] = "inception5b"
-    foreign_weights: ClassVar[tuple[str, ...]] = ("aux1.", "aux2.")
+    ignored_weights: ClassVar[tuple[str, ...]] = ("aux1.", "aux2.")
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``."""
+        """Yields the endpoints, see ``Encoder.endpoints``."""
         conv = self.make_layer(Conv, use_bias=False, kernel_init=_INIT)
         norm = self.make_layer(BatchNorm, epsilon=1e-3, unbiased=True, axis_name=self.axis_name)
         conv_norm = functools.partial(ConvNorm, conv=conv, norm=norm)
@@ -82,7 +94,7 @@ class GoogLeNet(Encoder):
             x = max_pool(x, window, 2, ceil_mode=True)
             for name, features in stage.items():
                 block = Inception(features, conv, norm, name=f"inception{name}")
-                x = self.run(block, x, mask, train=train)
+                x = self.run_block(block, x, mask, train=train)
                 yield f"inception{name}", x
         x = pool_globally(x)
         yield "pooled", x
@@ -92,14 +104,14 @@ class GoogLeNet(Encoder):
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU.
+    """Convolution without bias, BatchNorm and ReLU.
 
     Attributes:
-      features: channels of the result.
-      kernel_size: height and width, odd.
-      conv: makes a convolution.
-      norm: makes a normalisation.
-      strides: along both axes.
+      features: channels of the outputs.
+      kernel_size: height and width, odd, pixels.
+      conv: constructs the convolution.
+      norm: constructs the normalisation.
+      strides: along both axes, pixels.
     """
 
     features: int
@@ -110,7 +122,7 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Array, mask: Array | None, *, train: bool) -> Array:
-        """(N,H,W,C) to (N, ceil(H/strides), ceil(W/strides), features)."""
+        """Maps (N,H,W,C) to (N, ⌈H/strides⌉, ⌈W/strides⌉, features)."""
         x = self.conv(
             self.features,
             (self.kernel_size, self.kernel_size),
@@ -122,12 +134,12 @@ class ConvNorm(nn.Module):
 
 
 class Inception(nn.Module):
-    """Figure 2(b) of the paper: four branches side by side.
+    """Inception block (figure 2(b) of the paper): four branches, concatenated.
 
     Attributes:
       features: channels, see ``STAGES``.
-      conv: makes a convolution.
-      norm: makes a normalisation.
+      conv: constructs the convolutions.
+      norm: constructs the normalisations.
     """
 
     features: tuple[int, int, int, int, int, int]
@@ -136,7 +148,7 @@ class Inception(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Array, mask: Array | None, *, train: bool) -> Array:
-        """(N,H,W,C) to (N,H,W, sum of the branches' channels)."""
+        """Maps (N,H,W,C) to (N,H,W,D), D the sum of the branches' channels."""
 
         def branch(x: Array, features: int, kernel_size: int, name: str) -> Array:
             layer = ConvNorm(features, kernel_size, self.conv, self.norm, name=name)

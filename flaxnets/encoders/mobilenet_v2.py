@@ -28,10 +28,21 @@ STAGES = (
 
 
 class MobileNetV2(Encoder):
-    """(N,H,W,3) to maps (N, ceil(H/32), ceil(W/32), 1280) in [0,6].
+    """MobileNetV2: (N,H,W,3) to feature maps (N, ⌈H/32⌉, ⌈W/32⌉, 1280) in [0,6].
 
-    Levels: ``stem`` (stride 2), ``stage_1`` to ``stage_7``, the rows of table 2 (strides 2, 4, 8,
-    16, 16, 32, 32), ``head``, ``pooled``, ``logits``.
+    Endpoints: ``stem`` (stride 2), ``stage_1`` to ``stage_7``, the rows of table 2 (strides 2, 4,
+    8, 16, 16, 32, 32), ``head``, ``pooled``, ``logits``.
+
+    >>> import functools, jax, jax.numpy as jnp
+    >>> encoder = MobileNetV2(levels=("stage_3", "head", "pooled"))
+    >>> images = jnp.zeros((2, 224, 224, 3), jnp.uint8)
+    >>> call = functools.partial(encoder.init_with_output, train=False)
+    >>> outputs, _ = jax.eval_shape(call, jax.random.key(0), images)  # shapes, no arithmetic
+    >>> for name in encoder.levels:
+    ...     print(name, outputs[name].shape)
+    stage_3 (2, 28, 28, 32)
+    head (2, 7, 7, 1280)
+    pooled (2, 1280)
     """
 
     level_names: ClassVar[tuple[str, ...]] = (
@@ -41,10 +52,10 @@ class MobileNetV2(Encoder):
     )
     maps_level: ClassVar[str] = "head"
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``."""
+        """Yields the endpoints, see ``Encoder.endpoints``."""
         conv = self.make_layer(Conv, use_bias=False, kernel_init=he_fan_out)
         depthwise = self.make_layer(DepthwiseConv, kernel_init=he_fan_out)
         norm = self.make_layer(BatchNorm, unbiased=True, axis_name=self.axis_name)
@@ -64,7 +75,7 @@ class MobileNetV2(Encoder):
                     norm=norm,
                     name=f"features_{number}",
                 )
-                x = self.run(block, x, mask, train=train)
+                x = self.run_block(block, x, mask, train=train)
                 number += 1
             yield f"stage_{stage}", x
         x = conv(1280, (1, 1), name=f"features_{number}_0")(x)
@@ -81,15 +92,18 @@ class MobileNetV2(Encoder):
 
 
 class InvertedResidual(nn.Module):
-    """Widens, convolves each channel, narrows; added to its input where the shapes allow.
+    """Inverted residual block (figure 4(d) of the paper).
+
+    A 1×1 convolution widens, a depthwise one filters, a linear 1×1 one narrows; with the input
+    added where it has the shape of the output.
 
     Attributes:
-      features: channels of the result.
-      expansion: times the input's channels that the depthwise convolution sees.
+      features: channels of the outputs.
+      expansion: channels of the depthwise convolution, as a multiple of the input's.
       strides: of the depthwise convolution.
-      conv: makes a convolution.
-      depthwise: makes a depthwise convolution.
-      norm: makes a normalisation.
+      conv: constructs the 1×1 convolutions.
+      depthwise: constructs the depthwise convolution.
+      norm: constructs the normalisations.
     """
 
     features: int
@@ -101,7 +115,7 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Array, mask: Array | None, *, train: bool) -> Array:
-        """(N,H,W,C) to (N, ceil(H/strides), ceil(W/strides), features)."""
+        """Maps (N,H,W,C) to (N, ⌈H/strides⌉, ⌈W/strides⌉, features)."""
         channels = maps.shape[-1]
         x, i = maps, 0
         if self.expansion != 1:

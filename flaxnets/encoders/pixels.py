@@ -1,4 +1,4 @@
-"""From stored pixels to an encoder's input, and the encoder that stops there."""
+"""Pixel normalisation, and the encoder without parameters of the RNN-only ablation."""
 
 import functools
 
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flaxnets.typing import Array, Dtype
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
-"""Of red, green, blue over ImageNet's training images, in [0,255]: torchvision's times 255."""
+"""Means of red, green and blue over ImageNet's training images, in [0,255]: torchvision's × 255."""
 IMAGENET_SCALE = (58.395, 57.12, 57.375)
-"""Standard deviations beside ``IMAGENET_MEAN``."""
+"""Standard deviations of red, green and blue, as ``IMAGENET_MEAN``."""
 
 PerChannel = float | tuple[float, ...]
 """One number for all channels, or one for each."""
@@ -24,16 +24,22 @@ def normalize_pixels(
     scale: PerChannel = 127.5,
     dtype: Dtype = jnp.float32,
 ) -> Array:
-    """uint8 pixels in [0,255] to ``(x − mean) / scale``; floats pass as they are.
+    """Maps uint8 pixels in [0,255] to ``(x − mean) / scale``; floats pass as is.
+
+    >>> normalize_pixels(jnp.array([0, 255], jnp.uint8)).tolist()
+    [-1.0, 1.0]
 
     Args:
-      images: (..., C) uint8, or float that is normalised already.
-      mean: subtracted.
-      scale: divided by; with the defaults the result lies in [-1,1].
+      images: (..., C) uint8, or float that is already normalised.
+      mean: subtracted, in [0,255].
+      scale: divisor; with the defaults the result lies in [-1,1].
       dtype: of the result.
 
+    Returns:
+      The same shape in ``dtype``.
+
     Raises:
-      ValueError: images of another type, whose range is not known.
+      ValueError: images of another dtype, whose range is unknown.
     """
     if images.dtype == jnp.uint8:
         images = (images.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(scale)
@@ -43,15 +49,15 @@ def normalize_pixels(
 
 
 def average_blocks(images: Array, size: int) -> Array:
-    """(N,H,W,C) float to (N,size,size,C): means over blocks.
+    """Averages images over blocks of pixels: (N,H,W,C) float to (N,size,size,C).
 
     Raises:
-      ValueError: the images' sides are no multiples of ``size``.
+      ValueError: height or width is no multiple of ``size``.
     """
     n, h, w, c = images.shape
     if h % size or w % size:
         raise ValueError(f"images: expected sides that are multiples of {size}, received {(h, w)}")
-    # Sums of slices: XLA's reduction over both axes takes forty times as long on a CPU.
+    # Sums of slices: one reduction over both block axes takes forty times as long on a CPU.
     rows, columns = h // size, w // size
     lines = images.reshape(n, size, rows, w, c)
     summed = functools.reduce(jnp.add, (lines[:, :, i] for i in range(rows)))
@@ -61,10 +67,15 @@ def average_blocks(images: Array, size: int) -> Array:
 
 
 class DownsampledFrames(nn.Module):
-    """Pixels averaged over blocks: no parameters, for the RNN-only ablation.
+    """Encoder without parameters that averages blocks of pixels, for the RNN-only ablation.
+
+    >>> images = jnp.zeros((2, 32, 32, 3), jnp.uint8)
+    >>> DownsampledFrames(8).apply({}, images, train=False).shape
+    (2, 8, 8, 3)
 
     Attributes:
-      size: height and width of the result; divides those of the images.
+      size: height and width of the feature maps; divides those of the images.
+      dtype: of the feature maps.
     """
 
     size: int
@@ -72,10 +83,15 @@ class DownsampledFrames(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, mask: Array | None = None, *, train: bool) -> Array:
-        """(N,H,W,C) uint8 or float to (N,size,size,C) ``dtype``.
+        """Maps (N,H,W,C) uint8 or float to (N,size,size,C) in ``dtype``, without a gradient.
+
+        Args:
+          images: (N,H,W,C) uint8 in [0,255], or float in [-1,1].
+          mask: not read; part of the encoder interface.
+          train: not read.
 
         Raises:
-          ValueError: the images' sides are no multiples of ``size``.
+          ValueError: height or width is no multiple of ``size``.
         """
         x = normalize_pixels(images, dtype=self.dtype)
         return jax.lax.stop_gradient(average_blocks(x, self.size))

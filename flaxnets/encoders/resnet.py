@@ -3,8 +3,8 @@
 He et al., "Deep Residual Learning for Image Recognition", 1512.03385, table 1. Reference:
 ``torchvision/models/resnet.py``, whose weights fit.
 
-Deviations, all of them torchvision's: in a bottleneck block the 3×3 convolution strides, not the
-first 1×1 ("v1.5"); BatchNorm's γ begins at 1 in every block.
+Deviations, as in torchvision: in a bottleneck block the 3×3 convolution has the stride, not the
+first 1×1 ("v1.5"); the scale of BatchNorm is initialised to 1 in every block.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,14 +25,25 @@ BLOCKS: dict[int, tuple[int, int, int, int]] = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-"""Depth to the blocks in each stage; from 50 on they are bottlenecks."""
+"""Number of blocks in each stage, by depth; from depth 50 on they are bottlenecks."""
 
 
 class ResNet(Encoder):
-    """(N,H,W,3) to maps (N, ceil(H/32), ceil(W/32), 512, from depth 50 on 2048).
+    """ResNet: images (N,H,W,3) to feature maps (N, ⌈H/32⌉, ⌈W/32⌉, D).
 
-    Levels: ``stem`` (stride 2, before its pooling), ``stage_1`` to ``stage_4`` (strides 4 to 32),
-    ``pooled``, ``logits``.
+    D is 512, and 2048 from depth 50 on. Endpoints: ``stem`` (stride 2, before max pooling),
+    ``stage_1`` to ``stage_4`` (strides 4, 8, 16, 32), ``pooled``, ``logits``.
+
+    >>> import functools, jax, jax.numpy as jnp
+    >>> encoder = ResNet(50, levels=("stage_3", "pooled", "logits"))
+    >>> images = jnp.zeros((2, 224, 224, 3), jnp.uint8)
+    >>> call = functools.partial(encoder.init_with_output, train=False)
+    >>> outputs, _ = jax.eval_shape(call, jax.random.key(0), images)  # shapes, no arithmetic
+    >>> for name in encoder.levels:
+    ...     print(name, outputs[name].shape)
+    stage_3 (2, 14, 14, 1024)
+    pooled (2, 2048)
+    logits (2, 1000)
 
     Attributes:
       depth: 18, 34, 50, 101 or 152.
@@ -45,10 +56,10 @@ class ResNet(Encoder):
     )
     maps_level: ClassVar[str] = "stage_4"
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``.
+        """Yields the endpoints, see ``Encoder.endpoints``.
 
         Raises:
           ValueError: another depth.
@@ -72,7 +83,7 @@ class ResNet(Encoder):
                     norm=norm,
                     name=f"layer{stage}_{i}",
                 )
-                x = self.run(block, x, mask, train=train)
+                x = self.run_block(block, x, mask, train=train)
             yield f"stage_{stage}", x
         x = pool_globally(x)
         yield "pooled", x
@@ -81,13 +92,13 @@ class ResNet(Encoder):
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions, added to their input.
+    """Residual block of two 3×3 convolutions (figure 5, left).
 
     Attributes:
-      features: channels of the convolutions and of the result.
-      strides: of the first convolution and of the shortcut.
-      conv: makes a convolution.
-      norm: makes a normalisation.
+      features: channels of the convolutions and of the outputs.
+      strides: of the first convolution and of the shortcut, pixels.
+      conv: constructs the convolutions.
+      norm: constructs the normalisations.
     """
 
     features: int
@@ -97,7 +108,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Array, mask: Array | None, *, train: bool) -> Array:
-        """(N,H,W,C) to (N, ceil(H/strides), ceil(W/strides), features)."""
+        """Maps (N,H,W,C) to (N, ⌈H/strides⌉, ⌈W/strides⌉, features)."""
         x = self.conv(self.features, (3, 3), strides=self.strides, padding=1, name="conv1")(maps)
         x = nn.relu(self.norm(name="bn1")(x, mask, train=train))
         x = self.conv(self.features, (3, 3), padding=1, name="conv2")(x)
@@ -109,13 +120,13 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolution, the last four times as wide, added to their input.
+    """Residual block of a 1×1, a 3×3 and a four times wider 1×1 convolution (figure 5, right).
 
     Attributes:
-      features: channels of the first two convolutions; the result has four times as many.
-      strides: of the 3×3 convolution and of the shortcut.
-      conv: makes a convolution.
-      norm: makes a normalisation.
+      features: channels of the first two convolutions; the outputs have four times as many.
+      strides: of the 3×3 convolution and of the shortcut, pixels.
+      conv: constructs the convolutions.
+      norm: constructs the normalisations.
     """
 
     features: int
@@ -125,7 +136,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Array, mask: Array | None, *, train: bool) -> Array:
-        """(N,H,W,C) to (N, ceil(H/strides), ceil(W/strides), 4·features)."""
+        """Maps (N,H,W,C) to (N, ⌈H/strides⌉, ⌈W/strides⌉, 4·features)."""
         x = self.conv(self.features, (1, 1), name="conv1")(maps)
         x = nn.relu(self.norm(name="bn1")(x, mask, train=train))
         x = self.conv(self.features, (3, 3), strides=self.strides, padding=1, name="conv2")(x)
@@ -147,7 +158,7 @@ def _make_shortcut(
     strides: int,
     train: bool,
 ) -> Array:
-    """The maps, projected where the block changes their shape (option B of the paper)."""
+    """Returns the input, projected if the block changes its shape (option B, section 3.3)."""
     if strides == 1 and maps.shape[-1] == features:
         return maps
     x = conv(features, (1, 1), strides=strides, padding=0, name="downsample_0")(maps)

@@ -1,4 +1,4 @@
-"""A small convolutional encoder whose every hyper-parameter is an attribute."""
+"""Small convolutional encoder with every hyper-parameter an attribute."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -26,25 +26,34 @@ DOWNSAMPLINGS = ("strides", "max", "average")
 
 
 class SmallCNN(Encoder):
-    """Stages of convolution, normalisation and activation, each of which may shrink the maps.
+    """Stages of convolution, normalisation and activation, each optionally downsampling.
 
-    Levels: ``stage_1`` to ``stage_…``, ``pooled``, ``logits``.
+    Images (N,H,W,C) of any number of channels become feature maps (N,h,w,features[-1]), with
+    h = H divided by all strides. Endpoints: ``stage_1`` to ``stage_…``, ``pooled``, ``logits``.
+
+    >>> import functools, jax
+    >>> encoder = SmallCNN((8, 16), (2, 2), normalization="group", downsampling="max")
+    >>> images = jnp.zeros((2, 32, 32, 1), jnp.uint8)
+    >>> call = functools.partial(encoder.init_with_output, train=False)
+    >>> maps, _ = jax.eval_shape(call, jax.random.key(0), images)  # shapes, no arithmetic
+    >>> maps.shape
+    (2, 8, 8, 16)
 
     Attributes:
-      features: number of filters (maps) of each stage.
-      strides: by which each stage shrinks the maps.
-      kernel_size: height and width of all filters, pixels.
-      input_size: side to which frames are averaged down first, pixels; 0: as they are.
-      depth: convolutions in each stage; the first of them strides.
+      features: channels of each stage.
+      strides: downsampling factor of each stage.
+      kernel_size: height and width of all kernels, pixels.
+      input_size: height and width to which images are averaged first, pixels; 0: none.
+      depth: convolutions in each stage; the first has the stride.
       activation: a name out of ``ACTIVATIONS``.
       normalization: ``none`` (convolutions then have a bias), ``batch`` (over the batch), ``layer``
-        (over the channels of a position) or ``group`` (over a share of the channels and all
-        positions of an image; Wu and He, 1803.08494).
-      num_groups: of channels, for ``group``; divides ``features``.
-      downsampling: how a stage shrinks the maps: by the ``strides`` of its first convolution, or by
-        ``max`` or ``average`` pooling over blocks of strides × strides after its last.
-      dropout: share of the maps that is set to zero after each stage while training, whole maps at
-        a time (Tompson et al., 1411.4280, section 3.2).
+        (over the channels of a position) or ``group`` (over a group of channels and all positions
+        of an image; Wu and He, 1803.08494).
+      num_groups: channel groups of ``group``; divides every number of ``features``.
+      downsampling: ``strides``: the first convolution of a stage has the stride; ``max`` or
+        ``average``: pooling over blocks of stride × stride after the last convolution.
+      dropout: rate in [0,1) of spatial dropout after each stage, which zeroes whole channels of an
+        image in training (Tompson et al., 1411.4280, section 3.2).
     """
 
     features: tuple[int, ...] = (32, 64, 128)
@@ -62,26 +71,27 @@ class SmallCNN(Encoder):
 
     @property
     def level_names(self) -> tuple[str, ...]:
-        """All levels, in the order of the network."""
+        """Names of all endpoints, in the order of the network."""
         stages = (f"stage_{i}" for i in range(1, len(self.features) + 1))
         return (*stages, "pooled", "logits")
 
     @property
     def maps_level(self) -> str:
-        """The last stage."""
+        """Name of the last stage."""
         return f"stage_{len(self.features)}"
 
     def normalize(self, images: Array) -> Array:
-        """uint8 pixels to [-1,1]; floats are that already."""
+        """Maps uint8 pixels to [-1,1]; floats pass as is."""
         return normalize_pixels(images, dtype=self.dtype)
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``; images of any number of channels.
+        """Yields the endpoints, see ``Encoder.endpoints``; images of any number of channels.
 
         Raises:
-          ValueError: an attribute out of its range, or sides no multiples of ``input_size``.
+          ValueError: an attribute out of its range, or height or width no multiple of
+            ``input_size``.
         """
         self._raise_on_wrong_attributes()
         x = images
@@ -100,7 +110,7 @@ class SmallCNN(Encoder):
         yield "logits", self.classify(x, name="classifier", kernel_init=lecun, bias_init=zeros)
 
     def run_stage(self, x: Array, mask: Array | None, stage: int, *, train: bool) -> Array:
-        """Stage number ``stage``, from 0 on: (N,H,W,C) to (N,h,w,features[stage])."""
+        """Applies stage ``stage``, counted from 0: (N,H,W,C) to (N,h,w,features[stage])."""
         conv = self.make_layer(Conv, use_bias=self.normalization == "none")
         stride = self.strides[stage]
         for i in range(self.depth):
@@ -134,14 +144,15 @@ class SmallCNN(Encoder):
     def _raise_on_wrong_attributes(self) -> None:
         if len(self.features) != len(self.strides):
             raise ValueError(
-                f"strides: expected {len(self.features)} of them, received {self.strides}"
+                f"strides: expected {len(self.features)}, one for each of features, "
+                f"received {self.strides}"
             )
         if not self.features:
             raise ValueError("features: expected at least one stage, received ()")
         if self.depth < 1:
             raise ValueError(f"depth: expected at least 1, received {self.depth}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected a share in [0,1), received {self.dropout}")
+            raise ValueError(f"dropout: expected a rate in [0,1), received {self.dropout}")
         for argument, known in (
             ("activation", tuple(ACTIVATIONS)),
             ("normalization", NORMALIZATIONS),

@@ -1,8 +1,19 @@
-"""Reads PyTorch's ``.pth`` files without PyTorch, and without executing anything in them.
+"""Reader of PyTorch's ``.pth`` files without PyTorch, which executes nothing in them.
 
 A ``.pth`` file is a pickle that describes tensors, and the raw numbers beside it. Both formats of
 ``torch.save`` are read: the zip archive (PyTorch >= 1.6) and the older sequence of pickles followed
-by the storages. Format: ``torch/serialization.py`` of PyTorch; the pickle: ``tensor_pickle.py``.
+by the storages.
+
+Security: unpickling calls whatever the pickle names, and even an unpickler with a list of allowed
+globals lets a file set attributes of the objects that it may build. Here the opcodes are read by an
+interpreter that cannot import, call or set an attribute: it builds dictionaries, lists, tuples and
+scalars, and NumPy views of storages where the file asks for a tensor. A global is a name that is
+compared with the few known ones; everything else is refused with ``UnsafePickleError``. Sizes are
+checked against the length of the file before memory is allocated, and every tensor against the
+bounds of its storage.
+
+Formats: ``torch/serialization.py`` and ``torch/_utils.py`` of PyTorch; opcodes: ``pickletools`` of
+Python's library.
 """
 
 import io
@@ -22,9 +33,58 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _ZIP_MAGIC = b"PK\x03\x04"
 
+STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
+    "torch.DoubleStorage": np.dtype("<f8"),
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.BFloat16Storage": np.dtype(jnp.bfloat16),
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.BoolStorage": np.dtype("?"),
+}
+_CONSTRUCTORS = frozenset(
+    {
+        "collections.OrderedDict",
+        "torch.Size",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_tensor_v2",
+    }
+)
+
+_LITERALS = frozenset(
+    {
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+        *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+        *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    }
+)
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+class PthError(ValueError):
+    """Error: not a ``.pth`` file, or a damaged or inconsistent one."""
+
+
+class UnsafePickleError(PthError):
+    """Error: the ``.pth`` file asks for something other than tensors and containers."""
+
+
+class Global(NamedTuple):
+    """Name of an allowed global: text to compare with, not the object it names."""
+
+    name: str
+
+
+PersistentLoad = Callable[[Any], np.ndarray]
+"""A persistent id of the pickle to the storage (elements,) that it names."""
+
 
 def read_pth(path: str | Path) -> dict[Any, Any]:
-    """Reads a file written by ``torch.save``, typically a ``state_dict``.
+    """Reads a file written by ``torch.save``, typically a ``state_dict``, executing nothing in it.
 
     Args:
       path: the ``.pth`` (``.pt``) file, zip or legacy format, little-endian.
@@ -37,7 +97,7 @@ def read_pth(path: str | Path) -> dict[Any, Any]:
     Raises:
       FileNotFoundError: no such file.
       UnsafePickleError: the file names a global that is neither a tensor nor a container, or uses
-        an opcode that only objects with code need. Nothing of it has been executed.
+        an opcode that only other objects need. Nothing in it has been executed.
       PthError: not a ``.pth`` file, truncated, or with tensors that reach beyond their storage.
     """
     content = Path(path).read_bytes()
@@ -163,7 +223,7 @@ def _refuse_persistent_id(persistent_id: Any) -> np.ndarray:
 
 
 def _parse_storage_id(persistent_id: Any, fields: int) -> tuple[str, np.dtype[Any], int]:
-    """Reads ('storage', type, key, location, elements[, None]) into key, dtype and elements."""
+    """Parses ('storage', type, key, location, elements[, None]) to key, dtype and elements."""
     match persistent_id:
         case ("storage", Global(name), str(key), str(), int(numel), *view):
             if name in STORAGE_DTYPES and numel >= 0 and view == [None] * (fields - 5):
@@ -177,71 +237,23 @@ def _same_storage(storage: np.ndarray, key: str, dtype: np.dtype[Any], numel: in
     return storage
 
 
-# Interprets the pickles that describe tensors, without executing anything in them.
-#
-# Unpickling calls whatever the pickle names, and an ordinary unpickler, even with a list of allowed
-# globals, lets a file set attributes on the objects it was allowed to have. Here the opcodes are
-# interpreted by a machine that has no operation for calling, importing or setting an attribute: it
-# builds dictionaries, lists, tuples and scalars, and views of storages where the file asks for a
-# tensor. A global is a word that is compared with the few that are known.
-#
-# Opcodes: ``pickletools`` of Python's library. Globals: ``torch/_utils.py`` of PyTorch.
-
-STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
-    "torch.DoubleStorage": np.dtype("<f8"),
-    "torch.FloatStorage": np.dtype("<f4"),
-    "torch.HalfStorage": np.dtype("<f2"),
-    "torch.BFloat16Storage": np.dtype(jnp.bfloat16),
-    "torch.LongStorage": np.dtype("<i8"),
-    "torch.IntStorage": np.dtype("<i4"),
-    "torch.ShortStorage": np.dtype("<i2"),
-    "torch.CharStorage": np.dtype("i1"),
-    "torch.ByteStorage": np.dtype("u1"),
-    "torch.BoolStorage": np.dtype("?"),
-}
-_CONSTRUCTORS = frozenset(
-    {
-        "collections.OrderedDict",
-        "torch.Size",
-        "torch._utils._rebuild_parameter",
-        "torch._utils._rebuild_tensor_v2",
-    }
-)
-
-_LITERALS = frozenset(
-    {
-        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-        *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    }
-)
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-class PthError(ValueError):
-    """A ``.pth`` file that cannot be read: not one, damaged, or inconsistent."""
-
-
-class UnsafePickleError(PthError):
-    """A ``.pth`` file that asks for something other than tensors and containers."""
-
-
-class Global(NamedTuple):
-    """The name of an allowed global: a word to compare with, not the thing it names."""
-
-    name: str
-
-
-PersistentLoad = Callable[[Any], np.ndarray]
-"""A persistent id, as the pickle has it, to the storage (elements,) that it names."""
-
-
 def interpret(stream: BinaryIO, load: PersistentLoad) -> Any:
-    """Interprets one pickle from ``stream``; leaves the stream just after it."""
+    """Interprets one pickle and leaves the stream just behind it.
+
+    Args:
+      stream: of the file.
+      load: returns the storage for a persistent id.
+
+    Returns:
+      Dictionaries, lists, tuples, scalars and read-only arrays.
+
+    Raises:
+      UnsafePickleError: an opcode or a global that tensors and containers do not need.
+      PthError: a damaged or truncated pickle.
+    """
     try:
         with warnings.catch_warnings():
-            # Python warns of odd escapes in damaged names; the name is refused or the text kept.
+            # Python warns about invalid escapes in damaged names; they need no warning here.
             warnings.simplefilter("ignore", DeprecationWarning)
             return _run(stream, load)
     except PthError:
@@ -306,7 +318,7 @@ def _run(stream: BinaryIO, load: PersistentLoad) -> Any:
             case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
             case "GLOBAL" | "INST":
-                # INST would also call it: only a name that is refused here may come with INST.
+                # INST would also call the global: _allowed_global always refuses it.
                 stack.append(_allowed_global(argument.replace(" ", "."), opcode.name))
             case "STACK_GLOBAL":
                 attribute, module = _require(str, stack.pop()), _require(str, stack.pop())
@@ -317,7 +329,8 @@ def _run(stream: BinaryIO, load: PersistentLoad) -> Any:
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_construct(function, arguments))
             case "BUILD":
-                # What a state_dict carries here is its version number (``_metadata``).
+                # BUILD sets attributes. A state_dict uses it for its version (``_metadata``) only,
+                # which is dropped.
                 stack.pop()
                 _require(dict, stack[-1])
             case "STOP":
@@ -355,7 +368,7 @@ def _set_items(target: dict[Any, Any], operands: list[Any]) -> dict[Any, Any]:
 
 
 def _construct(function: Any, arguments: Any) -> Any:
-    """Builds what the file asks for by name."""
+    """Builds the tensor or container that the file asks for by name."""
     match function, arguments:
         case Global("collections.OrderedDict"), ():
             return {}
@@ -377,13 +390,13 @@ def _construct(function: Any, arguments: Any) -> Any:
 def _make_view(
     storage: np.ndarray, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]
 ) -> np.ndarray:
-    """Views a storage as a tensor, after checking that no element lies outside it."""
+    """Returns a read-only view of a storage, after checking that no element lies outside it."""
     if storage.ndim != 1 or len(size) != len(stride) or len(size) > 32:
         raise PthError("a tensor's size and strides have different or too many axes")
     numbers = (offset, *size, *stride)
     if any(type(n) is not int or n < 0 for n in numbers):
         raise PthError("a tensor's offset, size and strides must be integers from 0 on")
-    # The stride of an axis of length 0 or 1 says nothing and may be any number.
+    # The stride of an axis of length 0 or 1 is never used and may be any number.
     stride = tuple(s if n > 1 else 0 for n, s in zip(size, stride, strict=True))
     elements = math.prod(size)
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))

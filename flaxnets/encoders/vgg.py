@@ -1,12 +1,12 @@
-"""VGG-11, -13, -16 and -19, with and without BatchNorm: 3×3 convolutions in five stages.
+"""VGG-11, -13, -16 and -19, with and without BatchNorm: five stages of 3×3 convolutions.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
 1409.1556, table 1, columns A, B, D and E. Reference: ``torchvision/models/vgg.py``, whose weights
 fit.
 
-Deviations, all of them torchvision's: BatchNorm, which the paper has not, between a convolution and
-its ReLU; He initialisation; for images of other sizes the last maps are averaged to 7×7 before fc6
-(the paper slides the layers over the image).
+Deviations, as in torchvision: optional BatchNorm between a convolution and its ReLU; He
+initialisation; for images of other sizes the last feature maps are averaged to 7×7 before fc6 (the
+paper applies the layers densely over the image).
 """
 
 from collections.abc import Iterator
@@ -26,17 +26,28 @@ CONVOLUTIONS: dict[int, tuple[int, ...]] = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
-"""Depth to the convolutions in each stage."""
+"""Number of convolutions in each stage, by depth."""
 _FEATURES = (64, 128, 256, 512, 512)
 _DENSE_INIT = nn.initializers.normal(0.01)
 
 
 class VGG(Encoder):
-    """(N,H,W,3) to maps (N, ⌊H/32⌋, ⌊W/32⌋, 512).
+    """VGG: images (N,H,W,3) to feature maps (N, ⌊H/32⌋, ⌊W/32⌋, 512).
 
-    Levels: the convolutions after their ReLU, ``conv1_1`` to ``conv5_…``, after each stage
-    ``pool1`` to ``pool5`` (strides 2 to 32), ``pooled``, the fully connected layers after their
-    ReLU, ``fc6`` and ``fc7`` (N,4096), and ``logits``.
+    Endpoints: the convolutions after their ReLU, ``conv1_1`` to ``conv5_…``; after each stage
+    ``pool1`` to ``pool5`` (strides 2 to 32); ``pooled``; the fully connected layers after their
+    ReLU, ``fc6`` and ``fc7`` (N,4096); ``logits``.
+
+    >>> import functools, jax, jax.numpy as jnp
+    >>> encoder = VGG(16, levels=("conv3_3", "pool5", "fc7"))
+    >>> images = jnp.zeros((2, 224, 224, 3), jnp.uint8)
+    >>> call = functools.partial(encoder.init_with_output, train=False)
+    >>> outputs, _ = jax.eval_shape(call, jax.random.key(0), images)  # shapes, no arithmetic
+    >>> for name in encoder.levels:
+    ...     print(name, outputs[name].shape)
+    conv3_3 (2, 56, 56, 256)
+    pool5 (2, 7, 7, 512)
+    fc7 (2, 4096)
 
     Attributes:
       depth: 11, 13, 16 or 19.
@@ -50,16 +61,16 @@ class VGG(Encoder):
 
     @property
     def level_names(self) -> tuple[str, ...]:
-        """All levels, in the order of the network."""
+        """Names of all endpoints, in the order of the network."""
         names = []
         for stage, count in enumerate(self._convolutions(), 1):
             names += [f"conv{stage}_{i}" for i in range(1, count + 1)] + [f"pool{stage}"]
         return (*names, "pooled", "fc6", "fc7", "logits")
 
-    def walk(
+    def endpoints(
         self, images: Array, mask: Array | None, *, train: bool
     ) -> Iterator[tuple[str, Array]]:
-        """See ``Encoder.walk``.
+        """Yields the endpoints, see ``Encoder.endpoints``.
 
         Raises:
           ValueError: another depth.
@@ -103,7 +114,19 @@ class VGG(Encoder):
     def convolve_stage(
         self, x: Array, mask: Array | None, first: int, features: int, count: int, *, train: bool
     ) -> list[Array]:
-        """The maps after each of ``count`` convolutions, the first of them layer ``first``."""
+        """Applies a stage and returns the feature maps after each of its convolutions.
+
+        Args:
+          x: (N,H,W,C).
+          mask: as for ``__call__``.
+          first: number of the first convolution in torchvision's sequence of layers.
+          features: channels D of the convolutions.
+          count: number of convolutions.
+          train: as for ``__call__``.
+
+        Returns:
+          ``count`` times (N,H,W,D).
+        """
         conv = self.make_layer(Conv, kernel_init=he_fan_out)
         norm = self.make_layer(BatchNorm, unbiased=True, axis_name=self.axis_name)
         maps = []

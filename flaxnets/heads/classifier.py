@@ -1,7 +1,8 @@
-"""Class scores, of each step or of the whole clip.
+"""Classification heads: logits of each step, or of the whole clip.
 
-Every head has one call: ``head(inputs (B,T,F), lengths (B,) | None, *, train)`` to scores (B,T,K)
-of each step, or (B,1,K) of all steps together.
+Every head is called as ``head(inputs, lengths, train=...)`` with inputs (B,T,F) float and lengths
+(B,) int32 or None, and returns float32 logits: (B,T,K) for the steps, or (B,1,K) for the clip. No
+head needs a fixed length: T and the lengths may differ between batches.
 """
 
 from collections.abc import Callable
@@ -12,17 +13,24 @@ import jax.numpy as jnp
 from flaxnets.typing import Array, Dtype
 
 Pooling = Callable[[Array, Array | None], Array]
-"""(B,T,F) and lengths (B,) to (B,F): a function or module of ``decoders/pooling.py``."""
+"""(B,T,F) float and lengths (B,) int32 or None to (B,F): a function or module of ``pooling.py``."""
 
 
 class StepClassifier(nn.Module):
-    """Dropout, optionally one hidden layer, and scores for each step on its own.
+    """Logits of each step independently: dropout, optionally one hidden layer, one linear layer.
+
+    >>> import jax
+    >>> steps = jnp.zeros((2, 8, 16))
+    >>> head = StepClassifier(num_classes=5)
+    >>> logits, variables = head.init_with_output(jax.random.key(0), steps, train=False)
+    >>> logits.shape
+    (2, 8, 5)
 
     Attributes:
       num_classes: K.
-      hidden_features: width of a ReLU layer before the scores; 0: none.
-      dropout_rate: on what each linear layer reads.
-      dtype: of the products; the scores are float32 at least.
+      hidden_features: width of a Dense + ReLU layer before the logits; 0: none.
+      dropout_rate: on the inputs of each linear layer.
+      dtype: of the hidden layer's matmul; the logits are float32 at least.
     """
 
     num_classes: int
@@ -32,7 +40,12 @@ class StepClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:
-        """(B,T,F) float to scores (B,T,K) float32; ``lengths`` is not read.
+        """Maps (B,T,F) float to logits (B,T,K), float32 at least.
+
+        Args:
+          inputs: (B,T,F) float.
+          lengths: not read, as steps are independent; logits of padded steps are meaningless.
+          train: whether dropout acts.
 
         Raises:
           ValueError: ``inputs`` of another rank.
@@ -46,27 +59,35 @@ class StepClassifier(nn.Module):
 
 
 class ClipClassifier(nn.Module):
-    """Pools over time, and scores once for the whole clip.
+    """Logits of the whole clip: pooling over the valid steps, then fully connected layers.
 
-    With ``pool_max`` on flattened maps it is the temporal feature pooling of Beyond Short Snippets
-    (Ng et al., 1503.08909, section 3.1):
+    With ``pool_max`` on flattened feature maps it is the temporal feature pooling of Beyond Short
+    Snippets (Ng et al., 1503.08909, section 3.1):
 
-    - Conv pooling, the maximum over time of the last convolution's maps, place by place, then two
-      fully connected layers: ``CRNN(pool="flatten", ...)`` with ``hidden_features=(4096, 4096)``.
-    - Late pooling, the fully connected layers at each frame, then the maximum:
+    - Conv pooling: the maximum over time of the last feature maps at each position, then two fully
+      connected layers: ``CRNN(pool="flatten", ...)`` with ``hidden_features=(4096, 4096)``.
+    - Late pooling: the fully connected layers on each frame, then the maximum:
       ``step_features=(4096, 4096)``.
 
-    Deviations: dropout is the caller's choice, the paper names none. With ``pool_last`` it is
-    GRU-RCN's head (Ballas et al., 1511.06432).
+    With ``pool_last`` it is the head of GRU-RCN (Ballas et al., 1511.06432). Deviation: the rate of
+    dropout is free, Ng et al. name none.
+
+    >>> import jax
+    >>> from flaxnets.heads.pooling import pool_mean
+    >>> steps, lengths = jnp.zeros((2, 8, 16)), jnp.array([8, 3])
+    >>> head = ClipClassifier(num_classes=5, pool=pool_mean)
+    >>> logits, variables = head.init_with_output(jax.random.key(0), steps, lengths, train=False)
+    >>> logits.shape
+    (2, 1, 5)
 
     Attributes:
       num_classes: K.
-      pool: (B,T,F) and lengths to (B,F): ``pool_last``, ``pool_mean``, ``pool_max``, an
+      pool: (B,T,F) and lengths to (B,F): ``pool_last``, ``pool_mean``, ``pool_max`` or an
         ``AttentionPooling``.
-      step_features: widths of ReLU layers on each step, before the pooling.
-      hidden_features: widths of ReLU layers after it.
-      dropout_rate: on what each linear layer reads.
-      dtype: of the products; the scores are float32 at least.
+      step_features: widths of Dense + ReLU layers on each step, before the pooling.
+      hidden_features: widths of Dense + ReLU layers after the pooling.
+      dropout_rate: on the inputs of each linear layer.
+      dtype: of the hidden layers' matmuls; the logits are float32 at least.
     """
 
     num_classes: int
@@ -78,11 +99,11 @@ class ClipClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:
-        """(B,T,F) float to scores (B,1,K) float32 of the clip.
+        """Maps (B,T,F) float to logits (B,1,K) of the clips, float32 at least.
 
         Args:
           inputs: (B,T,F) float.
-          lengths: (B,) int32 in [0,T], valid steps; None: all.
+          lengths: (B,) int32 in [0,T], valid steps; None: T. Padded steps change nothing.
           train: whether dropout acts.
 
         Raises:

@@ -1,8 +1,8 @@
-"""Pooling over time: what is left of a sequence of steps for one decision about all of it.
+"""Pooling over time: a sequence of steps to one vector, for one decision about the whole clip.
 
 Each is called as ``pool(inputs, lengths)`` with inputs (B,T,...) float and lengths (B,) int32 or
-None, and gives (B,...); what lies in padded steps changes nothing, and a sequence of no steps gives
-zeros, with gradients of zero.
+None, and returns (B,...). Padded steps change nothing, and a sequence without steps gives zeros
+with zero gradients, so that lengths may be anything in [0,T].
 """
 
 import flax.linen as nn
@@ -14,11 +14,17 @@ from flaxnets.typing import Array, Dtype
 
 
 def pool_last(inputs: Array, lengths: Array | None = None) -> Array:
-    """The last valid step. Of a bidirectional layer, its backward half has seen that step alone.
+    """Returns the last valid step.
+
+    After a bidirectional layer, note that the backward half has read nothing but that step.
+
+    >>> steps, lengths = jnp.arange(6.0).reshape(2, 3, 1), jnp.array([3, 2])
+    >>> pool_last(steps, lengths).tolist()
+    [[2.0], [4.0]]
 
     Args:
       inputs: (B,T,...) float.
-      lengths: (B,) int32 in [0,T], valid steps; None: all.
+      lengths: (B,) int32 in [0,T], valid steps; None: T.
 
     Returns:
       (B,...) in the dtype of ``inputs``.
@@ -33,7 +39,12 @@ def pool_last(inputs: Array, lengths: Array | None = None) -> Array:
 
 
 def pool_mean(inputs: Array, lengths: Array | None = None) -> Array:
-    """The mean over the valid steps, summed in float32; arguments as ``pool_last``'s."""
+    """Returns the mean of the valid steps, summed in float32; arguments as for ``pool_last``.
+
+    >>> steps, lengths = jnp.arange(6.0).reshape(2, 3, 1), jnp.array([3, 2])
+    >>> pool_mean(steps, lengths).tolist()
+    [[1.0], [3.5]]
+    """
     valid = mask_steps(inputs, lengths)
     total = jnp.sum(jnp.where(_over(valid, inputs), inputs, 0), axis=1, dtype=jnp.float32)
     mean = total / _over(jnp.maximum(jnp.sum(valid, axis=1), 1), total)
@@ -41,14 +52,35 @@ def pool_mean(inputs: Array, lengths: Array | None = None) -> Array:
 
 
 def pool_max(inputs: Array, lengths: Array | None = None) -> Array:
-    """The largest value among the valid steps; arguments as ``pool_last``'s."""
+    """Returns the maximum of the valid steps, feature by feature; arguments as for ``pool_last``.
+
+    >>> steps, lengths = 1 - jnp.arange(6.0).reshape(2, 3, 1), jnp.array([3, 2])
+    >>> pool_max(steps, lengths).tolist()
+    [[1.0], [-2.0]]
+    """
     valid = mask_steps(inputs, lengths)
     largest = jnp.max(jnp.where(_over(valid, inputs), inputs, -jnp.inf), axis=1)
     return jnp.where(_over(valid[:, 0], largest), largest, 0)
 
 
+def pool_concatenate(inputs: Array, lengths: Array | None = None) -> Array:
+    """Returns all steps side by side, (B,T·F): the order-aware baseline without recurrence.
+
+    For sequences of one length only; a padded step, were there one, is zero.
+
+    Args:
+      inputs: (B,T,F) float.
+      lengths: (B,) int32 in [0,T], valid steps; None: all.
+
+    Raises:
+      ValueError: as ``mask_steps``.
+    """
+    valid = mask_steps(inputs, lengths)
+    return jnp.where(_over(valid, inputs), inputs, 0).reshape(inputs.shape[0], -1)
+
+
 class AttentionPooling(nn.Module):
-    r"""A mean weighted by how well each step answers a learned query.
+    r"""Attention over time: a mean of the steps, weighted by their similarity to a learned query.
 
     .. math::
         u_t &= \tanh(W x_t + b) \\
@@ -56,13 +88,22 @@ class AttentionPooling(nn.Module):
         y &= Σ_t α_t x_t
 
     over the valid steps (Yang et al. 2016, "Hierarchical Attention Networks for Document
-    Classification", equations 5 to 7; of the form of Raffel and Ellis, 1512.08756). It is blind to
-    order. The weights α (B,T) float32, zero at padding, are sown as ``intermediates/weights``: ask
-    for them with ``mutable=["intermediates"]``.
+    Classification", equations 5 to 7; also the form of Raffel and Ellis, 1512.08756). It ignores
+    the order of the steps. The attention weights α (B,T) float32, zero at padding, are sown as
+    ``intermediates/weights``:
+
+    >>> steps, lengths = jnp.zeros((2, 3, 4)), jnp.array([3, 2])
+    >>> pool = AttentionPooling(features=8)
+    >>> variables = pool.init(jax.random.key(0), steps, lengths)
+    >>> pooled, sown = pool.apply(variables, steps, lengths, mutable=["intermediates"])
+    >>> pooled.shape
+    (2, 4)
+    >>> sown["intermediates"]["weights"][0][1].tolist()
+    [0.5, 0.5, 0.0]
 
     Attributes:
       features: width of u and of the query q.
-      dtype: of the products; the weights are computed in float32.
+      dtype: of the matmul; the attention weights are computed in float32.
     """
 
     features: int
@@ -70,27 +111,27 @@ class AttentionPooling(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, lengths: Array | None = None) -> Array:
-        """(B,T,F) float to (B,F) in the dtype of ``inputs``.
+        """Pools (B,T,F) float to (B,F) in the dtype of ``inputs``.
 
         Args:
           inputs: (B,T,F) float.
-          lengths: (B,) int32 in [0,T], valid steps; None: all.
+          lengths: (B,) int32 in [0,T], valid steps; None: T.
 
         Raises:
-          ValueError: as ``mask_steps``, or ``inputs`` of another rank.
+          ValueError: as for ``mask_steps``, or ``inputs`` of another rank.
         """
         valid = mask_steps(inputs, lengths)
         if inputs.ndim != 3:
             raise ValueError(f"inputs: expected (B,T,F), received shape {inputs.shape}")
-        # Zero where padded: were it not a number, so would be the gradient of the kernel.
+        # Zero at padding: a NaN there would make the gradient of the kernel NaN, as 0 · NaN is NaN.
         x = jnp.where(valid[..., None], inputs, 0)
         hidden = nn.tanh(nn.Dense(self.features, dtype=self.dtype, name="hidden")(x))
         query = self.param("query", nn.initializers.normal(self.features**-0.5), (self.features,))
-        scores = hidden.astype(jnp.float32) @ query  # (B,T)
-        # By hand, as jax.nn.softmax gives NaN where no step is valid.
-        scores = jnp.where(valid, scores, jnp.finfo(jnp.float32).min)
-        shift = jax.lax.stop_gradient(jnp.max(scores, axis=1, keepdims=True))
-        powers = jnp.where(valid, jnp.exp(scores - shift), 0.0)
+        logits = hidden.astype(jnp.float32) @ query  # (B,T)
+        # A softmax by hand: jax.nn.softmax gives NaN where no step is valid.
+        logits = jnp.where(valid, logits, jnp.finfo(jnp.float32).min)
+        shift = jax.lax.stop_gradient(jnp.max(logits, axis=1, keepdims=True))
+        powers = jnp.where(valid, jnp.exp(logits - shift), 0.0)
         total = jnp.sum(powers, axis=1, keepdims=True)
         weights = powers / jnp.where(total > 0, total, 1.0)
         self.sow("intermediates", "weights", weights)
@@ -98,5 +139,5 @@ class AttentionPooling(nn.Module):
 
 
 def _over(values: Array, inputs: Array) -> Array:
-    """``values`` with trailing axes of size 1 until it has the rank of ``inputs``."""
+    """Appends axes of size 1 to ``values`` up to the rank of ``inputs``."""
     return values.reshape(*values.shape, *[1] * (inputs.ndim - values.ndim))

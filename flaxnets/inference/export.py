@@ -1,8 +1,8 @@
-"""Variables of a trained model as ``.safetensors``, for other programs."""
+"""Export of a trained model's variables to ``.safetensors``."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -13,38 +13,36 @@ from flaxnets.typing import PyTree
 
 
 def to_tensors(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
-    """All variables by path, in Flax's layout.
+    """Returns all variables by path, in Flax's layout.
 
     Args:
       variables: Linen's collections.
 
     Returns:
-      Names as ``params.classifier.scores.kernel`` and ``batch_stats.encoder.norm.mean`` to arrays.
+      Arrays by name, as ``params.classifier.scores.kernel``, ``batch_stats.encoder.norm.mean``;
+      ``flax.traverse_util.unflatten_dict(tensors, sep=".")`` gives the collections back.
     """
     return traverse_util.flatten_dict(jax.device_get(dict(variables)), sep=".")
 
 
-def from_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The variables that ``to_tensors`` was given."""
-    return traverse_util.unflatten_dict(dict(tensors), sep=".")
-
-
-class Named(Protocol):
-    """An encoder as far as the names of its weights go; those of ``flaxnets/encoders`` are."""
+class HasTorchNames(Protocol):
+    """Encoder that knows PyTorch's names of its variables, as all of ``flaxnets/encoders`` do."""
 
     def weight_name(self, path: tuple[str, ...], /) -> str:
-        """PyTorch's name of the variable at a path, from its collection on."""
+        """Returns PyTorch's name of the variable at a path, which starts with its collection."""
 
 
-def to_encoder_tensors(encoder: Named, variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
-    """An encoder's variables as ``load_pretrained`` reads them.
+def to_encoder_tensors(
+    encoder: HasTorchNames, variables: Mapping[str, PyTree]
+) -> dict[str, np.ndarray]:
+    """Returns an encoder's variables in PyTorch's names and layout, for ``load_pretrained``.
 
     Args:
-      encoder: the model's; it says what its variables are called.
-      variables: Linen's collections of the model, whose part ``encoder`` counts.
+      encoder: of the model.
+      variables: Linen's collections of the model; only their part ``encoder`` is exported.
 
     Returns:
-      PyTorch's names to arrays, kernels (out,in,h,w) or (out,in).
+      Arrays by PyTorch's names; kernels (out,in,h,w) or (out,in).
 
     Raises:
       ValueError: the variables have no part ``encoder``.
@@ -69,15 +67,15 @@ def _to_torch_layout(array: np.ndarray, leaf: str) -> np.ndarray:
 def write_safetensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes a file, whole or not at all.
+    """Writes a ``.safetensors`` file, atomically.
 
     Args:
       path: ``FILE.safetensors``.
-      tensors: names to arrays.
-      metadata: what the file's header says of them.
+      tensors: arrays by name.
+      metadata: texts for the file's header.
 
     Raises:
-      ValueError: another suffix.
+      ValueError: the path has another suffix.
       OSError: the file cannot be written.
     """
     import safetensors.numpy

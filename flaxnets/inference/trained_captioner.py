@@ -1,25 +1,28 @@
-"""Captions by trained models: one, or several that decode together; and where they looked."""
+"""Captions and attention weights by a trained captioner, or by an ensemble of several."""
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
-from flaxnets.decoders.search import (
-    EOS,
-    Hypotheses,
-    SearchOptions,
-    ensemble,
-    search,
-)
-from flaxnets.inference.trained_model import TrainedModel
-from flaxnets.tasks.captioning import Captioning, begin_search, model_inputs
+from flaxnets.decoders.hypotheses import EOS, Hypotheses
+from flaxnets.decoders.search import SearchOptions, ensemble, search_captions
+from flaxnets.inference.trained_model import TrainedModel, prediction_data
+from flaxnets.tasks.captioning import Captioning, model_inputs, start_search
 from flaxnets.training.checkpoint import check_shapes
 from flaxnets.training.config import Config, Data, to_dict
 from flaxnets.training.parallel import DataParallel
 from flaxnets.typing import Array, Batch, PyTree
+
+
+@runtime_checkable
+class DecodesTogether(Protocol):
+    """Configuration of a captioner that can decode in an ensemble."""
+
+    def check_same_outputs(self, other: Config) -> None:
+        """Raises ValueError if the ids of the other captioner stand for other words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,48 +31,48 @@ class Caption:
 
     words: tuple[str, ...]
     log_probability: float
-    """Of all tokens, the end token included, under the model or the mean of several."""
+    """Of all tokens, the end token included, in nats, under the model or the ensemble."""
     ended: bool
-    """Whether the end token was reached."""
+    """The end token was reached within the maximum length."""
     attention: np.ndarray | None = None
-    """(n,h,w) float32, the weights of an image's places at each of n words, which sum to one; of a
-    video (n,T), of its steps."""
+    """(n,h,w) float32, attention weights over an image at each of n words, each summing to one; for
+    a video (n,T), over its steps."""
 
     @property
     def text(self) -> str:
-        """The words, joined by spaces."""
+        """Words joined by spaces."""
         return " ".join(self.words)
 
 
 @dataclasses.dataclass(frozen=True)
 class Captioned:
-    """An example with its captions, best first; none where it could not be read."""
+    """Captions of an example, best first; none if it could not be read."""
 
     index: int
     captions: tuple[Caption, ...]
     problem: str = ""
-    """Why it could not be read."""
+    """Reason why it could not be read."""
 
 
 class TrainedCaptioner:
-    """Trained captioners that search together, each word by the mean of their probabilities.
+    """Ensemble of trained captioners, searched by the mean of their word probabilities.
 
-    Members whose configurations have the same ``data`` read each batch once. Attention is that of
-    the first member.
+    Members with the same ``data`` configuration share one reading of each batch. Attention is that
+    of the first member.
     """
 
     def __init__(
         self, models: Sequence[TrainedModel], options: SearchOptions | None = None, *, seed: int = 0
     ) -> None:
-        """Compiles nothing yet.
+        """Checks the members; compiles nothing yet.
 
         Args:
           models: at least one; all with the same ``batch_size``.
-          options: of the search; None: those of the first.
-          seed: of the method ``sample``.
+          options: of the search; None: those of the first member.
+          seed: for the method ``sample``.
 
         Raises:
-          ValueError: no models, one that is no captioner, or members whose words differ.
+          ValueError: no models, one that is no captioner, or members with different vocabularies.
         """
         if not models:
             raise ValueError("models: expected at least one, received none")
@@ -81,8 +84,11 @@ class TrainedCaptioner:
                     f"{model.workdir.path}: expected a captioner, received a model of the task "
                     f"{type(task).__name__}"
                 )
+            first = models[0].config
+            if not isinstance(first, DecodesTogether):
+                continue
             try:
-                models[0].config.check_same_outputs(model.config)
+                first.check_same_outputs(model.config)
             except ValueError as error:
                 raise ValueError(
                     f"{model.workdir.path} and {models[0].workdir.path} cannot decode together: "
@@ -95,28 +101,28 @@ class TrainedCaptioner:
         self._strategy = DataParallel()
         self._variables = tuple(model.variables for model in models)
         self._checked = False
-        self._search = self._strategy.compile(self._find)
-        self._look = self._strategy.compile(self._attend)
+        self._search = self._strategy.compile(self._search_batch)
+        self._attend = self._strategy.compile(self._attention_weights)
 
     def caption_files(
         self, paths: Sequence[str], *, attention: bool = False
     ) -> Iterator[Captioned]:
-        """Captions of image files, in their order; ``index`` is the place in ``paths``.
+        """Yields captions of image files in their order; ``index`` is that of ``paths``.
 
         Args:
           paths: the files; at least one.
-          attention: whether the captions' attention is wanted.
+          attention: return the attention weights, too.
 
         Raises:
-          ValueError: a model of videos; ``attention`` of a model without; variables that do not
-            fit the configuration.
+          ValueError: a model of videos; ``attention`` of a decoder that does not attend; variables
+            that do not fit the configuration.
         """
-        yield from self._caption(lambda config: config.make_prediction_data(paths), 0, attention)
+        yield from self._caption(lambda config: prediction_data(config, paths), 0, attention)
 
     def caption_examples(
         self, split: str, indices: Sequence[int], *, attention: bool = False
     ) -> Iterator[Captioned]:
-        """Captions of some examples of a split, each once, in no order.
+        """Yields captions of some examples of a split, each once, in no particular order.
 
         Args:
           split: not ``train``.
@@ -145,28 +151,29 @@ class TrainedCaptioner:
             self._check_variables(batches)
             key = jax.random.fold_in(self._key, number)
             found = jax.device_get(self._search((self._variables, key), batches))
-            looked = self._attention_of(found, batches[0]) if attention else None
-            yield from self._describe(datas[0], read[0], found, looked)
+            weights = self._attention_of(found, batches[0]) if attention else None
+            yield from self._describe(datas[0], read[0], found, weights)
 
     def _attention_of(self, found: Hypotheses, batch: Batch) -> np.ndarray:
-        """(B,K,L,h,w), or (B,K,L,R) where the regions are no places of an image."""
+        """Returns (B,K,L,h,w), or (B,K,L,R) where the regions are not cells of a feature map."""
         captions = {
             "tokens": np.asarray(found.tokens),
             "token_lengths": np.asarray(found.lengths),
         }
         batch = {**batch, **self._strategy.shard(captions)}
-        looked = self._look(self._variables[0], batch)
-        if looked is None:
+        weights = self._attend(self._variables[0], batch)
+        if weights is None:
             raise ValueError(
-                f"attention: the decoder of {self._models[0].workdir.path} does not attend to "
-                "places of an image, so there is none"
+                "attention: expected False, since the decoder of "
+                f"{self._models[0].workdir.path} does not attend to regions, received True"
             )
         inputs, lengths = model_inputs(batch)
-        attention = np.asarray(looked)
+        attention = np.asarray(weights)
         num_regions = attention.shape[-1]
         if lengths is not None or inputs.ndim != 4:
             return attention
-        # An image's maps have its aspect; features are the maps themselves.
+        # The height of the feature map follows from its size and the image's aspect ratio. Cached
+        # features (B,h,w,D) give theirs.
         height, width = inputs.shape[1:3]
         rows = round((num_regions * height / width) ** 0.5)
         if not rows or num_regions % rows:
@@ -175,7 +182,7 @@ class TrainedCaptioner:
 
     @staticmethod
     def _share(configs: Sequence[Config], make_data: Callable[[Config], Data]) -> list[Data]:
-        """Each member's data; of members that read the same one, the same object."""
+        """Returns each member's data; the same object for members that read the same data."""
         made: list[tuple[Any, Data]] = []
         datas = []
         for config in configs:
@@ -187,19 +194,20 @@ class TrainedCaptioner:
             datas.append(known[0])
         return datas
 
-    def _find(self, state: PyTree, batches: tuple[Batch, ...]) -> Hypotheses:
+    def _search_batch(self, state: PyTree, batches: tuple[Batch, ...]) -> Hypotheses:
+        """Searches a batch; one batch per member, each in the form of that member's data."""
         variables, key = state
-        begun = [
-            begin_search(*member) for member in zip(self._modules, variables, batches, strict=True)
+        started = [
+            start_search(*member) for member in zip(self._modules, variables, batches, strict=True)
         ]
         key = key if self.options.method == "sample" else None
-        if len(begun) == 1:
-            return search(*begun[0], self.options, key)
-        advance = ensemble([advance for advance, _ in begun])
-        return search(advance, tuple(carry for _, carry in begun), self.options, key)
+        if len(started) == 1:
+            return search_captions(*started[0], self.options, key)
+        decode_step = ensemble([decode_step for decode_step, _ in started])
+        return search_captions(decode_step, tuple(carry for _, carry in started), self.options, key)
 
-    def _attend(self, variables: PyTree, batch: Batch) -> Array | None:
-        """The first member's (B,C,L,R) while it is told the words of the batch's captions."""
+    def _attention_weights(self, variables: PyTree, batch: Batch) -> Array | None:
+        """Returns the first member's attention (B,C,L,R), teacher-forced on given captions."""
         inputs, lengths = model_inputs(batch)
         captions = batch["tokens"], batch["token_lengths"]
         outputs: Any = self._modules[0].apply(variables, inputs, *captions, lengths, train=False)
@@ -207,7 +215,7 @@ class TrainedCaptioner:
         return attention
 
     def _check_variables(self, batches: tuple[Batch, ...]) -> None:
-        """Refuses variables of other shapes than the configuration asks for."""
+        """Checks that the variables have the shapes of the configuration."""
         if self._checked:
             return
         members = zip(self._models, self._tasks, self._modules, batches, strict=True)
@@ -221,7 +229,7 @@ class TrainedCaptioner:
         self._checked = True
 
     def _describe(
-        self, data: Data, batch: Any, found: Hypotheses, looked: np.ndarray | None
+        self, data: Data, batch: Any, found: Hypotheses, attention: np.ndarray | None
     ) -> Iterator[Captioned]:
         reasons = getattr(data, "bad", {})
         for row, index in enumerate(map(int, batch["index"])):
@@ -232,14 +240,14 @@ class TrainedCaptioner:
             captions = []
             for k, length in enumerate(found.lengths[row]):
                 tokens = [int(token) for token in found.tokens[row, k, :length] if token != EOS]
-                if not length:  # No hypothesis filled the slot.
+                if not length:  # An empty slot.
                     continue
                 captions.append(
                     Caption(
                         tuple(self._tasks[0].words([token]) for token in tokens),
                         round(float(found.log_probs[row, k]), 6),
                         bool(found.ended[row, k]),
-                        None if looked is None else looked[row, k, : len(tokens)],
+                        None if attention is None else attention[row, k, : len(tokens)],
                     )
                 )
             yield Captioned(index, tuple(captions))

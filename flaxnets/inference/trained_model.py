@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from flaxnets.training.checkpoint import restore_variables
-from flaxnets.training.config import Config
+from flaxnets.training.config import Config, Data, UndefinedMethod
 from flaxnets.training.distributed import is_first
 from flaxnets.training.evaluation import evaluate, gather_records
 from flaxnets.training.files import write_text_atomically
@@ -18,22 +18,57 @@ from flaxnets.training.step import make_evaluation_step
 from flaxnets.training.workdir import Workdir
 
 
+@runtime_checkable
+class PredictsFiles(Protocol):
+    """Configuration of an experiment whose model can be applied to files."""
+
+    def make_prediction_data(self, paths: Sequence[str]) -> Data:
+        """Returns the batches of files without labels, in the given order."""
+
+
+@runtime_checkable
+class WritesResults(Protocol):
+    """Configuration of an experiment whose benchmark has a result file of its own."""
+
+    def write_results(self, path: Path, split: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the records of a split in the benchmark's format, beside their ``path``."""
+
+
+def prediction_data(config: Config, paths: Sequence[str]) -> Data:
+    """Returns the batches of files without labels.
+
+    Raises:
+      UndefinedMethod: the experiment does not define ``make_prediction_data``.
+    """
+    if not isinstance(config, PredictsFiles):
+        raise UndefinedMethod(config, "make_prediction_data")
+    return config.make_prediction_data(paths)
+
+
 class TrainedModel:
-    """A run's model with the variables of one checkpoint, compiled for this machine.
+    """The model of a run with the variables of one checkpoint, compiled for this machine.
 
     Attributes:
-      step: the checkpoint's step.
-      variables: Linen's collections.
+      config: the configuration of the run.
+      workdir: the folder of the run.
+      step: the step of the checkpoint.
+      variables: Linen's collections; averaged parameters if the run kept an average.
     """
 
     def __init__(self, config: Config, workdir: Workdir, step: int | None = None) -> None:
-        """Restores ``step``, by default the best one (the newest where none was evaluated).
+        """Restores a checkpoint.
+
+        Args:
+          config: the configuration of the run.
+          workdir: its folder.
+          step: by default the best one, or the newest if none was evaluated.
 
         Raises:
           FileNotFoundError: no checkpoint, or none of that step.
-          ValueError: a checkpoint that does not belong to the assets beside it.
+          ValueError: a checkpoint that does not fit the assets beside it.
         """
         self.config, self.workdir = config, workdir
+        # Before the model is built, whose sizes may depend on them (a vocabulary).
         config.load_assets(workdir.path)
         self.step, variables = restore_variables(workdir, step)
         config.check_variables(variables)
@@ -45,17 +80,20 @@ class TrainedModel:
         )
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """Metrics of a whole split; its outputs go to ``predictions/SPLIT.jsonl``.
+        """Returns the metrics of a split and writes its outputs to ``predictions/SPLIT.jsonl``.
 
-        Each line holds ``index``, ``label`` where there is one, and what the task says of the
-        outputs. The experiment may write other formats beside them. Of several processes, which all
-        call it, the first writes for all.
+        A line holds ``index``, ``label`` if there is one, and ``Task.describe_outputs``. An
+        experiment that ``WritesResults`` writes its benchmark's format beside it. Of several
+        processes each makes the call, and the first one writes.
 
         Raises:
-          ValueError: ``train``, or what the experiment says of a split that it lacks.
+          ValueError: ``train``, or a split that the experiment does not have.
         """
         if split == "train":
-            raise ValueError("split: the training data have no end, so train cannot be evaluated")
+            raise ValueError(
+                "split: expected one that ends, as validation, received 'train': the training "
+                "data have no end"
+            )
         records: list[dict[str, Any]] = []
 
         def keep(batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
@@ -70,24 +108,28 @@ class TrainedModel:
             score=self.config.make_scorer(split, complete=True),
             describe=self._task.describe_outputs,
         )
-        everyone = gather_records(records)
+        all_records = gather_records(records)
         if is_first():
             path = self.workdir.predictions(split)
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = [json.dumps(record) + "\n" for record in everyone]
+            lines = [json.dumps(record) + "\n" for record in all_records]
             write_text_atomically(path, "".join(lines))
-            self.config.write_results(path, split, everyone)
+            if isinstance(self.config, WritesResults):
+                self.config.write_results(path, split, all_records)
         return metrics
 
     def predict(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yields a record for each file that could be read: its ``index`` in ``paths`` and outputs.
+        """Yields a record for each file: its ``index`` in ``paths`` and its outputs.
 
         A file that could not be read yields ``{"index": …, "error": True}``.
+
+        Raises:
+          UndefinedMethod: the experiment does not define ``make_prediction_data``.
         """
-        for batch in self.config.make_prediction_data(paths).batches():
-            placed = self._strategy.shard(batch)
-            _, outputs = self._evaluation_step(self.variables, placed)
+        for batch in prediction_data(self.config, paths).batches():
+            _, outputs = self._evaluation_step(self.variables, self._strategy.shard(batch))
             for row in range(len(batch["index"])):
+                # Index -1 fills up the last batch.
                 if not batch["mask"][row] and batch["index"][row] >= 0:
                     yield {"index": int(batch["index"][row]), "error": True}
             yield from self._records(batch, jax.device_get(outputs))
@@ -105,5 +147,5 @@ class TrainedModel:
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """The records that ``TrainedModel.evaluate`` wrote."""
+    """Returns the records that ``TrainedModel.evaluate`` wrote."""
     return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,13 +1,15 @@
-"""What may be done to a batch that XLA divides over devices.
+"""Detection of sharded batches while tracing, and batches in chunks.
 
-Under ``jax.jit`` with divided arguments XLA divides a program along the batch, and each device
-computes its rows. Two things that are fast on one device make it gather the rows of all instead:
+Under ``jax.jit`` with sharded arguments XLA partitions a program along the batch, and each device
+computes its own rows. Two rewrites that are fast on one device force an all-gather there:
 
-- A loop over chunks of the batch, in which every device walks through the images of all.
-- Merging the batch with an axis before it, as (T,B,F) to (T·B,F): the rows of a device are then
-  b, b + B, b + 2B, …, which is no division that XLA knows.
+- A loop over chunks of the batch: every device iterates over the chunks of all devices.
+- Merging a leading axis into the batch axis, as (T,B,F) to (T·B,F): the rows of a device become
+  b, b + B, b + 2B, …, a layout that no XLA sharding describes.
 
-The trainer tells the mesh through ``jax.sharding.use_abstract_mesh``.
+Layers therefore ask here, while they are traced, whether the batch axis is sharded. The trainer
+provides the mesh through ``jax.sharding.use_abstract_mesh``; without one the answer is unknown, and
+both functions return False on more than one device.
 """
 
 import math
@@ -19,28 +21,31 @@ import jax
 from flaxnets.typing import Array
 
 
-def may_loop() -> bool:
-    """Whether loops over chunks of the batch are of use where this is traced.
+def is_batch_known_sharded() -> bool:
+    """Returns whether the current abstract mesh shards the program that is being traced.
 
-    They are unless the mesh that is told divides the program. A program of which nothing is told is
-    taken for one on one device.
+    False within ``jax.shard_map`` and ``jax.pmap``, where a program sees the rows of one device,
+    and without a mesh. Loops over chunks of the batch are a mere matter of speed, so they are used
+    unless this is True.
     """
-    return _divisor() == 1
+    return _num_shards() > 1
 
 
-def may_merge() -> bool:
-    """Whether an axis before the batch's may be merged with it where this is traced.
+def is_batch_known_unsharded() -> bool:
+    """Returns whether the program that is being traced sees unsharded rows for certain.
 
-    It may where the mesh that is told divides nothing, within ``jax.shard_map`` also, or where
-    there is but one device. A program of which nothing is told may be divided.
+    True if the current abstract mesh shards nothing, within ``jax.shard_map``, or with a single
+    device. Merging axes into the batch axis is only used where this is True, since without a mesh
+    the arguments may be sharded.
     """
-    told = not jax.sharding.get_abstract_mesh().empty
-    return _divisor() == 1 if told else jax.device_count() == 1
+    has_mesh = not jax.sharding.get_abstract_mesh().empty
+    return _num_shards() == 1 if has_mesh else jax.device_count() == 1
 
 
-def _divisor() -> int:
-    """Into how many parts the mesh that is told divides a program; 1 where none is told."""
+def _num_shards() -> int:
+    """Returns the number of parts that XLA may partition the program into; 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
+    # Manual axes are those of shard_map: inside it, arrays are already one device's share.
     return math.prod(
         size
         for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
@@ -48,18 +53,21 @@ def _divisor() -> int:
     )
 
 
-# Images a few at a time, inside one jitted function.
-
-
 def map_in_chunks(encode: Callable[[Array], Any], images: Array, chunk_size: int = 2) -> Any:
     """Encodes a batch a few images at a time, inside one jitted function.
 
-    On a CPU the maps of a few images stay in the cache, which makes the encoder 1.1 to 1.4 times as
-    fast at 224²; on an accelerator the whole batch at once is faster.
+    On a CPU the feature maps of a few images fit into the cache, which makes an encoder 1.1 to 1.4
+    times as fast at 224²; on an accelerator the whole batch at once is faster.
+
+    >>> import jax.numpy as jnp
+    >>> images = jnp.arange(5.0).reshape(5, 1, 1, 1)
+    >>> map_in_chunks(lambda x: x.sum((1, 2, 3)) ** 2, images, chunk_size=2).tolist()
+    [0.0, 1.0, 4.0, 9.0, 16.0]
 
     Args:
-      encode: (n,H,W,C) to (n,...), or a dictionary of such, each image by itself (BatchNorm not in
-        training). With ``jax.checkpoint`` around it the gradient keeps no more than the images.
+      encode: (n,H,W,C) to (n,...), or a dictionary of such arrays, each image independently
+        (BatchNorm in evaluation). Wrapped in ``jax.checkpoint``, the backward pass stores nothing
+        but the images.
       images: (N,H,W,C).
       chunk_size: images at a time, >= 1.
 
@@ -78,8 +86,8 @@ def map_in_chunks(encode: Callable[[Array], Any], images: Array, chunk_size: int
     )
 
 
-def split_batch(maps: Array, limit: int) -> Array:
-    """(N,...) to chunks (N/n,n,...) of the largest n up to ``limit`` that divides N."""
-    n = len(maps)
+def split_batch(batch: Array, limit: int) -> Array:
+    """Reshapes (N,...) to chunks (N/n,n,...) of the largest n <= ``limit`` that divides N."""
+    n = len(batch)
     size = max(size for size in range(1, min(n, limit) + 1) if n % size == 0)
-    return maps.reshape(n // size, size, *maps.shape[1:])
+    return batch.reshape(n // size, size, *batch.shape[1:])

@@ -1,7 +1,7 @@
-"""Depthwise convolution that is fast on CPUs too: one filter for each channel.
+"""Depthwise convolution, one filter per channel, that is fast on CPUs as well.
 
-XLA's native grouped convolution is 3 to 40 times slower on a CPU than the same sum written as
-shifted slices times weights; on accelerators the native operation is the fast one.
+On a CPU, XLA's grouped convolution is 3 to 40 times slower than the same sum written as shifted
+slices times weights; on accelerators the grouped convolution is faster and is used.
 """
 
 import functools
@@ -26,21 +26,28 @@ def depthwise_conv(
 
         y[n,i,j,c] = Σ_{k,l} x[n, s·i + k - p, s·j + l - q, c] · w[k,l,0,c]
 
-    where p and q are the padding above and on the left; of ``SAME`` the smaller half when it is
-    odd, so that at stride 2 and an even size it differs from PyTorch's padding of (k−1)/2.
+    where p and q are the padding above and on the left. Of an odd ``SAME`` padding they are the
+    smaller half, so that at stride 2 and an even size it differs from PyTorch's padding of (k−1)/2.
+
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(2, 8, 8, 4)).astype(np.float32)
+    >>> kernel = rng.normal(size=(3, 3, 1, 4)).astype(np.float32)
+    >>> y = depthwise_conv(x, kernel, strides=2)
+    >>> y.shape, np.allclose(y, native_depthwise_conv(x, kernel, strides=2), atol=1e-5)
+    ((2, 4, 4, 4), True)
 
     Args:
       features: (N,H,W,C) float.
-      kernel: (kernel_h,kernel_w,1,C) float, laid out as ``nn.Conv`` with C groups does.
-      strides: step s along both axes, >= 1.
+      kernel: (kernel_h,kernel_w,1,C) float, in the layout of ``nn.Conv`` with C groups.
+      strides: s, along both axes, >= 1, pixels.
       padding: zeros around the images, see ``Padding``.
 
     Returns:
-      (N,h,w,C), of ``SAME`` (N, ceil(H/s), ceil(W/s), C), in the dtype of ``features``; summed in
+      (N,h,w,C) in the dtype of ``features``, with ``SAME`` (N, ceil(H/s), ceil(W/s), C); summed in
       float32.
 
     Raises:
-      ValueError: ranks, channels or strides that do not fit.
+      ValueError: features or kernel of another rank, channels that do not match, or strides < 1.
     """
     if features.ndim != 4:
         raise ValueError(f"features: expected (N,H,W,C), received shape {features.shape}")
@@ -70,7 +77,7 @@ def depthwise_conv(
 def native_depthwise_conv(
     features: Array, kernel: Array, strides: int, padding: str | _Pads = "SAME"
 ) -> Array:
-    """The sum of ``depthwise_conv`` as one grouped convolution of XLA."""
+    """Computes ``depthwise_conv`` as one grouped convolution of XLA, the reference."""
     return jax.lax.conv_general_dilated(
         features,
         kernel,
@@ -83,11 +90,11 @@ def native_depthwise_conv(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def shifted_depthwise_conv(features: Array, kernel: Array, strides: int, padding: _Pads) -> Array:
-    """The sum of ``depthwise_conv`` as shifted slices times weights, one term for each tap.
+    """Computes ``depthwise_conv`` as shifted slices times weights, one term for each tap.
 
-    Its gradient is written out: that of the slices and sums, derived by JAX, takes several times as
-    long at stride 1 (176 against 21 ms for a 5×5 layer on 2 cores) and hardly less at stride 2,
-    since XLA sums each tap's weight gradient in a slow loop. Reverse mode only.
+    The vjp is custom: the one that JAX derives from the slices and sums takes several times as long
+    at stride 1 (176 instead of 21 ms for a 5×5 layer on 2 cores) and hardly less at stride 2, since
+    XLA sums the weight gradient of each tap in a slow loop. Reverse mode only.
     """
     kernel_size, _, outputs = _geometry(features, kernel, strides, padding)
     padded = jnp.pad(features, ((0, 0), *padding, (0, 0)))
@@ -110,7 +117,7 @@ def _backward(
     features, kernel = inputs
     kernel_size, size, outputs = _geometry(features, kernel, strides, padding)
 
-    # ∂x is a convolution of ∂y, spread out by the strides, with the flipped kernel.
+    # ∂x is ∂y, dilated by the strides, convolved with the flipped kernel.
     spread = [(0, 0, 0)]
     for n, k, (before, _), m in zip(size, kernel_size, padding, outputs, strict=True):
         low = k - 1 - before
@@ -123,7 +130,7 @@ def _backward(
         window = _slice(padded_gradient, i, j, size, 1)
         of_features += window.astype(jnp.float32) * flipped[i, j]
 
-    # ∂w of one tap at a time, in a loop: unrolled, XLA makes a poor reduction of each.
+    # ∂w one tap at a time, in a loop: unrolled, XLA would compile each into a slow reduction.
     padded = jnp.pad(features, ((0, 0), *padding, (0, 0)))
 
     def sum_tap(tap: Array) -> Array:
@@ -140,7 +147,7 @@ shifted_depthwise_conv.defvjp(_forward, _backward)
 def _geometry(
     features: Array, kernel: Array, strides: int, padding: _Pads
 ) -> tuple[_Pair, _Pair, _Pair]:
-    """Sizes, (vertical, horizontal): of the kernel, the input and the output."""
+    """Returns the sizes (vertical, horizontal) of the kernel, the inputs and the outputs."""
     kernel_size, size = (kernel.shape[0], kernel.shape[1]), features.shape[1:3]
     rows, columns = (
         (n + before + after - k) // strides + 1
@@ -150,7 +157,7 @@ def _geometry(
 
 
 def _slice(padded: Array, row: int | Array, column: int | Array, size: _Pair, step: int) -> Array:
-    """(N,H,W,C) to (N,*size,C): every ``step``-th position from (row, column) on."""
+    """Slices (N,H,W,C) to (N,*size,C): every ``step``-th position from (row, column) on."""
     n, _, _, c = padded.shape
     extent = (n, step * (size[0] - 1) + 1, step * (size[1] - 1) + 1, c)
     if isinstance(row, int) and isinstance(column, int):
@@ -160,15 +167,21 @@ def _slice(padded: Array, row: int | Array, column: int | Array, size: _Pair, st
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution without bias; see ``depthwise_conv``.
+    """Depthwise convolution layer without bias; see ``depthwise_conv``.
 
-    Its parameter is called and laid out like that of ``nn.Conv`` with as many groups as channels.
+    The parameter ``kernel`` (k,k,1,C) is that of ``nn.Conv`` with as many groups as channels.
+
+    >>> x = np.random.default_rng(0).normal(size=(1, 6, 6, 4)).astype(np.float32)
+    >>> y, variables = DepthwiseConv(3).init_with_output(jax.random.key(1), x)
+    >>> reference = nn.Conv(4, (3, 3), feature_group_count=4, use_bias=False)
+    >>> y.shape, np.allclose(y, reference.apply(variables, x), atol=1e-5)
+    ((1, 6, 6, 4), True)
 
     Attributes:
       kernel_size: height and width of each filter, pixels.
       strides: along both axes, pixels.
       padding: see ``Padding``.
-      dtype: of the arithmetic and the result; None: promoted from inputs and parameters.
+      dtype: of the arithmetic and the outputs; None: promoted from inputs and parameters.
       param_dtype: of the parameters.
       kernel_init: of the filters (k,k,1,C).
     """
@@ -184,7 +197,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
-        """(N,H,W,C) to (N,h,w,C), in ``dtype``."""
+        """Maps (N,H,W,C) float to (N,h,w,C) in ``dtype``."""
         shape = (self.kernel_size, self.kernel_size, 1, features.shape[-1])
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         features, kernel = nn.dtypes.promote_dtype(features, kernel, dtype=self.dtype)

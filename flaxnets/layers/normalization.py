@@ -1,4 +1,4 @@
-"""Batch normalisation over the images that count, on one device or many."""
+"""Batch normalisation with masked images, on one device or many."""
 
 import functools
 from typing import Any, NamedTuple
@@ -11,20 +11,35 @@ from flaxnets.typing import Array, Dtype
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy, 1502.03167) of maps.
+    """Batch normalisation of feature maps (Ioffe and Szegedy, 1502.03167, algorithm 1).
 
-    Parameters ``scale``, ``bias`` (C,); statistics ``batch_stats/mean``, ``var`` (C,),
-    float32 at least.
-    Under jit the statistics are those of the global batch, wherever its rows lie; under pmap and
-    shard_map they are where ``axis_name`` is given.
+        y = (x − μ) / √(σ² + ε) · scale + bias
+
+    with mean μ and variance σ² of each channel over the positions of the images that ``mask``
+    counts. Parameters ``scale`` and ``bias`` (C,); running statistics ``batch_stats/mean`` and
+    ``batch_stats/var`` (C,), float32 at least. Under ``jit`` the statistics are those of the global
+    batch, however it is sharded; under ``pmap`` and ``shard_map`` they are if ``axis_name`` is set.
+    Without a mask the layer equals ``nn.BatchNorm``:
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(4, 3, 3, 2)).astype(np.float32)
+    >>> layer, reference = BatchNorm(), nn.BatchNorm(use_running_average=False, momentum=0.9)
+    >>> variables = layer.init(jax.random.key(1), x, train=False)
+    >>> y, updated = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    >>> expected, other = reference.apply(variables, x, mutable=["batch_stats"])
+    >>> np.allclose(y, expected, atol=1e-5)
+    True
+    >>> np.allclose(updated["batch_stats"]["var"], other["batch_stats"]["var"])
+    True
 
     Attributes:
-      momentum: share of the old running statistics that a training step keeps; one minus
-        PyTorch's.
-      epsilon: added to the variance.
-      unbiased: the running variance is that of n/(n−1), as PyTorch's; TensorFlow's is not.
-      axis_name: the mapped axis of devices that the statistics are summed over.
-      dtype: of the result; None: that of the inputs. Statistics and arithmetic are at least
+      momentum: share of the old running statistics that a training step keeps; PyTorch's
+        ``momentum`` is one minus this.
+      epsilon: ε, added to the variance.
+      unbiased: whether the running variance is divided by n − 1, as PyTorch's, and not by n, as
+        TensorFlow's.
+      axis_name: the mapped device axis that the statistics are summed over.
+      dtype: of the outputs; None: that of the inputs. Statistics and arithmetic are at least
         float32.
       param_dtype: of the parameters.
       scale_init: of ``scale``.
@@ -40,16 +55,17 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, mask: Array | None = None, *, train: bool) -> Array:
-        """(N,H,W,C) float to the same shape, ``dtype``.
+        """Normalises (N,H,W,C) float to the same shape in ``dtype``.
 
         Args:
-          inputs: maps of N images.
-          mask: (N,) bool, images that count in the statistics while training; None, or False
-            throughout: all.
-          train: normalise by the statistics of this batch and update the running ones.
+          inputs: feature maps of N images.
+          mask: (N,) bool, images that count in the statistics in training; None, or all False: all
+            images count.
+          train: whether to normalise by the statistics of this batch and to update the running
+            ones.
 
         Raises:
-          ValueError: inputs or a mask of another shape or type.
+          ValueError: inputs or mask of another shape or dtype.
         """
         if inputs.ndim != 4:
             raise ValueError(f"inputs: expected (N,H,W,C), received shape {inputs.shape}")
@@ -63,6 +79,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,), dtype)
         x = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
         if train:
+            # init runs outside of pmap and shard_map, where the axis name is unbound.
             axis_name = None if self.is_initializing() else self.axis_name
             rows = _count_rows(mask, n, axis_name, x.dtype)
             outputs, (mean, var, count) = normalize_batch(
@@ -80,36 +97,36 @@ class BatchNorm(nn.Module):
 
 
 class Statistics(NamedTuple):
-    """Of the pixels that count."""
+    """Statistics of each channel over the images that count."""
 
     mean: Array
     """(C,)."""
     var: Array
-    """(C,), biased."""
+    """(C,), divided by the number of pixels (biased)."""
     num_pixels: Array
-    """()."""
+    """(), positions in all images that count."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalize_batch(
     maps: Array, scale: Array, bias: Array, rows: Array, epsilon: float, axis_name: str | None
 ) -> tuple[Array, Statistics]:
-    """Maps minus their mean over their standard deviation, times ``scale``, plus ``bias``.
+    """Normalises feature maps by their own statistics, see ``BatchNorm``.
 
-    The sums over pixels are taken image by image and weighted after that, so that a mask costs
-    nothing; the gradient is written out, since JAX's own reads the maps several times more often.
-    Reverse mode only; the statistics have no gradient of their own.
+    The sums over pixels are taken image by image and weighted afterwards, so that a mask costs
+    nothing. The vjp is custom, since the one that JAX derives reads the feature maps several times
+    more often. Reverse mode only; the statistics have no gradient of their own.
 
     Args:
       maps: (N,H,W,C) float32 or float64.
-      scale: γ (C,).
-      bias: β (C,).
-      rows: (N,) of the type of ``maps``: 1 for images that count in the statistics, 0 for others.
+      scale: (C,).
+      bias: (C,).
+      rows: (N,) in the dtype of ``maps``: 1 for images that count in the statistics, 0 for others.
       epsilon: added to the variance.
-      axis_name: the mapped axis of devices that the sums run over.
+      axis_name: the mapped device axis that the sums run over; None: none.
 
     Returns:
-      Maps of the same shape, and their statistics before.
+      Normalised feature maps of the same shape, and the statistics of the inputs.
     """
     statistics = _measure(maps, rows, axis_name)
     factor = scale * jax.lax.rsqrt(statistics.var + epsilon)
@@ -120,7 +137,7 @@ def _measure(maps: Array, rows: Array, axis_name: str | None) -> Statistics:
     _, h, w, _ = maps.shape
     count = _psum(rows.sum() * (h * w), axis_name)
     mean = _psum(rows @ maps.sum((1, 2)), axis_name) / count
-    # A second pass: the mean of the squares would lose the variance beside a large mean.
+    # Two passes: E[x²] − μ² loses all digits of the variance where the mean is large.
     deviations = maps - mean
     squares = _psum(rows @ (deviations * deviations).sum((1, 2)), axis_name)
     return Statistics(mean, squares / count, count)
@@ -141,7 +158,8 @@ def _backward(
     inverse = jax.lax.rsqrt(var + epsilon)
     of_bias = gradient.sum((0, 1, 2))
     of_scale = (gradient * (maps - mean)).sum((0, 1, 2)) * inverse
-    # Through the statistics, to the images that count: ∂μ and ∂σ² of all pixels.
+    # μ and σ² depend on every image that counts, on all devices: hence the psum before the gradient
+    # flows back through them.
     total, covariance = _psum((of_bias, of_scale), axis_name)
     factor = scale * inverse
     slope = factor * inverse * covariance / count
@@ -159,9 +177,9 @@ def _psum(sums: Any, axis_name: str | None) -> Any:
 
 
 def _count_rows(mask: Array | None, n: int, axis_name: str | None, dtype: Any) -> Array:
-    """(N,): 1 for images that count; all do where none does."""
+    """Returns (N,): 1 for images that count, 0 for others; all 1 where none counts."""
     if mask is None:
         return jnp.ones(n, dtype)
-    # Statistics of nothing would be NaN and stay in the running averages for ever.
+    # Statistics over no image would be NaN and stay in the running averages for ever.
     counted = _psum(mask.sum(), axis_name)
     return (mask | (counted == 0)).astype(dtype)

@@ -1,4 +1,4 @@
-"""Padded steps of sequences: checks of lengths and masks."""
+"""Validation of sequence lengths, and masks of valid steps."""
 
 from typing import Any
 
@@ -10,9 +10,14 @@ from flaxnets.typing import Array
 
 
 def check_lengths(lengths: Any, batch_size: int, num_steps: int) -> None:
-    """Refuses lengths that are not (B,) integers or, where they are concrete, not in [0,T].
+    """Raises an error unless lengths are (B,) integers in [0,T].
 
-    Inside a jitted function the values are unknown and pass.
+    Inside a jitted function values are unknown, so only shape and dtype are checked.
+
+    Args:
+      lengths: (B,) integers, valid steps of each sequence.
+      batch_size: B.
+      num_steps: T.
 
     Raises:
       ValueError: another shape or dtype, or a value outside [0, num_steps].
@@ -31,14 +36,18 @@ def check_lengths(lengths: Any, batch_size: int, num_steps: int) -> None:
 
 
 def mask_steps(inputs: Array, lengths: Array | None) -> Array:
-    """Returns (B,T) bool, True at steps before ``lengths``.
+    """Returns (B,T) bool, True at the valid steps of each sequence.
+
+    >>> mask_steps(jnp.zeros((2, 3, 5)), jnp.array([3, 1])).tolist()
+    [[True, True, True], [True, False, False]]
 
     Args:
       inputs: (B,T,...) float.
-      lengths: (B,) int32 in [0,T], valid steps; None: all.
+      lengths: (B,) int32 in [0,T], valid steps; None: T.
 
     Raises:
-      ValueError: inputs of fewer than three axes or not float, or as ``check_lengths``.
+      ValueError: inputs of fewer than three axes or not float, or lengths as for
+        ``check_lengths``.
     """
     if inputs.ndim < 3:
         raise ValueError(f"inputs: expected (B,T,...,F), received shape {inputs.shape}")

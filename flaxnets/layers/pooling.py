@@ -1,4 +1,8 @@
-"""Pooling over windows of maps."""
+"""Spatial pooling of feature maps, with the windows of PyTorch.
+
+On a CPU maximum pooling is written as maxima of shifted slices; on accelerators it is XLA's
+``reduce_window``. Both give the same values.
+"""
 
 import functools
 import math
@@ -14,18 +18,25 @@ Pair = int | tuple[int, int]
 def max_pool(
     maps: Array, window: Pair, strides: Pair, *, padding: int = 0, ceil_mode: bool = False
 ) -> Array:
-    """The largest value in each window, padded with −∞ as PyTorch's ``MaxPool2d``.
+    """Returns the maximum of each window, padded with −∞ as PyTorch's ``MaxPool2d``.
+
+    >>> import flax.linen as nn
+    >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    >>> max_pool(x, 2, 2)[0, :, :, 0].tolist()
+    [[5.0, 7.0], [13.0, 15.0]]
+    >>> bool((max_pool(x, 2, 2) == nn.max_pool(x, (2, 2), (2, 2))).all())
+    True
 
     Args:
       maps: (N,H,W,C) float.
       window: height and width, pixels.
       strides: vertical and horizontal, pixels.
       padding: on all four sides, pixels.
-      ceil_mode: also windows that reach over the lower or right edge, as long as they begin within
-        the image or its upper left padding.
+      ceil_mode: whether windows may also reach over the lower or right edge, as long as they begin
+        within the image or its upper left padding.
 
     Returns:
-      (N,h,w,C), with h or w zero where no window fits.
+      (N,h,w,C) in the dtype of ``maps``, with h or w zero where no window fits.
 
     Raises:
       ValueError: ``maps`` is not of rank 4.
@@ -42,7 +53,7 @@ def max_pool(
 
     sizes = (n + sum(pad) for n, pad in zip(maps.shape[1:3], pads, strict=True))
     if any(n < k for n, k in zip(sizes, window, strict=True)):
-        return native(maps)  # No window fits: nothing is left, and there is nothing to slice.
+        return native(maps)  # No window fits: the result is empty, and slices would fail.
     return jax.lax.platform_dependent(maps, cpu=shifted, default=native)
 
 
@@ -52,7 +63,7 @@ Pads = list[tuple[int, int]]
 def native_max_pool(
     maps: Array, window: tuple[int, int], strides: tuple[int, int], pads: Pads
 ) -> Array:
-    """``max_pool`` as one operation of XLA."""
+    """Computes ``max_pool`` as one ``reduce_window`` of XLA, the reference."""
     return jax.lax.reduce_window(
         maps, -jnp.inf, jax.lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
     )
@@ -61,10 +72,10 @@ def native_max_pool(
 def shifted_max_pool(
     maps: Array, window: tuple[int, int], strides: tuple[int, int], pads: Pads
 ) -> Array:
-    """``max_pool`` as maxima of shifted slices, along one axis after the other.
+    """Computes ``max_pool`` as maxima of shifted slices, one axis after the other.
 
-    On a CPU the gradient of XLA's operation, select and scatter, takes several times as long.
-    Values that tie share their gradient, of which PyTorch gives all to the first.
+    On a CPU the vjp of XLA's operation, select-and-scatter, takes several times as long. Tied
+    values share the gradient here; PyTorch assigns all of it to the first.
     """
     x = maps
     for axis, (k, s, (before, after)) in enumerate(zip(window, strides, pads, strict=True), 1):
@@ -79,7 +90,22 @@ def shifted_max_pool(
 
 
 def average_pool(maps: Array, window: Pair, strides: Pair) -> Array:
-    """The mean of each window that lies within the maps: (N,H,W,C) to (N,h,w,C)."""
+    """Returns the mean of each window that lies within the feature maps.
+
+    >>> average_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2, 2)[0, :, :, 0].tolist()
+    [[2.5, 4.5], [10.5, 12.5]]
+
+    Args:
+      maps: (N,H,W,C) float.
+      window: height and width, pixels.
+      strides: vertical and horizontal, pixels.
+
+    Returns:
+      (N,h,w,C) in the dtype of ``maps``.
+
+    Raises:
+      ValueError: ``maps`` is not of rank 4.
+    """
     raise_on_rank(maps)
     window, strides = _pair(window), _pair(strides)
     total = jax.lax.reduce_window(
@@ -89,9 +115,13 @@ def average_pool(maps: Array, window: Pair, strides: Pair) -> Array:
 
 
 def adaptive_average_pool(maps: Array, size: Pair) -> Array:
-    """Means over size × size blocks of nearly the same size, as ``AdaptiveAvgPool2d`` cuts them.
+    """Averages feature maps to a given size, as PyTorch's ``AdaptiveAvgPool2d``.
 
-    Block i of n over H rows reads rows ⌊i·H/n⌋ to ⌈(i+1)·H/n⌉ − 1.
+    Block i of n over H rows averages the rows ⌊i·H/n⌋ to ⌈(i+1)·H/n⌉ − 1; neighbours overlap where
+    n does not divide H, and rows repeat where n > H.
+
+    >>> adaptive_average_pool(jnp.arange(5.0).reshape(1, 5, 1, 1), (2, 1)).ravel().tolist()
+    [1.0, 3.0]
 
     Args:
       maps: (N,H,W,C) float.
@@ -99,6 +129,9 @@ def adaptive_average_pool(maps: Array, size: Pair) -> Array:
 
     Returns:
       (N,*size,C) in the dtype of ``maps``.
+
+    Raises:
+      ValueError: ``maps`` is not of rank 4.
     """
     raise_on_rank(maps)
     x = maps
@@ -117,7 +150,7 @@ def adaptive_average_pool(maps: Array, size: Pair) -> Array:
 
 
 def raise_on_rank(maps: Array) -> None:
-    """Refuses what is not (N,H,W,C)."""
+    """Raises an error unless ``maps`` are (N,H,W,C)."""
     if maps.ndim != 4:
         raise ValueError(f"maps: expected (N,H,W,C), received shape {maps.shape}")
 
@@ -133,13 +166,15 @@ def _pads(
     padding: int,
     ceil_mode: bool,
 ) -> list[tuple[int, int]]:
-    """Pixels (before, after) on both axes."""
+    """Returns the padding (before, after) of both axes, in pixels."""
     pads = []
     for length, k, s in zip(size, window, strides, strict=True):
         after = padding
         if ceil_mode:
             count = -(-(length + 2 * padding - k) // s) + 1
-            if (count - 1) * s >= length + padding:  # It would begin in the lower padding.
+            if (
+                count - 1
+            ) * s >= length + padding:  # The last window would begin in the lower padding.
                 count -= 1
             after = max((count - 1) * s + k - length - padding, padding)
         pads.append((padding, after))

@@ -1,13 +1,15 @@
-"""Convolution by 3×3 and 5×5 kernels with 2.25 to 6.25 times fewer products.
+"""Winograd convolution for 3×3 and 5×5 kernels, with 4 to 6.25 times fewer multiplications.
 
 Winograd's minimal filtering, F(4×4,r×r) of Lavin and Gray, "Fast Algorithms for Convolutional
 Neural Networks", 1509.09308, section 4: each 4×4 tile of the result is
 
     y = Aᵀ [(G w Gᵀ) ∘ (Bᵀ x B)] A,
 
-where the sum over channels is taken in the brackets: (r + 3)² matrix products over all tiles, for
-r = 3 of a fourth, for r = 5 of 4/25 of the direct convolution's work. The gradients are of the same
-form.
+where the sum over channels is taken inside the brackets, as (r + 3)² matmuls over all tiles: for
+r = 3 a fourth, for r = 5 4/25 of the multiplications of the direct convolution. The gradients have
+the same form.
+
+Deviation: for r = 3 other interpolation points than the paper's, which round better.
 """
 
 from collections.abc import Sequence
@@ -22,11 +24,11 @@ from flaxnets.layers.batch_sharding import split_batch
 from flaxnets.typing import Array
 
 TILE = 4
-"""Rows and columns of the result in a tile."""
+"""Rows and columns of the outputs in one tile."""
 
 
 class _Filter(NamedTuple):
-    """The matrices of F(4,r), with n = r + 3."""
+    """Transform matrices of F(4,r), with n = r + 3."""
 
     a: np.ndarray
     """A (n,4), float64."""
@@ -42,12 +44,12 @@ class _Filter(NamedTuple):
 
     @property
     def margin(self) -> int:
-        """Pixels that a tile's inputs reach beyond it, on each side."""
+        """Pixels that the inputs of a tile extend beyond it, on each side."""
         return self.g.shape[1] // 2
 
 
 def _make_filter(points: tuple[float, ...]) -> _Filter:
-    """Products of polynomials by their values at ``points`` and at infinity (Toom, Cook)."""
+    """Returns the Toom–Cook transforms for interpolation at ``points`` and at infinity."""
     size = len(points) + 1
     taps = size - TILE + 1
     a, g, b = np.zeros((size, TILE)), np.zeros((size, taps)), np.zeros((size, size))
@@ -58,34 +60,46 @@ def _make_filter(points: tuple[float, ...]) -> _Filter:
         b[row, :-1] = np.poly(others)[::-1]
     a[-1, -1] = g[-1, -1] = 1
     b[-1] = np.poly(points)[::-1]
-    b[np.abs(b) < 1e-12] = 0  # What rounding has left of zeros.
+    b[np.abs(b) < 1e-12] = 0  # Exact zeros, up to rounding: _combine then skips these terms.
     return _Filter(a, g, b)
 
 
-# For r = 3, rounding errors with the paper's points 0, ±1 and ±2 are 2 (root mean square) to 3
-# times (largest) as large; for r = 5 those of 0, ±1, ±√2 and ±1/√2 are 3 and 2 times as large.
+# The points with the smallest rounding errors of those tried. For r = 3 the paper's 0, ±1 and ±2
+# have errors 2 (root mean square) to 3 times (largest) as large; for r = 5 the points 0, ±1, ±√2
+# and ±1/√2 have errors 3 and 2 times as large.
 _FILTERS = {
     3: _make_filter((0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))),
     5: _make_filter((0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0)),
 }
 KERNEL_SIZES = tuple(_FILTERS)
-# Images at a time, by r: their transforms stay in a CPU's caches.
+# Images per chunk, by r: their transforms fit into the caches of a CPU.
 _CHUNKS = {3: 8, 5: 4}
 
 
 @jax.custom_vjp
 def winograd_conv(inputs: Array, kernel: Array) -> Array:
-    """Convolution with stride 1 and zero padding that keeps the size.
+    """Convolves with stride 1 and ``SAME`` zero padding.
 
-    Its rounding errors are six to nine times those of a direct sum: for 3×3 2e-7, for 5×5 7e-7 of
-    the largest result in root mean square, in float32. Reverse mode only.
+    Rounding errors are six to nine times those of a direct sum: in float32 their root mean square
+    is 2e-7 (3×3) or 7e-7 (5×5) of the largest output. Reverse mode only.
+
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(1, 8, 8, 4)).astype(np.float32)
+    >>> kernel = rng.normal(size=(3, 3, 4, 6)).astype(np.float32)
+    >>> y = jax.jit(winograd_conv)(x, kernel)
+    >>> dimensions = ("NHWC", "HWIO", "NHWC")
+    >>> reference = jax.lax.conv_general_dilated(
+    ...     x, kernel, (1, 1), "SAME", dimension_numbers=dimensions
+    ... )
+    >>> y.shape, np.allclose(y, reference, atol=1e-3)
+    ((1, 8, 8, 6), True)
 
     Args:
       inputs: (N,H,W,C) float32.
-      kernel: (r,r,C,D) float32, r of ``KERNEL_SIZES``.
+      kernel: (r,r,C,D) float32, r one of ``KERNEL_SIZES``.
 
     Returns:
-      (N,H,W,D).
+      (N,H,W,D) float32.
     """
     n, h, w, _ = inputs.shape
     rows, columns = _count_tiles(h, w)
@@ -136,19 +150,19 @@ winograd_conv.defvjp(_forward, _backward)
 
 
 def _transform_kernel(filter: _Filter, kernel: Array) -> Array:
-    """G w Gᵀ: (r,r,C,D) to (n²,C,D)."""
+    """Returns G w Gᵀ: (r,r,C,D) to (n²,C,D)."""
     lines = jnp.stack(_combine(filter.g, list(kernel)))  # (n,r,C,D)
     pieces = _combine(filter.g, list(jnp.moveaxis(lines, 1, 0)))  # n × (n,C,D)
     return jnp.stack(pieces, axis=1).reshape(filter.size**2, *kernel.shape[2:])
 
 
 def _transform_inputs(filter: _Filter, images: Array) -> Array:
-    """Bᵀ x B of every tile, which overlap by r − 1 pixels: (N,H,W,C) to (n²,tiles,C)."""
+    """Returns Bᵀ x B of all tiles, which overlap by r − 1 pixels: (N,H,W,C) to (n²,tiles,C)."""
     return _transform_tiles(images, filter.b_transposed, filter.margin)
 
 
 def _transform_gradient(filter: _Filter, gradient: Array) -> Array:
-    """A y Aᵀ of every tile: (N,H,W,D) to (n²,tiles,D)."""
+    """Returns A y Aᵀ of all tiles: (N,H,W,D) to (n²,tiles,D)."""
     return _transform_tiles(gradient, filter.a, 0)
 
 
@@ -166,7 +180,7 @@ def _transform_tiles(maps: Array, matrix: np.ndarray, margin: int) -> Array:
 
 
 def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
-    """The product of a small matrix with a list of arrays, without the terms that are zero."""
+    """Multiplies a list of arrays by a small constant matrix, skipping its zeros and ones."""
 
     def combine(row: np.ndarray) -> Any:
         terms = [

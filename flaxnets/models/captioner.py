@@ -1,4 +1,11 @@
-"""The captioner: an encoder of images or videos, and a decoder that puts them into words."""
+"""Captioner: an encoder of images or videos, and a decoder that describes them in words.
+
+Shapes on the way::
+
+    inputs   images (B,H,W,C), a video (B,T,...) with lengths, or cached features
+      → encoder   regions (B,R,D): the R = h·w positions of feature maps, or the T steps of a video
+      → decoder   logits (B,C,L,V) of C captions of L words each, or one word at a time
+"""
 
 import math
 
@@ -7,32 +14,49 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.decoders.decoder import CaptionDecoder, CaptionOutputs, Memory
-from flaxnets.models.frame_encoding import check_clips, encode_frames, unwrap_level
+from flaxnets.models.frame_encoding import check_clips, encode_frames, take_only_endpoint
 from flaxnets.typing import Array, Carry
 
 
 class Captioner(nn.Module):
-    """Images, videos or cached features to captions.
+    """Captions of images, videos or cached features: an encoder, then a caption decoder.
 
-    What the decoder reads are regions: the places of an image's maps, or the steps of a video.
+    The decoder reads regions: the spatial positions of feature maps, or the steps of a video.
+
+    >>> import functools
+    >>> from flaxnets.decoders.show_attend_tell import SoftAttention
+    >>> from flaxnets.encoders.small_cnn import SmallCNN
+    >>> from flaxnets.recurrent.cells import LSTMCell
+    >>> make_cell = functools.partial(LSTMCell, 32)
+    >>> decoder = SoftAttention(
+    ...     vocabulary_size=100, make_cell=make_cell, embed_features=16, attention_features=16
+    ... )
+    >>> model = Captioner(decoder, encoder=SmallCNN((8, 16), (2, 2)))
+    >>> images = jnp.zeros((2, 16, 16, 3), jnp.uint8)
+    >>> tokens, token_lengths = jnp.ones((2, 5, 7), jnp.int32), jnp.full((2, 5), 7)  # (B,C,L)
+    >>> init = functools.partial(model.init_with_output, train=False)
+    >>> outputs, _ = jax.eval_shape(init, jax.random.key(0), images, tokens, token_lengths)
+    >>> outputs.logits.shape, outputs.attention.shape  # (B,C,L,V), (B,C,L,R)
+    ((2, 5, 7, 100), (2, 5, 7, 16))
 
     Attributes:
-      decoder: of ``flaxnets/decoders``.
-      encoder: of images: (N,H,W,C) to maps (N,h,w,D) or vectors (N,D), or a dict of one of them,
-        called with ``mask`` (N,) and ``train``. Of videos: (B,T,...) to (B,T,D), called with
-        ``lengths``, ``mask`` and ``train``, as a ``CRNN`` without classifier. None: the inputs are
-        features already.
-      freeze_encoder: an encoder of images runs as in evaluation and gets no gradient; name it in
-        ``optimizer.frozen`` too, or weight decay moves it. A CRNN has such an attribute of its own.
-      freeze_statistics: an encoder of images runs as in evaluation, and its parameters train:
-        fine-tuning with frozen BatchNorm.
-      chunk_images: images that a frozen encoder sees at once; 0: all.
-      feature_dropout_rate: on the channels of the regions: all regions of an image lose the same
-        ones.
-      region_dropout_rate: of regions, which are then as if they did not exist; where none would be
-        left, all stay.
-      region_features: units of a layer with rectifiers between the regions and the decoder, as the
-        published code of Att2in and Up-Down has it; 0: none.
+      decoder: a decoder of ``flaxnets/decoders``.
+      encoder: of images: (N,H,W,C) to feature maps (N,h,w,D) or vectors (N,D), or a dictionary of
+        one endpoint, called with ``mask`` (N,) and ``train``. Of videos: (B,T,...) to (B,T,D),
+        called with ``lengths``, ``mask`` and ``train``, as a ``CRNN`` without classifier. None: the
+        inputs are features.
+      freeze_encoder: whether an encoder of images runs as in evaluation and gets no gradient; name
+        it in ``optimizer.frozen`` too, or weight decay changes it. A ``CRNN`` has an attribute
+        ``freeze_encoder`` of its own.
+      freeze_statistics: whether an encoder of images runs as in evaluation while its parameters
+        train: fine-tuning with frozen BatchNorm.
+      chunk_images: images that an encoder with running statistics encodes at a time; 0: all.
+      feature_dropout_rate: on the channels of the regions; all regions of an image lose the same
+        channels.
+      region_dropout_rate: of whole regions, which the decoder then does not see; if none were left,
+        all stay.
+      region_features: width of the Dense + ReLU layer applied to each region, as in the published
+        code of Att2in and Up-Down; 0: none.
     """
 
     decoder: CaptionDecoder
@@ -45,7 +69,7 @@ class Captioner(nn.Module):
     region_features: int = 0
 
     def setup(self) -> None:
-        """Makes the layer between."""
+        """Constructs the layer applied to each region, and the dropout of channels."""
         if self.region_features:
             self.embed_regions = nn.Dense(
                 self.region_features, dtype=self.decoder.dtype, param_dtype=self.decoder.param_dtype
@@ -64,25 +88,28 @@ class Captioner(nn.Module):
         image_dropout: bool | None = None,
         sampling_probability: Array | float | None = None,
     ) -> CaptionOutputs:
-        """Scores of given captions' words, each after the words before it.
+        """Returns the logits of given captions by teacher forcing.
 
         Args:
           inputs: (B,H,W,C) images, uint8 or float as the encoder takes them; or features, float:
             (B,R,D), (B,h,w,D) or (B,D); or, with ``lengths``, a video (B,T,...).
           tokens: (B,C,L) int32 in [0,V): words, the end token, padding; no begin token.
-          token_lengths: (B,C) int32 in [0,L], the end token included; 0: no such caption.
+          token_lengths: (B,C) int32 in [0,L], with the end token; 0: no such caption.
           lengths: (B,) int32 in [0,T], valid steps of a video; None: the inputs are no video.
           mask: (B,) bool, examples that count in batch statistics; None: all.
           train: whether dropout acts and batch statistics are those of the batch.
-          image_dropout: whether ``feature_dropout_rate`` and ``region_dropout_rate`` act; None: in
-            training.
+          image_dropout: whether ``feature_dropout_rate`` and ``region_dropout_rate`` act; None: as
+            ``train``.
           sampling_probability: scheduled sampling, see ``CaptionDecoder``.
 
+        Returns:
+          Logits (B,C,L,V) float32 and attention weights (B,C,L,R) or None, see ``CaptionOutputs``.
+
         Raises:
-          ValueError: inputs of another rank or dtype, or as ``CaptionDecoder``.
+          ValueError: inputs of another rank or dtype, or as for ``CaptionDecoder``.
         """
         drop = train if image_dropout is None else image_dropout
-        regions, exists = self._look(inputs, lengths, mask, train=train, drop=drop)
+        regions, exists = self._read_regions(inputs, lengths, mask, train=train, drop=drop)
         return self.decoder(
             regions,
             tokens,
@@ -92,31 +119,40 @@ class Captioner(nn.Module):
             sampling_probability=sampling_probability,
         )
 
-    def begin(
+    def start_decoding(
         self, inputs: Array, lengths: Array | None = None, *, image_dropout: bool = False
     ) -> tuple[Memory, Carry]:
-        """Encodes inputs and looks at them: memory and carry, pytrees of (B,...).
+        """Encodes the inputs for decoding word by word.
 
         Args:
-          inputs: as ``__call__``'s.
-          lengths: as ``__call__``'s.
-          image_dropout: as ``__call__``'s; the same key ``dropout`` drops the same ones.
-        """
-        return self.decoder.begin(
-            *self._look(inputs, lengths, None, train=False, drop=image_dropout)
-        )
-
-    def advance(
-        self, memory: Memory, carry: Carry, previous: Array
-    ) -> tuple[Carry, Array, Array | None]:
-        """Reads one word (B,) int32, first the begin token, and scores the next.
+          inputs: as for ``__call__``.
+          lengths: as for ``__call__``.
+          image_dropout: as for ``__call__``; the same key ``dropout`` drops the same channels and
+            regions.
 
         Returns:
-          The new carry, logits (B,V) float32, and attention (B,R) or None.
+          The memory that every step reads, and the first carry: pytrees of (B,...).
         """
-        return self.decoder.advance(memory, carry, previous)
+        return self.decoder.start_decoding(
+            *self._read_regions(inputs, lengths, None, train=False, drop=image_dropout)
+        )
 
-    def _look(
+    def decode_step(
+        self, memory: Memory, carry: Carry, previous: Array
+    ) -> tuple[Carry, Array, Array | None]:
+        """Reads one word and returns the logits of the next.
+
+        Args:
+          memory: as ``start_decoding`` returned it.
+          carry: of the previous step.
+          previous: (B,) int32, the previous word, at first the begin token.
+
+        Returns:
+          The new carry, logits (B,V) float32, and attention weights (B,R) float32 or None.
+        """
+        return self.decoder.decode_step(memory, carry, previous)
+
+    def _read_regions(
         self,
         inputs: Array,
         lengths: Array | None,
@@ -125,10 +161,11 @@ class Captioner(nn.Module):
         train: bool,
         drop: bool,
     ) -> tuple[Array, Array | None]:
-        """What the decoder reads: ``_encode``'s regions, dropped and through the layer between."""
+        """Returns regions, dropped out and embedded, and (B,R) bool, those that exist."""
         regions, exists = self._encode(inputs, lengths, mask, train=train)
         if self.feature_dropout_rate and drop:
-            # Of ones, as large as a row's channels: the maps are float16 and many.
+            # One mask per image and channel, broadcast over regions: a mask of the size of the
+            # feature maps would double their memory.
             kept = jnp.ones((len(regions), *(1,) * (regions.ndim - 2), regions.shape[-1]))
             kept = self.dropout(kept, deterministic=False)
             regions = regions * kept.astype(regions.dtype)
@@ -138,11 +175,11 @@ class Captioner(nn.Module):
         return regions, exists
 
     def _drop_regions(self, regions: Array, exists: Array | None) -> Array:
-        """(B,R) bool of the regions that the decoder may look at."""
+        """Returns (B,R) bool, the regions that remain."""
         if regions.ndim < 3:
             raise ValueError(
-                "region_dropout_rate: expected 0 for regions without places, received "
-                f"{self.region_dropout_rate} for {regions.shape}"
+                "region_dropout_rate: expected 0 for one vector per image, received "
+                f"{self.region_dropout_rate} for features of shape {regions.shape}"
             )
         shape = len(regions), math.prod(regions.shape[1:-1])
         if exists is None:
@@ -159,7 +196,7 @@ class Captioner(nn.Module):
     def _encode(
         self, inputs: Array, lengths: Array | None, mask: Array | None, *, train: bool
     ) -> tuple[Array, Array | None]:
-        """Regions, (B,R,D), (B,h,w,D) or (B,D), and (B,R) bool of those that exist."""
+        """Returns regions (B,R,D), (B,h,w,D) or (B,D), and (B,R) bool, those that exist."""
         if lengths is not None:
             check_clips(inputs, lengths, mask, name="inputs")
             steps = inputs
@@ -184,4 +221,4 @@ class Captioner(nn.Module):
             freeze_encoder=self.freeze_encoder,
             freeze_statistics=self.freeze_statistics,
         )
-        return unwrap_level(maps, "encoder")[:, 0], None
+        return take_only_endpoint(maps, "encoder")[:, 0], None

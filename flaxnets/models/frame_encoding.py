@@ -1,4 +1,4 @@
-"""The frames of clips through an encoder: whole or in chunks, trained, fine-tuned or frozen."""
+"""Frames of clips through an encoder: at once or in chunks, trained, fine-tuned or frozen."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flaxnets.layers.padding import check_lengths
 from flaxnets.typing import Array
 
-Maps = Array | dict[str, Array]
-"""(B,T,h,w,D) maps or (B,T,D) vectors, or those of several levels by name."""
+EncoderOutputs = Array | dict[str, Array]
+"""Feature maps (B,T,h,w,D) or vectors (B,T,D), or those of several endpoints by name."""
 
 
 def encode_frames(
@@ -23,32 +23,31 @@ def encode_frames(
     chunk_frames: int = 0,
     freeze_encoder: bool = False,
     freeze_statistics: bool = False,
-) -> Maps:
-    """What a bound encoder makes of each frame.
+) -> EncoderOutputs:
+    """Applies a bound encoder to every frame.
 
-    In training, batch statistics are those of all valid frames, so the encoder sees the batch
-    whole. Where it runs with the statistics that it has (in evaluation, frozen, or fine-tuned with
-    ``freeze_statistics``; its dropout rests, too) frames do not depend on each other, and
-    ``chunk_frames`` of them are encoded at a time. For the gradient each chunk is encoded once more
-    (rematerialised): the memory is that of one chunk's activations and all maps, at the price of
-    another pass forwards.
+    In training, batch statistics are those of all valid frames, so the encoder sees the whole batch
+    at once. Where it uses its running statistics (in evaluation, frozen, or fine-tuned with
+    ``freeze_statistics``; dropout is then off, too) frames are independent, and ``chunk_frames`` of
+    them are encoded at a time. The backward pass recomputes each chunk (rematerialisation): memory
+    holds the activations of one chunk and all outputs, for the cost of a second forward pass.
 
     Args:
-      encoder: (N,H,W,C) to maps (N,h,w,D), vectors (N,D) or a dict of them by level, called with
-        ``mask`` (N,) and ``train``.
-      frames: (B,T,H,W,C) uint8 or float.
+      encoder: (N,H,W,C) to feature maps (N,h,w,D), vectors (N,D) or a dictionary of endpoints,
+        called with ``mask`` (N,) and ``train``.
+      frames: (B,T,H,W,C) uint8 in [0,255] or float.
       lengths: (B,) int32 in [0,T], valid frames.
       mask: (B,) bool, clips that count in batch statistics; None: all.
-      train: whether it trains.
-      chunk_frames: frames encoded at once; 0: all.
-      freeze_encoder: no gradient, and statistics as they are.
-      freeze_statistics: gradients, and statistics as they are.
+      train: whether this is a training step.
+      chunk_frames: frames encoded at a time; 0: all.
+      freeze_encoder: whether there is no gradient and running statistics are used.
+      freeze_statistics: whether running statistics are used, with gradients.
 
     Returns:
-      The encoder's outputs with (B,T) in the place of (N,).
+      The outputs of the encoder with axes (B,T) instead of (N,).
 
     Raises:
-      ValueError: as ``check_clips``, or frames of another rank.
+      ValueError: as for ``check_clips``, or frames of another rank.
     """
     check_clips(frames, lengths, mask)
     if frames.ndim != 5:
@@ -59,20 +58,25 @@ def encode_frames(
         counts = jnp.arange(t) < jnp.asarray(lengths)[:, None]  # (B,T)
         if mask is not None:
             counts &= mask[:, None]
-        maps = encoder(images, counts.reshape(-1), train=True)
+        outputs = encoder(images, counts.reshape(-1), train=True)
     else:
-        maps = _encode_in_chunks(encoder, images, chunk_frames)
+        outputs = _encode_in_chunks(encoder, images, chunk_frames)
     if freeze_encoder:
-        maps = jax.lax.stop_gradient(maps)
-    return jax.tree.map(lambda x: x.reshape(b, t, *x.shape[1:]), maps)
+        outputs = jax.lax.stop_gradient(outputs)
+    return jax.tree.map(lambda x: x.reshape(b, t, *x.shape[1:]), outputs)
 
 
 def check_clips(frames: Array, lengths: Array, mask: Array | None, *, name: str = "frames") -> None:
-    """Refuses clips, lengths and a mask that are not of one batch.
+    """Raises an error unless clips, lengths and mask form one batch.
+
+    Args:
+      frames: (B,T,...) uint8 or float.
+      lengths: (B,) integers in [0,T]; values are checked outside jitted functions only.
+      mask: (B,) bool or None.
+      name: of ``frames`` in errors.
 
     Raises:
-      ValueError: frames without axes (B,T,...) or neither uint8 nor float, lengths that are not
-        (B,) integers or, where they are known, not in [0,T], a mask that is not (B,) bool.
+      ValueError: an argument of another rank, shape, dtype or range.
     """
     if frames.ndim < 3:
         raise ValueError(f"{name}: expected (B,T,...), received shape {frames.shape}")
@@ -85,10 +89,15 @@ def check_clips(frames: Array, lengths: Array, mask: Array | None, *, name: str 
 
 
 def check_names(name: str, expected: Mapping[str, object], received: Mapping[str, object]) -> None:
-    """Refuses names that are not those expected, in any order.
+    """Raises an error unless two mappings have the same keys, in any order.
+
+    Args:
+      name: of the argument, in errors.
+      expected: mapping with the expected keys.
+      received: mapping to check.
 
     Raises:
-      ValueError: a name too many or too few.
+      ValueError: a key is missing or unexpected.
     """
     if set(expected) != set(received):
         raise ValueError(
@@ -96,29 +105,37 @@ def check_names(name: str, expected: Mapping[str, object], received: Mapping[str
         )
 
 
-def unwrap_level(maps: Maps, name: str) -> Array:
-    """The only level of an encoder that may give several.
+def take_only_endpoint(outputs: EncoderOutputs, name: str) -> Array:
+    """Returns the only endpoint of an encoder's outputs.
+
+    Args:
+      outputs: an array, or a dictionary with one endpoint.
+      name: of the encoder, in errors.
 
     Raises:
-      ValueError: a dict of more than one.
+      ValueError: several endpoints.
     """
-    if not isinstance(maps, Mapping):
-        return maps
-    if len(maps) != 1:
-        raise ValueError(f"{name}: expected one level, received {', '.join(maps)}")
-    return next(iter(maps.values()))
+    if not isinstance(outputs, Mapping):
+        return outputs
+    if len(outputs) != 1:
+        raise ValueError(
+            f"{name}: expected one endpoint, received {', '.join(outputs)}; "
+            "name one in the encoder's levels"
+        )
+    return next(iter(outputs.values()))
 
 
-def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> Maps:
-    """(N,H,W,C) to (N,...) with the statistics as they are, ``chunk`` images at a time; 0: all."""
+def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> EncoderOutputs:
+    """Encodes (N,H,W,C) with running statistics, ``chunk`` images at a time; 0: all."""
     n = len(images)
     if not 0 < chunk < n or encoder.is_initializing():
         return encoder(images, None, train=False)
 
-    def encode(module: nn.Module, carry: tuple[()], x: Array) -> tuple[tuple[()], Maps]:
+    def encode(module: nn.Module, carry: tuple[()], x: Array) -> tuple[tuple[()], EncoderOutputs]:
         return carry, module(x, None, train=False)
 
-    # Inside a scan nothing can merge the two passes, which is all that prevent_cse is for.
+    # prevent_cse would keep XLA from merging the recomputation with the forward pass; inside a scan
+    # that cannot happen, and its barriers would cost time.
     scan = nn.scan(
         nn.remat(encode, prevent_cse=False),
         variable_broadcast=True,
@@ -126,8 +143,8 @@ def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> Maps:
         in_axes=1,
         out_axes=1,
     )
-    # Chunk k holds the images k, k + n/chunk, k + 2n/chunk …, so that devices among which the batch
-    # is divided have a share of every chunk.
+    # Chunk k holds the images k, k + n/chunk, k + 2n/chunk …, so that every device of a sharded
+    # batch has its share of every chunk.
     images = jnp.pad(images, [(0, -n % chunk), *[(0, 0)] * (images.ndim - 1)])
-    _, maps = scan(encoder, (), images.reshape(chunk, -1, *images.shape[1:]))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], maps)
+    _, outputs = scan(encoder, (), images.reshape(chunk, -1, *images.shape[1:]))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], outputs)

@@ -1,4 +1,4 @@
-"""Several networks side by side on streams of features, fused by averaging their predictions."""
+"""Late fusion: independent networks on streams of features, whose predictions are averaged."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -7,10 +7,11 @@ from flaxnets.typing import Array, Dtype
 
 
 class StreamProjection(nn.Module):
-    """One affine map for each stream: the place of a principal component analysis.
+    """One linear layer for each stream, a learned alternative to a principal component analysis.
 
     Attributes:
-      features: P, width of the result.
+      features: P, width of the outputs.
+      param_dtype: of the parameters.
     """
 
     features: int
@@ -18,7 +19,7 @@ class StreamProjection(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
-        """(B,T,S,D) float to (B,T,S,P) float32; parameters ``kernel`` (S,D,P), ``bias`` (S,P)."""
+        """Maps (B,T,S,D) float to (B,T,S,P) float32, by ``kernel`` (S,D,P) and ``bias`` (S,P)."""
         streams, width = inputs.shape[-2:]
         init = nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
         kernel = self.param("kernel", init, (streams, width, self.features), self.param_dtype)
@@ -27,16 +28,27 @@ class StreamProjection(nn.Module):
 
 
 class LateFusion(nn.Module):
-    """Independent networks, ``members`` for each stream, whose predictions are averaged.
+    """Ensemble of independent networks, ``members`` for each of S streams.
 
-    Two streams fused late is LRCN's own way of combining RGB and flow (1411.4389, section 4.1);
-    several members of a stream differ in their initial parameters and dropout alone.
+    Fusing two streams late is how LRCN combines RGB and flow (1411.4389, section 4.1). Members of
+    one stream differ in their initial parameters and dropout alone. The task trains each network on
+    its own loss and averages their probabilities.
+
+    >>> import functools, jax
+    >>> from flaxnets.heads.classifier import StepClassifier
+    >>> from flaxnets.models.crnn import CRNN
+    >>> model = LateFusion(CRNN(StepClassifier(5)), members=3)
+    >>> features, lengths = jnp.zeros((2, 6, 2, 16)), jnp.array([6, 4])  # (B,T,S,D)
+    >>> init = functools.partial(model.init_with_output, train=False)
+    >>> logits, _ = jax.eval_shape(init, jax.random.key(0), features, lengths)
+    >>> logits.shape  # (B,T,S·members,K)
+    (2, 6, 6, 5)
 
     Attributes:
-      network: one network, (B,T,P) features and ``lengths`` to scores (B,T,K); each stream and
-        member has parameters of its own, with leading axes (S,members).
+      network: one network, features (B,T,P) and ``lengths`` to logits (B,T,K); the parameters of
+        all streams and members are stacked along leading axes (S,members).
       members: networks for each stream.
-      projection_features: P of the affine map before the networks, one for each stream; 0: none.
+      projection_features: P of a linear layer before the networks, one for each stream; 0: none.
     """
 
     network: nn.Module
@@ -47,12 +59,12 @@ class LateFusion(nn.Module):
     def __call__(
         self, frames: Array, lengths: Array, mask: Array | None = None, *, train: bool
     ) -> Array:
-        """Scores of every network, (B,T,S·members,K) float32.
+        """Returns logits of every network, (B,T,S·members,K) float32, members of a stream adjacent.
 
         Args:
-          frames: (B,T,S,D) features of S streams.
-          lengths: (B,) int32, valid steps.
-          mask: (B,) bool, clips that count in batch statistics.
+          frames: (B,T,S,D) float, features of S streams.
+          lengths: (B,) int32 in [0,T], valid steps of all streams.
+          mask: (B,) bool, clips that count in batch statistics; None: all.
           train: whether dropout acts.
 
         Raises:
@@ -76,5 +88,5 @@ class LateFusion(nn.Module):
                 split_rngs={"params": True, "dropout": True},
                 axis_size=size,
             )
-        scores = apply(self.network, x)  # (B,T,S,members,K)
-        return scores.reshape(*scores.shape[:2], -1, scores.shape[-1])
+        logits = apply(self.network, x)  # (B,T,S,members,K)
+        return logits.reshape(*logits.shape[:2], -1, logits.shape[-1])

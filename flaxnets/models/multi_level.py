@@ -1,4 +1,4 @@
-"""Recurrent layers on several levels of one encoder, a classifier each (GRU-RCN)."""
+"""Recurrent layers on several endpoints of one encoder, with a classifier each (GRU-RCN)."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,13 +12,14 @@ from flaxnets.typing import Array
 
 
 class MultiLevelCRNN(nn.Module):
-    """Every level of the encoder sees time by itself (Ballas et al., 1511.06432, GRU-RCN).
+    """GRU-RCN: a recurrent layer and a classifier on each of several encoder endpoints.
 
-    Low levels keep where things are and so see finer motion, high ones know what they are. Each
-    level has a recurrent layer, convolutional on maps and dense on vectors, and a classifier on
-    its outputs averaged over space; the task trains each on its own loss and averages their
-    probabilities. The paper's network, for K classes, with dropout 0.7 and one decision from the
-    last step:
+    Ballas et al., "Delving Deeper into Convolutional Networks for Learning Video Representations",
+    1511.06432. Low endpoints have the resolution for fine motion, high ones the semantics. Each
+    endpoint has a recurrent layer, convolutional on feature maps and dense on vectors, and a
+    classifier on its outputs averaged over positions; the task trains each on its own loss and
+    averages their probabilities. The network of the paper (section 3.1), for K classes, with
+    dropout 0.7 and one decision from the last step:
 
         MultiLevelCRNN(
             encoder=VGG(levels=("pool2", "pool3", "pool4", "pool5", "fc7")),
@@ -30,27 +31,46 @@ class MultiLevelCRNN(nn.Module):
             make_classifier=partial(ClipClassifier, K, pool_last, dropout_rate=0.7),
         )
 
-    ``stacked`` is its Stacked GRU-RCN: level l also reads the outputs of level l-1, max-pooled to
-    its size, beside its own maps. A convolution of both side by side is the sum of one of each, as
-    in the paper's equations.
+    ``stacked`` is the Stacked GRU-RCN (section 3.2): endpoint l also reads the outputs of endpoint
+    l−1, max-pooled to its size and concatenated with its own feature maps. The convolution of the
+    concatenation is the sum of two convolutions in the equations of the paper.
 
-    Modules are one set of parameters each, as everywhere in Linen: levels that are given one
-    instance share it, of a recurrent layer as of an ``AttentionPooling`` in ``make_classifier``.
+    A Linen instance is one set of parameters: endpoints that are given the same instance, of a
+    recurrent layer or of an ``AttentionPooling`` in ``make_classifier``, share it.
 
-    Deviations: the paper trains the encoder's levels as one frozen feature extractor; here that is
-    ``freeze_encoder``'s choice. Stacked, what is read of the level below and the maps share one
-    initialisation by their joint width.
+    Deviations: in the paper the encoder is a frozen feature extractor; here ``freeze_encoder`` is a
+    choice. If stacked, both summands share one initialisation, scaled by their joint width.
+
+    >>> import functools, jax
+    >>> from flaxnets.encoders.small_cnn import SmallCNN
+    >>> from flaxnets.heads.classifier import StepClassifier
+    >>> from flaxnets.recurrent.cells import GRUCell
+    >>> from flaxnets.recurrent.convolutional_cells import ConvGRUCell
+    >>> from flaxnets.recurrent.layers import Recurrent
+    >>> model = MultiLevelCRNN(
+    ...     encoder=SmallCNN((8, 16), (2, 2), levels=("stage_1", "pooled")),
+    ...     recurrent={
+    ...         "stage_1": Recurrent(functools.partial(ConvGRUCell, 4)),
+    ...         "pooled": Recurrent(functools.partial(GRUCell, 32)),
+    ...     },
+    ...     make_classifier=functools.partial(StepClassifier, 5),
+    ... )
+    >>> video, lengths = jnp.zeros((2, 6, 16, 16, 3), jnp.uint8), jnp.array([6, 4])
+    >>> init = functools.partial(model.init_with_output, train=False)
+    >>> logits, _ = jax.eval_shape(init, jax.random.key(0), video, lengths)
+    >>> logits.shape  # (B,T,M,K), M endpoints
+    (2, 6, 2, 5)
 
     Attributes:
-      recurrent: a layer for each level, from the lowest to the highest; called with ``lengths``
+      recurrent: a layer for each endpoint, from the lowest to the highest; called with ``lengths``
         and ``train``.
-      make_classifier: constructs a level's classifier, called with ``name``.
-      encoder: (N,H,W,C) to a dict of maps (N,h,w,D) or vectors (N,D) by level; None: the inputs are
-        such a dict.
-      stacked: whether a level also reads the one before it.
-      chunk_frames: as ``CRNN``'s, as are the next two.
-      freeze_encoder: no gradient, and statistics as they are.
-      freeze_statistics: gradients, and statistics as they are.
+      make_classifier: constructs the classifier of an endpoint; called with ``name``.
+      encoder: (N,H,W,C) to a dictionary of feature maps (N,h,w,D) or vectors (N,D) by endpoint;
+        None: the inputs are such a dictionary.
+      stacked: whether an endpoint also reads the one before it.
+      chunk_frames: as for ``CRNN``, as are the next two.
+      freeze_encoder: whether the encoder gets no gradient and uses running statistics.
+      freeze_statistics: whether the encoder uses running statistics while it trains.
     """
 
     recurrent: Mapping[str, nn.Module]
@@ -70,21 +90,21 @@ class MultiLevelCRNN(nn.Module):
         *,
         train: bool,
     ) -> Array:
-        """Scores of each level, (B,T,M,K) float32, or (B,1,M,K) of clips; M levels, lowest first.
+        """Returns logits (B,T,M,K) float32, or (B,1,M,K) of clips, of M endpoints, lowest first.
 
         Args:
-          frames: (B,T,H,W,C) as the encoder takes them; without encoder, (B,T,h,w,D) or (B,T,D) for
-            each level.
+          frames: (B,T,H,W,C) as the encoder takes them; without ``encoder`` a dictionary of
+            (B,T,h,w,D) or (B,T,D) by endpoint.
           lengths: (B,) int32 in [0,T], valid steps.
           mask: (B,) bool, clips that count in batch statistics; None: all.
           train: whether dropout acts and batch statistics are those of the batch.
 
         Raises:
-          ValueError: levels other than those of ``recurrent``, maps that do not fit those of the
-            level below, or arguments of another rank, dtype or range.
+          ValueError: endpoints other than those of ``recurrent``, stacked feature maps whose size
+            pooling cannot reach, or arguments of another rank, dtype or range.
         """
-        maps = self._levels(frames, lengths, mask, train)
-        scores = []
+        maps = self._encode(frames, lengths, mask, train)
+        logits = []
         below = None
         for level, recurrent in self.recurrent.items():
             x = maps[level]
@@ -92,21 +112,21 @@ class MultiLevelCRNN(nn.Module):
                 x = jnp.concatenate([x, _max_pool_to(below, x, level).astype(x.dtype)], axis=-1)
             below = recurrent(x, lengths, train=train)  # (B,T,h,w,F) or (B,T,F)
             classifier = self.make_classifier(name=f"classifier_{level}")
-            scores.append(classifier(average_over_space(below), lengths, train=train))
-        return jnp.stack(scores, axis=2)
+            logits.append(classifier(average_over_space(below), lengths, train=train))
+        return jnp.stack(logits, axis=2)
 
-    def _levels(
+    def _encode(
         self,
         frames: Array | Mapping[str, Array],
         lengths: Array,
         mask: Array | None,
         train: bool,
     ) -> Mapping[str, Array]:
-        """(B,T,h,w,D) or (B,T,D) of each level that ``recurrent`` names."""
+        """Returns (B,T,h,w,D) or (B,T,D) of each endpoint that ``recurrent`` names."""
         if self.encoder is None:
             if not isinstance(frames, Mapping):
                 raise ValueError(
-                    f"frames: expected the levels' maps by name, received shape {frames.shape}"
+                    f"frames: expected feature maps by endpoint, received shape {frames.shape}"
                 )
             check_names("frames", self.recurrent, frames)
             for level, own in frames.items():
@@ -126,14 +146,19 @@ class MultiLevelCRNN(nn.Module):
         )
         if not isinstance(maps, Mapping):
             raise ValueError(
-                f"encoder: expected maps by level, received shape {maps.shape}; name its levels"
+                "encoder: expected a dictionary of endpoints, received shape "
+                f"{maps.shape}; name its levels"
             )
         check_names("encoder", self.recurrent, maps)
         return maps
 
 
 def _max_pool_to(below: Array, maps: Array, level: str) -> Array:
-    """(B,T,h,w,F) to the size of (B,T,h',w',D) or, of vectors (B,T,D), to (B,T,F)."""
+    """Max-pools (B,T,h,w,F) to the size of ``maps`` (B,T,h',w',D), or (B,T,D) to (B,T,F).
+
+    Raises:
+      ValueError: no windows of equal size pool the one to the other.
+    """
     if below.ndim == 3 and maps.ndim == 3:
         return below
     if maps.ndim == 3:
@@ -143,8 +168,8 @@ def _max_pool_to(below: Array, maps: Array, level: str) -> Array:
     strides = [-(-n // m) for n, m in zip(size, wanted, strict=bool(size))]
     if below.ndim == 3 or [-(-n // s) for n, s in zip(size, strides, strict=True)] != list(wanted):
         raise ValueError(
-            f"recurrent[{level!r}]: expected maps that windows cut the level below, "
-            f"{tuple(size) or 'vectors'}, into, received {wanted}"
+            f"recurrent[{level!r}]: expected a size that max pooling of the endpoint below, "
+            f"{tuple(size) or 'vectors'}, can reach, received {wanted}"
         )
     window = (strides[0], strides[1])
     pooled = max_pool(below.reshape(b * t, *below.shape[2:]), window, window, ceil_mode=True)

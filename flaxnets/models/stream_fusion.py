@@ -1,4 +1,4 @@
-"""Several streams, seen or heard, joined at each step of time: two encoders, one recurrent head."""
+"""Fusion of several streams, as video and audio, at each step of time."""
 
 from collections.abc import Mapping
 
@@ -11,10 +11,10 @@ from flaxnets.typing import Array
 
 
 class StreamFusion(nn.Module):
-    """Features of each stream side by side, one recurrent layer and one classifier on them.
+    """Concatenated features of several streams, then one recurrent layer and one classifier.
 
-    A stream is any network from clips to features over time, as a ``CRNN`` without classifier: its
-    own encoder, frozen, fine-tuned or trained, and, if wanted, a recurrent layer of its own. So an
+    A stream is any network from clips to features over time, as a ``CRNN`` without classifier, with
+    an encoder (frozen, fine-tuned or trained) and optionally a recurrent layer of its own. An
     audio-visual CRNN is
 
         StreamFusion(
@@ -26,21 +26,30 @@ class StreamFusion(nn.Module):
             classifier=StepClassifier(K),
         )
 
-    with a task that asks for ``inputs=("video", "audio")``, and RGB with frame differences is the
-    same with two encoders of images. Streams whose predictions alone are to be averaged are
-    ``LateFusion``'s.
+    with a task that has ``inputs=("video", "audio")``; RGB with frame differences is the same with
+    two encoders of images. To average the predictions of streams instead, see ``LateFusion``.
 
-    Modules are one set of parameters each, as everywhere in Linen: two streams that are given one
-    instance share it.
+    A Linen instance is one set of parameters: streams that are given the same instance share it.
+
+    >>> import functools, jax
+    >>> from flaxnets.heads.classifier import StepClassifier
+    >>> from flaxnets.models.crnn import CRNN
+    >>> model = StreamFusion({"video": CRNN(None), "audio": CRNN(None)}, StepClassifier(5))
+    >>> frames = {"video": jnp.zeros((2, 6, 32)), "audio": jnp.zeros((2, 6, 8))}
+    >>> init = functools.partial(model.init_with_output, train=False)
+    >>> logits, variables = jax.eval_shape(init, jax.random.key(0), frames, jnp.array([6, 4]))
+    >>> logits.shape, variables["params"]["classifier"]["scores"]["kernel"].shape
+    ((2, 6, 5), (40, 5))
 
     Attributes:
-      streams: (B,T,...) to features (B,T,F), or maps (B,T,h,w,F) of one size, by the names of the
-        inputs; called with ``lengths``, ``mask`` and ``train``. Joined in this order.
-      classifier: (B,T,F) to scores (B,T,K) or (B,1,K), called with ``lengths`` and ``train``.
-      recurrent: over the joined features; None: no time.
-      dropout_rate: on the joined features.
-      stream_dropout: probability with which a clip's whole stream is zero in training (the idea of
-        ModDrop, Neverova et al., 1501.00102), so that the network learns to do without; the
+      streams: networks by the names of the inputs, (B,T,...) to features (B,T,F), or feature maps
+        (B,T,h,w,F) of one size h × w; called with ``lengths``, ``mask`` and ``train``. Features are
+        concatenated in this order.
+      classifier: (B,T,F) to logits (B,T,K) or (B,1,K), called with ``lengths`` and ``train``.
+      recurrent: over the concatenated features; None: the identity.
+      dropout_rate: on the concatenated features.
+      stream_dropout: probability that a whole stream of a clip is zeroed in training (the idea of
+        ModDrop, Neverova et al., 1501.00102), so that the network learns to work without it; the
         others are scaled up as by any dropout.
     """
 
@@ -59,17 +68,17 @@ class StreamFusion(nn.Module):
         *,
         train: bool,
     ) -> Array:
-        """Scores of each step, (B,T,K) float32, or of the clip, (B,1,K).
+        """Returns logits of the steps, (B,T,K) float32, or of the clips, (B,1,K).
 
         Args:
-          frames: (B,T,...) for each stream, as its network takes them.
+          frames: (B,T,...) by stream, as its network takes them.
           lengths: (B,) int32 in [0,T], valid steps of all streams.
           mask: (B,) bool, clips that count in batch statistics; None: all.
           train: whether dropout acts and batch statistics are those of the batch.
 
         Raises:
-          ValueError: other streams than the network's, streams of different B, T or map sizes, or
-            arguments of another rank, dtype or range.
+          ValueError: streams other than those of ``streams``, of different B, T or feature map
+            sizes, or arguments of another rank, dtype or range.
         """
         if not isinstance(frames, Mapping):
             raise ValueError(f"frames: expected streams by name, received shape {frames.shape}")

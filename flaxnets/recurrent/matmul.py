@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxnets.layers.batch_sharding import may_merge
+from flaxnets.layers.batch_sharding import is_batch_known_unsharded
 from flaxnets.layers.convolution import conv2d, conv2d_kernel_gradient
 from flaxnets.typing import Array, PyTree
 
@@ -74,7 +74,7 @@ def multiply(hidden: Array, kernel: Array) -> Array:
     kernel = kernel.astype(hidden.dtype)
     if kernel.ndim == 4:
         return conv2d(hidden, kernel)
-    if kernel.ndim == 3 or not may_merge():
+    if kernel.ndim == 3 or not is_batch_known_unsharded():
         return hidden @ kernel
     # With several leading axes XLA's kernel gradient copies the product's gradient on CPUs.
     rows = hidden.reshape(-1, hidden.shape[-1])
@@ -118,7 +118,7 @@ def kernel_gradient(hidden: Array, gradient: Array, kernel: Array) -> Array:
       kernel: gives rank, size and dtype of the result, which is summed in that dtype.
     """
     if kernel.ndim == 2:
-        if may_merge():
+        if is_batch_known_unsharded():
             hidden, gradient = (x.reshape(-1, x.shape[-1]) for x in (hidden, gradient))
         rows = tuple(range(hidden.ndim - 1))
         return jax.lax.dot_general(
@@ -137,13 +137,13 @@ def merge_steps(maps: Array) -> Array:
 
     A merged axis can be sharded over the batch only if the batch comes first.
     """
-    maps = maps if may_merge() else maps.swapaxes(0, 1)
+    maps = maps if is_batch_known_unsharded() else maps.swapaxes(0, 1)
     return maps.reshape(-1, *maps.shape[2:])
 
 
 def split_steps(merged: Array, num_steps: int) -> Array:
     """Returns (T,B,...) from the result of ``merge_steps``, or from a function of each map."""
-    if may_merge():
+    if is_batch_known_unsharded():
         return merged.reshape(num_steps, -1, *merged.shape[1:])
     return merged.reshape(-1, num_steps, *merged.shape[1:]).swapaxes(0, 1)
 
@@ -158,7 +158,7 @@ def multiply_valid(x: Array, kernel: Array, valid: Array) -> Array:
       kernel: (F,G).
       valid: (...) bool.
     """
-    if not may_merge():
+    if not is_batch_known_unsharded():
         return jnp.where(valid[..., None], multiply(x, kernel), 0)
     rows, mask = x.reshape(-1, x.shape[-1]), valid.reshape(-1)
     product = _multiply_rows(rows, kernel.astype(x.dtype), mask)
@@ -224,7 +224,7 @@ def valid_kernel_gradient(hidden: Array, gradient: Array, kernel: Array, valid: 
         dimensions = ((0,), (0,)), ((), ())
         return jax.lax.dot_general(rows, gradient, dimensions, preferred_element_type=kernel.dtype)
 
-    if not may_merge():
+    if not is_batch_known_unsharded():
         return kernel_gradient(hidden, gradient, kernel)
     rows = hidden.reshape(-1, hidden.shape[-1])
     gradients = gradient.reshape(-1, gradient.shape[-1])

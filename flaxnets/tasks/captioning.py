@@ -1,4 +1,4 @@
-"""The task of putting images into words, learnt from captions that people wrote."""
+"""Captioning task: cross-entropy of reference captions in training, search in evaluation."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.decoders.hypotheses import Advance, Hypotheses
-from flaxnets.decoders.search import SearchOptions, search
+from flaxnets.decoders.hypotheses import DecodeStep, Hypotheses
+from flaxnets.decoders.search import SearchOptions, search_captions
 from flaxnets.losses import cross_entropies
 from flaxnets.typing import (
     Array,
@@ -22,14 +22,20 @@ from flaxnets.typing import (
 )
 
 INPUTS = ("image", "features", "video")
+"""Keys of a batch that hold the model's inputs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduledSampling:
-    """How often a step of training reads a word of the model's own (Bengio et al., 1506.03099).
+    """Schedule of the probability of scheduled sampling (Bengio et al., 1506.03099).
 
-    The probability rises by ``increase`` after every ``every`` steps of training until it is
-    ``maximum``, as in the settings of self-critical training (1612.00563).
+    A staircase from 0, as in the cross-entropy stage of self-critical training (Rennie et al.,
+    1612.00563).
+
+    Attributes:
+      increase: added after every ``every`` training steps.
+      every: training steps.
+      maximum: upper bound, in [0,1].
     """
 
     increase: float = 0.05
@@ -37,32 +43,34 @@ class ScheduledSampling:
     maximum: float = 0.25
 
     def probability(self, step: Array | int) -> Array:
-        """() float32 at a step of training."""
+        """Returns the probability, () float32, at a training step."""
         rises = jnp.asarray(step) // self.every
         return jnp.minimum(self.increase * rises.astype(jnp.float32), self.maximum)
 
 
 @dataclasses.dataclass(frozen=True)
 class Captioning:
-    """Each word of a caption after the words before it, as in ``data/batches.py``'s CaptionBatch.
+    r"""Next-word cross-entropy of captions; batches as ``data/batches.py``'s ``CaptionBatch``.
 
-    The loss is the cross-entropy of the words, the end token included; its quotient is over all
-    words of the batch, each as often as its caption's ``caption_weights`` say, which weigh all of
-    a caption's terms. Evaluation also searches for a caption of each image.
+    The loss is the mean cross-entropy in nats per word, end tokens included, over all words of the
+    batch. ``caption_weights`` (B,C), where given, weight all terms of a caption and its word count.
+    Evaluation also searches for a caption of each image.
 
-    With a model that attends there is the penalty of Xu et al., 1502.03044, equation 14, by which
-    each of R regions is looked at about equally often in a caption of L words,
+    With an attending model the loss of a caption of L words over R regions may have the doubly
+    stochastic penalty (Xu et al., 1502.03044, equation 14), which favours equal total attention to
+    all regions,
 
-        λ Σ_r (τ − Σ_t α_tr)²,   τ = 1,
+    .. math::
+        λ Σ_r (τ − Σ_t α_{tr})^2, \quad τ = 1,
 
-    added to a caption's − log p. Hard attention adds the terms of its docstring.
+    added to − log p of the caption. Hard attention adds the terms in ``HardAttention``'s docstring.
 
     Attributes:
       words: ids of a caption's tokens, up to the end token, to text.
-      options: the search of evaluation.
-      label_smoothing: share of the target spread over the vocabulary.
+      options: search of evaluation.
+      label_smoothing: share of the target spread over the vocabulary, in [0,1); training only.
       attention_penalty: λ above; 0: none.
-      scheduled_sampling: None: teacher forcing.
+      scheduled_sampling: schedule; None: teacher forcing.
       reinforce_weight: λ_r of hard attention.
       entropy_weight: λ_e of hard attention.
     """
@@ -76,7 +84,7 @@ class Captioning:
     entropy_weight: float = 0.002
 
     def initialize(self, model: nn.Module, key: PRNGKey, batch: Batch) -> PyTree:
-        """Random variables, from one example's shapes."""
+        """Returns random variables; the shapes of one example suffice."""
         batch = jax.tree.map(lambda x: x[:1], dict(batch))
         inputs, lengths = model_inputs(batch)
         captions = batch["tokens"], batch["token_lengths"]
@@ -90,7 +98,7 @@ class Captioning:
         key: PRNGKey,
         step: Array | int = 0,
     ) -> tuple[Sums, PyTree]:
-        """Sums of ``loss``, ``cross_entropy`` (nats a word) and ``word_accuracy``."""
+        """Returns sums of ``loss``, ``cross_entropy`` (nats per word) and ``word_accuracy``."""
         dropout_key, sampling_key = jax.random.split(key)
         probability = None
         if self.scheduled_sampling is not None:
@@ -100,7 +108,7 @@ class Captioning:
             variables,
             inputs,
             batch["tokens"],
-            # Captions of rows that do not count must not reach hard attention's baseline either.
+            # Without captions of masked rows: hard attention's baseline averages all it is given.
             jnp.where(batch["mask"][:, None], batch["token_lengths"], 0),
             lengths,
             batch["mask"],
@@ -109,16 +117,16 @@ class Captioning:
             rngs={"dropout": dropout_key, "sampling": sampling_key},
             mutable=[name for name in variables if name != "params"],
         )
-        counts = counted_words(batch)  # (B,C,L)
+        counts = word_mask(batch)  # (B,C,L)
         weights = batch.get("caption_weights", jnp.ones(()))  # (B,C), or of all
         sums = self._word_sums(outputs.logits, batch["tokens"], counts, weights)
         total, count = sums["loss"]
         if self.attention_penalty and outputs.attention is not None:
-            looked = jnp.where(counts[..., None], outputs.attention, 0).sum(2)  # (B,C,R)
-            exists = counts[..., :1]
-            if lengths is not None:  # Of a video, whose steps are the regions.
-                exists &= jnp.arange(looked.shape[-1]) < lengths[:, None, None]
-            unequal = jnp.where(exists, jnp.square(1 - looked), 0).sum(-1)  # (B,C)
+            total_attention = jnp.where(counts[..., None], outputs.attention, 0).sum(2)  # (B,C,R)
+            exists = counts[..., :1]  # A caption of no words has no penalty.
+            if lengths is not None:  # A video: its valid steps are the regions.
+                exists &= jnp.arange(total_attention.shape[-1]) < lengths[:, None, None]
+            unequal = jnp.where(exists, jnp.square(1 - total_attention), 0).sum(-1)  # (B,C)
             total = total + self.attention_penalty * jnp.sum(weights * unequal)
         if outputs.log_probabilities is not None:
             reward = self._attention_reward(outputs, batch["tokens"], counts)
@@ -128,18 +136,19 @@ class Captioning:
     def evaluate(
         self, model: nn.Module, variables: PyTree, batch: Batch
     ) -> tuple[Sums, dict[str, Array]]:
-        """Sums of ``loss`` (nats a word of all captions) and ``word_accuracy``, and captions.
+        """Returns sums of ``loss`` (nats per word) and ``word_accuracy``, and the captions found.
 
-        The outputs are ``tokens`` (B,L) int32, ``length`` (B,) int32, ``log_probability`` (B,)
-        float32 and ``ended`` (B,) bool of the best hypothesis.
+        ``loss`` is the plain cross-entropy of the reference captions. The outputs, of the best
+        hypothesis of each row: ``tokens`` (B,L) int32, ``length`` (B,) int32, ``log_probability``
+        (B,) float32, nats, and ``ended`` (B,) bool.
         """
         inputs, lengths = model_inputs(batch)
         captions = batch["tokens"], batch["token_lengths"]
         outputs: Any = model.apply(variables, inputs, *captions, lengths, train=False)
-        sums = self._word_sums(outputs.logits, batch["tokens"], counted_words(batch))
-        sums["loss"] = sums.pop("cross_entropy")  # Whatever the smoothing in training.
+        sums = self._word_sums(outputs.logits, batch["tokens"], word_mask(batch))
+        sums["loss"] = sums.pop("cross_entropy")  # Without label smoothing.
         images = jnp.sum(batch["mask"], dtype=jnp.float32)
-        sums["examples"] = (images, images)  # The loss counts words.
+        sums["examples"] = (images, images)  # The counts above are of words.
         best = self.search(model, variables, batch)
         chosen = {
             "tokens": best.tokens[:, 0],
@@ -150,12 +159,12 @@ class Captioning:
         return sums, chosen
 
     def search(self, model: nn.Module, variables: PyTree, batch: Batch) -> Hypotheses:
-        """Captions of each row's image, by ``options``."""
-        advance, carry = begin_search(model, variables, batch)
-        return search(advance, carry, self.options)
+        """Returns captions of each row's image, found by ``options``."""
+        decode_step, carry = start_search(model, variables, batch)
+        return search_captions(decode_step, carry, self.options)
 
     def describe_outputs(self, outputs: dict[str, Any], row: int) -> dict[str, Any]:
-        """``{"caption", "log_probability", "ended"}`` of one image."""
+        """Returns ``{"caption", "log_probability", "ended"}`` of one image."""
         return {
             "caption": self.words([int(token) for token in outputs["tokens"][row]]),
             "log_probability": round(float(np.float64(outputs["log_probability"][row])), 6),
@@ -182,7 +191,11 @@ class Captioning:
         }
 
     def _attention_reward(self, outputs: Any, tokens: Array, counts: Array) -> Array:
-        """What hard attention's sampled regions add to a log-likelihood, (B,C) float32 at least."""
+        """Returns hard attention's terms of a caption's objective, (B,C), at least float32.
+
+        The score function estimator of ``HardAttention``'s docstring: the advantage is a constant,
+        so that log p(y|s) itself gets its gradient from the cross-entropy only.
+        """
         words = jnp.where(counts, tokens, 0)
         likelihood = jnp.where(counts, -cross_entropies(outputs.logits, words), 0).sum(-1)  # (B,C)
         advantage = jax.lax.stop_gradient(likelihood - outputs.baseline)
@@ -192,10 +205,10 @@ class Captioning:
 
 
 def model_inputs(batch: Batch) -> tuple[Array, Array | None]:
-    """What the model sees of a batch: images or features, or videos and their lengths.
+    """Returns the model's inputs: images, features or videos, and the videos' lengths or None.
 
     Raises:
-      ValueError: a batch with none of them, or several.
+      ValueError: a batch with none of ``INPUTS``, or several.
     """
     found = [name for name in INPUTS if name in batch]
     if len(found) != 1:
@@ -203,28 +216,28 @@ def model_inputs(batch: Batch) -> tuple[Array, Array | None]:
     return batch[found[0]], batch.get("lengths")
 
 
-def counted_words(batch: Batch) -> Array:
-    """(B,C,L) bool: words of captions that exist, of examples that count."""
+def word_mask(batch: Batch) -> Array:
+    """Returns (B,C,L) bool: words of existing captions, in rows that are not masked out."""
     steps = jnp.arange(batch["tokens"].shape[-1])
     return (steps < batch["token_lengths"][..., None]) & batch["mask"][:, None, None]
 
 
-def begin_search(
+def start_search(
     model: nn.Module, variables: PyTree, batch: Batch, **options: Any
-) -> tuple[Advance, Carry]:
-    """One step of the decoder on a batch's images, and the carry before the first.
+) -> tuple[DecodeStep, Carry]:
+    """Encodes a batch; returns the decoder's step and the carry before the first word.
 
     Args:
       model: a ``Captioner``.
       variables: of the model.
-      batch: of images.
-      options: further arguments of ``Module.apply``, for the model's ``begin``.
+      batch: its inputs are encoded once; the step closes over the memory.
+      options: further arguments of ``Module.apply`` for the model's ``start_decoding``.
     """
-    begun: Any = model.apply(variables, *model_inputs(batch), **options, method="begin")
-    memory, carry = begun
+    started: Any = model.apply(variables, *model_inputs(batch), **options, method="start_decoding")
+    memory, carry = started
 
-    def advance(carry: Carry, tokens: Array) -> tuple[Carry, Array]:
-        advanced: Any = model.apply(variables, memory, carry, tokens, method="advance")
-        return advanced[0], advanced[1]
+    def decode_step(carry: Carry, tokens: Array) -> tuple[Carry, Array]:
+        stepped: Any = model.apply(variables, memory, carry, tokens, method="decode_step")
+        return stepped[0], stepped[1]
 
-    return advance, carry
+    return decode_step, carry

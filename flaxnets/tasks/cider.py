@@ -1,25 +1,28 @@
-r"""CIDEr-D of captions as token ids, on the device: the reward of self-critical training.
+r"""CIDEr-D of captions as token ids, computed on the device: the reward of self-critical training.
 
-Of each order n = 1 to 4, a caption is the vector of its n-grams' counts times
+For each order n = 1 to 4 a caption is the vector g_n of its n-grams' counts, each times the
+n-gram's inverse document frequency
 
 .. math::
-    \mathrm{idf}(w) = \log N - \log \max(1, \mathrm{df}(w))
+    \mathrm{idf}(w) = \log N - \log \max(1, \mathrm{df}(w)),
 
 with N images, in the references of df(w) of which the n-gram w occurs. A candidate c and a
-reference r of l(c) and l(r) tokens have
+reference r of l(c) and l(r) tokens have the similarity
 
 .. math::
     s_n(c, r) = \frac{\min(g_n(c), g_n(r)) · g_n(r)}{\|g_n(c)\| \|g_n(r)\|}
-        \exp\frac{-(l(c) - l(r))^2}{2σ^2}, \quad σ = 6
+        \exp\frac{-(l(c) - l(r))^2}{2σ^2}, \quad σ = 6,
 
-and the score is 10 times the mean of s over n and the references (CIDEr-D of Vedantam et al.,
-1411.5726). Computed as pycocoevalcap's ``cider_scorer.py`` computes what it calls
-CIDEr: it counts the 2-grams for l, hence a caption of one token is as long as an empty one; where a
-norm is zero so is the numerator; n-grams that no reference holds have df = 0.
+and CIDEr-D is 10 times the mean of s_n over the orders and the references (Vedantam et al.,
+1411.5726: CIDEr with the minimum and the length penalty of the paper's evaluation server).
 
-Deviation: float32, not float64. The document frequencies are those of a given set of references,
-as self-critical training takes them from the training split; pycocoevalcap takes them from the
-references that it scores.
+Details follow pycocoevalcap's ``cider_scorer.py``, which calls this CIDEr: l counts 2-grams, hence
+a caption of one token is as long as an empty one; where a norm is zero the similarity is zero;
+n-grams without references have df = 0.
+
+Deviations: float32, not float64. The document frequencies are those of a given set of references,
+in self-critical training the training split's; pycocoevalcap takes them from the references that it
+scores.
 """
 
 import os
@@ -33,37 +36,36 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from flaxnets.decoders.hypotheses import EOS, PAD
 from flaxnets.training.files import write_atomically
 from flaxnets.typing import Array
 
-# In how many images' references each n-gram occurs: what CIDEr-D weighs n-grams by.
-
 ORDERS = 4
 """n-grams of 1 to 4 words."""
-PAD, EOS = 0, 2
-"""The ids of ``<pad>`` and ``<eos>``, at which a caption ends."""
+SIGMA = 6.0
+"""Standard deviation of the length penalty, in tokens."""
 
 _FORMAT = 1
 
 
 @flax.struct.dataclass
 class DocumentFrequencies:
-    """In the references of how many images each n-gram occurs: a pytree of arrays.
+    """Document frequencies of n-grams, as a pytree of arrays.
 
-    The n-grams form a tree: the children of an n-gram, one word longer, lie side by side in the
-    order of their last words. So one is found exactly, with 32-bit integers and whatever the
-    vocabulary, by a binary search at each order. Order n is at place n - 1 of the tuples.
+    The n-grams form a tree: the children of an n-gram, one word longer, are stored side by side in
+    the order of their last words. A binary search per order finds an n-gram exactly, with 32-bit
+    integers for any vocabulary (a single integer key of four words would need 64 bits, which JAX
+    disables by default). Order n is item n - 1 of the tuples; U_n n-grams have order n, U_0 = 1.
 
     Attributes:
-      starts: for each order where the children of each n-gram of the order before begin, and at the
-        end the number of all, (U_{n-1} + 1,) int32; before the first there is one, the empty one.
-      words: for each order the last words of its n-grams, (U_n,) int32.
-      idf: for each order log N - log df of its n-grams, (U_n,) float32.
-      unseen_idf: () float32, log N: of n-grams that are not here.
-      depths: for each order the steps of a binary search among the children of one n-gram.
-      count_eos: whether ``<eos>`` is a word, of the references and of what is scored. As a reward
-        it must be: else a caption that breaks off after ``with a`` loses nothing by it, and
-        captions come to end so.
+      starts: per order (U_{n-1} + 1,) int32: index of the first child of each n-gram of the order
+        before, and at the end U_n.
+      words: per order (U_n,) int32: last words of the n-grams.
+      idf: per order (U_n,) float32: log N - log df of the n-grams.
+      unseen_idf: () float32: log N, for n-grams that are not stored.
+      depths: per order the number of bisections that find a child.
+      count_eos: ``<eos>`` is a word of candidates and references. For a reward it must be: else a
+        caption that breaks off after ``with a`` loses nothing, and training produces such captions.
     """
 
     starts: tuple[Array, ...]
@@ -77,36 +79,36 @@ class DocumentFrequencies:
     def count(
         cls, references: Iterable[npt.ArrayLike], *, count_eos: bool = True
     ) -> "DocumentFrequencies":
-        """Counts on the host, in NumPy.
+        """Counts n-grams on the host, in NumPy.
 
         Args:
-          references: for each image its captions, (C,M) integers in the form of ``cider_d``'s
-            references; C and M may differ between images, and one array (N,C,M) will do. An image
-            without captions counts in N.
+          references: for each image its captions, (C,M) integers as ``cider_d``'s references; C and
+            M may differ between images, and one array (N,C,M) is accepted. An image without
+            captions counts in N.
           count_eos: see the class.
 
         Raises:
-          ValueError: no images, or captions of another rank or dtype, or ids out of [0, 2^31).
+          ValueError: no images, captions of another rank or dtype, or ids out of [0, 2^31).
         """
         rows, num_words, owners, num_images = _stack(references, count_eos)
-        places = np.arange(rows.shape[1])
+        positions = np.arange(rows.shape[1])
         base = int(rows.max(initial=0)) + 1
-        prefixes = np.zeros(rows.shape, np.int64)  # At every place the empty n-gram, number 0.
+        prefixes = np.zeros(rows.shape, np.int64)  # Ids of the n-1-grams; at first the empty one.
         size = 1
         starts, words, idf = [], [], []
         for n in range(ORDERS):
-            row, place = np.nonzero(places + n < num_words[:, None])
-            keys = prefixes[row, place] * base + rows[row, place + n]
+            row, start = np.nonzero(positions + n < num_words[:, None])
+            keys = prefixes[row, start] * base + rows[row, start + n]
             unique, ids = np.unique(keys, return_inverse=True)
-            prefixes[row, place] = ids
+            prefixes[row, start] = ids
             parents, last = np.divmod(unique, base)
             starts.append(np.searchsorted(parents, np.arange(size + 1)).astype(np.int32))
             words.append(last.astype(np.int32))
             size = len(unique)
-            # However often it occurs in the captions of an image, it counts once.
+            # An n-gram counts once per image, however often it occurs in the image's captions.
             pairs = np.unique(owners[row] * max(size, 1) + ids)
             counts = np.bincount(pairs % max(size, 1), minlength=size)
-            # Subtracted in float64: in float32 little is left of a df near N.
+            # Subtracted in float64: of a df near N, float32 would leave few digits.
             idf.append((np.log(num_images) - np.log(counts)).astype(np.float32))
         return cls._make(starts, words, idf, np.float32(np.log(num_images)), count_eos)
 
@@ -129,7 +131,7 @@ class DocumentFrequencies:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an ``.npz``, whole or not at all: other processes may read and write it too."""
+        """Writes an ``.npz`` atomically, since other processes may read and write it too."""
         arrays = {
             f"{name}_{n}": np.asarray(array)
             for name in ("starts", "words", "idf")
@@ -151,7 +153,7 @@ class DocumentFrequencies:
 
         Raises:
           FileNotFoundError: no such file.
-          ValueError: a file that ``save`` did not write, or not whole.
+          ValueError: a file that ``save`` did not write, or a truncated one.
         """
         try:
             with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -173,7 +175,7 @@ class DocumentFrequencies:
 def _stack(
     references: Iterable[npt.ArrayLike], count_eos: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """All captions as rows (R,M) int64, the words of each, the image of each, and the images."""
+    """Returns captions (R,M) int64, their word counts (R,), their images (R,), and N."""
     captions = []
     for index, image in enumerate(references):
         array = np.asarray(image)
@@ -186,7 +188,7 @@ def _stack(
     if not captions:
         raise ValueError("references: expected at least one image, received none")
     owners = np.repeat(np.arange(len(captions)), [len(array) for array in captions])
-    # One column at least, and one of <pad> at the end of every row.
+    # Every row ends with <pad>, so argmax below finds an end in each.
     rows = np.full((len(owners), 1 + max(array.shape[1] for array in captions)), PAD, np.int64)
     first = 0
     for array in captions:
@@ -202,36 +204,37 @@ def _stack(
     return rows, num_words, owners, len(captions)
 
 
-__all__ = ["DocumentFrequencies", "cider_d"]
-
-SIGMA = 6.0
-
-
 def cider_d(
     frequencies: DocumentFrequencies,
     candidates: Array,
     references: Array,
     weights: Array | None = None,
 ) -> Array:
-    """The CIDEr-D of each candidate against the references of its image.
+    """Returns the CIDEr-D of each candidate against the references of its image.
 
-    A caption is read up to its first ``<eos>`` or ``<pad>``: what follows changes nothing. One that
-    starts with ``<pad>`` is an empty candidate, and as a reference it does not exist. The function
-    has no gradient. With 50 images of 5 samples, 5 references of 20 tokens each and the n-grams of
+    A caption is read up to its first ``<eos>`` or ``<pad>``; what follows is ignored. One that
+    starts with ``<pad>`` is an empty candidate, or an absent reference. The function has no
+    gradient. With 50 images of 5 samples, 5 references of 20 tokens each and the n-grams of
     Flickr8k it took 2.5 ms on 2 CPU cores.
 
     Args:
-      frequencies: of the training split, as a rule; they say whether ``<eos>`` counts.
-      candidates: (N,L) int32, one for each image, or (N,S,L), S samples for each.
-      references: (N,C,M) int32; all samples of an image are compared with the same arrays.
-      weights: (N,C), at least 0, what each reference counts for in an image's mean; None: alike.
+      frequencies: usually of the training split; also decide if ``<eos>`` counts as a word.
+      candidates: (N,L) int32, one per image, or (N,S,L), S samples per image.
+      references: (N,C,M) int32; shared by all samples of an image.
+      weights: (N,C), at least 0, of each reference in its image's mean; None: equal weights.
 
     Returns:
       (N,) or (N,S) float32 in [0,10]; 0 for an image without references.
 
     Raises:
-      ValueError: arrays of another rank or dtype or without tokens, other numbers of images, or
-        weights of another shape.
+      ValueError: arrays of another rank or dtype or without tokens, different numbers of images,
+        or weights of another shape.
+
+    >>> references = jnp.array([[[4, 5, 6, 7, 2]], [[8, 9, 2, 0, 0]]])  # (N,C,M)
+    >>> frequencies = DocumentFrequencies.count(references)
+    >>> candidates = jnp.array([[4, 5, 6, 7, 2], [4, 5, 2, 0, 0]])  # (N,L)
+    >>> cider_d(frequencies, candidates, references).round(3).tolist()
+    [10.0, 0.0]
     """
     for name, array, ranks, form in (
         ("candidates", candidates, (2, 3), "(N,L) or (N,S,L)"),
@@ -253,21 +256,26 @@ def cider_d(
         )
     candidates, references = jnp.asarray(candidates), jnp.asarray(references)
     if candidates.ndim == 2:
-        return _score(frequencies, candidates[:, None], references, weights)[:, 0]
-    return _score(frequencies, candidates, references, weights)
+        return _cider_d(frequencies, candidates[:, None], references, weights)[:, 0]
+    return _cider_d(frequencies, candidates, references, weights)
 
 
-@jax.jit  # Step by step its hundreds of small operations would be compiled one by one.
-def _score(
+@jax.jit  # Outside of jit its hundreds of small operations would be compiled one by one.
+def _cider_d(
     frequencies: DocumentFrequencies, candidates: Array, references: Array, weights: Array | None
 ) -> Array:
-    """(N,S,L), (N,C,M) and (N,C) to (N,S)."""
+    """Returns (N,S) of candidates (N,S,L), references (N,C,M) and weights (N,C).
+
+    n-grams are compared position by position instead of counted by id, since a table over all
+    n-grams has no static shape; captions are short enough for the (L,M) comparisons.
+    """
     num_words = _num_words(candidates, frequencies.count_eos)  # (N,S)
     reference_words = _num_words(references, frequencies.count_eos)  # (N,C)
     idf = _look_up(frequencies, candidates)
     reference_idf = _look_up(frequencies, references)
     similarity = jnp.float32(0)
-    # Whether the n-grams that start at two places are equal: in the candidate, the reference, both.
+    # Equality of the n-grams that start at two positions: within a candidate, within a reference,
+    # across both. That of order n follows from order n - 1 and the last words.
     within: Array | None = None
     among: Array | None = None
     across: Array | None = None
@@ -283,8 +291,8 @@ def _score(
         matches = _count(across, reference_valid[:, None, :, None])  # (N,S,C,L')
         squares = jnp.where(valid, idf[n] ** 2, 0.0)
         reference_squares = jnp.where(reference_valid, reference_idf[n] ** 2, 0.0)
-        # An n-gram that occurs k times stands at k places: each has a k-th of what it adds, in
-        # the norms k² idf² / k.
+        # An n-gram that occurs k times has k positions, each with 1/k of its term: in the norms
+        # (k idf)² / k = k idf².
         norms = (
             jnp.sqrt(jnp.sum(counts * squares, axis=-1))[:, :, None]
             * jnp.sqrt(jnp.sum(reference_counts * reference_squares, axis=-1))[:, None]
@@ -305,30 +313,31 @@ def _score(
 
 
 def _num_words(tokens: Array, count_eos: bool) -> Array:
-    """(...,L) to (...) int32: words up to the end, ``<eos>`` among them where it counts."""
+    """Returns the number of words (...) int32 of tokens (...,L), with ``<eos>`` if it counts."""
     goes_on = jnp.cumsum((tokens == PAD) | (tokens == EOS), axis=-1) == 0
     words = jnp.sum(goes_on, axis=-1, dtype=jnp.int32)
     if not count_eos:
         return words
-    place = jnp.minimum(words, tokens.shape[-1] - 1)[..., None]
-    # Where no end stands, the last token is a word.
-    ends = jnp.take_along_axis(tokens, place, axis=-1)[..., 0] == EOS
+    last = jnp.minimum(words, tokens.shape[-1] - 1)[..., None]
+    # A caption without an end has a word there, not <eos>.
+    ends = jnp.take_along_axis(tokens, last, axis=-1)[..., 0] == EOS
     return words + ends
 
 
 def _extend(equal: Array | None, a: Array, b: Array) -> Array:
-    """Equality of n-grams at places (...,L',M'), from that of n-1-grams and of their last words."""
+    """Returns equality of n-grams (...,L',M') from that of n-1-grams and of their last words."""
     words = a[..., :, None] == b[..., None, :]
     return words if equal is None else equal[..., :-1, :-1] & words
 
 
 def _count(equal: Array, valid: Array) -> Array:
+    """Returns the number of valid positions whose n-gram is equal, summed over the last axis."""
     return jnp.sum(equal & valid, axis=-1, dtype=jnp.float32)
 
 
 def _look_up(frequencies: DocumentFrequencies, tokens: Array) -> list[Array]:
-    """For each order the idf of the n-gram that starts at each place, (...,L-n+1) float32."""
-    ids = jnp.zeros(tokens.shape, jnp.int32)  # Of the n-gram of the order before; -1: unseen.
+    """Returns for each order the idf of the n-gram at each position, (...,L-n+1) float32."""
+    ids = jnp.zeros(tokens.shape, jnp.int32)  # Of n-grams of the order before; -1: unseen.
     found = []
     for n in range(min(ORDERS, tokens.shape[-1])):
         starts, words, depth = frequencies.starts[n], frequencies.words[n], frequencies.depths[n]
@@ -340,16 +349,17 @@ def _look_up(frequencies: DocumentFrequencies, tokens: Array) -> list[Array]:
         low = jnp.where(ids < 0, 0, starts[ids])
         end = jnp.where(ids < 0, 0, starts[ids + 1])
 
-        def halve(
+        # The defaults bind this iteration's arrays, which a closure would not.
+        def bisect(
             _: int, interval: tuple[Array, Array], words: Array = words, last: Array = last
         ) -> tuple[Array, Array]:
-            low, high = interval  # The first child not below the word is in [low, high].
+            low, high = interval  # The first child that is not below the word is in [low, high].
             middle = low + (high - low) // 2
             below = (low < high) & (words[middle] < last)
             return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
 
-        place, _ = jax.lax.fori_loop(0, depth, halve, (low, end))
-        hit = (place < end) & (words[place] == last)
-        ids = jnp.where(hit, place, -1)
+        child, _ = jax.lax.fori_loop(0, depth, bisect, (low, end))
+        hit = (child < end) & (words[child] == last)
+        ids = jnp.where(hit, child, -1)
         found.append(jnp.where(hit, frequencies.idf[n][ids], frequencies.unseen_idf))
     return found

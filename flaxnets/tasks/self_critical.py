@@ -1,4 +1,4 @@
-"""Self-critical training: captions that the model draws are rewarded as they are scored."""
+"""Self-critical sequence training: policy gradient with CIDEr-D of sampled captions as reward."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxnets.decoders.hypotheses import BOS, PAD, UNK
 from flaxnets.decoders.sampling import greedy_search, sample
-from flaxnets.decoders.search import BOS, PAD, UNK
-from flaxnets.tasks.captioning import Captioning, begin_search, model_inputs
+from flaxnets.tasks.captioning import Captioning, model_inputs, start_search
 from flaxnets.tasks.cider import DocumentFrequencies, cider_d
 from flaxnets.typing import (
     Array,
@@ -28,30 +28,31 @@ BASELINES = ("greedy", "leave_one_out")
 class SelfCritical(Captioning):
     r"""Policy gradient with CIDEr-D as the reward (Rennie et al., 1612.00563, section 3.3).
 
-    Of each image S captions w are drawn from the model; the loss is
+    S captions w are sampled for each image; the loss is
 
-        − Σ_w (r(w) − b) log p(w) / Σ_w |w|,
+    .. math::
+        − Σ_w (r(w) − b) \log p(w) / Σ_w |w|
 
-    |w| a caption's tokens. The baseline b is the reward of the caption that greedy search finds
-    (the paper's), or, of each sample, the mean reward of the image's other samples (Luo,
-    "A Better Variant of Self-Critical Sequence Training", 2003.09971). The reward is the CIDEr-D
-    against the image's captions in the batch, weighed by ``caption_weights`` where there are such,
-    computed on the device (``flaxnets/tasks/cider.py``).
+    with |w| tokens of a caption. The baseline b is the reward of the greedy caption (the paper's),
+    or for each sample the mean reward of the image's other samples (Luo, "A Better Variant of
+    Self-Critical Sequence Training", 2003.09971). The reward is CIDEr-D against the image's
+    captions in the batch, weighted by ``caption_weights`` where given, computed on the device
+    (``cider_d``).
 
-    Deviations: captions are drawn, and their probability is differentiated, without the decoder's
-    dropout, so that both are of the same distribution; the paper does not say. With
-    ``image_dropout`` both are of an image of which the same channels and places are dropped. The
-    batch's captions are those of ``CaptionBatch``, all of an image in one row.
+    Deviations: sampling and the differentiated log p both run without the decoder's dropout, so
+    that both are of the same distribution; the paper does not say. With ``image_dropout`` both see
+    an image without the same channels and regions. The references are a row's captions, as in
+    ``CaptionBatch``.
 
     Attributes:
       frequencies: document frequencies of the training split.
       num_samples: S; at least 2 for ``leave_one_out``.
       baseline: ``greedy`` or ``leave_one_out``.
-      image_dropout: whether the rates of a ``Captioner`` that drop parts of the image act.
-      drawn_steps: the most tokens of a caption that is drawn, or found for the baseline, the end
-        token included; 0: ``options.max_steps``.
-      temperature: above 0; p is that of scores divided by it, in drawing and in the gradient. Below
-        1 captions are drawn that are more like those that a search finds.
+      image_dropout: apply the ``Captioner``'s ``feature_dropout_rate`` and ``region_dropout_rate``.
+      drawn_steps: maximum length of sampled and greedy captions in tokens, the end token included;
+        0: ``options.max_steps``.
+      temperature: above 0; p is the softmax of the logits divided by it, in sampling and in the
+        gradient. Below 1 the samples are closer to what a search finds.
     """
 
     frequencies: DocumentFrequencies
@@ -81,32 +82,38 @@ class SelfCritical(Captioning):
         key: PRNGKey,
         step: Array | int = 0,
     ) -> tuple[Sums, PyTree]:
-        """Sums of ``loss``, ``reward`` and ``baseline`` (CIDEr-D, 0 to 10), ``sampled_words``."""
-        fixed = jax.lax.stop_gradient(variables)
+        """Returns sums of ``loss``, ``reward``, ``baseline`` and ``sampled_words``.
+
+        ``reward`` and ``baseline`` are CIDEr-D in [0,10]; ``sampled_words`` counts tokens of a
+        caption.
+        """
+        # Sampling is not differentiated. log p of the samples is recomputed by teacher forcing, in
+        # one scan, and only that has a gradient.
+        constants = jax.lax.stop_gradient(variables)
         options: dict[str, Any] = {}
         if self.image_dropout:
+            # One key for sampling and for log p, so that both drop the same parts of the image.
             key, drop_key = jax.random.split(key)
             options = {"image_dropout": True, "rngs": {"dropout": drop_key}}
-        advance, carry = begin_search(model, fixed, batch, **options)
+        decode_step, carry = start_search(model, constants, batch, **options)
         max_steps = self.drawn_steps or self.options.max_steps
         drawn = sample(
-            advance,
+            decode_step,
             carry,
             key,
             num_samples=self.num_samples,
             max_steps=max_steps,
             temperature=self.temperature,
         )
-        words = (
-            jnp.arange(batch["tokens"].shape[-1]) < batch["token_lengths"][..., None]
-        )  # A caption that does not exist is one of padding.
+        # An absent caption (length 0) becomes all padding, which ``cider_d`` ignores.
+        words = jnp.arange(batch["tokens"].shape[-1]) < batch["token_lengths"][..., None]
         references = jnp.where(words, batch["tokens"], PAD)
         reward = partial(
             cider_d, self.frequencies, references=references, weights=batch.get("caption_weights")
         )
         rewards = reward(drawn.tokens)  # (B,S)
         if self.baseline == "greedy":
-            greedy = greedy_search(advance, carry, max_steps=max_steps)
+            greedy = greedy_search(decode_step, carry, max_steps=max_steps)
             baselines = reward(greedy.tokens)  # (B,1)
             baselines = jnp.broadcast_to(baselines, rewards.shape)
         else:
@@ -139,7 +146,10 @@ class SelfCritical(Captioning):
         lengths: Array,
         options: Mapping[str, Any],
     ) -> Array:
-        """(B,S,L) float32: log-probability of each word under what ``sample`` drew it from."""
+        """Returns log p of each word (B,S,L) float32 under the distribution ``sample`` drew from.
+
+        That is a softmax at ``temperature`` over the words that ``WordRules`` allows.
+        """
         inputs, num_frames = model_inputs(batch)
         outputs: Any = model.apply(
             variables, inputs, tokens, lengths, num_frames, train=False, **options
@@ -148,7 +158,7 @@ class SelfCritical(Captioning):
         may_follow = (ids != PAD) & (ids != BOS) & (ids != UNK)
         logits = jnp.where(may_follow, outputs.logits / self.temperature, -jnp.inf)
         steps = jnp.arange(tokens.shape[-1]) < lengths[..., None]
-        # Where a caption has ended a token that may follow stands in for the padding.
+        # An allowed word stands in for padding, whose logit is -inf: -inf would make NaN gradients.
         words = jnp.where(steps, tokens, ids[-1])[..., None]
         logs = jnp.take_along_axis(jax.nn.log_softmax(logits), words, axis=-1)[..., 0]
         return jnp.where(steps, logs, 0)

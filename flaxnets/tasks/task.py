@@ -1,26 +1,21 @@
-"""What a task is to the trainer: how a model is called, its loss and its metrics."""
+"""Task interface: how a model is called, its loss and its metrics."""
 
 from typing import Any, Protocol
 
 import flax.linen as nn
 
-from flaxnets.typing import (
-    Array,
-    Batch,
-    PRNGKey,
-    PyTree,
-    Sums,
-)
+from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
 
 
 class Task(Protocol):
-    """Couples the keys of a batch to a model's arguments and its outputs to losses.
+    """Couples the arrays of a batch to a model's arguments, and its outputs to loss and metrics.
 
-    ``variables`` are Linen's collections: ``{"params": …, "batch_stats": …}``.
+    ``variables`` are Linen's collections, as ``{"params": …, "batch_stats": …}``. All methods but
+    ``describe_outputs`` are pure and traced by JAX.
     """
 
     def initialize(self, model: nn.Module, key: PRNGKey, batch: Batch) -> PyTree:
-        """Random variables of ``model`` for batches shaped as ``batch``."""
+        """Returns random variables of ``model`` for batches shaped as ``batch``."""
 
     def loss(
         self,
@@ -30,24 +25,24 @@ class Task(Protocol):
         key: PRNGKey,
         step: Array | int = 0,
     ) -> tuple[Sums, PyTree]:
-        """The training loss and metrics as sums, and the collections that the step updates.
+        """Returns the training loss and metrics as (sum, count), and the updated collections.
 
         Args:
           model: the network.
           variables: its variables.
-          batch: its arrays.
-          key: of this step alone.
-          step: () int32, steps of training before this one, for what changes with time.
+          batch: arrays (B,...) of one batch, or of a micro-batch of it.
+          key: random key of this step.
+          step: () int32, finished training steps, for schedules.
 
         Returns:
-          Sums with at least ``"loss"``, whose quotient is minimised, and a dict of the mutated
+          Sums with at least ``"loss"``, whose quotient is minimised; and a dict of the mutated
           collections without ``"params"``.
         """
 
     def evaluate(
         self, model: nn.Module, variables: PyTree, batch: Batch
     ) -> tuple[Sums, dict[str, Array]]:
-        """Metrics as sums, and outputs of each example, arrays with a leading axis B."""
+        """Returns metrics as (sum, count), and the outputs of each example, arrays (B,...)."""
 
     def describe_outputs(self, outputs: dict[str, Any], row: int) -> dict[str, Any]:
-        """One example's outputs, NumPy arrays, as a JSON record."""
+        """Returns one example's outputs as a JSON record, from NumPy arrays (B,...)."""

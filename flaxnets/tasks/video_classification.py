@@ -1,4 +1,4 @@
-"""The task of naming the action in a clip."""
+"""Video classification: one label for each clip."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,46 +11,61 @@ import numpy as np
 
 from flaxnets.losses import cross_entropies, cross_entropy
 from flaxnets.metrics import top_k_accuracy
-from flaxnets.typing import (
-    Array,
-    Batch,
-    PRNGKey,
-    PyTree,
-    Sums,
-)
+from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
 
 LOSS_KINDS = ("per_step", "clip", "linear_gain")
 Frames = Array | Mapping[str, Array]
-"""(B,T,...), or such arrays by the names of several streams."""
+"""Array (B,T,...), or a dict of such arrays, one for each stream."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoClassification:
-    """One label for each clip, as in ``data/batches.py``'s ``VideoBatch``.
+    """Classification of clips, batches as ``VideoBatch`` in ``data/batches.py``.
 
-    The model is called with frames and lengths and gives scores of each step, (B,T,K), or
-    (B,T,M,K) of M networks side by side; one step, (B,1,K), stands for the whole clip. Each network
-    is trained on its own loss. At test the probabilities are averaged over the valid steps (LRCN,
+    The model is called with frames and lengths (B,) and returns logits of each step, (B,T,K), of
+    the whole clip, (B,1,K), or of M parallel networks, (B,T,M,K), each of which is trained on its
+    own loss. At test the probabilities are averaged over the valid steps (LRCN, Donahue et al.,
     arXiv:1411.4389, section 4), then over the networks and the views of a video.
 
-    With ``linear_gain`` the average, of the steps' losses in training and of their probabilities at
-    test, is weighted by a gain that grows with time, since a recurrent layer knows more the more it
-    has seen (Ng et al., arXiv:1503.08909, sections 3.2 and 4): step t = 0, 1 … of L valid ones has
+    With ``linear_gain`` later steps weigh more, both in the loss and in the probabilities, since
+    the hidden state has seen more frames (Ng et al., arXiv:1503.08909, sections 3.2 and 4). Step
+    t = 0, 1, … of L valid ones has
 
         g_t = (t + 1) / L,    loss = Σ_t g_t · loss_t / Σ_t g_t,    p = Σ_t g_t · p_t / Σ_t g_t
 
-    Deviations: the paper lets g run from 0 to 1, both included, which would leave a clip of one
-    step without a gain, and does not divide by Σ g, by which losses of clips of every length count
-    alike.
+    Deviations: the paper's gain runs from 0 to 1, both included, which would give a clip of one
+    step no gain; and it does not divide by Σ g, which makes clips of all lengths weigh the same.
+
+    Example:
+      >>> import flax.linen as nn
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> class Logits(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, frames, lengths, mask=None, *, train):
+      ...         return nn.Dense(3)(frames)
+      >>> batch = {
+      ...     "features": jnp.ones((2, 4, 5)),  # (B,T,C)
+      ...     "lengths": jnp.array([4, 2]),
+      ...     "label": jnp.array([0, 2]),
+      ...     "mask": jnp.array([True, True]),
+      ... }
+      >>> task, key = VideoClassification(loss_kind="clip"), jax.random.key(0)
+      >>> variables = task.initialize(Logits(), key, batch)
+      >>> sums, _ = task.loss(Logits(), variables, batch, key)
+      >>> sorted(sums), float(sums["loss"][1])
+      (['accuracy', 'loss'], 2.0)
+      >>> task.predict(Logits(), variables, batch).shape
+      (2, 3)
 
     Attributes:
-      loss_kind: ``per_step`` asks every valid step for the label (LRCN); ``linear_gain`` the later
-        ones more; ``clip`` asks the scores averaged over the valid steps, of which the
-        probabilities are then taken at test, too.
-      label_smoothing: share of the target spread over all classes.
-      mixup: α of mixup (Zhang et al., arXiv:1710.09412) over clips of features; 0: none.
-      inputs: keys of the batch that the model sees: one as an array, several as a dict by name, as
-        ``("video", "audio")``; none: ``video``, or ``features`` where there is no video.
+      loss_kind: ``per_step``: mean of the losses of the valid steps (LRCN); ``linear_gain``:
+        weighted by g_t; ``clip``: loss, and probabilities, of the logits averaged over the valid
+        steps.
+      label_smoothing: share of the target's probability spread over all classes, in [0,1).
+      mixup: α of mixup (Zhang et al., arXiv:1710.09412) of clips of features; 0: none.
+      inputs: keys of the batch that the model is given: one as an array, several as a dict by name,
+        as ``("video", "audio")``; empty: ``video``, or ``features`` if there is no video.
     """
 
     loss_kind: str = "per_step"
@@ -66,7 +81,7 @@ class VideoClassification:
             )
 
     def initialize(self, model: nn.Module, key: PRNGKey, batch: Batch) -> PyTree:
-        """Random variables, from one example's shapes."""
+        """Returns random variables, from the shapes of one example."""
         frames, lengths = self._frames(batch), batch["lengths"]
         if lengths.ndim == 2:
             frames, lengths = jax.tree.map(lambda x: x[:, 0], (frames, lengths))
@@ -81,7 +96,7 @@ class VideoClassification:
         key: PRNGKey,
         step: Array | int = 0,
     ) -> tuple[Sums, PyTree]:
-        """Sums of ``loss`` (nats) and ``accuracy``, and the updated statistics."""
+        """Returns sums of ``loss`` (nats) and ``accuracy``, and the updated statistics."""
         frames, lengths = self._frames(batch), batch["lengths"]
         mask = batch["mask"] & (batch["label"] >= 0)
         dropout_key, mixup_key = jax.random.split(key)
@@ -89,7 +104,7 @@ class VideoClassification:
         if self.mixup:
             pairs, share = _draw_mixup(mixup_key, self.mixup, len(mask))
             frames = jax.tree.map(lambda x: _mix(x, pairs, share), frames)
-            lengths = jnp.minimum(lengths, lengths[pairs])
+            lengths = jnp.minimum(lengths, lengths[pairs])  # Frames that both clips have.
             mask = mask & mask[pairs]
             targets = [(batch["label"], share), (batch["label"][pairs], 1 - share)]
         mutable = [name for name in variables if name != "params"]
@@ -112,7 +127,7 @@ class VideoClassification:
         return {"loss": loss, "accuracy": accuracy}, dict(collections)
 
     def _frames(self, batch: Batch) -> Frames:
-        """What the model sees of a batch."""
+        """Returns the model's inputs in a batch."""
         names = self.inputs or ("video" if "video" in batch else "features",)
         for name in names:
             if name not in batch:
@@ -122,10 +137,10 @@ class VideoClassification:
         return batch[names[0]] if len(names) == 1 else {name: batch[name] for name in names}
 
     def _gains(self, frames: Frames, lengths: Array, logits: Array) -> Array:
-        """(B,T) float32 weights of the steps that (B,T,M,K) scores are of, zero at padding."""
+        """Returns (B,T) float32 weights of the steps of (B,T,M,K) logits, zero in the padding."""
         num_steps, expected = logits.shape[1], jax.tree.leaves(frames)[0].shape[1]
         if num_steps not in (1, expected):
-            raise ValueError(f"scores: expected 1 or {expected} steps, received {num_steps}")
+            raise ValueError(f"logits: expected 1 or {expected} steps, received {num_steps}")
         if num_steps == 1:  # The clip's only one, whatever its length.
             return jnp.ones((len(logits), 1), jnp.float32)
         steps = valid_steps(lengths, num_steps)
@@ -135,10 +150,10 @@ class VideoClassification:
         return jnp.where(steps, gains, 0.0)
 
     def _clip_loss(self, logits: Array, label: Array, gains: Array) -> Array:
-        """(B,) losses in nats, a mean over networks and, if each is asked, over valid steps."""
+        """Returns (B,) losses in nats, averaged over networks and, unless ``clip``, over steps."""
         if self.loss_kind == "clip":
             logits, gains = average_steps(logits, gains)[:, None], gains[:, :1]
-        label = jnp.maximum(label, 0)[:, None, None]  # Whatever stands in rows that count nowhere.
+        label = jnp.maximum(label, 0)[:, None, None]  # -1: no label; masked by the caller.
         label = jnp.broadcast_to(label, logits.shape[:-1])
         losses = cross_entropies(logits, label, label_smoothing=self.label_smoothing)  # (B,T,M)
         return average_steps(losses, gains).mean(axis=-1)
@@ -146,21 +161,22 @@ class VideoClassification:
     def evaluate(
         self, model: nn.Module, variables: PyTree, batch: Batch
     ) -> tuple[Sums, dict[str, Array]]:
-        """Sums of ``loss``, ``accuracy`` and ``top5_accuracy``, and (B,K) ``probabilities``."""
+        """Returns sums of ``loss``, ``accuracy``, ``top5_accuracy``; (B,K) ``probabilities``."""
         probabilities = self.predict(model, variables, batch)
-        scores = jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
-        # A video without a label has a prediction, and no part in the metrics.
+        # The softmax of log p is p, so these are logits of the averaged probabilities.
+        logits = jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
+        # A video without a label has a prediction and does not count in the metrics.
         mask = batch["mask"] & (batch["label"] >= 0)
         labels = batch["label"]
         sums = {
-            "loss": cross_entropy(scores, labels, mask),
-            "accuracy": top_k_accuracy(scores, labels, mask),
-            "top5_accuracy": top_k_accuracy(scores, labels, mask, k=5),
+            "loss": cross_entropy(logits, labels, mask),
+            "accuracy": top_k_accuracy(logits, labels, mask),
+            "top5_accuracy": top_k_accuracy(logits, labels, mask, k=5),
         }
         return sums, {"probabilities": probabilities}
 
     def predict(self, model: nn.Module, variables: PyTree, batch: Batch) -> Array:
-        """(B,K) float32 probabilities of each video, averaged over its steps and views."""
+        """Returns (B,K) float32 probabilities, averaged over steps, networks and views."""
         frames, lengths = self._frames(batch), batch["lengths"]
         views = lengths.shape[1] if lengths.ndim == 2 else 1
         if lengths.ndim == 2:
@@ -178,7 +194,7 @@ class VideoClassification:
         return probabilities.reshape(-1, views * logits.shape[2], logits.shape[3]).mean(axis=1)
 
     def describe_outputs(self, outputs: dict[str, Any], row: int) -> dict[str, Any]:
-        """``{"prediction": class, "probabilities": [K floats]}`` of one video."""
+        """Returns ``{"prediction": class, "probabilities": [K floats]}`` of one video."""
         probabilities = np.asarray(outputs["probabilities"][row], np.float64)
         return {
             "prediction": int(probabilities.argmax()),
@@ -187,17 +203,23 @@ class VideoClassification:
 
 
 def valid_steps(lengths: Array, num_steps: int) -> Array:
-    """(B,T) bool, True at steps before ``lengths`` (B,)."""
+    """Returns (B,T) bool, True at steps before ``lengths`` (B,)."""
     return jnp.arange(num_steps) < lengths[:, None]
 
 
 def average_steps(values: Array, gains: Array) -> Array:
-    """The mean weighted by gains: (B,T,...) and (B,T) float32 >= 0 to (B,...), float32 at least.
+    """Returns the mean over steps, weighted by gains.
 
-    What stands at steps without a gain is not read; without any gain the mean is zero.
+    Args:
+      values: (B,T,...) float; those at steps of gain 0 are not read and may be NaN.
+      gains: (B,T) float32, at least 0.
+
+    Returns:
+      (B,...) float32 at least; zero if all gains are.
     """
     gains = gains.reshape(*gains.shape, *[1] * (values.ndim - 2))
-    total = jnp.sum(jnp.where(gains > 0, gains * values, 0.0), axis=1)  # gains are float32.
+    # The gains are float32, so that values in bfloat16 are summed in float32.
+    total = jnp.sum(jnp.where(gains > 0, gains * values, 0.0), axis=1)
     weight = jnp.sum(gains, axis=1)
     return total / jnp.where(weight > 0, weight, 1.0)
 
@@ -214,7 +236,7 @@ def _mix(frames: Array, pairs: Array, share: Array) -> Array:
 
 
 def _draw_mixup(key: PRNGKey, alpha: float, size: int) -> tuple[Array, Array]:
-    """Partners (size,) int32 and shares (size,) float32 in [0,1] ~ Beta(α, α)."""
+    """Returns partners (size,) int32 and shares (size,) float32 in [0,1] ~ Beta(α, α)."""
     partner_key, share_key = jax.random.split(key)
     return (
         jax.random.permutation(partner_key, size),

@@ -1,4 +1,9 @@
-"""Checkpoints by Orbax: state and data position together, the newest few and the best."""
+"""Checkpoints by Orbax: state and data position together, the newest few and the best one.
+
+Each step is a folder with ``digests.json``, the SHA-256 of its files, so that damage is found
+before a run continues from it. Shapes are compared with the model's before Orbax restores, since a
+failed restore would leave its coroutines behind.
+"""
 
 import contextlib
 import dataclasses
@@ -14,33 +19,45 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from flaxnets.training.distributed import from_first, is_first
+from flaxnets.training.distributed import broadcast_from_first, is_first
 from flaxnets.training.state import TrainState
 from flaxnets.training.workdir import Workdir
 from flaxnets.typing import PyTree
 
-# Where the data of a checkpoint stood, and whether a run's data are still the same.
+DIGESTS = "digests.json"
+_UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax's suffix of a folder that is being written.
+_REMOVED = "removed"
+# Orbax writes these files again when it renames the finished folder, after the digests.
+_UNSETTLED = ("_CHECKPOINT_METADATA", "commit_success.txt")
+
+
+class DamagedCheckpoint(ValueError):
+    """Files of a checkpoint differ from what was written."""
+
+
+class CheckpointNotWritten(OSError):
+    """A checkpoint could not be written; earlier ones are kept."""
+
+
+class DataChanged(ValueError):
+    """The training data differ from those of the checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where the data stood: the number of the next batch, and what fixes the order.
+    """Position in the training data.
 
     Attributes:
-      next_batch: equals the state's step.
-      order: what ``Data.describe`` said.
+      next_batch: number of the next batch; equals the state's step, as each step reads one batch.
+      order: what determines the order of the batches, from ``Data.describe``.
     """
 
     next_batch: int
     order: Mapping[str, Any]
 
 
-class DataChanged(ValueError):
-    """The data of a checkpoint are not the data of the run that would resume from it."""
-
-
 def check_order(position: Position, order: Mapping[str, Any]) -> None:
-    """Raises DataChanged where the data of a checkpoint differ from ``order``."""
+    """Raises DataChanged if the data of a checkpoint differ from ``order``."""
     lines = [
         f"{name}: {position.order.get(name)!r} there, {order.get(name)!r} now"
         for name in sorted(position.order.keys() | order.keys())
@@ -48,30 +65,18 @@ def check_order(position: Position, order: Mapping[str, Any]) -> None:
     ]
     if lines:
         raise DataChanged(
-            "the training data are not those of the checkpoint, so the run cannot go on with "
-            "them: " + "; ".join(lines)
+            "the training data are not those of the checkpoint, so the run cannot resume: "
+            + "; ".join(lines)
         )
 
 
-_UNFINISHED = ".orbax-checkpoint-tmp"
-_REMOVED = "removed"
-
-
-class DamagedCheckpoint(ValueError):
-    """Files of a checkpoint are not what was written."""
-
-
-class CheckpointNotWritten(OSError):
-    """A checkpoint could not be written; those before it are kept."""
-
-
 class Checkpointer:
-    """Saves and restores the steps of one run in ``directory``.
+    """Saves and restores the checkpoints of one run in ``directory``.
 
-    A step that is written halfway, as by a kill, is never seen again; a file that changed since it
-    was written is found before it is used. The arrays of a step may lie on any devices of any
-    number of processes, and be restored onto any others. Of several processes each calls every
-    method, with the same arguments; they share ``directory``.
+    A checkpoint that was interrupted while it was written is ignored; a damaged one raises an error
+    before it is used. The arrays may be sharded over any devices of any number of processes, and be
+    restored onto any others. Of several processes each calls every method with the same arguments;
+    they share ``directory``.
     """
 
     def __init__(
@@ -83,17 +88,17 @@ class Checkpointer:
         mode: str = "max",
         read_only: bool = False,
     ) -> None:
-        """Opens or makes ``directory``.
+        """Opens ``directory``, or makes it.
 
         Args:
-          directory: holds one folder a step.
-          keep: newest steps kept, beside the best.
-          best_metric: the metric that ranks the steps saved with metrics.
-          mode: ``max`` or ``min``.
-          read_only: nothing is written or removed; another process may be training.
+          directory: has one folder for each step.
+          keep: number of newest steps kept beside the best one.
+          best_metric: metric that ranks the steps that were saved with metrics.
+          mode: ``max`` or ``min``, the better end of ``best_metric``.
+          read_only: writes and removes nothing, as another process may be training.
 
         Raises:
-          DamagedCheckpoint: the metrics of a step are not what was written.
+          DamagedCheckpoint: the metrics of a step differ from what was written.
         """
         self._directory = directory.absolute()
         self._saved: int | None = None
@@ -112,16 +117,18 @@ class Checkpointer:
             preservation_policy=AnyPreservationPolicy([LatestN(n=keep), best]),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
-            # Deleted where it is, a folder of which a kill leaves a half would be found damaged.
+            # Old steps are moved there before they are deleted: a kill during the deletion would
+            # else leave half a step, which is reported as damaged.
             todelete_subdir=None if read_only else _REMOVED,
-            # Made in the background, a folder that cannot be made holds up the end for minutes.
+            # On the calling thread: if a folder cannot be made in the background, closing the
+            # manager hangs for minutes.
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=self._digest, create_directories_asynchronously=False
             ),
         )
         if not read_only:
             self._empty_removed()
-        # The manager reads the metrics of all of them.
+        # Before the manager reads the metrics of all steps.
         self._check_undamaged(self._steps_on_disk(), "metrics")
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -134,42 +141,45 @@ class Checkpointer:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest whole step, None without any."""
+        """The newest complete step; None without any."""
         return self._manager.latest_step()
 
     @property
     def best_step(self) -> int | None:
-        """The step with the best metric; the newest where none has metrics."""
+        """The step with the best metric; the newest one if none has metrics."""
         best = self.best_evaluated_step
         return self.latest_step if best is None else best
 
     @property
     def best_evaluated_step(self) -> int | None:
-        """The step with the best metric, None where none has metrics."""
+        """The step with the best metric; None if none has metrics."""
         # Steps saved between two evaluations have no metrics and cannot be the best.
         scored = [step for step in self.steps if self._manager.metrics(step)]
         return self._manager.best_step() if scored else None
 
     @property
     def steps(self) -> list[int]:
-        """All whole steps, ascending."""
+        """All complete steps, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(
         self, state: TrainState, position: Position, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Writes a step in the background; returns once the arrays are safe from donation.
+        """Copies a state and writes it in the background.
+
+        Waits until the state is computed and the step before is on disk.
 
         Args:
-          state: global arrays.
-          position: of the data.
-          metrics: what ranks the step; None where it was not evaluated.
+          state: global arrays, as ``Strategy.checkpoint_view`` returns them.
+          position: position in the data after this step.
+          metrics: metrics that rank the step; None if it was not evaluated.
 
         Raises:
           CheckpointNotWritten: the step before could not be written, or was removed since.
         """
         self.wait()
-        # A copy: the caller's next step is free to overwrite the arrays it donates.
+        # The next training step donates the state, so its buffers are overwritten while Orbax still
+        # reads them in the background.
         arrays = jax.tree.map(jnp.copy, state)
         step = int(state.step)
         with self._writing(step):
@@ -184,15 +194,15 @@ class Checkpointer:
         self._saved = step
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, Position]:
-        """The state and the data position of ``step``, by default the newest.
+        """Returns the state and the data position of a checkpoint.
 
         Args:
-          like: arrays (or ``jax.ShapeDtypeStruct``) with the shapes and shardings wanted.
-          step: one of ``steps``.
+          like: arrays, or ``jax.ShapeDtypeStruct``, with the wanted shapes and shardings.
+          step: one of ``steps``; by default the newest.
 
         Raises:
-          FileNotFoundError: no checkpoint, or none of that step (which there are).
-          DamagedCheckpoint: its files are not what was written; the message says which are.
+          FileNotFoundError: no checkpoint, or none of that step; names the steps that exist.
+          DamagedCheckpoint: its files differ from what was written; names the undamaged steps.
           ValueError: the checkpoint is of another model.
         """
         step = self._choose(step)
@@ -208,13 +218,16 @@ class Checkpointer:
         return like.replace(**restored.state), Position(**restored.data)
 
     def restore_variables(self, step: int | None = None) -> dict[str, PyTree]:
-        """Linen's variables of ``step``, by default the newest, for inference on this machine.
+        """Returns Linen's variables of a checkpoint, for inference, on this machine's first device.
 
-        Parameters are averaged ones where training kept an average.
+        The parameters are the averaged ones if training kept an average.
+
+        Args:
+          step: one of ``steps``; by default the newest.
 
         Raises:
-          FileNotFoundError: no checkpoint, or none of that step (which there are).
-          DamagedCheckpoint: its files are not what was written; the message says which are.
+          FileNotFoundError: no checkpoint, or none of that step; names the steps that exist.
+          DamagedCheckpoint: its files differ from what was written; names the undamaged steps.
         """
         step = self._choose(step)
         self._check_undamaged([step])
@@ -231,7 +244,7 @@ class Checkpointer:
         return {"params": params, **restored.state["collections"]}
 
     def _check_fits(self, step: int, variables: Mapping[str, PyTree]) -> None:
-        """Raises ValueError naming the first arrays that differ in name or shape."""
+        """Raises ValueError with the first arrays that differ in name or shape."""
         saved = self._manager.item_metadata(step).state
         there = {name: saved[name] for name in variables}
         check_shapes(there, variables, str(self._manager.directory / str(step)))
@@ -249,10 +262,10 @@ class Checkpointer:
         return step
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk.
+        """Waits until the last saved step is on disk.
 
         Raises:
-          CheckpointNotWritten: the last step could not be written, or was removed since.
+          CheckpointNotWritten: it could not be written, or was removed since.
         """
         if self._saved is None:
             return
@@ -264,7 +277,7 @@ class Checkpointer:
             self._empty_removed()
 
     def close(self) -> None:
-        """Finishes writing and ends the manager's threads."""
+        """Waits for the last step and ends the manager's threads."""
         try:
             self.wait()
         finally:
@@ -272,11 +285,11 @@ class Checkpointer:
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:
-        """Within ``with``, what goes wrong is told as a failure to write ``step``."""
+        """Turns errors inside ``with`` into CheckpointNotWritten for ``step``."""
         try:
             yield
         except jax.errors.JaxRuntimeError:
-            raise  # Another process is gone, which JAX will name.
+            raise  # Another process died; JAX names it.
         except Exception as error:
             kept = ", ".join(map(str, self._steps_on_disk())) or "none"
             reason = str(error).partition("\n")[0]
@@ -286,27 +299,27 @@ class Checkpointer:
             ) from error
 
     def _digest(self) -> None:
-        """Before Orbax puts a finished step in its place: what it holds."""
+        """Writes the digests of a finished step, before Orbax renames its folder to the step."""
         if is_first():
             for folder in self._directory.glob(f"*{_UNFINISHED}"):
                 write_digests(folder)
 
     def _empty_removed(self) -> None:
-        """Deletes what Orbax has moved out of the way."""
+        """Deletes the old steps that Orbax has moved to ``removed``."""
         if is_first() and (self._directory / _REMOVED).exists():
             shutil.rmtree(self._directory / _REMOVED)
 
     def _check_undamaged(self, steps: Sequence[int], under: str = "") -> None:
-        """Raises DamagedCheckpoint for the first of the steps whose files differ.
+        """Raises DamagedCheckpoint for the first of ``steps`` that is damaged.
 
-        The first process reads them, and its message has the names.
+        In all processes: the first one reads the files, and its message names them.
         """
         found = [
             (step, names)
             for step in (steps if is_first() else ())
             if (names := damaged_files(self._directory / str(step), under))
         ]
-        if not from_first(bool(found)):
+        if not broadcast_from_first(bool(found)):
             return
         if not found:
             raise DamagedCheckpoint(f"{self._directory}: a checkpoint is damaged")
@@ -316,12 +329,13 @@ class Checkpointer:
             for other in self._steps_on_disk()
             if not damaged_files(self._directory / str(other))
         ]
-        # Without the metrics of all steps the best one is unknown.
+        # The best step is unknown without the metrics of all, so --step would not help.
         way = "" if under else "name one with --step, or "
         raise DamagedCheckpoint(
-            f"{self._directory / str(step)}: the checkpoint is damaged; not what was written: "
-            f"{', '.join(names[:3])}. Whole are steps {', '.join(map(str, whole)) or '(none)'}: "
-            f"{way}move the damaged folder away to go on from the newest"
+            f"{self._directory / str(step)}: the checkpoint is damaged; files that differ "
+            f"from what was written: {', '.join(names[:3])}. Undamaged steps: "
+            f"{', '.join(map(str, whole)) or 'none'}; {way}move the damaged folder away to resume "
+            "from the newest"
         )
 
     def _steps_on_disk(self) -> list[int]:
@@ -331,100 +345,20 @@ class Checkpointer:
         return sorted(int(name) for name in names if name.isdecimal())
 
 
-# Digests of a checkpoint's files, so that damage is found before it is trained on.
-
-FILE = "digests.json"
-# Orbax writes these once more when it puts the folder in its place.
-_UNSETTLED = ("_CHECKPOINT_METADATA", "commit_success.txt")
-
-
-def write_digests(folder: Path) -> None:
-    """Writes ``digests.json``: SHA-256 of every file in ``folder``, by its path in it."""
-    digests = {
-        path.relative_to(folder).as_posix(): _digest(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in _UNSETTLED
-    }
-    (folder / FILE).write_text(json.dumps(digests, indent=1) + "\n")
-
-
-def damaged_files(folder: Path, under: str = "") -> list[str]:
-    """What in ``folder`` differs from its digest or is missing.
-
-    Digests that cannot be read are themselves damaged, where all of the folder is asked for.
-
-    A folder without any, as older versions wrote it, passes.
-
-    Args:
-      folder: of one checkpoint.
-      under: only paths that begin so.
-    """
-    if not (folder / FILE).exists():
-        return []
-    try:
-        digests = dict(json.loads((folder / FILE).read_text()))
-    except ValueError:
-        return [] if under else [FILE]
-    return [
-        name
-        for name, digest in digests.items()
-        if name.startswith(under)
-        and not ((folder / name).is_file() and _digest(folder / name) == digest)
-    ]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# The shapes of a checkpoint's arrays, and whether they are those of a model.
-
-
-def shapes_of(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """Shapes by path, as ``params/classifier/scores/kernel``."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
-
-
-def check_shapes(saved: PyTree, wanted: PyTree, name: str) -> None:
-    """Raises ValueError naming the first arrays of ``saved`` that differ in path or shape.
-
-    Args:
-      saved: arrays, or what has their shapes.
-      wanted: the same of the model.
-      name: what the message calls the checkpoint.
-    """
-    there, now = shapes_of(saved), shapes_of(wanted)
-    lines = [
-        f"{path}: {there.get(path, 'absent')} there, {now.get(path, 'absent')} now"
-        for path in sorted(there.keys() | now.keys())
-        if there.get(path) != now.get(path)
-    ]
-    if lines:
-        more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
-        raise ValueError(
-            f"{name}: the checkpoint does not fit the model of this configuration: "
-            f"{'; '.join(lines[:3])}{more}"
-        )
-
-
 def restore_variables(
     workdir: Workdir, step: int | None = None, *, like: PyTree | None = None
 ) -> tuple[int, dict[str, PyTree]]:
-    """A checkpoint's step and its variables, Linen's collections.
+    """Returns the step and the variables, Linen's collections, of a checkpoint of a run.
 
     Args:
-      workdir: of a run; its configuration says which checkpoint is the best.
-      step: by default the best one, the newest where none was evaluated.
-      like: if given, variables of the names and shapes that are wanted.
+      workdir: of the run; its configuration tells which checkpoint is the best.
+      step: by default the best one, or the newest if none was evaluated.
+      like: variables whose names and shapes the checkpoint must have; None: not checked.
 
     Raises:
       FileNotFoundError: no checkpoint, or none of that step.
-      ValueError: variables of other names or shapes than ``like``.
+      DamagedCheckpoint: its files differ from what was written.
+      ValueError: names or shapes differ from those of ``like``.
     """
     if not workdir.checkpoints.is_dir():
         raise FileNotFoundError(
@@ -446,3 +380,71 @@ def restore_variables(
         check_shapes(variables, like, str(workdir.checkpoints / str(step)))
     assert step is not None  # Or restore_variables has raised.
     return step, variables
+
+
+def write_digests(folder: Path) -> None:
+    """Writes ``digests.json``: SHA-256 of every file in ``folder``, by its path in it."""
+    digests = {
+        path.relative_to(folder).as_posix(): _digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in _UNSETTLED
+    }
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n")
+
+
+def damaged_files(folder: Path, under: str = "") -> list[str]:
+    """Returns the files of a checkpoint that are missing or differ from their digest.
+
+    ``digests.json`` itself is among them if it is missing or cannot be read, unless ``under`` is
+    given: the files under it are then unchecked.
+
+    Args:
+      folder: one checkpoint.
+      under: prefix of the paths to check; empty: all.
+    """
+    try:
+        digests = dict(json.loads((folder / DIGESTS).read_text()))
+    except (FileNotFoundError, TypeError, ValueError):
+        return [] if under else [DIGESTS]
+    return [
+        name
+        for name, digest in digests.items()
+        if name.startswith(under)
+        and not ((folder / name).is_file() and _digest(folder / name) == digest)
+    ]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shapes_of(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of arrays by path, as ``params/classifier/scores/kernel``."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
+
+
+def check_shapes(saved: PyTree, wanted: PyTree, name: str) -> None:
+    """Raises ValueError with the first arrays of ``saved`` that differ in path or shape.
+
+    Args:
+      saved: arrays of a checkpoint, or their ``jax.ShapeDtypeStruct``.
+      wanted: those of the model.
+      name: name of the checkpoint in the message.
+    """
+    there, now = shapes_of(saved), shapes_of(wanted)
+    lines = [
+        f"{path}: {there.get(path, 'absent')} there, {now.get(path, 'absent')} now"
+        for path in sorted(there.keys() | now.keys())
+        if there.get(path) != now.get(path)
+    ]
+    if lines:
+        more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+        raise ValueError(
+            f"{name}: the checkpoint does not fit the model of this configuration: "
+            f"{'; '.join(lines[:3])}{more}"
+        )

@@ -1,4 +1,4 @@
-"""The typed configuration that every experiment extends, and what can be said of two of them."""
+"""Typed configuration of an experiment: hyper-parameters, and the methods that build its parts."""
 
 import dataclasses
 import math
@@ -12,215 +12,197 @@ import numpy as np
 from flaxnets.configuration import nearest, runtime
 from flaxnets.tasks.task import Task
 
-# What training asks of data: batches from any position on, and what fixes their order.
-
 
 class Data(Protocol):
-    """Batches of one split for this process."""
+    """Batches of one split for this process, from any position on."""
 
     @property
     def num_examples(self) -> int:
-        """Examples in the split, over all processes."""
+        """Number of examples in the split, over all processes."""
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches in one pass over the split."""
+        """Number of batches in one pass over the split."""
 
     def describe(self) -> dict[str, Any]:
-        """What fixes the order of the batches, as JSON; a checkpoint records it."""
+        """Returns what determines the order of the batches, as JSON; checkpoints record it."""
 
     def batches(self, start: int = 0) -> Iterator[Mapping[str, np.ndarray]]:
-        """A fresh pass from batch number ``start`` on.
+        """Returns a new iterator that starts at batch number ``start``.
 
-        Batch ``k`` is a function of the split and the seed alone: neither the number of processes
-        or workers nor ``start`` changes it.
+        Batch ``k`` is a function of the split and the seed alone: it depends neither on the number
+        of processes or workers nor on ``start``.
         """
 
 
 Scorer = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, float]]
-"""Records of all examples of a split, with ``index``, to metrics by name."""
+"""Function of the records of all examples of a split, with ``index``, to metrics by name."""
 
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """An optax optimizer with its schedule; see ``flaxnets.training.optimizer``."""
+    """Hyper-parameters of an optax optimizer; ``flaxnets.training.optimizer`` builds it."""
 
     name: str = "adam"
     """``sgd``, ``adam`` or ``adamw``."""
     learning_rate: float = 1e-3
-    """The peak, before the schedule and the multipliers."""
+    """Peak learning rate, before the schedule and ``multipliers``."""
     schedule: str = "constant"
-    """``constant``, ``cosine`` or ``linear`` (to zero at the last step), ``step``."""
+    """``constant``, ``cosine`` or ``linear`` decay to zero at the last step, or ``step``."""
     warmup_steps: int = 0
-    """Steps over which the rate rises linearly from zero."""
+    """Steps of linear warm-up from zero."""
     decay_every: int = 10_000
-    """``step`` only: steps between two decays."""
+    """Schedule ``step``: steps between two decays."""
     decay_rate: float = 0.1
-    """``step`` only: factor of a decay."""
+    """Schedule ``step``: factor of each decay."""
     momentum: float = 0.9
+    """``sgd``: heavy-ball momentum; 0 keeps no buffer."""
     b1: float = 0.9
+    """``adam``, ``adamw``: decay of the first moment."""
     b2: float = 0.999
+    """``adam``, ``adamw``: decay of the second moment."""
     weight_decay: float = 0.0
-    """On arrays of two and more axes. L2 in the gradient for ``sgd`` and ``adam``, decoupled for
-    ``adamw``."""
+    """Weight decay of arrays of two and more axes: L2 in the gradient for ``sgd`` and ``adam``,
+    decoupled for ``adamw``."""
     clip_norm: float = 0.0
-    """Bound of the gradient's global norm; 0 clips nothing."""
+    """Largest global norm of the gradient; 0: no clipping."""
     multipliers: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Factors of the learning rate by parameters' paths or what these begin with, as
-    ``{"classifier": 10.0, "decoder/embedding": 0.1}``; the longest name that fits counts."""
+    """Factors of the learning rate by parameter path or prefix of one, as
+    ``{"classifier": 10.0, "decoder/embedding": 0.1}``; the longest matching prefix counts."""
     frozen: tuple[str, ...] = ()
-    """Parameters that never change, named likewise, as ``("encoder",)``."""
+    """Paths, or prefixes of paths, of parameters that are not trained, as ``("encoder",)``."""
 
 
 class UndefinedMethod(TypeError):
-    """The experiment does not define a method that what was asked for needs."""
+    """An experiment's configuration lacks a method that was needed."""
+
+    def __init__(self, config: object, method: str) -> None:
+        super().__init__(f"the experiment's {type(config).__name__} does not define {method}()")
 
 
 @dataclasses.dataclass
 class Config:
-    """The hyper-parameters of a run, and the methods that build its parts.
+    """Hyper-parameters of a run, and the methods that build its parts.
 
-    An experiment subclasses this with its fields and defines the ``make_`` methods.
+    An experiment subclasses this: it adds its fields and defines ``make_model``, ``make_task`` and
+    ``make_data``; the other methods have defaults. Programs that need more of an experiment say so
+    in a protocol of their own, whose methods the subclass may define too: ``PredictsFiles`` and
+    ``WritesResults`` (``flaxnets/inference/trained_model.py``), ``DecodesTogether``
+    (``trained_captioner.py``), ``ShowsClips`` and ``ShowsCaptions`` (``launch/reports``),
+    ``ShowsImages`` (``launch/caption.py``), ``HasBaselines`` (``launch/crossvalidate.py``).
     """
 
     name: str = "model"
-    """What tables call this network."""
+    """Name of the network in tables."""
     seed: int = 0
+    """Seed of the initial parameters, the order of the data, augmentation and dropout."""
     batch_size: int = 32
-    """Examples in a batch over all devices and processes."""
+    """Examples in a batch, over all devices and processes."""
     num_steps: int = 1_000
+    """Training steps (updates of the parameters)."""
     eval_every: int = 100
     """Steps between two evaluations of ``eval_split``; the last step always evaluates."""
     eval_split: str = "validation"
-    """The split that chooses the best checkpoint; empty: none, the last one counts."""
+    """Split that selects the best checkpoint; empty: no evaluation, the last checkpoint counts."""
     best_metric: str = "accuracy"
+    """Metric of ``eval_split`` that ranks checkpoints."""
     best_mode: str = "max"
-    """``max`` or ``min``: which end of ``best_metric`` is the best."""
+    """``max`` or ``min``: the better end of ``best_metric``."""
     patience: int = 0
-    """Evaluations in a row without a better ``best_metric`` after which training ends; 0: never."""
+    """Evaluations in a row without a better ``best_metric`` that end the training; 0: never."""
     log_every: int = runtime(20)
     """Steps between two records of the training metrics."""
     checkpoint_every: int = runtime(100)
-    """Steps between two checkpoints; the last step always saves."""
+    """Steps between two checkpoints; evaluations and the last step save too."""
     keep_checkpoints: int = runtime(2)
-    """Newest checkpoints kept beside the best."""
+    """Number of newest checkpoints kept beside the best one."""
     accumulate_steps: int = 1
-    """Micro-batches of ``batch_size / accumulate_steps`` examples whose gradients make one step."""
+    """Micro-batches in a step, of ``batch_size / accumulate_steps`` examples each; their gradients
+    are summed."""
     ema_decay: float = 0.0
-    """Share of the old average of parameters that a step keeps, at most (1 + n) / (10 + n) at step
-    n; evaluation, inference and the best checkpoint are of the average. 0: none."""
+    """Decay d of the exponential moving average of the parameters, at most (1 + n) / (10 + n) at
+    step n; evaluation and inference use the average. 0: no average."""
     initialize_from: str = ""
-    """The workdir of a run whose best checkpoint gives the parameters to start with; empty: none.
-    Step, optimizer and schedule start anew."""
+    """Workdir of a run whose best checkpoint gives the initial parameters and statistics; empty:
+    none. Step, optimizer and schedule start anew."""
     initialize_except: tuple[str, ...] = ()
-    """First parts of paths that ``initialize_from`` leaves as they are, as ``("classifier",)``."""
+    """Top-level parts that ``initialize_from`` does not load, as ``("classifier",)``."""
     max_nonfinite_steps: int = runtime(0)
-    """Steps in a row with a loss or gradient that is not finite that are skipped; one more ends the
-    run."""
+    """Steps in a row with a non-finite loss or gradient that are skipped; one more ends the run."""
     compilation_cache: str = runtime("")
-    """A folder in which compiled programs are kept for the next run; empty: none."""
+    """Folder of compiled programs that later runs reuse; empty: none."""
     strategy: str = runtime("jit")
     """``jit``, ``pmap`` or ``single``; see ``flaxnets.training.parallel``."""
     fsdp: int = runtime(1)
-    """Devices that share one copy of parameters and optimizer state; only ``jit`` shares."""
+    """Devices over which each copy of the state is sharded; needs the strategy ``jit``."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def make_model(self) -> nn.Module:
-        """The network, a Linen module."""
-        raise self._missing("make_model")
+        """Returns the network, a Linen module."""
+        raise UndefinedMethod(self, "make_model")
+
+    def frozen_parts(self) -> tuple[str, ...]:
+        """First parts of the paths of parameters that the model's settings freeze."""
+        return ()
+
+    def make_optimizer_config(self) -> OptimizerConfig:
+        """The optimizer's settings in force: ``optimizer``, with ``frozen_parts`` frozen, too."""
+        frozen = dict.fromkeys((*self.optimizer.frozen, *self.frozen_parts()))
+        return dataclasses.replace(self.optimizer, frozen=tuple(frozen))
 
     def make_task(self) -> Task:
-        """What the network is trained and evaluated on."""
-        raise self._missing("make_task")
-
-    def make_prediction_task(self) -> Task:
-        """``make_task`` for trained models, of which none needs the training data."""
-        return self.make_task()
+        """Returns the task: loss, metrics, and how the network is called."""
+        raise UndefinedMethod(self, "make_task")
 
     def make_data(self, split: str) -> Data:
-        """The batches of a split: ``train`` without end, any other once and in order."""
-        raise self._missing("make_data")
+        """Returns the batches of a split: ``train`` without end, any other once and in order."""
+        raise UndefinedMethod(self, "make_data")
 
-    def make_prediction_data(self, paths: Sequence[str]) -> Data:
-        """The batches of files without labels, in the given order."""
-        raise self._missing("make_prediction_data")
+    def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the variables to start from, given random ones: loads pretrained weights."""
+        return variables
 
-    def load_clip(self, split: str, index: int) -> np.ndarray:
-        """The frames of one example, (T,H,W,3) uint8, for people to look at."""
-        raise self._missing("load_clip")
+    def make_scorer(self, split: str, *, complete: bool = False) -> Scorer | None:
+        """Returns a function that scores a split as a whole, for metrics that are no means.
 
-    def read_image(self, path: str) -> np.ndarray:
-        """An image file, (H,W,3) uint8, for people to look at."""
-        raise self._missing("read_image")
+        Args:
+          split: the split whose records are scored.
+          complete: includes slow metrics: True after training, False during it.
+        """
+        return None
 
-    def crop_image(self, image: np.ndarray) -> np.ndarray:
-        """The part of an image (H,W,3) uint8 that the model sees."""
-        raise self._missing("crop_image")
+    def make_prediction_task(self) -> Task:
+        """Returns the task of a trained model, built without the training data."""
+        return self.make_task()
 
-    def references(self, split: str) -> Sequence[Sequence[str]]:
-        """The captions that people wrote, of each example of a split."""
-        raise self._missing("references")
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by label; empty if the labels have none."""
+        return ()
 
-    def score_examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> list[float]:
-        """``best_metric`` of each of a split's records, where it is no mean over examples."""
-        raise self._missing("score_examples")
-
-    def write_results(self, path: Path, split: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """Writes records of a split as its benchmark asks, if it does, beside their ``path``."""
-
-    def check_same_outputs(self, other: "Config") -> None:
-        """Raises ValueError where outputs of the other's model mean something else than its own."""
+    def set_fold(self, fold: int) -> None:
+        """Selects the fold of a cross-validation, from 1 on."""
+        raise UndefinedMethod(self, "set_fold")
 
     def save_assets(self, folder: Path) -> None:
-        """Writes what the model depends on beside the configuration, when a run starts.
+        """Writes files that the model depends on, as a vocabulary, when a run starts.
 
         Raises:
-          ValueError: the folder holds something else.
+          ValueError: the folder holds other assets.
         """
 
     def load_assets(self, folder: Path) -> None:
         """Reads what ``save_assets`` wrote, before a trained model is used."""
 
     def check_variables(self, variables: Mapping[str, Any]) -> None:
-        """Checks that a checkpoint's variables belong to what ``load_assets`` read.
+        """Checks that a checkpoint's variables fit what ``load_assets`` read.
 
         Raises:
-          ValueError: they do not; the message says what differs.
+          ValueError: they do not; the message names the difference.
         """
-
-    def make_scorer(self, split: str, *, complete: bool = False) -> Scorer | None:
-        """What scores the outputs of a whole split together, where means over examples do not do.
-
-        It is given the records of all examples and returns metrics by name.
-
-        Args:
-          split: whose examples they are.
-          complete: whether scores that take long are wanted, too: after training, not during it.
-        """
-        return None
-
-    def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The variables to start from, given the random ones: the place of pretrained weights."""
-        return variables
-
-    def set_fold(self, fold: int) -> None:
-        """Chooses the fold of a cross-validation, from 1 on."""
-        raise self._missing("set_fold")
-
-    def baselines(self) -> dict[str, list[tuple[int, int]]]:
-        """What simpler means reach: name to (label, prediction) of each test example, in order."""
-        return {}
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes by label; empty where the labels have none."""
-        return ()
-
-    def _missing(self, method: str) -> "UndefinedMethod":
-        return UndefinedMethod(f"the experiment's {type(self).__name__} does not define {method}()")
 
     def validate(self) -> None:
-        """Raises ValueError for values with which no run can start."""
+        """Raises ValueError for values with which a run cannot start."""
         positive = ("batch_size", "num_steps", "eval_every", "log_every", "checkpoint_every")
         for name in (*positive, "keep_checkpoints", "accumulate_steps"):
             value = getattr(self, name)
@@ -241,7 +223,7 @@ class Config:
 
 
 def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields ('optimizer.learning_rate', 0.001) for each leaf of a dataclass."""
+    """Yields the path and value of each leaf of a dataclass, as ('optimizer.b1', 0.9)."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -251,15 +233,15 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Every value in force, nested as the dataclasses are, for JSON."""
+    """Returns all values, nested as the dataclasses are, for JSON."""
     return dataclasses.asdict(config)
 
 
 def update(config: Any, values: Mapping[str, Any], prefix: str = "") -> None:
-    """Sets the fields named by ``values``, a dict as ``to_dict`` makes it, in place.
+    """Sets fields in place from a dict as ``to_dict`` makes it.
 
     Raises:
-      ValueError: a name that the configuration does not have, with the nearest that it has.
+      ValueError: a field that the configuration does not have; names the nearest one.
     """
     names = {field.name for field in dataclasses.fields(config)}
     for name, value in values.items():
@@ -274,18 +256,15 @@ def update(config: Any, values: Mapping[str, Any], prefix: str = "") -> None:
             setattr(config, name, tuple(value) if isinstance(value, list) else value)
 
 
-# How the configuration in force differs from that of an earlier run.
-
-
 def differences(
     recorded: Mapping[str, Any], config: Config, *, include_runtime: bool = False
 ) -> list[str]:
-    """One line for each value that differs: ``optimizer.learning_rate: 0.01 there, 0.001 now``.
+    """Returns a line for each value that differs, as ``optimizer.b1: 0.8 there, 0.9 now``.
 
     Args:
-      recorded: nested values as ``to_dict`` wrote them.
-      config: the configuration in force.
-      include_runtime: whether fields made by ``runtime`` count too.
+      recorded: nested values of an earlier run, as ``to_dict`` wrote them.
+      config: the configuration of this run.
+      include_runtime: compares also fields made by ``runtime``, which may differ between calls.
     """
     then = dict(_flatten_mapping(recorded))
     now = dict(_flatten_mapping(to_dict(config)))

@@ -1,4 +1,4 @@
-"""What a run will cost, from abstract shapes: nothing is allocated and no step is run."""
+"""Cost of a run from abstract shapes: FLOPs, memory, communication; no step is run."""
 
 import dataclasses
 import math
@@ -23,9 +23,9 @@ class Memory:
     """Bytes on each device during a training step.
 
     Attributes:
-      state: parameters, statistics, moments of the optimizer, averages.
-      batch: the device's rows.
-      temporary: activations, gradients and whatever else XLA keeps during a step.
+      state: parameters, statistics, optimizer moments, averages.
+      batch: rows of the device.
+      temporary: activations, gradients and other buffers of XLA.
     """
 
     state: int
@@ -34,22 +34,22 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """The state is updated in its own place, so nothing is there twice."""
+        """Bytes in all; the state counts once, as it is donated and updated in place."""
         return self.state + self.batch + self.temporary
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one step of a run on a number of devices.
+    """Cost of one step of a run on a number of devices.
 
     Attributes:
-      parameters: how many, by the first part of their path.
-      trained: how many of them change.
+      parameters: number of parameters, by the first component of their path.
+      trained: number of parameters that are not frozen.
       train: operations of a training step on the whole batch.
-      evaluate: of the evaluation of one batch of the same shape; a search counts as long as it may
-        become.
-      memory: of each device; None where it was not asked for.
-      exchanged_bytes: that each device sends in a step.
+      evaluate: operations of the evaluation of a batch of the same shape; a search for captions
+        counts at its full length.
+      memory: bytes on each device; None if not requested.
+      exchanged_bytes: bytes that each device sends in a step.
     """
 
     parameters: Mapping[str, int]
@@ -68,20 +68,21 @@ def estimate_cost(
     platform: str = "cpu",
     memory: bool = True,
 ) -> Cost:
-    """The cost of a configuration's steps on a batch.
+    """Returns the cost of a training step and of an evaluation of a batch.
 
-    Memory is what XLA plans for this machine's backend when it compiles a device's share of the
-    step; on another platform it lays out differently.
+    Memory is what XLA plans when it compiles one device's share of the step for this machine's
+    backend; other platforms use other layouts.
 
     Args:
-      config: the experiment; ``fsdp`` and ``accumulate_steps`` count.
-      batch: of the training data; shapes and dtypes are read.
-      devices: that share the batch.
-      platform: whose code is counted, as for ``count_flops``.
-      memory: whether the step is compiled, which takes as long as at the start of a run.
+      config: the experiment, with ``fsdp`` and ``accumulate_steps``.
+      batch: of the training data; only shapes and dtypes are read.
+      devices: number of devices that share the batch.
+      platform: selects platform-dependent code, as in ``count_flops``.
+      memory: compiles the step for ``Cost.memory``, which takes as long as at the start of a run.
 
     Raises:
-      ValueError: a batch that the devices and micro-batches do not divide.
+      ValueError: a batch that cannot be split over the devices and micro-batches, or an ``fsdp``
+        that does not divide the devices.
     """
     shares = devices * config.accumulate_steps
     rows = len(next(iter(batch.values())))
@@ -97,11 +98,12 @@ def estimate_cost(
     model, task = config.make_model(), config.make_task()
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     variables = jax.eval_shape(lambda: _initialize(task, model, shapes))
-    optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
+    optimizer_config = config.make_optimizer_config()
+    optimizer = make_optimizer(optimizer_config, config.num_steps, variables["params"])
     state = jax.eval_shape(
         lambda tree: make_state(tree, optimizer, config.seed, ema=config.ema_decay > 0), variables
     )
-    frozen = tuple(config.optimizer.frozen)
+    frozen = tuple(optimizer_config.frozen)
     step = make_train_step(
         model,
         task,
@@ -140,18 +142,18 @@ def _plan_memory(step: Any, state: TrainState, batch: Mapping[str, Any], fsdp: i
     whole = sum(map(_bytes, leaves))
     held = sum(_bytes(leaf) // (fsdp if partition(leaf.shape, fsdp) else 1) for leaf in leaves)
     temporary = int(analysis.temp_size_in_bytes)
-    if fsdp > 1:  # A step gathers the parameters that it does not hold.
+    if fsdp > 1:  # A step gathers all parameters before it reads them.
         temporary += sum(map(_bytes, jax.tree.leaves(state.params)))
     rows = int(analysis.argument_size_in_bytes) - whole
-    # What is returned beside the state: sums.
+    # Outputs that do not alias the donated state: the sums.
     others = int(analysis.output_size_in_bytes) - int(analysis.alias_size_in_bytes)
     return Memory(state=held, batch=max(rows, 0), temporary=temporary + max(others, 0))
 
 
 def _exchanged(leaves: list[Any], trained: list[Any], devices: int, fsdp: int) -> int:
-    """Bytes that a device sends: rings of N devices pass on (N - 1)/N of an array for each pass."""
+    """Returns the bytes that a device sends: (N - 1)/N of an array in each pass of a ring of N."""
     share = (devices - 1) / devices
-    gradients = 2 * share * sum(map(_bytes, trained))  # Scattered sums, then gathered.
+    gradients = 2 * share * sum(map(_bytes, trained))  # Reduce-scatter, then all-gather.
     if fsdp == 1:
         return round(gradients)
     gathered = sum(_bytes(leaf) for leaf in leaves if partition(leaf.shape, fsdp))

@@ -1,11 +1,12 @@
-"""Several processes of one run: how they find each other, and what the first does for all.
+"""Several processes of one run: start, end, and decisions that all of them share.
 
-JAX finds the processes of Slurm (``srun``), Open MPI (``mpirun``), Cloud TPU and, with the package
-``kubernetes`` and the right to read its pods, of a Kubernetes Job or JobSet by itself; elsewhere
-they are told, as in a manifest without that right: ``--process_id=$(JOB_COMPLETION_INDEX)``.
+JAX detects the processes of Slurm (``srun``), Open MPI (``mpirun``), Cloud TPU and, with the
+package ``kubernetes`` and the right to read its pods, of a Kubernetes Job or JobSet; elsewhere they
+are given by flags, as ``--process_id=$(JOB_COMPLETION_INDEX)`` in a manifest without that right.
 
-Every process runs the same program. What depends on one process alone, such as a file that the
-first writes, is decided by the first and told to the others.
+Every process runs the same program, and collective operations must be called by all in the same
+order. A decision that depends on one process, as on a file that only the first one writes, is
+therefore made by the first and broadcast.
 """
 
 import contextlib
@@ -36,31 +37,30 @@ def joined(
     initialization_timeout: int = 300,
     heartbeat_timeout: int = 30,
 ) -> Iterator[None]:
-    """Within ``with``, this process is one of a run's; comes before any operation of JAX.
+    """Context in which this process is joined to the others; precedes all operations of JAX.
 
-    A process that dies or no longer answers ends all the others within ``heartbeat_timeout``
-    seconds and a few more: JAX aborts them (exit code 134) and says which task sends no heartbeats
-    any more, the task's number being its ``process_id``. When the first process dies, which JAX
-    calls the leader, the others end at once.
+    If a process dies or stops responding, JAX aborts all others (exit code 134) within
+    ``heartbeat_timeout`` and a few more seconds, and names the task without heartbeats, whose
+    number is its ``process_id``. If the first process, JAX's leader, dies, the others end at once.
 
     Args:
-      coordinator: ``HOST:PORT`` where the first process listens, on loopback alone where HOST is
-        loopback. Without it, ``cluster`` says how the processes find each other.
-      num_processes: all processes of the run; together with ``coordinator``.
-      process_id: which of them this is, from 0 on; together with ``coordinator``.
-      cluster: ``auto``: what JAX detects, or else one process; ``none``: one process; or the name
-        of one of JAX's detections.
+      coordinator: ``HOST:PORT`` of the first process, which listens on loopback alone if HOST is
+        loopback. Without it, ``cluster`` tells how the processes find each other.
+      num_processes: number of processes of the run; given with ``coordinator``.
+      process_id: number of this process, from 0 on; given with ``coordinator``.
+      cluster: ``auto``: as JAX detects, or else one process; ``none``: one process; or the name of
+        one of JAX's detection methods.
       initialization_timeout: seconds to wait for the other processes.
-      heartbeat_timeout: seconds without an answer after which a process counts as dead.
+      heartbeat_timeout: seconds without a heartbeat after which a process counts as dead.
 
     Raises:
-      ValueError: options that do not fit together.
+      ValueError: options that contradict each other, or a cluster that is not there.
     """
     _check(coordinator, num_processes, process_id, cluster)
     timeouts: dict[str, Any] = {
         "initialization_timeout": initialization_timeout,
         "heartbeat_timeout_seconds": heartbeat_timeout,
-        # Later than a missing heartbeat, whose message names the process that is to blame.
+        # Longer than the heartbeat timeout, whose message names the process that died.
         "shutdown_timeout_seconds": heartbeat_timeout + 10,
     }
     if coordinator is not None:
@@ -71,7 +71,7 @@ def joined(
             coordinator,
             initialization_timeout,
         )
-        # By default JAX listens on every interface.
+        # JAX listens on every interface by default.
         local = coordinator.rpartition(":")[0] in _LOOPBACK
         jax.distributed.initialize(
             coordinator,
@@ -86,7 +86,7 @@ def joined(
     if jax.process_count() > 1:
         logger.info("processes: %s", ", ".join(_names()))
     yield
-    # Not after an error: then the others may never come.
+    # Skipped after an error, as the other processes may never get here.
     synchronize("end")
     jax.distributed.shutdown()
 
@@ -120,12 +120,12 @@ def _check(
 
 
 def _detect(cluster: str, timeouts: dict[str, Any]) -> None:
-    """Joins the processes of the cluster that JAX finds itself in, if it does."""
+    """Joins the processes of the cluster that JAX detects; stays alone without any."""
     method = None if cluster == "auto" else cluster
     try:
         jax.distributed.initialize(cluster_detection_method=method, **timeouts)
     except ValueError as error:
-        # What JAX says where it found nothing that tells it of other processes.
+        # The message of JAX if it detects no cluster.
         if "coordinator_address should be defined" not in str(error):
             raise
         if cluster != "auto":
@@ -136,27 +136,28 @@ def _detect(cluster: str, timeouts: dict[str, Any]) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes files."""
+    """Returns True for the process that writes files."""
     return jax.process_index() == 0
 
 
 def synchronize(name: str) -> None:
-    """Waits until all processes are here; ``name`` is that of the place."""
+    """Waits until all processes have called it with the same ``name``."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
-def from_first(value: bool) -> bool:
-    """What the first process passes, in all of them."""
+def broadcast_from_first(value: bool) -> bool:
+    """Returns the first process's value in all processes; collective."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def leave(code: int) -> None:
-    """Ends this process after an error of its own, at once where there are others.
+    """Exits at once if there are other processes; called after an error of this one.
 
-    An orderly end would wait for them, and they for this one's part of their next operation.
+    An orderly exit would wait for the others, which wait for this one in their next collective
+    operation.
     """
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()
@@ -165,7 +166,7 @@ def leave(code: int) -> None:
 
 
 def describe_process() -> str:
-    """This process among the others, as ``process 1 of 2 (4711 on node7)``; empty if alone."""
+    """Returns a text as ``process 1 of 2 (4711 on node7)``; empty for a single process."""
     if jax.process_count() == 1:
         return ""
     return (
@@ -175,7 +176,7 @@ def describe_process() -> str:
 
 
 def _names() -> list[str]:
-    """``0: 4711 on node7`` of each process, for those who read that one of them died."""
+    """Returns ``0: 4711 on node7`` of each process, to look up one that JAX reports dead."""
     own = f"{os.getpid()} on {socket.gethostname()}".encode()[:128]
     row = np.zeros(128, np.uint8)
     row[: len(own)] = np.frombuffer(own, np.uint8)

@@ -1,4 +1,4 @@
-"""Evaluation of a whole split, its partial last batch included exactly."""
+"""Evaluation of a whole split; each example counts once, also in a partial last batch."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -24,30 +24,30 @@ def evaluate(
     score: Scorer | None = None,
     describe: Callable[[dict[str, np.ndarray], int], dict[str, Any]] | None = None,
 ) -> dict[str, float]:
-    """Means of the metrics over every example of a split.
+    """Returns the means of the metrics over all examples of a split.
 
-    Rows whose ``mask`` is False fill up the last batch (``index`` -1) or stand for clips that
-    could not be decoded; the latter are counted as ``skipped``.
+    Rows whose ``mask`` is False fill up the last batch (``index`` -1) or belong to clips that could
+    not be decoded (``index`` >= 0), which are counted as ``skipped``.
 
     Args:
-      evaluation_step: compiled, (variables, batch) to sums and outputs.
-      strategy: where batches are put.
+      evaluation_step: compiled function of (variables, batch) to sums and outputs.
+      strategy: shards the batches.
       variables: Linen's variables, on the strategy's devices.
       data: the split.
       on_outputs: called with each batch and its outputs, NumPy arrays of this process's rows.
-      score: metrics of the whole split from the records of all examples, of all processes; needs
-        ``describe``.
-      describe: outputs and a row to that example's record, ``Task.describe_outputs``.
+      score: computes metrics of the split from the records of all examples, of all processes;
+        needs ``describe``.
+      describe: function of outputs and a row to a record, ``Task.describe_outputs``.
 
     Returns:
-      Means by name, and ``examples``, ``skipped``: how many counted and how many did not, over all
-      processes. What counted is what the sums ``examples``, or else ``loss``, count.
+      Means by name; ``examples``, the count of the sum ``examples`` or else of ``loss``; and
+      ``skipped``. Both are over all processes.
 
     Raises:
       ValueError: ``score`` without ``describe``.
     """
     if score is not None and describe is None:
-        raise ValueError("describe: expected a function, as score reads its records, received None")
+        raise ValueError("describe: expected a function, whose records score reads, received None")
     accumulator = MeanAccumulator()
     skipped = 0
     records: list[dict[str, Any]] = []
@@ -69,13 +69,13 @@ def evaluate(
     if score is not None:
         means |= score(gather_records(records))
     counted = accumulator.count("examples") or accumulator.count("loss")
-    if jax.process_count() > 1:  # Unlike the sums, which are global already.
+    if jax.process_count() > 1:  # The sums are global already, this count is local.
         skipped = int(np.sum(multihost_utils.process_allgather(np.array([skipped]))))
     return {**means, "examples": counted, "skipped": float(skipped)}
 
 
 def local_rows(outputs: PyTree) -> dict[str, np.ndarray]:
-    """The rows of this process of arrays (B,...) that are the same on every device."""
+    """Returns this process's rows of arrays (B,...) that are replicated over all devices."""
     first, count = jax.process_index(), jax.process_count()
 
     def cut(array: np.ndarray) -> np.ndarray:
@@ -86,11 +86,12 @@ def local_rows(outputs: PyTree) -> dict[str, np.ndarray]:
 
 
 def gather_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of all processes, each example once, in the order of ``index``.
+    """Returns the records of all processes, each example once, in the order of ``index``.
 
-    Every process calls it, and gets the same.
+    Collective: every process calls it and gets the same result.
     """
     if jax.process_count() > 1:
+        # Only arrays of equal shapes can be gathered: JSON as bytes, padded to the longest.
         text = np.frombuffer(json.dumps(records).encode(), np.uint8)
         sizes = multihost_utils.process_allgather(np.array([len(text)]))
         padded = np.zeros(int(np.max(sizes)), np.uint8)

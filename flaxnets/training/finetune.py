@@ -1,4 +1,4 @@
-"""Starting a run from another run's checkpoint: fine-tuning."""
+"""Fine-tuning: initial variables from the best checkpoint of another run."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,22 +14,22 @@ logger = logging.getLogger(__name__)
 def initialize_from(
     workdir: Path, variables: Mapping[str, Any], skipped: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The variables of a run's best checkpoint in the place of random ones.
+    """Returns variables with the parameters and statistics of another run's best checkpoint.
 
-    Parameters and statistics are taken; the step, the optimizer's state and the schedule start
-    anew.
+    Parameters are the averaged ones if that run kept an average. Step, optimizer state and schedule
+    are not taken.
 
     Args:
       workdir: of the other run.
       variables: Linen's collections of this run's model.
-      skipped: first parts of paths, as ``("classifier",)``, that stay as they are in ``variables``,
+      skipped: top-level parts, as ``("classifier",)``, that keep the values of ``variables``,
         whatever the checkpoint has there.
 
     Raises:
-      FileNotFoundError: no checkpoint there.
-      WorkdirError: no run there.
-      ValueError: parts of the model, or of the checkpoint, that the other lacks or has in other
-        shapes, unless they are ``skipped``; or a skipped part that neither has.
+      FileNotFoundError: the other run has no checkpoint.
+      WorkdirError: the folder has no run.
+      ValueError: a part that only the model or only the checkpoint has, or that differs in shape,
+        and is not ``skipped``; or a skipped part that neither has.
     """
     step, saved = restore_variables(Workdir(workdir))
     there, here = _parts(saved), _parts(variables)
@@ -47,7 +47,7 @@ def initialize_from(
     if misfits:
         raise ValueError(
             f"initialize_from: parts of the checkpoint {workdir}/checkpoints/{step} do not fit the "
-            f"model: {'; '.join(misfits)}. Parts named in initialize_except start at random"
+            f"model: {'; '.join(misfits)}. Parts named in initialize_except are not loaded"
         )
     logger.info(
         "parameters start from step %d of %s%s; step, optimizer and schedule start anew",
@@ -65,7 +65,7 @@ def initialize_from(
 
 
 def _parts(variables: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The shapes of each part's arrays, by their path with the collection before it."""
+    """Returns the shapes of each top-level part, by path with the collection before it."""
     parts: dict[str, dict[str, tuple[int, ...]]] = {}
     for path, shape in shapes_of(variables).items():
         parts.setdefault(path.split("/")[1], {})[path] = shape
@@ -73,6 +73,6 @@ def _parts(variables: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...]]
 
 
 def _difference(there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]]) -> str:
-    """The first array that differs."""
+    """Returns the first array that differs, with both shapes."""
     path = next(p for p in sorted(there.keys() | here.keys()) if there.get(p) != here.get(p))
     return f"{path}: {there.get(path, 'absent')} there, {here.get(path, 'absent')} here"

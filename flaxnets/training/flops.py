@@ -1,7 +1,7 @@
-"""Floating-point operations of a function, counted in its jaxpr: nothing is compiled or allocated.
+"""Floating-point operations of a function, counted in its jaxpr without compilation.
 
-XLA's own analysis counts the body of a loop once, however often it runs; here a scan counts as
-often as it is long. Of platform-dependent code the branch of the platform that is asked for counts.
+XLA's cost analysis counts the body of a loop once; here a scan counts as often as it is long. Of
+``jax.lax.platform_dependent`` code the branch of the given platform counts.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 NARROW = 64
-"""Rows, columns, depth or channels below which a product counts as narrow."""
+"""Side of a matrix, or channels of a convolution, below which the operation counts as narrow."""
 ELEMENTWISE = frozenset(
     {
         "abs", "add", "add_any", "and", "atan2", "ceil", "clamp", "div", "eq", "erf_inv", "floor",
@@ -39,16 +39,16 @@ REDUCTIONS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
-    """Operations of one call.
+    """Floating-point operations of one call.
 
     Attributes:
-      products: of matrix products and convolutions, a multiplication and an addition being two;
-        what a convolution would multiply with padding does not count.
-      narrow: those of ``products`` in which a side of a matrix, or the channels of a convolution
-        are fewer than ``NARROW``: no processor does them at its full speed.
-      elementwise: one for each element of a result, or of what is reduced.
-      transcendental: the same, of tanh, exp and their like.
-      unbounded_loops: loops without a known number of turns, of which one turn was counted.
+      products: operations of matmuls and convolutions, a multiply-add being two; taps of a
+        convolution that fall on padding do not count.
+      narrow: the part of ``products`` with a side or a number of channels below ``NARROW``, which
+        no processor computes at its full speed.
+      elementwise: one operation per element of a result, or of the input of a reduction.
+      transcendental: likewise, for tanh, exp and similar functions.
+      unbounded_loops: ``while`` loops of unknown length, each counted as one iteration.
     """
 
     products: float = 0.0
@@ -59,11 +59,11 @@ class Flops:
 
     @property
     def total(self) -> float:
-        """Products and elementwise operations, as XLA's ``flops``."""
+        """Products and elementwise operations, as ``flops`` in XLA's cost analysis."""
         return self.products + self.elementwise
 
     def __add__(self, other: "Flops") -> "Flops":
-        """Of one call after the other."""
+        """Returns the operations of both calls."""
         return Flops(
             self.products + other.products,
             self.narrow + other.narrow,
@@ -72,39 +72,42 @@ class Flops:
             self.unbounded_loops + other.unbounded_loops,
         )
 
-    def times(self, turns: int) -> "Flops":
-        """Of ``turns`` calls."""
+    def times(self, calls: int) -> "Flops":
+        """Returns the operations of ``calls`` calls."""
         return Flops(
-            turns * self.products,
-            turns * self.narrow,
-            turns * self.elementwise,
-            turns * self.transcendental,
+            calls * self.products,
+            calls * self.narrow,
+            calls * self.elementwise,
+            calls * self.transcendental,
             self.unbounded_loops,
         )
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any, platform: str = "cpu") -> Flops:
-    """The operations of ``function(*arguments)``.
+    """Returns the operations of ``function(*arguments)``.
 
     Args:
       function: traceable by JAX.
       arguments: pytrees of arrays or ``jax.ShapeDtypeStruct``.
-      platform: ``cpu``, ``cuda``, ``rocm`` or ``tpu``: whose code counts.
+      platform: ``cpu``, ``cuda``, ``rocm`` or ``tpu``; selects platform-dependent code.
+
+    Raises:
+      ValueError: platform-dependent code without a branch for ``platform``.
     """
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    # As XLA does; a gradient leaves behind what only the function's value needs.
+    # Dead code is removed, as by XLA: the jaxpr of a gradient still computes the value.
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return _count_jaxpr(jaxpr, platform)
 
 
 def _count_jaxpr(jaxpr: Any, platform: str) -> Flops:
     total = Flops()
-    chosen: dict[Any, int] = {}  # which branch a platform takes
+    chosen: dict[Any, int] = {}  # Branch of the platform, by the variable that holds its index.
     for equation in jaxpr.eqns:
         if equation.primitive.name == "platform_index":
             chosen[equation.outvars[0]] = _branch(equation.params["platforms"], platform)
         elif equation.primitive.name in ("convert_element_type", "clamp"):
-            # What an index goes through before it reaches its branches.
+            # Conversions between the platform index and its `cond`.
             for source in equation.invars:
                 if not isinstance(source, core.Literal) and source in chosen:
                     chosen[equation.outvars[0]] = chosen[source]
@@ -114,11 +117,11 @@ def _count_jaxpr(jaxpr: Any, platform: str) -> Flops:
 
 
 def _branch(platforms: Any, platform: str) -> int:
-    """The place of the platform; None among them is every other one."""
-    for place, names in enumerate(platforms):
+    """Returns the index of the platform's branch; None stands for all other platforms."""
+    for index, names in enumerate(platforms):
         if names is None or platform in names:
-            return place
-    raise ValueError(f"platform: no code for {platform!r} among {platforms}")
+            return index
+    raise ValueError(f"platform: expected one of {platforms}, received {platform!r}")
 
 
 def _count_equation(equation: Any, platform: str, chosen: dict[Any, int]) -> Flops:
@@ -130,9 +133,9 @@ def _count_equation(equation: Any, platform: str, chosen: dict[Any, int]) -> Flo
     if name == "scan":
         return _count_jaxpr(params["jaxpr"].jaxpr, platform).times(params["length"])
     if name == "while":
-        turn = _count_jaxpr(params["body_jaxpr"].jaxpr, platform)
-        turn += _count_jaxpr(params["cond_jaxpr"].jaxpr, platform)
-        return turn + Flops(unbounded_loops=1)
+        iteration = _count_jaxpr(params["body_jaxpr"].jaxpr, platform)
+        iteration += _count_jaxpr(params["cond_jaxpr"].jaxpr, platform)
+        return iteration + Flops(unbounded_loops=1)
     if name == "cond":
         return _of_branches(equation, platform, chosen)
     inner = [
@@ -146,7 +149,7 @@ def _count_equation(equation: Any, platform: str, chosen: dict[Any, int]) -> Flo
     if name.startswith("scatter-"):
         return Flops(elementwise=float(_size(equation.invars[2])))
     if inner:
-        # Of a function with its derivative the first jaxpr is the function.
+        # Of a custom_vjp or custom_jvp call the first jaxpr is the function itself.
         jaxpr = inner[0].jaxpr if isinstance(inner[0], core.ClosedJaxpr) else inner[0]
         return _count_jaxpr(jaxpr, platform)
     if name in TRANSCENDENTAL:
@@ -186,9 +189,9 @@ def _of_convolution(equation: Any) -> Flops:
     inputs, kernel = (variable.aval.shape for variable in equation.invars[:2])
     output = equation.outvars[0].aval.shape
     batch, features = output[numbers.out_spec[0]], output[numbers.out_spec[1]]
-    pairs = 1.0  # of places and taps that meet an input
+    pairs = 1.0  # Pairs of an output position and a tap that fall on an input, over all axes.
     for axis in range(len(params["window_strides"])):
-        pairs *= _meetings(
+        pairs *= _count_pairs(
             inputs[numbers.lhs_spec[2 + axis]],
             kernel[numbers.rhs_spec[2 + axis]],
             output[numbers.out_spec[2 + axis]],
@@ -198,22 +201,22 @@ def _of_convolution(equation: Any) -> Flops:
             kernel_dilation=params["rhs_dilation"][axis],
         )
     depth = kernel[numbers.rhs_spec[1]]
-    # With groups of the batch, as in the gradient of a grouped kernel, each sees its part.
+    # With batch groups (the gradient of a grouped kernel) each output sees a part of the batch.
     return _products(2.0 * pairs * depth * features * batch, depth, features)
 
 
-def _meetings(
+def _count_pairs(
     size: int,
     taps: int,
-    places: int,
+    positions: int,
     *,
     stride: int,
     before: int,
     input_dilation: int,
     kernel_dilation: int,
 ) -> int:
-    """Pairs of a place and a tap that fall on an input, along one axis."""
-    reached = np.arange(places)[:, None] * stride + np.arange(taps) * kernel_dilation - before
+    """Returns the number of pairs (output position, tap) that fall on an input, along one axis."""
+    reached = np.arange(positions)[:, None] * stride + np.arange(taps) * kernel_dilation - before
     inside = (reached >= 0) & (reached <= (size - 1) * input_dilation)
     return int((inside & (reached % input_dilation == 0)).sum())
 

@@ -1,5 +1,10 @@
-"""The training loop: batches in, checkpoints and records out; run again, it resumes."""
+"""Training loop: batches in, checkpoints and metrics out; the same call resumes a run.
 
+``train`` is one function, to be read from top to bottom: devices and compilation, data, model and
+state with the precedence of checkpoints, the compiled functions, the loop, and its end.
+"""
+
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -14,38 +19,33 @@ from jax.experimental.compilation_cache import compilation_cache
 from flaxnets.tasks.task import Task
 from flaxnets.training.checkpoint import Checkpointer, Position, check_order
 from flaxnets.training.config import Config
-from flaxnets.training.distributed import from_first, is_first, synchronize
+from flaxnets.training.distributed import broadcast_from_first, is_first, synchronize
 from flaxnets.training.evaluation import evaluate
 from flaxnets.training.finetune import initialize_from
 from flaxnets.training.metric_writer import MetricsWriter, Window, read_metrics, summary
 from flaxnets.training.optimizer import make_optimizer, make_schedule
 from flaxnets.training.parallel import Strategy, make_strategy
-from flaxnets.training.preemption import Interruption
+from flaxnets.training.preemption import Preemption
 from flaxnets.training.profile import Profile
-from flaxnets.training.state import (
-    TrainState,
-    count_parameters,
-    initialize_variables,
-    make_state,
-)
+from flaxnets.training.state import count_parameters, initialize_variables, make_state
 from flaxnets.training.step import make_evaluation_step, make_train_step
 from flaxnets.training.workdir import Workdir
 
 logger = logging.getLogger(__name__)
 
 OnEvaluation = Callable[[int, Mapping[str, float]], bool]
-"""Finished steps and the metrics of ``eval_split`` to whether the training ends here."""
+"""Function of the finished steps and the metrics of ``eval_split``; True ends the training."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a call of ``train`` ended.
+    """Result of a call of ``train``.
 
     Attributes:
       step: finished steps, over all calls.
-      metrics: of the last evaluation in this call; empty without any.
-      signal: the signal that ended the call early, None when all steps are done.
-      stopped: whether ``on_evaluation`` ended the call before its last step.
+      metrics: metrics of the last evaluation in this call; empty without any.
+      signal: the signal that ended the call early; None otherwise.
+      stopped: True if ``on_evaluation`` ended the call before its last step.
     """
 
     step: int
@@ -63,255 +63,271 @@ def train(
     profile_steps: tuple[int, int] | None = None,
     on_evaluation: OnEvaluation | None = None,
 ) -> Outcome:
-    """Trains until ``config.num_steps``, from the newest checkpoint where there is one.
+    """Trains until ``config.num_steps``, from the newest checkpoint if there is one.
 
-    Of several processes each calls it with the same arguments; the first alone writes records.
+    Of several processes each makes the same call; the first one alone writes metrics and logs.
 
     Args:
       config: the experiment.
-      workdir: locked and claimed for ``config``.
-      strategy: the devices; by default all of them, as ``config`` says.
-      show_progress: a progress bar on standard error; by default where that is a terminal.
-      profile_steps: the first and the last step of which ``profile/`` in the workdir gets a trace.
-      on_evaluation: asked after each evaluation, whose checkpoint is being written; of several
-        processes the first alone asks it, for all.
+      workdir: locked, and claimed for ``config``.
+      strategy: devices and compilation; by default ``config.strategy`` on all devices.
+      show_progress: shows a progress bar on standard error; by default if that is a terminal.
+      profile_steps: first and last step of the trace in the workdir's ``profile/``.
+      on_evaluation: called after each evaluation, whose checkpoint is then being written; of
+        several processes in the first one, which decides for all.
 
     Raises:
       ValueError: a configuration that cannot run, or a checkpoint of another model or other data.
       NonFiniteLoss: the loss or the gradient of a step is infinite or not a number.
     """
+    # ---- Devices and compilation ----------------------------------------------------------------
     config.validate()
+    # Before the first compilation: programs that were compiled earlier are not in the cache.
     use_compilation_cache(config.compilation_cache)
     strategy = strategy or make_strategy(config.strategy, fsdp=config.fsdp)
     strategy.check_batch_size(config.batch_size // config.accumulate_steps)
     profile = Profile(workdir.profile, profile_steps)
-    run = _Run(config, workdir, strategy, profile, on_evaluation)
-    return run.run(show_progress if is_first() else False)
 
-
-class _Run:
-    """One call of ``train``: the parts that its phases share."""
-
-    def __init__(
-        self,
-        config: Config,
-        workdir: Workdir,
-        strategy: Strategy,
-        profile: Profile,
-        on_evaluation: OnEvaluation | None,
-    ) -> None:
-        self.config, self.workdir, self.strategy = config, workdir, strategy
-        self.profile, self.on_evaluation = profile, on_evaluation
-        self.stopped = False
-        self.model, self.task = config.make_model(), config.make_task()
-        self.data = config.make_data("train")
-        self.evaluation_data = config.make_data(config.eval_split) if config.eval_split else None
-        self.score = config.make_scorer(config.eval_split) if config.eval_split else None
-        self.schedule = make_schedule(config.optimizer, config.num_steps)
-        self.evaluation_step = strategy.compile_evaluation(
-            make_evaluation_step(self.model, self.task)
-        )
-        self.metrics: dict[str, float] = {}
-        # Last, since it starts threads that must be ended.
-        self.checkpointer = Checkpointer(
+    with contextlib.ExitStack() as cleanup:  # Entered in this order, left in the reverse one.
+        # ---- Data, and the parts that the experiment builds -------------------------------------
+        model, task = config.make_model(), config.make_task()
+        data = config.make_data("train")
+        eval_data = config.make_data(config.eval_split) if config.eval_split else None
+        score = config.make_scorer(config.eval_split) if config.eval_split else None
+        schedule = make_schedule(config.optimizer, config.num_steps)  # For the records alone.
+        # After all parts are built without an error, since it starts threads.
+        checkpointer = Checkpointer(
             workdir.checkpoints,
             keep=config.keep_checkpoints,
             best_metric=config.best_metric,
             mode=config.best_mode,
         )
-
-    def run(self, show_progress: bool | None) -> Outcome:
-        try:
-            state, step = self.start()
-            with Interruption() as interruption:
-                last = self.train(state, step, interruption, show_progress)
-            early = last < self.config.num_steps
-            signal = interruption.signal if early else None
-            return Outcome(last, self.metrics, signal, self.stopped and early)
-        finally:
-            self.checkpointer.close()
-
-    def start(self) -> tuple[TrainState, Any]:
-        """The state to go on from, and the compiled step."""
-        config = self.config
-        batches = self.data.batches()
-        first = next(batches)
+        cleanup.callback(checkpointer.close)
+        # One batch gives the shapes. Its iterator is closed, since the loop's starts at the step
+        # of the checkpoint, which is not known yet.
+        batches = data.batches()
+        first_batch = next(batches)
         close_batches(batches)
-        # Not before the data were read: a run that cannot begin leaves nothing behind.
+        # After the data were read: a run that cannot start leaves no assets behind.
         if is_first():
-            config.save_assets(self.workdir.path)
-        synchronize("assets")
-        variables = make_variables(config, self.model, self.task, first)
-        resumes = self.checkpointer.latest_step is not None
+            config.save_assets(workdir.path)
+        synchronize("assets")  # The other processes may read them from here on.
+
+        # ---- Model and state, by precedence of the checkpoints ----------------------------------
+        # 1. The newest checkpoint of this workdir: parameters, statistics, optimizer, average, step
+        #    and key. Nothing below counts any more.
+        # 2. `initialize_from`: parameters and statistics of another run's best checkpoint, but for
+        #    the parts in `initialize_except`, which come from 3 or 4.
+        # 3. `Config.initial_variables`: the experiment's own, as pretrained weights.
+        # 4. Random values from `seed`.
+        # They are applied from the last to the first. A run that resumes makes 4 and 3 too: they
+        # give the structure, the shapes and the shardings that the checkpoint is restored into.
+        resumes = checkpointer.latest_step is not None
+        variables = make_variables(config, model, task, first_batch)  # 4, then 3
         if config.initialize_from and not resumes:
             folder, skipped = Path(config.initialize_from), config.initialize_except
-            variables = initialize_from(folder, variables, skipped)
-        optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
+            variables = initialize_from(folder, variables, skipped)  # 2
+        optimizer_config = config.make_optimizer_config()
+        optimizer = make_optimizer(optimizer_config, config.num_steps, variables["params"])
         state = make_state(variables, optimizer, config.seed, ema=config.ema_decay > 0)
-        state = self.strategy.place(state)
+        state = strategy.place(state)
+        # Else the first device would keep a second copy of the parameters for the whole run.
+        del variables, first_batch
         logger.info(
             "%s parameters on %d devices; %d training examples",
             f"{count_parameters(state.params):,}",
-            len(self.strategy.devices),
-            self.data.num_examples,
+            len(strategy.devices),
+            data.num_examples,
         )
         if resumes:
-            saved, position = self.checkpointer.restore(self.strategy.checkpoint_view(state))
-            check_order(position, self.data.describe())
-            state = self.strategy.place(saved)
+            restored, position = checkpointer.restore(strategy.checkpoint_view(state))  # 1
+            check_order(position, data.describe())
+            state = strategy.place(restored)
+            del restored
             logger.info("resuming from step %d", int(state.step))
-        step = make_train_step(
-            self.model,
-            self.task,
-            optimizer,
-            frozen=tuple(config.optimizer.frozen),
-            strategy=self.strategy,
-            accumulate_steps=config.accumulate_steps,
-            ema_decay=config.ema_decay,
+
+        # ---- Compiled functions -----------------------------------------------------------------
+        # Both compile at their first call. A training step donates the state: XLA writes the new
+        # one into the buffers of the old one, which must not be read after the call.
+        train_step = strategy.compile_train(
+            make_train_step(
+                model,
+                task,
+                optimizer,
+                frozen=tuple(optimizer_config.frozen),
+                strategy=strategy,
+                accumulate_steps=config.accumulate_steps,
+                ema_decay=config.ema_decay,
+            ),
+            state,
         )
+        evaluation_step = strategy.compile_evaluation(make_evaluation_step(model, task))
         if config.accumulate_steps > 1 and "batch_stats" in state.collections:
             logger.info(
-                "statistics of BatchNorm are those of one micro-batch, of %d examples, at a time",
+                "statistics of BatchNorm are those of one micro-batch of %d examples at a time",
                 config.batch_size // config.accumulate_steps,
             )
-        return state, self.strategy.compile_train(step, state)
 
-    def train(
-        self,
-        state: TrainState,
-        compiled_step: Any,
-        interruption: Interruption,
-        show_progress: bool | None,
-    ) -> int:
-        config, step = self.config, int(state.step)
-        window = Window(config.batch_size, max_nonfinite_steps=config.max_nonfinite_steps)
-        goes_on = step < config.num_steps and not self.is_stale(step)
-        batches = self.data.batches(step) if goes_on else iter(())
-        writer = MetricsWriter(self.workdir.path, resume_step=step, writes=is_first())
-        disable = None if show_progress is None else not show_progress
-        progress = tqdm.tqdm(
-            total=config.num_steps, initial=step, unit="step", disable=disable, smoothing=0.1
+        # ---- Loop -------------------------------------------------------------------------------
+        # Until here a signal ends the process, as nothing has been computed that a checkpoint
+        # would keep.
+        preemption = cleanup.enter_context(Preemption())
+        # The step is also the position of the data: step n reads batch n - 1, a function of the
+        # seed and its number alone, so that a resumed run reads what an uninterrupted one would.
+        step = int(state.step)
+        ends = step >= config.num_steps or patience_is_over(config, workdir, step)
+        # tqdm's disable=None: shown on a terminal alone.
+        hidden = (None if show_progress is None else not show_progress) if is_first() else True
+        progress = cleanup.enter_context(
+            tqdm.tqdm(
+                total=config.num_steps, initial=step, unit="step", disable=hidden, smoothing=0.1
+            )
         )
-        with progress:
-            stops = not goes_on
-            try:
-                while step < config.num_steps and not stops:
-                    with window.waiting():
-                        batch = next(batches)
-                    with self.profile.step(step + 1):
-                        state, sums = compiled_step(state, self.strategy.shard(batch))
-                    step += 1
-                    self.profile.finish(step, sums)
-                    # Checked one step late, so that the device never waits for the host.
-                    window.add(step, sums)
-                    progress.update()
-                    # Looked at once: a signal that comes later in this turn ends the next one,
-                    # which saves.
-                    stops = interruption.stops_at(step)
-                    evaluates = step % config.eval_every == 0 or step == config.num_steps
-                    saves = evaluates or stops or step % config.checkpoint_every == 0
-                    if saves or step % config.log_every == 0:
-                        record = window.close()
-                        rate = {"learning_rate": float(self.schedule(step - 1))}
-                        writer.write(step, "train", {**record, **rate})
-                        progress.set_postfix_str(summary(record), refresh=False)
-                    if saves:
-                        self.save(state, step, writer, evaluates=evaluates)
-                        if evaluates:
-                            self.stopped = self.is_stopped(step)
-                            stops = stops or self.stopped or self.is_stale(step)
-                        window.restart()
-            finally:
-                close_batches(batches)
-                writer.close()
-                self.profile.close()
-        self.checkpointer.wait()
-        return step
+        cleanup.callback(profile.close)
+        # Drops records of steps after the checkpoint: they are computed again.
+        writer = MetricsWriter(workdir.path, resume_step=step, writes=is_first())
+        cleanup.callback(writer.close)
+        batches = iter(()) if ends else data.batches(step)
+        cleanup.callback(close_batches, batches)
+        window = Window(config.batch_size, max_nonfinite_steps=config.max_nonfinite_steps)
+        last_metrics: Mapping[str, float] = {}
+        stopped = False
 
-    def save(self, state: TrainState, step: int, writer: MetricsWriter, *, evaluates: bool) -> None:
-        metrics: dict[str, float] | None = None
-        if evaluates and self.evaluation_data is not None:
-            metrics = evaluate(
-                self.evaluation_step,
-                self.strategy,
-                state.variables,
-                self.evaluation_data,
-                score=self.score,
-                describe=self.task.describe_outputs,
-            )
-            writer.write(step, self.config.eval_split, metrics)
-            figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            with tqdm.tqdm.external_write_mode():  # Between the bar's lines, not into one.
-                logger.info("step %d, %s: %s", step, self.config.eval_split, figures)
-            self.metrics = metrics
-        saved = self.strategy.checkpoint_view(state)
-        self.checkpointer.save(saved, Position(step, self.data.describe()), metrics)
+        while not ends:
+            # -- Step. The call of train_step returns before the device has begun (asynchronous
+            # dispatch), so the host reads the next batch while the device computes.
+            with window.waiting():
+                batch = next(batches)
+            with profile.step(step + 1):
+                state, sums = train_step(state, strategy.shard(batch))
+            step += 1  # Counted on the host: int(state.step) would wait for the device.
+            profile.finish(step, sums)
+            # Blocks until the step before this one is finished, and raises if that one was not
+            # finite. Reading this step's sums here would leave the device idle until the next call.
+            window.add(step, sums)
+            progress.update()
 
-    def is_stopped(self, step: int) -> bool:
-        """Whether the caller ends the training after an evaluation."""
-        if self.on_evaluation is None or self.evaluation_data is None:
-            return False
-        return from_first(is_first() and self.on_evaluation(step, self.metrics))
+            # -- Decisions, the same in every process, since saving and evaluating are collective.
+            # The signal is read once: one that comes later in this iteration ends the next one,
+            # which then saves.
+            preempted = preemption.stops_at(step)
+            evaluates = step % config.eval_every == 0 or step == config.num_steps
+            saves = evaluates or preempted or step % config.checkpoint_every == 0
+            ends = preempted or step == config.num_steps
 
-    def is_stale(self, step: int) -> bool:
-        """Whether ``patience`` is at its end after ``step`` steps, in this call or one before."""
-        if not self.config.patience:
-            return False
-        # The others may read the file before the first has written.
-        return from_first(is_first() and self.records_are_stale(step))
+            # -- Log. Waits for this step, so that a state that is not finite is never saved.
+            if saves or step % config.log_every == 0:
+                record = window.close()
+                # optax counts from 0: the rate of step n is that of the count n - 1.
+                rate = {"learning_rate": float(schedule(step - 1))}
+                writer.write(step, "train", {**record, **rate})
+                progress.set_postfix_str(summary(record), refresh=False)
 
-    def records_are_stale(self, step: int) -> bool:
-        patience, name = self.config.patience, self.config.best_metric
-        sign = 1 if self.config.best_mode == "max" else -1
-        records = [
-            record
-            for record in read_metrics(self.workdir.path)
-            if record["split"] == self.config.eval_split and record["step"] <= step
-        ]
-        scored = [record for record in records if record.get(name) is not None]
-        # Not the checkpointer's best, which of equal steps is the last: equal is no better.
-        best = max(scored, key=lambda record: sign * record[name], default=None)
-        if best is None or sum(r["step"] > best["step"] for r in records) < patience:
-            return False
-        with tqdm.tqdm.external_write_mode():
-            logger.info(
-                "no better %s in %d evaluations since step %d: the training ends at step %d",
-                name,
-                patience,
-                best["step"],
-                step,
-            )
-        return True
+            # -- Evaluate, with the averaged parameters if there are any.
+            metrics: dict[str, float] | None = None
+            if evaluates and eval_data is not None:
+                metrics = evaluate(
+                    evaluation_step,
+                    strategy,
+                    state.variables,
+                    eval_data,
+                    score=score,
+                    describe=task.describe_outputs,
+                )
+                writer.write(step, config.eval_split, metrics)
+                figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+                with tqdm.tqdm.external_write_mode():  # Above the progress bar, not into it.
+                    logger.info("step %d, %s: %s", step, config.eval_split, figures)
+                last_metrics = metrics
 
+            # -- Save, after the evaluation, whose metrics rank the checkpoint. Returns once the
+            # arrays are copied, before the next step overwrites them; writes in the background.
+            if saves:
+                position = Position(next_batch=step, order=data.describe())
+                checkpointer.save(strategy.checkpoint_view(state), position, metrics)
 
-def close_batches(batches: Iterator[Mapping[str, np.ndarray]]) -> None:
-    """Ends the threads and processes of a pass over data, where it has any."""
-    close = getattr(batches, "close", None)
-    if close is not None:
-        close()
+            # -- Early stopping, after saving, so that the checkpoint of this step exists.
+            if metrics is not None and on_evaluation is not None:
+                stopped = broadcast_from_first(is_first() and on_evaluation(step, metrics))
+                ends = ends or stopped
+            if evaluates:
+                ends = ends or patience_is_over(config, workdir, step)
+            if saves:
+                window.restart()  # Evaluation and saving are no part of the speed of training.
+
+        # ---- End --------------------------------------------------------------------------------
+        checkpointer.wait()  # Raises if the last checkpoint could not be written.
+        early = step < config.num_steps
+        signal = preemption.signal if early else None
+        return Outcome(step, last_metrics, signal, stopped and early)
 
 
 def make_variables(
     config: Config, model: Any, task: Task, batch: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """The variables before the first step: random, then what the experiment puts in."""
+    """Returns the variables before the first step: random, then ``Config.initial_variables``."""
     variables = initialize_variables(model, task, batch, config.seed)
     return dict(config.initial_variables(variables))
 
 
-# Compiled programs that outlive the process.
+def patience_is_over(config: Config, workdir: Workdir, step: int) -> bool:
+    """Returns True if the last ``config.patience`` evaluations found no better metric.
+
+    The evaluations are read from the workdir's records, so those of earlier calls count too. All
+    processes get the answer of the first.
+
+    Args:
+      config: ``patience``, ``best_metric``, ``best_mode`` and ``eval_split`` are read.
+      workdir: of the run.
+      step: finished steps; later records do not count.
+    """
+    if not config.patience:
+        return False
+    # The other processes might read the file before the first has written to it.
+    return broadcast_from_first(is_first() and _has_no_better_metric(config, workdir, step))
+
+
+def _has_no_better_metric(config: Config, workdir: Workdir, step: int) -> bool:
+    name, sign = config.best_metric, 1 if config.best_mode == "max" else -1
+    records = [
+        record
+        for record in read_metrics(workdir.path)
+        if record["split"] == config.eval_split and record["step"] <= step
+    ]
+    scored = [record for record in records if record.get(name) is not None]  # null: not finite
+    # The first of equal metrics, as an equal one is no better; the checkpointer's best step is the
+    # last of them.
+    best = max(scored, key=lambda record: sign * record[name], default=None)
+    if best is None or sum(r["step"] > best["step"] for r in records) < config.patience:
+        return False
+    with tqdm.tqdm.external_write_mode():
+        logger.info(
+            "no better %s in %d evaluations since step %d: the training ends at step %d",
+            name,
+            config.patience,
+            best["step"],
+            step,
+        )
+    return True
+
+
+def close_batches(batches: Iterator[Mapping[str, np.ndarray]]) -> None:
+    """Closes an iterator of batches, which ends its threads and worker processes, if any."""
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keeps programs that took a second or more to compile in a folder, for later processes.
+    """Caches compiled programs on disk for later processes, if they took a second to compile.
 
-    A program is found again by its code, its options, the devices and the version of JAX. The
-    setting is that of the whole process.
+    The key of a program is its code, the compiler's options, the devices and the version of JAX.
+    The setting holds for the whole process.
 
     Args:
-      folder: made when missing; several processes may share it. Empty: nothing changes.
+      folder: made if missing; several processes may share it. Empty: no change.
     """
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
-        # Or a process that has compiled anything stays with what it had before.
+        # A process that has already compiled keeps its old cache until this reset.
         compilation_cache.reset_cache()

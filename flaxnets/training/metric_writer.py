@@ -1,4 +1,8 @@
-"""What is recorded between two records of training: sums and times, and whether they are finite."""
+"""Training metrics: means and rates over a window of steps, and the files that they go to.
+
+``Window`` collects the sums of the steps between two records, measures time and checks that loss
+and gradient are finite; ``MetricsWriter`` appends records to ``metrics.jsonl`` and TensorBoard.
+"""
 
 import json
 import logging
@@ -18,60 +22,64 @@ logger = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The loss or the gradient is not finite; the checkpoints before it are whole."""
+    """The loss or the gradient is not finite; earlier checkpoints are not affected."""
 
 
 class Window:
-    """Sums and times since the last record."""
+    """Sums and times of the steps since the last record.
+
+    The sums of a step are read when the next one has been dispatched: reading them at once would
+    block the host until the device has finished, and leave the device idle until the next dispatch.
+    """
 
     def __init__(self, batch_size: int, *, max_nonfinite_steps: int = 0) -> None:
-        """Begins the first window.
+        """Starts the first window.
 
         Args:
-          batch_size: for the rate.
-          max_nonfinite_steps: steps in a row whose loss or gradient is not finite that are let
-            pass; they changed nothing, and do not reach the means.
+          batch_size: examples in a batch, for ``clips_per_second``.
+          max_nonfinite_steps: steps in a row with a non-finite loss or gradient that raise no
+            error; they changed no parameters and are left out of the means.
         """
         self._batch_size, self._max_nonfinite_steps = batch_size, max_nonfinite_steps
         self._nonfinite_in_a_row = 0
-        self._pending: tuple[int, Any] | None = None
+        self._pending: tuple[int, Any] | None = None  # The last step, perhaps still computing.
         self.restart()
 
     def restart(self) -> None:
-        """Forgets the time since the last record, as that of a pause."""
+        """Starts a new window; the time since the last record counts in none."""
         self._sums, self._nonfinite = MeanAccumulator(), 0
         self._steps, self._waited, self._start = 0, 0.0, time.perf_counter()
 
     def waiting(self) -> "Window":
-        """A ``with`` whose time counts as waiting for data.
+        """Returns a context whose time counts as waiting for data.
 
-        It does not where the device is still at the step before when it ends: the data then came in
-        time. Else the whole of it counts, though the device may have become idle within it.
+        It does not count if the device is still computing at its end: the data came in time.
+        Otherwise all of it counts, though the device may have finished within it.
         """
         return self
 
     def __enter__(self) -> None:
-        """Begins to wait."""
+        """Starts the clock."""
         self._wait_start = time.perf_counter()
 
     def __exit__(self, *exception: object) -> None:
-        """Ends it."""
+        """Stops the clock."""
         if self._pending is None or _is_ready(self._pending[1]):
             self._waited += time.perf_counter() - self._wait_start
 
     def add(self, step: int, sums: Any) -> None:
-        """Adds the sums of a step, which the device may still be at.
+        """Adds the sums of a step that was dispatched; blocks until the step before is finished.
 
         Raises:
-          NonFiniteLoss: the loss or the gradient of the step before is not finite, nor were those
-            of as many steps before it as are let pass.
+          NonFiniteLoss: the loss or the gradient of the step before is not finite, and more than
+            ``max_nonfinite_steps`` in a row are not.
         """
         self._settle()
         self._pending = (step, sums)
         self._steps += 1
 
     def _settle(self) -> None:
-        """Adds the sums of the step before, once the device has them."""
+        """Waits for the sums of the pending step, checks and adds them."""
         if self._pending is None:
             return
         (step, sums), self._pending = self._pending, None
@@ -97,10 +105,17 @@ class Window:
         logger.warning("step %d: %s; skipped", step, wrong[0])
 
     def close(self) -> dict[str, float]:
-        """The means since the last record, with the rates; starts the next window.
+        """Returns the means and rates of the window, and starts the next one.
+
+        Blocks until the last step is finished.
+
+        Returns:
+          Means of the sums; ``nonfinite_steps`` if there were any; ``steps_per_second``,
+          ``clips_per_second``; ``data_wait_share`` in [0,1], the share of time spent waiting for
+          data.
 
         Raises:
-          NonFiniteLoss: as ``add``, of the last step.
+          NonFiniteLoss: as ``add``, for the last step.
         """
         self._settle()
         seconds = max(time.perf_counter() - self._start, 1e-9)
@@ -116,27 +131,24 @@ class Window:
 
 
 def _is_ready(tree: Any) -> bool:
-    """Whether the device has computed all arrays of a tree."""
+    """Returns True if the device has computed all arrays of a tree."""
     arrays: list[Any] = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     return all(array.is_ready() for array in arrays)
 
 
 def summary(record: Mapping[str, float]) -> str:
-    """A record in a few words, for the progress bar."""
+    """Returns the text of a record for the progress bar."""
     return (
         f"loss {record.get('loss', math.nan):.4g}, {record['clips_per_second']:.4g} clips/s, "
         f"{record['data_wait_share']:.0%} waiting for data"
     )
 
 
-# Where metrics go: ``metrics.jsonl``, one record a line, and TensorBoard.
-
-
 class MetricsWriter:
-    """Appends records to ``metrics.jsonl`` and to TensorBoard's events of one workdir.
+    """Appends records to a workdir's ``metrics.jsonl`` and TensorBoard events.
 
-    Each step stands once in the file, however often the run was killed: on opening, what was
-    written after the step that the run resumes from is dropped.
+    Each step is recorded once, however often the run was killed: records after the step that the
+    run resumes from are dropped on opening, since those steps are computed again.
     """
 
     def __init__(self, workdir: Path, *, resume_step: int, writes: bool = True) -> None:
@@ -144,8 +156,8 @@ class MetricsWriter:
 
         Args:
           workdir: an existing folder.
-          resume_step: the step of the checkpoint; records of later steps are removed.
-          writes: False for all but one of the processes that share the workdir: nothing is written.
+          resume_step: step of the checkpoint; records of later steps are removed.
+          writes: False for all but one of the processes that share the workdir; writes nothing.
         """
         self._writes = writes
         if not writes:
@@ -165,7 +177,7 @@ class MetricsWriter:
             self._board.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
-        """Writes all that waits and closes the files."""
+        """Flushes and closes the files."""
         if not self._writes:
             return
         self._file.close()
@@ -173,17 +185,17 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The records of a workdir's ``metrics.jsonl``; a last line cut by a kill is left out."""
+    """Returns the records of ``metrics.jsonl``, without a last line that a kill has cut."""
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
     lines = path.read_text().split("\n")
-    # A whole line ends in a newline, so what follows the last one is cut or empty.
+    # A complete line ends in a newline: what follows the last newline is cut or empty.
     return [json.loads(line) for line in lines[:-1]]
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    # JSON has no NaN; a mean over nothing is null.
+    # JSON has no NaN, which is the mean over nothing: it becomes null.
     clean = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in record.items()

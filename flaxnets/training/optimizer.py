@@ -1,4 +1,4 @@
-"""optax optimizers from a configuration: schedules, clipping, rates by part, frozen parts."""
+"""optax optimizers from a configuration: schedule, clipping, learning rates by part, freezing."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,11 +14,11 @@ from flaxnets.typing import PyTree
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "step")
 FROZEN, REST = "frozen", "rest"
-"""Labels of parameters that no multiplier names."""
+"""Labels in ``optax.partition`` of frozen parameters, and of those without a multiplier."""
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], Any]:
-    """The learning rate by step: a linear warm-up, then the named schedule.
+    """Returns the learning rate as a function of the step: linear warm-up, then the schedule.
 
     Raises:
       ValueError: an unknown schedule, or a warm-up that is not shorter than the training.
@@ -49,29 +49,29 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], An
 
 
 def paths_of(params: PyTree) -> PyTree:
-    """The path of each parameter, as ``"encoder/Dense_0/kernel"``, a tree shaped as ``params``."""
+    """Returns a tree as ``params`` of the parameters' paths, as ``"encoder/Dense_0/kernel"``."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
     )
 
 
-def find_part(path: str, names: Iterable[str]) -> str | None:
-    """The longest of the names that is the path or a beginning of it, up to a slash."""
-    return max((n for n in names if f"{path}/".startswith(f"{n}/")), key=len, default=None)
+def longest_prefix(path: str, prefixes: Iterable[str]) -> str | None:
+    """Returns the longest prefix of a path, in whole components; None without any."""
+    return max((p for p in prefixes if f"{path}/".startswith(f"{p}/")), key=len, default=None)
 
 
 def frozen_mask(params: Mapping[str, Any], frozen: tuple[str, ...]) -> PyTree:
-    """True for each parameter that never changes, a tree shaped as ``params``."""
-    return jax.tree.map(lambda path: find_part(path, frozen) is not None, paths_of(params))
+    """Returns True for each parameter that is not trained, in a tree as ``params``."""
+    return jax.tree.map(lambda path: longest_prefix(path, frozen) is not None, paths_of(params))
 
 
 def make_optimizer(
     config: OptimizerConfig, num_steps: int, params: Mapping[str, Any]
 ) -> optax.GradientTransformation:
-    """The optimizer of ``config`` for the parameters ``params``.
+    """Returns the optimizer of ``config`` for parameters of this structure.
 
-    The gradient's norm is clipped over all parameters that train. Weight decay leaves out arrays
-    of one axis (biases, scales of normalisation), as Caffe's and torchvision's recipes do.
+    The global norm that is clipped is that of all trained parameters. Arrays of one axis (biases,
+    scales of normalisation) have no weight decay.
 
     Args:
       config: the hyper-parameters.
@@ -79,8 +79,8 @@ def make_optimizer(
       params: nested dict; only its structure and shapes are read.
 
     Raises:
-      ValueError: an unknown optimizer or schedule, or a part named in ``multipliers`` or
-        ``frozen`` that the parameters do not have.
+      ValueError: an unknown optimizer or schedule, or a path in ``multipliers`` or ``frozen`` that
+        the parameters do not have.
     """
     if config.name not in OPTIMIZERS:
         raise ValueError(
@@ -89,7 +89,7 @@ def make_optimizer(
     paths = jax.tree.leaves(paths_of(params))
     for field, names in (("multipliers", config.multipliers), ("frozen", config.frozen)):
         for name in names:
-            if not any(find_part(path, [name]) for path in paths):
+            if not any(longest_prefix(path, [name]) for path in paths):
                 candidates = {"/".join(path.split("/")[: name.count("/") + 1]) for path in paths}
                 near = nearest(name, candidates)
                 raise ValueError(f"optimizer.{field}: no part {name!r} in the model{near}")
@@ -113,7 +113,7 @@ def make_optimizer(
 
     def label(tree: Mapping[str, Any]) -> PyTree:
         def label_of(path: str, is_frozen: bool) -> str:
-            return FROZEN if is_frozen else find_part(path, config.multipliers) or REST
+            return FROZEN if is_frozen else longest_prefix(path, config.multipliers) or REST
 
         return jax.tree.map(label_of, paths_of(tree), frozen_mask(tree, config.frozen))
 
@@ -121,6 +121,6 @@ def make_optimizer(
     parts |= {REST: make_part(1.0), FROZEN: optax.set_to_zero()}
     optimizer = optax.partition(parts, label)
     if config.clip_norm:
-        # Frozen parameters have zero gradients, so the norm is that of the others.
+        # Frozen parameters have zero gradients (make_train_step) and add nothing to the norm.
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer

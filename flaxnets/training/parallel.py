@@ -1,4 +1,9 @@
-"""Where arrays and compiled functions live: strategies that all give the same results."""
+"""Strategies: placement of arrays on devices, and compilation for them; all give equal results.
+
+``jit`` runs one program over a mesh of devices and sees whole batches; ``pmap`` runs a copy of the
+program on each device, which sees its own rows, and sums over a named axis; ``single`` is ``jit``
+on one device.
+"""
 
 import dataclasses
 import functools
@@ -18,83 +23,86 @@ from flaxnets.typing import Batch, PyTree
 
 STRATEGIES = ("jit", "pmap", "single")
 SHARDED_SIZE = 2**14
-"""Numbers from which on an array is worth dividing: below, messages cost more than memory."""
+"""Least number of elements of an array that FSDP shards; for smaller ones the messages cost more
+than the memory that is saved."""
 
 
 class Strategy(Protocol):
-    """How the devices share the work of a step.
+    """Placement of arrays on devices, and compilation of functions of them.
 
     Attributes:
-      devices: all of them, of all processes.
-      axis_name: the mapped axis over which a step must sum by itself; None where a step sees whole
-        batches.
+      devices: all devices, of all processes.
+      axis_name: mapped axis over which a step must sum explicitly; None if it sees whole batches.
     """
 
     devices: list[jax.Device]
     axis_name: str | None
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Raises ValueError where the devices cannot divide a batch evenly."""
+        """Raises ValueError if the devices cannot share a batch evenly."""
 
     def shard(self, batch: Mapping[str, np.ndarray]) -> Batch:
-        """This process's rows of a batch, (B/processes,...), as compiled functions take them."""
+        """Returns a batch sharded over the devices, from this process's rows (B/processes,...)."""
 
     def place(self, state: TrainState) -> TrainState:
-        """A state, the same in every process, on the devices as compiled functions take it.
+        """Returns a state on the devices, as compiled functions take it.
 
         Args:
-          state: arrays of the host, of one device, or as ``checkpoint_view`` gives them.
+          state: equal in every process; arrays of the host, of one device, or as
+            ``checkpoint_view`` returns them.
         """
 
     def place_variables(self, variables: PyTree) -> PyTree:
-        """Linen's variables on the devices, as ``place`` puts those of a state."""
+        """Returns Linen's variables on the devices, placed as those of a state."""
 
     def gather(self, params: PyTree) -> PyTree:
-        """Within a compiled function: parameters, or their gradients, whole on each device."""
+        """Returns parameters, or their gradients, unsharded; called while tracing."""
 
     def compile_train(
         self,
         step: Callable[[TrainState, Batch], tuple[TrainState, Any]],
         state: TrainState,
     ) -> Callable[[TrainState, Batch], tuple[TrainState, Any]]:
-        """A step compiled for placed states, whose memory it reuses, and sharded batches.
+        """Compiles a training step.
 
         Args:
-          step: pure, as ``make_train_step`` gives it for this strategy.
-          state: of which only structure and shapes are read.
+          step: pure function of ``make_train_step`` for this strategy.
+          state: only its structure and shapes are read.
 
         Returns:
-          The function of (state, batch) to the next state, placed, and sums on every device.
+          The function of (placed state, sharded batch) to the next state, placed, and the sums,
+          replicated. It donates the state: the arrays passed in cannot be read after the call.
         """
 
     def compile_evaluation(
         self, evaluation_step: Callable[[PyTree, Batch], tuple[Any, PyTree]]
     ) -> Callable[[PyTree, Batch], tuple[Any, PyTree]]:
-        """The evaluation of a batch, compiled for placed variables and sharded batches.
+        """Compiles the evaluation of a batch.
 
         Args:
-          evaluation_step: pure, (variables, rows) to sums over the rows and outputs (rows,...).
+          evaluation_step: pure function of (variables, rows) to sums over the rows and outputs
+            (rows,...).
 
         Returns:
-          The function of (variables, batch) to sums over all rows and outputs of all rows, (B,...),
-          both whole on every device.
+          The function of (placed variables, sharded batch) to the sums over all rows and the
+          outputs (B,...) of all rows, both replicated.
         """
 
     def checkpoint_view(self, state: TrainState) -> TrainState:
-        """A placed state as global arrays without an axis of devices, as checkpoints hold it."""
+        """Returns a placed state as global arrays without an axis of devices, for checkpoints."""
 
 
 def make_strategy(name: str, *, fsdp: int = 1, devices: list[jax.Device] | None = None) -> Strategy:
-    """The strategy of a name.
+    """Returns the strategy of a name.
 
     Args:
-      name: ``jit``, ``pmap``, or ``single``, which is ``jit`` on the first device alone.
-      fsdp: devices that share one copy of the state; for ``jit``.
+      name: ``jit``, ``pmap``, or ``single``, which is ``jit`` on the first device.
+      fsdp: devices over which each copy of the state is sharded; needs ``jit``.
       devices: by default all.
 
     Raises:
-      ValueError: an unknown name, an ``fsdp`` that does not divide the devices or that is not for
-        the strategy, or a single device for several processes.
+      ValueError: an unknown name, an ``fsdp`` that does not divide the number of devices or that
+        the strategy does not support, or ``single`` with several processes.
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy: unknown {name!r}{nearest(name, STRATEGIES)}")
@@ -115,14 +123,16 @@ def make_strategy(name: str, *, fsdp: int = 1, devices: list[jax.Device] | None 
 class DataParallel:
     """``jax.jit`` over a mesh (data × fsdp) of devices.
 
-    Batches are divided along their first axis over both axes of the mesh. The program sees whole
-    batches, so losses, gradients, BatchNorm statistics and random numbers are those of one device
-    without further ado.
+    Batches are sharded along their first axis over both axes of the mesh. The program is written
+    for whole batches, so losses, gradients, BatchNorm statistics and random numbers are those of
+    one device.
 
-    The state is replicated over the axis ``data``. Over the axis ``fsdp`` each array is divided as
-    ``partition`` says: parameters, moments of the optimizer and averages alike. A step gathers the
-    parameters before it reads them (Rajbhandari et al., ZeRO, 1910.02054, section 5.3; there layer
-    by layer, here all of them at once, so that no scan over time gathers in every turn).
+    The state is replicated over the axis ``data`` and sharded over the axis ``fsdp``, each array
+    by ``partition``: parameters, optimizer moments and averages. A step gathers the parameters
+    before it reads them (ZeRO, Rajbhandari et al., arXiv:1910.02054, section 5.3).
+
+    Deviation: all parameters are gathered at once, not layer by layer, since a gather inside a scan
+    over time would run at every time step.
     """
 
     axis_name: str | None = None
@@ -134,12 +144,12 @@ class DataParallel:
         fsdp: int = 1,
         sharded_size: int = SHARDED_SIZE,
     ) -> None:
-        """Lays the devices out, neighbours sharing a copy of the state.
+        """Makes the mesh; neighbouring devices share a copy of the state.
 
         Args:
           devices: by default all, of all processes.
-          fsdp: devices that share one copy.
-          sharded_size: numbers from which on an array is divided.
+          fsdp: devices over which each copy of the state is sharded.
+          sharded_size: least number of elements of an array that is sharded.
 
         Raises:
           ValueError: ``fsdp`` does not divide the number of devices.
@@ -149,7 +159,8 @@ class DataParallel:
             raise ValueError(
                 f"fsdp: expected a divisor of the {len(self.devices)} devices, received {fsdp}"
             )
-        # Auto axes: under the default, Explicit ones, scans reject carries made of constants.
+        # Auto axes: with the default, Explicit ones, a scan rejects a carry made of constants,
+        # whose sharding differs from that of the data.
         self.mesh = Mesh(
             np.array(self.devices).reshape(-1, fsdp),
             ("data", "fsdp"),
@@ -164,14 +175,14 @@ class DataParallel:
         check_divisible(batch_size, len(self.devices))
 
     def shard(self, batch: Mapping[str, np.ndarray]) -> Batch:
-        """Global arrays (B,...), divided along the first axis."""
+        """Returns global arrays (B,...), sharded along the first axis."""
         return {
             name: jax.make_array_from_process_local_data(self._rows, np.asarray(value))
             for name, value in batch.items()
         }
 
     def shardings(self, tree: PyTree) -> PyTree:
-        """Where the arrays of a state lie, a tree of ``NamedSharding`` shaped as ``tree``."""
+        """Returns a ``NamedSharding`` for each array of a state, a tree shaped as ``tree``."""
 
         def sharding_of(leaf: Any) -> NamedSharding:
             spec = partition(leaf.shape, self._fsdp, self._sharded_size)
@@ -185,12 +196,12 @@ class DataParallel:
 
     def place_variables(self, variables: PyTree) -> PyTree:
         """See ``Strategy``."""
-        if jax.process_count() > 1:  # Arrays of one process's device cannot be sent to others'.
+        if jax.process_count() > 1:  # Only NumPy arrays can be put on other processes' devices.
             variables = jax.tree.map(_to_host, variables)
         return jax.device_put(variables, self.shardings(variables))
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """The same values on every device."""
+        """Returns the tree with each array whole on every device."""
         return jax.device_put(tree, self._everywhere)
 
     def gather(self, params: PyTree) -> PyTree:
@@ -205,12 +216,12 @@ class DataParallel:
         """See ``Strategy``."""
         placed = self.shardings(state)
 
-        def known_to_be_divided(state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
+        def with_mesh(state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
             with self._tracing():
                 return step(state, batch)
 
         return jax.jit(
-            known_to_be_divided,
+            with_mesh,
             in_shardings=(placed, self._rows),
             out_shardings=(placed, self._everywhere),
             donate_argnums=0,
@@ -223,13 +234,13 @@ class DataParallel:
         return self.compile(evaluation_step)
 
     def compile(self, function: Callable[[PyTree, Any], Any]) -> Callable[[PyTree, Any], Any]:
-        """``function`` of (variables, batch), jitted.
+        """Compiles a function of (variables, batch).
 
         Args:
-          function: pure; its first argument is placed or replicated, its second divided.
+          function: pure; its first argument is placed or replicated, its second one sharded.
 
         Returns:
-          The function whose results are whole on every device.
+          The compiled function; its results are replicated.
         """
 
         def gathered(variables: PyTree, batch: Any) -> Any:
@@ -239,59 +250,22 @@ class DataParallel:
         return jax.jit(gathered, in_shardings=(None, self._rows), out_shardings=self._everywhere)
 
     def checkpoint_view(self, state: TrainState) -> TrainState:
-        """The state itself."""
+        """Returns the state itself."""
         return state
 
     def _tracing(self) -> AbstractContextManager[Any]:
-        """Tells layers the mesh: those that loop over a batch let it whole where it is divided."""
+        """Shows the mesh to layers while tracing; one that loops over a batch reads it."""
         return jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
-
-
-def _to_host(leaf: Any) -> Any:
-    """An array of this process as NumPy's; one of all processes as it is."""
-    is_own = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
-    return np.asarray(leaf) if is_own else leaf
-
-
-def partition(shape: tuple[int, ...], fsdp: int, sharded_size: int = SHARDED_SIZE) -> PartitionSpec:
-    """How ``fsdp`` devices share an array: along its largest axis that they divide evenly.
-
-    Of equal axes the first one counts. Arrays of fewer than ``sharded_size`` numbers, and arrays
-    without such an axis, are on every device.
-    """
-    divisible = [axis for axis, size in enumerate(shape) if size and size % fsdp == 0]
-    if fsdp == 1 or not divisible or np.prod(shape) < sharded_size:
-        return PartitionSpec()
-    largest = max(divisible, key=lambda axis: shape[axis])
-    return PartitionSpec(*[None] * largest, "fsdp")
-
-
-# Which batches the devices can share.
-
-
-def check_divisible(batch_size: int, num_devices: int) -> None:
-    """Raises ValueError where the devices cannot divide a batch evenly."""
-    if batch_size % num_devices:
-        below = batch_size // num_devices * num_devices
-        above = below + num_devices
-        choice = f"{below} or {above}" if below else f"{above}"
-        raise ValueError(
-            f"batch_size: expected a multiple of the {num_devices} devices, received {batch_size}; "
-            f"{choice} would do"
-        )
-
-
-# The strategy of ``jax.pmap``: each device runs the step on its own rows, and they sum.
 
 
 class Pmap:
     """``jax.pmap`` over all devices of all processes.
 
-    A device holds the whole state and sees its own rows, B / devices of them. What concerns the
-    batch as a whole is summed over ``axis_name`` by the step: totals and counts of losses and
-    metrics, gradients, and BatchNorm statistics. The figures are those of ``jit``, but for what is
-    drawn at random: each device draws for its own rows, from a key of its own, so that masks of
-    dropout, drawn captions and the pairs of mixup, which are then of one device, are others.
+    Each device holds the whole state and sees its own rows, B / devices of them. The step sums over
+    ``axis_name``: sums and counts of losses and metrics, gradients, and BatchNorm statistics.
+    Results equal those of ``jit`` except for random numbers: each device draws from a key of its
+    own for its own rows, so dropout masks, sampled captions and mixup pairs (within a device)
+    differ.
     """
 
     axis_name: str | None = "devices"
@@ -299,7 +273,7 @@ class Pmap:
     def __init__(self, devices: list[jax.Device] | None = None) -> None:
         self.devices = list(jax.devices() if devices is None else devices)
         self._mesh = Mesh(np.array(self.devices), (self.axis_name,))
-        # Arguments and results of pmap are arrays of this process.
+        # pmap takes and returns arrays of this process alone.
         local = self._mesh.local_mesh
         self._num_local = local.size
         self._rows = NamedSharding(local, PartitionSpec(self.axis_name))
@@ -310,7 +284,7 @@ class Pmap:
         check_divisible(batch_size, len(self.devices))
 
     def shard(self, batch: Mapping[str, np.ndarray]) -> Batch:
-        """Arrays (local devices, B / devices, ...) of this process."""
+        """Returns arrays (local devices, B / devices, ...) of this process."""
 
         def split(value: np.ndarray) -> jax.Array:
             value = np.asarray(value)
@@ -327,13 +301,13 @@ class Pmap:
 
         def put(leaf: Any) -> jax.Array:
             if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-                leaf = leaf.addressable_data(0)  # A checkpoint's, replicated over all processes.
+                leaf = leaf.addressable_data(0)  # Restored, replicated over processes.
             return jax.device_put(leaf, self._everywhere)
 
         return jax.tree.map(put, variables)
 
     def gather(self, params: PyTree) -> PyTree:
-        """The parameters themselves, which are whole."""
+        """Returns the parameters themselves, which are not sharded."""
         return params
 
     def compile_train(
@@ -356,7 +330,7 @@ class Pmap:
         return self._map(of_all_rows)
 
     def _map(self, function: Callable[..., Any], **options: Any) -> Any:
-        # States and sums are the same on every device, which None says: they have no axis for it.
+        # None: states and sums are replicated, without a leading axis of devices.
         return jax.pmap(
             function,
             self.axis_name,
@@ -373,19 +347,16 @@ class Pmap:
         return multihost_utils.host_local_array_to_global_array(state, self._mesh, PartitionSpec())
 
 
-# Tells the parts of a network over which mapped axis of devices they sum.
-
-
 def with_axis_name(model: nn.Module, axis_name: str | None) -> nn.Module:
-    """The network whose every part with an attribute ``axis_name`` has this one.
+    """Returns the network with ``axis_name`` set in every submodule that has this attribute.
 
-    Such parts (BatchNorm, and encoders and decoders that hold what sums over a batch) are found in
-    the attributes of modules, in their tuples, lists, mappings and partial functions. A part that
-    several attributes share stays shared.
+    Such submodules sum over the batch (BatchNorm, and encoders and decoders that contain it). They
+    are found in the attributes of modules, and in tuples, lists, mappings and partial functions
+    there. A submodule that several attributes share stays shared.
 
     Args:
       model: not bound to variables.
-      axis_name: of ``jax.pmap`` or ``jax.shard_map``; None: the network as it is.
+      axis_name: axis of ``jax.pmap`` or ``jax.shard_map``; None: the network is returned unchanged.
     """
     if axis_name is None:
         return model
@@ -416,3 +387,34 @@ def with_axis_name(model: nn.Module, axis_name: str | None) -> nn.Module:
         return module.clone(**changed)
 
     return renamed(model)
+
+
+def partition(shape: tuple[int, ...], fsdp: int, sharded_size: int = SHARDED_SIZE) -> PartitionSpec:
+    """Returns the sharding of an array over ``fsdp`` devices: its largest axis that they divide.
+
+    Of equal axes the first one is sharded. Arrays of fewer than ``sharded_size`` elements, and
+    arrays without such an axis, are replicated.
+    """
+    divisible = [axis for axis, size in enumerate(shape) if size and size % fsdp == 0]
+    if fsdp == 1 or not divisible or np.prod(shape) < sharded_size:
+        return PartitionSpec()
+    largest = max(divisible, key=lambda axis: shape[axis])
+    return PartitionSpec(*[None] * largest, "fsdp")
+
+
+def check_divisible(batch_size: int, num_devices: int) -> None:
+    """Raises ValueError if a batch cannot be split evenly over the devices."""
+    if batch_size % num_devices:
+        below = batch_size // num_devices * num_devices
+        above = below + num_devices
+        choice = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(
+            f"batch_size: expected a multiple of the {num_devices} devices, received {batch_size}; "
+            f"{choice} would do"
+        )
+
+
+def _to_host(leaf: Any) -> Any:
+    """Returns an array of this process as a NumPy array, a global one unchanged."""
+    is_own = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+    return np.asarray(leaf) if is_own else leaf

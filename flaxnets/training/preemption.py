@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it ends after the step, with a checkpoint."""
+"""Preemption: signals after which a run saves a checkpoint and ends."""
 
 import os
 import signal
@@ -9,29 +9,29 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Interruption:
-    """Within ``with``, SIGTERM, SIGINT and SIGUSR1 are remembered instead of ending the process.
+class Preemption:
+    """Context that records SIGTERM, SIGINT and SIGUSR1 instead of ending the process.
 
-    SIGTERM is what Kubernetes, spot machines, Cloud TPU and Slurm send before they take a machine
-    away; SIGUSR1 is the notice that many Slurm scripts ask for (``--signal=USR1@60``). A second
-    SIGINT raises KeyboardInterrupt at once. Outside the main thread, where Python allows no
-    handlers, nothing changes.
+    Kubernetes, spot machines, Cloud TPU and Slurm send SIGTERM before they take a machine away;
+    many Slurm scripts ask for SIGUSR1 (``--signal=USR1@60``). A second SIGINT raises
+    KeyboardInterrupt at once. Outside the main thread, where Python allows no handlers, signals
+    keep their effect.
 
-    Of several processes any one may get the signal: JAX's preemption service has them agree on a
-    step that none has passed, usually the next. It listens to SIGTERM from the moment on at which
-    the processes have joined.
+    Any one of several processes may get the signal: JAX's preemption service then chooses a step
+    that none of them has passed, usually the next. It listens to SIGTERM as soon as the processes
+    have joined.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        """The signal that came, None so far; SIGTERM where another process got it."""
+        """The signal that was received; None without any; SIGTERM if another process got it."""
         self._previous: dict[int, object] = {}
         self._several = jax.process_count() > 1
 
     def stops_at(self, step: int) -> bool:
-        """Whether the run ends after ``step``, which all processes ask after every step."""
+        """Returns True if the run ends after ``step``; all processes call it after every step."""
         if not self._several:
             return self.signal is not None
         stops = multihost_utils.reached_preemption_sync_point(step)
@@ -39,19 +39,19 @@ class Interruption:
             self.signal = signal.SIGTERM
         return stops
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.signal = number
         if self._several:
-            os.kill(os.getpid(), signal.SIGTERM)  # To JAX's own handler, which tells the others.
+            os.kill(os.getpid(), signal.SIGTERM)  # To JAX's handler, which tells the others.
 
-    def __enter__(self) -> "Interruption":
+    def __enter__(self) -> "Preemption":
         """Sets the handlers."""
-        # JAX's handler of SIGTERM lies below Python's, which would take its place.
+        # With several processes JAX has a C++ handler of SIGTERM, which Python's would replace.
         own = [n for n in self.SIGNALS if not (self._several and n == signal.SIGTERM)]
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._remember) for number in own}
+            self._previous = {number: signal.signal(number, self._record) for number in own}
         return self
 
     def __exit__(
@@ -60,6 +60,6 @@ class Interruption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Puts back the handlers that were there."""
+        """Restores the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A trace of chosen training steps, for TensorBoard and Perfetto."""
+"""Profiler trace of a range of training steps, for TensorBoard and Perfetto."""
 
 import contextlib
 import logging
@@ -13,21 +13,21 @@ logger = logging.getLogger(__name__)
 
 
 class Profile:
-    """Traces the steps from one to another, of the first process.
+    """Trace of a range of steps, on the first process.
 
-    ``tensorboard --logdir=WORKDIR/profile`` shows the trace where ``xprof`` is installed;
+    ``tensorboard --logdir=WORKDIR/profile`` shows it if ``xprof`` is installed;
     https://ui.perfetto.dev opens the file ``perfetto_trace.json.gz`` in it.
     """
 
     def __init__(self, folder: Path, steps: tuple[int, int] | None) -> None:
-        """Traces nothing yet.
+        """Checks the range; the trace starts at its first step.
 
         Args:
-          folder: where the trace goes; made when missing.
-          steps: the first and the last step, from 1 on; None: no trace.
+          folder: of the trace; made if missing.
+          steps: first and last step, from 1 on; None: no trace.
 
         Raises:
-          ValueError: no such range of steps.
+          ValueError: not 1 <= first <= last.
         """
         if steps is not None and not 1 <= steps[0] <= steps[1]:
             raise ValueError(
@@ -38,7 +38,7 @@ class Profile:
         self._running = False
 
     def step(self, step: int) -> contextlib.AbstractContextManager[Any]:
-        """``with`` around the dispatch of a step, whose number names it in the trace."""
+        """Returns a context for the dispatch of a step, which names it in the trace."""
         if self._steps is None:
             return contextlib.nullcontext()
         if not self._running and self._steps[0] <= step <= self._steps[1]:
@@ -47,13 +47,13 @@ class Profile:
         return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
     def finish(self, step: int, result: Any) -> None:
-        """Comes after each step; ``result`` is what the device has when it is done."""
+        """Ends the trace after its last step; waits for ``result``, an output of the step."""
         if self._running and self._steps is not None and step >= self._steps[1]:
-            jax.block_until_ready(result)
+            jax.block_until_ready(result)  # Dispatch is asynchronous: the step may be running.
             self.close()
 
     def close(self) -> None:
-        """Writes the trace, where one has begun."""
+        """Writes the trace if it has started."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
@@ -61,10 +61,10 @@ class Profile:
 
 
 def parse_steps(text: str | None) -> tuple[int, int] | None:
-    """The numbers of ``FROM:TO``; None of None.
+    """Returns the numbers in ``FROM:TO``; None for None.
 
     Raises:
-      ValueError: other text.
+      ValueError: the text has another form.
     """
     if text is None:
         return None

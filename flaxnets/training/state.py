@@ -1,4 +1,4 @@
-"""All that changes during training: what a checkpoint holds and a step returns."""
+"""State of training: all arrays that a step updates and a checkpoint stores."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,15 +14,15 @@ from flaxnets.typing import Array, PyTree
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Arrays only: the model, the task and the optimizer are arguments of the step.
+    """Arrays that a training step updates; model, task and optimizer belong to the step.
 
     Attributes:
-      step: () int32, finished steps; also the number of the next batch.
+      step: () int32, finished steps; equals the number of the next batch.
       params: nested dict of float arrays.
-      collections: Linen's other collections, as ``{"batch_stats": …}``; empty without any.
+      collections: Linen's other collections, as ``{"batch_stats": …}``; may be empty.
       optimizer: the optax state.
-      ema: the exponential moving average of ``params``, shaped as they are; empty without any.
-      key: (2,) uint32, the run's key; the step's key is ``fold_in(key, step)``.
+      ema: exponential moving average of ``params``, of the same structure; empty if none is kept.
+      key: (2,) uint32, raw key data of the run; ``step_key`` derives the key of a step.
     """
 
     step: Array
@@ -34,24 +34,24 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Linen's variables for evaluation: the averaged parameters where there are any."""
+        """Linen's variables for evaluation, with averaged parameters if there are any."""
         return {"params": self.ema or self.params, **self.collections}
 
     def step_key(self) -> jax.Array:
-        """The typed key of the step that comes next; another for each step."""
+        """Returns the typed key of the next step, ``fold_in(key, step)``."""
         return jax.random.fold_in(jax.random.wrap_key_data(self.key), self.step)
 
 
 def initialize_variables(
     model: nn.Module, task: Task, batch: Mapping[str, Any], seed: int
 ) -> PyTree:
-    """Random variables for one seed, made in one compiled call.
+    """Returns random variables, made in one compiled call.
 
     Args:
       model: the network.
-      task: knows how the network is called.
-      batch: arrays, or their ``jax.ShapeDtypeStruct``.
-      seed: the run's seed.
+      task: calls the network.
+      batch: arrays, or their ``jax.ShapeDtypeStruct``; only shapes and dtypes are read.
+      seed: seed of the run.
     """
     zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
     initialize = jax.jit(lambda key: task.initialize(model, key, zeros))
@@ -61,13 +61,13 @@ def initialize_variables(
 def make_state(
     variables: PyTree, optimizer: optax.GradientTransformation, seed: int, *, ema: bool = False
 ) -> TrainState:
-    """The state before the first step.
+    """Returns the state before the first step.
 
     Args:
       variables: Linen's collections.
-      optimizer: whose state begins.
-      seed: the run's seed.
-      ema: whether the parameters are averaged; the average begins at their first values.
+      optimizer: initialises its state.
+      seed: seed of the run.
+      ema: keeps an average of the parameters, which starts at their initial values.
     """
     collections = dict(variables)
     params = collections.pop("params")
@@ -76,12 +76,12 @@ def make_state(
         params=params,
         collections=collections,
         optimizer=jax.jit(optimizer.init)(params),
-        # Copies: a step that reuses the state's memory may not be handed an array twice.
+        # Copies: a step donates the state, and the same buffer cannot be donated twice.
         ema=jax.tree.map(jnp.copy, params) if ema else {},
         key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
     )
 
 
 def count_parameters(params: PyTree) -> int:
-    """Numbers in all arrays of ``params``."""
+    """Returns the number of elements of all arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

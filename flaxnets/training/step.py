@@ -1,4 +1,4 @@
-"""The two compiled functions of training: one step, and the evaluation of one batch."""
+"""Pure functions that training compiles: one step, and the evaluation of one batch."""
 
 from collections.abc import Callable
 
@@ -11,16 +11,14 @@ from flaxnets.tasks.task import Task
 from flaxnets.training.optimizer import frozen_mask
 from flaxnets.training.parallel import Strategy, with_axis_name
 from flaxnets.training.state import TrainState
-from flaxnets.typing import (
-    Array,
-    Batch,
-    PRNGKey,
-    PyTree,
-    Sums,
-)
+from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+"""Function of (state, batch) to the next state and the sums of the step."""
 EvaluationStep = Callable[[PyTree, Batch], tuple[Sums, dict[str, Array]]]
+"""Function of (variables, batch) to sums, and outputs (B,...) of each example."""
+LossOf = Callable[[PyTree, PyTree, Batch, PRNGKey], tuple[Sums, PyTree]]
+"""Function of (params, collections, batch, key) to sums with ``loss``, and updated collections."""
 
 
 def make_train_step(
@@ -33,37 +31,39 @@ def make_train_step(
     accumulate_steps: int = 1,
     ema_decay: float = 0.0,
 ) -> TrainStep:
-    """The pure function of one step: gradient, update, averages, metrics.
+    """Returns the function of one training step: gradient, update, average, metrics.
 
-    The gradient is that of the loss's quotient over the whole batch, wherever its rows lie and
-    however they are split into micro-batches. To the task's sums come ``gradient_norm``, before
-    clipping, of the parameters that train, and ``parameter_norm``, after the update, of all of
-    them. A batch in which no row counts, or whose loss or gradient is not finite, advances the step
-    and changes nothing else; the sums say of the latter what they are.
+    The gradient is that of the mean loss over the whole batch (total / count), independent of the
+    devices that hold its rows and of the split into micro-batches. The task's sums are returned
+    with ``gradient_norm`` (before clipping, without frozen parameters) and ``parameter_norm``
+    (after the update, of all parameters).
+
+    A batch in which no row counts, or whose loss or gradient is not finite, advances ``state.step``
+    and changes nothing else; the sums show the non-finite value.
 
     Args:
       model: the network.
       task: its loss.
-      optimizer: as ``make_optimizer`` gives it.
-      frozen: paths, or what they begin with, for which no gradient is computed.
-      strategy: that compiles the step; None: ``jax.jit`` or nothing.
-      accumulate_steps: micro-batches of a step, which divide each device's rows evenly.
-      ema_decay: d of ``ema``, d · ema + (1 − d) · params after each step; 0: no average. At step n,
-        from 0 on, d is at most (1 + n) / (10 + n): the random start would stay in it for long.
+      optimizer: from ``make_optimizer``.
+      frozen: paths, or prefixes of paths, of parameters without a gradient.
+      strategy: compiles the step; None: plain ``jax.jit``, or no compilation.
+      accumulate_steps: number of micro-batches; divides each device's rows evenly.
+      ema_decay: d in the average d · ema + (1 − d) · params after each step; 0: no average. At step
+        n = 0, 1, … d is at most (1 + n) / (10 + n), or the random start would stay in it for long.
     """
     axis_name = None if strategy is None else strategy.axis_name
     model = with_axis_name(model, axis_name)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = state.step_key()
-        if axis_name is not None:  # Or the rows of each device would draw the same numbers.
+        if axis_name is not None:  # Else all devices would draw the same dropout masks.
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         is_frozen = frozen_mask(state.params, frozen)
 
         def loss_of(
             params: PyTree, collections: PyTree, rows: Batch, key: PRNGKey
         ) -> tuple[Sums, PyTree]:
-            # Cutting frozen parameters off lets the compiler drop their backward pass.
+            # stop_gradient lets XLA remove the backward pass of frozen parameters.
             params = jax.tree.map(
                 lambda leaf, cut: jax.lax.stop_gradient(leaf) if cut else leaf, params, is_frozen
             )
@@ -81,8 +81,10 @@ def make_train_step(
         )
         if axis_name is not None:
             gradients, sums = jax.lax.psum((gradients, sums), axis_name)
-        if strategy is not None:  # Or the layout of the state would reach into the backward pass.
+        if strategy is not None:  # Else XLA would shard the backward pass as the state is.
             gradients = strategy.gather(gradients)
+        # The division comes after all sums, so that each counted row weighs the same however the
+        # rows are spread over devices and micro-batches.
         total, count = sums["loss"]
         gradients = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), gradients)
         norm = optax.tree.norm(gradients).astype(jnp.float32)
@@ -96,6 +98,7 @@ def make_train_step(
         )
         counts = count > 0
         changes = counts & jnp.isfinite(total) & jnp.isfinite(norm)
+        # jnp.where selects, so a NaN in the branch not taken does not spread.
         new_state = jax.tree.map(lambda new, old: jnp.where(changes, new, old), new_state, state)
         counted = counts.astype(jnp.float32)
         norms = {
@@ -119,18 +122,12 @@ def _average(ema: PyTree, params: PyTree, decay: float, step: Array) -> PyTree:
 
 
 def make_evaluation_step(model: nn.Module, task: Task) -> EvaluationStep:
-    """The pure function that evaluates one batch: sums of metrics, and each example's outputs."""
+    """Returns the function that evaluates a batch: sums of metrics, outputs of each example."""
 
     def evaluation_step(variables: PyTree, batch: Batch) -> tuple[Sums, dict[str, Array]]:
         return task.evaluate(model, variables, batch)
 
     return evaluation_step
-
-
-# The gradient of a batch's loss, in one piece or summed over micro-batches.
-
-LossOf = Callable[[PyTree, PyTree, Batch, PRNGKey], tuple[Sums, PyTree]]
-"""(params, collections, batch, key) to sums with ``loss``, and the updated collections."""
 
 
 def accumulate_gradients(
@@ -143,26 +140,25 @@ def accumulate_gradients(
     num_micro: int = 1,
     axis_name: str | None = None,
 ) -> tuple[PyTree, Sums, PyTree]:
-    """The gradient of the loss's total over a batch; its quotient is for the caller.
+    """Returns the gradient of the total loss of a batch, summed over micro-batches.
 
-    Totals, counts and the total's gradients of the micro-batches add up, so that a quotient taken
-    after that weights every counted entry alike, however they are spread. Micro-batch m of M has
-    the rows m, m + M, …: which rows lie together is the same on any number of devices, and devices
-    that hold neighbouring rows need not exchange any. Collections go from one micro-batch to the
-    next; statistics of BatchNorm are those of one micro-batch at a time. One in which nothing
-    counts leaves them as they are.
+    The caller divides by the count. Micro-batch m of M has the rows m, m + M, …: the rows of a
+    micro-batch are then the same on any number of devices, and devices that hold neighbouring rows
+    exchange none. Collections are passed from one micro-batch to the next; BatchNorm normalises
+    with the statistics of one micro-batch. A micro-batch in which nothing counts leaves the
+    collections unchanged.
 
     Args:
-      loss_of: a micro-batch's sums.
-      params: nested dict of arrays, differentiated.
-      collections: Linen's other ones.
+      loss_of: sums of a micro-batch.
+      params: nested dict of arrays; differentiated.
+      collections: Linen's other collections.
       batch: arrays (B,...), B a multiple of ``num_micro``.
-      key: of the step; with several micro-batches each has one of its own.
-      num_micro: M; one works on all rows at once.
-      axis_name: the mapped axis over which rows are divided, if they are.
+      key: of the step; each of several micro-batches gets one of its own.
+      num_micro: M; 1 computes all rows at once.
+      axis_name: mapped axis over which the rows are sharded; None: not mapped.
 
     Returns:
-      The gradient and the sums, over this device's rows alone where they are divided, and the
+      The gradient, the sums (both over this device's rows if ``axis_name`` is given) and the
       collections.
     """
 
@@ -170,7 +166,7 @@ def accumulate_gradients(
         params: PyTree, collections: PyTree, batch: Batch, key: PRNGKey
     ) -> tuple[Array, tuple[Sums, PyTree]]:
         sums, updated = loss_of(params, collections, batch, key)
-        # Batch statistics over no rows are NaN.
+        # Over no rows BatchNorm's statistics are NaN: keep the old ones.
         counts = _over_devices(sums["loss"][1], axis_name) > 0
         updated = {**collections, **updated}
         kept = jax.tree.map(
@@ -196,9 +192,9 @@ def accumulate_gradients(
         )
         return (jax.tree.map(jnp.add, summed, of_rows), collections), sums
 
-    nothing = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
     micros = jnp.arange(num_micro), jax.tree.map(rows_of_micro, dict(batch))
-    (gradients, collections), stacked = jax.lax.scan(add_micro, (nothing, collections), micros)
+    (gradients, collections), stacked = jax.lax.scan(add_micro, (zeros, collections), micros)
     return gradients, jax.tree.map(lambda x: x.sum(0), stacked), collections
 
 

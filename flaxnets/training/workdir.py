@@ -1,4 +1,4 @@
-"""The folder of one run: who uses it, which configuration it belongs to, and its files."""
+"""Workdir of a run: its lock, its configuration and its files."""
 
 import json
 import os
@@ -15,23 +15,23 @@ from flaxnets.training.files import write_text_atomically
 
 
 class WorkdirError(Exception):
-    """A workdir that cannot be used; the message says why and what would help."""
+    """A workdir cannot be used; the message gives the reason and the fix."""
 
 
 class Workdir:
-    """A run's folder, locked from ``with`` to its end.
+    """Folder of a run, locked inside ``with``.
 
-    Holds ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``tensorboard/``, ``log.txt``,
-    ``predictions/`` and ``report.html``. Of several processes the first holds the lock and writes,
-    and all share the folder, which must lie on a file system that each of them sees.
+    Contains ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``tensorboard/``, ``log.txt``,
+    ``predictions/`` and ``report.html``. Of several processes the first one holds the lock and
+    writes; all need to see the folder on a shared file system.
     """
 
     def __init__(self, path: Path | str, *, writes: bool = True) -> None:
-        """Names the folder.
+        """Sets the path; touches no file.
 
         Args:
-          path: made by ``with`` when missing.
-          writes: False for all but the first of several processes: nothing is locked or written.
+          path: of the folder, which ``with`` makes if it is missing.
+          writes: False for all but the first of several processes; neither locks nor writes.
         """
         self.path = Path(path)
         self._writes = writes
@@ -45,23 +45,23 @@ class Workdir:
 
     @property
     def log(self) -> Path:
-        """The file of log messages."""
+        """The log file."""
         return self.path / "log.txt"
 
     @property
     def profile(self) -> Path:
-        """The folder of traces, which TensorBoard and Perfetto open."""
+        """The folder of profiler traces."""
         return self.path / "profile"
 
     def predictions(self, split: str) -> Path:
-        """The file of a split's outputs, one JSON record a line."""
+        """Returns the path of the outputs of a split, one JSON record per line."""
         return self.path / "predictions" / f"{split}.jsonl"
 
     def __enter__(self) -> "Workdir":
         """Makes the folder and locks it.
 
         Raises:
-          WorkdirError: not a folder, not writable, or used by another process.
+          WorkdirError: not a folder, not writable, or in use by another process.
         """
         if not self._writes:
             return self
@@ -85,10 +85,10 @@ class Workdir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Unlocks the folder; a run that failed before it began leaves no claim on it."""
+        """Unlocks the folder; removes the claim of a run that failed before its first record."""
         if not self._writes:
             return
-        # With a wrong path put right, the same folder must do.
+        # Else the same command with, say, a corrected data path would be refused.
         if error is not None and self._newly_claimed and not self._has_begun:
             (self.path / "config.json").unlink(missing_ok=True)
         self._lock.release()
@@ -102,12 +102,16 @@ class Workdir:
         return self.path / "lock.holder"
 
     def claim(self, experiment: str, config: Config) -> None:
-        """Writes ``config.json``, or checks that the one there is of the same run.
+        """Writes ``config.json``, or checks that the existing one is of the same run.
 
-        Fields that only change how a run is carried out may differ.
+        Fields made by ``flaxnets.configuration.runtime`` may differ.
+
+        Args:
+          experiment: ``FILE[:variant]``.
+          config: the configuration of the run.
 
         Raises:
-          WorkdirError: the folder is of another configuration; each difference is shown.
+          WorkdirError: the folder holds another configuration; shows each difference.
         """
         if not self._writes:
             return
@@ -127,10 +131,10 @@ class Workdir:
         write_text_atomically(path, json.dumps(record, indent=2) + "\n")
 
     def read_config(self) -> Mapping[str, Any]:
-        """What ``claim`` wrote: ``{"experiment": FILE[:variant], "config": {…}}``.
+        """Returns what ``claim`` wrote: ``{"experiment": FILE[:variant], "config": {…}}``.
 
         Raises:
-          WorkdirError: no folder, or no run in it.
+          WorkdirError: the folder does not exist, or holds no run.
         """
         path = self.path / "config.json"
         if not self.path.is_dir():

@@ -1,4 +1,4 @@
-"""The commands of gcloud that run a training on a Cloud TPU slice of its own, one after another.
+"""Training on its own Cloud TPU slice, as a sequence of gcloud commands.
 
 Sources: https://cloud.google.com/sdk/gcloud/reference/compute/tpus (``tpu-vm`` and
 ``queued-resources``), https://cloud.google.com/tpu/docs/jax-pods and queued-resources (the states).
@@ -24,10 +24,10 @@ from launch.clusters.tpu_types import TpuType, find_accelerator
 
 ROOT = Path(__file__).parents[2]
 FILES = ("pyproject.toml", "constraints.txt", "README.md")
-"""Copied to the machines beside the code."""
+"""Files copied to the machines together with the code."""
 HOME = "flaxnets"
-"""The folder on each machine, in the user's own."""
-# The machines come with Python 3.10; uv brings the one that the versions were tested with.
+"""Folder of the code on each machine, below the user's home."""
+# The machines come with Python 3.10, which is too old; uv installs a newer one.
 INSTALL = (
     f"cd {HOME} && python3 -m pip install --quiet --user uv && "
     "python3 -m uv venv --quiet --allow-existing --python=3.11 .venv && "
@@ -35,31 +35,31 @@ INSTALL = (
     "-e '.[pretrained,captions,tpu]'"
 )
 POLL_SECONDS = 30
-MOST_MISSES = 10
-"""Answers that may fail to come in a row, while days may go by in the queue."""
+MAX_FAILED_POLLS = 10
+"""Failed polls in a row after which waiting ends; a request may be queued for days."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class TpuJob:
     """A training on a TPU slice.
 
     Attributes:
-      name: of the machines, a DNS label.
-      zone: as ``us-west4-a``.
-      type: the accelerator type, as ``v5litepod-16``.
-      arguments: the flags of the program.
-      program: the module that each machine runs.
-      runtime_version: the machines' software; None: the one for JAX on this type.
-      project: None: the one that gcloud is set to.
-      queued: wait in Cloud TPU's queue, instead of failing where there is no capacity.
-      spot: cheaper machines that may be taken away.
-      repository: of git, cloned by the machines; None: the files of this checkout are copied.
-      setup: shell commands on every machine before the training, as a mount.
-      create: make the machines; else they are there.
-      delete: remove them after the training.
+      name: name of the TPU, a DNS label.
+      zone: Google Cloud zone, as ``us-west4-a``.
+      type: accelerator type, as ``v5litepod-16``.
+      arguments: flags of the program.
+      program: module that each machine runs.
+      runtime_version: TPU software version; None: the one for JAX on this type.
+      project: Google Cloud project; None: gcloud's default.
+      queued: wait in Cloud TPU's queue instead of failing when there is no capacity.
+      spot: use cheaper machines that may be preempted.
+      repository: URL of a git repository that the machines clone; None: copy this checkout.
+      setup: shell commands that every machine runs before the training, as a mount.
+      create: create the machines; False: they exist already.
+      delete: delete the machines after the training.
 
     Raises:
-      ValueError: options that Cloud TPU would not take, or that do not fit together.
+      ValueError: options that Cloud TPU would refuse, or that contradict each other.
     """
 
     name: str
@@ -99,33 +99,33 @@ class Options:
 
     @property
     def tpu(self) -> TpuType:
-        """The generation of the TPUs."""
+        """Returns the TPU generation."""
         return find_accelerator(self.type)[0]
 
     @property
     def hosts(self) -> int:
-        """The number of machines, one process each."""
+        """Returns the number of machines, one process each."""
         return find_accelerator(self.type)[1]
 
 
-def make_commands(options: Options) -> list[list[str]]:
-    """The commands in their order, each a list of arguments; they run in ``ROOT``."""
+def make_tpu_commands(job: TpuJob) -> list[list[str]]:
+    """Returns the commands in order, each a list of arguments; they run in ``ROOT``."""
     commands = []
-    if options.create:
-        commands.append(_create(options))
-        if options.queued:
-            commands.append(_wait(options))
-    commands += _copy(options)
-    commands.append(_on_all(options, INSTALL))
-    commands += [_on_all(options, command) for command in options.setup]
-    commands.append(_on_all(options, _train(options)))
-    if options.delete:
-        commands.append(delete_command(options))
+    if job.create:
+        commands.append(_create(job))
+        if job.queued:
+            commands.append(_wait(job))
+    commands += _copy(job)
+    commands.append(_on_all(job, INSTALL))
+    commands += [_on_all(job, command) for command in job.setup]
+    commands.append(_on_all(job, _train(job)))
+    if job.delete:
+        commands.append(delete_command(job))
     return commands
 
 
 def run_commands(commands: Sequence[Sequence[str]]) -> int:
-    """Runs commands in ``ROOT`` up to the first that fails; returns its exit code, or 0.
+    """Runs commands in ``ROOT`` up to the first failure; returns its exit code, or 0.
 
     Raises:
       ValueError: gcloud is not installed.
@@ -141,76 +141,76 @@ def run_commands(commands: Sequence[Sequence[str]]) -> int:
     return 0
 
 
-def delete_command(options: Options) -> list[str]:
-    """The command that removes the machines, and the request where they were queued."""
-    if options.queued:
-        return [*_gcloud(options, "queued-resources", "delete", options.name), "--force"]
-    return _gcloud(options, "tpu-vm", "delete", options.name)
+def delete_command(job: TpuJob) -> list[str]:
+    """Returns the command that deletes the machines, with their queued request if there is one."""
+    if job.queued:
+        return [*_gcloud(job, "queued-resources", "delete", job.name), "--force"]
+    return _gcloud(job, "tpu-vm", "delete", job.name)
 
 
-def _gcloud(options: Options, *words: str) -> list[str]:
-    """A command that asks nothing."""
-    command = ["gcloud", "compute", "tpus", *words, f"--zone={options.zone}", "--quiet"]
-    if options.project:
-        command.append(f"--project={options.project}")
+def _gcloud(job: TpuJob, *words: str) -> list[str]:
+    """Returns a gcloud command that never prompts."""
+    command = ["gcloud", "compute", "tpus", *words, f"--zone={job.zone}", "--quiet"]
+    if job.project:
+        command.append(f"--project={job.project}")
     return command
 
 
-def _create(options: Options) -> list[str]:
-    version = options.runtime_version or options.tpu.runtime_version
-    if options.queued:
-        command = _gcloud(options, "queued-resources", "create", options.name)
-        command += [f"--node-id={options.name}", f"--runtime-version={version}"]
+def _create(job: TpuJob) -> list[str]:
+    version = job.runtime_version or job.tpu.runtime_version
+    if job.queued:
+        command = _gcloud(job, "queued-resources", "create", job.name)
+        command += [f"--node-id={job.name}", f"--runtime-version={version}"]
     else:
-        command = _gcloud(options, "tpu-vm", "create", options.name)
+        command = _gcloud(job, "tpu-vm", "create", job.name)
         command.append(f"--version={version}")
-    command.append(f"--accelerator-type={options.type}")
-    if options.spot:
+    command.append(f"--accelerator-type={job.type}")
+    if job.spot:
         command.append("--spot")
     return command
 
 
-def _wait(options: Options) -> list[str]:
-    """A loop that ends when the queued machines are there, and fails when they never will."""
-    describe = _gcloud(options, "queued-resources", "describe", options.name)
+def _wait(job: TpuJob) -> list[str]:
+    """Returns a loop that polls a queued request until it is active, or fails if it cannot be."""
+    describe = _gcloud(job, "queued-resources", "describe", job.name)
     describe.append("--format=value(state.state)")
     script = (
-        f"misses=0; while [ $misses -lt {MOST_MISSES} ]; do "
+        f"misses=0; while [ $misses -lt {MAX_FAILED_POLLS} ]; do "
         f"state=$({shlex.join(describe)}) && misses=0 || misses=$((misses + 1)); "
         "case $state in ACTIVE) exit 0;; FAILED|SUSPENDING|SUSPENDED) break;; esac; "
-        f'echo "{options.name}: ${{state:-no answer}}" >&2; sleep {POLL_SECONDS}; done; '
-        f'echo "error: {options.name} will not start: ${{state:-no answer}}" >&2; exit 1'
+        f'echo "{job.name}: ${{state:-no answer}}" >&2; sleep {POLL_SECONDS}; done; '
+        f'echo "error: {job.name} will not start: ${{state:-no answer}}" >&2; exit 1'
     )
     return ["sh", "-c", script]
 
 
-def _copy(options: Options) -> list[list[str]]:
-    """Puts the code on every machine."""
-    if options.repository:
-        url = shlex.quote(options.repository)
+def _copy(job: TpuJob) -> list[list[str]]:
+    """Returns the commands that put the code on every machine."""
+    if job.repository:
+        url = shlex.quote(job.repository)
         return [
             _on_all(
-                options,
+                job,
                 f"if [ -d {HOME}/.git ]; then git -C {HOME} pull --ff-only; "
                 f"else git clone {url} {HOME}; fi",
             )
         ]
-    scp = _gcloud(options, "tpu-vm", "scp", *CODE, *FILES, f"{options.name}:{HOME}/")
+    scp = _gcloud(job, "tpu-vm", "scp", *CODE, *FILES, f"{job.name}:{HOME}/")
     return [
-        _on_all(options, f"mkdir -p {HOME} && cd {HOME} && rm -rf {' '.join(CODE)}"),
+        _on_all(job, f"mkdir -p {HOME} && cd {HOME} && rm -rf {' '.join(CODE)}"),
         [*scp, "--worker=all", "--recurse"],
     ]
 
 
-def _train(options: Options) -> str:
-    """What every machine runs; they find each other by the metadata of Cloud TPU."""
-    program = [".venv/bin/python", "-u", "-m", options.program, *options.arguments]
-    if options.program in GROUP_PROGRAMS:
-        program.append("--cluster=gcetpu" if options.hosts > 1 else "--cluster=none")
+def _train(job: TpuJob) -> str:
+    """Returns the command of every machine; processes find each other by Cloud TPU's metadata."""
+    program = [".venv/bin/python", "-u", "-m", job.program, *job.arguments]
+    if job.program in GROUP_PROGRAMS:
+        program.append("--cluster=gcetpu" if job.hosts > 1 else "--cluster=none")
     return f"cd {HOME} && {shlex.join(program)}"
 
 
-def _on_all(options: Options, command: str) -> list[str]:
-    """Runs a shell's command on every machine at once."""
-    ssh = _gcloud(options, "tpu-vm", "ssh", options.name)
+def _on_all(job: TpuJob, command: str) -> list[str]:
+    """Returns the command that runs a shell command on every machine at once."""
+    ssh = _gcloud(job, "tpu-vm", "ssh", job.name)
     return [*ssh, "--worker=all", f"--command={command}"]

@@ -1,9 +1,9 @@
-"""The manifest of a training as a JobSet, Kubernetes' set of jobs that start and fail together.
+"""Training as a Kubernetes JobSet: its options, checked before submission, and its manifest.
 
-One job of as many pods as there are processes. JobSet gives them a headless service, so that
-process i is found at ``NAME-train-0-i.NAME``; when one fails, all are started again, and resume
-from the last checkpoint. A pod that was evicted, or whose program says that it saved after a
-signal (``launch.train``'s exit codes), does not count against the restarts.
+The JobSet has one job with one pod per process. Its headless service names process i
+``NAME-train-0-i.NAME``. When one pod fails, JobSet restarts all of them, and they resume from the
+last checkpoint. A restart does not count against the limit when the pod was evicted, or when its
+exit code says that it saved a checkpoint after a signal (see ``launch.train``).
 
 Source of the fields: https://jobset.sigs.k8s.io and api/jobset/v1alpha2/jobset_types.go of
 kubernetes-sigs/jobset; 0.6 and newer have all of them. TPUs: GKE's "Deploy TPU workloads" and the
@@ -26,14 +26,20 @@ from launch.clusters.jobs import (
 )
 from launch.clusters.tpu_types import Slice, find_slice
 
-# What a JobSet is made from, read from strings and checked before anything is submitted.
-
 HOME = "/flaxnets"
-"""The folder of the image in which programs run."""
+"""Folder of the image in which programs run."""
 JOB = "train"
-"""The name of the replicated job, part of its pods' names."""
+"""Name of the replicated job, part of its pods' names."""
+PORT = 8476
+"""Port on which the first process listens for the others."""
+SAVED = [138, 143]
+"""Exit codes of ``launch.train`` after a signal and a saved checkpoint."""
+GRACE_SECONDS = 300
+"""Time from SIGTERM to SIGKILL: enough to end a step and write a checkpoint to a slow volume."""
+USER = 1000
+"""User and group id of the image."""
 
-# What a volume must not be laid over; shared memory has one of its own.
+# Paths that a volume must not hide: the image's code, and shared memory, which is mounted already.
 _TAKEN = (HOME, *(f"{HOME}/{folder}" for folder in CODE), "/dev/shm")
 _NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -45,36 +51,37 @@ _POD_SUFFIX = len(f"-{JOB}-0-") + len("-abcde")
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """A PersistentVolumeClaim and where its content is seen, an absolute, normalised path."""
+    """A PersistentVolumeClaim and its mount path, absolute and normalised."""
 
     claim: str
     path: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class KubernetesJob:
     """A training as a JobSet.
 
     Attributes:
-      name: of the JobSet, a DNS label.
-      image: with flaxnets, as the ``Dockerfile`` builds it.
-      arguments: the flags of the program.
-      program: the module that each process runs.
-      processes: one to a pod; None: as many as the TPU slice has machines, else 1.
-      gpus: NVIDIA's, of each process; 0: none.
-      tpu: the type of TPU, as ``v5e``; with ``topology``, as ``4x4``.
-      namespace: None: the one that kubectl is set to.
+      name: name of the JobSet, a DNS label.
+      image: container image with flaxnets, as the ``Dockerfile`` builds it.
+      arguments: flags of the program.
+      program: module that each process runs.
+      processes: number of processes, one per pod; None: the machines of the TPU slice, else 1.
+      gpus: NVIDIA GPUs of each process.
+      tpu: TPU type, as ``v5e``; needs ``topology``.
+      topology: topology of the TPU slice, as ``4x4``.
+      namespace: Kubernetes namespace; None: kubectl's default.
       queue: Kueue's LocalQueue; None: no queue.
-      volumes: the workdir and the data lie on them.
-      environment: variables of each process.
+      volumes: volumes that hold the workdir and the data.
+      environment: environment variables of each process.
       node_selector: labels that nodes must have.
-      cpu: requested by each process, as ``8``; None: not stated.
-      memory: requested by and the limit of each process, as ``64Gi``; None: not stated.
-      restarts: further attempts after failures; those after a preemption do not count.
-      max_run_seconds: after which an attempt saves and the JobSet ends; None: no limit.
+      cpu: CPU request of each process, as ``8``; None: none.
+      memory: memory request and limit of each process, as ``64Gi``; None: none.
+      restarts: most restarts after failures; restarts after a preemption do not count.
+      max_run_seconds: time limit, after which the run saves and the JobSet ends; None: no limit.
 
     Raises:
-      ValueError: options that no cluster would take, or that do not fit together.
+      ValueError: options that Kubernetes would refuse, or that contradict each other.
     """
 
     name: str
@@ -127,23 +134,24 @@ class Options:
 
     @property
     def slice(self) -> Slice | None:
-        """The TPU slice that the processes share, None without one."""
+        """Returns the TPU slice that the processes share; None without one."""
         if self.tpu is None or self.topology is None:
             return None
         return find_slice(self.tpu, self.topology, self.processes)
 
     @property
     def count(self) -> int:
-        """The number of processes."""
+        """Returns the number of processes."""
         tpu = self.slice
         return tpu.hosts if tpu else self.processes or 1
 
 
 def parse_volume(value: str) -> Volume:
-    """The volume of ``CLAIM:/path``.
+    """Returns the volume of ``CLAIM:/path``.
 
     Raises:
-      ValueError: no colon, no absolute path, or a claim with a name that there cannot be.
+      ValueError: no colon, no absolute path, an invalid claim name, or a path that hides the
+        image's code.
     """
     claim, colon, path = value.partition(":")
     if not claim or not colon or not path.startswith("/"):
@@ -153,8 +161,7 @@ def parse_volume(value: str) -> Volume:
     for taken in _TAKEN:
         if lies_under(taken, path):
             raise ValueError(
-                f"volume: expected a path that leaves the image's own {taken} as it is, received "
-                f"{path}"
+                f"volume: expected a path that does not hide {taken} of the image, received {path}"
             )
     return Volume(claim, path)
 
@@ -167,18 +174,8 @@ def _check_name(argument: str, value: str) -> None:
         )
 
 
-PORT = 8476
-"""Where the first process listens for the others."""
-SAVED = [138, 143]
-"""What launch.train exits with when a signal ended it after a checkpoint."""
-GRACE_SECONDS = 300
-"""From SIGTERM to SIGKILL: time to end a step and to write a checkpoint to a slow volume."""
-USER = 1000
-"""The user and group of the image."""
-
-
-def make_jobset(options: Options) -> dict[str, Any]:
-    """The manifest as Kubernetes' API takes it; nothing but dicts, lists, strings and numbers."""
+def make_jobset(options: KubernetesJob) -> dict[str, Any]:
+    """Returns the manifest as Kubernetes' API takes it: dicts, lists, strings and numbers."""
     metadata: dict[str, Any] = {"name": options.name}
     if options.namespace:
         metadata["namespace"] = options.namespace
@@ -186,7 +183,7 @@ def make_jobset(options: Options) -> dict[str, Any]:
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": options.queue}
     tpu = options.slice
     if tpu and tpu.hosts > 1:
-        # All pods in one node pool, which is one slice; two pools may have the same topology.
+        # One node pool is one slice. Two pools may have the same topology, so pin all pods to one.
         metadata["annotations"] = {
             "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
         }
@@ -219,13 +216,13 @@ def make_jobset(options: Options) -> dict[str, Any]:
     }
 
 
-def _make_job(options: Options) -> dict[str, Any]:
-    """The spec of the ``batch/v1`` Job."""
+def _make_job(options: KubernetesJob) -> dict[str, Any]:
+    """Returns the spec of the ``batch/v1`` Job."""
     job: dict[str, Any] = {
         "completionMode": "Indexed",
         "parallelism": options.count,
         "completions": options.count,
-        # A process cannot come back alone: the job fails with its first pod, and JobSet starts all.
+        # A process cannot rejoin alone: the first failed pod fails the job, JobSet restarts all.
         "backoffLimit": 0,
         "podFailurePolicy": {
             "rules": [
@@ -247,17 +244,17 @@ def _condition(name: str) -> dict[str, str]:
     return {"type": name, "status": "True"}
 
 
-def _make_pod(options: Options) -> dict[str, Any]:
-    """The spec of each pod, one process."""
+def _make_pod(options: KubernetesJob) -> dict[str, Any]:
+    """Returns the spec of a pod, one process."""
     selector = dict(options.node_selector)
     security: dict[str, Any] = {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
     if tpu := options.slice:
         selector["cloud.google.com/gke-tpu-accelerator"] = tpu.type.gke_accelerator
         selector["cloud.google.com/gke-tpu-topology"] = tpu.topology
-        # GKE documents its TPU devices for containers of root alone.
+        # GKE documents TPU devices only for containers that run as root.
         security["runAsUser"] = 0
     pod: dict[str, Any] = {
-        # podFailurePolicy asks for it.
+        # podFailurePolicy requires it.
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": security,
@@ -280,8 +277,8 @@ def _make_pod(options: Options) -> dict[str, Any]:
     return pod
 
 
-def _make_container(options: Options) -> dict[str, Any]:
-    """The container: the image's own entry point, ``python -m``, with the program and its flags."""
+def _make_container(options: KubernetesJob) -> dict[str, Any]:
+    """Returns the container; the image's entry point is ``python -m``."""
     claims = list(dict.fromkeys(volume.claim for volume in options.volumes))
     container: dict[str, Any] = {
         "name": JOB,
@@ -303,23 +300,22 @@ def _make_container(options: Options) -> dict[str, Any]:
             {"name": f"claim-{claims.index(volume.claim)}", "mountPath": volume.path}
             for volume in options.volumes
         ),
-        # Of the 64 MB that containers have by default, worker processes and NCCL want more.
+        # Data-loader workers and NCCL need more than the default 64 MB.
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
     return container
 
 
-def _group(options: Options) -> list[str]:
-    """The flags by which the processes find each other."""
+def _group(options: KubernetesJob) -> list[str]:
+    """Returns the flags by which the processes find each other."""
     if options.program not in GROUP_PROGRAMS:
         return []
     if options.count == 1:
         return ["--cluster=none"]
     if options.slice:
-        # GKE tells each pod of a slice its number and the others' names, in TPU_WORKER_ID and
-        # TPU_WORKER_HOSTNAMES.
+        # GKE gives each pod of a slice TPU_WORKER_ID and TPU_WORKER_HOSTNAMES.
         return ["--cluster=gketpu"]
-    # JAX's own detection would need the right to read pods, and another package.
+    # JAX's own detection would need permission to read pods, and another package.
     return [
         f"--coordinator={options.name}-{JOB}-0-0.{options.name}:{PORT}",
         f"--num_processes={options.count}",
@@ -328,12 +324,12 @@ def _group(options: Options) -> list[str]:
 
 
 def _literal(value: str) -> str:
-    """A string that Kubernetes, which replaces ``$(NAME)`` and ``$$``, hands on as it is."""
+    """Returns the string escaped, since Kubernetes replaces ``$(NAME)`` and ``$$``."""
     return value.replace("$", "$$")
 
 
-def _make_resources(options: Options) -> dict[str, Any]:
-    """What a container asks for, and its limits."""
+def _make_resources(options: KubernetesJob) -> dict[str, Any]:
+    """Returns the resource requests and limits of the container."""
     requests: dict[str, Any] = {}
     limits: dict[str, Any] = {}
     if options.cpu:

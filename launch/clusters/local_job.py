@@ -1,4 +1,4 @@
-"""Several processes on this machine: started, their output merged, and ended together."""
+"""Group of processes on this machine that start, print and end together."""
 
 import os
 import signal
@@ -11,23 +11,23 @@ from types import FrameType
 from typing import IO
 
 POLL_SECONDS = 0.05
-WRONG_FLAG = 2
-"""What programs exit with where trying again would not help."""
+USAGE_ERROR = 2
+"""Exit code of a usage error; a restart would fail again."""
 
 
 class LocalJob:
-    """One process for each command, each the leader of a process group of its own.
+    """A job of one process per command, each the leader of its own process group.
 
-    Their lines, of standard output and error alike, are written to ``output`` with ``[rank] `` in
-    front, whole lines only. SIGINT and SIGTERM of this process are handed on to all of them, which
-    may save; a second SIGINT kills them.
+    Lines of standard output and standard error are written to ``output`` with the prefix
+    ``[rank] ``, whole lines only. SIGINT and SIGTERM to this process are forwarded to all
+    processes, which may save a checkpoint; a second SIGINT kills them.
 
     Args:
-      commands: of each process.
-      environments: what each process's environment has beside this one's.
-      output: where lines go; None: standard output.
-      grace_seconds: what the others have to end by themselves once one has ended with an error;
-        then they are killed. Those that wait for a dead one would not end at SIGTERM either.
+      commands: command of each process.
+      environments: variables added to the environment of each process.
+      output: file for the lines; None: standard output.
+      grace_seconds: time for the others to end after one process fails; then they are killed.
+        SIGTERM would not help: a process that waits in a collective for a dead one ignores it.
     """
 
     def __init__(
@@ -44,19 +44,19 @@ class LocalJob:
         self._processes: list[subprocess.Popen[str]] = []
         self._writing = threading.Lock()
         self.signal: int | None = None
-        """The signal that was handed on, None without one."""
+        """Signal that was forwarded; None without one."""
 
     def run(self) -> int:
-        """Runs all to their end.
+        """Runs all processes until they end.
 
         Returns:
-          0 where all have ended well, else the exit code of the first that has not; 128 + the
-          number of the signal that ended it.
+          0 if all succeed, else the exit code of the first that fails: 128 + the signal's number
+          if a signal killed it.
         """
         previous = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, self._hand_on)
+                previous[number] = signal.signal(number, self._forward)
         readers: list[threading.Thread] = []
         try:
             for rank, (command, more) in enumerate(
@@ -84,7 +84,7 @@ class LocalJob:
                 signal.signal(number, handler)
 
     def _watch(self) -> int:
-        """Waits until all have ended, or until those that should have ended are killed."""
+        """Waits until all have ended, or until the grace period after a failure is over."""
         first, deadline = 0, float("inf")
         reported: set[int] = set()
         while True:
@@ -100,11 +100,11 @@ class LocalJob:
                 return first
             if time.monotonic() > deadline:
                 alive = [str(rank) for rank, code in enumerate(codes) if code is None]
-                self._say(alive[0], f"killing what is left: {', '.join(alive)}")
+                self._say(alive[0], f"killing the remaining processes: {', '.join(alive)}")
                 return first
             time.sleep(POLL_SECONDS)
 
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+    def _forward(self, number: int, frame: FrameType | None) -> None:
         if self.signal == number == signal.SIGINT:
             self._kill()
             return
@@ -119,7 +119,7 @@ class LocalJob:
     def _send(self, number: int) -> None:
         for process in self._processes:
             if process.poll() is None:
-                # The group: a data loader's workers end with their parent.
+                # The whole group, so that a data loader's workers end with their parent.
                 os.killpg(process.pid, number)
 
     def _copy(self, rank: int, process: subprocess.Popen[str]) -> None:
@@ -134,24 +134,24 @@ class LocalJob:
 
 
 def run_with_restarts(make_job: Callable[[], LocalJob], restarts: int) -> int:
-    """Runs a job, again after each failure, at most ``1 + restarts`` times in all.
+    """Runs a job and restarts it after a failure, at most ``restarts`` times.
 
     Args:
-      make_job: a new job for each attempt.
-      restarts: further attempts; none after a signal to this process, or a wrong flag.
+      make_job: makes the job of each attempt.
+      restarts: most restarts; a signal to this process or a usage error ends the attempts.
 
     Returns:
-      The exit code of the last attempt.
+      Exit code of the last attempt.
     """
     attempt = 0
     while True:
         job = make_job()
         code = job.run()
-        if code in (0, WRONG_FLAG) or job.signal is not None or attempt == restarts:
+        if code in (0, USAGE_ERROR) or job.signal is not None or attempt == restarts:
             return code
         attempt += 1
         print(
-            f"exit code {code}: starting again, {attempt} of {restarts}",
+            f"exit code {code}: restart {attempt} of {restarts}",
             file=sys.stderr,
             flush=True,
         )

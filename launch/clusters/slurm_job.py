@@ -1,4 +1,7 @@
-"""The sbatch script of a training on Slurm: from its options to its text."""
+"""Training as a Slurm job: its options, the ``sbatch`` script and the submission.
+
+The script runs the program with ``srun`` and requeues the job after a preemption.
+"""
 
 import contextlib
 import dataclasses
@@ -12,7 +15,7 @@ from pathlib import Path
 from launch.clusters.jobs import flag_value
 
 INDEX = "{index}"
-"""What stands for an array's index in the arguments of a program."""
+"""Placeholder for the index of an array's element in the flags of a program."""
 
 _TIME = re.compile(
     r"(?P<minutes>\d+)"
@@ -24,36 +27,36 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+)(?::([1-9]\d*))?)?")
 
 @dataclasses.dataclass(frozen=True)
 class SlurmJob:
-    """What is asked of Slurm, and what runs there.
+    """Options of a Slurm job and the program that it runs.
 
     Attributes:
-      python: the interpreter.
-      root: the folder in which the job runs.
-      program: the module that each task runs, as ``launch.train``.
-      arguments: its flags; ``{index}`` in them is the index of the array's element.
-      nodes: machines.
-      tasks: processes on each of them.
-      gpus: of each task.
-      cpus: of each task; 0: Slurm's default.
-      time: the limit in one of Slurm's forms, as ``30``, ``12:00:00``, ``2-12``; empty: the
+      python: path of the interpreter.
+      root: folder in which the job runs.
+      program: module that each task runs, as ``launch.train``.
+      arguments: flags of the program; ``{index}`` becomes the index of the array's element.
+      nodes: number of machines.
+      tasks: processes on each machine.
+      gpus: GPUs of each task.
+      cpus: CPU cores of each task; 0: Slurm's default.
+      time: time limit in one of Slurm's forms, as ``30``, ``12:00:00``, ``2-12``; empty: the
         partition's.
-      partition: empty: Slurm's default.
-      signal_seconds: how long before the limit SIGUSR1 reaches the tasks; Slurm may be a minute
-        early.
-      requeue: whether a job that saved because a signal told it to is queued again.
-      max_requeues: how often at most.
-      array: indices of elements, as ``1-3`` or ``1,4,7-9:2``; empty: a single job.
-      array_limit: elements that run at the same time; 0: any number.
-      name: of the job; empty: the program's.
-      output: the file of what it prints, below ``root``; Slurm's ``%x`` (name), ``%j`` (number),
-        ``%A`` and ``%a`` (an array's number and index) are replaced. Empty:
-        ``runs/slurm/NAME-NUMBER.out``.
-      setup: shell lines that come first.
+      partition: Slurm partition; empty: Slurm's default.
+      signal_seconds: seconds before the limit at which the tasks receive SIGUSR1; Slurm may send
+        it up to a minute early.
+      requeue: requeue the job after it saved a checkpoint because of a signal.
+      max_requeues: most requeues.
+      array: indices of an array's elements, as ``1-3`` or ``1,4,7-9:2``; empty: a single job.
+      array_limit: most elements that run at the same time; 0: no limit.
+      name: job name; empty: the program's.
+      output: file of the job's output, below ``root``; Slurm replaces ``%x`` (name), ``%j``
+        (job id), ``%A`` and ``%a`` (an array's id and index). Empty:
+        ``runs/slurm/NAME-ID.out``.
+      setup: shell lines at the start of the script.
       extra: further options of sbatch, as ``--account=x``.
 
     Raises:
-      ValueError: a value that Slurm could not do anything with, or with which all elements of an
-        array would write to one workdir.
+      ValueError: a value that Slurm would refuse, or an array whose elements would all use one
+        workdir.
     """
 
     python: str
@@ -99,7 +102,7 @@ class SlurmJob:
             return
         seconds = parse_time(self.time)
         if seconds <= self.signal_seconds:
-            # Otherwise the signal comes with the start, and the job is queued again for ever.
+            # Otherwise Slurm signals at the start, and the job requeues itself for ever.
             raise ValueError(
                 f"time: expected more than signal_seconds = {self.signal_seconds}, received "
                 f"{self.time}, which is {seconds} s"
@@ -127,8 +130,8 @@ class SlurmJob:
             )
 
 
-def make_script(job: SlurmJob) -> str:
-    """The text of the script for ``sbatch``."""
+def make_slurm_script(job: SlurmJob) -> str:
+    """Returns the script for ``sbatch``."""
     options = "\n".join(f"#SBATCH {option}" for option in _options(job))
     parts = [f"#!/bin/bash\n{options}", "set -e"]
     if job.setup:
@@ -139,16 +142,63 @@ def make_script(job: SlurmJob) -> str:
     return "\n\n".join([*parts, "exit $code"]) + "\n"
 
 
+def submit_slurm_job(job: SlurmJob, *, wait: bool) -> int:
+    """Submits the job; prints its id, and the path of its output to standard error.
+
+    Args:
+      job: job to submit.
+      wait: wait until the job has ended.
+
+    Returns:
+      0 after the submission; with ``wait``, the job's exit code (an array's greatest).
+
+    Raises:
+      ValueError: no Slurm on this machine, or Slurm refuses the job; the message quotes it.
+    """
+    if shutil.which("sbatch") is None:
+        raise ValueError(
+            "expected Slurm's sbatch on this machine, found none; submit from a login node of the "
+            "cluster, or print the script with --dry_run"
+        )
+    folder = (Path(job.root) / output_of(job)).parent
+    if "%" not in str(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # Slurm does not make it, and the job would fail.
+    with subprocess.Popen(
+        ["sbatch", "--parsable", *(["--wait"] if wait else [])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # The pipe breaks if sbatch fails before it has read all; its message then tells why.
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(make_slurm_script(job))
+        number = process.stdout.readline().partition(";")[0].strip()  # ID or ID;CLUSTER
+        if number:
+            print(number, flush=True)
+            print(f"job {number} prints to {output_of(job)}", file=sys.stderr, flush=True)
+        errors = process.stderr.read().strip()
+    if not number:
+        shown = errors.replace("\n", "\n  ")
+        raise ValueError(f"expected sbatch to accept the job, received: {shown}")
+    if errors:
+        print(errors, file=sys.stderr)
+    return process.returncode
+
+
 def output_of(job: SlurmJob) -> str:
-    """The file of what the job prints, with Slurm's ``%``."""
+    """Returns the file of the job's output, with Slurm's ``%`` patterns."""
     return job.output or ("runs/slurm/%x-%A_%a.out" if job.array else "runs/slurm/%x-%j.out")
 
 
 def parse_time(text: str) -> int:
-    """Seconds of a time limit in one of Slurm's forms.
+    """Returns the seconds of a time limit in one of Slurm's forms.
 
     Raises:
-      ValueError: none of them.
+      ValueError: another form.
     """
     match = _TIME.fullmatch(text)
     if match is None:
@@ -163,13 +213,13 @@ def parse_time(text: str) -> int:
 
 
 def check_array(text: str) -> None:
-    """Raises ValueError where the text is no list of an array's indices."""
+    """Raises ValueError if the text is not a list of array indices."""
     for item in text.split(","):
         match = _RANGE.fullmatch(item)
         if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
             raise ValueError(
-                f"array: expected indices as 1-3 or 1,4,7-9:2, received {text!r}; array_limit says "
-                "how many run at once"
+                f"array: expected indices as 1-3 or 1,4,7-9:2, received {text!r}; array_limit "
+                "sets how many run at once"
             )
 
 
@@ -179,14 +229,14 @@ def _options(job: SlurmJob) -> list[str]:
         ("job-name", name),
         ("chdir", job.root),
         ("output", output_of(job)),
-        ("open-mode", "append"),  # Queued again, the job writes on.
+        ("open-mode", "append"),  # A requeued job appends.
         ("nodes", job.nodes),
         ("ntasks-per-node", job.tasks),
     ]
     if job.cpus:
         options.append(("cpus-per-task", job.cpus))
     if job.gpus:
-        # Of the node, not of the task: then all processes see all of them, as NCCL likes it.
+        # Per node, not per task: NCCL needs every process to see all GPUs of the node.
         options.append(("gres", f"gpu:{job.gpus * job.tasks}"))
     if job.time:
         options.append(("time", job.time))
@@ -195,7 +245,7 @@ def _options(job: SlurmJob) -> list[str]:
     if job.array:
         limit = f"%{job.array_limit}" if job.array_limit else ""
         options.append(("array", job.array + limit))
-    # To the tasks; with B: it would reach the shell alone.
+    # To the tasks; "B:" would signal only the batch shell.
     options.append(("signal", f"USR1@{job.signal_seconds}"))
     lines = [f"--{option}={shlex.quote(str(value))}" for option, value in options]
     lines.append("--requeue" if job.requeue else "--no-requeue")
@@ -207,9 +257,9 @@ def _command(job: SlurmJob) -> str:
     if job.nodes * job.tasks > 1:
         words.append("--label")
     if job.cpus:
-        words.append(f"--cpus-per-task={job.cpus}")  # srun does not take it from sbatch's.
+        words.append(f"--cpus-per-task={job.cpus}")  # srun does not inherit it from sbatch.
     if job.gpus:
-        # Without it JAX gives each task one device.
+        # Without JAX_LOCAL_DEVICE_IDS, JAX gives each task one device.
         devices = (
             f"$(seq -s, $((SLURM_LOCALID * {job.gpus})) $(((SLURM_LOCALID + 1) * {job.gpus} - 1)))"
         )
@@ -219,7 +269,7 @@ def _command(job: SlurmJob) -> str:
 
 
 def _quote(argument: str, job: SlurmJob) -> str:
-    """The argument as a word of the shell."""
+    """Returns the argument quoted for the shell, with the array's index filled in by Slurm."""
     if not job.array or INDEX not in argument:
         return shlex.quote(argument)
     parts = [shlex.quote(part) if part else "" for part in argument.split(INDEX)]
@@ -227,71 +277,21 @@ def _quote(argument: str, job: SlurmJob) -> str:
 
 
 def _requeue(job: SlurmJob) -> str:
-    """What queues a job again that a signal told to save, and no other."""
-    # An element by the number of its own would be the whole array where it is the last.
+    """Returns the lines that requeue the job if it saved a checkpoint after a signal."""
+    # The last element of an array has the id of the whole array, so name it by ID_INDEX.
     number = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if job.array else "$SLURM_JOB_ID"
     return f"""\
-# 143 and 138: SIGTERM or SIGUSR1 told the run to save. A job that was cancelled, or that Slurm
-# queues again by itself, is no longer RUNNING.
+# 143 and 138: the run saved a checkpoint after SIGTERM or SIGUSR1. A job that was cancelled, or
+# that Slurm requeues by itself, is no longer RUNNING.
 if [ $code = 143 ] || [ $code = 138 ]; then
     job={number}
     state=$(squeue --noheader --jobs="$job" --format=%T || true)
     if [ "$state" != RUNNING ]; then
-        echo "job $job is ${{state:-gone}}: it does not queue itself again"
+        echo "job $job is ${{state:-gone}}: it does not requeue itself"
     elif [ "${{SLURM_RESTART_COUNT:-0}}" -ge {job.max_requeues} ]; then
-        echo "job $job has been queued again $SLURM_RESTART_COUNT times: no more"
+        echo "job $job has been requeued $SLURM_RESTART_COUNT times, the limit"
     else
-        echo "job $job queues itself again"
+        echo "job $job requeues itself"
         scontrol requeue "$job"
     fi
 fi"""
-
-
-# Hands a job to Slurm.
-
-
-def submit(job: SlurmJob, *, waits: bool) -> int:
-    """Queues the job; prints its number, and to standard error where its output will be.
-
-    Args:
-      job: what to queue.
-      waits: whether to wait until it has ended.
-
-    Returns:
-      0 once it is queued; where ``waits``, the exit code of the job, an array's greatest.
-
-    Raises:
-      ValueError: no Slurm on this machine, or it refuses the job; the message has its words.
-    """
-    if shutil.which("sbatch") is None:
-        raise ValueError(
-            "expected Slurm's sbatch on this machine, found none; on a cluster its login nodes "
-            "have it; --dry_run prints the script without it"
-        )
-    folder = (Path(job.root) / output_of(job)).parent
-    if "%" not in str(folder):
-        folder.mkdir(parents=True, exist_ok=True)  # Slurm makes none, and the job would fail.
-    with subprocess.Popen(
-        ["sbatch", "--parsable", *(["--wait"] if waits else [])],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        # Broken where sbatch fails before it has read all; what it says then tells why.
-        with contextlib.suppress(BrokenPipeError), process.stdin:
-            process.stdin.write(make_script(job))
-        number = process.stdout.readline().partition(";")[0].strip()  # NUMBER or NUMBER;CLUSTER
-        if number:
-            print(number, flush=True)
-            print(f"job {number} prints to {output_of(job)}", file=sys.stderr, flush=True)
-        errors = process.stderr.read().strip()
-    if not number:
-        shown = errors.replace("\n", "\n  ")
-        raise ValueError(f"expected sbatch to queue the job, received: {shown}")
-    if errors:
-        print(errors, file=sys.stderr)
-    return process.returncode

@@ -1,4 +1,4 @@
-"""Slices of Cloud TPUs: their types, and how many chips and machines a topology has.
+"""Cloud TPU slices: TPU generations, and the chips and machines of each topology.
 
 Sources: https://cloud.google.com/tpu/docs/v5e, v5p and v6e (shapes, chips and hosts of slices),
 https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus (names of the accelerators and
@@ -6,16 +6,15 @@ which machines a topology is made of), https://cloud.google.com/tpu/docs/runtime
 """
 
 import dataclasses
-import difflib
 import math
 import re
 
-from launch.clusters.jobs import one_of
+from flaxnets.configuration import nearest
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
-CHIPS_OF_HOST = 4
-"""Of each machine of a slice of several."""
+CHIPS_PER_HOST = 4
+"""Chips of each machine in a slice of several machines."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,21 +22,21 @@ class TpuType:
     """A generation of TPUs.
 
     Attributes:
-      gke_accelerator: what GKE's nodes are labelled with.
-      prefix: of Cloud TPU's accelerator types, as in ``v5litepod-16``.
-      units_per_chip: the number in an accelerator type counts chips (1), or cores, of which a chip
-        has 2.
-      runtime_version: the machine's software for JAX.
-      solid: whether a topology has three sides.
-      most_chips: of a slice.
+      gke_accelerator: label of GKE's nodes.
+      prefix: first part of Cloud TPU's accelerator types, as in ``v5litepod-16``.
+      units_per_chip: unit of the number in an accelerator type: chips (1), or cores, of which a
+        chip has 2.
+      runtime_version: TPU software version for JAX.
+      three_dimensional: True for topologies ``AxBxC``, False for ``AxB``.
+      max_chips: most chips of a slice.
     """
 
     gke_accelerator: str
     prefix: str
     units_per_chip: int
     runtime_version: str
-    solid: bool
-    most_chips: int
+    three_dimensional: bool
+    max_chips: int
 
 
 TYPES = {
@@ -50,7 +49,7 @@ TYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Chips that are wired to each other, and the machines they sit in."""
+    """A TPU slice: chips on one interconnect, and the machines that hold them."""
 
     type: TpuType
     topology: str
@@ -59,20 +58,23 @@ class Slice:
 
 
 def find_slice(name: str, topology: str, hosts: int | None = None) -> Slice:
-    """The slice of a type and topology.
+    """Returns the slice of a TPU type and topology.
 
     Args:
       name: ``v4``, ``v5e``, ``v5p`` or ``v6e``.
-      topology: chips along each side, as ``4x4`` or ``2x2x4``.
-      hosts: how many machines it has to have; None: as many as it has. It matters to 2x4, which
-        is one machine of eight chips (where None is given) or two of four.
+      topology: chips along each axis, as ``4x4`` or ``2x2x4``.
+      hosts: required number of machines; None: the default of the topology. Only 2x4 leaves a
+        choice: one machine of eight chips (the default) or two of four.
 
     Raises:
-      ValueError: an unknown type, a topology that the type does not have, other hosts.
+      ValueError: an unknown type, a topology that the type does not have, or another number of
+        machines than the topology has.
     """
-    tpu = TYPES[one_of("tpu", name, TYPES)]
+    if name not in TYPES:
+        raise ValueError(f"tpu: unknown {name!r}{nearest(name, TYPES)}")
+    tpu = TYPES[name]
     chips = math.prod(_sides(name, tpu, topology))
-    choices = [chips // CHIPS_OF_HOST] if chips > CHIPS_OF_HOST else [1]
+    choices = [chips // CHIPS_PER_HOST] if chips > CHIPS_PER_HOST else [1]
     if topology == "2x4":
         choices = [1, 2]
     if hosts is None:
@@ -86,8 +88,8 @@ def find_slice(name: str, topology: str, hosts: int | None = None) -> Slice:
 
 
 def _sides(name: str, tpu: TpuType, topology: str) -> list[int]:
-    """The chips along each side of a topology that the type has."""
-    if not tpu.solid:
+    """Returns the chips along each axis; raises ValueError for a topology the type lacks."""
+    if not tpu.three_dimensional:
         if topology in _FLAT:
             return [int(side) for side in topology.split("x")]
         raise ValueError(
@@ -96,22 +98,22 @@ def _sides(name: str, tpu: TpuType, topology: str) -> list[int]:
     if re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", topology):
         sides = [int(side) for side in topology.split("x")]
         cubes = sides == sorted(sides) and all(side % 4 == 0 for side in sides)
-        if (cubes or topology in _SMALL) and math.prod(sides) <= tpu.most_chips:
+        if (cubes or topology in _SMALL) and math.prod(sides) <= tpu.max_chips:
             return sides
     raise ValueError(
         f"topology: expected one of {', '.join(_SMALL)}, or AxBxC of multiples of 4 with A <= B "
-        f"<= C and up to {tpu.most_chips} chips for {name}, received {topology!r}"
+        f"<= C and up to {tpu.max_chips} chips for {name}, received {topology!r}"
     )
 
 
 def find_accelerator(value: str) -> tuple[TpuType, int]:
-    """The type and the number of machines of one of Cloud TPU's accelerator types.
+    """Returns the TPU type and the number of machines of a Cloud TPU accelerator type.
 
     Args:
       value: as ``v5litepod-16`` (chips) or ``v5p-32`` (cores).
 
     Raises:
-      ValueError: an unknown type, or a number that it does not have.
+      ValueError: an unknown type, or a number that the type does not have.
     """
     prefix, _, number = value.rpartition("-")
     types = {tpu.prefix: tpu for tpu in TYPES.values()}
@@ -119,17 +121,20 @@ def find_accelerator(value: str) -> tuple[TpuType, int]:
     if not prefix or not number.isdecimal():
         raise ValueError(f"type: expected one of {known}, received {value!r}")
     if prefix not in types:
-        near = difflib.get_close_matches(prefix, [*types, *TYPES], n=1)
-        meant = types.get(near[0], TYPES.get(near[0])) if near else None
-        hint = f"; did you mean {meant.prefix}-{number}?" if meant else ""
-        raise ValueError(f"type: expected one of {known}, received {value!r}{hint}")
+        # GKE's short name, as in v5e-16.
+        hint = f"; did you mean {TYPES[prefix].prefix!r}?" if prefix in TYPES else ""
+        raise ValueError(f"type: unknown {prefix!r} in {value!r}{hint or nearest(prefix, types)}")
     tpu = types[prefix]
     chips, rest = divmod(int(number), tpu.units_per_chip)
-    whole = chips % CHIPS_OF_HOST == 0 if tpu.solid else chips in (1, 4, 8, 16, 32, 64, 128, 256)
-    if rest or not chips or not whole or chips > tpu.most_chips:
+    whole = (
+        chips % CHIPS_PER_HOST == 0
+        if tpu.three_dimensional
+        else chips in (1, 4, 8, 16, 32, 64, 128, 256)
+    )
+    if rest or not chips or not whole or chips > tpu.max_chips:
         unit = "chips: 1, 4, 8, 16, 32, 64, 128 or 256"
-        if tpu.solid:
-            unit = f"cores: a multiple of 8, up to {tpu.most_chips * tpu.units_per_chip}"
+        if tpu.three_dimensional:
+            unit = f"cores: a multiple of 8, up to {tpu.max_chips * tpu.units_per_chip}"
         raise ValueError(f"type: expected {prefix}-N with N {unit}, received {value!r}")
-    single = CHIPS_OF_HOST if tpu.solid else 2 * CHIPS_OF_HOST
-    return tpu, 1 if chips <= single else chips // CHIPS_OF_HOST
+    single = CHIPS_PER_HOST if tpu.three_dimensional else 2 * CHIPS_PER_HOST
+    return tpu, 1 if chips <= single else chips // CHIPS_PER_HOST

@@ -1,1 +1,31 @@
-"""Pages about runs."""
+"""Reports of runs: the page of one run, the table of many, and drawings of attention."""
+
+from launch.reports.captions import CaptionAttention, Gallery, draw_attention, make_galleries
+from launch.reports.charts import Chart, make_charts
+from launch.reports.clips import make_frames, make_strips
+from launch.reports.run_page import Run, build_page, write_report
+from launch.reports.run_table import RunSummary, build_runs_page, find_runs, format_table
+from launch.reports.statistics import Rate, Speed, confusion_matrix, speed_of, top_k_rate
+
+__all__ = [
+    "CaptionAttention",
+    "Chart",
+    "Gallery",
+    "Rate",
+    "Run",
+    "RunSummary",
+    "Speed",
+    "build_page",
+    "build_runs_page",
+    "confusion_matrix",
+    "draw_attention",
+    "find_runs",
+    "format_table",
+    "make_charts",
+    "make_frames",
+    "make_galleries",
+    "make_strips",
+    "speed_of",
+    "top_k_rate",
+    "write_report",
+]

@@ -1,39 +1,66 @@
-"""The captions that a report shows: the best, the worst and some drawn by chance."""
+"""Captions in a report: galleries of examples, and attention weights drawn over the image."""
 
 import dataclasses
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from launch.reports.clips import Frame, make_frames, make_image
+from launch.reports.clips import Frame, ShowsClips, make_frames, make_image
 
 PICTURES = 6
-"""Examples under each heading."""
-ATTENDED = 2
-"""Of these the first, with attention at each word."""
+"""Examples of each gallery."""
+PICTURES_WITH_ATTENTION = 2
+"""First examples of each gallery, shown with the attention at each word."""
 IMAGE_SIDE = 320
 """Longer side of an embedded image, pixels."""
 TILE_SIDE = 112
-"""Longer side of an image with attention, pixels."""
+"""Longer side of an embedded image with attention, pixels."""
 
-Look = Callable[[Sequence[int]], Mapping[int, "Looked"]]
-"""Indices of examples to where the model looked, of those for which that can be told."""
+# Of a drawing by ``draw_attention``.
+COLUMNS = 5
+"""Tiles in a row."""
+TILE = 224
+"""Longer side of a tile, pixels."""
+GAP = 8
+"""Space around tiles and text, pixels."""
+FONT_SIZE = 20
+"""Size of the words, pixels; long words are smaller."""
+MIN_BRIGHTNESS = 0.25
+"""Brightness that remains where the attention weight is zero."""
+
+FindAttention = Callable[[Sequence[int]], Mapping[int, "CaptionAttention"]]
+"""Maps indices of examples to their attention weights; examples without weights are left out."""
 
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
+class ShowsCaptions(ShowsClips, Protocol):
+    """Configuration of a captioner whose predictions can be shown beside people's captions."""
+
+    def references(self, split: str) -> Sequence[Sequence[str]]:
+        """Returns the captions that people wrote, of each example of a split."""
+
+    def score_examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Returns ``best_metric`` of each record of a split."""
+
+    def crop_image(self, image: np.ndarray) -> np.ndarray:
+        """Returns the part of an image (H,W,3) uint8 that the model sees."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Looked:
-    """Where a model looked while it found a caption.
+class CaptionAttention:
+    """Attention weights at each word of a caption.
 
     Attributes:
-      words: n of the caption.
-      attention: (n,h,w) float of an image's places, or (n,T) of a video's steps.
-      image: (H,W,3) uint8, what the model sees of the image; None for a video.
+      words: the n words of the caption.
+      attention: float weights, (n,h,w) over the positions of an image or (n,T) over the steps of a
+        video.
+      image: (H,W,3) uint8 input of the model; None for a video.
     """
 
     words: tuple[str, ...]
@@ -43,7 +70,7 @@ class Looked:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A word and the image lit where the model looked; ``peak`` is the weight there."""
+    """A word and the image highlighted by its attention; ``peak`` is the largest weight."""
 
     word: str
     peak: float
@@ -52,18 +79,19 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An example with its captions; ``problem`` tells why it has no image.
+    """An example with its captions.
 
     Attributes:
-      index: of the example in its split.
-      caption: what the model found.
-      ended: whether the caption reached its end.
-      log_probability: of it.
-      references: what people wrote.
-      score: of the caption against them.
+      index: index of the example in its split.
+      caption: predicted caption.
+      ended: True if the caption has an end token.
+      log_probability: log-probability of the caption.
+      references: reference captions.
+      score: metric of the caption against the references.
       frames: the image, or frames of a video.
-      tiles: of attention over an image.
-      steps: of attention over a video: words, and the weight of each step, in [0,1].
+      tiles: attention over an image, at each word.
+      steps: attention over a video: each word with the weights of the steps, in [0,1].
+      problem: reason for missing frames.
     """
 
     index: int
@@ -80,7 +108,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Pictures under one heading, and how they were chosen."""
+    """Pictures with a title; ``choice`` tells how they were selected."""
 
     title: str
     choice: str
@@ -92,24 +120,22 @@ def make_galleries(
     references: Sequence[Sequence[str]],
     scores: Sequence[float],
     load_clip: Callable[[int], np.ndarray],
-    look: Look | None = None,
+    find_attention: FindAttention | None = None,
     *,
     metric: str = "CIDEr",
 ) -> list[Gallery]:
-    """The best and the worst examples by score, and others drawn by chance.
-
-    No example is shown twice.
+    """Returns galleries of the best, the worst and random examples; none is shown twice.
 
     Args:
-      predictions: ``{"index", "caption", "log_probability", "ended"}`` each.
-      references: captions by people of each example of the split, by ``index``.
-      scores: of each prediction.
-      load_clip: an index to an image (1,H,W,3), or a video's frames (T,H,W,3), uint8. An example
-        that it fails for has no image.
-      look: where the model looked; None: not told.
-      metric: the name of the score.
+      predictions: records ``{"index", "caption", "log_probability", "ended"}``.
+      references: reference captions of every example of the split, by index.
+      scores: metric of each prediction.
+      load_clip: maps an index to an image (1,H,W,3), or to a video's frames (T,H,W,3), uint8. If it
+        raises, the example has no image.
+      find_attention: returns attention weights; None: show none.
+      metric: name of the metric.
     """
-    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
     count = min(PICTURES, -(-len(order) // 3))
     best, rest = order[:count], order[count:]
     worst, rest = rest[::-1][:count], rest[: max(len(rest) - count, 0)]
@@ -117,22 +143,24 @@ def make_galleries(
     chosen = [
         ("Best", f"the highest {metric} first", best),
         ("Worst", f"the lowest {metric} first", worst),
-        ("Random", "drawn by chance from the others, the same ones each time", drawn),
+        ("Random", "a fixed random sample of the others", drawn),
     ]
     attended = [
-        predictions[place]["index"] for _, _, places in chosen for place in places[:ATTENDED]
+        predictions[i]["index"]
+        for _, _, indices in chosen
+        for i in indices[:PICTURES_WITH_ATTENTION]
     ]
-    looked = dict(look(attended)) if look is not None and attended else {}
+    attention = dict(find_attention(attended)) if find_attention and attended else {}
     return [
         Gallery(
             title,
             text,
             [
-                _make_picture(predictions[p], references, scores[p], load_clip, looked)
-                for p in places
+                _make_picture(predictions[i], references, scores[i], load_clip, attention)
+                for i in indices
             ],
         )
-        for title, text, places in chosen
+        for title, text, indices in chosen
     ]
 
 
@@ -141,7 +169,7 @@ def _make_picture(
     references: Sequence[Sequence[str]],
     score: float,
     load_clip: Callable[[int], np.ndarray],
-    looked: Mapping[int, Looked],
+    attention: Mapping[int, CaptionAttention],
 ) -> Picture:
     index = record["index"]
     picture = Picture(
@@ -155,12 +183,12 @@ def _make_picture(
     try:
         clip = load_clip(index)
         frames = make_frames(clip, max_side=IMAGE_SIDE) if len(clip) == 1 else make_frames(clip)
-    except Exception as error:  # Whatever a data set raises, one image must not cost the page.
+    except Exception as error:  # Any error of a data set: one bad image must not stop the page.
         logger.warning("example %d has no image", index, exc_info=True)
         return dataclasses.replace(picture, problem=f"could not be loaded: {error}")
     picture = dataclasses.replace(picture, frames=tuple(frames))
-    seen = looked.get(index)
-    # A newer checkpoint may have found other words since.
+    seen = attention.get(index)
+    # A checkpoint newer than the predictions may find other words.
     if seen is None or " ".join(seen.words) != picture.caption:
         return picture
     if seen.image is None:
@@ -168,47 +196,33 @@ def _make_picture(
         return dataclasses.replace(picture, steps=tuple((w, tuple(a)) for w, a in steps))
     image = seen.image
     tiles = (
-        Tile(word, float(weights.max()), make_image(place, light_up(image, weights), TILE_SIDE))
-        for place, (word, weights) in enumerate(zip(seen.words, seen.attention, strict=True))
+        Tile(word, float(weights.max()), make_image(number, highlight(image, weights), TILE_SIDE))
+        for number, (word, weights) in enumerate(zip(seen.words, seen.attention, strict=True))
     )
     return dataclasses.replace(picture, tiles=tuple(tiles))
-
-
-# Where a captioner looked at each word: its attention over the photograph.
-
-COLUMNS = 5
-"""Tiles in a row."""
-TILE = 224
-"""Longer side of a tile, pixels."""
-GAP = 8
-"""Pixels around tiles and texts."""
-FONT_SIZE = 20
-"""Of the words, pixels; longer ones are written smaller."""
-UNATTENDED = 0.25
-"""Brightness that is left of places without attention."""
 
 
 def draw_attention(
     image: np.ndarray, words: Sequence[str], attention: np.ndarray, *, columns: int = COLUMNS
 ) -> Image.Image:
-    """A sheet of tiles: the image, then for each word the image lit where the model looked.
+    """Draws tiles: the image, then for each word the image highlighted by its attention weights.
 
-    Under a word stands the weight of the place that is looked at most, under the image what each
-    place has where all are looked at evenly.
+    The number under a word is its largest weight; under the image, the weight of each position if
+    all were equal.
 
     Args:
-      image: (H,W,3) uint8, as the model sees it.
-      words: n of them.
-      attention: (n,h,w) float, at least 0.
+      image: (H,W,3) uint8 input of the model.
+      words: n words.
+      attention: (n,h,w) float weights, at least 0.
       columns: tiles in a row.
 
     Raises:
-      ValueError: an image or weights of another shape, dtype or sign.
+      ValueError: image or weights of another shape, dtype or sign.
     """
     _check(image, words, attention)
-    tiles = [(image, f"\nevenly: {100 / attention[0].size:.0f} %" if len(attention) else "")]
+    tiles = [(image, f"\nuniform: {100 / attention[0].size:.0f} %" if len(attention) else "")]
     for word, weights in zip(words, attention, strict=True):
-        tiles.append((light_up(image, weights), f"{word}\n{100 * weights.max():.0f} %"))
+        tiles.append((highlight(image, weights), f"{word}\n{100 * weights.max():.0f} %"))
     scale = TILE / max(image.shape[:2])
     height, width = (max(round(side * scale), 1) for side in image.shape[:2])
     caption = int(2.8 * FONT_SIZE)
@@ -220,8 +234,8 @@ def draw_attention(
         "white",
     )
     draw = ImageDraw.Draw(sheet)
-    for place, (pixels, text) in enumerate(tiles):
-        row, column = divmod(place, columns)
+    for number, (pixels, text) in enumerate(tiles):
+        row, column = divmod(number, columns)
         left, top = GAP + column * (width + GAP), GAP + row * (height + caption + GAP)
         tile = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
         sheet.paste(tile, (left, top))
@@ -234,15 +248,15 @@ def draw_attention(
     return sheet
 
 
-def light_up(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """An image dim and grey where there is no weight, as it is where there is the most.
+def highlight(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns an image that is dim and grey where weights are zero, unchanged at the largest one.
 
-    Weights are scaled from 0 to their greatest; those of one size everywhere leave the image as it
-    is. Between the middles of the places they are interpolated.
+    Weights are divided by their maximum, so equal weights leave the image unchanged, and are
+    interpolated between the centres of their positions.
 
     Args:
       image: (H,W,3) uint8.
-      weights: (h,w) float, at least 0.
+      weights: (h,w) float weights, at least 0.
 
     Returns:
       (H,W,3) uint8.
@@ -252,13 +266,13 @@ def light_up(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
     smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
     peak = smooth.max()
     light = np.clip(smooth / peak, 0, 1)[..., None] if peak > 0 else np.zeros((height, width, 1))
-    dim = UNATTENDED * image.mean(axis=2, keepdims=True)
+    dim = MIN_BRIGHTNESS * image.mean(axis=2, keepdims=True)
     return (dim + light * (image - dim)).round().astype(np.uint8)
 
 
 def _font(word: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The largest font up to ``FONT_SIZE`` in which the word is no wider than a tile."""
-    # Letters of other sizes are hinted, so widths are not quite in proportion.
+    """Returns the largest font up to ``FONT_SIZE`` in which the word fits into a tile."""
+    # Hinting makes widths not proportional to the size, so each size is tried.
     sizes = range(FONT_SIZE, 0, -1)
     fonts = (ImageFont.load_default(size) for size in sizes)
     return next(
@@ -274,4 +288,4 @@ def _check(image: np.ndarray, words: Sequence[str], attention: np.ndarray) -> No
             f"attention: expected (n,h,w) with n = {len(words)} words, received {attention.shape}"
         )
     if not np.all(attention >= 0):
-        raise ValueError("attention: expected weights from 0 on, received others")
+        raise ValueError("attention: expected weights of at least 0, received negative ones or NaN")

@@ -1,7 +1,7 @@
-"""The curves of a run as data for the report's template.
+"""Charts of a run's metrics, as data for the templates.
 
-A chart is lines in a square; the template stretches them with the page and writes the ticks beside
-them as text, which so keeps its size at any width.
+A chart holds SVG paths in a unit square and ticks as text. The template stretches the paths to the
+width of the page, but not the text.
 """
 
 import dataclasses
@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_POINTS = 400
-"""Points of a line; longer series are averaged over neighbouring records."""
+"""Most points of a line; longer series are averaged over neighbouring records."""
 MAX_DOTS = 40
-"""Points up to which each is marked."""
+"""Most points of a line whose points are marked."""
 LOG_RATIO = 50.0
-"""Largest over smallest value from which a positive quantity is drawn on a logarithmic scale."""
+"""Ratio of the largest to the smallest positive value above which the scale is logarithmic."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tick:
-    """A mark on an axis, ``position`` in percent of its length."""
+    """A tick of an axis; ``position`` is in percent of its length."""
 
     position: float
     text: str
@@ -27,7 +27,7 @@ class Tick:
 
 @dataclasses.dataclass(frozen=True)
 class Dot:
-    """A marked point, in percent from the left and from the top, and what it says."""
+    """A marked point with its tooltip; x and y are in percent from the left and the top."""
 
     x: float
     y: float
@@ -36,7 +36,7 @@ class Dot:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One split's curve: an SVG path in a square of side 100, y downwards."""
+    """The curve of one split: an SVG path in a square of side 100, y pointing down."""
 
     split: str
     path: str
@@ -46,7 +46,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """The curves of one quantity over the steps."""
+    """The curves of one metric over the training steps."""
 
     title: str
     lines: tuple[Line, ...]
@@ -64,7 +64,7 @@ class _Scale:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        """Percent of the axis, clipped to it."""
+        """Returns the position in percent of the axis, clipped to [0,100]."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = math.log(low), math.log(high), math.log(value)
@@ -72,14 +72,14 @@ class _Scale:
 
 
 def make_charts(metrics: Sequence[Mapping[str, Any]], best_metric: str = "accuracy") -> list[Chart]:
-    """A chart of each usual quantity and of ``best_metric``.
+    """Returns charts of the common metrics and of ``best_metric``.
 
     Args:
       metrics: records ``{"step": …, "split": …, name: value or None, …}`` in any order.
-      best_metric: drawn too where it is none of the usual.
+      best_metric: metric that is drawn as well.
 
     Returns:
-      Those of which some record holds a number.
+      The charts of all metrics with a finite value in some record.
     """
     titles = {
         "loss": "Loss",
@@ -95,7 +95,7 @@ def make_charts(metrics: Sequence[Mapping[str, Any]], best_metric: str = "accura
 
 
 def _sentence(text: str) -> str:
-    """With a capital first; ``CIDEr`` stays as it is."""
+    """Returns the text with a capital first letter; ``CIDEr`` stays unchanged."""
     return text[:1].upper() + text[1:]
 
 
@@ -130,14 +130,14 @@ def _make_chart(metrics: Sequence[Mapping[str, Any]], name: str, title: str) -> 
         return f"{100 * value:.3g}\u00a0%" if accuracy else f"{value:.4g}"
 
     lines, sentences = [], []
-    # The training curve first, so that the few points of the others lie on top.
+    # SVG draws in order: the sparse evaluation points must lie on top of the training curve.
     for split, points in sorted(series.items(), key=lambda item: (item[0] != "train", item[0])):
-        places = [(x_scale(step), 100 - y_scale(value)) for step, value in points]
+        positions = [(x_scale(step), 100 - y_scale(value)) for step, value in points]
         dots = (
             Dot(round(x, 2), round(y, 2), f"{split}, step {step:,}: {text(value)}")
-            for (x, y), (step, value) in zip(places, points, strict=True)
+            for (x, y), (step, value) in zip(positions, points, strict=True)
         )
-        path = "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in places)
+        path = "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in positions)
         marked = tuple(dots) if len(points) <= MAX_DOTS else ()
         lines.append(Line(split, path, marked, text(points[-1][1])))
         sentences.append(
@@ -155,7 +155,7 @@ def _make_chart(metrics: Sequence[Mapping[str, Any]], name: str, title: str) -> 
 
 
 def _average(points: Sequence[tuple[int, float]], group: int) -> list[tuple[int, float]]:
-    """Means of ``group`` neighbours, each at its last step."""
+    """Returns means of ``group`` consecutive points, each at the last of their steps."""
     chunks = [points[start : start + group] for start in range(0, len(points), group)]
     return [(chunk[-1][0], sum(value for _, value in chunk) / len(chunk)) for chunk in chunks]
 
@@ -180,7 +180,7 @@ def _logarithmic_scale(low: float, high: float) -> _Scale:
 
 
 def _nice_step(raw: float) -> float:
-    """The smallest of 1, 2 or 5 times a power of ten that is at least ``raw``."""
+    """Returns the smallest of 1, 2 or 5 times a power of ten that is at least ``raw``."""
     power = 10.0 ** math.floor(math.log10(raw))
     return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= raw * (1 - 1e-9))
 

@@ -1,11 +1,11 @@
-"""The clips that a report shows: which ones, their frames and their likeliest classes."""
+"""Film strips in a report: the clips that it shows, their frames and most probable classes."""
 
 import base64
 import dataclasses
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -13,18 +13,18 @@ from PIL import Image
 from launch.reports.statistics import rank_of_label
 
 CLIPS = 6
-"""Film strips of right clips, and as many of wrong ones."""
+"""Film strips of correct clips, and as many of wrong ones."""
 TOP = 5
-"""Classes shown of a clip."""
+"""Most probable classes shown for each clip."""
 MAX_SIDE = 176
-"""Longer side of an embedded frame, pixels; larger frames are shrunk."""
+"""Longer side of an embedded frame, pixels; larger frames are downscaled."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """A frame as a ``data:`` address of a JPEG."""
+    """A frame; ``source`` is a JPEG as a ``data:`` URL."""
 
     number: int
     width: int
@@ -34,7 +34,7 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class Guess:
-    """One class of a clip's likeliest."""
+    """One of the most probable classes of a clip; ``rank`` starts at 1."""
 
     name: str
     probability: float
@@ -44,7 +44,7 @@ class Guess:
 
 @dataclasses.dataclass(frozen=True)
 class Strip:
-    """A clip with its likeliest classes; ``problem`` tells why it has no frames."""
+    """A clip with its most probable classes; ``problem`` is the reason for missing frames."""
 
     index: int
     label: str | None
@@ -56,11 +56,19 @@ class Strip:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Clips under one heading, and how they were chosen."""
+    """Clips with a title; ``choice`` tells how they were selected."""
 
     title: str
     choice: str
     strips: list[Strip]
+
+
+@runtime_checkable
+class ShowsClips(Protocol):
+    """Configuration of an experiment whose examples can be shown."""
+
+    def load_clip(self, split: str, index: int) -> np.ndarray:
+        """Returns the frames of one example, (T,H,W,3) uint8; an image is one frame."""
 
 
 def make_strips(
@@ -68,20 +76,24 @@ def make_strips(
     class_names: Sequence[str],
     load_clip: Callable[[int], np.ndarray],
 ) -> list[Group]:
-    """Right and wrong clips; where no label is known, some clips.
+    """Returns groups of correct and wrong clips; without any labels, the first clips.
 
     Args:
-      predictions: ``{"index", "label" (-1 unknown), "prediction", "probabilities": [K]}`` each.
-      class_names: K of them.
-      load_clip: an index to its frames, (T,H,W,3) uint8. A clip that it fails for has no frames.
+      predictions: records ``{"index", "label" (-1 unknown), "prediction", "probabilities": [K]}``.
+      class_names: names of the K classes.
+      load_clip: maps an index to frames (T,H,W,3) uint8. If it raises, the clip has no frames.
     """
     known = [record for record in predictions if record["label"] >= 0]
-    right = [record for record in known if record["label"] == record["prediction"]]
+    correct = [record for record in known if record["label"] == record["prediction"]]
     wrong = [record for record in known if record["label"] != record["prediction"]]
     wrong.sort(key=lambda record: -max(record["probabilities"]))
     groups = [
-        ("Right", "the surest clip of each of several classes", _surest_by_class(right)),
-        ("Wrong", "the surest mistakes first", wrong[:CLIPS]),
+        (
+            "Correct",
+            "the most confident clip of each of several classes",
+            _confident_by_class(correct),
+        ),
+        ("Wrong", "the most confident mistakes first", wrong[:CLIPS]),
     ]
     if not known:
         groups = [("Unlabelled", "the first clips", list(predictions[:CLIPS]))]
@@ -91,15 +103,15 @@ def make_strips(
     ]
 
 
-def _surest_by_class(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """``CLIPS`` of the records: from classes evenly spaced, and more of each if these are few."""
+def _confident_by_class(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns ``CLIPS`` records of evenly spaced classes; several per class if these are few."""
     by_class: dict[int, list[Mapping[str, Any]]] = {}
     for record in sorted(records, key=lambda record: -max(record["probabilities"])):
         by_class.setdefault(record["label"], []).append(record)
     labels = sorted(by_class)
     apart = max(len(labels) / CLIPS, 1.0)
-    labels = [labels[int(apart * place)] for place in range(min(CLIPS, len(labels)))]
-    # The surest of each class, then the second surest of each, and so on.
+    labels = [labels[int(apart * i)] for i in range(min(CLIPS, len(labels)))]
+    # The most confident of each class, then the second most confident of each, and so on.
     ranked = [(rank, k) for k in labels for rank in range(len(by_class[k][:CLIPS]))]
     return [by_class[k][rank] for rank, k in sorted(ranked)[:CLIPS]]
 
@@ -120,22 +132,22 @@ def _make_strip(
     )
     try:
         frames = tuple(make_frames(load_clip(record["index"])))
-    except Exception as error:  # Whatever a data set raises, one clip must not cost the page.
+    except Exception as error:  # Any error of a data set: one bad clip must not stop the page.
         logger.warning("clip %d has no film strip", strip.index, exc_info=True)
         return dataclasses.replace(strip, problem=f"could not be loaded: {error}")
     return dataclasses.replace(strip, frames=frames)
 
 
 def make_frames(clip: np.ndarray, count: int = 8, max_side: int = MAX_SIDE) -> list[Frame]:
-    """Evenly spaced frames of a clip, the first and the last among them.
+    """Returns evenly spaced frames of a clip, including the first and the last.
 
     Args:
       clip: (T,H,W,3) uint8, T at least 1.
-      count: frames wanted; a shorter clip gives all it has.
-      max_side: longer side at most, pixels.
+      count: number of frames; a shorter clip gives all its frames.
+      max_side: longest side of a frame, pixels.
 
     Raises:
-      ValueError: another shape or dtype.
+      ValueError: a clip of another shape or dtype.
     """
     if clip.ndim != 4 or clip.shape[-1] != 3 or not clip.size or clip.dtype != np.uint8:
         raise ValueError(
@@ -149,7 +161,7 @@ def make_frames(clip: np.ndarray, count: int = 8, max_side: int = MAX_SIDE) -> l
 
 
 def make_image(number: int, pixels: np.ndarray, max_side: int) -> Frame:
-    """Pixels (H,W,3) uint8 as a JPEG of at most ``max_side`` pixels a side."""
+    """Returns pixels (H,W,3) uint8 as a JPEG of at most ``max_side`` pixels per side."""
     image = Image.fromarray(pixels)
     image.thumbnail((max_side, max_side))
     file = io.BytesIO()

@@ -1,7 +1,7 @@
-"""A run's records as one self-contained HTML page.
+"""Report of a run: one self-contained HTML page of its curves, predictions and configuration.
 
-Everything is in the page: the style, the curves as SVG, the frames as JPEG. A browser asks nothing
-of the network for it, and runs no script.
+The page embeds its style, its curves as SVG and its frames as JPEG. It loads nothing from the
+network and runs no script.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from flaxnets.training.files import write_text_atomically
 from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.workdir import Workdir
 from launch.program import config_of
-from launch.reports.captions import Gallery, Looked, make_galleries
+from launch.reports.captions import CaptionAttention, Gallery, ShowsCaptions, make_galleries
 from launch.reports.charts import make_charts
-from launch.reports.clips import TOP, make_strips
+from launch.reports.clips import TOP, ShowsClips, make_strips
 from launch.reports.statistics import (
     Rate,
     confusion_matrix,
@@ -34,23 +35,26 @@ from launch.reports.statistics import (
     top_k_rate,
 )
 
+logger = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a report is made from.
+    """Contents of a report.
 
     Attributes:
       experiment: ``FILE[:variant]``.
-      workdir: its path.
-      config: every value in force, nested.
-      metrics: the records of ``metrics.jsonl``.
-      split: the split of the predictions.
-      class_names: by label; empty where the labels have no names.
-      predictions: ``{"index", "label" (-1 unknown), "prediction", "probabilities": [K]}`` each.
-      load_clip: an index of the split to its frames (T,H,W,3) uint8; None where there are none.
-      scores: of a captioner's predictions, by metric.
-      galleries: of a captioner's predictions.
-      notes: a sentence for each part that the run lacks, and for what to know of the others.
+      workdir: path of the workdir.
+      config: all values of the configuration, nested.
+      metrics: records of ``metrics.jsonl``.
+      split: split of the predictions.
+      class_names: names of the K classes, by label; empty: the classes have no names.
+      predictions: records ``{"index", "label" (-1 unknown), "prediction", "probabilities": [K]}``;
+        of a captioner ``{"index", "caption", "log_probability", "ended"}``.
+      load_clip: maps an index of the split to frames (T,H,W,3) uint8; None: not available.
+      scores: caption metrics of the predictions, by name.
+      galleries: captioned examples.
+      notes: sentences about missing or outdated parts.
     """
 
     experiment: str
@@ -67,20 +71,61 @@ class Run:
 
     @property
     def captions(self) -> bool:
-        """Whether the predictions are captions."""
+        """True if the predictions are captions."""
         return bool(self.predictions) and all("caption" in r for r in self.predictions)
 
 
-def build_page(run: Run, comparison: Sequence[Mapping[str, str]] = ()) -> str:
-    """The page as HTML text.
+def write_report(
+    workdir: Workdir, split: str = "test", comparison: Sequence[Mapping[str, str]] = ()
+) -> Path:
+    """Writes ``report.html`` of a run; evaluates the split first if it has no predictions.
 
     Args:
-      run: what to report.
+      workdir: workdir of the run.
+      split: split of the predictions; not ``train``, which repeats without end.
+      comparison: rows of a table at the top of the page, column to text.
+
+    Returns:
+      Path of the page.
+
+    Raises:
+      flaxnets.training.workdir.WorkdirError: the folder holds no run.
+      FileNotFoundError: no such experiment file.
+      ValueError: no such split, or predictions that are not records of this experiment.
+    """
+    record = workdir.read_config()
+    config = config_of(workdir)
+    predictions, notes = _predictions(workdir, config, split)
+    scores, galleries = _captions(workdir, config, split, predictions, notes)
+    run = Run(
+        experiment=record["experiment"],
+        workdir=str(workdir.path),
+        config=record["config"],
+        metrics=read_metrics(workdir.path),
+        split=split,
+        class_names=config.class_names,
+        predictions=predictions,
+        load_clip=partial(config.load_clip, split) if isinstance(config, ShowsClips) else None,
+        scores=scores,
+        galleries=galleries,
+        notes=notes,
+    )
+    page = build_page(run, comparison)
+    path = workdir.path / "report.html"
+    write_text_atomically(path, page)  # A browser never sees a partial page.
+    return path
+
+
+def build_page(run: Run, comparison: Sequence[Mapping[str, str]] = ()) -> str:
+    """Returns the page as HTML.
+
+    Args:
+      run: contents of the report.
       comparison: rows of a table at the top of the page, column to text; the first column names
         the row.
 
     Raises:
-      ValueError: predictions that do not belong to ``class_names``.
+      ValueError: predictions that do not match ``class_names``.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -114,12 +159,12 @@ def build_page(run: Run, comparison: Sequence[Mapping[str, str]] = ()) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """``93.8 %``; a dash for NaN."""
+    """Returns a share in [0,1] as ``93.8 %``; NaN as a dash."""
     return "–" if math.isnan(share) else f"{100 * share:.{digits}f}\u00a0%"
 
 
 def duration(seconds: float) -> str:
-    """``1 h 02 min``, ``2 min 05 s`` or ``7.5 s``."""
+    """Returns seconds as ``1 h 02 min``, ``2 min 05 s`` or ``7.5 s``."""
     if seconds < 60:
         return f"{seconds:.1f}\u00a0s"
     minutes, rest = divmod(round(seconds), 60)
@@ -129,12 +174,12 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits."""
+    """Returns a number with four significant digits."""
     return f"{value:,.4g}"
 
 
 def config_groups(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The values by their outermost field, those of the run itself first; values as JSON."""
+    """Returns (group, [(field, value as JSON)]) by outermost field; top-level fields first."""
     own = [(name, _text(value)) for name, value in config.items() if not _is_group(value)]
     nested = [
         (name, list(_leaves(value, ""))) for name, value in config.items() if _is_group(value)
@@ -143,7 +188,7 @@ def config_groups(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, 
 
 
 def _is_group(value: Any) -> bool:
-    # An empty mapping is a value, not a group without any.
+    # An empty mapping is shown as a value, not as an empty group.
     return isinstance(value, Mapping) and bool(value)
 
 
@@ -162,13 +207,13 @@ def _text(value: Any) -> str:
 
 
 def _short_name(experiment: str) -> str:
-    """``lrcn_ucf101:smoke`` of ``experiments/lrcn_ucf101.py:smoke``."""
+    """Returns ``lrcn_ucf101:smoke`` for ``experiments/lrcn_ucf101.py:smoke``."""
     path, colon, variant = experiment.partition(":")
     return Path(path).stem + colon + variant
 
 
 def _best_evaluation(run: Run) -> Mapping[str, Any] | None:
-    """The record of the evaluation that chose the best checkpoint."""
+    """Returns the evaluation that chose the best checkpoint; None without an evaluation."""
     metric, split = run.config.get("best_metric", ""), run.config.get("eval_split", "")
     scored = [r for r in run.metrics if r["split"] == split and r.get(metric) is not None]
     if not scored:
@@ -179,11 +224,11 @@ def _best_evaluation(run: Run) -> Mapping[str, Any] | None:
 
 
 def _describe_outputs(run: Run, notes: list[str]) -> dict[str, Any] | None:
-    """What the template shows of the predictions; adds to ``notes`` what it cannot."""
+    """Returns the template's values for classified clips; appends missing parts to ``notes``."""
     if any("probabilities" not in record for record in run.predictions):
         notes.append(
             "No confusion matrix, per-class accuracy and film strips: the records of "
-            f"predictions/{run.split}.jsonl hold no probabilities of classes."
+            f"predictions/{run.split}.jsonl hold no class probabilities."
         )
         return None
     names = _class_names(run)
@@ -192,13 +237,13 @@ def _describe_outputs(run: Run, notes: list[str]) -> dict[str, Any] | None:
     unknown = len(run.predictions) - len(known)
     if unknown:
         notes.append(
-            f"{unknown:,} of {len(run.predictions):,} clips have no label; they count in no figure."
+            f"{unknown:,} of {len(run.predictions):,} clips have no label and count nowhere."
         )
     if run.load_clip is None:
         notes.append("No film strips: the experiment does not define load_clip().")
     rates = list(zip(names, per_class(matrix), strict=True))
     shares = [rate.share for _, rate in rates if rate.count]
-    # Classes without an example come last; among equals the larger class is the surer one.
+    # Classes without examples come last; of equal accuracies the larger class comes first.
     rates.sort(key=lambda item: (-item[1].share if item[1].count else 1.0, -item[1].count))
     return {
         "rate": Rate(int(matrix.trace()), len(known)),
@@ -213,86 +258,38 @@ def _describe_outputs(run: Run, notes: list[str]) -> dict[str, Any] | None:
 
 
 def _class_names(run: Run) -> list[str]:
-    """A name for each output.
+    """Returns the name of each class.
 
     Raises:
-      ValueError: the records differ in their number of classes, from the names, or point outside.
+      ValueError: records with different numbers of classes, another number than ``class_names``,
+        or labels or predictions outside the range.
     """
     sizes = {len(record["probabilities"]) for record in run.predictions}
     size = sizes.pop()
-    place = f"predictions/{run.split}.jsonl"
+    file = f"predictions/{run.split}.jsonl"
     if sizes or (run.class_names and size != len(run.class_names)):
         expected = len(run.class_names) or "one number of"
         raise ValueError(
-            f"{place}: expected the probabilities of {expected} classes in every record, received "
+            f"{file}: expected the probabilities of {expected} classes in every record, received "
             f"{', '.join(map(str, sorted({size, *sizes})))}; evaluate the split again"
         )
     for record in run.predictions:
         if not (-1 <= record["label"] < size and 0 <= record["prediction"] < size):
             raise ValueError(
-                f"{place}: expected labels from -1 and predictions from 0 to {size - 1}, received "
+                f"{file}: expected labels from -1 and predictions from 0 to {size - 1}, received "
                 f"{record['label']} and {record['prediction']} for clip {record['index']}"
             )
     return list(run.class_names) or [f"class {label}" for label in range(size)]
 
 
-# Writes the report of a workdir: gathers its records, evaluating first where that is missing.
-#
-# Apart from the program, since that defines flags, which can be defined only once.
-
-logger = logging.getLogger(__name__)
-
-
-def write_report(
-    workdir: Workdir, split: str = "test", comparison: Sequence[Mapping[str, str]] = ()
-) -> Path:
-    """Writes ``report.html`` of a run; evaluates the split first where it has no predictions.
-
-    Args:
-      workdir: of the run.
-      split: the split of the predictions; not ``train``, which has no end.
-      comparison: rows of a table at the top of the page, column to text.
-
-    Returns:
-      The page's path.
-
-    Raises:
-      flaxnets.training.workdir.WorkdirError: no run in the folder.
-      FileNotFoundError: the experiment's file is gone.
-      ValueError: no such split, or predictions that are no records of this experiment.
-    """
-    record = workdir.read_config()
-    config = config_of(workdir)
-    predictions, notes = _predictions(workdir, config, split)
-    scores, galleries = _captions(workdir, config, split, predictions, notes)
-    defines_clips = type(config).load_clip is not Config.load_clip
-    run = Run(
-        experiment=record["experiment"],
-        workdir=str(workdir.path),
-        config=record["config"],
-        metrics=read_metrics(workdir.path),
-        split=split,
-        class_names=config.class_names,
-        predictions=predictions,
-        load_clip=(lambda index: config.load_clip(split, index)) if defines_clips else None,
-        scores=scores,
-        galleries=galleries,
-        notes=notes,
-    )
-    page = build_page(run, comparison)
-    path = workdir.path / "report.html"
-    write_text_atomically(path, page)  # A browser never sees half of it.
-    return path
-
-
 def _predictions(
     workdir: Workdir, config: Config, split: str
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The records of a split, and sentences on what is amiss with them."""
+    """Returns the predictions of a split, and notes on missing or outdated ones."""
     path = workdir.predictions(split)
     if not path.exists():
         if split == "train":
-            raise ValueError("--split=train: the training split has no end; name another one")
+            raise ValueError("--split=train: the training split has no end; choose another split")
         try:
             logger.info("evaluating the split %s", split)
             TrainedModel(config, workdir).evaluate(split)
@@ -309,7 +306,7 @@ def _predictions(
     if metrics.exists() and metrics.stat().st_mtime > path.stat().st_mtime:
         notes.append(
             f"The predictions are older than the last training record; python -m launch.evaluate "
-            f"--workdir={workdir.path} --split={split} makes them anew."
+            f"--workdir={workdir.path} --split={split} updates them."
         )
     return records, notes
 
@@ -321,31 +318,34 @@ def _captions(
     predictions: Sequence[Mapping[str, Any]],
     notes: list[str],
 ) -> tuple[Mapping[str, float], list[Gallery]]:
-    """Scores and galleries of predicted captions; adds to ``notes`` what there is not."""
+    """Returns metrics and galleries of captions; appends missing parts to ``notes``."""
     if not predictions or not all("caption" in record for record in predictions):
         return {}, []
     try:
         scorer = config.make_scorer(split, complete=True)
         scores = scorer(predictions) if scorer is not None else {}
+        if not isinstance(config, ShowsCaptions):
+            notes.append("No gallery of captions: the experiment does not define references().")
+            return scores, []
         galleries = make_galleries(
             predictions,
             config.references(split),
             config.score_examples(split, predictions),
-            lambda index: config.load_clip(split, index),
-            lambda indices: _look(workdir, config, split, indices, notes),
+            partial(config.load_clip, split),
+            lambda indices: _find_attention(workdir, config, split, indices, notes),
             metric=config.best_metric,
         )
     except (OSError, ImportError) as error:
-        notes.append(f"No scores and no gallery of captions: {error}.")
+        notes.append(f"No metrics and no gallery of captions: {error}.")
         return {}, []
     return scores, galleries
 
 
-def _look(
+def _find_attention(
     workdir: Workdir, config: Config, split: str, indices: Sequence[int], notes: list[str]
-) -> dict[int, Looked]:
-    """Where the best checkpoint looks while it captions some examples."""
-    looked = {}
+) -> dict[int, CaptionAttention]:
+    """Returns the attention weights of the best checkpoint for some examples, by index."""
+    attention = {}
     try:
         captioner = TrainedCaptioner([TrainedModel(config, workdir)])
         for found in captioner.caption_examples(split, indices, attention=True):
@@ -355,9 +355,9 @@ def _look(
             if best.attention is None:
                 continue
             image = None
-            if best.attention.ndim == 3:
+            if best.attention.ndim == 3 and isinstance(config, ShowsCaptions):
                 image = config.crop_image(config.load_clip(split, found.index)[0])
-            looked[found.index] = Looked(best.words, best.attention, image)
+            attention[found.index] = CaptionAttention(best.words, best.attention, image)
     except (FileNotFoundError, ValueError) as error:
-        notes.append(f"No maps of attention: {error}.")
-    return looked
+        notes.append(f"No attention weights: {error}.")
+    return attention

@@ -1,4 +1,4 @@
-"""What a folder of runs holds: each run's experiment, progress and best figure."""
+"""Table of the runs in a folder: experiment, state, progress and best metric of each."""
 
 import dataclasses
 import json
@@ -22,26 +22,27 @@ RUNNING, FINISHED, EARLY, STOPPED, EMPTY = (
     "unfinished",
     "not begun",
 )
+COLUMNS = ("run", "experiment", "state", "step", "best", "at step", "time")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSummary:
-    """One run.
+    """Summary of one run.
 
     Attributes:
-      name: its workdir, as a path below the folder that was searched.
+      name: path of the workdir, relative to the searched folder.
       experiment: ``FILE[:variant]``.
-      state: ``running``; ``finished``; ``stopped early``, by ``patience``; ``unfinished``;
-        ``not begun``, without a record.
-      step: finished steps.
-      num_steps: of the whole training.
-      metric: what ranks the checkpoints.
-      sign: 1 where the greatest value is the best, -1 where the smallest is.
-      best: its best value, None without an evaluation.
-      best_step: where it was reached.
-      seconds: of training, without evaluations and checkpoints.
-      records: of ``metrics.jsonl``.
-      split: the one that chooses the best checkpoint.
+      state: ``running``, ``finished``, ``stopped early`` (by ``patience``), ``unfinished`` or
+        ``not begun`` (no records).
+      step: number of finished steps.
+      num_steps: steps of the whole training.
+      metric: metric that ranks the checkpoints.
+      sign: 1 if larger values are better, -1 if smaller ones are.
+      best: best value of the metric; None without an evaluation.
+      best_step: step of the best value.
+      seconds: training time, without evaluations and checkpoints.
+      records: records of ``metrics.jsonl``.
+      split: split that chooses the best checkpoint.
     """
 
     name: str
@@ -59,7 +60,7 @@ class RunSummary:
 
 
 def find_runs(folder: Path) -> list[RunSummary]:
-    """The runs in a folder, at any depth, by name.
+    """Returns the runs in a folder, at any depth, sorted by name.
 
     Raises:
       FileNotFoundError: no such folder.
@@ -79,7 +80,7 @@ def find_runs(folder: Path) -> list[RunSummary]:
 
 
 def summarize(workdir: Path, name: str) -> RunSummary | None:
-    """What the workdir holds; None where its ``config.json`` is none of a run."""
+    """Returns the summary of a workdir; None if its ``config.json`` is not that of a run."""
     try:
         recorded = json.loads((workdir / "config.json").read_text())
         experiment, config = recorded["experiment"], recorded["config"]
@@ -119,9 +120,9 @@ def summarize(workdir: Path, name: str) -> RunSummary | None:
 
 
 def overlay(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
-    """The evaluations of all runs as records whose ``split`` is the run's name.
+    """Returns the evaluations of all runs as records whose ``split`` is the run's name.
 
-    Runs without an evaluation give their training records instead.
+    Runs without an evaluation contribute their training records instead.
     """
     records: list[dict[str, Any]] = []
     for run in runs:
@@ -131,7 +132,7 @@ def overlay(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
 
 
 def is_locked(workdir: Path) -> bool:
-    """Whether a process uses a workdir."""
+    """Returns True if a process uses the workdir."""
     path = workdir / "lock"
     if not path.exists():
         return False
@@ -140,19 +141,14 @@ def is_locked(workdir: Path) -> bool:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         return True
-    except OSError:  # A folder that cannot be written to; a run there could not be going on.
+    except OSError:  # The folder is not writable, so no run can use it.
         return False
     lock.release()
     return False
 
 
-# Runs as a table of text and as a page.
-
-COLUMNS = ("run", "experiment", "state", "step", "best", "at step", "time")
-
-
 def ranked(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """By metric, then the best first; those without an evaluation last."""
+    """Returns runs sorted by metric, then the best first; runs without an evaluation last."""
 
     def key(run: RunSummary) -> tuple[str, bool, float, str]:
         best = 0.0 if run.best is None else -run.sign * run.best
@@ -162,7 +158,7 @@ def ranked(runs: Sequence[RunSummary]) -> list[RunSummary]:
 
 
 def row_of(run: RunSummary) -> dict[str, str]:
-    """A run as a row of the table, by column."""
+    """Returns a run as a row of the table, by column."""
     return {
         "run": run.name,
         "experiment": run.experiment,
@@ -175,7 +171,7 @@ def row_of(run: RunSummary) -> dict[str, str]:
 
 
 def format_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Columns of text, two spaces apart."""
+    """Returns the rows as text, with columns two spaces apart."""
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in COLUMNS}
     lines: list[Mapping[str, str]] = [{name: name for name in COLUMNS}, *rows]
     return "\n".join(
@@ -183,8 +179,8 @@ def format_table(rows: Sequence[Mapping[str, str]]) -> str:
     )
 
 
-def build_page(folder: str, runs: Sequence[RunSummary]) -> str:
-    """The table and the curves as one self-contained page."""
+def build_runs_page(folder: str, runs: Sequence[RunSummary]) -> str:
+    """Returns the table and the curves of the runs as a self-contained HTML page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

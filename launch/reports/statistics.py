@@ -1,4 +1,4 @@
-"""What a report counts: right and wrong by class, confusions, and the speed of a run."""
+"""Statistics of a report: accuracies with intervals, confusion matrix, speed of a run."""
 
 import dataclasses
 import math
@@ -13,19 +13,19 @@ Z_95 = 1.959964
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """A share of ``count`` examples, with its 95 % Wilson interval; shares are in [0,1]."""
+    """An accuracy: ``correct`` of ``count`` examples, with its 95 % Wilson interval."""
 
-    right: int
+    correct: int
     count: int
 
     @property
     def share(self) -> float:
-        """``right / count``, NaN of nothing."""
-        return self.right / self.count if self.count else math.nan
+        """Returns ``correct / count`` in [0,1]; NaN if ``count`` is 0."""
+        return self.correct / self.count if self.count else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's score interval (JASA 22, 1927), which stays inside [0,1]; all of it of nothing.
+        """Returns Wilson's score interval (JASA 22, 1927), inside [0,1]; (0, 1) if ``count`` is 0.
 
         (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n)
         """
@@ -40,7 +40,7 @@ class Rate:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """``count`` examples of class ``label`` taken for ``prediction``, a ``share`` of the class."""
+    """``count`` examples of class ``label``, a ``share`` of it, predicted as ``prediction``."""
 
     label: int
     prediction: int
@@ -49,11 +49,11 @@ class Confusion:
 
 
 def confusion_matrix(predictions: Sequence[Mapping[str, Any]], num_classes: int) -> np.ndarray:
-    """(K,K) int64 counts, rows the true class, columns the predicted one; without unknown labels.
+    """Returns (K,K) int64 counts: rows are true classes, columns predicted ones.
 
     Args:
-      predictions: records with ``label`` (-1 unknown) and ``prediction``.
-      num_classes: K, above every label and prediction.
+      predictions: records with ``label`` (-1 unknown, not counted) and ``prediction``.
+      num_classes: K; labels and predictions are less than K.
     """
     matrix = np.zeros((num_classes, num_classes), np.int64)
     for record in predictions:
@@ -63,12 +63,12 @@ def confusion_matrix(predictions: Sequence[Mapping[str, Any]], num_classes: int)
 
 
 def per_class(matrix: np.ndarray) -> list[Rate]:
-    """The right ones of each class of a confusion matrix (K,K)."""
+    """Returns the accuracy of each class of a confusion matrix (K,K)."""
     return [Rate(int(matrix[k, k]), int(matrix[k].sum())) for k in range(len(matrix))]
 
 
 def most_confused(matrix: np.ndarray, limit: int = 10) -> list[Confusion]:
-    """The largest entries off the diagonal of a confusion matrix (K,K), largest first.
+    """Returns the largest off-diagonal entries of a confusion matrix (K,K), largest first.
 
     Equal counts are ordered by their share of the true class.
     """
@@ -82,13 +82,13 @@ def most_confused(matrix: np.ndarray, limit: int = 10) -> list[Confusion]:
 
 
 def top_k_rate(predictions: Sequence[Mapping[str, Any]], k: int) -> Rate:
-    """How often fewer than ``k`` classes are likelier than the label, where that is known."""
+    """Returns the top-``k`` accuracy over the records with a known label."""
     known = [record for record in predictions if record["label"] >= 0]
     return Rate(sum(rank_of_label(record) <= k for record in known), len(known))
 
 
 def rank_of_label(record: Mapping[str, Any]) -> int:
-    """1 where no class is likelier than the label."""
+    """Returns the rank of the label by probability; 1 if no class is more probable."""
     probabilities = record["probabilities"]
     own = probabilities[record["label"]]
     return 1 + sum(value > own for value in probabilities)
@@ -96,14 +96,15 @@ def rank_of_label(record: Mapping[str, Any]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """The time of a run's training steps, without its evaluations and checkpoints.
+    """Speed of a run's training steps, without its evaluations and checkpoints.
 
     Attributes:
-      seconds: compilation included.
-      steps_per_second: over all of them.
-      typical_steps_per_second: median of the records.
-      clips_per_second: over all of them; None where no record has it.
-      data_wait_share: share of the time spent waiting for batches, in [0,1].
+      seconds: total time, including compilation.
+      steps_per_second: mean over all steps.
+      typical_steps_per_second: median over the records.
+      clips_per_second: mean over all steps; None if some record lacks it.
+      data_wait_share: share of the time spent waiting for batches, in [0,1]; None if some record
+        lacks it.
     """
 
     seconds: float
@@ -114,9 +115,9 @@ class Speed:
 
 
 def speed_of(metrics: Sequence[Mapping[str, Any]]) -> Speed | None:
-    """The speed from the training records; None where none has ``steps_per_second``."""
+    """Returns the speed by the training records; None if none has ``steps_per_second``."""
     records = sorted((r for r in metrics if r["split"] == "train"), key=lambda r: r["step"])
-    # A record covers the steps since the one before it.
+    # A record covers the steps since the previous record.
     covered = [
         (record, record["step"] - before)
         for record, before in zip(records, [0, *(r["step"] for r in records)], strict=False)

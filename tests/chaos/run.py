@@ -1,14 +1,14 @@
-"""Kills a training again and again, and checks that it ends as if nothing had happened.
+"""Kills a training again and again, and checks that it equals an uninterrupted one.
 
     python -m tests.chaos.run --rounds=50 --seed=0
 
-A round starts the training of ``tests/launch/regression.py`` in a workdir, as one process of two
-devices or as two of one, and sends SIGKILL or SIGTERM to one process or to all: at any time from
-the start on, after any step, or while a checkpoint is being written. Then the newest checkpoint
-must be whole, and a process that was left alone must have ended. The next round goes on with the
-workdir. When all steps are done, each record must be there once and equal those of a run that was
-left in peace, no example may have come twice or not at all within an epoch, and the variables must
-be the same, bit for bit; then the rounds go on with an empty workdir.
+A round trains ``tests/launch/regression.py`` in a workdir, as one process with two devices or as
+two processes with one, and sends SIGKILL or SIGTERM to one or all processes: at a random time,
+after a random step, or while a checkpoint is being written. Then the newest checkpoint must be
+complete, and processes without a signal must have ended. The next round resumes in the same
+workdir. After the last step, the records must equal those of an uninterrupted run, without
+duplicates; every example must occur once per epoch; and the variables must be equal bit-for-bit.
+Then the rounds continue with an empty workdir.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxnets.training.checkpoint import FILE, Checkpointer, damaged_files
+from flaxnets.training.checkpoint import DIGESTS, Checkpointer, damaged_files
 from flaxnets.training.metric_writer import read_metrics
 from tests.launch.jobs import Job
 from tests.launch.regression import NUM_EXAMPLES, read_trace
@@ -46,21 +46,21 @@ FLAGS = (
 
 @dataclasses.dataclass
 class Runs:
-    """The workdirs of one number of processes, and what a run in peace gives."""
+    """Workdirs of runs with one number of processes, and the uninterrupted reference."""
 
     folder: Path
     num_processes: int
 
     def __post_init__(self) -> None:
         self.workdir = self.folder / "run"
-        self.expected = self.folder / "in_peace"
+        self.expected = self.folder / "uninterrupted"
         start = time.monotonic()
         with self.start(self.expected) as job:
             job.succeed()
         self.seconds = time.monotonic() - start
 
     def start(self, workdir: Path | None = None) -> Job:
-        """Starts or goes on."""
+        """Starts or resumes the run."""
         path = workdir or self.workdir
         return Job(
             "launch.train",
@@ -74,28 +74,28 @@ class Runs:
         )
 
     def clear(self) -> None:
-        """Removes the run, for another."""
+        """Deletes the run."""
         shutil.rmtree(self.workdir)
         for trace in self.folder.glob(f"{self.workdir.name}.trace.*"):
             trace.unlink()
 
     def step(self) -> int:
-        """The last recorded step."""
+        """Returns the last recorded step."""
         return max((record["step"] for record in read_metrics(self.workdir)), default=0)
 
     def is_writing(self) -> bool:
-        """Whether a checkpoint is being written."""
+        """Returns True while a checkpoint is being written."""
         return any((self.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
 
     def check_checkpoints(self) -> int | None:
-        """The newest step, None without any; each must be whole."""
+        """Returns the step of the newest checkpoint or None; all must be complete."""
         folder = self.workdir / "checkpoints"
         if not folder.is_dir():
             return None
         checkpointer = Checkpointer(folder, read_only=True)
         try:
             for step in checkpointer.steps:
-                assert (folder / str(step) / FILE).is_file()
+                assert (folder / str(step) / DIGESTS).is_file()
                 assert damaged_files(folder / str(step)) == []
                 checkpointer.restore_variables(step)
             return checkpointer.latest_step
@@ -103,7 +103,7 @@ class Runs:
             checkpointer.close()
 
     def check_finished(self) -> None:
-        """Compares a run that has all its steps with the one in peace."""
+        """Compares a finished run with the uninterrupted reference."""
         assert records_of(self.workdir) == records_of(self.expected)
         jax.tree.map(
             np.testing.assert_array_equal,
@@ -132,7 +132,7 @@ def last_variables(workdir: Path) -> Any:
 
 
 def choose_moment(runs: Runs, rng: random.Random) -> tuple[str, Callable[[], bool]]:
-    """When the signal comes, in words and as a condition."""
+    """Returns the moment of the signal, in words and as a condition."""
     kind = rng.choice(["any time", "after a step", "during a save", "during a save"])
     if kind == "any time":
         end = time.monotonic() + rng.uniform(0, runs.seconds)
@@ -144,13 +144,13 @@ def choose_moment(runs: Runs, rng: random.Random) -> tuple[str, Callable[[], boo
 
 
 def play_round(runs: Runs, rng: random.Random) -> str:
-    """One round; returns what happened, in words."""
+    """Plays one round; returns its events in words."""
     number = rng.choice([signal.SIGKILL, signal.SIGTERM])
     victims = sorted(rng.sample(range(runs.num_processes), rng.randint(1, runs.num_processes)))
     with runs.start() as job:
         moment, condition = choose_moment(runs, rng)
         if not job.wait_until(condition):
-            moment, victims = "never: it was done before", []
+            moment, victims = "never: the run had finished", []
         time.sleep(rng.uniform(0, 0.02))
         for victim in victims:
             job.processes[victim].send_signal(number)
@@ -164,7 +164,7 @@ def play_round(runs: Runs, rng: random.Random) -> str:
             assert code == 0 or (victims and code in others), text
     latest = runs.check_checkpoints()
     stopped = {128 + number}
-    if set(codes) == stopped:  # All of them saved, and the same step.
+    if set(codes) == stopped:  # All processes saved the same step.
         assert latest == runs.step(), text
     assert "Traceback" not in text or number == signal.SIGKILL, text
     done = all(code == 0 for code in codes)
@@ -173,7 +173,9 @@ def play_round(runs: Runs, rng: random.Random) -> str:
         runs.check_finished()
         runs.clear()
     who = f"{number.name} to {' and '.join(map(str, victims)) or 'nobody'}"
-    end = "all steps done, equal to the run in peace" if done else f"newest checkpoint {latest}"
+    end = (
+        "all steps done, equal to the uninterrupted run" if done else f"newest checkpoint {latest}"
+    )
     return f"{runs.num_processes} processes, {who}, {moment}: exit codes {codes}, {end}"
 
 
@@ -181,13 +183,13 @@ def play(rounds: int, seed: int, folder: Path, *, finish: bool = True) -> Counte
     """Plays the rounds.
 
     Args:
-      rounds: how many.
-      seed: of all that is random.
-      folder: an empty one.
-      finish: whether the runs that are left then go on to their end, which is checked.
+      rounds: number of rounds.
+      seed: random seed of the signals.
+      folder: an empty folder for the workdirs.
+      finish: also finish and check the runs that remain after the last round.
 
     Returns:
-      How many rounds there were, and how many runs came to their end.
+      Numbers of ``rounds`` and of finished ``runs``.
     """
     rng = random.Random(seed)
     kinds = [Runs(folder / str(count), count) for count in (1, 2)]
@@ -215,7 +217,7 @@ def main() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="flaxnets-chaos-") as folder:
         counts = play(arguments.rounds, arguments.seed, Path(folder))
-    logger.info("%(rounds)d rounds; %(runs)d runs ended equal to the runs in peace", counts)
+    logger.info("%(rounds)d rounds; %(runs)d finished runs equal the uninterrupted ones", counts)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A source whose examples are their numbers, loaders of it, and what goes wrong in them."""
+"""Numbered examples, loaders of them, and transforms that fail."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from data.loader import Loader
 
 @dataclass(frozen=True)
 class Numbers:
-    """Examples whose video tells their index; those in ``bad`` cannot be read."""
+    """Source whose videos show their index; examples in ``bad`` are unreadable."""
 
     size: int
     bad: tuple[int, ...] = ()

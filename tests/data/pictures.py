@@ -1,4 +1,4 @@
-"""Pictures to read and to resize."""
+"""Image arrays and empty files for tests."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ def random_image(height: int = 12, width: int = 10, seed: int = 0) -> np.ndarray
 
 
 def touch(folder: Path, *names: str) -> None:
-    """Files that are there and hold nothing."""
+    """Creates empty files."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"")

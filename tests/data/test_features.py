@@ -24,7 +24,7 @@ FRAMES = 4
 
 
 class Clips:
-    """Random clips of 1..FRAMES frames; number 2 could not be decoded."""
+    """Source of random clips of 1..FRAMES frames; number 2 has ``mask`` False."""
 
     def __init__(self, examples: int = 7):
         self.examples = examples
@@ -44,7 +44,7 @@ class Clips:
 
 
 class Images:
-    """Random images; number 2 could not be decoded."""
+    """Source of random images; number 2 has ``mask`` False."""
 
     def __init__(self, examples: int = 7, height: int = 6):
         self.examples = examples
@@ -63,7 +63,7 @@ class Images:
 
 
 def encode(frames: np.ndarray) -> np.ndarray:
-    """(n,H,W,3) to (n,2,3): the mean colour of the upper and the lower half."""
+    """Returns the mean colour of the upper and the lower half, (n,2,3), of (n,H,W,3)."""
     halves = np.split(frames.astype(np.float32), 2, axis=1)
     return np.stack([half.mean((1, 2)) for half in halves], axis=1)
 
@@ -128,7 +128,7 @@ def test_a_stale_directory_is_refused(tmp_path: Path) -> None:
         write_features(tmp_path, Clips(), encode, key=KEY)
 
 
-def test_goes_on_after_an_error_with_the_file_that_is_missing(tmp_path: Path) -> None:
+def test_resumes_after_an_error_with_the_missing_file(tmp_path: Path) -> None:
     encoded: list[int] = []
 
     def stop_at_five(frames: np.ndarray) -> np.ndarray:
@@ -148,11 +148,11 @@ def test_goes_on_after_an_error_with_the_file_that_is_missing(tmp_path: Path) ->
     )
     assert done == [(5, 7), (6, 7), (7, 7)]
     assert_complete(source, Clips())
-    assert not list(directory.glob("*.unfinished"))
+    assert [path.name for path in directory.glob(".*")] == [".lock"]
 
 
 @pytest.mark.parametrize("examples", [Clips, Images])
-def test_goes_on_after_a_kill(tmp_path: Path, examples: type) -> None:
+def test_resumes_after_a_kill(tmp_path: Path, examples: type) -> None:
     program = f"""
 import importlib.util, os, signal
 spec = importlib.util.spec_from_file_location("cache_test", {__file__!r})
@@ -171,11 +171,13 @@ module.write_features({str(tmp_path)!r}, module.{examples.__name__}(), module.en
         [sys.executable, "-c", program], cwd=root, env={**os.environ}, check=False
     )
     assert ended.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("*/.features-*"))) == 1
     done: list[int] = []
     source = write_features(
         tmp_path, examples(), encode, key=KEY, on_progress=lambda count, _: done.append(count)
     )
     assert done == [4, 5, 6, 7]
+    assert [path.name for path in tmp_path.glob("*/.*")] == [".lock"]
     whole = write_features(tmp_path / "whole", examples(), encode, key=KEY)
     for index in range(7):
         np.testing.assert_array_equal(source[index]["features"], whole[index]["features"])

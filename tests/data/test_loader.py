@@ -1,4 +1,4 @@
-"""The loader: one order, whatever reads it, and every example counted once."""
+"""The loader: one order for any threads, workers and processes; every example counted once."""
 
 import json
 import logging

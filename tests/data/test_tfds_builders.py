@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.moving_shapes import source
+from data.moving_shapes.scenes import CLASSES
+from data.moving_shapes.source import MovingShapes as MovingShapesSource
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,10 +25,10 @@ def test_moving_shapes_is_prepared_and_read_back_without_tensorflow(tmp_path: Pa
 
     assert builder.name == "moving_shapes"
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == sizes
-    assert tuple(builder.info.features["label"].names) == source.CLASSES
+    assert tuple(builder.info.features["label"].names) == CLASSES
     for split, size in sizes.items():
         read = builder.as_data_source(split=split)
-        drawn = source.MovingShapes(split, size, seed=7)
+        drawn = MovingShapesSource(split, size, seed=7)
         assert len(read) == size
         for index in range(size):
             example, expected = read[index], drawn[index]

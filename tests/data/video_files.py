@@ -1,4 +1,4 @@
-"""Small video files for tests, whose frames tell their number."""
+"""Small video files for tests whose frames encode their number."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def write_video(
     b_frames: int = 0,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Writes a video whose frame t is grey of 11 × t + 20, above a textured lower half."""
+    """Writes a video whose frame t has grey level 11 × t + 20 above a textured lower half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = size
     texture = np.random.default_rng(0).integers(0, 256, (height // 2, width, 3), np.uint8)
@@ -36,13 +36,13 @@ def write_video(
 
 
 def frame_numbers(video: np.ndarray) -> np.ndarray:
-    """Reads the frames' numbers off (T,H,W,3) frames of ``write_video``."""
+    """Returns the numbers of (T,H,W,3) frames of ``write_video``."""
     grey = video[:, 2 : video.shape[1] // 3].astype(np.float64).mean((1, 2, 3))
     return np.round((grey - 20) / 11).astype(int)
 
 
 def truncate(path: Path, num_packets: int, more: int = 0) -> None:
-    """Cuts a file off ``more`` bytes after its first ``num_packets`` packets."""
+    """Truncates a file ``more`` bytes after its first ``num_packets`` packets."""
     with av.open(str(path)) as container:
         packets: list[Any] = [packet for packet in container.demux(video=0) if packet.size]
         end = packets[num_packets - 1].pos + packets[num_packets - 1].size

@@ -1,19 +1,15 @@
 """The comparison on the embedded data set: its folds."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from launch.program import load_experiment
-
-SMOKE = f"{Path(__file__).parents[2] / 'experiments/moving_shapes.py'}:smoke"
+from experiments.moving_shapes import get_config
 
 
 def test_folds_are_parts_of_the_training_clips() -> None:
     tested = []
     for fold in (1, 2, 3):
-        config = load_experiment(SMOKE)
+        config = get_config("smoke")
         config.set_fold(fold)
         sizes = [config.make_data(split).num_examples for split in ("train", "validation", "test")]
         assert sum(sizes) == 32
@@ -23,14 +19,14 @@ def test_folds_are_parts_of_the_training_clips() -> None:
         assert indices.tolist() == list(range(sizes[2]))
         np.testing.assert_array_equal(config.load_clip("test", 4), videos[4])
         tested += [video.tobytes() for video in videos]
-    plain = load_experiment(SMOKE)
+    plain = get_config("smoke")
     clips = {plain.load_clip("train", index).tobytes() for index in range(32)}
     assert set(tested) == clips
     assert len(tested) == 32
 
 
 def test_a_fold_that_is_none_is_refused() -> None:
-    config = load_experiment(SMOKE)
+    config = get_config("smoke")
     for fold in (0, 4):
         with pytest.raises(ValueError, match=f"1 to data.num_folds = 3, received {fold}"):
             config.set_fold(fold)

@@ -1,4 +1,4 @@
-"""Meshes of simulated devices, and programs that are told of them as the trainer tells."""
+"""Meshes of simulated devices, and the context in which the trainer traces a program."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -8,11 +8,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 
-def mesh_of(num_devices: int, kind: AxisType = AxisType.Auto) -> Mesh:
-    """A mesh of one axis, ``data``."""
+def make_mesh(num_devices: int, kind: AxisType = AxisType.Auto) -> Mesh:
+    """Returns a mesh with one axis, ``data``."""
     return Mesh(np.array(jax.devices()[:num_devices]), ("data",), axis_types=(kind,))
 
 
-def told_of(mesh: Mesh) -> AbstractContextManager[Any]:
-    """Where this is entered, what is traced knows over what it is divided."""
+def tracing_on(mesh: Mesh) -> AbstractContextManager[Any]:
+    """Returns a context in which traced programs know the mesh that shards their batch."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)

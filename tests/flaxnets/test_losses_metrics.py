@@ -1,4 +1,4 @@
-"""Losses and metrics against plain NumPy."""
+"""Losses and metrics against NumPy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +40,7 @@ def test_top_k_accuracy(k: int) -> None:
     assert (float(right), float(count)) == (expected, 4)
 
 
-def test_constant_scores_and_scores_that_are_no_numbers_are_wrong() -> None:
+def test_constant_logits_and_nans_are_wrong() -> None:
     everything = np.ones(6, bool)
     for value in (0.0, np.nan):
         logits = jnp.full((6, 5), value)

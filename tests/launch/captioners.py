@@ -1,4 +1,4 @@
-"""Captioners that were never trained, in workdirs as a run leaves them, and images for them."""
+"""Workdirs of untrained captioners, and images for them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ SPLITS = {"train": 5, "dev": 4, "test": 12}
 
 
 def make_flickr8k(root: Path, captions: Sequence[str] = CAPTIONS) -> Path:
-    """Photographs of noise and their captions, in Flickr8k's format; returns ``root``."""
+    """Writes noise images and captions in Flickr8k's format; returns ``root``."""
     rng = np.random.default_rng(0)
     images, texts = root / "Flicker8k_Dataset", root / "Flickr8k_text"
     images.mkdir(parents=True)
@@ -39,13 +39,13 @@ def make_flickr8k(root: Path, captions: Sequence[str] = CAPTIONS) -> Path:
 
 
 def make_config(root: Path, experiment: str = EXPERIMENT, **changes: Any) -> Any:
-    """Small sizes; images of 64² become maps of 2×2."""
+    """Returns a small configuration; images of 64×64 give feature maps of 2×2."""
     config: Any = load_experiment(experiment)
     config.batch_size = 8
     config.data.root, config.data.cache = str(root), str(root / "features")
     config.data.image_size, config.data.min_count, config.data.num_corners = 64, 1, 0
-    model = config.model
-    model.features = model.embed_features = model.attention_features = 8
+    decoder = config.model.decoder
+    decoder.features = decoder.embed_features = decoder.attention_features = 8
     config.search.beam_size, config.search.max_steps = 3, 6
     for name, value in changes.items():
         setattr(config, name, value)
@@ -53,7 +53,7 @@ def make_config(root: Path, experiment: str = EXPERIMENT, **changes: Any) -> Any
 
 
 def make_run(path: Path, config: Any, experiment: str = EXPERIMENT) -> TrainedModel:
-    """A workdir whose only checkpoint, of step 1, has random variables."""
+    """Writes a workdir with one checkpoint, of step 1, with random variables."""
     batch = {
         "features": jax.ShapeDtypeStruct((8, 2, 2, 1280), np.float16),
         "tokens": jax.ShapeDtypeStruct((8, 1, 6), np.int32),

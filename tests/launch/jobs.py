@@ -1,4 +1,4 @@
-"""Several processes of one program, as a launcher starts them."""
+"""Groups of processes of one program, as a launcher starts them."""
 
 import os
 import signal
@@ -20,21 +20,21 @@ def free_port() -> int:
 
 
 class Job:
-    """``python -m MODULE`` as so many processes; what is left of them ends with ``with``.
+    """``python -m MODULE`` as several processes; the context manager kills those that remain.
 
-    Each is told of the others by the flags of ``launch.program``, a single one of nobody.
+    The flags of ``launch.processes`` connect the processes; a single process gets none.
 
     Args:
-      module: as ``launch.train``.
-      arguments: of each process.
-      logs: a folder for what they print: pipes that are full would hold them up.
-      num_processes: how many.
-      devices: simulated ones of each.
-      cache: a folder for compiled programs, which later processes find there.
-      heartbeat: seconds after which a process that is silent counts as dead.
+      module: module of the program, as ``launch.train``.
+      arguments: flags of each process.
+      logs: folder of the output; a full pipe would block the processes.
+      num_processes: number of processes.
+      devices: simulated devices of each process.
+      cache: folder of compiled programs, shared with later processes.
+      heartbeat: seconds without a heartbeat after which a process counts as dead.
       initialization: seconds for which a process waits for the others.
-      environment: of each, beside the flags.
-      told: False: the environment alone tells them of each other.
+      environment: environment variables added to each process.
+      connected: False: only the environment connects the processes, not the flags.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Job:
         heartbeat: int = 10,
         initialization: int = 120,
         environment: Callable[[int], dict[str, str]] = lambda process: {},
-        told: bool = True,
+        connected: bool = True,
     ) -> None:
         variables = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
         if cache is not None:
@@ -65,7 +65,7 @@ class Job:
                 f"--heartbeat_timeout={heartbeat}",
                 f"--initialization_timeout={initialization}",
             ]
-            if told:
+            if connected:
                 flags += [coordinator, f"--num_processes={num_processes}"]
                 flags += [f"--process_id={number}"]
             command = [sys.executable, "-m", module, *arguments]
@@ -97,7 +97,7 @@ class Job:
             process.wait()
 
     def wait(self, timeout: float = 600) -> list[int]:
-        """The exit codes of all; fails where one goes on for longer."""
+        """Returns the exit codes of all processes; fails if one runs longer."""
         end = time.monotonic() + timeout
         for process, log in zip(self.processes, self.logs, strict=True):
             try:
@@ -107,22 +107,22 @@ class Job:
         return [process.returncode for process in self.processes]
 
     def succeed(self) -> None:
-        """Waits for all, which must end well."""
+        """Waits for all processes, which must succeed."""
         assert self.wait() == [0] * len(self.processes), self.text()
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 600) -> bool:
-        """Waits for the condition; False where a process ended before it held."""
+        """Waits for the condition; returns False if a process ended first."""
         end = time.monotonic() + timeout
         while all(process.poll() is None for process in self.processes):
             assert time.monotonic() < end, self.text()
             try:
                 if condition():
                     return True
-            except FileNotFoundError:  # A folder that was renamed while it was looked into.
+            except FileNotFoundError:  # The folder was renamed during the check.
                 continue
             time.sleep(0.0005)
         return False
 
     def text(self) -> str:
-        """What all of them printed."""
+        """Returns the output of all processes."""
         return "\n".join(f"--- {log.name}\n{log.read_text()}" for log in self.logs)

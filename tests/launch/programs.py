@@ -1,4 +1,4 @@
-"""The programs as a user starts them, in processes of their own."""
+"""Programs started as subprocesses, as a user starts them."""
 
 import os
 import subprocess
@@ -17,8 +17,8 @@ def start(
     Args:
       program: as ``train``.
       arguments: its flags.
-      devices: simulated ones that it sees.
-      cache: a folder for compiled programs, which later processes find there.
+      devices: number of simulated devices.
+      cache: folder of compiled programs, shared with later processes.
     """
     environment = dict(os.environ)
     environment["JAX_PLATFORMS"] = "cpu"
@@ -39,25 +39,25 @@ def start(
 
 
 def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """What a started program printed and how it ended."""
+    """Waits for a program; returns its output and exit code."""
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def succeed(process: subprocess.Popen[str]) -> str:
-    """What a program that has to succeed printed to standard output."""
+    """Waits for a program, which must succeed; returns its standard output."""
     done = finish(process)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def sentence(done: subprocess.CompletedProcess[str]) -> str:
-    """The one message of a program that failed, log lines apart."""
+    """Returns the only message of a program that failed, without log lines."""
     assert done.returncode in (1, 2), done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     lines = done.stderr.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("error: "))
-    # What an error shows below its sentence is indented.
+    # Details below the sentence of an error are indented.
     rest = [line for line in lines[first + 1 :] if not line.startswith("  ")]
     assert rest == [], done.stderr
     return "\n".join(lines[first:])

@@ -1,7 +1,7 @@
-"""An experiment for tests of processes that die: quick to compile, and its data leave a trace.
+"""Experiment for tests of dying processes: it compiles quickly and records its batches.
 
-A small network with dropout and batch statistics is fitted to random numbers, read by the loader.
-Each process appends the examples of every batch that it is given to a file.
+It fits a small network with dropout and batch statistics to random numbers from the loader. Each
+process appends the examples of every batch that it receives to a file.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ NUM_EXAMPLES, FEATURES = 20, 4
 
 
 class Network(nn.Module):
-    """(B,4) to (B,), with batch statistics of the rows that count."""
+    """Maps (B,4) to (B,), with batch statistics of the unmasked rows."""
 
     @nn.compact
     def __call__(self, x: Any, mask: Any, *, train: bool) -> Any:
@@ -35,7 +35,7 @@ class Network(nn.Module):
 
 
 class Regression:
-    """The mean squared error."""
+    """Regression task with the mean squared error."""
 
     def initialize(self, model: nn.Module, key: Any, batch: Any) -> Any:
         return model.init(key, batch["x"], batch["mask"], train=False)
@@ -66,7 +66,7 @@ class Regression:
 
 
 class Numbers:
-    """Random inputs, and outputs that depend on them; of validation one example cannot be read."""
+    """Random inputs with dependent targets; one validation example cannot be read."""
 
     def __init__(self, split: str) -> None:
         self.split = split
@@ -86,7 +86,7 @@ class Numbers:
 
 
 class Traced:
-    """A loader whose batches are slow, and written down as they are handed out."""
+    """A slow loader that records every batch it yields."""
 
     def __init__(self, loader: Loader, trace: str, delay: float) -> None:
         self.loader, self.trace, self.delay = loader, trace, delay
@@ -105,7 +105,7 @@ class Traced:
     def write(self, number: int, examples: list[int]) -> None:
         first = jax.process_index() * len(examples)
         line = json.dumps({"number": number, "first_row": first, "examples": examples}) + "\n"
-        # In one call, so that no kill leaves half a line.
+        # In one call, so that a kill leaves no partial line.
         file = os.open(
             f"{self.trace}.{jax.process_index()}", os.O_WRONLY | os.O_APPEND | os.O_CREAT
         )
@@ -115,7 +115,7 @@ class Traced:
 
 @dataclasses.dataclass
 class RegressionConfig(Config):
-    """Thirty steps of eight examples: the epochs of twenty end within batches."""
+    """Thirty steps of eight examples; epochs of twenty examples end within batches."""
 
     batch_size: int = 8
     num_steps: int = 30
@@ -125,11 +125,11 @@ class RegressionConfig(Config):
     checkpoint_every: int = dataclasses.field(default=4, metadata={"runtime": True})
     log_every: int = dataclasses.field(default=1, metadata={"runtime": True})
     trace: str = dataclasses.field(default="", metadata={"runtime": True})
-    """Where batches are written down, a file for each process; empty: nowhere."""
+    """Folder of the recorded batches, one file per process; empty: none."""
     delay: float = dataclasses.field(default=0.0, metadata={"runtime": True})
-    """Seconds that a batch takes."""
+    """Seconds per batch."""
     fails_at: int = dataclasses.field(default=-1, metadata={"runtime": True})
-    """The training batch that the last process cannot read; -1: none."""
+    """Training batch that the last process cannot read; -1: none."""
 
     def make_model(self) -> nn.Module:
         return Network()
@@ -153,7 +153,7 @@ class RegressionConfig(Config):
 
 
 class Failing:
-    """Batches of which the last process cannot read one."""
+    """Batches, one of which the last process cannot read."""
 
     def __init__(self, data: Traced, number: int) -> None:
         self.data, self.number = data, number
@@ -169,9 +169,9 @@ class Failing:
 
 
 def read_trace(path: Path, num_steps: int) -> list[int]:
-    """The examples of the first steps, in the order of their rows.
+    """Returns the examples of the first steps, in the order of their rows.
 
-    Every process that was given a part of a batch must have been given the same at each time.
+    A process that read the same part of a batch several times must have read the same examples.
     """
     parts: dict[tuple[int, int], int] = {}
     for file in path.parent.glob(f"{path.name}.*"):
@@ -185,5 +185,5 @@ def read_trace(path: Path, num_steps: int) -> list[int]:
 
 
 def get_config(variant: str | None = None) -> RegressionConfig:
-    """So that the programs can be handed this file."""
+    """Returns the configuration, so that programs accept this file as an experiment."""
     return RegressionConfig()

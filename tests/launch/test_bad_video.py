@@ -1,4 +1,4 @@
-"""Faulty data sets of video files, from the lists to the pixels, as a user meets them."""
+"""Faulty data sets of video files, in their lists and in their pixels."""
 
 import json
 from pathlib import Path
@@ -24,13 +24,13 @@ def file_name(class_name: str, group: int, clip: int) -> str:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled programs, the same in all tests."""
+    """Folder of compiled programs, shared by all tests."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """UCF101 in small: 3 classes, 4 groups, 2 clips each of 20 frames."""
+    """A small UCF101: 3 classes, 4 groups, 2 clips of 20 frames each."""
     root = tmp_path / "ucf101"
     videos, lists = root / "UCF-101", root / "ucfTrainTestlist"
     lists.mkdir(parents=True)
@@ -61,8 +61,9 @@ def flags(root: Path, run: str = "run") -> tuple[str, ...]:
         "--config.data.crop_size=32",
         "--config.data.test_clips=1",
         "--config.data.test_crops=1",
-        "--config.model.encoder=small_cnn",
-        "--config.model.recurrent_features=8",
+        "--config.model.encoder.name=small_cnn",
+        "--config.model.encoder.weights=",
+        "--config.model.recurrent.features=8",
         "--config.batch_size=4",
         "--config.num_steps=4",
         "--config.eval_every=4",
@@ -79,7 +80,7 @@ def test_a_wrong_root_a_wrong_list_and_wrong_classes(root: Path) -> None:
     elsewhere = root.parent / "elsewhere"
     error = error_of_training(elsewhere)
     assert f"{elsewhere}: expected the folder of a data set in UCF101's format" in error
-    # What failed before it began does not keep its folder from the next attempt.
+    # A run that failed before its first step does not block its folder.
     error = error_of_training(root, "--config.data.root=")
     assert "data.root: expected the folder of UCF101; give --config.data.root=" in error
 

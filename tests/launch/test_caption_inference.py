@@ -1,4 +1,4 @@
-"""Trained captioners: what they find, alone and together, and where they looked."""
+"""Trained captioners: captions of one model and of ensembles, and attention weights."""
 
 import dataclasses
 import json
@@ -22,18 +22,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def configuration(model: TrainedModel) -> Any:
-    """The experiment's own, of which the trainer knows less."""
+    """Returns the experiment's configuration, whose type the trainer does not know."""
     return model.config
 
 
 def encode(images: np.ndarray) -> np.ndarray:
-    """A stand-in for the frozen encoder: (n,64,64,3) uint8 to (n,2,2,1280) float32."""
+    """Replaces the frozen encoder: (n,64,64,3) uint8 to (n,2,2,1280) float32."""
     means = images.reshape(len(images), 2, 32, 2, 32, 3).mean((2, 4), dtype=np.float32)
     return np.tile(means / 128 - 1, 427)[..., :1280]
 
 
-def encode_all(root: str, images: Any, source: str) -> list[dict[str, np.ndarray]]:
-    """A stand-in for the cache of features."""
+def encode_all(root: str, images: Any, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
+    """Replaces the cache of features."""
     examples = [images[index] for index in range(len(images))]
     for example in examples:
         example["features"] = encode(example.pop("image")[None])[0].astype(np.float16)
@@ -47,16 +47,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def files(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Nine images; the models are made without their encoder."""
+    """Paths of nine images; models are made without their encoder."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(caption_data, "make_encode", lambda pool: encode)
-    monkeypatch.setattr(caption_data, "load_maps", encode_all)
+    monkeypatch.setattr(caption_data, "make_encode", lambda encoder, pool: encode)
+    monkeypatch.setattr(caption_data, "cache_features", encode_all)
     return sorted(map(str, (root / "Flicker8k_Dataset").glob("*.jpg")))[:9]
 
 
 @pytest.fixture(scope="module")
 def models(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[TrainedModel]:
-    """Two of one vocabulary and other parameters."""
+    """Two models with the same vocabulary and different parameters."""
     folder = tmp_path_factory.mktemp("runs")
     return [make_run(folder / str(seed), make_config(root, seed=seed)) for seed in range(2)]
 
@@ -184,7 +184,7 @@ def test_what_cannot_decode_together_is_refused(
         TrainedModel(make_config(root), Workdir(copy))
     # Another configuration.
     wider = make_config(root)
-    wider.model.features = 12
+    wider.model.decoder.features = 12
     with pytest.raises(ValueError, match="does not fit the model of this configuration"):
         collect(TrainedCaptioner([TrainedModel(wider, models[0].workdir)]), files)
     classifier: Any = load_experiment("experiments/moving_shapes.py:smoke")
@@ -198,5 +198,5 @@ def test_a_decoder_without_attention_says_so(root: Path, files: list[str], tmp_p
     model = make_run(tmp_path, make_config(root, experiment), experiment)
     captioner = TrainedCaptioner([model])
     assert len(collect(captioner, files)) == 9
-    with pytest.raises(ValueError, match=r"attention: the decoder of .* does not attend to places"):
+    with pytest.raises(ValueError, match=r"attention: expected False, .* does not attend"):
         collect(captioner, files, attention=True)

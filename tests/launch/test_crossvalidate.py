@@ -1,4 +1,4 @@
-"""Cross-validation by one command, and as an array of jobs that share the workdir."""
+"""Cross-validation in one command, and as an array of jobs with a shared workdir."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be checked without building it."""
+"""Checks of the Dockerfile without building it."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.launch.programs import ROOT
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The instructions and what stands behind each, continued lines joined, comments left out."""
+    """Returns (instruction, arguments) with continued lines joined and comments left out."""
     text = (ROOT / "Dockerfile").read_text()
     kept = [line for line in text.splitlines() if line and not line.startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(kept))
@@ -30,7 +30,7 @@ def only(name: str) -> str:
 
 
 def sources() -> list[str]:
-    """What is copied into the image."""
+    """Returns the paths that are copied into the image."""
     copied = [shlex.split(rest) for name, rest in instructions() if name == "COPY"]
     return [source for *several, _ in copied for source in several]
 

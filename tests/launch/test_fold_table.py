@@ -1,4 +1,4 @@
-"""The table of a cross-validation, worked out by hand."""
+"""The table of a cross-validation against values computed by hand."""
 
 import re
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from launch.crossvalidate import (
-    Right,
+    Correct,
     fold_mean,
     format_table,
     record,
@@ -19,9 +19,9 @@ def cells(table: str, name: str) -> list[str]:
 
 
 @pytest.fixture
-def right() -> dict[str, Right]:
-    """Two folds of 4 and 1 clips, entered out of order; a baseline of one seed."""
-    entered: dict[str, Right] = {}
+def correct() -> dict[str, Correct]:
+    """Two folds of 4 and 1 clips, recorded out of order; a baseline with one seed."""
+    entered: dict[str, Correct] = {}
     record(entered, "CRNN", 2, 0, [(3, 3)])
     record(entered, "CRNN", 1, 0, [(0, 0), (1, 1), (2, 0), (0, 2)])
     record(entered, "CRNN", 1, 1, [(0, 0), (1, 1), (2, 2), (0, 0)])
@@ -31,40 +31,40 @@ def right() -> dict[str, Right]:
     return entered
 
 
-def test_record_keeps_which_clips_were_right(right: dict[str, Right]) -> None:
-    assert right["CRNN"] == {
+def test_record_keeps_which_clips_were_correct(correct: dict[str, Correct]) -> None:
+    assert correct["CRNN"] == {
         1: {0: [True, True, False, False], 1: [True] * 4},
         2: {0: [True], 1: [False]},
     }
-    assert right["middle frame"] == {1: {0: [False, False, True, False]}, 2: {0: [True]}}
+    assert correct["middle frame"] == {1: {0: [False, False, True, False]}, 2: {0: [True]}}
 
 
-def test_recording_a_run_again_replaces_it(right: dict[str, Right]) -> None:
-    record(right, "CRNN", 2, 1, [(3, 3)])
-    assert right["CRNN"][2] == {0: [True], 1: [True]}
+def test_recording_a_run_again_replaces_it(correct: dict[str, Correct]) -> None:
+    record(correct, "CRNN", 2, 1, [(3, 3)])
+    assert correct["CRNN"][2] == {0: [True], 1: [True]}
 
 
-def test_accuracy_is_over_clips_and_its_spread_over_seeds(right: dict[str, Right]) -> None:
-    table = format_table(right, num_classes=4)
-    # Seed 0 has 3 of 5 clips right, seed 1 has 4: 60 % and 80 %, whose deviation is √200.
+def test_accuracy_is_over_clips_and_its_spread_over_seeds(correct: dict[str, Correct]) -> None:
+    table = format_table(correct, num_classes=4)
+    # Seed 0 has 3 of 5 clips correct, seed 1 has 4: 60 % and 80 %; their deviation is √200.
     assert cells(table, "CRNN") == ["CRNN", "70.0 ± 14.1", "75", "50"]
 
 
-def test_one_seed_has_no_spread(right: dict[str, Right]) -> None:
-    assert cells(format_table(right, num_classes=4), "middle frame")[1:] == ["40.0", "25", "100"]
+def test_one_seed_has_no_spread(correct: dict[str, Correct]) -> None:
+    assert cells(format_table(correct, num_classes=4), "middle frame")[1:] == ["40.0", "25", "100"]
 
 
-def test_the_heading_says_what_the_figures_are_of(right: dict[str, Right]) -> None:
-    heading = format_table(right, num_classes=4).splitlines()[0]
+def test_the_heading_says_what_the_figures_are_of(correct: dict[str, Correct]) -> None:
+    heading = format_table(correct, num_classes=4).splitlines()[0]
     assert "on 5 test clips of 2 folds, chance 25.0;" in heading
     assert heading.endswith("one clip is 20.0 points.")
 
 
-def test_it_is_a_table_of_as_many_columns_in_each_row(right: dict[str, Right]) -> None:
-    table = format_table(right, num_classes=4)
+def test_it_is_a_table_of_as_many_columns_in_each_row(correct: dict[str, Correct]) -> None:
+    table = format_table(correct, num_classes=4)
     assert table.endswith("|\n")
     rows = table.splitlines()[2:]
-    assert len(rows) == 2 + len(right)
+    assert len(rows) == 2 + len(correct)
     assert {row.count("|") for row in rows} == {5}
     assert re.findall(r"fold \d", rows[0]) == ["fold 1", "fold 2"]
     assert not set(rows[1]) - set("|-")
@@ -73,13 +73,13 @@ def test_it_is_a_table_of_as_many_columns_in_each_row(right: dict[str, Right]) -
 def test_means_equal_those_of_numpy() -> None:
     rng = np.random.default_rng(0)
     hits = rng.random((3, 4, 6)) < 0.6  # (folds, seeds, clips)
-    right: dict[str, Right] = {}
+    correct: dict[str, Correct] = {}
     for fold, seed in np.ndindex(3, 4):
-        record(right, "x", fold + 1, seed, [(0, 0 if hit else 1) for hit in hits[fold, seed]])
+        record(correct, "x", fold + 1, seed, [(0, 0 if hit else 1) for hit in hits[fold, seed]])
     by_seed = 100 * hits.mean((0, 2))
     mean, spread = by_seed.mean(), by_seed.std(ddof=1)
-    row = cells(format_table(right, num_classes=2), "x")
+    row = cells(format_table(correct, num_classes=2), "x")
     assert row[1] == f"{mean:.1f} ± {spread:.1f}"
     for fold in range(3):
-        assert fold_mean(right["x"], fold + 1) == pytest.approx(100 * hits[fold].mean())
+        assert fold_mean(correct["x"], fold + 1) == pytest.approx(100 * hits[fold].mean())
         assert row[2 + fold] == f"{100 * hits[fold].mean():.0f}"

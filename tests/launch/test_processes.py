@@ -1,4 +1,4 @@
-"""A run of several processes is the run of one; what happens to one of them ends all, in time."""
+"""Runs of several processes: equal to one process, and ended together in time."""
 
 import re
 import signal
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.stress
 CONFIG = "--config=tests/launch/regression.py"
 STEPS = 30
 HEARTBEAT = 5
-# What JAX says of a process that is gone; of the second it has two ways to say so.
+# JAX's messages about a dead process; there are two about the second process.
 LEADER = "the leader task was preempted/died"
 SECOND = r"Task 1 heartbeat timeout|unhealthy \(stopped sending heartbeats\):\s+1\b"
 
@@ -32,7 +32,7 @@ Start = Callable[..., Job]
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Starts the training of a workdir as so many processes."""
+    """Returns a function that trains a workdir as several processes."""
     folder = tmp_path_factory.mktemp("jobs")
 
     def train(workdir: Path, *flags: str, **options: Any) -> Job:
@@ -46,7 +46,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
 
 @pytest.fixture(scope="module")
 def eight(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one process with eight devices."""
+    """Workdir of a run of one process with eight devices."""
     path = tmp_path_factory.mktemp("eight") / "run"
     with start(path, num_processes=1, devices=8) as job:
         job.succeed()
@@ -70,7 +70,7 @@ def losses(path: Path) -> list[tuple[str, int]]:
 
 
 def assert_same_figures(path: Path, expected: Path, rtol: float = 1e-4) -> None:
-    """Every record is there once, in order, and says the same."""
+    """Checks that the records are equal, in order and without duplicates."""
     assert losses(path) == losses(expected)
     for one, other in zip(read_metrics(path), read_metrics(expected), strict=True):
         names = [n for n in ("loss", "gradient_norm", "examples", "skipped") if n in other]
@@ -213,7 +213,7 @@ def test_an_error_of_one_process_ends_the_other(start: Start, tmp_path: Path) ->
     assert "batch 6: the disk of this machine is broken" in second
     assert "Traceback" not in second
     assert re.search(SECOND, first)
-    # Its folder is free again, and the run can go on.
+    # The folder is unlocked, and the run can resume.
     with start(path) as job:
         job.succeed()
 
@@ -248,7 +248,7 @@ def test_a_launcher_that_sets_variables_is_enough(
         return {**environment(process), "JAX_COORDINATOR_PORT": port, **bind}
 
     path = tmp_path / "run"
-    with start(path, devices=4, environment=variables, told=False) as job:
+    with start(path, devices=4, environment=variables, connected=False) as job:
         job.succeed()
         assert "processes: 0: " in job.logs[0].read_text()
     assert_same_figures(path, eight)

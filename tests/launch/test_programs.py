@@ -1,4 +1,4 @@
-"""What a user gets wrong on the command line ends in one sentence, and what is right works."""
+"""Programs from the command line: a mistake gives one sentence, correct flags work."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run_all(commands: Mapping[str, Sequence[str]]) -> dict[str, Done]:
-    """Runs programs two at a time: most of their time is start-up."""
+    """Runs programs two at a time; most of their time is start-up."""
     with ThreadPoolExecutor(2) as pool:
         results = pool.map(lambda command: finish(start(*command)), commands.values())
         return dict(zip(commands, results, strict=True))
@@ -46,12 +46,11 @@ WRONG_FLAGS: dict[str, tuple[Sequence[str], str]] = {
     "misspelt field": (
         (MOVING_SHAPES, "--config.optimizer.learning_rat=1"),
         "--config.optimizer.learning_rat: no such field of the configuration; did you mean "
-        "--config.optimizer.learning_rate?",
+        "'optimizer.learning_rate'?",
     ),
     "misspelt field after a config apart": (
         ("--config", "experiments/moving_shapes.py:smoke", "--config.batch_sise=4"),
-        "--config.batch_sise: no such field of the configuration; did you mean "
-        "--config.batch_size?",
+        "--config.batch_sise: no such field of the configuration; did you mean 'batch_size'?",
     ),
     "wrong type": ((MOVING_SHAPES, "--config.num_steps=many"), "--config.num_steps=many"),
     "value out of range": ((MOVING_SHAPES, "--config.num_steps=0"), "num_steps: expected at least"),
@@ -67,8 +66,8 @@ WRONG_FLAGS: dict[str, tuple[Sequence[str], str]] = {
     "no experiment": (("--config=flaxnets/metrics.py",), "get_config"),
     "positional argument": ((MOVING_SHAPES, "runs/there"), "unexpected arguments: runs/there"),
     "unknown kind of model": (
-        (MOVING_SHAPES, "--config.model.kind=crn"),
-        "model.kind: unknown 'crn'; did you mean 'crnn'?",
+        (MOVING_SHAPES, "--config.model.recurrent.cell=lstn"),
+        "model.recurrent.cell: unknown 'lstn'; did you mean 'lstm'?",
     ),
 }
 
@@ -79,7 +78,7 @@ def test_wrong_flags_of_train(tmp_path: Path) -> None:
     done = run_all({name: ("train", *given, where) for name, (given, _) in WRONG_FLAGS.items()})
     for name, (_, expected) in WRONG_FLAGS.items():
         assert expected in sentence(done[name]), name
-    # Nothing began, so nothing stands in the way of the right flags.
+    # No run began, so correct flags can use the folder.
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {
         "lock",
         "lock.holder",
@@ -127,7 +126,7 @@ def test_wrong_workdirs(workdir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_wrong_questions_to_a_run(workdir: Path, tmp_path: Path) -> None:
-    # The record of a run whose training never came to a checkpoint.
+    # The configuration of a run without checkpoints.
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     shutil.copy(workdir / "config.json", fresh)
@@ -154,7 +153,7 @@ def test_wrong_questions_to_a_run(workdir: Path, tmp_path: Path) -> None:
     assert "4 of 4 clips do not exist" in error
     assert all(clip in error for clip in clips[:3])
     assert clips[3] not in error
-    assert "no clips; expected paths of video files" in sentence(done["no clips"])
+    assert "expected paths of video files after the flags" in sentence(done["no clips"])
     assert "does not define make_prediction_data()" in sentence(done["cannot predict"])
     assert "the training split has no end" in sentence(done["report of train"])
     assert not list(workdir.rglob("*.tmp"))
@@ -170,8 +169,8 @@ def test_evaluate_and_report(workdir: Path, tmp_path: Path) -> None:
     lines = (workdir / "predictions/test.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert [record["index"] for record in records] == list(range(12))
-    right = [record["prediction"] == record["label"] for record in records]
-    assert printed["accuracy"] == pytest.approx(sum(right) / 12)
+    correct = [record["prediction"] == record["label"] for record in records]
+    assert printed["accuracy"] == pytest.approx(sum(correct) / 12)
     page = Path(succeed(start("report", f"--workdir={workdir}")).strip())
     assert page == workdir / "report.html"
     assert "CRNN, smoke" in page.read_text()

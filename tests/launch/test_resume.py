@@ -1,4 +1,4 @@
-"""A training that is killed at any moment and started again ends as if nothing had happened."""
+"""A training that is killed at any moment and resumed equals an uninterrupted one."""
 
 import os
 import signal
@@ -37,12 +37,12 @@ def start_training(path: Path, cache: Path) -> subprocess.Popen[str]:
 
 
 def losses(path: Path) -> list[tuple[str, int, float]]:
-    """Split, step and loss of every record, in the file's order."""
+    """Returns split, step and loss of every record, in the file's order."""
     return [(record["split"], record["step"], record["loss"]) for record in read_metrics(path)]
 
 
 def last_state(path: Path) -> Any:
-    """The number of the best step, and all variables of the last."""
+    """Returns the best step and all variables of the last step."""
     checkpointer = Checkpointer(path / "checkpoints", read_only=True)
     assert checkpointer.latest_step == STEPS
     state = checkpointer.best_step, checkpointer.restore_variables()
@@ -55,24 +55,24 @@ def reached(path: Path, step: int) -> bool:
 
 
 def writes_a_checkpoint(path: Path) -> bool:
-    """Whether a checkpoint's folder is there that is not whole yet."""
+    """Returns True while a checkpoint is being written."""
     return any((path / "checkpoints").glob(f"*{UNFINISHED}"))
 
 
 def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> bool:
-    """Waits for the condition; False where the process ended before it held."""
+    """Waits for the condition; returns False if the process ended first."""
     while process.poll() is None:
         try:
             if condition():
                 return True
-        except FileNotFoundError:  # A folder that was renamed while it was looked into.
+        except FileNotFoundError:  # The folder was renamed during the check.
             continue
         time.sleep(0.0005)
     return False
 
 
 def group_members(group: int) -> list[int]:
-    """Processes of a process group that are alive."""
+    """Returns the living processes of a process group."""
     members = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -87,7 +87,7 @@ def group_members(group: int) -> list[int]:
 
 
 def assert_no_process_is_left(group: int) -> None:
-    """The workers notice the end of their parent by themselves, which takes them a moment."""
+    """Checks that the data-loader workers end soon after their parent."""
     if not Path("/proc/self/stat").exists():
         return
     for _ in range(600):
@@ -139,7 +139,7 @@ def test_killed_again_and_again_the_run_is_the_uninterrupted_one(
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         assert_no_process_is_left(process.pid)
     assert kills >= 3
-    # Whatever the moment of the kills was, a half-written checkpoint and record do not matter.
+    # Partial checkpoints and records do not matter, whenever the kills came.
     half_written = path / "checkpoints" / f"{STEPS}{UNFINISHED}"
     half_written.mkdir(exist_ok=True)
     (half_written / "_CHECKPOINT_METADATA").write_text("{")
@@ -161,7 +161,7 @@ def test_a_signal_ends_it_with_a_checkpoint_and_it_goes_on(
     path = tmp_path / "run"
     process = start_training(path, cache)
     assert wait_until(process, lambda: reached(path, 1))
-    # A terminal's Ctrl-C reaches the workers, too.
+    # Ctrl-C in a terminal reaches the workers, too.
     os.killpg(process.pid, number) if whole_group else process.send_signal(number)
     done = finish(process)
     assert done.returncode == 128 + number, done.stderr

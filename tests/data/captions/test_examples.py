@@ -1,4 +1,4 @@
-"""From files, features and videos with captions to examples and batches."""
+"""Captioning examples and batches of image files, features and videos."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ TRANSFORM = ImageTransform(8)
 
 @pytest.fixture
 def paths(tmp_path: Path) -> tuple[str, ...]:
-    """Three images of several sizes, of which number 1 is truncated."""
+    """Writes three images of several sizes; number 1 is truncated."""
     found = []
     for number, shape in enumerate([(20, 12, 3), (16, 16, 3), (9, 14)]):
         path = tmp_path / f"{number}.jpg"
@@ -138,7 +138,7 @@ def test_a_source_can_be_pickled(paths: tuple[str, ...]) -> None:
 def test_why_an_image_is_left_out(paths: tuple[str, ...]) -> None:
     source = make_source(paths)
     assert source.explain(2).startswith(f"{paths[1]}: image file is truncated")
-    assert source.explain(0) == "image 0: could not be decoded before, but can be now"
+    assert source.explain(0) == "image 0: decoding failed before, but succeeds now"
     Path(paths[1]).unlink()
     assert not source[2]["mask"]
     assert paths[1] in source.explain(2)
@@ -167,7 +167,7 @@ def test_cached_features(paths: tuple[str, ...], tmp_path: Path) -> None:
 def test_captions_of_videos(pairs: bool) -> None:
     shapes = MovingShapes("train", 3)
     captions = [shapes.captions(i) for i in range(3)]
-    vocabulary = Vocabulary.count((text for texts in captions for text in texts), 1)
+    vocabulary = Vocabulary.from_captions((text for texts in captions for text in texts), 1)
     source = CaptionSource(shapes, captions, vocabulary, pairs=pairs)
     example = source[len(source) - 1]
     expected = {"video", "lengths", "tokens", "token_lengths", "mask", "index"}

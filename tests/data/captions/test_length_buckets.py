@@ -1,4 +1,4 @@
-"""Buckets: each example once an epoch, batches of similar length, from the number alone."""
+"""Length buckets: each example once per epoch, batches of similar length, no hidden state."""
 
 import itertools
 import json
@@ -11,6 +11,7 @@ import pytest
 
 from data.captions.length_buckets import LengthBuckets, choose_boundaries
 from data.loader import Loader
+from tests.data.numbers import add_noise, assert_same, take
 
 BOUNDARIES = (4, 8, 12)
 
@@ -26,7 +27,7 @@ def make_order(size: int = 50, **changes: Any) -> LengthBuckets:
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of given lengths, whose words are their index + 4."""
+    """Captions of given lengths whose word ids are their index + 4."""
 
     lengths: tuple[int, ...]
 
@@ -44,28 +45,11 @@ class Captions:
         }
 
 
-def add_noise(example, rng):
-    return {**example, "noise": rng.random(3)}
-
-
 def make_loader(size: int = 50, **changes: Any) -> Loader:
     order = changes.pop("order", make_order(size))
     settings: dict[str, Any] = {"batch_size": 8, "train": True, "seed": 5, "num_threads": 2}
     source = Captions(tuple(random_lengths(size).tolist()))
     return Loader(source, order=order, transform=add_noise, **(settings | changes))
-
-
-def take(loader: Loader, count: int, start: int = 0) -> list[dict[str, np.ndarray]]:
-    with loader.batches(start) as batches:
-        return [next(batches) for _ in range(count)]
-
-
-def assert_same(first, second):
-    assert len(first) == len(second)
-    for one, other in zip(first, second, strict=True):
-        assert one.keys() == other.keys()
-        for key in one:
-            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(50, 8), (48, 8), (9, 8), (8, 8), (3, 8), (7, 1)])
@@ -85,7 +69,7 @@ def test_batches_hold_similar_lengths():
     order, lengths = make_order(800, batch_size=8), random_lengths(800)
     buckets = np.searchsorted(BOUNDARIES, lengths)
     of_batches = [set(buckets[order.batch(number)]) for number in range(100)]
-    # Only the batch that completes a bucket from the next longer one may hold two.
+    # Only a batch that is completed from the next longer bucket may mix two.
     assert sum(len(found) > 1 for found in of_batches) <= len(BOUNDARIES) - 1
     for number, found in enumerate(of_batches):
         assert order.boundary(number) == BOUNDARIES[max(found)]

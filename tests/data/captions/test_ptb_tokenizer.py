@@ -1,4 +1,4 @@
-"""Our words of a caption are Stanford's: recorded, asked anew where Java is, and on real data."""
+"""Our tokens equal Stanford's: recorded ones, new ones if Java is installed, on real data."""
 
 import importlib.util
 import json
@@ -61,7 +61,7 @@ def test_no_punctuation_and_no_capitals_are_left():
 
 
 def test_words_of_words():
-    """What a model says is joined words; splitting it again changes nothing."""
+    """Tokens joined by spaces, as models write captions, are not split further."""
     words = ["a", "man", "'s", "dog", "n't", "t-shirt", "mr.", "can", "not", "u.s.", "1/2", "#"]
     assert tokenize(" ".join(words)) == words
 
@@ -90,7 +90,7 @@ def test_the_recording_is_what_stanford_answers():
 
 @needs_stanford
 def test_random_captions_against_stanford():
-    """Pieces that tokenisers trip over, joined at random."""
+    """Hard pieces, joined at random."""
     pieces = [word for line in RECORDED for word in line.split(" ")]
     generator = random.Random(0)
     mixed = [
@@ -104,21 +104,21 @@ def test_random_captions_against_stanford():
         for caption, tokens in zip(mixed, record(mixed), strict=True)
         if tokenize(caption) != tokens
     ]
-    # Strings that no one writes: a handful falls to rules that were never met.
+    # Strings that nobody writes: a few meet rules of the original that are not implemented.
     assert len(different) <= 25, different[:5]
 
 
 @needs_stanford
 @pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is missing")
 def test_real_captions_against_stanford():
-    """All captions of COCO's val2017, and of Flickr8k: not one differs."""
+    """All captions of COCO's val2017 and of Flickr8k agree."""
     coco = json.loads((SHARED / "coco/annotations/captions_val2017.json").read_text())
     flickr = (SHARED / "flickr8k/Flickr8k_text/Flickr8k.token.txt").read_text(encoding="utf-8")
     for real in (
         [annotation["caption"] for annotation in coco["annotations"]],
         [line.split("\t", 1)[1] for line in flickr.split("\n") if line],
     ):
-        # The captions follow each other as pycocoevalcap hands them over.
+        # pycocoevalcap passes all captions as one text, so each reads the next one's beginning.
         stanford = java_scorers.tokenize_all(real)
         different = [
             caption

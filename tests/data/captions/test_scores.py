@@ -5,18 +5,15 @@ import math
 import os
 import stat
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data.captions import java_scorers
-from data.captions.scores import (
-    METRICS,
-    WITHOUT_JAVA,
-    CaptionScorer,
-    score_captions,
-)
+from data.captions.scores import METRICS, WITHOUT_JAVA, CaptionScorer, CaptionScores, Tokenizer
 
 COCO = Path(__file__).parents[3].parent / "shared/data/coco"
 needs_java = pytest.mark.skipif(java_scorers.find_java() is None, reason="java is missing")
@@ -35,13 +32,22 @@ CANDIDATES = {
 }
 
 
+def score_captions(
+    candidates: Mapping[Any, str],
+    references: Mapping[Any, Sequence[str]],
+    tokenizer: Tokenizer = "ours",
+    **options: Any,
+) -> CaptionScores:
+    return CaptionScorer(references, tokenizer=tokenizer).score(candidates, **options)
+
+
 @pytest.fixture
 def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
 def fake_java(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
-    """A ``java`` on PATH that is a Python script."""
+    """Puts a Python script named ``java`` on PATH."""
     program = folder / "java"
     program.write_text(f"#!{sys.executable}\n{script}")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -72,7 +78,7 @@ def test_scores_by_hand(no_java):
 
 
 def test_cider_from_its_definition(no_java):
-    """Vedantam et al., 2015: TF-IDF vectors, the candidate's clipped, a penalty of length."""
+    """CIDEr-D (Vedantam et al., 2015): TF-IDF vectors, clipped counts, a length penalty."""
     scores = score_captions(CANDIDATES, REFERENCES, metrics=["CIDEr"])
     tokens = {k: [_words(c) for c in captions] for k, captions in REFERENCES.items()}
     for key, candidate in CANDIDATES.items():
@@ -206,7 +212,7 @@ def test_java_that_fails_leaves_its_scores_out(monkeypatch, tmp_path):
 
 
 def test_spice_reads_what_its_jar_writes(monkeypatch, tmp_path):
-    """Its models are not to be had offline: a stand-in answers the length of the candidate."""
+    """A script stands in for the jar, whose models are not available offline."""
     models = tmp_path / "spice/lib"
     models.mkdir(parents=True)
     (models / "stanford-corenlp-3.6.0-models.jar").touch()
@@ -236,7 +242,7 @@ def test_line_breaks_do_not_shift_the_captions():
 
 
 def published() -> tuple[dict[int, str], dict[int, list[str]], dict[str, float]]:
-    """126 captions, the references of their images, and what pycocoevalcap gives for them."""
+    """Returns 126 captions, the references of their images, and pycocoevalcap's scores."""
     annotations = json.loads((COCO / "annotations/captions_val2017.json").read_text())
     results = json.loads((COCO / "fakecap_in_val2017_126.json").read_text())
     candidates = {result["image_id"]: result["caption"] for result in results}

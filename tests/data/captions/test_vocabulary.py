@@ -47,7 +47,7 @@ def test_left_and_right_change_places_in_a_mirror() -> None:
 
 
 def test_ids_follow_frequency_and_the_alphabet() -> None:
-    vocabulary = Vocabulary.count(["b a b.", "C c b", "a d"], min_count=2)
+    vocabulary = Vocabulary.from_captions(["b a b.", "C c b", "a d"], min_count=2)
     assert vocabulary.words == ("b", "a", "c")
     assert len(vocabulary) == 7
     assert vocabulary.encode("A b, d c") == [5, 4, UNK, 6, EOS]
@@ -57,7 +57,7 @@ def test_ids_follow_frequency_and_the_alphabet() -> None:
 
 def test_the_order_of_captions_does_not_matter() -> None:
     captions = ["a dog runs", "the dog", "a cat", "two cats run"]
-    assert Vocabulary.count(captions, 1) == Vocabulary.count(captions[::-1], 1)
+    assert Vocabulary.from_captions(captions, 1) == Vocabulary.from_captions(captions[::-1], 1)
 
 
 def test_decoding_stops_at_the_end() -> None:
@@ -138,9 +138,9 @@ def test_words_that_cannot_occur(words: tuple[str, ...], message: str) -> None:
 
 def test_no_frequent_words() -> None:
     with pytest.raises(ValueError, match="occur 5 times, received 2 different words"):
-        Vocabulary.count(["a dog"])
+        Vocabulary.from_captions(["a dog"])
     with pytest.raises(ValueError, match="min_count: expected at least 1"):
-        Vocabulary.count(["a dog"], 0)
+        Vocabulary.from_captions(["a dog"], 0)
 
 
 def test_padding() -> None:

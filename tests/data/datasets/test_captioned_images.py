@@ -1,4 +1,4 @@
-"""The readers of captioned images: Flickr8k's files, Karpathy's JSON, and what they share."""
+"""Readers of captioned images: Flickr8k's files, Karpathy's JSON, and their shared checks."""
 
 import json
 from collections.abc import Callable
@@ -144,16 +144,17 @@ def test_karpathy_s_flickr_has_one_folder_and_ids_of_its_own(tmp_path: Path) -> 
     "read",
     [
         lambda path: karpathy.read_split(path, path.parent, "train"),
-        lambda path: coco_captions.read_annotations(path, path.parent),
+        lambda path: coco_captions.read_split(path.parents[1], "train"),
     ],
 )
 def test_another_json(tmp_path: Path, read: Callable, content: str) -> None:
-    path = tmp_path / "some.json"
-    path.write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ValueError, match=r"some\.json: expected (Karpathy|COCO)'s JSON"):
-        read(path)
+    path = tmp_path / "annotations/captions_train2017.json"
     with pytest.raises(FileNotFoundError):
-        read(tmp_path / "none.json")
+        read(path)
+    path.parent.mkdir()
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"2017\.json: expected (Karpathy|COCO)'s JSON"):
+        read(path)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_lists_that_disagree(change: dict, message: str) -> None:
         CaptionedImages(**{**fields, **change})
 
 
-def test_some_of_the_images() -> None:
+def test_selected_images() -> None:
     images = CaptionedImages(("a", "b", "c"), (("x",), ("y",), ("z",)), (1, 2, 3))
     chosen = images.select([2, 0])
     assert (chosen.paths, chosen.captions) == (("c", "a"), (("z",), ("x",)))
@@ -209,7 +210,7 @@ def test_the_real_flickr8k() -> None:
     assert {len(texts) for texts in (*train.captions, *validation.captions)} == {5}
     assert not set(train.image_ids) & set(validation.image_ids)
     captions = [caption for texts in train.captions for caption in texts]
-    assert len(Vocabulary.count(captions, 5)) == 2540
+    assert len(Vocabulary.from_captions(captions, 5)) == 2540
     assert min(len(split_words(caption)) for caption in captions) > 0
     with pytest.raises(FileNotFoundError, match="the split 'test' needs it"):
         flickr8k.read_split(root, "test")

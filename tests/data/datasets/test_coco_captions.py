@@ -1,4 +1,4 @@
-"""The reader of COCO's JSON: one file, and COCO's own folder."""
+"""The reader of COCO's own folder."""
 
 import json
 from pathlib import Path
@@ -24,21 +24,21 @@ COCO = {
 
 def write_coco(folder: Path, **changes: Any) -> Path:
     touch(folder / "train2017", "4.jpg", "9.jpg")
-    path = folder / "captions_train2017.json"
-    path.write_text(json.dumps({**COCO, **changes}))
-    return path
+    (folder / "annotations").mkdir()
+    (folder / "annotations/captions_train2017.json").write_text(json.dumps({**COCO, **changes}))
+    return folder
 
 
 def test_coco(tmp_path: Path) -> None:
-    path = write_coco(tmp_path)
-    images = coco_captions.read_annotations(path, tmp_path / "train2017")
+    write_coco(tmp_path)
+    images = coco_captions.read_split(tmp_path, "train")
     assert images.image_ids == (9, 4)
     assert images.captions == (("Nine",), ("Four, first", "Four, second"))
     assert images.paths[1] == str(tmp_path / "train2017/4.jpg")
     (tmp_path / "train2017/9.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of the 2 images .*9\.jpg"):
-        coco_captions.read_annotations(path, tmp_path / "train2017")
-    assert coco_captions.read_annotations(path, tmp_path / "train2017", missing="skip").image_ids
+        coco_captions.read_split(tmp_path, "train")
+    assert coco_captions.read_split(tmp_path, "train", missing="skip").image_ids == (4,)
 
 
 def write_coco_folder(root: Path, part: str, numbers: range) -> None:
@@ -59,7 +59,7 @@ def test_coco_s_own_folder_holds_a_tenth_of_its_training_images_out(tmp_path: Pa
     train, validation, test = parts
     assert (len(train), len(validation), test.image_ids) == (36, 4, tuple(range(40, 45)))
     assert sorted(train.image_ids + validation.image_ids) == list(range(40))
-    # Not the first, nor the last, and the same whichever files are there.
+    # Neither the first nor the last ids, and the same whichever files exist.
     assert validation.image_ids == (8, 9, 29, 39)
     assert validation.captions[0] == ("train2017 8",)
     for number in (7, 8):
@@ -94,18 +94,14 @@ def test_coco_s_folder_of_either_year(tmp_path: Path) -> None:
 )
 def test_coco_with_other_content(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        coco_captions.read_annotations(write_coco(tmp_path, **changes), tmp_path / "train2017")
+        coco_captions.read_split(write_coco(tmp_path, **changes), "train")
 
 
 @pytest.mark.skipif(not (SHARED / "coco").is_dir(), reason="shared/data/coco is missing")
 def test_the_real_coco() -> None:
-    notes = SHARED / "coco/annotations"
-    images = coco_captions.read_annotations(
-        notes / "captions_train2017.json", SHARED / "coco/train2017"
-    )
-    assert (len(images), sum(map(len, images.captions))) == (80, 400)
     with pytest.raises(FileNotFoundError, match="5000 of the 5000 images"):
-        coco_captions.read_annotations(notes / "captions_val2017.json", SHARED / "coco/val2017")
+        coco_captions.read_split(SHARED / "coco", "test")
     parts = [coco_captions.read_split(SHARED / "coco", split) for split in ("train", "val")]
     assert [len(part) for part in parts] == [72, 8]
+    assert sum(len(texts) for part in parts for texts in part.captions) == 400
     assert not set(parts[0].image_ids) & set(parts[1].image_ids)

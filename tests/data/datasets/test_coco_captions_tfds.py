@@ -22,7 +22,7 @@ SIZES = {"train": 3, "restval": 2, "val": 2, "test": 1}
 
 
 class CocoCaptions(tfds.core.GeneratorBasedBuilder):
-    """The features and splits of TFDS's builder, of which the downloads are left out."""
+    """Builder with the features and splits of TFDS's own, without its downloads."""
 
     VERSION = tfds.core.Version("1.1.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="2014")]  # noqa: RUF012

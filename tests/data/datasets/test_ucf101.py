@@ -1,4 +1,4 @@
-"""UCF101's lists: splits, groups and every way in which a data set can be wrong."""
+"""UCF101's format: splits, groups, and malformed data sets."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def name(class_name: str, group: int, clip: int) -> str:
 
 @pytest.fixture
 def root(tmp_path):
-    """Three classes, groups 1..4 with two clips each; group 1 tests fold 1."""
+    """Writes three classes with groups 1..4 of two clips each; group 1 is the test of fold 1."""
     videos, lists = tmp_path / "UCF-101", tmp_path / "ucfTrainTestlist"
     lists.mkdir()
     train, test = [], []

@@ -3,7 +3,8 @@
 import re
 
 from data.moving_shapes.captions import MOTION_PHRASES, TEMPLATES, tells_motion
-from data.moving_shapes.source import CLASSES, MovingShapes
+from data.moving_shapes.scenes import CLASSES
+from data.moving_shapes.source import MovingShapes
 
 WORDS = {
     "left": {"left"},
@@ -21,7 +22,7 @@ def test_captions_name_both_objects_and_both_motions() -> None:
     source = MovingShapes("train", 200)
     motion_words = set().union(*WORDS.values())
     for index in range(len(source)):
-        scene, captions = source.describe(index), source.captions(index)
+        scene, captions = source.scene(index), source.captions(index)
         assert len(captions) == 5
         assert len(set(captions)) == 5
         target = f"{scene.target.size_name} {scene.target.color} {scene.target.shape}"
@@ -49,7 +50,7 @@ def test_all_templates_are_used_and_no_clip_uses_one_twice() -> None:
     source = MovingShapes("train", 60)
     frames = set()
     for index in range(len(source)):
-        scene = source.describe(index)
+        scene = source.scene(index)
         openings = []
         for caption in source.captions(index):
             for body, name in ((scene.target, "T"), (scene.distractor, "D")):
@@ -66,7 +67,7 @@ def test_a_caption_tells_the_motion_of_the_coloured_object_alone() -> None:
     source = MovingShapes("train", 150)
     motions = set()
     for index in range(len(source)):
-        scene = source.describe(index)
+        scene = source.scene(index)
         target, other = scene.target.motion_name, scene.distractor.motion_name
         motions.add(target)
         for caption in source.captions(index):
@@ -75,7 +76,7 @@ def test_a_caption_tells_the_motion_of_the_coloured_object_alone() -> None:
             assert tells_motion(re.sub(r"[^a-z ]", "", caption.lower()), scene)
             assert not tells_motion(caption.replace(scene.target.color, "mauve"), scene)
             assert not tells_motion(caption.replace(scene.target.shape, "hexagon"), scene)
-            # Colour alone says which object is meant.
+            # Colour alone identifies the object, unless the caption must be right in full.
             size, color, shape = scene.target.size_name, scene.target.color, scene.target.shape
             named = f"{size} {color} {shape}"
             assert tells_motion(caption, scene, in_full=True)
@@ -87,40 +88,40 @@ def test_a_caption_tells_the_motion_of_the_coloured_object_alone() -> None:
                 assert tells_motion(changed, scene)
                 assert not tells_motion(changed, scene, in_full=True)
             if other != target:
-                # The grey object may move otherwise, the coloured one may not.
-                place = caption.index(scene.target.color)
-                told = _with_motion(caption, place, target, other)
+                # A wrong motion counts for the target, not for the distractor.
+                start = caption.index(scene.target.color)
+                told = _with_motion(caption, start, target, other)
                 assert told != caption
                 assert not tells_motion(told, scene)
-                place = caption.index(f"grey {scene.distractor.shape}")
-                assert tells_motion(_with_motion(caption, place, other, "growing"), scene)
+                start = caption.index(f"grey {scene.distractor.shape}")
+                assert tells_motion(_with_motion(caption, start, other, "growing"), scene)
     assert motions == set(CLASSES)
-    assert not tells_motion("", source.describe(0))
+    assert not tells_motion("", source.scene(0))
 
 
-def _with_motion(caption: str, place: int, old: str, new: str) -> str:
-    """With another motion in the first phrase after ``place`` that tells the old one."""
+def _with_motion(caption: str, start: int, old: str, new: str) -> str:
+    """Returns the caption with the first motion ``old`` after ``start`` replaced by ``new``."""
     for form in (0, 1):
         phrases = sorted((pair[form] for pair in MOTION_PHRASES[old]), key=len, reverse=True)
-        found = re.search("|".join(rf"\b{phrase}\b" for phrase in phrases), caption[place:])
-        name = re.match(r"\w+ \w+,?(?: that| is)? ", caption[place:])
+        found = re.search("|".join(rf"\b{phrase}\b" for phrase in phrases), caption[start:])
+        name = re.match(r"\w+ \w+,?(?: that| is)? ", caption[start:])
         if found and name and found.start() == name.end():
-            start, end = place + found.start(), place + found.end()
-            return caption[:start] + MOTION_PHRASES[new][0][form] + caption[end:]
-    raise AssertionError(f"no motion {old} in {caption[place:]!r}")
+            first, end = start + found.start(), start + found.end()
+            return caption[:first] + MOTION_PHRASES[new][0][form] + caption[end:]
+    raise AssertionError(f"no motion {old} in {caption[start:]!r}")
 
 
 def _template_of(caption: str) -> int:
-    """Number of the template whose fixed pieces a caption has, in their order."""
+    """Returns the index of the template whose fixed pieces occur in a caption, in order."""
     found = []
     for number, template in enumerate(TEMPLATES):
         pieces = template.replace("{target}", "T").replace("{other}", "D").split("{")
         fixed = [pieces[0]] + [piece.split("}", 1)[1] for piece in pieces[1:]]
-        place, matches = 0, caption.startswith(fixed[0])
+        position, matches = 0, caption.startswith(fixed[0])
         for piece in fixed:
-            at = caption.find(piece, place)
+            at = caption.find(piece, position)
             matches = matches and at >= 0
-            place = max(at, place) + len(piece)
+            position = max(at, position) + len(piece)
         if matches:
             found.append(number)
     assert len(found) == 1, (caption, found)

@@ -13,7 +13,7 @@ from data.moving_shapes.source import MovingShapes
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     source = MovingShapes(num_examples=40)
-    return [source.describe(i) for i in range(len(source))]
+    return [source.scene(i) for i in range(len(source))]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,4 +1,4 @@
-"""The embedded data set: deterministic, symmetric in time, and mute in a single frame."""
+"""The embedded data set: deterministic, symmetric in time, uninformative in a single frame."""
 
 import pickle
 from collections import Counter
@@ -11,13 +11,15 @@ from sklearn.ensemble import RandomForestClassifier
 
 from data.moving_shapes.rendering import render
 from data.moving_shapes.scenes import (
+    CLASSES,
     COLORS,
     RADIUS_RANGE,
+    REVERSED_CLASS,
     SHAPES,
     Scene,
     draw_scene,
 )
-from data.moving_shapes.source import CLASSES, PARTNER, MovingShapes
+from data.moving_shapes.source import MovingShapes
 
 NUM_TRAINED, NUM_TESTED = 8000, 4000
 
@@ -25,7 +27,7 @@ NUM_TRAINED, NUM_TESTED = 8000, 4000
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     source = MovingShapes(num_examples=NUM_TRAINED + NUM_TESTED)
-    return [source.describe(i) for i in range(len(source))]
+    return [source.scene(i) for i in range(len(source))]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def labels(scenes: list[Scene]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def states(scenes: list[Scene]) -> np.ndarray:
-    """(N,T,6): x, y, radius of the target and of the distractor."""
+    """(N,T,6) float32: x, y and radius of the target and of the distractor."""
     return np.stack(
         [
             np.concatenate([scene.target.trajectory(), scene.distractor.trajectory()], axis=1)
@@ -89,7 +91,7 @@ def test_pickled_source_gives_the_same_examples() -> None:
 
 def test_seeds_splits_and_indices_give_different_scenes() -> None:
     drawn = [
-        MovingShapes(split, 30, seed).describe(index)
+        MovingShapes(split, 30, seed).scene(index)
         for split in ("train", "validation", "test")
         for seed in (0, 1)
         for index in range(30)
@@ -119,22 +121,22 @@ def test_classes_are_balanced_and_not_periodic(labels: np.ndarray) -> None:
 
 
 def test_partners_are_the_time_reversed_pairs() -> None:
-    pairs = {(CLASSES[a], CLASSES[b]) for a, b in PARTNER.items() if a < b}
+    pairs = {(CLASSES[a], CLASSES[b]) for a, b in REVERSED_CLASS.items() if a < b}
     assert pairs == {
         ("left", "right"),
         ("up", "down"),
         ("clockwise", "anticlockwise"),
         ("growing", "shrinking"),
     }
-    assert all(PARTNER[PARTNER[motion]] == motion for motion in PARTNER)
+    assert all(REVERSED_CLASS[REVERSED_CLASS[motion]] == motion for motion in REVERSED_CLASS)
 
 
 def test_partner_with_the_same_draw_is_the_clip_backwards(scenes: list[Scene]) -> None:
     for scene in scenes[:40]:
         partner = replace(
             scene,
-            target=replace(scene.target, motion=PARTNER[scene.label]),
-            distractor=replace(scene.distractor, motion=PARTNER[scene.distractor.motion]),
+            target=replace(scene.target, motion=REVERSED_CLASS[scene.label]),
+            distractor=replace(scene.distractor, motion=REVERSED_CLASS[scene.distractor.motion]),
         )
         assert partner == scene.reversed()
         np.testing.assert_array_equal(render(partner), render(scene)[::-1])
@@ -177,7 +179,7 @@ def test_distractor_has_any_other_motion_evenly(scenes: list[Scene]) -> None:
 def test_motions_are_what_their_names_say(scenes: list[Scene]) -> None:
     for scene in scenes[:400]:
         x, y, radius = scene.target.trajectory().T.astype(np.float64)
-        step_x, step_y = ((np.diff(place) + 32) % 64 - 32 for place in (x, y))
+        step_x, step_y = ((np.diff(position) + 32) % 64 - 32 for position in (x, y))
         growth = np.diff(radius)
         # y points downwards: on the screen a positive cross product turns clockwise.
         turn = step_x[:-1] * step_y[1:] - step_y[:-1] * step_x[1:]
@@ -195,26 +197,26 @@ def test_motions_are_what_their_names_say(scenes: list[Scene]) -> None:
         assert (signs.pop(name) > 0.05).all()
         if "clockwise" in name:
             del signs["left"], signs["right"], signs["up"], signs["down"]
-        opposite = CLASSES[PARTNER[scene.label]]
+        opposite = CLASSES[REVERSED_CLASS[scene.label]]
         signs.pop(opposite, None)
         assert all(np.abs(sign).max() < 0.01 for other, sign in signs.items() if other != name)
 
 
-def test_one_frame_says_next_to_nothing(states: np.ndarray, labels: np.ndarray) -> None:
-    # The true places and sizes of both bodies are more than a picture can tell.
+def test_one_frame_is_almost_uninformative(states: np.ndarray, labels: np.ndarray) -> None:
+    # The true positions and sizes of both bodies are an upper bound for the information of a frame.
     for frame in (0, 7, 15):
         assert held_out_accuracy(states[:, frame], labels) < 0.185
 
 
-def test_places_are_uniform_at_any_time_in_every_class(
+def test_positions_are_uniform_at_any_time_in_every_class(
     states: np.ndarray, labels: np.ndarray
 ) -> None:
     for motion in range(8):
         for frame in (0, 8, 15):
             for coordinate in (0, 1):
-                places = states[labels == motion, frame, coordinate]
-                counts = np.histogram(places, bins=8, range=(0, 64))[0]
-                expected = len(places) / 8
+                positions = states[labels == motion, frame, coordinate]
+                counts = np.histogram(positions, bins=8, range=(0, 64))[0]
+                expected = len(positions) / 8
                 chi_squared = ((counts - expected) ** 2 / expected).sum()
                 assert chi_squared < 30  # 7 degrees of freedom: one in 10,000 is larger
 
@@ -222,7 +224,8 @@ def test_places_are_uniform_at_any_time_in_every_class(
 def test_frames_without_their_order_stop_at_one_half(
     states: np.ndarray, labels: np.ndarray
 ) -> None:
-    # Sorted states keep all of each coordinate but its order; circular means see through the edge.
+    # Sorted states keep everything about a coordinate except its order; circular means are
+    # continuous across the edge of the torus.
     angles = 2 * np.pi * states / 64
     blind = np.concatenate(
         [
@@ -235,17 +238,17 @@ def test_frames_without_their_order_stop_at_one_half(
     )
     accuracy = held_out_accuracy(blind, labels)
     assert 0.3 < accuracy < 0.53
-    # The same features do name the pair, so that it is the order that they lack.
+    # The same features identify the pair of classes, so only the order is missing.
     assert held_out_accuracy(blind, labels // 2) > 0.7
 
 
-def test_reversed_clips_have_the_statistics_of_the_partner(
+def test_reversed_clips_have_the_statistics_of_the_reversed_class(
     states: np.ndarray, labels: np.ndarray
 ) -> None:
     backwards = states[:, ::-1]
     for motion in range(8):
         first = backwards[labels == motion]
-        second = states[labels == PARTNER[motion]]
+        second = states[labels == REVERSED_CLASS[motion]]
         moves = [
             np.concatenate(
                 [(np.diff(s[:, :, :2], axis=1) + 32) % 64 - 32, np.diff(s[:, :, 2:3], axis=1)], -1

@@ -1,4 +1,4 @@
-"""From a video file to an example: frames, views, padding, and files that cannot be read."""
+"""Examples of video files: frames, views, padding, unreadable files."""
 
 import pickle
 
@@ -86,7 +86,7 @@ def test_unreadable_video_counts_nowhere(source, index, train, num_clips, views)
 def test_source_explains(source):
     assert "truncated" in source.explain(2)
     assert "gone.avi: expected a video file" in source.explain(3)
-    assert "can be now" in source.explain(0)
+    assert "succeeds now" in source.explain(0)
 
 
 def test_source_without_labels(source):

@@ -1,4 +1,4 @@
-"""Probing and decoding: exact frames, and no damage goes unnoticed."""
+"""Probing and decoding: exact frames, and every damage is reported."""
 
 import pickle
 from pathlib import Path
@@ -36,7 +36,7 @@ def video(request, tmp_path):
 
 
 def decode_all(path: Path) -> np.ndarray:
-    """Another way to all frames: FFmpeg's own loop and colour conversion."""
+    """Returns all frames by FFmpeg's own loop and colour conversion, an independent reference."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
@@ -96,7 +96,7 @@ def test_damage_inside_is_noticed_from_there_on(tmp_path):
 
 
 def test_empty_pictures_are_not_counted(tmp_path):
-    """As Xvid writes them: one of a few bytes, during which the picture before stays."""
+    """Xvid writes a packet of a few bytes to repeat the previous picture."""
     path = write_video(tmp_path / "a.avi")
     padded = tmp_path / "padded.avi"
     with av.open(str(path)) as source, av.open(str(padded), "w") as target:
@@ -116,7 +116,7 @@ def test_empty_pictures_are_not_counted(tmp_path):
 def test_frames_beyond_the_end(tmp_path):
     path = write_video(tmp_path / "a.avi")
     assert frame_numbers(decode(path, [18, 20, 21])).tolist() == [18, 19, 19]
-    with pytest.raises(VideoError, match="ends after 20 frames, frame 22 is wanted"):
+    with pytest.raises(VideoError, match="ends after 20 frames, before frame 22"):
         decode(path, [3, 22])
 
 

@@ -1,4 +1,4 @@
-"""Images of motion: against a plain loop, and where in the frame they find it."""
+"""Motion images against a plain loop, and the position of motion in the frame."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 
 
 def moving_block(columns: np.ndarray, *, height: int = 20, width: int = 50) -> np.ndarray:
-    """(T,H,W) luma of a bright block of 6 columns, centred on ``columns``."""
+    """Returns (T,H,W) luma of a bright block of 6 columns, centred on ``columns``."""
     luma = np.full((len(columns), height, width), 30, np.float32)
     for frame, column in zip(luma, columns, strict=True):
         frame[5:15, column - 3 : column + 3] = 200
@@ -58,7 +58,7 @@ def test_beyond_its_ends_the_clip_stands_still() -> None:
     np.testing.assert_array_equal(
         difference_images(luma, times), difference_images(extended, times + 12)
     )
-    # Before the first frame nothing moves, so the first difference of time 0 is none.
+    # Nothing moves before the first frame, so the first difference at time 0 is zero.
     assert (difference_images(luma, [0])[..., 0] == 127).all()
     assert (difference_images(luma, [0])[..., 2] != 127).any()
 

@@ -14,7 +14,7 @@ from data.video.streams import (
     CutFeatures,
     StreamSource,
     segment_centres,
-    select,
+    select_examples,
 )
 from tests.data.video_files import frame_numbers, truncate, write_video
 
@@ -31,7 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> StreamSource:
 
 
 def coded_features() -> np.ndarray:
-    """(2·S,T,D) float16 that name their stream, mirror and step in this order."""
+    """Returns (2·S,T,D) float16 whose channels are stream, mirror and step."""
     features = np.zeros((2 * S, T, D), np.float16)
     for view in range(2 * S):
         for step in range(T):
@@ -70,14 +70,14 @@ def test_rgb_shows_the_frames_in_the_middle_of_equal_parts(source: StreamSource)
 def test_differences_show_how_much_brighter_the_upper_half_grows(source: StreamSource) -> None:
     views = dict(zip(STREAMS, source[0]["video"][::2], strict=True))
     for name in ("difference_whole", "difference_square"):
-        # Each frame is 11 brighter than the one before, over a gap of 2 so 22, halved; the first
-        # and the last step reach beyond the video's ends.
+        # Each frame is 11 brighter than the one before: 22 over a gap of 2, halved. The first and
+        # the last step reach beyond the video's ends.
         upper = views[name][1:-1, 2:10].astype(float)
         assert abs(upper.mean((1, 2)) - (127 + 11)).max() < 2
 
 
 def test_whole_squeezes_and_square_cuts(source: StreamSource) -> None:
-    # Half of the frame is black, so the square of the right size is wholly on one side.
+    # Half of the frame is black, so the square lies entirely on one side.
     video = np.zeros((20, 24, 60, 3), np.uint8)
     video[:, :, 40:] = np.arange(20)[:, None, None, None] * 12
     views = dict(zip(STREAMS, source.images(video)[::2], strict=True))
@@ -90,7 +90,7 @@ def test_whole_squeezes_and_square_cuts(source: StreamSource) -> None:
 def test_difference_images_are_those_of_the_decoded_video(source: StreamSource) -> None:
     video = decode(source.videos.paths[0], np.arange(20))
     expected = difference_images(grey(video), segment_centres(5, 20), gap=2)
-    # Of the video's own size, so that nothing is scaled.
+    # The video's own size, so nothing is resized.
     square = StreamSource(source.videos, ("difference_square",), 5, size=48, gap=2)
     images = square[0]["video"][0]
     starts = [s for s in range(17) if np.array_equal(images, expected[:, :, s : s + 48])]
@@ -131,7 +131,7 @@ def test_segment_centres_are_the_middles_of_equal_parts(num_steps: int, num_fram
     centres = segment_centres(num_steps, num_frames)
     assert centres.shape == (num_steps,)
     for step, centre in enumerate(centres):
-        # The frame that holds the middle, in whole numbers.
+        # The frame that contains the middle, in integer arithmetic.
         assert centre == (2 * step + 1) * num_frames // (2 * num_steps)
 
 
@@ -211,7 +211,7 @@ def test_test_views_stand_phase_by_phase_each_plain_then_mirrored() -> None:
 
 def test_select_numbers_the_named_examples_anew() -> None:
     examples = [{"index": np.asarray(i, np.int32), "label": np.asarray(10 * i)} for i in range(5)]
-    chosen = select(examples, [4, 1, 4])
+    chosen = select_examples(examples, [4, 1, 4])
     assert [int(example["label"]) for example in chosen] == [40, 10, 40]
     assert [int(example["index"]) for example in chosen] == [0, 1, 2]
     assert {example["index"].dtype for example in chosen} == {np.dtype(np.int32)}

@@ -1,4 +1,4 @@
-"""Crops: the right pixels, the same for all frames, and no mirroring unasked."""
+"""Crops: the right pixels, the same for all frames, no mirroring by default."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from data.video.transforms import Crop, SpatialTransform, pad_clip
 
 @pytest.fixture
 def video():
-    """(5,24,32,3): red tells the row, green the column, blue the frame."""
+    """Returns (5,24,32,3): red encodes the row, green the column, blue the frame."""
     t, y, x = np.meshgrid(np.arange(5), np.arange(24), np.arange(32), indexing="ij")
     return np.stack([y * 5, x * 5, t * 20], axis=-1).astype(np.uint8)
 

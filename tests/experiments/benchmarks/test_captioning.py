@@ -13,7 +13,8 @@ from experiments.benchmarks.run import run_cases
 from experiments.benchmarks.tables import format_table
 from experiments.benchmarks.timing import Case
 from flaxnets.decoders.cells import MaxoutLSTMCell
-from flaxnets.decoders.search import EOS, UNK, SearchOptions
+from flaxnets.decoders.hypotheses import EOS, UNK
+from flaxnets.decoders.search import SearchOptions
 from flaxnets.decoders.show_attend_tell import Att2in
 
 V, R, D, F = 30, 4, 8, 8

@@ -84,7 +84,7 @@ def test_training_batches_have_the_neighbours_captions_and_others_do_not(tmp_pat
     ("experiment", "changes"),
     [
         ("experiments/show_attend_tell.py", {}),
-        (SCST, {"frozen_encoder": False}),
+        (SCST, {"frozen": False}),
         (SCST, {"consensus": 1.0}),
         (f"{SCST}:smoke", {"kind": "moving_shapes"}),
     ],
@@ -95,7 +95,7 @@ def test_only_rewards_on_cached_features_have_neighbours(
     config = make_config(make_flickr8k(tmp_path), experiment)
     config.data.num_neighbours = 2
     for name, value in changes.items():
-        setattr(config.data, name, value)
+        setattr(config.model.encoder if name == "frozen" else config.data, name, value)
     with pytest.raises(
         ValueError, match=r"data.num_neighbours: expected 0, received 2: images len"
     ):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.features.frozen_features import fit_projection, make_encode
+from flaxnets.encoders.config import EncoderConfig
 
 N, D, P = 40, 6, 4
 
@@ -78,4 +79,4 @@ def test_an_unknown_pool_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"data.pool: expected 'max', 'mean' or 'none', received 'sum'"
     ):
-        make_encode("sum")
+        make_encode(EncoderConfig(), "sum")

@@ -1,4 +1,4 @@
-"""The captioning decoders under test, each with its equations, and captions of three images."""
+"""Caption decoders under test, each with its NumPy reference, and captions of three images."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ class Case:
 
     name: str
     decoder: Callable[..., CaptionDecoder]
-    say: Callable[..., reference.Say]
+    make_reference: Callable[..., reference.DecodeWord]
     cell: Callable[..., Any] = LSTMCell
     attends: bool = True
     options: tuple[tuple[str, Any], ...] = ()
@@ -45,7 +45,7 @@ class Case:
 
     @functools.cache  # noqa: B019
     def make(self, **options: Any) -> CaptionDecoder:
-        """The decoder, in float64 unless told otherwise; the same one for the same options."""
+        """Returns the decoder, by default in float64; the same object for the same options."""
         dtypes = {n: options.pop(n, jnp.float64) for n in FLOAT64}
         sizes = {"embed_features": E} | ({"attention_features": A} if self.attends else {})
         return self.decoder(
@@ -55,8 +55,9 @@ class Case:
         )
 
     def refer(self, *arguments: Any) -> tuple[Any, Any]:
-        """Logits and attention by the equations; arguments as ``reference.caption``'s."""
-        return reference.caption(partial(self.say, **dict(self.reference_options)), *arguments)
+        """Returns the reference's logits and attention; arguments as of ``reference.caption``."""
+        make = partial(self.make_reference, **dict(self.reference_options))
+        return reference.caption(make, *arguments)
 
 
 CASES = (
@@ -86,7 +87,7 @@ BY_NAME = {case.name: case for case in CASES}
 
 @functools.cache
 def draw(case: Case) -> tuple[Any, np.ndarray]:
-    """Variables and regions, float64; not to be written to."""
+    """Returns variables and regions, float64; shared by all tests, so not to be written to."""
     regions = np.random.default_rng(2).normal(size=(B, R, D))
     with jax.enable_x64(True):
         shapes = random_variables(case.make(), regions, TOKENS, LENGTHS)

@@ -1,6 +1,6 @@
-"""The captioning decoders' equations in NumPy, caption after caption, word after word.
+"""Caption decoders in NumPy, one caption and one word at a time, written from the papers.
 
-Written from the papers; complex numbers pass through, so that derivatives can be had from them.
+Complex numbers pass through: an imaginary perturbation gives derivatives (complex step).
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from tests.flaxnets.recurrent import reference
 
 Array = np.ndarray
 Params = dict[str, Any]
-Say = Callable[[Array], tuple[Array, Array | None]]
-"""An embedded word to the next word's scores (V,), and attention (R,)."""
+DecodeWord = Callable[[Array], tuple[Array, Array | None]]
+"""An embedded word (E,) to logits (V,) of the next word and attention weights (R,) or None."""
 
 
 def maxout_lstm(params: Params, carry: tuple[Array, Array], x: Array) -> tuple[Any, Array]:
-    """1612.00563, section 2."""
+    """Maxout LSTM of 1612.00563, section 2."""
     cell, hidden = carry
     gates = x @ params["input_kernel"] + hidden @ params["hidden_kernel"] + params["bias"]
     i, f, o, a, b = np.split(gates, 5)
@@ -27,14 +27,14 @@ def maxout_lstm(params: Params, carry: tuple[Array, Array], x: Array) -> tuple[A
 
 
 def step_of(params: Params) -> Any:
-    """The cell whose parameters these are."""
+    """Returns the step of the cell that has these parameters."""
     width, columns = params["hidden_kernel"].shape
     gates = columns // width
     return {3: reference.gru, 4: reference.lstm, 5: maxout_lstm}[gates]
 
 
 def zeros(params: Params) -> Any:
-    """A carry."""
+    """Returns a carry of zeros."""
     width, columns = params["hidden_kernel"].shape
     return np.zeros(width) if columns == 3 * width else (np.zeros(width), np.zeros(width))
 
@@ -47,16 +47,16 @@ def affine(params: Params, name: str, x: Array) -> Array:
     return x @ params[f"{name}_kernel"] + params.get(f"{name}_bias", 0)
 
 
-def look(params: Params, regions: Array, hidden: Array) -> Array:
-    """1502.03044, equations 4 to 6."""
-    scores = [
+def attend(params: Params, regions: Array, hidden: Array) -> Array:
+    """Attention weights of 1502.03044, equations 4 to 6."""
+    energies = [
         np.tanh(affine(params, "key", v) + affine(params, "query", hidden)) @ params["score_vector"]
         for v in regions
     ]
-    return np.exp(scores) / np.exp(scores).sum() if len(scores) else np.zeros(0)
+    return np.exp(energies) / np.exp(energies).sum() if len(energies) else np.zeros(0)
 
 
-def show_and_tell(params: Params, regions: Array, **_: Any) -> Say:
+def show_and_tell(params: Params, regions: Array, **_: Any) -> DecodeWord:
     cell = params["cell"]
     state = {"carry": zeros(cell)}
     step = step_of(cell)
@@ -73,21 +73,21 @@ def mean(regions: Array) -> Array:
     return regions.mean(0) if len(regions) else np.zeros(regions.shape[1])
 
 
-def lrcn(params: Params, regions: Array, **_: Any) -> Say:
+def lrcn(params: Params, regions: Array, **_: Any) -> DecodeWord:
     lower, upper = params["word_cell"], params["image_cell"]
     state = {"lower": zeros(lower), "upper": zeros(upper)}
     step = step_of(lower)
 
-    def say(word: Array) -> tuple[Array, None]:
+    def decode(word: Array) -> tuple[Array, None]:
         state["lower"], hidden = step(lower, state["lower"], word)
         both = np.concatenate([hidden, mean(regions)])
         state["upper"], hidden = step(upper, state["upper"], both)
         return affine(params, "vocabulary", hidden), None
 
-    return say
+    return decode
 
 
-def soft_attention(params: Params, regions: Array, hard: bool = False) -> Say:
+def soft_attention(params: Params, regions: Array, hard: bool = False) -> DecodeWord:
     cell = dict(params["cell"])
     cell["input_kernel"] = np.concatenate([cell["input_kernel"], params["context_kernel"]])
     starts = [
@@ -98,9 +98,9 @@ def soft_attention(params: Params, regions: Array, hard: bool = False) -> Say:
     state = {"carry": tuple(starts) if len(starts) == 2 else starts[0]}
     step = step_of(cell)
 
-    def say(word: Array) -> tuple[Array, Array]:
+    def decode(word: Array) -> tuple[Array, Array]:
         hidden = hidden_of(state["carry"])
-        weights = look(params, regions, hidden)
+        weights = attend(params, regions, hidden)
         read = np.eye(len(weights))[weights.argmax()] if hard else weights
         context = read @ regions
         if "gate_kernel" in params:
@@ -111,10 +111,10 @@ def soft_attention(params: Params, regions: Array, hard: bool = False) -> Say:
             hidden = hidden + affine(params, "deep_context", context)
         return affine(params, "vocabulary", hidden), weights
 
-    return say
+    return decode
 
 
-def att2in(params: Params, regions: Array, **_: Any) -> Say:
+def att2in(params: Params, regions: Array, **_: Any) -> DecodeWord:
     cell = dict(params["cell"])
     words = cell["input_kernel"]
     width = cell["hidden_kernel"].shape[0]
@@ -126,51 +126,51 @@ def att2in(params: Params, regions: Array, **_: Any) -> Say:
     state = {"carry": zeros(cell)}
     step = step_of(cell)
 
-    def say(word: Array) -> tuple[Array, Array]:
-        weights = look(params, regions, hidden_of(state["carry"]))
+    def decode(word: Array) -> tuple[Array, Array]:
+        weights = attend(params, regions, hidden_of(state["carry"]))
         x = np.concatenate([word, weights @ regions])
         state["carry"], hidden = step(cell, state["carry"], x)
         return affine(params, "vocabulary", hidden), weights
 
-    return say
+    return decode
 
 
-def up_down(params: Params, regions: Array, **_: Any) -> Say:
-    looking, speaking = params["attention_cell"], params["language_cell"]
-    state = {"look": zeros(looking), "speak": zeros(speaking)}
-    step = step_of(looking)
+def up_down(params: Params, regions: Array, **_: Any) -> DecodeWord:
+    attention_cell, language_cell = params["attention_cell"], params["language_cell"]
+    state = {"attention": zeros(attention_cell), "language": zeros(language_cell)}
+    step = step_of(attention_cell)
 
-    def say(word: Array) -> tuple[Array, Array]:
-        x = np.concatenate([hidden_of(state["speak"]), mean(regions), word])
-        state["look"], hidden = step(looking, state["look"], x)
-        weights = look(params, regions, hidden)
+    def decode(word: Array) -> tuple[Array, Array]:
+        x = np.concatenate([hidden_of(state["language"]), mean(regions), word])
+        state["attention"], hidden = step(attention_cell, state["attention"], x)
+        weights = attend(params, regions, hidden)
         x = np.concatenate([weights @ regions, hidden])
-        state["speak"], hidden = step(speaking, state["speak"], x)
+        state["language"], hidden = step(language_cell, state["language"], x)
         return affine(params, "vocabulary", hidden), weights
 
-    return say
+    return decode
 
 
 def caption(
-    make_say: Callable[..., Say],
+    make_decode: Callable[..., DecodeWord],
     params: Params,
     regions: Array,
     tokens: Array,
     token_lengths: Array,
     mask: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Logits (B,C,L,V) and attention (B,C,L,R), zero from ``token_lengths`` on."""
+    """Returns logits (B,C,L,V) and attention (B,C,L,R), zero from ``token_lengths`` on."""
     b, c, num_steps = tokens.shape
     logits = np.zeros((b, c, num_steps, params["vocabulary_bias"].shape[0]), complex)
     attention = np.zeros((b, c, num_steps, regions.shape[1]), complex)
     for row in range(b):
         exists = np.ones(regions.shape[1], bool) if mask is None else mask[row]
         for number in range(c):
-            say = make_say(params, regions[row][exists])
+            decode = make_decode(params, regions[row][exists])
             previous = 1
             for t in range(token_lengths[row, number]):
-                scores, weights = say(params["embedding"][previous])
-                logits[row, number, t] = scores
+                word_logits, weights = decode(params["embedding"][previous])
+                logits[row, number, t] = word_logits
                 if weights is not None:
                     attention[row, number, t, exists] = weights
                 previous = tokens[row, number, t]

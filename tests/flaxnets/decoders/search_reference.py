@@ -1,4 +1,4 @@
-"""A small random decoder, and searches of it in plain Python and NumPy, in float64."""
+"""A small random decoder, and reference searches in plain Python and NumPy, float64."""
 
 import itertools
 from collections.abc import Callable
@@ -8,13 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.decoders.search import (
-    BOS,
-    EOS,
-    PAD,
-    UNK,
-    Advance,
-)
+from flaxnets.decoders.hypotheses import BOS, EOS, PAD, UNK, DecodeStep
 from flaxnets.typing import Array
 
 VOCABULARY = 7
@@ -58,24 +52,24 @@ class Decoder:
         self.bias[UNK] = 1.0  # So that forbidding it matters.
 
     def initial(self, batch_size: int, seed: int = 0) -> np.ndarray:
-        """A carry (B,F) float32."""
+        """Returns a carry (B,F) float32."""
         return np.random.default_rng(seed).normal(size=(batch_size, self.features)).astype("f4")
 
-    def advance(self) -> Advance:
+    def decode_step(self) -> DecodeStep:
         parameters = [
             jnp.asarray(x, jnp.float32)
             for x in (self.recurrent, self.embedding, self.output, self.bias)
         ]
 
-        def advance(carry: Array, tokens: Array) -> tuple[Array, Array]:
+        def decode_step(carry: Array, tokens: Array) -> tuple[Array, Array]:
             recurrent, embedding, output, bias = parameters
             hidden = jnp.tanh(carry @ recurrent + embedding[tokens])
             return hidden, hidden @ output + bias
 
-        return advance
+        return decode_step
 
     def step(self, hidden: np.ndarray, token: int) -> tuple[np.ndarray, np.ndarray]:
-        """One hypothesis's h (F,) and token to h' and log-probabilities (V,)."""
+        """Maps h (F,) and a token to h' and log-probabilities (V,)."""
         hidden = np.tanh(hidden @ self.recurrent + self.embedding[token])
         logits = hidden @ self.output + self.bias
         top = logits.max()
@@ -92,7 +86,7 @@ class Decoder:
 def exhaustive(
     decoder: Decoder, hidden: np.ndarray, length: int, norm: Callable[[int], float]
 ) -> list[Answer]:
-    """Every sentence of at most ``length`` tokens that ends, best first."""
+    """Returns every sentence that ends within ``length`` tokens, best first."""
     answers = []
     for n in range(length):
         for words in itertools.product(WORDS, repeat=n):
@@ -103,7 +97,7 @@ def exhaustive(
 
 
 def repeats(words: tuple[int, ...], n: int) -> bool:
-    """Whether an n-gram stands twice."""
+    """Returns True if an n-gram occurs twice."""
     grams = [words[i : i + n] for i in range(len(words) - n + 1)]
     return len(set(grams)) < len(grams)
 
@@ -163,12 +157,12 @@ def reference_beam(
 
 
 def answers_of(hypotheses: tuple[Array, ...], row: int) -> list[Answer]:
-    """What a search gave for one row, its empty slots left out; checks their form too."""
+    """Returns the answers of one row without empty slots; checks the form of all slots."""
     tokens, lengths, log_probs, scores, ended = (np.asarray(x[row]) for x in hypotheses)
     answers = []
     for k in range(len(tokens)):
         n = int(lengths[k])
-        assert not np.any(tokens[k, n:]), "after the end stands <pad>"
+        assert not np.any(tokens[k, n:]), "expected <pad> after the end"
         if not n:
             assert log_probs[k] == -np.inf
             assert scores[k] == -np.inf
@@ -194,6 +188,6 @@ def assert_same(actual: list[Answer], expected: list[Answer]) -> None:
 
 
 def assert_equal_trees(actual: tuple[Array, ...], expected: tuple[Array, ...]) -> None:
-    """Integers equal, floats to rounding; minus infinity equals itself."""
+    """Compares integers exactly, floats to rounding; minus infinity equals itself."""
     for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Additive attention: regions of any layout, masks, numbers that overflow."""
+"""Additive attention: regions of any layout, masks, overflow."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_weights_are_those_of_a_loop() -> None:
             np.testing.assert_allclose(actual[b, c], expected, rtol=1e-5)
 
 
-def test_scores_of_any_size_give_finite_weights_and_gradients() -> None:
+def test_large_energies_give_finite_weights_and_gradients() -> None:
     def largest(keys: jax.Array) -> jax.Array:
         return attend(keys, QUERY, 1e4 * VECTOR, jnp.asarray(MASK, jnp.float32)).max(-1).sum()
 

@@ -1,4 +1,4 @@
-"""Beam search against all sentences there are, against lists in Python, and against itself."""
+"""Beam search against all sentences, against a search with Python lists, and against itself."""
 
 from functools import partial
 from typing import Any
@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from flaxnets.decoders.beam_search import largest
-from flaxnets.decoders.search import (
-    EOS,
-    Hypotheses,
-    beam_search,
-    greedy_search,
-)
+from flaxnets.decoders.beam_search import beam_search, block_top_k
+from flaxnets.decoders.hypotheses import EOS, Hypotheses
+from flaxnets.decoders.sampling import greedy_search
 from tests.flaxnets.decoders.search_reference import (
     Decoder,
     answers_of,
@@ -32,7 +28,7 @@ B = 6
 
 
 def run(decoder: Decoder, carry: Any, **options: Any) -> Hypotheses:
-    return jax.jit(lambda own: beam_search(decoder.advance(), own, **options))(carry)
+    return jax.jit(lambda own: beam_search(decoder.decode_step(), own, **options))(carry)
 
 
 @pytest.mark.parametrize(("form", "alpha"), FORMS)
@@ -66,7 +62,7 @@ def test_a_beam_of_one_is_greedy_search(form: str, alpha: float, ngram: int) -> 
         "no_repeat_ngram_size": ngram,
     }
     beam = run(decoder, carry, beam_size=1, **options)
-    greedy = jax.jit(lambda own: greedy_search(decoder.advance(), own, **options))(carry)
+    greedy = jax.jit(lambda own: greedy_search(decoder.decode_step(), own, **options))(carry)
     assert_equal_trees(beam, greedy)
     assert 0 < np.sum(greedy.ended) < 20  # Both kinds of end occur.
 
@@ -140,11 +136,11 @@ def test_the_early_exit_changes_nothing(form: str, alpha: float, groups: int) ->
 def test_the_early_exit_saves_steps() -> None:
     steps: list[int] = []
 
-    def advance(carry: Any, tokens: Any) -> Any:
+    def decode_step(carry: Any, tokens: Any) -> Any:
         jax.debug.callback(lambda: steps.append(1))
         return carry, jnp.tile(jnp.where(jnp.arange(7) == EOS, 5.0, 0.0), (tokens.shape[0], 1))
 
-    found = beam_search(advance, jnp.zeros((2, 1)), beam_size=2, max_steps=50)
+    found = beam_search(decode_step, jnp.zeros((2, 1)), beam_size=2, max_steps=50)
     jax.block_until_ready(found)
     jax.effects_barrier()
     assert len(steps) < 50
@@ -156,7 +152,7 @@ def test_a_batch_equals_single_runs_and_its_permutation() -> None:
     carry = decoder.initial(B)
     options: dict[str, Any] = {"beam_size": 3, "max_steps": 7, "length_normalization": "mean"}
     batch = run(decoder, carry, **options)
-    single = jax.jit(lambda own: beam_search(decoder.advance(), own, **options))
+    single = jax.jit(lambda own: beam_search(decoder.decode_step(), own, **options))
     for row in range(B):
         one = single(carry[row : row + 1])
         assert_equal_trees(one, jax.tree.map(lambda x, row=row: x[row : row + 1], batch))
@@ -166,7 +162,7 @@ def test_a_batch_equals_single_runs_and_its_permutation() -> None:
     )
 
 
-def test_no_trigram_stands_twice() -> None:
+def test_no_trigram_occurs_twice() -> None:
     decoder = Decoder(5, end=-30.0)
     carry = decoder.initial(B)
     free = run(decoder, carry, beam_size=3, max_steps=14)
@@ -200,8 +196,8 @@ def test_a_penalty_makes_groups_differ() -> None:
 
 
 @pytest.mark.parametrize("ngram", [0, 1])
-def test_what_never_ends_still_gives_an_answer(ngram: int) -> None:
-    """With ``<eos>`` impossible and every word used up, blocking gives way."""
+def test_captions_that_never_end_are_returned(ngram: int) -> None:
+    """Without ``<eos>`` and with every word blocked, nothing is blocked."""
     decoder = Decoder(7, end=-np.inf)
     carry = decoder.initial(B)
     found = run(decoder, carry, beam_size=3, max_steps=6, no_repeat_ngram_size=ngram)
@@ -228,16 +224,16 @@ def test_an_unfinished_answer_only_where_none_ended() -> None:
 def test_carries_are_any_pytree_and_memory_is_closed_over() -> None:
     decoder = Decoder(9)
     carry = decoder.initial(B)
-    advance = decoder.advance()
+    decode_step = decoder.decode_step()
     memory = jnp.asarray(decoder.initial(B, seed=1))
 
     def inside(own: Any, tokens: Any) -> Any:
-        hidden, logits = advance(own["hidden"][0] + memory, tokens)
+        hidden, logits = decode_step(own["hidden"][0] + memory, tokens)
         return {"hidden": (hidden - memory,), "step": own["step"] + 1}, logits
 
     def carried(own: Any, tokens: Any) -> Any:
         hidden, constant = own
-        hidden, logits = advance(hidden + constant, tokens)
+        hidden, logits = decode_step(hidden + constant, tokens)
         return (hidden - constant, constant), logits
 
     def search(step: Any, own: Any) -> Hypotheses:
@@ -250,15 +246,15 @@ def test_carries_are_any_pytree_and_memory_is_closed_over() -> None:
 def test_a_decoder_without_a_carry() -> None:
     logits = jnp.log(jnp.array([0.1, 0.1, 0.3, 0.1, 0.4]))
 
-    def advance(carry: Any, tokens: Any) -> Any:
+    def decode_step(carry: Any, tokens: Any) -> Any:
         return carry, jnp.broadcast_to(logits, (tokens.shape[0], 5))
 
-    found = beam_search(advance, (), beam_size=2, max_steps=3, batch_size=2)
+    found = beam_search(decode_step, (), beam_size=2, max_steps=3, batch_size=2)
     assert [answer.tokens for answer in answers_of(found, 1)] == [(EOS,), (4, EOS)]
     np.testing.assert_allclose(found.log_probs[0], np.log([0.3, 0.12]), rtol=1e-6)
 
 
-def test_shares_of_a_batch_on_eight_devices() -> None:
+def test_a_batch_sharded_over_eight_devices() -> None:
     decoder = Decoder(10, vocabulary=700)  # Wide enough for the search by blocks.
     carry = decoder.initial(16)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -268,13 +264,13 @@ def test_shares_of_a_batch_on_eight_devices() -> None:
 
 
 @pytest.mark.parametrize(("n", "k"), [(5, 5), (100, 1), (641, 3), (5000, 5), (5000, 78)])
-def test_the_largest(n: int, k: int) -> None:
+def test_block_top_k_equals_top_k(n: int, k: int) -> None:
     rng = np.random.default_rng(n)
     values = rng.normal(size=(4, n)).astype(np.float32)
     values[1] = np.round(values[1])  # Many ties.
     values[2] = -np.inf
     values[3, rng.permutation(n)[: n - 1]] = -np.inf
-    actual = jax.jit(partial(largest, k=k))(values)
+    actual = jax.jit(partial(block_top_k, k=k))(values)
     for one, other in zip(actual, jax.lax.top_k(values, k), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -297,4 +293,4 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
     decoder = Decoder(0)
     options = {"beam_size": 3, "max_steps": 4} | options
     with pytest.raises(ValueError, match=message):
-        beam_search(decoder.advance(), decoder.initial(2), **options)
+        beam_search(decoder.decode_step(), decoder.initial(2), **options)

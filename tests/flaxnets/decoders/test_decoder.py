@@ -1,4 +1,4 @@
-"""Captioning decoders against their equations: scores, gradients, step by step, padding."""
+"""Caption decoders: logits and gradients of the equations, step-by-step decoding, padding."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -54,12 +54,12 @@ def run(*arguments: Any, **options: Any) -> CaptionOutputs:
 
 @partial(jax.jit, static_argnums=0)
 def _decode(decoder: CaptionDecoder, variables: Any, regions: Any, mask: Any, words: Any) -> Any:
-    """Logits (B,L,V) and attention of words (B,L) that are read one after the other."""
-    begun: Any = decoder.apply(variables, regions, mask, method="begin")
-    memory, carry = begun
+    """Returns logits (B,L,V) and attention of words (B,L), decoded step by step."""
+    encoded: Any = decoder.apply(variables, regions, mask, method="start_decoding")
+    memory, carry = encoded
 
     def body(carry: Any, word: Any) -> Any:
-        step: Any = decoder.apply(variables, memory, carry, word, method="advance")
+        step: Any = decoder.apply(variables, memory, carry, word, method="decode_step")
         return step[0], step[1:]
 
     _, outputs = jax.lax.scan(body, carry, words.T)
@@ -67,7 +67,7 @@ def _decode(decoder: CaptionDecoder, variables: Any, regions: Any, mask: Any, wo
 
 
 def weigh(logits: Any, attention: Any) -> Any:
-    """A scalar: valid logits and attention, times random numbers."""
+    """Returns a scalar: valid logits and attention, times random numbers."""
     rng = np.random.default_rng(7)
     total = (rng.normal(size=(B, C, L, V)) * VALID[..., None] * logits).sum()
     if attention is None:
@@ -91,7 +91,7 @@ def gradient(*arguments: Any) -> Any:
 
 @every_case
 @pytest.mark.parametrize("mask", [None, MASK], ids=["all-regions", "masked"])
-def test_scores_are_those_of_the_equations(case: Case, mask: Any) -> None:
+def test_logits_equal_the_reference(case: Case, mask: Any) -> None:
     variables, regions = draw(case)
     outputs = run(case.make(), variables, regions, TOKENS, LENGTHS, mask)
     logits, attention = case.refer(variables["params"], regions, TOKENS, LENGTHS, mask)
@@ -103,7 +103,7 @@ def test_scores_are_those_of_the_equations(case: Case, mask: Any) -> None:
 
 
 @one_each
-def test_gradients_are_the_derivatives_of_the_equations(case: Case) -> None:
+def test_gradients_are_the_derivatives_of_the_reference(case: Case) -> None:
     variables, regions = draw(case)
     actual = gradient(case.make(), variables, regions)
     every_parameter_trains(actual)
@@ -134,18 +134,18 @@ def test_leaving_out_padded_rows_changes_nothing(
 ) -> None:
     case = BY_NAME[name]
     variables, regions = draw(case)
-    scores = run(case.make(), variables, regions, TOKENS, LENGTHS, MASK)
+    plain = run(case.make(), variables, regions, TOKENS, LENGTHS, MASK)
     gradients = gradient(case.make(), variables, regions)
-    monkeypatch.setattr(matmul, "may_merge", lambda: True)
+    monkeypatch.setattr(matmul, "is_batch_known_unsharded", lambda: True)
     monkeypatch.setattr(matmul, "_FEWEST_ROWS", 0)
     packing = case.make(unroll=2)  # Another decoder, since the same one is compiled already.
     packed = run(packing, variables, regions, TOKENS, LENGTHS, MASK)
-    np.testing.assert_allclose(packed.logits[VALID], scores.logits[VALID], **EXACT)
+    np.testing.assert_allclose(packed.logits[VALID], plain.logits[VALID], **EXACT)
     assert_close(gradient(packing, variables, regions), gradients, **EXACT)
 
 
 @every_case
-def test_word_by_word_scores_are_those_of_teacher_forcing(case: Case) -> None:
+def test_step_by_step_logits_equal_teacher_forcing(case: Case) -> None:
     variables, regions = draw(case)
     given = run(case.make(), variables, regions, TOKENS, LENGTHS, MASK)
     for number in range(C):
@@ -158,7 +158,7 @@ def test_word_by_word_scores_are_those_of_teacher_forcing(case: Case) -> None:
 
 
 @one_each
-def test_padding_changes_nothing_and_later_words_change_no_earlier_scores(case: Case) -> None:
+def test_padding_changes_nothing_and_later_words_change_no_earlier_logits(case: Case) -> None:
     variables, regions = draw(case)
     given = run(case.make(), variables, regions, TOKENS, LENGTHS, MASK)
     other_words = np.where(VALID, TOKENS, 5).astype(np.int32)
@@ -174,7 +174,7 @@ def test_padding_changes_nothing_and_later_words_change_no_earlier_scores(case: 
 
 
 @one_each
-def test_captions_of_an_image_are_scored_as_rows_of_their_own(case: Case) -> None:
+def test_captions_of_an_image_equal_separate_rows(case: Case) -> None:
     variables, regions = draw(case)
     together = run(case.make(), variables, regions, TOKENS, LENGTHS, MASK)
     apart = run(
@@ -202,7 +202,7 @@ def test_attention_sums_to_one_and_is_zero_where_no_region_exists(case: Case) ->
 
 
 @one_each
-def test_in_bfloat16_scores_are_float32_near_the_exact_ones(case: Case) -> None:
+def test_bfloat16_decoders_have_float32_logits_near_the_exact_ones(case: Case) -> None:
     variables, regions = draw(case)
     exact = run(case.make(), variables, regions, TOKENS, LENGTHS).logits[VALID]
     decoder = case.make(dtype=jnp.bfloat16, param_dtype=jnp.float32)
@@ -210,14 +210,14 @@ def test_in_bfloat16_scores_are_float32_near_the_exact_ones(case: Case) -> None:
     actual = run(decoder, rounded, regions.astype(np.float16), TOKENS, LENGTHS)
     assert actual.logits.dtype == np.float32
     error = np.linalg.norm(actual.logits[VALID] - exact) / np.linalg.norm(exact)
-    # Where hard attention looks is not continuous.
+    # The region that hard attention reads is not continuous in the logits.
     assert error < (0.5 if case.name == "hard" else 0.05)
     gradients = gradient(decoder, rounded, regions.astype(np.float16))
     every_parameter_trains(gradients[0])
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(gradients[0]))
 
 
-def test_cached_features_of_any_layout_are_regions() -> None:
+def test_features_of_any_layout_are_regions() -> None:
     case = BY_NAME["soft"]
     variables, regions = draw(case)
     flat = run(case.make(), variables, regions, TOKENS, LENGTHS)

@@ -1,4 +1,4 @@
-"""Captioning decoders in training: dropout, sampled words, sampled regions; and bad input."""
+"""Caption decoders in training: dropout, scheduled sampling, hard attention; errors."""
 
 from functools import partial
 from typing import Any
@@ -78,10 +78,10 @@ def test_sampling_no_words_is_teacher_forcing(name: str) -> None:
         np.testing.assert_allclose(sampled.attention, given.attention, rtol=1e-4, atol=1e-5)
 
 
-def test_sampled_words_are_drawn_from_the_scores_of_the_step_before() -> None:
+def test_sampled_words_are_drawn_from_the_logits_of_the_step_before() -> None:
     case = BY_NAME["show-and-tell"]
     variables, regions = jax.tree.map(np.float32, draw(case))
-    # Whatever was read, word 4 is all but certain.
+    # Word 4 is all but certain after any word.
     params = dict(variables["params"])
     params["vocabulary_bias"] = np.where(np.arange(V) == 4, 50, 0).astype(np.float32)
     params["vocabulary_kernel"] = 0.1 * params["vocabulary_kernel"]
@@ -172,7 +172,7 @@ def test_regions_are_drawn_as_often_as_their_weights_say() -> None:
     assert not np.any(outputs.log_probabilities[~VALID])
 
 
-def test_a_caption_that_is_read_softly_is_soft_attention() -> None:
+def test_expectation_probability_one_is_soft_attention() -> None:
     hard, _ = train("hard", dropout_rate=0.0, expectation_probability=1.0)
     soft = evaluate("soft", "hard")
     assert not np.any(hard.log_probabilities)
@@ -225,13 +225,13 @@ def test_regions_of_another_width_are_refused(name: str) -> None:
     case = BY_NAME[name]
     variables, regions = jax.tree.map(np.float32, draw(case))
     decoder = case.make(**FLOAT32)
-    memory, carry = decoder.apply(variables, regions, method="begin")
+    memory, carry = decoder.apply(variables, regions, method="start_decoding")
     wider = {n: np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)]) for n, x in memory.items()}
     with pytest.raises(ValueError, match=f"features: expected width {D}, received {D + 1}"):
-        decoder.apply(variables, wider, carry, np.ones(B, np.int32), method="advance")
+        decoder.apply(variables, wider, carry, np.ones(B, np.int32), method="decode_step")
     for words in (np.ones((B, 1), np.int32), np.ones(B)):
         with pytest.raises(ValueError, match=r"previous: expected \(3,\) integers"):
-            decoder.apply(variables, memory, carry, words, method="advance")
+            decoder.apply(variables, memory, carry, words, method="decode_step")
 
 
 def test_unknown_options_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Greedy search against a loop; the options' dispatch; ensembles; what a step must be."""
+"""Greedy search against a loop, dispatch of options, ensembles, errors."""
 
 import dataclasses
 from typing import Any
@@ -8,17 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.decoders.search import (
-    BOS,
-    EOS,
-    Hypotheses,
-    SearchOptions,
-    beam_search,
-    ensemble,
-    greedy_search,
-    sample,
-    search,
-)
+from flaxnets.decoders.beam_search import beam_search
+from flaxnets.decoders.hypotheses import BOS, EOS, Hypotheses
+from flaxnets.decoders.sampling import greedy_search, sample
+from flaxnets.decoders.search import SearchOptions, ensemble, search_captions
 from flaxnets.typing import Array
 from tests.flaxnets.decoders.search_reference import (
     WORDS,
@@ -55,7 +48,7 @@ def test_greedy_search_equals_a_loop(ngram: int, unknown: bool) -> None:
     carry = decoder.initial(B)
     found = jax.jit(
         lambda own: greedy_search(
-            decoder.advance(),
+            decoder.decode_step(),
             own,
             max_steps=9,
             length_normalization="mean",
@@ -67,13 +60,13 @@ def test_greedy_search_equals_a_loop(ngram: int, unknown: bool) -> None:
         assert_same(answers_of(found, row), [loop(decoder, carry[row], 9, ngram, unknown)])
 
 
-def test_contract_of_what_is_returned() -> None:
+def test_shapes_and_dtypes() -> None:
     decoder = Decoder(2)
     key = jax.random.key(0)
     for method, k in (("greedy", 1), ("sample", 4), ("beam", 3)):
         options = SearchOptions(method=method, max_steps=5, num_samples=4)
         found = jax.eval_shape(
-            lambda own, options=options: search(decoder.advance(), own, options, key),
+            lambda own, options=options: search_captions(decoder.decode_step(), own, options, key),
             decoder.initial(B),
         )
         described = [(leaf.shape, leaf.dtype) for leaf in found]
@@ -111,8 +104,8 @@ def test_every_option_reaches_its_search(monkeypatch: pytest.MonkeyPatch) -> Non
             f"flaxnets.decoders.search.{function}",
             lambda *_, received=received, **given: received.update(given),
         )
-        search(
-            Decoder(0).advance(),
+        search_captions(
+            Decoder(0).decode_step(),
             (),
             dataclasses.replace(options, method=method),
             jax.random.key(0),
@@ -125,12 +118,14 @@ def test_every_option_reaches_its_search(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_ensemble_of_equals_is_its_member() -> None:
     decoder = Decoder(3, end=-1.0)
     carry = decoder.initial(B)
-    advance = decoder.advance()
+    decode_step = decoder.decode_step()
 
     @jax.jit
     def both(own: Array) -> tuple[Hypotheses, Hypotheses]:
         options = SearchOptions(beam_size=3, max_steps=6)
-        return search(ensemble([advance] * 3), (own,) * 3, options), search(advance, own, options)
+        return search_captions(ensemble([decode_step] * 3), (own,) * 3, options), search_captions(
+            decode_step, own, options
+        )
 
     together, alone = both(carry)
     assert_equal_trees(together, alone)
@@ -140,7 +135,7 @@ def test_an_ensemble_has_the_mean_probability() -> None:
     decoders = [Decoder(4), Decoder(5)]
     carries = tuple(decoder.initial(B) for decoder in decoders)
     tokens = jnp.full((B,), BOS)
-    after, logits = ensemble([decoder.advance() for decoder in decoders])(carries, tokens)
+    after, logits = ensemble([decoder.decode_step() for decoder in decoders])(carries, tokens)
     expected = np.mean(
         [
             [np.exp(decoder.step(hidden, BOS)[1]) for hidden in carry]
@@ -150,51 +145,54 @@ def test_an_ensemble_has_the_mean_probability() -> None:
     )
     np.testing.assert_allclose(jnp.exp(logits), expected, rtol=1e-5)
     for decoder, carry, new in zip(decoders, carries, after, strict=True):
-        np.testing.assert_array_equal(new, decoder.advance()(carry, tokens)[0])
+        np.testing.assert_array_equal(new, decoder.decode_step()(carry, tokens)[0])
 
 
-def test_options_and_members_that_are_none() -> None:
+def test_unknown_methods_and_bad_ensembles_are_refused() -> None:
     decoder = Decoder(0)
     carry = decoder.initial(2)
     with pytest.raises(ValueError, match=r"method: expected one of .* received stochastic"):
-        search(decoder.advance(), carry, SearchOptions(method="stochastic"))
+        search_captions(decoder.decode_step(), carry, SearchOptions(method="stochastic"))
     with pytest.raises(ValueError, match="key: expected a key for the method sample"):
-        search(decoder.advance(), carry, SearchOptions(method="sample"))
-    with pytest.raises(ValueError, match="advances: expected at least one"):
+        search_captions(decoder.decode_step(), carry, SearchOptions(method="sample"))
+    with pytest.raises(ValueError, match="decode_steps: expected at least one"):
         ensemble([])
-    advance = ensemble([decoder.advance(), decoder.advance()])
+    decode_step = ensemble([decoder.decode_step(), decoder.decode_step()])
     with pytest.raises(ValueError, match="carry: expected a tuple of 2 carries, received 3"):
-        greedy_search(advance, (carry,) * 3, max_steps=3)
-    with pytest.raises(ValueError, match="advances: expected logits of one shape"):
+        greedy_search(decode_step, (carry,) * 3, max_steps=3)
+    with pytest.raises(ValueError, match="decode_steps: expected logits of one shape"):
         greedy_search(
-            ensemble([decoder.advance(), Decoder(0, vocabulary=9).advance()]),
+            ensemble([decoder.decode_step(), Decoder(0, vocabulary=9).decode_step()]),
             (carry, carry),
             max_steps=3,
         )
 
 
 @pytest.mark.parametrize(
-    ("advance", "message"),
+    ("decode_step", "message"),
     [
-        (lambda h, t: (h.astype(jnp.bfloat16), h), "advance: expected a carry like its own"),
-        (lambda h, t: ((h, h), h), "advance: expected a carry like its own"),
-        (lambda h, t: (h, h[0]), r"advance: expected logits \(2,V\) with V > 3, received .*\(6,\)"),
-        (lambda h, t: (h, h[:, :3]), r"advance: expected logits .* received shape \(2, 3\)"),
-        (lambda h, t: (h, h.astype(jnp.int32)), "advance: expected logits of a float dtype"),
+        (lambda h, t: (h.astype(jnp.bfloat16), h), "decode_step: expected a carry like its own"),
+        (lambda h, t: ((h, h), h), "decode_step: expected a carry like its own"),
+        (
+            lambda h, t: (h, h[0]),
+            r"decode_step: expected logits \(2,V\) with V > 3, received .*\(6,\)",
+        ),
+        (lambda h, t: (h, h[:, :3]), r"decode_step: expected logits .* received shape \(2, 3\)"),
+        (lambda h, t: (h, h.astype(jnp.int32)), "decode_step: expected logits of a float dtype"),
     ],
 )
-def test_bad_steps(advance: Any, message: str) -> None:
+def test_bad_steps(decode_step: Any, message: str) -> None:
     carry = jnp.zeros((2, 6))
     for function in (
-        lambda: greedy_search(advance, carry, max_steps=3),
-        lambda: sample(advance, carry, jax.random.key(0), max_steps=3),
-        lambda: beam_search(advance, carry, beam_size=2, max_steps=3),
+        lambda: greedy_search(decode_step, carry, max_steps=3),
+        lambda: sample(decode_step, carry, jax.random.key(0), max_steps=3),
+        lambda: beam_search(decode_step, carry, beam_size=2, max_steps=3),
     ):
         with pytest.raises(ValueError, match=message):
             function()
 
 
 @pytest.mark.parametrize("carry", [(), jnp.float32(0), (jnp.zeros((2, 6)), jnp.zeros((3, 6)))])
-def test_carries_that_do_not_tell_the_batch(carry: Any) -> None:
+def test_carries_of_unknown_batch_size_are_refused(carry: Any) -> None:
     with pytest.raises(ValueError, match="carry: expected arrays"):
         greedy_search(lambda own, tokens: (own, jnp.zeros((2, 6))), carry, max_steps=3)

@@ -1,4 +1,4 @@
-"""Samples: their frequencies, their support, their limits."""
+"""Sampling: frequencies, support under truncation, limits, errors."""
 
 from typing import Any
 
@@ -7,14 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.decoders.sampling import truncate
-from flaxnets.decoders.search import (
-    EOS,
-    UNK,
-    Hypotheses,
-    greedy_search,
-    sample,
-)
+from flaxnets.decoders.hypotheses import EOS, UNK, Hypotheses
+from flaxnets.decoders.sampling import greedy_search, sample, truncate
 from flaxnets.typing import Array
 from tests.flaxnets.decoders.search_reference import (
     WORDS,
@@ -26,27 +20,27 @@ from tests.flaxnets.decoders.search_reference import (
 
 
 def chi_square(observed: np.ndarray, expected: np.ndarray) -> float:
-    """The probability of counts at least as far from what was expected."""
+    """Returns the p-value of Pearson's test."""
     statistic = np.sum((observed - expected) ** 2 / expected)
     return float(jax.scipy.stats.chi2.sf(statistic, len(observed) - 1))
 
 
 def run(decoder: Decoder, carry: Any, seed: int = 0, **options: Any) -> Hypotheses:
-    return jax.jit(lambda own, key: sample(decoder.advance(), own, key, **options))(
+    return jax.jit(lambda own, key: sample(decoder.decode_step(), own, key, **options))(
         carry, jax.random.key(seed)
     )
 
 
 def draw(probabilities: np.ndarray, count: int, **options: Any) -> np.ndarray:
-    """Single words, drawn from a decoder that always has the same probabilities."""
+    """Draws single words from a decoder with constant probabilities."""
     logits = jnp.log(jnp.asarray(probabilities, jnp.float32))
 
-    def advance(carry: Any, tokens: Array) -> Any:
+    def decode_step(carry: Any, tokens: Array) -> Any:
         return carry, jnp.broadcast_to(logits, (tokens.shape[0], logits.size))
 
     found = jax.jit(
         lambda key: sample(
-            advance, (), key, batch_size=4, num_samples=count // 4, max_steps=1, **options
+            decode_step, (), key, batch_size=4, num_samples=count // 4, max_steps=1, **options
         )
     )(jax.random.key(3))
     return np.asarray(found.tokens).ravel()
@@ -69,7 +63,7 @@ def test_frequencies_are_the_probabilities() -> None:
 
 
 def test_frequencies_of_whole_sentences() -> None:
-    """At a temperature, ended or not: each has the product of its words' probabilities."""
+    """At a temperature each sentence has the product of its words' probabilities."""
     decoder = Decoder(0)
     carry = decoder.initial(1)
     found = run(decoder, carry, num_samples=20_000, max_steps=3, temperature=1.5)
@@ -127,7 +121,7 @@ def test_supports_of_truncation_with_ties(options: dict[str, Any], support: set[
 
 
 def test_truncation_of_random_probabilities() -> None:
-    """Against sorting; in float64 only where no sum is so near that rounding decides."""
+    """Against sorting in float64, with sums so far from the bound that rounding is no matter."""
     rng = np.random.default_rng(1)
     probabilities = rng.dirichlet(np.full(40, 0.3), 50).astype(np.float32)
     k, p = 7, 0.83
@@ -147,7 +141,7 @@ def test_a_temperature_near_zero_is_greedy_search() -> None:
     decoder = Decoder(1, end=-1.0)
     carry = decoder.initial(8)
     cold = run(decoder, carry, max_steps=8, num_samples=3, temperature=1e-6)
-    greedy = jax.jit(lambda own: greedy_search(decoder.advance(), own, max_steps=8))(carry)
+    greedy = jax.jit(lambda own: greedy_search(decoder.decode_step(), own, max_steps=8))(carry)
     for sample_number in range(3):
         one = jax.tree.map(lambda x, k=sample_number: x[:, k : k + 1], cold)
         assert_equal_trees(one, greedy)
@@ -219,4 +213,4 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
     decoder = Decoder(0)
     options = {"max_steps": 4} | options
     with pytest.raises(ValueError, match=message):
-        sample(decoder.advance(), decoder.initial(2), jax.random.key(0), **options)
+        sample(decoder.decode_step(), decoder.initial(2), jax.random.key(0), **options)

@@ -1,4 +1,4 @@
-"""Shapes of encoders, and images for them."""
+"""Output shapes of encoders, and random images."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from flaxnets.encoders.encoder import Encoder
 
 
 def shapes_of(encoder: Encoder, images: Any, *, train: bool = False) -> tuple[Any, Any]:
-    """Shapes of the variables and of the outputs."""
+    """Returns the shapes of the variables and of the outputs."""
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 
     def run() -> Any:

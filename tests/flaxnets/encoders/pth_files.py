@@ -1,4 +1,4 @@
-"""Files as ``torch.save`` writes them, opcode by opcode."""
+"""Writers of files in the formats of ``torch.save``, opcode by opcode."""
 
 import pickle
 import struct
@@ -77,7 +77,7 @@ def write_legacy(path: Path, body: bytes, *, little_endian: bool = True, **data:
 
 
 def grid(*, legacy: bool) -> bytes:
-    """Tensors over one storage of the 24 numbers 0..23, and what else a checkpoint holds."""
+    """Returns tensors over one storage of the numbers 0..23, and the other kinds of entries."""
     numbers = storage("<f4", "0", 24, legacy=legacy)
     return state(
         plain=tensor(numbers, 0, (2, 3, 4), (12, 4, 1)),

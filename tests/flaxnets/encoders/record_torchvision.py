@@ -1,10 +1,10 @@
-"""What torchvision's networks answer to weights and images that NumPy draws.
+"""Recorder of torchvision's outputs for weights and images that NumPy draws.
 
     python -m tests.flaxnets.encoders.record_torchvision
 
 writes ``fixtures/``: for each network the names and shapes of its ``state_dict``, and for some of
-them samples of the outputs at each level, so that the tests need no PyTorch. Where torchvision is
-installed, a test compares the files with what it answers today.
+them samples of the outputs at each endpoint, so that the tests need no PyTorch. Where torchvision
+is installed, a test compares the files with its current outputs.
 """
 
 import zlib
@@ -23,11 +23,11 @@ NAMED = (
 
 
 class Recording(NamedTuple):
-    """What is recorded of a network.
+    """Settings of one recording.
 
     Attributes:
       size: height and width of the images.
-      modules: level to the module of torchvision whose output it is, in the order of the network.
+      modules: endpoint to the module of torchvision whose output it is, in order.
       train: whether it is also recorded with BatchNorm in training, up to ``pooled``.
     """
 
@@ -103,7 +103,7 @@ RECORDINGS = {
 
 
 def draw_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32, a function of name and shape, of a size that keeps the outputs' size."""
+    """Returns float32 weights, a function of name and shape, that keep the variance."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if len(shape) > 1:
         scale = np.float32(np.sqrt(1.6 / np.prod(shape[1:])))
@@ -113,18 +113,18 @@ def draw_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def draw_images(size: tuple[int, int]) -> np.ndarray:
-    """(4,H,W,3) float32."""
+    """Returns random images (4,H,W,3) float32."""
     return np.random.default_rng(0).standard_normal((4, *size, 3), np.float32)
 
 
 def sample(values: Any) -> np.ndarray:
-    """48 of the numbers of an array, spread over it, float32."""
+    """Returns 48 evenly spaced values of an array, float32."""
     flat = np.asarray(values, np.float32).reshape(-1)
     return flat[np.linspace(0, flat.size - 1, 48).astype(int)]
 
 
 def read_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the ``state_dict``, without ``num_batches_tracked``."""
+    """Returns names and shapes of the ``state_dict``, without ``num_batches_tracked``."""
     with np.load(FIXTURES / f"{name}.npz") as file:
         lines = str(file["state_dict"]).splitlines()
     pairs = (line.split(" ") for line in lines)
@@ -132,7 +132,7 @@ def read_shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def record_shapes(name: str) -> str:
-    """One line ``name 64,3,7,7`` for each entry of torchvision's ``state_dict``."""
+    """Returns a line ``name 64,3,7,7`` for each entry of torchvision's ``state_dict``."""
     return "\n".join(
         f"{entry} {','.join(map(str, tensor.shape))}"
         for entry, tensor in make_empty_network(name).state_dict().items()
@@ -141,7 +141,7 @@ def record_shapes(name: str) -> str:
 
 
 def make_empty_network(name: str) -> Any:
-    """The network of torchvision, which has shapes but no numbers yet."""
+    """Returns the network of torchvision with shapes but no values yet."""
     import torch
     import torchvision
 
@@ -151,7 +151,7 @@ def make_empty_network(name: str) -> Any:
 
 
 def make_network(name: str) -> Any:
-    """The network of torchvision with the weights that are drawn."""
+    """Returns the network of torchvision with the weights of ``draw_weight``."""
     import torch
 
     network = make_empty_network(name).to_empty(device="cpu")
@@ -165,7 +165,7 @@ def make_network(name: str) -> Any:
 
 
 def record_outputs(name: str) -> dict[str, np.ndarray]:
-    """Samples ``eval/LEVEL`` and ``train/LEVEL``, and the sums of the updated statistics."""
+    """Returns samples ``eval/ENDPOINT``, ``train/ENDPOINT`` and of the updated statistics."""
     import torch
 
     recording = RECORDINGS[name]

@@ -1,4 +1,4 @@
-"""CaffeNet against a reference in NumPy: groups, normalisation after pooling, Caffe's rounding."""
+"""CaffeNet against NumPy: groups, normalisation after pooling, Caffe's ceil mode."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from flaxnets.encoders.alexnet import CaffeNet, normalize_across_channels
+from flaxnets.encoders.alexnet import CaffeNet, local_response_norm
 
 LEVELS = ("norm1", "conv2", "norm2", "conv4", "pool5", "fc6", "logits")
 
@@ -30,7 +30,7 @@ def convolve(x: np.ndarray, layer: Any, stride: int, padding: int, groups: int) 
 
 
 def pool(x: np.ndarray) -> np.ndarray:
-    """Windows of 3 at steps of 2; the last ones may be cut off by the edge."""
+    """Max-pools windows of 3 at stride 2; the last ones may reach over the edge."""
     rows, columns = (-(-(n - 3) // 2) + 1 for n in x.shape[1:3])
     return np.stack(
         [
@@ -95,6 +95,6 @@ def test_equals_a_numpy_reference() -> None:
 
 def test_normalisation_matters_for_large_numbers() -> None:
     x = np.random.default_rng(0).normal(0, 300, (2, 3, 4, 7)).astype(np.float32)
-    y = np.asarray(normalize_across_channels(x))
+    y = np.asarray(local_response_norm(x))
     np.testing.assert_allclose(y, normalize(x.astype(np.float64)), rtol=1e-5)
     assert np.abs(y / x).mean() < 0.6

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: equal to a NumPy reference, with padding, dtypes and statistics right."""
+"""EfficientNet-Lite0 against a NumPy reference; padding, dtypes, statistics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from flax import linen as nn
 from flaxnets.encoders.efficientnet_lite import STAGES, EfficientNetLite0
 from flaxnets.layers.batch_sharding import map_in_chunks
 
-SIZE = 40  # Not a multiple of 32: odd maps, uneven padding.
+SIZE = 40  # Not a multiple of 32: odd feature maps, uneven padding.
 N = 4
 
 
@@ -23,7 +23,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def variables() -> Any:
-    """Random parameters, and statistics that are not those of a new network."""
+    """Returns random parameters and running statistics."""
     shape = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
     model = EfficientNetLite0()
     shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), shape)
@@ -48,7 +48,7 @@ def encode() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="module")
 def beginning(variables: Any) -> Any:
-    """Of the variables those up to ``stage_4``."""
+    """Returns the variables up to ``stage_4``."""
     names = {"stem", "stem_norm", *(f"block_{i:02d}" for i in range(8))}
     return {
         collection: {name: tree[name] for name in names & tree.keys()}
@@ -58,7 +58,7 @@ def beginning(variables: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def train_step() -> Callable[..., Any]:
-    """Parameters, statistics, images, mask to the gradients and the new statistics."""
+    """Returns a function of parameters, statistics, images, mask: gradients, new statistics."""
     # All kinds of blocks; the rest would take twice the time to compile.
     model = EfficientNetLite0(levels=("stage_4",))
 
@@ -74,7 +74,7 @@ def train_step() -> Callable[..., Any]:
 
 
 def numpy_convolve(x: np.ndarray, kernel: np.ndarray, strides: int) -> np.ndarray:
-    """SAME convolution; a kernel (k,k,1,C) is one filter a channel, (in,out) a product."""
+    """Convolves with SAME padding; a kernel (k,k,1,C) is depthwise, (in,out) is 1×1."""
     if kernel.ndim == 2:
         return x @ kernel
     n, h = x.shape[:2]

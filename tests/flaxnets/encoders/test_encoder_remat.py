@@ -1,4 +1,4 @@
-"""Encoders in parts: rematerialised, in chunks of a batch, on several devices."""
+"""Encoders rematerialised, in chunks of a batch, and on several devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from flaxnets.layers.batch_sharding import map_in_chunks
 from tests.flaxnets.encoders.cases import draw_images, shapes_of
 from tests.flaxnets.encoders.weights import draw_variables
 
-# The first layers of each, up to a block of each kind.
+# The first layers of each encoder, up to a block of each kind.
 BEGINNINGS: dict[str, Encoder] = {
     "vgg11_bn": VGG(11, batch_norm=True, levels=("conv1_1", "pool2")),
     "resnet18": ResNet(18, levels=("stage_1",)),
@@ -32,7 +32,7 @@ BEGINNINGS: dict[str, Encoder] = {
 
 @pytest.mark.parametrize(
     "name",
-    # All have the same way to blocks; these take the longest to compile.
+    # All share one implementation; these take the longest to compile.
     [
         pytest.param(
             name, marks=[pytest.mark.stress] * (name in ("vgg11_bn", "googlenet", "resnet18"))
@@ -77,7 +77,7 @@ def test_remat_changes_neither_names_nor_numbers_and_every_parameter_learns(name
         assert np.any(gradient), path
 
 
-def test_remat_of_what_is_elementwise_computes_no_convolution_again() -> None:
+def test_elementwise_remat_recomputes_no_convolution() -> None:
     images = draw_images()
     plain = SmallCNN((4, 5), (1, 2))
     variables = draw_variables(plain)

@@ -1,5 +1,6 @@
-"""The contract of all encoders: levels, errors, types, dropout, pixels."""
+"""Encoder interface: endpoints, errors, dtypes, dropout, pixel normalisation."""
 
+import re
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ by_name = pytest.mark.parametrize("name", ENCODERS)
 
 
 @by_name
-def test_levels_are_in_order_and_nothing_is_built_behind_the_deepest(name: str) -> None:
+def test_endpoints_are_in_order_and_nothing_is_built_behind_the_deepest(name: str) -> None:
     encoder, images = ENCODERS[name], draw_images(2, (97, 130))
     names = encoder.level_names
     variables, outputs = shapes_of(encoder.clone(levels=names), images)
@@ -60,7 +61,7 @@ def test_levels_are_in_order_and_nothing_is_built_behind_the_deepest(name: str) 
 
 
 @by_name
-def test_types(name: str) -> None:
+def test_dtypes(name: str) -> None:
     encoder = ENCODERS[name]
     levels = (encoder.maps_level, "pooled", "logits")
     encoder = encoder.clone(levels=levels, dtype=jnp.bfloat16, num_classes=7)
@@ -94,17 +95,24 @@ def test_wrong_arguments(name: str, images: Any, mask: Any, message: str) -> Non
 
 
 @by_name
-def test_an_unknown_level_names_the_nearest(name: str) -> None:
-    known = ENCODERS[name].level_names[0]
-    encoder = ENCODERS[name].clone(levels=("logits", known + "s"))
-    message = f"levels: expected some of {known}, .*received '{known}s'; did you mean '{known}'"
-    with pytest.raises(ValueError, match=message):
+def test_an_unknown_endpoint_lists_all_and_names_the_nearest(name: str) -> None:
+    known = ENCODERS[name].level_names
+    encoder = ENCODERS[name].clone(levels=("logits", known[0] + "s"))
+    message = (
+        f"levels: expected some of {', '.join(known)}; received '{known[0]}s'; "
+        f"did you mean '{known[0]}'?"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
         encoder.init(jax.random.key(0), draw_images(), train=False)
 
 
 def test_wrong_attributes() -> None:
     for encoder, images, message in (
-        (ResNet(18, levels="logits"), draw_images(), "levels: expected a tuple of names"),
+        (
+            ResNet(18, levels="logits"),
+            draw_images(),
+            r"levels: expected a tuple of names, as \('logits',\), received 'logits'",
+        ),
         (ResNet(42), draw_images(), r"depth: expected one of \[18, .*received 42"),
         (VGG(12), draw_images(), r"depth: expected one of \[11, .*received 12"),
         (ResNet(18), draw_images()[..., :1], r"images: expected \(N,H,W,3\), received shape"),
@@ -114,11 +122,13 @@ def test_wrong_attributes() -> None:
 
 
 @pytest.mark.parametrize("name", ["alexnet", "caffenet", "vgg11", "small_cnn"])
-def test_images_of_which_nothing_is_left(name: str) -> None:
+def test_images_that_are_too_small(name: str) -> None:
     encoder = ENCODERS[name]
     if name == "small_cnn":
         encoder = SmallCNN(strides=(4, 4, 4), downsampling="max")
-    with pytest.raises(ValueError, match=r"images: expected larger ones, of \(31, 31\) nothing"):
+    with pytest.raises(
+        ValueError, match=r"images: expected larger ones, received \(31, 31\) pixels, of"
+    ):
         jax.eval_shape(
             lambda: encoder.init(jax.random.key(0), draw_images(2, (31, 31)), train=False)
         )

@@ -1,4 +1,4 @@
-"""Files of weights: every format round trips, and what does not fit is listed."""
+"""Weight files: round trips of every format, and lists of mismatches."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ BEGINNING = ResNet(18, levels=("stage_1",))
 
 
 def fake_state(name: str) -> dict[str, np.ndarray]:
-    """Zeros that take no memory, with the names and shapes of torchvision's network."""
+    """Returns zeros that take no memory, with the names and shapes of torchvision's network."""
     zero = np.zeros((), np.float32)
     return {entry: np.broadcast_to(zero, shape) for entry, shape in read_shapes(name).items()}
 
@@ -46,7 +46,7 @@ def test_safetensors_round_trip(encoder: Encoder, tmp_path: Path) -> None:
     assert_same(load_pretrained(encoder, path), draw_variables(encoder))
 
 
-def test_numbers_of_every_kind(tmp_path: Path) -> None:
+def test_every_dtype_round_trips(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     kinds = (np.float64, np.float32, np.float16, jnp.bfloat16, np.int64, np.uint8, np.bool_)
     state = {np.dtype(kind).name: rng.uniform(0, 3, (2, 3)).astype(kind) for kind in kinds}
@@ -58,7 +58,7 @@ def test_numbers_of_every_kind(tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded[name], array)
 
 
-def test_numbers_are_converted_to_the_networks_types(tmp_path: Path) -> None:
+def test_weights_are_converted_to_the_dtypes_of_the_network(tmp_path: Path) -> None:
     state = {name: array.astype(jnp.bfloat16) for name, array in draw_state(SMALL).items()}
     path = save(state, tmp_path / "weights.safetensors")
     variables = load_pretrained(SMALL, path)
@@ -95,7 +95,7 @@ def test_files_of_pytorch(legacy: bool, tmp_path: Path) -> None:
     assert read_pth(tmp_path / "checkpoint.pt")["epoch"] == 90
 
 
-def test_layers_behind_the_deepest_level_may_be_in_the_file_or_not() -> None:
+def test_layers_behind_the_deepest_endpoint_are_optional() -> None:
     state = fake_state("resnet18")
     for levels in (("stem",), (), ("pooled",), ("logits",)):
         _, report = fit_weights(
@@ -110,7 +110,7 @@ def test_layers_behind_the_deepest_level_may_be_in_the_file_or_not() -> None:
     )
 
 
-def test_counters_and_auxiliary_classifiers_are_passed_over() -> None:
+def test_counters_and_auxiliary_classifiers_are_ignored() -> None:
     state = fake_state("googlenet") | {"conv1.bn.num_batches_tracked": np.array(3)}
     assert any(name.startswith("aux1.") for name in state)
     assert not fit_weights(GoogLeNet(levels=("logits",)), state)[1]
@@ -163,7 +163,7 @@ def test_a_file_of_another_architecture_lists_the_first_mismatches(
     assert len(message) < 3000
 
 
-def test_what_fits_is_loaded_and_the_rest_initialised(tmp_path: Path) -> None:
+def test_not_strict_loads_what_fits_and_initialises_the_rest(tmp_path: Path) -> None:
     state = draw_state(SMALL)
     whole = draw_variables(SMALL)
     del state["norm.0.running_var"]
@@ -185,7 +185,7 @@ def test_what_fits_is_loaded_and_the_rest_initialised(tmp_path: Path) -> None:
     assert_same(variables, whole)
 
 
-def test_a_key_is_wanted_only_if_not_strict(tmp_path: Path) -> None:
+def test_a_key_is_required_only_if_not_strict(tmp_path: Path) -> None:
     path = save(draw_state(SMALL), tmp_path / "weights.safetensors")
     calls: list[tuple[dict[str, Any], str]] = [
         ({"strict": False}, "key: expected one when not strict, received None"),

@@ -1,4 +1,4 @@
-"""The ImageNet weights: complete, equal to PyTorch's results, and right about photographs."""
+"""ImageNet weights: complete, equal to PyTorch's outputs, and correct on photographs."""
 
 import importlib.util
 import sys
@@ -29,7 +29,7 @@ CLASSIFIER = EfficientNetLite0(levels=("logits",))
 
 
 def read_photograph(name: str) -> np.ndarray:
-    """A photograph of scikit-image as (224,224,3): shorter side resized to 224, centre cut out."""
+    """Returns a photograph of scikit-image, (224,224,3): resized and cropped to the centre."""
     skimage_data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     path = Path(skimage_data.__file__).parent / name
     if not path.exists():
@@ -105,7 +105,7 @@ def test_variables_have_the_names_and_shapes_of_the_network() -> None:
 
 
 @needs_weights
-def test_every_misfit_is_listed() -> None:
+def test_every_mismatch_is_listed() -> None:
     damaged = dict(read_pth(find_efficientnet_lite0()))
     del damaged["_blocks.3._bn1.running_var"], damaged["_fc.bias"]
     damaged["_blocks.16._bn1.weight"] = np.zeros(3)

@@ -1,4 +1,4 @@
-"""The small network: what its hyper-parameters do, and what they may be."""
+"""SmallCNN: effects and ranges of its hyper-parameters."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def init(cnn: SmallCNN) -> Any:
     return jax.jit(lambda: cnn.init(jax.random.key(0), IMAGES, train=False))()
 
 
-def test_number_size_and_depth_of_filters() -> None:
+def test_number_and_size_of_kernels() -> None:
     cnn = SmallCNN((4, 6), (2, 1), kernel_size=5, depth=2)
     variables = init(cnn)
     shapes = {
@@ -44,7 +44,7 @@ def test_number_size_and_depth_of_filters() -> None:
 
 
 def test_equals_the_layers_of_flax() -> None:
-    """One stage of each kind of layer, written out."""
+    """Compares one stage with the same layers of Flax."""
     cnn = SmallCNN(
         (8,), (2,), normalization="group", num_groups=2, activation="gelu", downsampling="max"
     )
@@ -90,7 +90,7 @@ def test_activations_differ() -> None:
         assert all(np.abs(a - b).max() > 1e-3 for b in outputs[:i])
 
 
-def test_dropout_sets_whole_maps_to_zero() -> None:
+def test_dropout_zeroes_whole_channels() -> None:
     cnn = SmallCNN((64,), (2,), dropout=0.5)
     variables = init(cnn)
     maps, _ = cnn.apply(
@@ -107,10 +107,10 @@ def test_dropout_sets_whole_maps_to_zero() -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"strides": (2,)}, r"strides: expected 3 of them, received \(2,\)"),
+        ({"strides": (2,)}, r"strides: expected 3, one for each of features, received \(2,\)"),
         ({"features": (), "strides": ()}, "features: expected at least one stage"),
         ({"depth": 0}, "depth: expected at least 1, received 0"),
-        ({"dropout": 1.0}, r"dropout: expected a share in \[0,1\), received 1.0"),
+        ({"dropout": 1.0}, r"dropout: expected a rate in \[0,1\), received 1.0"),
         ({"activation": "relu6"}, "activation: expected some of.*'relu6'; did you mean 'relu'"),
         ({"normalization": "batchnorm"}, "normalization: .*did you mean 'batch'"),
         ({"downsampling": "stride"}, "downsampling: .*did you mean 'strides'"),

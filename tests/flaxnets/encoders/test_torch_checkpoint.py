@@ -1,4 +1,4 @@
-"""The reader of ``.pth`` files: reads what PyTorch writes, and executes nothing."""
+"""Reader of ``.pth`` files: reads the formats of PyTorch, and executes nothing."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def test_reads_tensors_and_containers(tmp_path: Path, legacy: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", STORAGE)
-def test_reads_every_type(tmp_path: Path, dtype: str) -> None:
+def test_reads_every_dtype(tmp_path: Path, dtype: str) -> None:
     numpy_dtype = np.dtype(jnp.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
     values = np.asarray([0, 1, 1, 0, 1]).astype(numpy_dtype) * np.asarray(1, numpy_dtype)
     body = state(x=tensor(storage(dtype, "0", 5), 0, (5,), (1,)))
@@ -80,7 +80,7 @@ def test_reads_what_torch_writes(tmp_path: Path, zipped: bool) -> None:
 
 
 class Evil:
-    """Pickles as a call of a function."""
+    """Object that pickles as a call of a function."""
 
     def __init__(self, function: Any, *arguments: Any):
         self.reduced = (function, arguments)
@@ -90,7 +90,7 @@ class Evil:
 
 
 def make_hostile(marker: Path) -> dict[str, tuple[bytes, str]]:
-    """Pickles (without STOP) that would run a command, and what the error must name."""
+    """Returns pickles (without STOP) that would run a command, and the name in the error."""
     command = f"touch {marker}"
     run = text(command)
     changed = b"(" + NONE + b"}" + text("__code__") + run + b"st"

@@ -1,4 +1,4 @@
-"""The networks of torchvision: its names and its outputs, recorded and, where it is there, live."""
+"""Names and outputs of torchvision's networks, recorded and, where it is installed, live."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ from tests.flaxnets.encoders.record_torchvision import (
     sample,
 )
 
-TOLERANCE = 1e-4  # Of the largest number at a level.
+TOLERANCE = 1e-4  # Relative to the largest value of an endpoint.
 
 
 def make_encoder(name: str, levels: tuple[str, ...]) -> Encoder:
@@ -57,7 +57,7 @@ def test_names_and_shapes_are_torchvisions(name: str) -> None:
 
 
 def recorded(name: str, kind: str) -> dict[str, np.ndarray]:
-    """Samples by name: ``kind`` is ``output`` or ``statistic``."""
+    """Returns recorded samples by name; ``kind`` is ``output`` or ``statistic``."""
     with np.load(FIXTURES / f"{name}.npz") as file:
         names = str(file[f"{kind}_names"]).splitlines()
         return dict(zip(names, file[f"{kind}s"], strict=True))
@@ -73,7 +73,7 @@ def without_dropout(call: Callable[..., Any], args: Any, kwargs: Any, context: A
 
 @pytest.mark.parametrize(
     "name",
-    # The other VGGs have its layers.
+    # vgg16_bn is slow, and the other VGGs have its layers.
     [pytest.param(name, marks=[pytest.mark.stress] * (name == "vgg16_bn")) for name in RECORDINGS],
 )
 def test_outputs_are_torchvisions(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Variables drawn by NumPy, which takes less time than compiling an initialisation."""
+"""Random variables drawn by NumPy, which is faster than compiling an initialisation."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from tests.flaxnets.encoders.record_torchvision import draw_weight
 
 
 def draw_state(encoder: Encoder) -> dict[str, Any]:
-    """A ``state_dict`` of what an encoder has."""
+    """Returns a random ``state_dict`` for an encoder."""
     return {name: draw_weight(name, shape) for name, shape in weight_shapes(encoder).items()}
 
 
 def draw_variables(encoder: Encoder) -> Any:
-    """{'params', 'batch_stats'}, NumPy float32."""
+    """Returns random ``{"params", "batch_stats"}``, NumPy float32."""
     found, report = fit_weights(encoder, draw_state(encoder))
     assert not report
     return traverse_util.unflatten_dict(found)

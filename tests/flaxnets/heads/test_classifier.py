@@ -1,4 +1,4 @@
-"""Heads of steps and of clips, against NumPy."""
+"""Classification heads of steps and of clips, against NumPy."""
 
 from typing import Any
 
@@ -29,9 +29,9 @@ def test_conv_and_late_pooling_equal_numpy() -> None:
     for options in ({"hidden_features": (7, 8)}, {"step_features": (7, 8)}):
         head = ClipClassifier(K, pool_max, **options)
         variables = head.init(jax.random.key(1), INPUTS, LENGTHS, train=False)
-        scores = head.apply(variables, INPUTS, LENGTHS, train=False)
-        assert scores.shape == (B, 1, K)
-        assert scores.dtype == jnp.float32
+        logits = head.apply(variables, INPUTS, LENGTHS, train=False)
+        assert logits.shape == (B, 1, K)
+        assert logits.dtype == jnp.float32
         parameters = variables["params"]
         kind = "hidden" if "hidden_features" in options else "step"
         for b, length in enumerate(LENGTHS):
@@ -42,42 +42,42 @@ def test_conv_and_late_pooling_equal_numpy() -> None:
                 x = np.maximum(dense(parameters[f"{kind}_{layer}"], x), 0)
             if kind == "step":
                 x = x.max(0)
-            np.testing.assert_allclose(scores[b, 0], dense(parameters["scores"], x), atol=1e-5)
+            np.testing.assert_allclose(logits[b, 0], dense(parameters["scores"], x), atol=1e-5)
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=lambda pool: getattr(pool, "__name__", str(pool)))
-def test_heads_of_clips_see_no_padding_and_train_every_parameter(pool: Any) -> None:
+def test_padding_changes_no_clip_and_every_parameter_trains(pool: Any) -> None:
     head = ClipClassifier(K, pool, step_features=(4,), hidden_features=(5,))
     variables = head.init(jax.random.key(0), INPUTS, LENGTHS, train=False)
     other = np.where((np.arange(T) < LENGTHS[:, None])[..., None], INPUTS, np.float32(50))
 
     def total(variables: Any, inputs: Any) -> Any:
-        scores = head.apply(variables, inputs, LENGTHS, train=False)
-        return jnp.sum(jnp.sin(scores)), scores
+        logits = head.apply(variables, inputs, LENGTHS, train=False)
+        return jnp.sum(jnp.sin(logits)), logits
 
-    (gradient, scores), (_, others) = (
+    (gradient, logits), (_, others) = (
         jax.jit(jax.grad(total, has_aux=True))(variables, inputs) for inputs in (INPUTS, other)
     )
-    np.testing.assert_allclose(others, scores, atol=1e-6)
+    np.testing.assert_allclose(others, logits, atol=1e-6)
     for path, leaf in jax.tree.leaves_with_path(gradient):
         assert np.isfinite(leaf).all(), path
         assert np.any(leaf), path
 
 
-def test_the_last_step_is_all_that_its_head_reads() -> None:
+def test_pool_last_reads_the_last_valid_step() -> None:
     head = ClipClassifier(K, pool_last)
     variables = head.init(jax.random.key(0), INPUTS, LENGTHS, train=False)
     steps = StepClassifier(K).apply(variables, INPUTS, LENGTHS, train=False)
-    scores = head.apply(variables, INPUTS, LENGTHS, train=False)
-    np.testing.assert_allclose(scores[:, 0], steps[np.arange(B), LENGTHS - 1], atol=1e-6)
+    logits = head.apply(variables, INPUTS, LENGTHS, train=False)
+    np.testing.assert_allclose(logits[:, 0], steps[np.arange(B), LENGTHS - 1], atol=1e-6)
 
 
-def test_a_head_of_steps_reads_no_lengths() -> None:
+def test_the_step_classifier_reads_no_lengths() -> None:
     head = StepClassifier(K, hidden_features=3)
     variables = head.init(jax.random.key(0), INPUTS, train=False)
-    scores = head.apply(variables, INPUTS, train=False)
-    assert scores.shape == (B, T, K)
-    np.testing.assert_array_equal(head.apply(variables, INPUTS, LENGTHS, train=False), scores)
+    logits = head.apply(variables, INPUTS, train=False)
+    assert logits.shape == (B, T, K)
+    np.testing.assert_array_equal(head.apply(variables, INPUTS, LENGTHS, train=False), logits)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,6 @@ def test_dropout_differs_by_key_and_rests_in_evaluation(head: Any) -> None:
 
 
 @pytest.mark.parametrize("head", [StepClassifier(K), ClipClassifier(K, pool_max)])
-def test_maps_are_refused(head: Any) -> None:
+def test_feature_maps_are_refused(head: Any) -> None:
     with pytest.raises(ValueError, match=r"inputs: expected \(B,T,F\), received shape"):
         head.init(jax.random.key(0), np.zeros((B, T, 2, 2, F), np.float32), LENGTHS, train=False)

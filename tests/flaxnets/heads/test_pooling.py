@@ -1,4 +1,4 @@
-"""Pooling over time against NumPy: padding, no steps at all, gradients."""
+"""Pooling over time against NumPy: padding, empty sequences, gradients."""
 
 from typing import Any
 
@@ -25,12 +25,12 @@ FUNCTIONS = {
 
 
 def name_of(pool: Any) -> str:
-    """The same in every process, which the address of a function is not."""
+    """Returns a test id that is equal in every process, unlike the address of a function."""
     return getattr(pool, "__name__", str(pool))
 
 
 def random(*shape: int) -> np.ndarray:
-    # Negative values, lest a maximum with zeros pass for one over the valid steps.
+    # Negative values, so that a maximum that includes zeros at padding is wrong.
     return np.random.default_rng(0).normal(-3, 1, shape).astype(np.float32)
 
 
@@ -69,7 +69,7 @@ def test_attention_is_a_softmax_over_the_valid_steps(
         expected[:length] = powers / powers.sum() if length else 0
         np.testing.assert_allclose(weights[b], expected, atol=1e-6)
         np.testing.assert_allclose(pooled[b], expected[:length] @ steps, atol=1e-5)
-    # Blind to order, as any weighted mean.
+    # The order of the steps does not matter, as for any weighted mean.
     backward = layer.apply(variables, inputs[:1, ::-1], LENGTHS[:1])
     np.testing.assert_allclose(backward, pooled[:1], atol=1e-5)
 
@@ -103,7 +103,7 @@ def test_padding_changes_neither_values_nor_gradients(
             assert np.any(leaf)
 
 
-def test_attention_to_one_step_or_to_vast_scores_is_finite(
+def test_gradients_are_finite_for_one_step_and_for_vast_logits(
     attention: tuple[AttentionPooling, Any],
 ) -> None:
     layer, variables = attention
@@ -116,7 +116,7 @@ def test_attention_to_one_step_or_to_vast_scores_is_finite(
     for length in (1, T):
         for leaf in jax.tree.leaves(jax.grad(total)(vast, length)):
             assert np.isfinite(leaf).all()
-    # One step has all the weight, whatever its score.
+    # One step has all the weight, whatever its logit.
     for leaf in jax.tree.leaves(jax.grad(total)(variables, 1)):
         np.testing.assert_allclose(leaf, 0, atol=1e-6)
 
@@ -150,6 +150,6 @@ def test_wrong_arguments_are_refused(inputs: Any, lengths: Any, message: str) ->
         AttentionPooling(2).init(jax.random.key(0), inputs, lengths)
 
 
-def test_attention_refuses_maps() -> None:
+def test_attention_refuses_feature_maps() -> None:
     with pytest.raises(ValueError, match=r"inputs: expected \(B,T,F\), received shape"):
         AttentionPooling(2).init(jax.random.key(0), np.zeros((B, T, 2, 2, F), np.float32))

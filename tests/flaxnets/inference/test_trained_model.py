@@ -1,4 +1,4 @@
-"""Predictions and figures of evaluation, against NumPy, on a model that says what it is given."""
+"""Predictions and metrics against NumPy, for a model that returns its inputs."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +71,7 @@ def test_evaluation_counts_neither_unknown_labels_nor_masked_rows() -> None:
     for name, (total, count) in sums.items():
         assert count == 1, name
         assert total == pytest.approx(float(expected[name][0]), rel=1e-6), name
-    # A video without a label has a prediction all the same.
+    # A video without a label has a prediction too.
     np.testing.assert_allclose(outputs["probabilities"].sum(-1), 1, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""A batch that is divided over devices: each computes its rows, and gathers nobody else's."""
+"""Sharded batches: each device computes its own rows and gathers no others."""
 
 import re
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flaxnets.decoders.show_and_tell import FactoredLRCN
 from flaxnets.decoders.show_attend_tell import SoftAttention
-from flaxnets.layers.batch_sharding import may_loop, may_merge
+from flaxnets.layers.batch_sharding import is_batch_known_sharded, is_batch_known_unsharded
 from flaxnets.models.captioner import Captioner
 from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvLSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell
-from tests.flaxnets.meshes import mesh_of, told_of
+from tests.flaxnets.meshes import make_mesh, tracing_on
 
 DEVICES = 4
 KEY = jax.random.key(0)
@@ -37,18 +37,19 @@ DECODERS = {"soft attention": partial(SoftAttention, attention_features=24), "LR
     ("num_devices", "kind"),
     [(1, AxisType.Auto), (8, AxisType.Auto), (8, AxisType.Explicit), (8, AxisType.Manual)],
 )
-def test_what_may_be_done_is_what_the_mesh_says(num_devices: int, kind: AxisType) -> None:
-    # Nothing is told: there are eight devices, over which arguments may be divided.
-    assert may_loop()
-    assert not may_merge()
-    mesh = mesh_of(num_devices, kind)
-    whole = num_devices == 1 or kind == AxisType.Manual
-    with told_of(mesh):
-        assert may_loop() == may_merge() == whole
+def test_sharding_is_read_from_the_mesh(num_devices: int, kind: AxisType) -> None:
+    # Without a mesh nothing is known: there are eight devices that arguments may be sharded over.
+    assert not is_batch_known_sharded()
+    assert not is_batch_known_unsharded()
+    mesh = make_mesh(num_devices, kind)
+    sharded = num_devices > 1 and kind != AxisType.Manual
+    with tracing_on(mesh):
+        assert is_batch_known_sharded() == sharded
+        assert is_batch_known_unsharded() == (not sharded)
 
 
 def recurrence(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The loss of (variables, x, lengths), and arguments, of a layer in both directions."""
+    """Returns a loss of (variables, x, lengths) of a bidirectional layer, and its arguments."""
     layer = Recurrent(CELLS[name], bidirectional=True)
     shape = (32, 5, 8, 8, 6) if name.startswith("Conv") else (32, 12, 40)
     x = jax.random.normal(KEY, shape)
@@ -62,7 +63,7 @@ def recurrence(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 def captioner(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The same of a captioner, with dropout."""
+    """Returns the same for a captioner with dropout."""
     decoder = DECODERS[name](vocabulary_size=60, make_cell=partial(LSTMCell, 32), embed_features=32)
     model = Captioner(decoder, region_features=24)
     regions = jax.random.normal(KEY, (32, 9, 20))
@@ -87,11 +88,11 @@ def test_each_device_computes_its_share_and_gathers_no_rows(make: Callable, name
     loss, arguments = make(name)
 
     def compile_on(num_devices: int) -> Any:
-        mesh = mesh_of(num_devices)
+        mesh = make_mesh(num_devices)
         rows, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
 
         def gradient(*arguments: Any) -> Any:
-            with told_of(mesh):
+            with tracing_on(mesh):
                 return jax.grad(loss)(*arguments)
 
         shardings = everywhere, *(rows for _ in arguments[1:])
@@ -101,10 +102,10 @@ def test_each_device_computes_its_share_and_gathers_no_rows(make: Callable, name
             .compile()
         )
 
-    divided, whole = compile_on(DEVICES), compile_on(1)
-    assert not re.findall(r"(?:all-gather|all-to-all|collective-permute)\S*\(", divided.as_text())
-    share = divided.cost_analysis()["flops"] / whole.cost_analysis()["flops"]
+    sharded, whole = compile_on(DEVICES), compile_on(1)
+    assert not re.findall(r"(?:all-gather|all-to-all|collective-permute)\S*\(", sharded.as_text())
+    share = sharded.cost_analysis()["flops"] / whole.cost_analysis()["flops"]
     assert share == pytest.approx(1 / DEVICES, rel=0.05)
-    gradients = [program(*jax.device_put(arguments)) for program in (divided, whole)]
+    gradients = [program(*jax.device_put(arguments)) for program in (sharded, whole)]
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients[1]))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6 * largest), *gradients)

@@ -1,4 +1,4 @@
-"""Convolution against a loop in NumPy."""
+"""Convolution, direct and by Winograd's algorithm, against a loop in NumPy."""
 
 from typing import Any
 
@@ -62,28 +62,28 @@ def test_gradient_of_the_kernel_equals_that_of_jax(kernel_size: tuple[int, int])
 
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("shape", [(3, 12, 12, 5), (16, 13, 9, 4), (1, 5, 3, 2)])
-def test_tiles_equal_a_loop_in_values_and_gradients(shape: tuple[int, ...], size: int) -> None:
+def test_winograd_equals_a_loop_in_values_and_gradients(shape: tuple[int, ...], size: int) -> None:
     with jax.enable_x64(True):
         rng = np.random.default_rng(2)
         x, kernel = rng.normal(size=shape), rng.normal(size=(size, size, shape[-1], 6))
         weights = rng.normal(size=(*shape[:-1], 6))
 
-        def of_tiles(x: Any, kernel: Any) -> Any:
+        def by_winograd(x: Any, kernel: Any) -> Any:
             return jnp.sum(weights * winograd_conv(x, kernel))
 
         def direct(x: Any, kernel: Any) -> Any:
-            return jnp.sum(weights * conv2d(x, kernel))  # float64 is convolved directly.
+            return jnp.sum(weights * conv2d(x, kernel))  # float64 takes the direct path.
 
         expected = convolve(x, kernel, (1, 1), ((size // 2, size // 2),) * 2, 1)
         actual = jax.jit(winograd_conv)(x, kernel)
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
-        tiles, theirs = (jax.jit(jax.grad(f, (0, 1)))(x, kernel) for f in (of_tiles, direct))
-        for a, b in zip(tiles, theirs, strict=True):
+        ours, theirs = (jax.jit(jax.grad(f, (0, 1)))(x, kernel) for f in (by_winograd, direct))
+        for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_rounding_of_tiles_in_float32(size: int) -> None:
+def test_rounding_errors_of_winograd_in_float32(size: int) -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(4, 16, 16, 64)).astype(np.float32)
     kernel = rng.normal(0, 0.05, size=(size, size, 64, 64)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Depthwise convolution: both ways of writing it give the same numbers and gradients."""
+"""Depthwise convolution: both implementations have equal values and gradients."""
 
 from collections.abc import Callable
 
@@ -91,7 +91,7 @@ def test_bfloat16_is_summed_in_float32() -> None:
     np.testing.assert_allclose(np.asarray(output, float), exact, rtol=2**-8, atol=1e-5)
 
 
-def test_each_platform_gets_its_own_way() -> None:
+def test_each_platform_gets_its_own_implementation() -> None:
     features, kernel = make_inputs((8, 8), 3)
     traced = jax.jit(depthwise_conv).trace(jnp.asarray(features), jnp.asarray(kernel))
     lowered = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda", "tpu")}

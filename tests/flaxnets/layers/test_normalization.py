@@ -1,4 +1,4 @@
-"""Batch normalisation: values, written-out gradient, masks, devices."""
+"""Batch normalisation: values, custom vjp, masks, devices."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ MASK = np.array([True, False, True, True, False, True, True, True])
 
 @pytest.fixture(scope="module")
 def maps() -> np.ndarray:
-    # A large mean beside a small spread, where the mean of squares loses all digits.
+    # A large mean and a small variance, which E[x²] − μ² would lose.
     return np.random.default_rng(0).normal(100, 0.5, (N, H, W, C)).astype(np.float32)
 
 
 def plain(maps: Any, scale: Any, bias: Any, rows: Any, epsilon: float) -> Any:
-    """The definition, for JAX to differentiate."""
+    """Computes the definition, whose gradient JAX derives."""
     weights = rows[:, None, None, None]
     count = weights.sum() * H * W
     mean = (maps * weights).sum((0, 1, 2)) / count
@@ -49,7 +49,7 @@ def test_values_and_gradients_equal_the_definition_in_float64(maps: Any, mask: A
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-def test_a_large_mean_does_not_swallow_the_variance(maps: np.ndarray) -> None:
+def test_the_variance_is_exact_beside_a_large_mean(maps: np.ndarray) -> None:
     layer = BatchNorm(momentum=0.0, unbiased=True)
     variables = layer.init(jax.random.key(0), maps, train=False)
     y, updated = layer.apply(variables, maps, train=True, mutable=["batch_stats"])

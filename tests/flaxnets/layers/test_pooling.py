@@ -1,4 +1,4 @@
-"""Pooling against loops in NumPy; both forms of the maximum against each other."""
+"""Pooling against loops in NumPy, and both implementations of the maximum."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def draw(*shape: int) -> np.ndarray:
 
 
 def expected_max(x: np.ndarray, window: Any, strides: Any, padding: int, ceil: bool) -> np.ndarray:
-    """PyTorch's rule, in loops: a window must begin within the image or its upper left padding."""
+    """Applies PyTorch's rule: a window must begin in the image or its upper left padding."""
     window, strides = np.broadcast_to(window, 2), np.broadcast_to(strides, 2)
     sizes, starts = x.shape[1:3], []
     for size, k, s in zip(sizes, window, strides, strict=True):
@@ -61,7 +61,7 @@ def test_maximum_equals_a_loop(case: Any) -> None:
     ("window", "strides", "pads"),
     [((3, 3), (2, 2), [(1, 1), (1, 1)]), ((2, 3), (1, 2), [(0, 1), (2, 0)])],
 )
-def test_both_forms_have_the_same_values_and_gradients(
+def test_both_implementations_have_the_same_values_and_gradients(
     window: Any, strides: Any, pads: Any, dtype: Any
 ) -> None:
     # Whole numbers, none twice in a window and all exact in bfloat16.

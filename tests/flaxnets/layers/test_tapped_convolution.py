@@ -1,4 +1,4 @@
-"""Gradients tap by tap against JAX's of the same convolution."""
+"""Gradients as one matmul per tap, against those that JAX derives."""
 
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ def test_gradients_equal_those_of_jax(
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         x, kernel = rng.normal(size=(6, 9, 8, 4)), rng.normal(size=(*kernel_size, 4, 5))
-        direct = partial(conv2d, strides=strides, padding=pads)  # float64 is never tapped.
+        direct = partial(conv2d, strides=strides, padding=pads)  # float64 takes the direct path.
         tapped = partial(tapped_conv, strides=strides, pads=pads)
         weights = rng.normal(size=jax.eval_shape(direct, x, kernel).shape)
 
@@ -47,7 +47,7 @@ def test_gradients_equal_those_of_jax(
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_strided_layers_and_those_of_one_pixel_are_tapped() -> None:
+def test_strided_and_1x1_convolutions_use_it() -> None:
     x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
 
     def is_tapped(x: Any, kernel: Any, **options: Any) -> bool:

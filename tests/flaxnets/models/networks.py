@@ -1,4 +1,4 @@
-"""Small parts that the tests of several models put together."""
+"""Small encoders and recurrent layers for the tests of several models."""
 
 import functools
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class ThreeLevels(nn.Module):
-    """An encoder of maps ``low`` (h/2), ``high`` (h/4) and a vector ``top``, with BatchNorm."""
+    """Encoder with feature maps ``low`` (h/2) and ``high`` (h/4), a vector ``top``, BatchNorm."""
 
     levels: tuple[str, ...] = ("low", "high", "top")
 
@@ -31,7 +31,7 @@ class ThreeLevels(nn.Module):
 
 
 class RunningSum(nn.Module):
-    """In a recurrent layer's place: sums of a linear map of the steps so far, place by place."""
+    """Stand-in for a recurrent layer: cumulative sums of a linear layer, at each position."""
 
     features: int
 
@@ -44,7 +44,7 @@ class RunningSum(nn.Module):
 
 
 def random_variables(model: nn.Module, *arguments: Any) -> Any:
-    """Variables of a model called with ``arguments``; quick, and no bias is zero."""
+    """Returns random variables of a model, faster than ``init`` and without zero biases."""
     init = functools.partial(model.init, train=False)
     rng = np.random.default_rng(0)
 
@@ -58,7 +58,7 @@ def random_variables(model: nn.Module, *arguments: Any) -> Any:
 
 
 def every_parameter_trains(gradients: Any) -> None:
-    """Asserts that each leaf is finite and not zero."""
+    """Asserts that each gradient is finite and not zero."""
     for path, leaf in jax.tree.leaves_with_path(gradients):
         name = jax.tree_util.keystr(path)
         assert np.isfinite(leaf).all(), name

@@ -1,4 +1,4 @@
-"""The captioner: images, videos and cached features to words; freezing, padding, searching."""
+"""Captioner on images, videos and cached features: freezing, padding, decoding."""
 
 from functools import partial
 from typing import Any
@@ -43,7 +43,7 @@ def make_video_captioner() -> Captioner:
     return make(encoder=crnn)
 
 
-def test_images_are_captioned_by_their_maps() -> None:
+def test_images_are_captioned_from_their_feature_maps() -> None:
     model = make()
     variables = random_variables(model, IMAGES, TOKENS, TOKEN_LENGTHS)
     outputs = model.apply(variables, IMAGES, TOKENS, TOKEN_LENGTHS, train=False)
@@ -99,7 +99,7 @@ def test_examples_outside_the_mask_change_no_statistics() -> None:
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
-def test_videos_are_captioned_by_their_steps_and_not_by_their_padding() -> None:
+def test_videos_are_captioned_from_their_valid_steps() -> None:
     model = make_video_captioner()
     variables = random_variables(model, VIDEO, TOKENS, TOKEN_LENGTHS, LENGTHS)
     run = jax.jit(partial(model.apply, train=False))
@@ -119,7 +119,7 @@ def test_videos_are_captioned_by_their_steps_and_not_by_their_padding() -> None:
 
 
 @pytest.mark.parametrize("kind", ["images", "video", "features"])
-def test_word_by_word_scores_are_those_of_teacher_forcing(kind: str) -> None:
+def test_word_by_word_logits_are_those_of_teacher_forcing(kind: str) -> None:
     features = RNG.normal(size=(B, 5, 6)).astype(np.float16)
     model, given = {
         "images": (make(), (IMAGES,)),
@@ -129,12 +129,12 @@ def test_word_by_word_scores_are_those_of_teacher_forcing(kind: str) -> None:
     inputs, *lengths = given
     variables = random_variables(model, inputs, TOKENS, TOKEN_LENGTHS, *lengths)
     outputs = model.apply(variables, inputs, TOKENS, TOKEN_LENGTHS, *lengths, train=False)
-    memory, carry = model.apply(variables, *given, method="begin")
+    memory, carry = model.apply(variables, *given, method="start_decoding")
     assert all(len(leaf) == B for leaf in jax.tree.leaves((memory, carry)))
-    advance = jax.jit(partial(model.apply, method="advance"))
+    decode_step = jax.jit(partial(model.apply, method="decode_step"))
     previous = np.ones(B, np.int32)
     for t in range(L):
-        carry, logits, attention = advance(variables, memory, carry, previous)
+        carry, logits, attention = decode_step(variables, memory, carry, previous)
         valid = VALID[:, 0, t]
         for one, other in ((logits, outputs.logits), (attention, outputs.attention)):
             np.testing.assert_allclose(one[valid], other[valid, 0, t], rtol=1e-4, atol=1e-5)
@@ -145,16 +145,16 @@ def test_hypotheses_of_an_image_share_its_memory() -> None:
     model = make(encoder=None)
     features = RNG.normal(size=(B, 5, 6)).astype(np.float32)
     variables = random_variables(model, features, TOKENS, TOKEN_LENGTHS)
-    memory, carry = model.apply(variables, features, method="begin")
+    memory, carry = model.apply(variables, features, method="start_decoding")
     words = RNG.integers(0, V, (B, 3)).astype(np.int32)
     carries = jax.tree.map(lambda x: np.repeat(x[:, None], 3, axis=1), carry)
 
-    def advance(carry: Any, previous: Any) -> Any:
-        return model.apply(variables, memory, carry, previous, method="advance")
+    def decode_step(carry: Any, previous: Any) -> Any:
+        return model.apply(variables, memory, carry, previous, method="decode_step")
 
-    _, logits, _ = jax.vmap(advance, in_axes=1, out_axes=1)(carries, words)
+    _, logits, _ = jax.vmap(decode_step, in_axes=1, out_axes=1)(carries, words)
     for k in range(3):
-        _, expected, _ = advance(carry, words[:, k])
+        _, expected, _ = decode_step(carry, words[:, k])
         np.testing.assert_allclose(logits[:, k], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -174,11 +174,14 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="mask: expected"):
         call(IMAGES, None, np.ones(B))
     several = make(encoder=ThreeLevels())
-    with pytest.raises(ValueError, match="encoder: expected one level"):
+    with pytest.raises(
+        ValueError,
+        match=r"encoder: expected one endpoint, received .*; name one in the encoder's levels",
+    ):
         several.init(jax.random.key(0), IMAGES, TOKENS, TOKEN_LENGTHS, train=False)
 
 
-def test_a_layer_between_regions_and_decoder() -> None:
+def test_region_features_embed_each_region() -> None:
     features = RNG.normal(size=(B, 5, 6)).astype(np.float16)
     model = make(encoder=None, region_features=7)
     variables = random_variables(model, features, TOKENS, TOKEN_LENGTHS)
@@ -189,14 +192,14 @@ def test_a_layer_between_regions_and_decoder() -> None:
     )
     outputs = model.apply(variables, features, TOKENS, TOKEN_LENGTHS, train=False)
     np.testing.assert_allclose(outputs.logits, expected.logits, rtol=1e-4, atol=1e-5)
-    memory, carry = model.apply(variables, features, method="begin")
-    first: Any = model.apply(variables, memory, carry, np.ones(B, np.int32), method="advance")
+    memory, carry = model.apply(variables, features, method="start_decoding")
+    first: Any = model.apply(variables, memory, carry, np.ones(B, np.int32), method="decode_step")
     np.testing.assert_allclose(first[1], outputs.logits[:, 0, 0], rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="inputs: expected float features, received uint8"):
-        model.apply(variables, features.astype(np.uint8), method="begin")
+        model.apply(variables, features.astype(np.uint8), method="start_decoding")
 
 
-def test_dropout_takes_channels_from_all_places_of_an_image() -> None:
+def test_feature_dropout_drops_the_same_channels_in_all_regions() -> None:
     model = make(encoder=None, feature_dropout_rate=0.5)
     features = np.ones((B, 2, 3, 6), np.float32)
     variables = random_variables(model, features, TOKENS, TOKEN_LENGTHS)
@@ -223,7 +226,7 @@ def test_dropout_takes_channels_from_all_places_of_an_image() -> None:
     )
 
 
-def test_dropout_takes_places_that_attention_then_does_not_see() -> None:
+def test_region_dropout_hides_regions_from_attention() -> None:
     model = make(encoder=None, region_dropout_rate=0.5)
     features = np.random.default_rng(0).normal(size=(B, 2, 2, 6)).astype(np.float32)
     variables = random_variables(model, features, TOKENS, TOKEN_LENGTHS)
@@ -237,7 +240,7 @@ def test_dropout_takes_places_that_attention_then_does_not_see() -> None:
     looked = looked[:, :, 0, 0]  # (100,B,4), at the first word, which every caption has.
     np.testing.assert_allclose(looked.sum(-1), 1, rtol=1e-5)
     seen = looked > 0
-    # Of four places at a rate of one half 2 stay on average; where none would, all do.
+    # Of four regions at rate 1/2, two stay on average; where none would, all do.
     assert 0.5 < seen.mean() < 0.62
     assert (seen.sum(-1) > 0).all()
     assert any(np.any(row[0] != row[1]) for row in seen)
@@ -246,7 +249,9 @@ def test_dropout_takes_places_that_attention_then_does_not_see() -> None:
         make(encoder=None).apply(variables, *call, train=False).logits,
     )
     pooled = make(encoder=None, region_dropout_rate=0.5)
-    with pytest.raises(ValueError, match="region_dropout_rate: expected 0 for regions without"):
+    with pytest.raises(
+        ValueError, match="region_dropout_rate: expected 0 for one vector per image"
+    ):
         pooled.init(
             {"params": jax.random.key(0), "dropout": jax.random.key(1)},
             features[:, 0, 0],
@@ -256,7 +261,7 @@ def test_dropout_takes_places_that_attention_then_does_not_see() -> None:
         )
 
 
-def test_a_decoder_of_one_vector_takes_maps_and_videos() -> None:
+def test_a_decoder_of_one_vector_accepts_feature_maps_and_videos() -> None:
     decoder = ShowAndTell(vocabulary_size=V, make_cell=partial(LSTMCell, 4), embed_features=3)
     for given in ((IMAGES,), (VIDEO, LENGTHS)):
         model = (

@@ -1,4 +1,4 @@
-"""The CRNN: padding, statistics, freezing, ablations, precision."""
+"""CRNN: padding, batch statistics, freezing, ablations, precision."""
 
 from functools import partial
 from typing import Any
@@ -41,7 +41,7 @@ def initialize(model: CRNN, video: np.ndarray) -> Any:
     return model.init(jax.random.key(0), video, LENGTHS, train=False)
 
 
-def test_what_lies_in_padded_frames_changes_neither_scores_nor_statistics(
+def test_padded_frames_change_neither_logits_nor_statistics(
     video: np.ndarray,
 ) -> None:
     model = make()
@@ -58,7 +58,7 @@ def test_what_lies_in_padded_frames_changes_neither_scores_nor_statistics(
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), stats, other_stats)
 
 
-def test_statistics_are_those_of_the_valid_frames_alone(video: np.ndarray) -> None:
+def test_statistics_are_those_of_the_valid_frames(video: np.ndarray) -> None:
     encoder = SmallCNN((4,), (2,))
     variables = encoder.init(jax.random.key(0), video[0], train=False)
     valid = np.arange(T) < LENGTHS[:, None]
@@ -70,7 +70,7 @@ def test_statistics_are_those_of_the_valid_frames_alone(video: np.ndarray) -> No
         variables, frames[valid.reshape(-1)], train=True, mutable=["batch_stats"]
     )
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), masked, alone)
-    # The update itself, by hand: 0.9 of zero and 0.1 of the batch's mean.
+    # The update by hand: 0.9 · 0 + 0.1 · the mean of the batch.
     conv = nn.Conv(4, (3, 3), strides=2, use_bias=False)
     maps = conv.apply(
         {"params": variables["params"]["conv_0"]}, normalize_pixels(frames[valid.reshape(-1)])
@@ -80,7 +80,7 @@ def test_statistics_are_those_of_the_valid_frames_alone(video: np.ndarray) -> No
     )
 
 
-def test_clips_that_do_not_count_leave_the_statistics_alone(video: np.ndarray) -> None:
+def test_masked_clips_change_no_statistics(video: np.ndarray) -> None:
     model = make()
     variables = initialize(model, video)
     black = video.copy()
@@ -124,7 +124,7 @@ def test_every_parameter_has_a_gradient(video: np.ndarray) -> None:
         assert np.any(gradient)
 
 
-def test_cached_features_give_what_the_encoder_would(video: np.ndarray) -> None:
+def test_cached_features_give_the_logits_of_the_encoder(video: np.ndarray) -> None:
     model = make()
     variables = initialize(model, video)
     encoder_variables = {name: tree["encoder"] for name, tree in variables.items()}
@@ -138,7 +138,7 @@ def test_cached_features_give_what_the_encoder_would(video: np.ndarray) -> None:
         np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
-def test_without_recurrence_order_is_invisible_and_with_it_not(video: np.ndarray) -> None:
+def test_only_a_recurrent_layer_sees_the_order_of_frames(video: np.ndarray) -> None:
     full = np.full(B, T, np.int32)
     for recurrent, blind in ((None, True), (make().recurrent, False)):
         model = make(recurrent=recurrent)
@@ -159,7 +159,7 @@ def test_rnn_only_sees_block_averages(video: np.ndarray) -> None:
     assert model.apply(variables, video, LENGTHS, train=False).shape == (B, T, 3)
 
 
-def test_bfloat16_keeps_float32_parameters_statistics_and_scores(video: np.ndarray) -> None:
+def test_bfloat16_keeps_float32_parameters_statistics_and_logits(video: np.ndarray) -> None:
     model = make(dtype=jnp.bfloat16)
     variables = initialize(model, video)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -199,15 +199,15 @@ def test_wrong_arguments_are_refused(video: np.ndarray) -> None:
         DownsampledFrames(3).apply({}, video[0], train=False)
 
 
-def test_a_frame_average_is_blind_to_order_and_to_padding(video: np.ndarray) -> None:
+def test_a_frame_average_ignores_order_and_padding(video: np.ndarray) -> None:
     model = make(recurrent=FrameAverage(5, normalize_inputs=True))
     variables = initialize(model, video)
-    scores = model.apply(variables, video, LENGTHS, train=False)
+    logits = model.apply(variables, video, LENGTHS, train=False)
     swapped = video.copy()
     swapped[1, :2] = video[1, 1::-1]
     swapped[1, 2:] = 99
     other = model.apply(variables, swapped, LENGTHS, train=False)
-    np.testing.assert_allclose(other[1, :2], scores[1, :2], atol=1e-5)
+    np.testing.assert_allclose(other[1, :2], logits[1, :2], atol=1e-5)
     layer = FrameAverage(5)
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     parameters = layer.init(jax.random.key(0), x, train=False)
@@ -225,26 +225,26 @@ def evaluate(model: CRNN, variables: Any, frames: Any, lengths: Any) -> Any:
     return model.apply(variables, frames, lengths, train=False)
 
 
-def test_what_lies_in_padded_frames_reaches_no_head_of_clips(video: np.ndarray) -> None:
+def test_padded_frames_change_no_logits_of_clips(video: np.ndarray) -> None:
     padding = (np.arange(T) >= LENGTHS[:, None])[..., None, None, None]
     other = np.where(padding, np.uint8(200), video)
     for pool in (pool_max, AttentionPooling(3)):
         model = make(recurrent=None, classifier=ClipClassifier(3, pool), pool="flatten")
         variables = random_variables(model, video, LENGTHS)
-        scores, others = (evaluate(model, variables, x, LENGTHS) for x in (video, other))
-        assert scores.shape == (B, 1, 3)
-        np.testing.assert_allclose(others, scores, atol=1e-6)
+        logits, others = (evaluate(model, variables, x, LENGTHS) for x in (video, other))
+        assert logits.shape == (B, 1, 3)
+        np.testing.assert_allclose(others, logits, atol=1e-6)
 
 
 def test_conv_pooling_of_beyond_short_snippets(video: np.ndarray) -> None:
     head = ClipClassifier(3, pool_max, hidden_features=(9, 8))
     model = make(recurrent=None, classifier=head, pool="flatten")
     variables = random_variables(model, video, LENGTHS)
-    scores = evaluate(model, variables, video, LENGTHS)
+    logits = evaluate(model, variables, video, LENGTHS)
     encoder_variables = {name: tree["encoder"] for name, tree in variables.items()}
     encode = jax.jit(partial(make().encoder.apply, train=False))
     maps = encode(encoder_variables, video.reshape(-1, S, S, 3))
-    maps = np.asarray(maps, np.float64).reshape(B, T, -1)  # Every place is kept.
+    maps = np.asarray(maps, np.float64).reshape(B, T, -1)  # Every position is kept.
     assert maps.shape[2] == 2 * 2 * 6
     layers = variables["params"]["classifier"]
     for b, length in enumerate(LENGTHS):
@@ -252,30 +252,30 @@ def test_conv_pooling_of_beyond_short_snippets(video: np.ndarray) -> None:
         for name in ("hidden_0", "hidden_1", "scores"):
             x = x @ np.asarray(layers[name]["kernel"], np.float64) + layers[name]["bias"]
             x = np.maximum(x, 0) if name != "scores" else x
-        np.testing.assert_allclose(scores[b, 0], x, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(logits[b, 0], x, rtol=1e-5, atol=1e-5)
 
 
-def test_maps_reach_a_recurrent_layer_and_are_averaged_behind_it(video: np.ndarray) -> None:
+def test_pool_none_averages_behind_the_recurrent_layer(video: np.ndarray) -> None:
     maps = np.random.default_rng(1).normal(size=(B, T, 2, 3, 6)).astype(np.float32)
     model = make(encoder=None, recurrent=RunningSum(5), pool="none")
     variables = random_variables(model, maps, LENGTHS)
-    scores = model.apply(variables, maps, LENGTHS, train=False)
+    logits = model.apply(variables, maps, LENGTHS, train=False)
     params = variables["params"]
     layer, head = params["recurrent"]["dense"], params["classifier"]["scores"]
     hidden = np.cumsum(maps @ layer["kernel"] + layer["bias"], 1).mean((2, 3))
     expected = hidden @ head["kernel"] + head["bias"]
     valid = np.arange(T) < LENGTHS[:, None]
-    np.testing.assert_allclose(scores[valid], expected[valid], atol=1e-5)
+    np.testing.assert_allclose(logits[valid], expected[valid], atol=1e-5)
     stream = make(encoder=None, recurrent=RunningSum(5), pool="none", classifier=None)
     features = stream.apply(variables, maps, LENGTHS, train=False)
     assert features.shape == (B, T, 2, 3, 5)
 
 
-def test_the_only_level_of_an_encoder_is_read_and_several_are_refused(video: np.ndarray) -> None:
+def test_one_endpoint_is_read_and_several_are_refused(video: np.ndarray) -> None:
     for level, width in (("top", 4), ("high", 5)):
         model = make(encoder=ThreeLevels((level,)))
         variables = random_variables(model, video, LENGTHS)
         kernel = variables["params"]["recurrent"]["forward_0"]
         assert width in {leaf.shape[0] for leaf in jax.tree.leaves(kernel)}
-    with pytest.raises(ValueError, match="encoder: expected one level, received high, low"):
+    with pytest.raises(ValueError, match="encoder: expected one endpoint, received high, low"):
         random_variables(make(encoder=ThreeLevels(("high", "low"))), video, LENGTHS)

@@ -1,4 +1,4 @@
-"""Frames through an encoder: in chunks, fine-tuned, with statistics of the batch."""
+"""Frames through an encoder: in chunks, fine-tuned, with batch statistics."""
 
 from functools import partial
 from typing import Any
@@ -39,7 +39,7 @@ def evaluate(model: CRNN, variables: Any, frames: Any, lengths: Any) -> Any:
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 12, 100])
-def test_chunks_of_frames_give_the_same_scores(video: np.ndarray, chunk: int) -> None:
+def test_chunks_of_frames_give_the_same_logits(video: np.ndarray, chunk: int) -> None:
     model = make()
     variables = random_variables(model, video, LENGTHS)
     expected = evaluate(model, variables, video, LENGTHS)
@@ -52,36 +52,36 @@ def test_chunks_of_frames_give_the_same_scores(video: np.ndarray, chunk: int) ->
 
 
 def fine_tune(model: CRNN, variables: Any, video: Any, lengths: Any) -> Any:
-    """Scores, gradients and statistics of one step of training."""
+    """Returns gradients, logits and statistics of one training step."""
 
     def loss(params: Any) -> Any:
-        scores, stats = model.apply(
+        logits, stats = model.apply(
             {**variables, "params": params}, video, lengths, train=True, mutable=["batch_stats"]
         )
-        return jnp.sum(jnp.sin(scores[:, :2])), (scores, stats)
+        return jnp.sum(jnp.sin(logits[:, :2])), (logits, stats)
 
-    gradients, (scores, stats) = jax.grad(loss, has_aux=True)(variables["params"])
-    return gradients, scores, stats
+    gradients, (logits, stats) = jax.grad(loss, has_aux=True)(variables["params"])
+    return gradients, logits, stats
 
 
 @pytest.mark.parametrize("chunk", [4, 5])
-def test_fine_tuning_in_chunks_is_fine_tuning(video: np.ndarray, chunk: int) -> None:
+def test_fine_tuning_in_chunks_equals_fine_tuning_at_once(video: np.ndarray, chunk: int) -> None:
     whole = make(freeze_statistics=True)
     variables = random_variables(whole, video, LENGTHS)
     step = jax.jit(fine_tune, static_argnums=0)
-    gradients, scores, stats = step(whole, variables, video, LENGTHS)
+    gradients, logits, stats = step(whole, variables, video, LENGTHS)
     every_parameter_trains(gradients)
     jax.tree.map(np.testing.assert_array_equal, stats["batch_stats"], variables["batch_stats"])
-    np.testing.assert_allclose(scores, evaluate(whole, variables, video, LENGTHS), atol=1e-5)
+    np.testing.assert_allclose(logits, evaluate(whole, variables, video, LENGTHS), atol=1e-5)
     chunked = step(make(freeze_statistics=True, chunk_frames=chunk), variables, video, LENGTHS)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
         chunked,
-        (gradients, scores, stats),
+        (gradients, logits, stats),
     )
 
 
-def test_fine_tuning_in_chunks_needs_the_memory_of_one() -> None:
+def test_fine_tuning_in_chunks_needs_the_memory_of_one_chunk() -> None:
     frames = jax.ShapeDtypeStruct((2, 32, 32, 32, 3), jnp.uint8)
     lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
 
@@ -97,7 +97,7 @@ def test_fine_tuning_in_chunks_needs_the_memory_of_one() -> None:
     assert chunked < 0.4 * whole, (chunked, whole)
 
 
-def test_batch_statistics_are_of_the_whole_batch_whatever_the_chunks(video: np.ndarray) -> None:
+def test_batch_statistics_do_not_depend_on_chunks(video: np.ndarray) -> None:
     variables = random_variables(make(), video, LENGTHS)
     results = [
         make(chunk_frames=chunk).apply(

@@ -1,4 +1,4 @@
-"""The grid: every head on every recurrent layer on every kind of encoder's output, by shapes."""
+"""Every head on every recurrent layer on every kind of encoder output, by shapes."""
 
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from flaxnets.recurrent.layers import FrameAverage, Recurrent
 from tests.flaxnets.models.networks import ThreeLevels
 
 B, T, S, K = 2, 3, 16, 4
-# Constructors, since one instance in two places of a model would share its parameters.
+# Constructors, since one instance used twice in a model would share its parameters.
 POOLS: dict[str, Any] = {
     "last": lambda: pool_last,
     "mean": lambda: pool_mean,
@@ -55,8 +55,8 @@ def make_head(head: str, name: str | None = None) -> Any:
     return ClipClassifier(K, POOLS[head](), (6,), (5,), name=name)
 
 
-def shape_of_scores(model: Any, frames: Any = VIDEO) -> tuple[int, ...]:
-    """What training gives, with statistics and dropout, computed by shapes alone."""
+def shape_of_logits(model: Any, frames: Any = VIDEO) -> tuple[int, ...]:
+    """Returns the shape of the logits in training, with batch statistics and dropout."""
 
     def run(key: Any, frames: Any, lengths: Any) -> Any:
         variables = model.init(key, frames, lengths, train=False)
@@ -90,20 +90,20 @@ def test_any_encoder_any_cell_any_head(encoder: str, recurrent: str, head: str) 
         )
         if encoder == "vectors" and recurrent in CONVOLUTIONAL:
             with pytest.raises(ValueError, match="inputs: expected"):
-                shape_of_scores(model)
+                shape_of_logits(model)
         else:
-            assert shape_of_scores(model) == expected
+            assert shape_of_logits(model) == expected
 
 
-def test_a_dense_cell_refuses_maps() -> None:
+def test_a_dense_cell_refuses_feature_maps() -> None:
     model = CRNN(make_head("steps"), ENCODERS["maps"], DENSE["LSTM"](), pool="none")
     with pytest.raises(ValueError, match="inputs: expected"):
-        shape_of_scores(model)
+        shape_of_logits(model)
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("stacked", [False, True])
-def test_levels_take_convolutional_and_dense_cells(head: str, stacked: bool) -> None:
+def test_endpoints_accept_convolutional_and_dense_cells(head: str, stacked: bool) -> None:
     model = MultiLevelCRNN(
         recurrent={
             "low": CONVOLUTIONAL["ConvLSTM"](),
@@ -114,12 +114,12 @@ def test_levels_take_convolutional_and_dense_cells(head: str, stacked: bool) -> 
         encoder=ThreeLevels(),
         stacked=stacked,
     )
-    assert shape_of_scores(model) == (B, T if head == "steps" else 1, 3, K)
+    assert shape_of_logits(model) == (B, T if head == "steps" else 1, 3, K)
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("recurrent", ["LSTM", "none"])
-def test_streams_take_every_head(recurrent: str, head: str) -> None:
+def test_streams_accept_every_head(recurrent: str, head: str) -> None:
     audio = jax.ShapeDtypeStruct((B, T, 8, 6, 1), np.float32)
     model = StreamFusion(
         streams={
@@ -130,5 +130,5 @@ def test_streams_take_every_head(recurrent: str, head: str) -> None:
         classifier=make_head(head),
         stream_dropout=0.2,
     )
-    scores = shape_of_scores(model, {"video": VIDEO, "audio": audio})
-    assert scores == (B, T if head == "steps" else 1, K)
+    logits = shape_of_logits(model, {"video": VIDEO, "audio": audio})
+    assert logits == (B, T if head == "steps" else 1, K)

@@ -1,4 +1,4 @@
-"""Late fusion: networks that know nothing of one another, side by side."""
+"""Late fusion: independent networks side by side."""
 
 from functools import partial
 from typing import Any
@@ -43,7 +43,7 @@ def apply(model: nn.Module, variables: Any, frames: np.ndarray) -> np.ndarray:
 
 
 class MaskedMean(nn.Module):
-    """Stores the mean of the clips that count, as batch statistics are stored."""
+    """Network that stores the mean of the clips that count as a batch statistic."""
 
     @nn.compact
     def __call__(
@@ -64,7 +64,7 @@ def frames() -> np.ndarray:
 def projected(frames: np.ndarray) -> tuple[LateFusion, Any]:
     model = LateFusion(make_network(), MEMBERS, projection_features=4)
     variables = initialize(model, frames)
-    # The bias begins at zero, where nobody sees it.
+    # The bias is initialised to zero, where it would not be tested.
     bias = np.random.default_rng(1).normal(size=(S, 4)).astype(np.float32)
     projection = {**variables["params"]["projection"], "bias": jnp.asarray(bias)}
     return model, {"params": {**variables["params"], "projection": projection}}
@@ -75,9 +75,9 @@ def test_equals_the_networks_applied_one_by_one(
 ) -> None:
     model, variables = projected
     params = variables["params"]
-    scores = apply(model, variables, frames)
-    assert scores.shape == (B, T, S * MEMBERS, K)
-    assert scores.dtype == jnp.float32
+    logits = apply(model, variables, frames)
+    assert logits.shape == (B, T, S * MEMBERS, K)
+    assert logits.dtype == jnp.float32
     kernel, bias = (np.asarray(params["projection"][name]) for name in ("kernel", "bias"))
     network = make_network()
     for stream in range(S):
@@ -86,10 +86,10 @@ def test_equals_the_networks_applied_one_by_one(
             own = jax.tree.map(lambda leaf, s=stream, m=member: leaf[s, m], params["network"])
             expected = apply(network, {"params": own}, features)
             place = stream * MEMBERS + member
-            np.testing.assert_allclose(scores[:, :, place], expected, atol=1e-5)
+            np.testing.assert_allclose(logits[:, :, place], expected, atol=1e-5)
 
 
-def test_a_network_sees_its_stream_alone(
+def test_a_network_reads_its_own_stream_only(
     frames: np.ndarray, projected: tuple[LateFusion, Any]
 ) -> None:
     model, variables = projected
@@ -101,30 +101,30 @@ def test_a_network_sees_its_stream_alone(
     assert (changed > 1e-3).all()
 
 
-def test_members_differ_in_their_parameters_and_scores(
+def test_members_differ_in_their_parameters_and_logits(
     frames: np.ndarray, projected: tuple[LateFusion, Any]
 ) -> None:
     model, variables = projected
     kernels = np.asarray(variables["params"]["network"]["classifier"]["scores"]["kernel"])
     assert kernels.shape[:2] == (S, MEMBERS)
     networks = kernels.reshape(S * MEMBERS, *kernels.shape[2:])
-    scores = np.moveaxis(apply(model, variables, frames), 2, 0)
+    logits = np.moveaxis(apply(model, variables, frames), 2, 0)
     for a in range(S * MEMBERS):
         for b in range(a):
             assert np.abs(networks[a] - networks[b]).max() > 1e-2
-            assert np.abs(scores[a] - scores[b]).max() > 1e-3
+            assert np.abs(logits[a] - logits[b]).max() > 1e-3
 
 
-def test_each_member_is_initialised_as_one_network_alone() -> None:
+def test_each_member_is_initialised_as_a_single_network() -> None:
     wide = np.zeros((1, 1, 1, 400), np.float32)
     model = LateFusion(MaskedMean(), 3)
     kernel = initialize(model, wide)["params"]["network"]["Dense_0"]["kernel"][0]
     assert kernel.shape == (3, 400, K)
-    # LeCun: the variance is one over the inputs of one member.
+    # LeCun initialisation: variance 1/fan_in of one member.
     np.testing.assert_allclose(kernel.std((1, 2)), 400**-0.5, rtol=0.15)
 
 
-def test_the_projection_is_an_affine_map_of_each_stream(frames: np.ndarray) -> None:
+def test_the_projection_is_a_linear_layer_of_each_stream(frames: np.ndarray) -> None:
     layer = StreamProjection(3)
     params = jax.eval_shape(layer.init, jax.random.key(0), frames)["params"]
     assert params["kernel"].shape == (S, D, 3)
@@ -139,7 +139,7 @@ def test_the_projection_is_an_affine_map_of_each_stream(frames: np.ndarray) -> N
     np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
 
-def test_the_projection_keeps_the_variance_at_the_start() -> None:
+def test_the_projection_keeps_the_variance_at_initialisation() -> None:
     layer = StreamProjection(40)
     inputs = np.zeros((1, 1, 3, 500), np.float32)
     params = jax.jit(layer.init)(jax.random.key(0), inputs)["params"]
@@ -154,18 +154,18 @@ def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(
     @jax.jit
     @jax.grad
     def gradients(params: Any) -> Any:
-        scores = model.apply({"params": params}, frames, LENGTHS, train=False)
-        return jnp.sum(jnp.sin(scores))
+        logits = model.apply({"params": params}, frames, LENGTHS, train=False)
+        return jnp.sum(jnp.sin(logits))
 
     for path, gradient in jax.tree.leaves_with_path(gradients(variables["params"])):
         name = jax.tree_util.keystr(path)
         assert np.isfinite(gradient).all(), name
-        # The leading axes are those of the streams and members: each has a share.
+        # Leading axes are streams and members: each has a gradient.
         leading = 1 if "projection" in name else 2
         assert np.abs(gradient).max(axis=tuple(range(leading, gradient.ndim))).all(), name
 
 
-def test_dropout_differs_among_members_and_rests_at_test(frames: np.ndarray) -> None:
+def test_dropout_differs_among_members_and_is_off_in_evaluation(frames: np.ndarray) -> None:
     model = LateFusion(make_network(dropout_rate=0.5), MEMBERS)
     shapes = jax.eval_shape(partial(initialize, model), frames)
     rng = np.random.default_rng(3)
@@ -173,12 +173,12 @@ def test_dropout_differs_among_members_and_rests_at_test(frames: np.ndarray) -> 
     def repeated(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         return np.broadcast_to(rng.normal(size=leaf.shape[2:]).astype(np.float32), leaf.shape)
 
-    # With the same parameters, members of a stream differ by their dropout alone.
+    # Equal parameters: members of a stream differ in their dropout only.
     same = jax.tree.map(repeated, shapes)
 
     @jax.jit
     def trained(variables: Any, key: jax.Array) -> Any:
-        # Not closed over: JAX refuses NumPy constants that vmap brings into a custom derivative.
+        # Not closed over: JAX rejects NumPy constants that vmap passes into a custom vjp.
         return model.apply(variables, frames, LENGTHS, rngs={"dropout": key}, train=True)
 
     still = apply(model, same, frames)

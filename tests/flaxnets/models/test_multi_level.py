@@ -1,4 +1,4 @@
-"""GRU-RCN: levels that see time by themselves, or stacked."""
+"""GRU-RCN: recurrent layers on several endpoints, independent or stacked."""
 
 from functools import partial
 from typing import Any
@@ -48,11 +48,11 @@ def apply(model: MultiLevelCRNN, variables: Any, frames: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_equals_numpy_level_by_level(video: np.ndarray, stacked: bool) -> None:
+def test_equals_numpy_endpoint_by_endpoint(video: np.ndarray, stacked: bool) -> None:
     model = make(stacked=stacked)
     variables = initialize(model, video)
-    scores = apply(model, variables, video)
-    assert scores.shape == (B, T, 3, K)
+    logits = apply(model, variables, video)
+    assert logits.shape == (B, T, 3, K)
     encoder = {name: tree["encoder"] for name, tree in variables.items()}
     encode = jax.jit(partial(ThreeLevels().apply, train=False))
     levels = encode(encoder, video.reshape(-1, S, S, 3))
@@ -73,7 +73,7 @@ def test_equals_numpy_level_by_level(video: np.ndarray, stacked: bool) -> None:
         mean = below.mean((2, 3)) if below.ndim == 5 else below
         head = variables["params"][f"classifier_{level}"]["scores"]
         expected = mean @ head["kernel"] + head["bias"]
-        np.testing.assert_allclose(scores[:, :, place], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(logits[:, :, place], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("stacked", [False, True])
@@ -112,7 +112,7 @@ def test_padding_changes_nothing_and_every_parameter_trains(
     jax.tree.map(close, other_statistics, statistics)
 
 
-def test_a_level_sees_those_below_it_only_if_stacked(video: np.ndarray) -> None:
+def test_an_endpoint_reads_those_below_it_only_if_stacked(video: np.ndarray) -> None:
     levels = {
         "low": np.ones((B, T, 4, 4, 3), np.float32),
         "high": np.ones((B, T, 2, 2, 5), np.float32),
@@ -121,15 +121,15 @@ def test_a_level_sees_those_below_it_only_if_stacked(video: np.ndarray) -> None:
     for stacked in (False, True):
         model = make(encoder=None, stacked=stacked)
         variables = initialize(model, levels)
-        scores = apply(model, variables, levels)
+        logits = apply(model, variables, levels)
         for place, level in enumerate(levels):
             other = {**levels, level: 2 * levels[level]}
-            changed = np.abs(apply(model, variables, other) - scores).max((0, 1, 3)) > 1e-6
+            changed = np.abs(apply(model, variables, other) - logits).max((0, 1, 3)) > 1e-6
             expected = [p == place or (stacked and p > place) for p in range(3)]
             assert changed.tolist() == expected
 
 
-def test_levels_whose_sizes_are_odd_are_stacked() -> None:
+def test_odd_sizes_are_stacked() -> None:
     rng = np.random.default_rng(0)
     levels = {
         "low": rng.normal(size=(B, T, 7, 5, 2)).astype(np.float32),
@@ -139,23 +139,23 @@ def test_levels_whose_sizes_are_odd_are_stacked() -> None:
     model = make(encoder=None, stacked=True, recurrent=recurrent)
     assert apply(model, initialize(model, levels), levels).shape == (B, T, 2, K)
     impossible = {**levels, "high": np.zeros((B, T, 5, 3, 2), np.float32)}  # 7 into 5.
-    message = r"recurrent\['high'\]: expected maps that windows cut .* \(7, 5\), into, received \(5"
+    message = r"recurrent\['high'\]: expected a size that max .* \(7, 5\), can reach, received \(5"
     with pytest.raises(ValueError, match=message):
         initialize(model, impossible)
-    with pytest.raises(ValueError, match="the level below, vectors, into, received"):
+    with pytest.raises(ValueError, match="the endpoint below, vectors, can reach, received"):
         initialize(model, {**levels, "low": levels["low"].mean((2, 3))})
 
 
-def test_fine_tuning_in_chunks_and_freezing_are_those_of_the_crnn(video: np.ndarray) -> None:
+def test_fine_tuning_in_chunks_and_freezing(video: np.ndarray) -> None:
     variables = initialize(make(), video)
 
     @partial(jax.jit, static_argnames="options")
     def gradient(params: Any, options: Any) -> Any:
         def loss(params: Any) -> Any:
-            scores, statistics = make(**dict(options)).apply(
+            logits, statistics = make(**dict(options)).apply(
                 {**variables, "params": params}, video, LENGTHS, train=True, mutable=["batch_stats"]
             )
-            return jnp.sum(jnp.sin(scores)), statistics
+            return jnp.sum(jnp.sin(logits)), statistics
 
         return jax.grad(loss, has_aux=True)(params)
 
@@ -175,7 +175,9 @@ def test_wrong_arguments_are_refused(video: np.ndarray) -> None:
         initialize(make(encoder=ThreeLevels(("low", "high"))), video)
     with pytest.raises(ValueError, match="frames: expected low, high, top, received low"):
         initialize(make(encoder=None), {"low": np.zeros((B, T, 2, 2, 3), np.float32)})
-    with pytest.raises(ValueError, match="frames: expected the levels' maps by name, received sh"):
+    with pytest.raises(
+        ValueError, match="frames: expected feature maps by endpoint, received shape"
+    ):
         initialize(make(encoder=None), video)
     with pytest.raises(ValueError, match="frames: expected one array, received low"):
         initialize(make(), {"low": video})

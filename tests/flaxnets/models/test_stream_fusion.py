@@ -1,4 +1,4 @@
-"""Streams joined at each step: against the parts one by one, and a task that needs both."""
+"""Fusion at each step: against the parts one by one, and on a task that needs both streams."""
 
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from data.audio.log_mel import audio_steps, log_mel
+from data.audio.log_mel import log_mel, log_mel_patches
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.heads.classifier import ClipClassifier, StepClassifier
 from flaxnets.heads.pooling import pool_last
@@ -28,7 +28,7 @@ VALID = np.arange(T) < LENGTHS[:, None]
 
 def make(**options: Any) -> StreamFusion:
     parts: dict[str, Any] = {
-        # The names are not in alphabetical order, in which JAX hands dictionaries on.
+        # Not in alphabetical order, into which JAX sorts the keys of dictionaries.
         "streams": {
             "video": CRNN(None, encoder=SmallCNN((4, 6), (2, 2))),
             "audio": CRNN(None, encoder=SmallCNN((3,), (2,)), recurrent=RunningSum(4)),
@@ -85,14 +85,14 @@ def test_padding_of_either_stream_changes_nothing_and_every_parameter_trains(
     @jax.jit
     def train(frames: Any) -> Any:
         def loss(params: Any) -> Any:
-            scores, statistics = model.apply(
+            logits, statistics = model.apply(
                 {**variables, "params": params},
                 frames,
                 LENGTHS,
                 train=True,
                 mutable=["batch_stats"],
             )
-            return jnp.sum(jnp.sin(scores)), (scores, statistics)
+            return jnp.sum(jnp.sin(logits)), (logits, statistics)
 
         return jax.grad(loss, has_aux=True)(variables["params"])
 
@@ -107,15 +107,15 @@ def test_padding_of_either_stream_changes_nothing_and_every_parameter_trains(
         )
 
 
-def test_maps_of_one_size_are_joined_place_by_place() -> None:
+def test_feature_maps_of_one_size_are_concatenated() -> None:
     rng = np.random.default_rng(0)
     maps = {
         "video": rng.normal(size=(B, T, 2, 3, 4)).astype(np.float32),
         "audio": rng.normal(size=(B, T, 2, 3, 5)).astype(np.float32),
     }
     model = make(streams={name: CRNN(None, pool="none") for name in maps})
-    scores = apply(model, initialize(model, maps), maps)
-    assert scores.shape == (B, T, K)
+    logits = apply(model, initialize(model, maps), maps)
+    assert logits.shape == (B, T, K)
     with pytest.raises(ValueError, match=r"streams\['audio'\]: expected features \(3, 4, 2, 3, 'F"):
         initialize(model, {**maps, "audio": maps["audio"][:, :, :1]})
 
@@ -132,7 +132,7 @@ def test_whole_streams_of_a_clip_are_dropped() -> None:
     seen = np.asarray(
         model.apply({}, frames, lengths, train=True, rngs={"dropout": jax.random.key(0)})
     ).reshape(64, T, 2, 2)
-    # One draw for each clip and stream; what is left is scaled up.
+    # One draw for each clip and stream; what remains is scaled up.
     assert (seen == seen[:, :1, :, :1]).all()
     drawn = seen[:, 0, :, 0]
     np.testing.assert_allclose(np.unique(drawn), [0, 4 / 3], rtol=1e-6)
@@ -158,9 +158,9 @@ RATE, FRAME_RATE = 16_000, 10
 
 
 def make_clips(number: int, seed: int) -> dict[str, np.ndarray]:
-    """Clips whose label says whether exactly one is true: a bright flash, a high tone.
+    """Returns clips whose label is the exclusive or of a bright flash and a high tone.
 
-    Flash and tone come at moments of their own, so that no step tells the label.
+    Flash and tone occur at independent steps, so that no single step gives the label.
     """
     rng = np.random.default_rng(seed)
     bright, high = rng.integers(0, 2, (2, number))
@@ -172,7 +172,7 @@ def make_clips(number: int, seed: int) -> dict[str, np.ndarray]:
             tone = 0.3 * np.sin(2 * np.pi * (400, 2500)[pitch] * seconds)
             tone *= np.abs(seconds - times[step]) < 0.05
             bands = log_mel(tone.astype(np.float32), RATE, num_mels=16)
-            patches[pitch, step] = audio_steps(bands, times, 4)
+            patches[pitch, step] = log_mel_patches(bands, times, 4)
     video = rng.integers(100, 140, (number, T, S, S, 3)).astype(np.uint8)
     flashes, tones = rng.integers(0, T, (2, number))
     video[np.arange(number), flashes] = (20 + 200 * bright)[:, None, None, None]
@@ -186,7 +186,7 @@ def make_clips(number: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def train_on(inputs: tuple[str, ...]) -> float:
-    """Accuracy on clips that were not trained on, of a network that has ``inputs``."""
+    """Returns the test accuracy of a network that is given ``inputs`` only."""
     encoders = {
         "video": CRNN(None, encoder=SmallCNN((8,), (4,))),
         "audio": CRNN(None, encoder=SmallCNN((8,), (2,)), pool="flatten"),
@@ -226,7 +226,7 @@ def train_on(inputs: tuple[str, ...]) -> float:
 
 
 @pytest.mark.stress
-def test_what_is_seen_and_heard_is_learnt_together_and_by_neither_alone() -> None:
+def test_both_streams_are_learnt_together_and_neither_suffices() -> None:
     assert train_on(("video", "audio")) > 0.95
     for alone in ("video", "audio"):
         assert train_on((alone,)) < 0.62, alone

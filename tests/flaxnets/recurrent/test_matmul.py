@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.layers.batch_sharding import may_merge
+from flaxnets.layers.batch_sharding import is_batch_known_unsharded
 from flaxnets.recurrent.matmul import multiply_valid, valid_kernel_gradient
-from tests.flaxnets.meshes import mesh_of, told_of
+from tests.flaxnets.meshes import make_mesh, tracing_on
 
 T, B, F, G = 10, 32, 5, 7
 RNG = np.random.default_rng(0)
@@ -21,8 +21,8 @@ GRADIENT = RNG.normal(size=(T, B, G)).astype(np.float32)
 @pytest.fixture(autouse=True, params=[1, 8])
 def told(request: pytest.FixtureRequest) -> Iterator[None]:
     """Selects one device, where rows are packed, or several, where they are not."""
-    with told_of(mesh_of(request.param)):
-        assert may_merge() == (request.param == 1)
+    with tracing_on(make_mesh(request.param)):
+        assert is_batch_known_unsharded() == (request.param == 1)
         yield
 
 

@@ -13,7 +13,7 @@ from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvLSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.scan import ScanOptions
-from tests.flaxnets.meshes import mesh_of, told_of
+from tests.flaxnets.meshes import make_mesh, tracing_on
 from tests.flaxnets.recurrent.cases import (
     BY_NAME,
     FLOAT64,
@@ -79,7 +79,7 @@ def test_changes_neither_values_nor_gradients(
 @pytest.mark.parametrize("steps", [15, 16])
 def test_of_long_scans_the_gradients_are_the_same(steps: int, num_devices: int) -> None:
     # From 16 steps on the kernel is copied transposed; on one device time and batch are merged.
-    with jax.enable_x64(True), told_of(mesh_of(num_devices)):
+    with jax.enable_x64(True), tracing_on(make_mesh(num_devices)):
         params, carry, x = CASE.draw(steps=steps)
         weights = np.random.default_rng(1).normal(size=(*x.shape[:2], CELL.features))
         results = [
@@ -227,7 +227,7 @@ def temporary_bytes(steps: int, train: bool, options: ScanOptions) -> int:
 
         return jax.grad(loss)(params)
 
-    with told_of(mesh_of(1)):  # On several devices the maps of all steps are copied.
+    with tracing_on(make_mesh(1)):  # On several devices the maps of all steps are copied.
         traced = jax.jit(gradient if train else last_carry).lower(params, x, lengths)
     compiled = traced.compile()
     return compiled.memory_analysis().temp_size_in_bytes

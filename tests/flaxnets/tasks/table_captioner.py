@@ -1,4 +1,4 @@
-"""A captioner that is a table, small enough to be told in NumPy and to be enumerated."""
+"""Captioner whose logits are a table, small enough for NumPy and for enumeration."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,13 @@ BOS, EOS = 1, 2
 
 
 class TableCaptioner(nn.Module):
-    """At each step the scores are those of the word before, plus the image's.
+    """Logits of each step: the table's row of the word before, plus those of the image.
 
     Attributes:
       max_steps: rows of the table.
       vocabulary_size: V.
-      attends: whether there is attention to regions.
-      draws: whether a region of each step is drawn, always that of the step's number.
+      attends: returns attention weights.
+      draws: as if regions were sampled in training; region t at step t.
     """
 
     max_steps: int = L
@@ -33,7 +33,7 @@ class TableCaptioner(nn.Module):
     def setup(self) -> None:
         normal, v = nn.initializers.normal(1.0), self.vocabulary_size
         self.table = self.param("table", normal, (self.max_steps, v, v))
-        self.looks = self.param("looks", normal, (self.max_steps,))
+        self.energies = self.param("energies", normal, (self.max_steps,))
         self.baseline = self.variable("state", "baseline", lambda: jnp.float32(-4.0))
 
     def __call__(
@@ -50,14 +50,16 @@ class TableCaptioner(nn.Module):
         num_steps = tokens.shape[-1]
         first = jnp.full_like(tokens[..., :1], BOS)
         previous = jnp.concatenate([first, tokens[..., :-1]], -1)
-        logits = self.table[jnp.arange(num_steps), previous] + image_scores(inputs)[:, None, None]
+        logits = self.table[jnp.arange(num_steps), previous] + image_logits(inputs)[:, None, None]
         if sampling_probability is not None:
             logits = logits * (1 + sampling_probability)
         outputs = CaptionOutputs(logits)
         if not self.attends:
             return outputs
-        scores = self.looks[:num_steps, None] * inputs[:, None, None, :, 0]  # (B,1,L,R)
-        attention = jax.nn.softmax(jnp.broadcast_to(scores, (*logits.shape[:3], scores.shape[-1])))
+        energies = self.energies[:num_steps, None] * inputs[:, None, None, :, 0]  # (B,1,L,R)
+        attention = jax.nn.softmax(
+            jnp.broadcast_to(energies, (*logits.shape[:3], energies.shape[-1]))
+        )
         outputs = outputs._replace(attention=attention)
         if not (self.draws and train):
             return outputs
@@ -68,22 +70,24 @@ class TableCaptioner(nn.Module):
             baseline=self.baseline.value,
         )
 
-    def begin(self, inputs: jax.Array, lengths: jax.Array | None = None) -> tuple[Any, jax.Array]:
-        return image_scores(inputs), jnp.zeros(len(inputs), jnp.int32)
+    def start_decoding(
+        self, inputs: jax.Array, lengths: jax.Array | None = None
+    ) -> tuple[Any, jax.Array]:
+        return image_logits(inputs), jnp.zeros(len(inputs), jnp.int32)
 
-    def advance(
+    def decode_step(
         self, memory: jax.Array, carry: jax.Array, previous: jax.Array
     ) -> tuple[jax.Array, jax.Array, None]:
         return carry + 1, self.table[carry, previous] + memory, None
 
 
-def image_scores(inputs: Any) -> Any:
-    """(B,R,D) to (B,1): what an image adds to the scores of all its words but the first ones."""
+def image_logits(inputs: Any) -> Any:
+    """Returns the logits (B,V) that an image (B,R,1+V) adds at every step."""
     return jnp.asarray(inputs)[:, 0, 1:]
 
 
 def captions(seed: int = 0) -> dict[str, np.ndarray]:
-    """A batch: three images of two captions, one of them absent, of lengths 1 to L."""
+    """Returns a batch of three images with two captions, one absent, of lengths 1 to L."""
     rng = np.random.default_rng(seed)
     token_lengths = np.array([[4, 2], [3, 0], [1, 3]], np.int32)
     tokens = np.zeros((B, C, L), np.int32)
@@ -105,7 +109,7 @@ def variables_of(model: nn.Module, batch: dict[str, np.ndarray], seed: int = 0) 
 
 
 def given_words(batch: dict[str, np.ndarray]) -> Iterator[tuple[int, int, int, int, int]]:
-    """(row, caption, step, word before, word) of each word that counts."""
+    """Yields (row, caption, step, word before, word) of each valid word."""
     for b, c in np.argwhere(batch["token_lengths"] > 0):
         previous = BOS
         for t in range(batch["token_lengths"][b, c] if batch["mask"][b] else 0):
@@ -115,14 +119,14 @@ def given_words(batch: dict[str, np.ndarray]) -> Iterator[tuple[int, int, int, i
 
 
 def enumerate_captions(words: Sequence[int], num_steps: int) -> np.ndarray:
-    """All captions of at most so many tokens, those that end and those that are cut, (N,L)."""
+    """Returns all captions (N,L) of at most L tokens: those that end, and those cut at L."""
     lists = [itertools.product(words, repeat=n) for n in range(num_steps + 1)]
     *shorter, cut = ([list(caption) for caption in group] for group in lists)
     found = [[*caption, EOS] for group in shorter for caption in group] + cut
     return np.array([caption + [0] * (num_steps - len(caption)) for caption in found], np.int32)
 
 
-def log_softmax(scores: np.ndarray) -> np.ndarray:
-    scores = np.asarray(scores, np.float64)
-    shifted = scores - scores.max(-1, keepdims=True)
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

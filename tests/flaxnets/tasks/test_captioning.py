@@ -1,4 +1,4 @@
-"""The captioning task's sums, gradients and captions, against loops over words in NumPy."""
+"""Captioning task: sums, gradients and captions against loops over words in NumPy."""
 
 from functools import partial
 from typing import Any
@@ -39,7 +39,7 @@ def words(ids: Any) -> str:
 def losses_of(
     model: Any, task: Captioning, variables: Any, *batches: Arrays, step: int = 0
 ) -> list[Any]:
-    """Of each batch ((total loss, (sums, collections)), gradient of the total)."""
+    """Returns for each batch ((total loss, (sums, collections)), gradient of the total)."""
 
     def total(params: Any, batch: Any) -> Any:
         sums, collections = task.loss(model, {**variables, "params": params}, batch, KEY, step)
@@ -50,14 +50,14 @@ def losses_of(
 
 
 def log_probabilities(variables: Any, batch: Arrays, b: int, t: int, previous: int) -> np.ndarray:
-    """(V,) after ``previous``, as the table has them."""
+    """Returns the table's log-probabilities (V,) after ``previous``."""
     table = np.asarray(variables["params"]["table"], np.float64)
     return log_softmax(table[t, previous] + batch["features"][b, 0, 1:])
 
 
 def attention_of(variables: Any, batch: Arrays, b: int, t: int) -> np.ndarray:
-    looks = np.asarray(variables["params"]["looks"], np.float64)
-    return np.exp(log_softmax(looks[t] * batch["features"][b, :, 0]))
+    energies = np.asarray(variables["params"]["energies"], np.float64)
+    return np.exp(log_softmax(energies[t] * batch["features"][b, :, 0]))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -82,7 +82,7 @@ def test_the_loss_is_a_sum_over_the_words_of_all_captions(smoothing: float) -> N
 
 
 def spoil(batch: Arrays, steps: int) -> Arrays:
-    """Other padding, of ``steps`` in all; an absent caption more; other content where masked."""
+    """Changes padding, its length (``steps``), masked rows, and adds an absent caption."""
     rng = np.random.default_rng(9)
     tokens = rng.integers(0, V, (B, C + 1, steps)).astype(np.int32)
     token_lengths = np.zeros((B, C + 1), np.int32)
@@ -136,7 +136,7 @@ def test_a_caption_counts_as_often_as_its_weight_says(draws: bool) -> None:
 
 
 @pytest.mark.parametrize("video", [False, True])
-def test_regions_that_are_not_looked_at_evenly_are_penalised(video: bool) -> None:
+def test_unequal_attention_to_regions_is_penalised(video: bool) -> None:
     batch, model = captions(), TableCaptioner(attends=True)
     batch["mask"][2] = False
     variables = variables_of(model, batch)
@@ -149,17 +149,17 @@ def test_regions_that_are_not_looked_at_evenly_are_penalised(video: bool) -> Non
     batch["features"] = batch["video" if video else "features"]
     penalty = 0.0
     for b, c in {(b, c) for b, c, *_ in given_words(batch)}:
-        looked = sum(
+        total_attention = sum(
             attention_of(variables, batch, b, t) for t in range(batch["token_lengths"][b, c])
         )
         regions = batch["lengths"][b] if video else R
-        penalty += 0.3 * ((1 - looked[:regions]) ** 2).sum()
+        penalty += 0.3 * ((1 - total_attention[:regions]) ** 2).sum()
     assert penalty > 0.5
     assert penalised - plain == pytest.approx(penalty, rel=1e-4)
     assert sums["loss"][0] - sums["cross_entropy"][0] == pytest.approx(penalty, rel=1e-4)
 
 
-def test_what_hard_attention_adds_has_the_gradient_of_the_score_function() -> None:
+def test_hard_attention_adds_the_score_function_gradient() -> None:
     batch, model = captions(), TableCaptioner(attends=True, draws=True)
     batch["mask"][2] = False
     variables = variables_of(model, batch)
@@ -172,16 +172,16 @@ def test_what_hard_attention_adds_has_the_gradient_of_the_score_function() -> No
         likelihood[b, c] = likelihood.get((b, c), 0.0) + logs[word]
     expected, added = np.zeros(L), 0.0
     for b, c, t, *_ in given_words(batch):
-        scores = batch["features"][b, :, 0].astype(np.float64)  # d logits / d looks[t].
+        slopes = batch["features"][b, :, 0].astype(np.float64)  # d logits / d energies[t].
         alpha = attention_of(variables, batch, b, t)
         advantage = likelihood[b, c] - -4.0
         entropy = -(alpha * np.log(alpha)).sum()
         drawn = 0.5 * advantage * (np.eye(R)[t] - alpha)
         spread = 0.1 * -alpha * (np.log(alpha) + entropy)
-        expected[t] -= (drawn + spread) @ scores
+        expected[t] -= (drawn + spread) @ slopes
         added -= 0.5 * advantage * np.log(alpha[t]) + 0.1 * entropy
     assert np.abs(expected).min() > 0.01
-    np.testing.assert_allclose(gradient["looks"], expected, rtol=1e-4)
+    np.testing.assert_allclose(gradient["energies"], expected, rtol=1e-4)
     assert sums["loss"][0] - sums["cross_entropy"][0] == pytest.approx(added, rel=1e-4)
     # The likelihood is a constant in the reward: the table's gradient is that of its words alone.
     np.testing.assert_allclose(gradient["table"], plain["table"], rtol=1e-5, atol=1e-6)
@@ -224,7 +224,7 @@ def test_the_probability_of_scheduled_sampling_rises_with_the_step() -> None:
     forced, sampled = (
         Captioning(words, scheduled_sampling=schedule) for schedule in (None, sampling)
     )
-    # The table multiplies its scores by one and the probability.
+    # The table multiplies its logits by one plus the probability.
     for step, factor in ((5, 1.0), (15, 1.1)):
         scaled = jax.tree.map(lambda x, factor=factor: factor * x, variables)
         scaled_batch = {**batch, "features": np.float32(factor) * batch["features"]}
@@ -233,7 +233,7 @@ def test_the_probability_of_scheduled_sampling_rises_with_the_step() -> None:
         assert actual == pytest.approx(expected, rel=1e-5)
 
 
-def test_evaluation_scores_the_given_words_and_searches_for_others() -> None:
+def test_evaluation_has_the_references_loss_and_searches_for_captions() -> None:
     batch, model = captions(), TableCaptioner()
     batch["mask"][0] = False
     variables = variables_of(model, batch)

@@ -54,7 +54,7 @@ def test_mixup_mixes_clips_and_targets(kind: str, monkeypatch: pytest.MonkeyPatc
                 for clip in (b, partner)
             )
             total += (weight * own + (1 - weight) * other) / M
-    # The last row is masked, and the third has it as partner.
+    # The last row, partner of the third, is masked.
     assert counted == 2
     assert sums["loss"][0] == pytest.approx(total, rel=1e-5)
     assert sums["loss"][1] == counted

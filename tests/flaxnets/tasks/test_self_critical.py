@@ -15,7 +15,7 @@ from flaxnets.decoders.search import SearchOptions
 from flaxnets.decoders.show_attend_tell import SoftAttention
 from flaxnets.models.captioner import Captioner
 from flaxnets.recurrent.cells import LSTMCell
-from flaxnets.tasks.captioning import begin_search
+from flaxnets.tasks.captioning import start_search
 from flaxnets.tasks.cider import DocumentFrequencies, cider_d
 from flaxnets.tasks.self_critical import SelfCritical
 from flaxnets.training.state import make_state
@@ -25,7 +25,7 @@ from tests.flaxnets.tasks.table_captioner import (
     EOS,
     TableCaptioner,
     enumerate_captions,
-    image_scores,
+    image_logits,
     variables_of,
 )
 
@@ -41,7 +41,7 @@ BASELINES = ["greedy", "leave_one_out"]
 
 
 def batch_of(mask: tuple[bool, bool] = (True, True)) -> dict[str, Any]:
-    """Two images: one of two references, one of one and one that does not exist."""
+    """Returns two images: one with two references, one with one and an absent one."""
     tokens = np.array([[[4, 5, EOS], [5, EOS, 0]], [[4, 4, EOS], [5, 5, 5]]], np.int32)
     features = np.random.default_rng(1).normal(size=(2, 1, 1 + V)).astype(np.float32)
     return {
@@ -55,7 +55,7 @@ def batch_of(mask: tuple[bool, bool] = (True, True)) -> dict[str, Any]:
 
 @cache
 def loss_of(baseline: str) -> Any:
-    """(params, batch, key) to ((total loss, sums), gradient), compiled once for all tests."""
+    """Returns (params, batch, key) to ((total loss, sums), gradient), compiled once."""
 
     def total(params: Any, batch: Any, key: Any) -> Any:
         variables = {"params": params, "state": {"baseline": jnp.float32(0)}}
@@ -78,12 +78,12 @@ def task_of(baseline: str, num_samples: int = 3) -> SelfCritical:
 
 @jax.jit
 def probabilities(params: Any, batch: dict[str, Any], temperature: float = 1.0) -> jax.Array:
-    """(B,N): of each caption, each word drawn among the end and the two words alone."""
+    """Returns p (B,N) of each caption; only the end token and two words are allowed."""
     total = jnp.zeros((2, len(CAPTIONS)))
     previous = np.full(len(CAPTIONS), BOS)
     for t in range(STEPS):
-        scores = params["table"][t, previous] + image_scores(batch["features"])[:, None]
-        logs = jax.nn.log_softmax(scores[..., [EOS, *WORDS]] / temperature)  # (B,N,3)
+        logits = params["table"][t, previous] + image_logits(batch["features"])[:, None]
+        logs = jax.nn.log_softmax(logits[..., [EOS, *WORDS]] / temperature)  # (B,N,3)
         place = np.searchsorted([EOS, *WORDS], CAPTIONS[:, t])
         chosen = jnp.take_along_axis(logs, jnp.asarray(place)[None, :, None], -1)[..., 0]
         total += jnp.where(CAPTIONS[:, t] > 0, chosen, 0)
@@ -92,14 +92,14 @@ def probabilities(params: Any, batch: dict[str, Any], temperature: float = 1.0) 
 
 
 def expected_reward(params: Any, batch: dict[str, Any], temperature: float = 1.0) -> jax.Array:
-    """(B,)."""
+    """Returns the exact expectation (B,) by enumeration."""
     candidates = np.broadcast_to(CAPTIONS, (2, *CAPTIONS.shape))
     shares = probabilities(params, batch, temperature)
     return jnp.sum(shares * rewards(batch, candidates), axis=-1)
 
 
 def rewards(batch: dict[str, Any], candidates: np.ndarray) -> np.ndarray:
-    """(B,S) of (B,S,L)."""
+    """Returns CIDEr-D (B,S) of captions (B,S,L)."""
     exists = np.arange(3) < np.asarray(batch["token_lengths"])[..., None]
     references = np.where(exists, batch["tokens"], 0)
     return np.asarray(cider_d(FREQUENCIES, jnp.asarray(candidates), jnp.asarray(references)))
@@ -159,8 +159,8 @@ def test_words_are_drawn_from_the_probabilities_that_are_differentiated() -> Non
     np.testing.assert_allclose(np.exp(log_probs.sum(-1)), exact, rtol=1e-5)
     assert (np.asarray(log_probs)[tokens == 0] == 0).all()
     num_samples = 20_000
-    advance, carry = begin_search(MODEL, variables, batch)
-    draw = partial(sample, advance, num_samples=num_samples, max_steps=STEPS)
+    decode_step, carry = start_search(MODEL, variables, batch)
+    draw = partial(sample, decode_step, num_samples=num_samples, max_steps=STEPS)
     drawn = np.asarray(jax.jit(draw)(carry, KEY).tokens)
     for b in range(2):
         shares = np.array([(drawn[b] == caption).all(-1).mean() for caption in CAPTIONS])
@@ -203,13 +203,13 @@ def test_the_greedy_baseline_is_the_reward_of_the_likeliest_words() -> None:
     batch = batch_of()
     params = variables_of(MODEL, batch)["params"]
     (_, sums), _ = loss_of("greedy")(params, batch, KEY)
-    scores = np.asarray(image_scores(batch["features"]))  # (B,V)
+    of_image = np.asarray(image_logits(batch["features"]))  # (B,V)
     found = np.zeros((2, 1, STEPS), np.int32)
     for b in range(2):
         caption: list[int] = []
         while len(caption) < STEPS and EOS not in caption:
             previous = caption[-1] if caption else BOS
-            after = np.asarray(params["table"])[len(caption), previous] + scores[b]
+            after = np.asarray(params["table"])[len(caption), previous] + of_image[b]
             after[[0, BOS, 3]] = -np.inf
             caption.append(int(after.argmax()))
         found[b, 0, : len(caption)] = caption
@@ -244,7 +244,7 @@ def test_the_same_parts_of_an_image_are_dropped_in_drawing_and_in_differentiatin
     batch = batch_of()
     batch["features"] = jax.random.normal(KEY, (2, 6, 5))
     variables = variables_of(model, batch)
-    # Large enough that what is seen decides what is said, small enough that draws differ.
+    # Large enough that the image matters for the caption, small enough that samples differ.
     variables = jax.tree.map(lambda x: 0.5 * jax.random.normal(KEY, x.shape), variables)
     task = dataclasses.replace(task_of("leave_one_out", 8), image_dropout=True)
 
@@ -252,12 +252,12 @@ def test_the_same_parts_of_an_image_are_dropped_in_drawing_and_in_differentiatin
 
     @jax.jit
     def log_probs(drop_key: Any) -> tuple[jax.Array, jax.Array]:
-        """(B,) as they are drawn, word after word, and as they are differentiated."""
+        """Returns log p (B,) as sampled, step by step, and as differentiated."""
         options = {"image_dropout": True, "rngs": {"dropout": drop_key}}
-        advance, carry = begin_search(model, variables, batch, **options)
+        decode_step, carry = start_search(model, variables, batch, **options)
         previous, total = jnp.full(2, BOS), jnp.zeros(2)
         for word in jnp.moveaxis(tokens[:, 0], 1, 0):
-            carry, logits = advance(carry, previous)
+            carry, logits = decode_step(carry, previous)
             place = jnp.searchsorted(jnp.array([EOS, *WORDS]), word)[:, None]
             logs = jax.nn.log_softmax(logits[:, jnp.array([EOS, *WORDS])])
             total += jnp.take_along_axis(logs, place, axis=1)[:, 0]
@@ -277,7 +277,7 @@ def test_the_same_parts_of_an_image_are_dropped_in_drawing_and_in_differentiatin
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
-def test_drawn_captions_have_no_more_steps_than_is_said(baseline: str) -> None:
+def test_drawn_steps_bounds_the_length_of_samples(baseline: str) -> None:
     batch = batch_of()
     variables = variables_of(MODEL, batch)
     words = {}
@@ -289,7 +289,32 @@ def test_drawn_captions_have_no_more_steps_than_is_said(baseline: str) -> None:
     assert words[0] == words[STEPS] > 6
 
 
-def test_what_cannot_be_trained_is_refused() -> None:
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_references_count_by_their_weights(baseline: str) -> None:
+    batch = batch_of()
+    variables = variables_of(MODEL, batch)
+
+    @jax.jit
+    def sums_of(weights: Any, tokens: Any) -> Any:
+        given = {**batch, "tokens": tokens}
+        if weights is not None:
+            given["caption_weights"] = weights
+        return task_of(baseline).loss(MODEL, variables, given, KEY)[0]
+
+    tokens = batch["tokens"]
+    alike = sums_of(None, tokens)
+    assert_same = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-5))
+    assert_same(sums_of(jnp.full((2, 2), 0.7), tokens), alike)
+    # A reference that weighs nothing is as none; the others are as they were.
+    weights = jnp.array([[1.0, 0.0], [1.0, 0.0]])
+    first = sums_of(weights, tokens)
+    assert_same(first, sums_of(weights, tokens.at[:, 1].set(5)))
+    assert_same(first, sums_of(None, tokens.at[:, 1].set(0)))
+    for name in ("reward", "baseline"):
+        assert abs(first[name][0] - alike[name][0]) > 0.005
+
+
+def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match=r"baseline: expected one of .*, received 'mean'"):
         task_of("mean")
     with pytest.raises(ValueError, match="num_samples: expected at least 2 for leave_one_out, rec"):

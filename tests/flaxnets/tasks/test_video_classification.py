@@ -1,4 +1,4 @@
-"""The task's losses against NumPy, and which frames a model is given."""
+"""Losses of video classification against NumPy, and the inputs of the model."""
 
 from functools import partial
 from typing import Any
@@ -90,7 +90,7 @@ def test_padding_and_masked_rows_change_neither_loss_nor_gradient(kind: str) -> 
 
 
 class LastOnly(Echo):
-    """Gives the scores of the last ``steps`` steps, as heads of whole clips give one."""
+    """Logits of the last ``steps`` steps; a head for whole clips gives one."""
 
     steps: int = 1
 
@@ -115,12 +115,12 @@ def test_one_step_of_scores_stands_for_the_clip_whatever_its_length(kind: str) -
 
 def test_scores_of_other_steps_than_the_frames_are_refused() -> None:
     features = scores(B, T, K)
-    with pytest.raises(ValueError, match="scores: expected 1 or 3 steps, received 2"):
+    with pytest.raises(ValueError, match="logits: expected 1 or 3 steps, received 2"):
         VideoClassification().predict(LastOnly(2), variables_of(features), batch_of(features))
 
 
 class Sum(nn.Module):
-    """Its streams, which must be named as is said, added up are its scores."""
+    """Logits that are the sum of the streams, which must have the given names."""
 
     names: tuple[str, ...]
 

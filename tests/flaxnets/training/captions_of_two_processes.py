@@ -1,4 +1,4 @@
-"""A program: evaluates a captioner, as one of several processes or alone, and writes the figures.
+"""Program that evaluates a captioner, as one of several processes or alone, and writes metrics.
 
 python -m tests.flaxnets.training.captions_of_two_processes OUT PORT NUM_PROCESSES PROCESS
 """
@@ -32,7 +32,7 @@ UNREADABLE = (2, 7, 9)
 
 
 class Source:
-    """Examples of random features with two captions each, of which some cannot be read."""
+    """Examples of random features with two captions each; some cannot be read."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -54,9 +54,9 @@ class Source:
 
 
 def figures(strategy: DataParallel) -> dict[str, Any]:
-    """What ``evaluate`` returns, and what it hands out on the way, of this process."""
+    """Returns the metrics of ``evaluate``, and the records it passes on in this process."""
     model = TableCaptioner()
-    # Words of other lengths, so that the records of each process are of another size.
+    # Words of different lengths, so that the processes' records differ in size.
     task = Captioning(
         lambda ids: " ".join("x" * 2**number for number in ids),
         SearchOptions(method="greedy", max_steps=L),
@@ -95,7 +95,7 @@ def figures(strategy: DataParallel) -> dict[str, Any]:
         score=score,
         describe=task.describe_outputs,
     )
-    # One process without any, the other with one that both might hold.
+    # One process without records, the other with one.
     first = jax.process_index() == 0
     uneven = gather_records([] if first and jax.process_count() > 1 else [{"index": 5}])
     return {"metrics": metrics, "scored": scored, "handed": handed, "uneven": uneven}

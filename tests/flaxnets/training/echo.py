@@ -1,4 +1,4 @@
-"""A model whose frames are its scores, clips for it, and losses of clips in NumPy."""
+"""Model that returns its frames as logits, clips for it, and losses of clips in NumPy."""
 
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ KEY = jax.random.key(0)
 
 
 class Echo(nn.Module):
-    """Its frames are its scores, moved by a parameter, which starts at zero."""
+    """Logits that are the frames plus a parameter, which starts at zero."""
 
     @nn.compact
     def __call__(
@@ -41,7 +41,7 @@ def variables_of(features: np.ndarray) -> Any:
 
 
 def loss_of(task: VideoClassification, batch: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    # A function of its own each time, as tests put something else in place of the draw.
+    # A new function each time, as tests replace the random draw.
     sums, _ = jax.jit(partial(task.loss, Echo()))(variables_of(batch["features"]), batch, KEY)
     return {name: (float(total), float(count)) for name, (total, count) in sums.items()}
 
@@ -62,7 +62,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 def clip_loss(
     kind: str, rows: np.ndarray, label: int, length: int, smoothing: float = 0.0
 ) -> float:
-    """The loss of one clip from (T,K) scores of one network."""
+    """Returns the loss of one clip from (T,K) logits of one network."""
     rows = rows[:length].astype(np.float64)
     rows = rows.mean(0, keepdims=True) if kind == "clip" else rows
     target = np.full(K, smoothing / K)
@@ -72,7 +72,7 @@ def clip_loss(
 
 
 def gains(kind: str, length: int) -> np.ndarray:
-    """The weights of the steps of one clip."""
+    """Returns the weights of the steps of one clip."""
     if kind == "linear_gain":
         return np.array([(t + 1) / length for t in range(length)])
     return np.ones(length)

@@ -1,4 +1,4 @@
-"""A program: figures of the strategies as one of several processes.
+"""Program that trains and evaluates by several strategies, as one of several processes.
 
 python -m tests.flaxnets.training.figures_of_processes FOLDER STRATEGY/KIND/DTYPE … --coordinator=…
 """

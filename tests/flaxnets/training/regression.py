@@ -1,4 +1,4 @@
-"""A linear model, small enough to be told in NumPy, with and without BatchNorm."""
+"""Linear regression with and without BatchNorm, small enough to be written in NumPy."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ WIDTH = 3
 
 
 class Line(nn.Module):
-    """(B,WIDTH) to (B,); ``axis_name`` reaches BatchNorm."""
+    """Linear model, (B,WIDTH) to (B,); ``axis_name`` is passed to BatchNorm."""
 
     normalizes: bool = False
     axis_name: str | None = None
@@ -35,7 +35,7 @@ class Line(nn.Module):
 
 
 class Regression:
-    """The mean squared error of the rows that count."""
+    """Mean squared error of the rows that count."""
 
     def initialize(self, model: nn.Module, key: PRNGKey, batch: Batch) -> PyTree:
         return model.init(key, batch["inputs"], train=False)
@@ -73,7 +73,7 @@ class Regression:
 
 
 def rows(seed: int, mask: Any) -> dict[str, np.ndarray]:
-    """A batch of as many rows as ``mask`` has."""
+    """Returns a random batch with as many rows as ``mask``."""
     rng = np.random.default_rng(seed)
     return {
         "inputs": rng.normal(size=(len(mask), WIDTH)).astype(np.float32),
@@ -83,13 +83,13 @@ def rows(seed: int, mask: Any) -> dict[str, np.ndarray]:
 
 
 def variables_of(model: nn.Module) -> Any:
-    """Random ones, as NumPy arrays."""
+    """Returns random variables as NumPy arrays."""
     batch = rows(0, [True])
     return jax.device_get(Regression().initialize(model, jax.random.key(1), batch))
 
 
 def gradient(params: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of the mean over the rows that count, of a line without BatchNorm."""
+    """Returns the gradient of the mean over the rows that count, without BatchNorm."""
     kernel, bias = (np.asarray(params["line"][name], np.float64) for name in ("kernel", "bias"))
     inputs, target = (
         batch[name][batch["mask"]].astype(np.float64) for name in ("inputs", "target")

@@ -1,4 +1,4 @@
-"""Twenty steps and an evaluation of two networks by any strategy, in any process of several."""
+"""Training and evaluation of two small networks by any strategy, in one or more processes."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,7 +63,7 @@ def make_task(kind: str) -> Task:
 
 
 class Examples:
-    """Random examples, of which some count nowhere; this process's rows of each batch."""
+    """Random examples, some of them masked; this process's rows of each batch."""
 
     num_examples = NUM_EVALUATED
     batches_per_epoch = -(-NUM_EVALUATED // BATCH_SIZE)
@@ -110,7 +110,7 @@ class Examples:
 def begin(
     strategy: Strategy, kind: str, dtype: str, **options: Any
 ) -> tuple[TrainState, Callable[..., Any]]:
-    """The state before the first step, and the compiled step of ``make_train_step``'s options."""
+    """Returns the initial state, and the compiled step for ``make_train_step``'s options."""
     model, task, variables = make_model(kind, dtype), make_task(kind), variables_of(kind, dtype)
     config = OptimizerConfig(learning_rate=1e-2, clip_norm=1.0)
     optimizer = make_optimizer(config, NUM_STEPS, variables["params"])
@@ -122,17 +122,17 @@ def begin(
 
 @functools.cache
 def variables_of(kind: str, dtype: str) -> Any:
-    """As NumPy arrays, since steps reuse the memory of others."""
+    """Returns variables as NumPy arrays, which no step can donate."""
     batch = next(Examples(kind, dtype, train=True).batches())
     variables = initialize_variables(make_model(kind, dtype), make_task(kind), batch, 0)
-    # The classifier chooses the type of its parameters itself.
+    # The classifier's parameters have a dtype of their own.
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), variables)
 
 
 def train(
     strategy: Strategy, kind: str, dtype: str = "float32", **options: Any
 ) -> tuple[TrainState, list[float]]:
-    """The state after ``NUM_STEPS`` steps, and the loss of each."""
+    """Returns the state after ``NUM_STEPS`` steps, and the loss of each."""
     state, step = begin(strategy, kind, dtype, **options)
     losses = []
     for batch in Examples(kind, dtype, train=True).batches():
@@ -145,7 +145,7 @@ def train(
 def evaluation_of(
     strategy: Strategy, kind: str, dtype: str, variables: Any
 ) -> tuple[dict[str, float], list[Mapping[str, Any]]]:
-    """Means over a split whose last batch is partial, and its examples' records."""
+    """Returns means over a split whose last batch is partial, and its examples' records."""
     task = make_task(kind)
     scored: list[Mapping[str, Any]] = []
 
@@ -165,7 +165,7 @@ def evaluation_of(
 
 
 def figures(strategy: Strategy, kind: str, dtype: str = "float32") -> dict[str, Any]:
-    """Losses of ``NUM_STEPS`` steps, and what an evaluation after them finds; for JSON."""
+    """Returns the losses of ``NUM_STEPS`` steps and an evaluation after them, for JSON."""
     state, losses = train(strategy, kind, dtype)
     metrics, records = evaluation_of(strategy, kind, dtype, state.variables)
     return {"losses": losses, "metrics": metrics, "records": records}

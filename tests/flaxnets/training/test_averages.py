@@ -1,4 +1,4 @@
-"""A run with averages and micro-batches under pmap, evaluated by jit from its checkpoint."""
+"""A run with averaged parameters and micro-batches under pmap, evaluated by jit."""
 
 from pathlib import Path
 
@@ -26,5 +26,5 @@ def test_the_checkpoint_is_used_as_it_was_evaluated(tmp_path: Path) -> None:
         train(config, workdir, show_progress=False)
     (recorded,) = [r for r in read_metrics(tmp_path) if r["split"] == "validation"]
     model = TrainedModel(config, workdir)
-    # The parameters themselves, far from their average at this rate, would be told apart.
+    # At this learning rate the loss of the parameters themselves differs.
     assert model.evaluate("validation")["loss"] == pytest.approx(recorded["loss"], rel=1e-5)

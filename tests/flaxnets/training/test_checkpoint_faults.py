@@ -1,4 +1,4 @@
-"""What disks and people do to checkpoints: each a clear error, and none loses an older one."""
+"""Damaged, missing and unwritable checkpoints: a clear error each, and older ones are kept."""
 
 import contextlib
 import shutil
@@ -19,7 +19,7 @@ from flaxnets.training.checkpoint import (
 from flaxnets.training.state import TrainState
 
 SIZE = 50_000
-"""Numbers that take a file of their own in a checkpoint, beside those of a few bytes."""
+"""Elements of an array that gets a file of its own in a checkpoint."""
 
 
 def make_state(step: int, size: int = SIZE) -> TrainState:
@@ -52,7 +52,7 @@ def is_restored(path: Path, step: int) -> bool:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Steps 1 and 2."""
+    """Checkpoints of steps 1 and 2."""
     path = tmp_path_factory.mktemp("saved")
     checkpointer = Checkpointer(path)
     save(checkpointer, 1, 2)
@@ -62,7 +62,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def mounted(path: Path, options: str) -> Iterator[Path]:
-    """A file system in memory."""
+    """Mounts a file system in memory."""
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
     try:
@@ -94,9 +94,9 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_older_step_can_be_used(
             with pytest.raises(DamagedCheckpoint, match=r"2: the checkpoint is damaged") as error:
                 is_restored(tmp_path / "checkpoints", 2)
             if path.parts[1] == "metrics":  # Without which the best step is unknown.
-                assert "Whole are steps 1: move the damaged folder away" in str(error.value)
+                assert "Undamaged steps: 1; move the damaged folder away" in str(error.value)
             else:
-                assert "Whole are steps 1: name one with --step" in str(error.value)
+                assert "Undamaged steps: 1; name one with --step" in str(error.value)
                 assert is_restored(tmp_path / "checkpoints", 1)
         (tmp_path / "checkpoints" / path).write_bytes(whole)
     assert is_restored(tmp_path / "checkpoints", 2)
@@ -105,8 +105,16 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_older_step_can_be_used(
 def test_a_file_that_is_gone_is_named(saved: Path, tmp_path: Path) -> None:
     path = shutil.copytree(saved, tmp_path / "checkpoints")
     (path / "2" / "state" / "_METADATA").unlink()
-    with pytest.raises(DamagedCheckpoint, match=r"not what was written: state/_METADATA\. Whole"):
+    with pytest.raises(DamagedCheckpoint, match=r"from what was written: state/_METADATA\. Undam"):
         is_restored(path, 2)
+
+
+def test_a_checkpoint_without_digests_is_damaged(saved: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(saved, tmp_path / "checkpoints")
+    (path / "2" / "digests.json").unlink()
+    with pytest.raises(DamagedCheckpoint, match=r"written: digests\.json\. Undamaged"):
+        is_restored(path, 2)
+    assert is_restored(path, 1)
 
 
 def test_without_the_newest_step_the_one_before_counts(saved: Path, tmp_path: Path) -> None:
@@ -161,7 +169,7 @@ def test_a_folder_that_is_removed_during_training_ends_it(tmp_path: Path) -> Non
     checkpointer.close()
 
 
-# Where Orbax's writing fails, what it still has to do may find its event loop closed.
+# After Orbax failed to write, its pending coroutines may find the event loop closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_keeps_the_older_steps(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "size=1m") as disk:
@@ -172,7 +180,7 @@ def test_a_full_disk_keeps_the_older_steps(tmp_path: Path) -> None:
         assert "steps that are kept: 1" in str(error.value)
         checkpointer.close()
         assert is_restored(disk / "checkpoints", 1)
-        # With room again, the run goes on.
+        # With free space again, the run resumes.
         checkpointer = Checkpointer(disk / "checkpoints", keep=1)
         assert checkpointer.latest_step == 1
         save(checkpointer, 2)

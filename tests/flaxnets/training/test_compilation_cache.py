@@ -1,4 +1,4 @@
-"""Programs that were compiled once are found in the folder of the cache."""
+"""The compilation cache stores programs and finds them again."""
 
 from pathlib import Path
 from typing import Any

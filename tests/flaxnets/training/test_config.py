@@ -1,4 +1,4 @@
-"""Configurations: updates from JSON, differences, refusals."""
+"""Configurations: updates from JSON, differences, refused values."""
 
 import dataclasses
 import json

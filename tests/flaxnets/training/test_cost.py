@@ -1,4 +1,4 @@
-"""Costs of a step: parameters, memory and messages against what a real step has."""
+"""Estimated cost of a step against a compiled one: parameters, memory, communication."""
 
 import dataclasses
 from typing import Any
@@ -65,7 +65,7 @@ def test_devices_share_rows_and_state() -> None:
     assert four.memory.batch < 0.5 * whole.memory.batch
     assert four.memory.state == whole.memory.state
     config.fsdp = 4
-    config.model.recurrent_features = 256
+    config.model.recurrent.features = 256
     shared = estimate_cost(config, batch, devices=4)
     config.fsdp = 1
     replicated = estimate_cost(config, batch, devices=4)

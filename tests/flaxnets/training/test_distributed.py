@@ -1,4 +1,4 @@
-"""What tells processes of each other is checked; a single one needs none of it."""
+"""Options of several processes are checked; a single process works without any."""
 
 import os
 import signal
@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from flaxnets.training.distributed import (
+    broadcast_from_first,
     describe_process,
-    from_first,
     is_first,
     joined,
     leave,
     synchronize,
 )
 from flaxnets.training.metric_writer import MetricsWriter
-from flaxnets.training.preemption import Interruption
+from flaxnets.training.preemption import Preemption
 from flaxnets.training.workdir import Workdir
 
 
@@ -46,11 +46,11 @@ def test_options_that_do_not_fit_together_are_refused(
 def test_a_single_process_is_the_first_and_waits_for_nobody() -> None:
     with joined(cluster="none"):
         assert is_first()
-        assert from_first(True)
-        assert not from_first(False)
+        assert broadcast_from_first(True)
+        assert not broadcast_from_first(False)
         synchronize("here")
         assert describe_process() == ""
-        leave(1)  # Only where others would wait for this process.
+        leave(1)  # Exits only if there are other processes.
 
 
 def test_other_processes_leave_the_workdir_alone(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_other_processes_leave_the_workdir_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_notice_stops_after_the_step_and_handlers_come_back(number: int) -> None:
     before = signal.getsignal(number)
-    with Interruption() as interruption:
-        assert not interruption.stops_at(1)
+    with Preemption() as preemption:
+        assert not preemption.stops_at(1)
         os.kill(os.getpid(), number)
-        assert interruption.stops_at(2)
-        assert interruption.signal == number
+        assert preemption.stops_at(2)
+        assert preemption.signal == number
     assert signal.getsignal(number) is before

@@ -1,4 +1,4 @@
-"""Training ends after evaluations without a better figure, or where the caller ends it."""
+"""Training ends after evaluations without a better metric, or if the caller ends it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,18 +8,13 @@ import jax
 import pytest
 
 from flaxnets.training.checkpoint import Checkpointer
-from flaxnets.training.loop import (
-    OnEvaluation,
-    Outcome,
-    _Run,
-    train,
-)
-from flaxnets.training.metric_writer import read_metrics
+from flaxnets.training.loop import OnEvaluation, Outcome, train
+from flaxnets.training.metric_writer import MetricsWriter, read_metrics
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.workdir import Workdir
 from tests.flaxnets.training.tiny import TinyConfig, TinyData
 
-ORIGINAL, SAVE = TinyData.batches, _Run.save
+ORIGINAL, WRITE = TinyData.batches, MetricsWriter.write
 # The second evaluation is the best; the third is as good, which is no better.
 SCORES = {2: 1.0, 4: 3.0, 6: 3.0, 8: 2.0, 10: 1.0, 12: 9.0}
 
@@ -50,20 +45,19 @@ def evaluated(path: Path) -> list[int]:
 
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
-    """What an evaluation finds after each step; a test may change it."""
+    """Metric of the evaluation after each step; a test may change it."""
     scores = dict(SCORES)
+    written = [0]
 
-    def evaluate(step_function: Any, strategy: Any, variables: Any, *_: Any, **__: Any) -> Any:
-        return {"CIDEr": scores[taken[-1]]}
+    def evaluate(*_: Any, **__: Any) -> dict[str, float]:
+        return {"CIDEr": scores[written[-1]]}
 
-    taken = [0]
-
-    def save(self: Any, state: Any, step: int, *arguments: Any, **options: Any) -> None:
-        taken.append(step)
-        SAVE(self, state, step, *arguments, **options)
+    def write(self: MetricsWriter, step: int, split: str, values: Any) -> None:
+        written.append(step)  # The training metrics are written before the evaluation.
+        WRITE(self, step, split, values)
 
     monkeypatch.setattr("flaxnets.training.loop.evaluate", evaluate)
-    monkeypatch.setattr("flaxnets.training.loop._Run.save", save)
+    monkeypatch.setattr(MetricsWriter, "write", write)
     return scores
 
 

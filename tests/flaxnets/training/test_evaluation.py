@@ -1,4 +1,4 @@
-"""Evaluation of a whole split counts each example once, in one process and divided among two."""
+"""Evaluation of a split counts each example once, in one process and in two."""
 
 import json
 import os
@@ -84,7 +84,9 @@ def test_a_score_sees_each_example_once_in_order() -> None:
 
 
 def test_a_score_without_records_is_refused() -> None:
-    with pytest.raises(ValueError, match="describe: expected a function, as score reads"):
+    with pytest.raises(
+        ValueError, match="describe: expected a function, whose records score reads"
+    ):
         run(score=lambda records: {})
 
 
@@ -107,7 +109,7 @@ def test_a_process_has_its_rows_of_outputs(process: int, monkeypatch: pytest.Mon
 
 
 def results_of(num_processes: int, folder: Path) -> list[Any]:
-    """What each of so many processes writes."""
+    """Returns what each process writes."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -118,7 +120,7 @@ def results_of(num_processes: int, folder: Path) -> list[Any]:
     for number, (out, log) in enumerate(zip(outs, logs, strict=True)):
         arguments = [str(out), str(port), str(num_processes), str(number)]
         command = [sys.executable, "-m", PROGRAM, *arguments]
-        with log.open("w") as file:  # A pipe that is full would hold up all of them.
+        with log.open("w") as file:  # A full pipe would block all of them.
             processes.append(
                 subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
             )
@@ -147,7 +149,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
             (r["index"], r["caption"]) for r in alone["scored"]
         ]
         assert one["uneven"] == [{"index": 5}]
-    # Of every batch of four the first process has the first two rows.
+    # The first process has the first two of four rows of every batch.
     rows = [record["index"] for record in first["handed"]]
     assert rows == [0, 1, 4, 5, 8, 9]
     assert [record["index"] for record in second["handed"]] == [2, 3, 6, 7, 10, -1]

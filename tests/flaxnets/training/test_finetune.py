@@ -77,7 +77,7 @@ def test_parts_that_do_not_fit_are_named_unless_they_are_excepted(
     variables = variables_of(TinyConfig())
     message = (
         rf"checkpoint {source}/checkpoints/2 do not fit the model: classifier \(params/classifier/"
-        r"\S+: \(3,\) there, \(4,\) here\)\. Parts named in initialize_except start at random"
+        r"\S+: \(3,\) there, \(4,\) here\)\. Parts named in initialize_except are not loaded"
     )
     with pytest.raises(ValueError, match=message):
         initialize_from(source, variables)

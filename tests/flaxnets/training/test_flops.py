@@ -1,4 +1,4 @@
-"""Counted operations against XLA's count and against counts by hand."""
+"""Counted operations against XLA's cost analysis and against counts by hand."""
 
 from collections.abc import Callable
 from functools import partial
@@ -51,7 +51,7 @@ def test_products_and_their_gradients_are_counted_as_by_xla(
     arguments = [zeros(*shape) for shape in shapes]
 
     def gradients(*given: Any) -> Any:
-        # Linear in the cotangent, so that nothing but products is left.
+        # Linear in the cotangent, so that only convolutions and matmuls remain.
         _, pull = jax.vjp(function, *given[:-1])
         return pull(given[-1])
 
@@ -116,7 +116,7 @@ def test_loops_branches_and_elements() -> None:
 
 
 def training(model: Any, *inputs: Any, **options: Any) -> tuple[Any, Any]:
-    """A forward pass and a gradient of a model's parameters, of (variables, *inputs)."""
+    """Returns the forward pass and the gradient of the parameters, of (variables, *inputs)."""
 
     def forward(variables: Any, *inputs: Any) -> Any:
         outputs = model.apply(variables, *inputs, train=False, **options)
@@ -188,7 +188,7 @@ def test_show_attend_and_tell() -> None:
     forward, gradient = training(model)
     counted = count_flops(forward, variables, *inputs, platform="cuda").products
     np.testing.assert_allclose(counted, expected, rtol=0.05)
-    # Regions get no gradient: their keys and initial states cost two products, not three.
+    # Regions get no gradient: their keys and initial states cost two matmuls, not three.
     backward = 3 * expected - 2 * b * of_image
     counted = count_flops(gradient, variables, *inputs, platform="cuda").products
     np.testing.assert_allclose(counted, backward, rtol=0.05)

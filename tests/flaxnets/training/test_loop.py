@@ -1,4 +1,4 @@
-"""The whole loop on a tiny experiment: resume, the best checkpoint, faults, devices."""
+"""Training loop of a tiny experiment: resume, best checkpoint, faults, devices."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def run(config: TinyConfig, path: Path, strategy: DataParallel = ONE_DEVICE) -> 
 
 
 def losses(path: Path, split: str = "train") -> dict[int, float]:
-    """Loss by step; fails where a step stands twice."""
+    """Returns the loss by step; fails if a step is recorded twice."""
     records = [record for record in read_metrics(path) if record["split"] == split]
     assert len({record["step"] for record in records}) == len(records)
     return {record["step"]: record["loss"] for record in records}

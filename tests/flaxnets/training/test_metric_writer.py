@@ -1,4 +1,4 @@
-"""What counts as waiting for data."""
+"""Share of time spent waiting for data."""
 
 import time
 from functools import partial
@@ -16,14 +16,14 @@ def test_waiting_counts_where_the_device_has_run_out_of_work(is_busy: bool) -> N
     matrix = jnp.eye(1_500)
 
     @partial(jax.jit, static_argnums=0)
-    def compute(products: int) -> jax.Array:
-        """Of twenty products the device has for half a second and more."""
-        return jax.lax.fori_loop(0, products, lambda _, x: x @ matrix, matrix)[0, 0]
+    def compute(matmuls: int) -> jax.Array:
+        """Returns the result of matmuls; twenty take the device half a second or more."""
+        return jax.lax.fori_loop(0, matmuls, lambda _, x: x @ matrix, matrix)[0, 0]
 
-    num_products = 20 if is_busy else 0
-    jax.block_until_ready(compute(num_products))
+    num_matmuls = 20 if is_busy else 0
+    jax.block_until_ready(compute(num_matmuls))
     one = jnp.ones(())
-    sums = {name: (compute(num_products), one) for name in ("loss", "gradient_norm")}
+    sums = {name: (compute(num_matmuls), one) for name in ("loss", "gradient_norm")}
     if not is_busy:
         jax.block_until_ready(sums)
     with window.waiting():  # Nothing is pending before the first step.

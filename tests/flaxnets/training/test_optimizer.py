@@ -1,4 +1,4 @@
-"""The optimizers against updates written by hand."""
+"""Optimizers against updates computed by hand."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Where the strategies put arrays, and what they refuse."""
+"""Placement of arrays by the strategies, and arguments that they refuse."""
 
 from functools import partial
 
@@ -120,7 +120,7 @@ def test_batches_that_the_devices_cannot_divide_are_refused(name: str) -> None:
 
 
 class Parts(nn.Module):
-    """A network with parts in every place that an attribute has."""
+    """Network with submodules in every kind of attribute."""
 
     one: nn.Module
     several: tuple[nn.Module, ...]

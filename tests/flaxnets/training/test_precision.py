@@ -1,4 +1,4 @@
-"""Models in bfloat16: products are, while parameters, statistics, losses and norms are float32."""
+"""Models in bfloat16: matmuls are; parameters, statistics, losses and norms are float32."""
 
 import re
 from functools import partial
@@ -24,7 +24,7 @@ from tests.flaxnets.training.strategies import (
 
 
 def floats(tree: Any) -> set[str]:
-    """The types of all arrays that are not whole numbers."""
+    """Returns the dtypes of all floating-point arrays."""
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(tree)}
     return {str(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
 

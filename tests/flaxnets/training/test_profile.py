@@ -1,4 +1,4 @@
-"""The trace of chosen steps, as the tools that open it read it."""
+"""Profiler traces have the files that TensorBoard and Perfetto open."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A run that stopped on eight devices goes on in any other strategy as if it had not stopped."""
+"""A run that stopped on eight devices resumes with any strategy, equal to an uninterrupted one."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ STRATEGIES = {"jit": {}, "single": {}, "pmap": {}, "fsdp": {"fsdp": 2}}
 
 
 class Recorded(TinyData):
-    """Writes down the numbers of the examples that it hands out."""
+    """Data that records the numbers of its training examples."""
 
     seen: list[list[int]]
 
@@ -29,7 +29,7 @@ class Recorded(TinyData):
 
 
 class RecordedConfig(TinyConfig):
-    """Without dropout, which is drawn differently under pmap."""
+    """Experiment without dropout, whose masks differ under pmap."""
 
     seen: list[list[int]]
 
@@ -40,7 +40,7 @@ class RecordedConfig(TinyConfig):
 
 
 def run(path: Path, strategy: Strategy) -> list[list[int]]:
-    """Trains on; the numbers of the examples of each batch."""
+    """Trains to the end; returns the numbers of the examples of each batch."""
     config = RecordedConfig(dropout_rate=0.0, keep_checkpoints=3)
     config.seen = []
     config.optimizer.learning_rate = 0.05

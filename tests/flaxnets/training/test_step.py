@@ -1,4 +1,4 @@
-"""One step: micro-batches, averages, norms, and steps that change nothing."""
+"""Training step: micro-batches, averages, norms, and batches that change nothing."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def run(
     normalizes: bool = False,
     **options: Any,
 ) -> tuple[list[TrainState], list[Any]]:
-    """The states before and after each step of gradient descent, and the sums of each."""
+    """Returns the states before and after each SGD step, and the sums of each."""
     strategy = strategy or make_strategy("single")
     model, optimizer = Line(normalizes), optax.sgd(RATE)
     ema = options.get("ema_decay", 0) > 0
@@ -70,7 +70,7 @@ def test_statistics_are_of_one_micro_batch_after_the_other(name: str) -> None:
     batch = rows(4, MASK)
     states, _ = run([batch], make_strategy(name), normalizes=True, accumulate_steps=4)
     mean, var = np.zeros(3), np.ones(3)
-    for number in (0, 1, 3):  # In the other one nothing counts.
+    for number in (0, 1, 3):  # Nothing counts in micro-batch 2.
         own = batch["inputs"][number::4][MASK[number::4]].astype(np.float64)
         mean, var = 0.9 * mean + 0.1 * own.mean(0), 0.9 * var + 0.1 * own.var(0)
     statistics = states[1].collections["batch_stats"]["norm"]

@@ -1,4 +1,4 @@
-"""Every strategy on any devices gives the same losses and the same evaluation."""
+"""All strategies, on any number of devices, give equal losses and evaluations."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.flaxnets.training.strategies import KINDS, figures
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "jit 8": lambda: make_strategy("jit"),
-    # From so few numbers on that the small networks are divided.
+    # Small enough that the arrays of these networks are sharded.
     "fsdp 4×2": lambda: DataParallel(fsdp=2, sharded_size=16),
     "pmap 8": lambda: make_strategy("pmap"),
 }

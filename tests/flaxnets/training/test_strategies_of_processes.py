@@ -1,4 +1,4 @@
-"""Two processes of four devices each give the losses and the evaluation of one device."""
+"""Two processes of four devices each give the losses and evaluation of one device."""
 
 import json
 from pathlib import Path

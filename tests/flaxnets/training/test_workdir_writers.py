@@ -1,4 +1,4 @@
-"""The folder of a run: lock, configuration, records."""
+"""Workdir of a run: lock, configuration, metrics."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
     workdir = Workdir(tmp_path)
     workdir.claim("a.py", Config())
-    workdir.claim("a.py", Config(log_every=7))  # How a run is carried out may change.
+    workdir.claim("a.py", Config(log_every=7))  # A runtime field may change.
     assert workdir.read_config()["config"]["log_every"] == 7
     with pytest.raises(WorkdirError, match="seed: 0 there, 1 now"):
         workdir.claim("a.py", Config(seed=1))

@@ -1,4 +1,4 @@
-"""An experiment that trains in a blink: a recurrent network on features that are held in memory."""
+"""Experiment that trains in a second: a recurrent network on random features."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ NUM_CLASSES, STEPS, WIDTH = 3, 4, 6
 
 
 class TinyData:
-    """Random features whose mean tells the class, in an order fixed by the seed."""
+    """Random features whose mean depends on the class, in an order fixed by the seed."""
 
     def __init__(self, split: str, batch_size: int, seed: int, num_examples: int = 20) -> None:
         self.train, self.batch_size, self.seed = split == "train", batch_size, seed
@@ -31,7 +31,7 @@ class TinyData:
         self.features = features.astype(np.float32)
         self.lengths = rng.integers(1, STEPS + 1, num_examples).astype(np.int32)
         self.poison: int | None = None
-        """The batch, of this pass, whose features are not finite."""
+        """Number of the batch whose features are not finite."""
 
     @property
     def batches_per_epoch(self) -> int:
@@ -67,7 +67,7 @@ class TinyData:
 
 @dataclasses.dataclass
 class TinyConfig(Config):
-    """Twelve steps with dropout, evaluated and saved every four."""
+    """Twelve steps with dropout, evaluated and saved every four steps."""
 
     batch_size: int = 8
     num_steps: int = 12
@@ -95,5 +95,5 @@ class TinyConfig(Config):
 
 
 def get_config(variant: str | None = None) -> TinyConfig:
-    """So that the programs can be handed this file."""
+    """Returns the configuration, for the programs' flag ``--config``."""
     return TinyConfig()

@@ -1,17 +1,17 @@
-"""Options of slices of Cloud TPU."""
+"""Options of Cloud TPU slices for the tests."""
 
 from typing import Any
 
-from launch.clusters.cloud_tpu import Options
+from launch.clusters.cloud_tpu import TpuJob
 from tests.launch.programs import MOVING_SHAPES
 
 
-def options(**changes: Any) -> Options:
-    """Options of the smallest slice there is, with changes."""
+def options(**changes: Any) -> TpuJob:
+    """Returns the options of the smallest slice, with changes."""
     given: dict[str, Any] = {
         "name": "smoke",
         "zone": "us-east5-b",
         "type": "v6e-1",
         "arguments": [MOVING_SHAPES, "--workdir=runs/smoke"],
     }
-    return Options(**{**given, **changes})
+    return TpuJob(**{**given, **changes})

@@ -1,4 +1,4 @@
-"""Options of a JobSet: what no cluster would take, and volumes."""
+"""Options of a JobSet: refused ones, volumes and pairs."""
 
 from typing import Any
 
@@ -21,8 +21,8 @@ WORKDIR = "--workdir=/runs/smoke"
         ({"gpus": 8, "tpu": "v5e", "topology": "4x4"}, "gpus, tpu: expected one of them"),
         ({"tpu": "v5e"}, "tpu, topology: expected both"),
         ({"topology": "4x4"}, "tpu, topology: expected both"),
-        ({"tpu": "v5", "topology": "4x4"}, "expected one of v4, v5e, v5p, v6e.*did you mean v5"),
-        ({"tpu": "a100", "topology": "4x4"}, "tpu: expected one of v4, v5e, v5p, v6e, received"),
+        ({"tpu": "v5", "topology": "4x4"}, "tpu: unknown 'v5'; did you mean 'v5.'"),
+        ({"tpu": "a100", "topology": "4x4"}, "tpu: unknown 'a100'; there are v4, v5e, v5p, v6e"),
         ({"tpu": "v5e", "topology": "3x3"}, "topology: expected one of 1x1, .* received '3x3'"),
         ({"tpu": "v5p", "topology": "4x4"}, "topology: expected .* AxBxC .* received '4x4'"),
         ({"tpu": "v5p", "topology": "4x4x6"}, "multiples of 4"),
@@ -44,10 +44,10 @@ WORKDIR = "--workdir=/runs/smoke"
         ({"arguments": ["--workdir=/runs/../a"]}, "received /a"),
         ({"arguments": ["--workdir=runs/a"]}, "received /flaxnets/runs/a"),
         ({"arguments": ["--workdir=/runs2"]}, "received /runs2"),
-        ({"arguments": []}, "expected the flags of launch.train behind --, received none"),
-        ({"arguments": ["file"]}, "expected flags .* behind --, received 'file'"),
+        ({"arguments": []}, "expected the flags of launch.train after --, received none"),
+        ({"arguments": ["file"]}, "expected flags .* after --, received 'file'"),
         ({"arguments": [MOVING_SHAPES]}, "expected --workdir=DIR among the flags"),
-        ({"arguments": [WORKDIR, "--process_id=1"]}, "--process_id: given by the submitter"),
+        ({"arguments": [WORKDIR, "--process_id=1"]}, "--process_id: set by the launcher"),
         ({"program": "launch.trian"}, "program: expected a module as launch.train"),
         ({"program": "os"}, "program: expected a module"),
         ({"program": "launch.plan", "processes": 2}, "launch.evaluate for 2 processes, received"),
@@ -65,12 +65,12 @@ def test_what_no_cluster_would_take_is_refused(changes: dict[str, Any], message:
         (":/runs", "expected CLAIM:/path"),
         ("runs:relative", "expected CLAIM:/path"),
         ("Runs:/runs", "expected the name of a Kubernetes object"),
-        ("runs:/", "leaves the image's own /flaxnets as it is"),
-        ("runs:/flaxnets", "leaves the image's own /flaxnets as it is"),
-        ("videos:/flaxnets/data/", "leaves the image's own /flaxnets/data as it is"),
+        ("runs:/", "does not hide /flaxnets of the image"),
+        ("runs:/flaxnets", "does not hide /flaxnets of the image"),
+        ("videos:/flaxnets/data/", "does not hide /flaxnets/data of the image"),
     ],
 )
-def test_volumes_that_are_none(value: str, message: str) -> None:
+def test_invalid_volumes(value: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^volume: .*{message}"):
         parse_volume(value)
 

@@ -1,4 +1,4 @@
-"""Trainings as JobSets: manifests as a whole, and their fields."""
+"""Trainings as JobSets: golden manifests, their fields, and the flags of their pods."""
 
 import copy
 import re
@@ -54,7 +54,7 @@ OPTIONS = {
 
 
 def job_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The spec of the manifest's one job."""
+    """Returns the spec of the manifest's only job."""
     (job,) = manifest["spec"]["replicatedJobs"]
     return job["template"]["spec"]
 
@@ -90,7 +90,7 @@ def test_the_program_prints_or_submits_the_manifest(
     assert sentence(finish(missing)) == (
         "error: kubectl is not on the PATH; install it, or print the manifest with --dry_run"
     )
-    message = "error: expected the flags of launch.train behind --, received none"
+    message = "error: expected the flags of launch.train after --, received none"
     assert sentence(finish(empty)) == message
 
 
@@ -103,7 +103,7 @@ def test_job_is_valid_for_kubernetes(name: str) -> None:
         "spec": job_of(make_jobset(OPTIONS[name])),
     }
     kubernetes_validate.validate(job, "1.37", strict=True)
-    # The validator sees what it is there for: a misspelt field, and a wrong type, deep inside.
+    # The validator detects a misspelt field and a wrong type, deep inside.
     misspelt = copy.deepcopy(job)
     misspelt["spec"]["template"]["spec"]["terminationGraceSeconds"] = 1
     mistyped = copy.deepcopy(job)
@@ -152,7 +152,7 @@ JOBSET = {
 
 
 def differences(value: Any, schema: Any, path: str = "") -> list[str]:
-    """Where a value has a field or a type that the schema lacks."""
+    """Returns the fields and types of a value that the schema does not have."""
     if isinstance(schema, dict):
         if not isinstance(value, dict):
             return [path]
@@ -171,7 +171,7 @@ def differences(value: Any, schema: Any, path: str = "") -> list[str]:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_jobset_has_the_fields_of_its_api(name: str) -> None:
-    """The fields of ``JobSetSpec``, ``ReplicatedJob``, ``Network`` and ``FailurePolicy``.
+    """Fields of ``JobSetSpec``, ``ReplicatedJob``, ``Network`` and ``FailurePolicy``.
 
     Copied by hand, with the rules' actions and reasons, from api/jobset/v1alpha2/jobset_types.go
     and pkg/webhooks/jobset_webhook.go of kubernetes-sigs/jobset at 08dfbdf (0.13 development).
@@ -195,7 +195,7 @@ def test_one_failure_ends_the_job_and_saved_ones_do_not_count() -> None:
     assert job["backoffLimit"] == 0
     evicted, saved = job["podFailurePolicy"]["rules"]
     assert evicted["action"] == saved["action"] == "FailJob"
-    # Kubernetes wants them in order.
+    # Kubernetes requires them sorted.
     assert saved["onExitCodes"]["values"] == SAVED == sorted(SAVED)
     assert set(SAVED) == {128 + signal.SIGTERM, 128 + signal.SIGUSR1}
     assert saved["onExitCodes"]["containerName"] == container_of(manifest)["name"]
@@ -208,7 +208,7 @@ def test_one_failure_ends_the_job_and_saved_ones_do_not_count() -> None:
 
 
 def expand(args: list[str], environment: dict[str, str]) -> list[str]:
-    """What Kubernetes makes of arguments: a value of ``$(NAME)``, and ``$`` of ``$$``."""
+    """Expands arguments as Kubernetes does: ``$(NAME)`` to its value, ``$$`` to ``$``."""
 
     def replace(found: re.Match[str]) -> str:
         return "$" if found[0] == "$$" else environment[found[1]]
@@ -273,7 +273,7 @@ def test_names_fit_into_those_of_pods() -> None:
 
 @pytest.mark.stress
 def test_two_pods_train_as_one_run(tmp_path: Path) -> None:
-    """What the pods are told forms one run, with loopback in the place of the cluster's names."""
+    """The pods' flags form one run, with loopback in place of the cluster's host names."""
     arguments = [MOVING_SHAPES, f"--workdir={tmp_path}/run"]
     volumes = [Volume("runs", str(tmp_path))]
     manifest = make_jobset(options(arguments=arguments, volumes=volumes, processes=2))

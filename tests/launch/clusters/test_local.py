@@ -1,4 +1,4 @@
-"""Jobs of several processes on this machine: output, endings, signals, restarts."""
+"""Jobs of several processes on this machine: output, exit codes, signals, restarts."""
 
 import io
 import os
@@ -30,7 +30,7 @@ WAIT = "import time; time.sleep(60)"
 def run(
     *scripts: str, environments: Sequence[dict[str, str]] | None = None, grace: float = 10
 ) -> tuple[int, list[str], float]:
-    """The exit code, the sorted lines and the seconds of one Python script a process."""
+    """Runs one Python script per process; returns the exit code, sorted lines and seconds."""
     output = io.StringIO()
     commands = [[sys.executable, "-u", "-c", script] for script in scripts]
     job = LocalJob(
@@ -58,7 +58,7 @@ def test_when_one_fails_the_others_get_a_little_time() -> None:
     code, lines, seconds = run("import sys; sys.exit(3)", WAIT, "print('done')", grace=0.5)
     assert code == 3
     assert "[0] ended with exit code 3" in lines
-    assert "[1] killing what is left: 1" in lines
+    assert "[1] killing the remaining processes: 1" in lines
     assert "[2] done" in lines
     assert seconds < 30
     late = "import time; time.sleep(0.5); print('saved')"
@@ -129,7 +129,7 @@ def test_failures_are_tried_again_and_wrong_flags_are_not(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # It fails until it has run three times.
+    # Fails in its first two runs.
     script = (
         f"import sys; file = open({str(tmp_path / 'runs')!r}, 'a+'); file.write('x'); "
         f"file.seek(0); sys.exit(0 if len(file.read()) == 3 else {code})"
@@ -141,9 +141,9 @@ def test_failures_are_tried_again_and_wrong_flags_are_not(
     assert run_with_restarts(make_job, restarts) == expected
     assert len((tmp_path / "runs").read_text()) == runs
     told = capsys.readouterr().err
-    assert told.count("starting again") == runs - 1
+    assert told.count(": restart ") == runs - 1
     if runs == 3:
-        assert f"exit code 1: starting again, 2 of {restarts}" in told
+        assert f"exit code 1: restart 2 of {restarts}" in told
 
 
 def test_a_signal_ends_the_attempts() -> None:
@@ -199,6 +199,6 @@ def test_a_training_of_two_processes_and_flags_that_are_missing(tmp_path: Path) 
     assert any(line.startswith("[0] ") and "on 4 × cpu" in line for line in lines)
     records = read_metrics(workdir)
     assert [record["step"] for record in records if record["split"] == "validation"][-1] == 6
-    message = "error: expected the flags of launch.train behind --, received none"
+    message = "error: expected the flags of launch.train after --, received none"
     assert sentence(finish(empty)) == message
     assert sentence(finish(both)).startswith("error: cpu_devices, gpus_per_process: expected one")

@@ -1,4 +1,4 @@
-"""Jobs of Slurm without a Slurm: the script, how it ends, and what is refused."""
+"""Slurm jobs without Slurm: the script, its exit code and requeueing, and refused options."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launch.clusters.slurm_job import SlurmJob, make_script, parse_time, submit
+from launch.clusters.slurm_job import SlurmJob, make_slurm_script, parse_time, submit_slurm_job
 from tests.launch.programs import (
     MOVING_SHAPES,
     ROOT,
@@ -43,17 +43,17 @@ srun --label --cpus-per-task=8 bash -c 'JAX_LOCAL_DEVICE_IDS=$(seq -s, $((SLURM_
 $(((SLURM_LOCALID + 1) * 2 - 1))) exec "$@"' bash /venv/bin/python -u -m launch.train \
 --workdir=runs/fold"$SLURM_ARRAY_TASK_ID" '--config.name=a b' || code=$?
 
-# 143 and 138: SIGTERM or SIGUSR1 told the run to save. A job that was cancelled, or that Slurm
-# queues again by itself, is no longer RUNNING.
+# 143 and 138: the run saved a checkpoint after SIGTERM or SIGUSR1. A job that was cancelled, or
+# that Slurm requeues by itself, is no longer RUNNING.
 if [ $code = 143 ] || [ $code = 138 ]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     state=$(squeue --noheader --jobs="$job" --format=%T || true)
     if [ "$state" != RUNNING ]; then
-        echo "job $job is ${state:-gone}: it does not queue itself again"
+        echo "job $job is ${state:-gone}: it does not requeue itself"
     elif [ "${SLURM_RESTART_COUNT:-0}" -ge 100 ]; then
-        echo "job $job has been queued again $SLURM_RESTART_COUNT times: no more"
+        echo "job $job has been requeued $SLURM_RESTART_COUNT times, the limit"
     else
-        echo "job $job queues itself again"
+        echo "job $job requeues itself"
         scontrol requeue "$job"
     fi
 fi
@@ -85,11 +85,11 @@ def test_the_whole_script() -> None:
         setup="module load cuda\n",
         extra=("--account=x",),
     )
-    assert make_script(job) == GOLDEN
+    assert make_slurm_script(job) == GOLDEN
 
 
 def test_what_is_not_asked_for_is_not_in_the_script() -> None:
-    script = make_script(make_job(requeue=False))
+    script = make_slurm_script(make_job(requeue=False))
     options = [line for line in script.splitlines() if line.startswith("#SBATCH")]
     assert [option.partition("--")[2].partition("=")[0] for option in options] == [
         "job-name",
@@ -112,7 +112,7 @@ def write_program(path: Path, text: str) -> None:
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
-    """A folder with Slurm's commands; Python says its arguments and ends with $CODE."""
+    """A folder with fake Slurm commands; its Python prints its arguments and exits with $CODE."""
     folder = tmp_path / "commands"
     folder.mkdir()
     write_program(folder / "srun", 'while [[ $1 = --* ]]; do shift; done; exec "$@"')
@@ -123,10 +123,10 @@ def commands(tmp_path: Path) -> Path:
 
 
 def run_script(commands: Path, job: SlurmJob, **variables: str) -> tuple[int, str]:
-    """The exit code and the output of a job's script."""
+    """Returns the exit code and the output of a job's script."""
     done = subprocess.run(
         ["bash"],
-        input=make_script(job),
+        input=make_slurm_script(job),
         env={
             "PATH": f"{commands}:{os.environ['PATH']}",
             "CODE": "0",
@@ -181,7 +181,7 @@ def test_only_what_a_signal_stopped_is_queued_again(
 
 def test_of_an_array_the_element_alone_is_queued_again(commands: Path) -> None:
     job = make_job("--workdir={index}", python=str(commands / "python"), array="1-3")
-    # The last element has the number of the whole array.
+    # The last element has the id of the whole array.
     variables = {"SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "3"}
     _, output = run_script(commands, job, CODE="143", **variables)
     assert "scontrol requeue 41_3\n" in output
@@ -221,7 +221,7 @@ def test_limits_of_time(text: str, seconds: int) -> None:
             "time: expected more than signal_seconds = 120, received 2, which is 120 s",
         ),
         ({"array": "3-1"}, "array: expected indices as 1-3 or .* received '3-1'"),
-        ({"array": "1-3%2"}, "array: .* received '1-3%2'; array_limit says"),
+        ({"array": "1-3%2"}, "array: .* received '1-3%2'; array_limit sets"),
         ({"array": "a"}, "array: .* received 'a'"),
         ({"array": "1-3"}, r"workdir: expected \{index\} in it, .* received runs/x"),
         ({"array": "1-3", "program": "launch.crossvalidate"}, r"expected \{index\} in a flag of"),
@@ -238,7 +238,7 @@ def test_what_slurm_could_do_nothing_with(options: dict[str, Any], message: str)
 def test_an_index_needs_an_array_and_workers_of_a_sweep_need_no_index() -> None:
     with pytest.raises(ValueError, match=r"^\{index\} in --workdir=\{index\}: expected --array"):
         make_job("--workdir={index}")
-    assert "--workdir=runs/x ||" in make_script(make_job(array="1-4", program="launch.sweep"))
+    assert "--workdir=runs/x ||" in make_slurm_script(make_job(array="1-4", program="launch.sweep"))
     make_job("--workdir", "{index}", array="1-4")
 
 
@@ -249,19 +249,19 @@ def test_submission(
     received = tmp_path / "received"
     write_program(tmp_path / "sbatch", f"cat > {received}; echo '17;here'; exit 7")
     job = make_job(root=str(tmp_path))
-    assert submit(job, waits=True) == 7
-    assert received.read_text() == make_script(job)
+    assert submit_slurm_job(job, wait=True) == 7
+    assert received.read_text() == make_slurm_script(job)
     assert capsys.readouterr().out == "17\n"
     assert (tmp_path / "runs/slurm").is_dir()
     write_program(
         tmp_path / "sbatch", "cat > /dev/null; echo 'sbatch: no such partition' >&2; exit 1"
     )
     with pytest.raises(ValueError, match=r"received: sbatch: no such partition$"):
-        submit(job, waits=False)
-    # One that does not even read the script.
+        submit_slurm_job(job, wait=False)
+    # An sbatch that does not read the script.
     write_program(tmp_path / "sbatch", "echo 'sbatch: no slurm.conf' >&2; exit 1")
     with pytest.raises(ValueError, match=r"received: sbatch: no slurm\.conf$"):
-        submit(make_job("x" * 1_000_000, root=str(tmp_path)), waits=False)
+        submit_slurm_job(make_job("x" * 1_000_000, root=str(tmp_path)), wait=False)
 
 
 def test_the_program_where_there_is_no_slurm(

@@ -1,4 +1,4 @@
-"""Jobs on a real Slurm of this machine, by tests/slurm/up: they train, save and resume."""
+"""Jobs on a real single-machine Slurm (tests/slurm/up): they train, save and resume."""
 
 import os
 import shutil
@@ -33,16 +33,16 @@ pytestmark = [
 ]
 REGRESSION = "--config=tests/launch/regression.py"
 STEPS = 30
-# To the port that JAX finds by the number of the job; by default it listens on every interface.
+# JAX derives the port from the job id; its default address is every interface.
 BIND = "export JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:$((SLURM_JOB_ID % 4096 + 61440))"
 
 
 class Slurm:
-    """A Slurm of this machine.
+    """A Slurm cluster of this one machine.
 
     Args:
-      folder: the one given to ``tests/slurm/up``.
-      outputs: where jobs print to.
+      folder: the folder given to ``tests/slurm/up``.
+      outputs: folder of the jobs' output.
     """
 
     def __init__(self, folder: Path, outputs: Path) -> None:
@@ -50,32 +50,32 @@ class Slurm:
         self.configuration = str(folder / "slurm.conf")
 
     def submit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """``python -m launch.slurm``; the processes of its jobs meet on loopback."""
+        """Runs ``python -m launch.slurm``; the processes of its jobs connect on loopback."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SLURM_CONF", self.configuration)
             options = (f"--output={self.outputs}/%j.out", f"--setup={BIND}")
             return finish(start("slurm", *options, *arguments, cache=self.cache))
 
     def queue(self, *arguments: str) -> str:
-        """The number of a job that is queued."""
+        """Submits a job and returns its id."""
         done = self.submit(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def ask(self, *command: str) -> str:
-        """What one of Slurm's commands prints."""
+        """Returns the output of one of Slurm's commands."""
         environment = {**os.environ, "SLURM_CONF": self.configuration}
         return subprocess.run(
             command, env=environment, check=True, capture_output=True, text=True, timeout=60
         ).stdout.strip()
 
     def facts(self, job: str) -> dict[str, str]:
-        """What Slurm knows of a job."""
+        """Returns Slurm's record of a job."""
         words = self.ask("scontrol", "show", "job", "--oneliner", job).split()
         return dict(word.partition("=")[::2] for word in words)
 
     def wait_for(self, condition: Callable[[], Any], timeout: float = 300) -> Any:
-        """Waits until the condition holds, and gives what it gave."""
+        """Waits until the condition returns a true value; returns that value."""
         end = time.monotonic() + timeout
         while True:
             value = condition()
@@ -87,7 +87,7 @@ class Slurm:
             time.sleep(0.05)
 
     def ended(self, job: str) -> dict[str, str]:
-        """Waits for the end of a job; what Slurm knows of it then."""
+        """Waits for the end of a job; returns Slurm's record of it."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
 
         def look() -> dict[str, str] | None:
@@ -102,7 +102,7 @@ class Slurm:
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Slurm]:
-    # Short: sockets' paths have at most 107 characters.
+    # A short path: those of sockets have at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     outputs = folder / "outputs"
     outputs.mkdir()
@@ -130,7 +130,7 @@ def last_variables(path: Path) -> Any:
 
 
 def assert_same_run(path: Path, expected: Path) -> None:
-    """The same losses of the same steps, each once, and in the end the same variables."""
+    """Checks that losses, in order and without duplicates, and last variables are equal."""
 
     def losses(folder: Path) -> list[tuple[str, int, float]]:
         return [(r["split"], r["step"], r["loss"]) for r in read_metrics(folder)]
@@ -141,7 +141,7 @@ def assert_same_run(path: Path, expected: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two tasks that nothing stops."""
+    """An uninterrupted run of two tasks."""
     path = tmp_path_factory.mktemp("whole") / "run"
     done = slurm.submit("--tasks=2", "--wait", "--", REGRESSION, f"--workdir={path}")
     assert done.returncode == 0, slurm.printed(done.stdout.strip())
@@ -159,7 +159,7 @@ def test_two_tasks_are_two_processes_of_launch_local(slurm: Slurm, tmp_path: Pat
     succeed(local)
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), slurm.printed(job)
     printed = slurm.printed(job)
-    assert f"job {job} queues itself again" in printed
+    assert f"job {job} requeues itself" in printed
     assert "0: " in printed
     assert "1: " in printed
     assert "on 2 × cpu" in printed
@@ -183,7 +183,7 @@ def test_near_the_time_limit_it_saves_and_goes_on(
 @pytest.mark.parametrize("partition", ["low", "hasty"])
 def test_a_preempted_job_goes_on(partition: str, slurm: Slurm, whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    # Nothing would be saved by then without the signal.
+    # Without the signal, nothing would be saved by then.
     flags = (REGRESSION, f"--workdir={path}", "--config.delay=1", "--config.checkpoint_every=100")
     job = slurm.queue("--tasks=2", f"--partition={partition}", "--", *flags)
     slurm.wait_for(lambda: last_step(path) >= 3)
@@ -229,7 +229,7 @@ def test_folds_of_a_cross_validation_as_an_array(slurm: Slurm, tmp_path: Path) -
     assert parts.returncode == 0, parts.stderr
     runs = [f"fold0{fold}_seed0" for fold in (1, 2, 3)]
     assert sorted(path.parent.name for path in several.glob("*/predictions")) == runs
-    # The same command without Slurm makes the table of all, and trains nothing any more.
+    # The same command without Slurm prints the table of all folds and trains nothing.
     times = [(several / run / "metrics.jsonl").stat().st_mtime for run in runs]
     table = succeed(start("crossvalidate", *flags, "--folds=1,2,3", f"--workdir={several}"))
     assert [(several / run / "metrics.jsonl").stat().st_mtime for run in runs] == times

@@ -1,4 +1,4 @@
-"""Trainings on Cloud TPU: the commands, their quoting, and what is refused."""
+"""Trainings on Cloud TPU: the commands, their quoting, and refused options."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from launch.clusters.cloud_tpu import (
     FILES,
     INSTALL,
     ROOT,
-    make_commands,
+    make_tpu_commands,
 )
 from launch.clusters.jobs import CODE
 from launch.clusters.tpu_types import find_accelerator
@@ -49,11 +49,11 @@ def test_the_program_prints_the_golden_commands() -> None:
     printed = start("tpu", "--dry_run", *QUEUED_FLAGS)
     wrong = start("tpu", "--dry_run", "--name=a", "--zone=us-west4-a", "--type=v5e-16", "--", "-x")
     assert succeed(printed) == (GOLDEN / "tpu_queued.txt").read_text()
-    assert "did you mean v5litepod-16?" in sentence(finish(wrong))
+    assert "did you mean 'v5litepod'?" in sentence(finish(wrong))
 
 
 def test_commands_of_one_machine_are_the_golden_ones() -> None:
-    commands = make_commands(options(repository="https://example.org/flaxnets.git"))
+    commands = make_tpu_commands(options(repository="https://example.org/flaxnets.git"))
     lines = (GOLDEN / "tpu_single.txt").read_text().splitlines()
     assert [shlex.join(command) for command in commands] == lines
     assert [shlex.split(line) for line in lines] == commands
@@ -79,7 +79,7 @@ def test_commands_follow_gclouds_reference() -> None:
     for queued in (False, True):
         shared = {"setup": ["true"], "arguments": ["--workdir=/nfs/a"]}
         given = options(queued=queued, spot=True, delete=True, project="p", **shared)
-        for command in make_commands(given):
+        for command in make_tpu_commands(given):
             if command[0] == "sh":
                 continue
             assert command[:3] == ["gcloud", "compute", "tpus"]
@@ -101,7 +101,9 @@ def test_gcloud_itself_parses_the_commands(
     given = options(
         queued=queued, spot=True, delete=True, setup=["true"], arguments=["--workdir=/nfs/a"]
     )
-    checked = [shlex.join(command) for command in make_commands(given) if command[0] == "gcloud"]
+    checked = [
+        shlex.join(command) for command in make_tpu_commands(given) if command[0] == "gcloud"
+    ]
     for line in (*checked, checked[0] + " --no-such-flag"):
         lint = ["gcloud", "meta", "lint-gcloud-commands", f"--command-string={line}"]
         done = subprocess.run(lint, capture_output=True, text=True)
@@ -110,19 +112,19 @@ def test_gcloud_itself_parses_the_commands(
 
 
 def inner(command: list[str]) -> str:
-    """What a command has the machines' shells run."""
+    """Returns the script that a command runs in the machines' shells."""
     (line,) = [argument for argument in command if argument.startswith("--command=")]
     return line.removeprefix("--command=")
 
 
 def test_flags_reach_the_program_as_they_are(tmp_path: Path) -> None:
     arguments = ["--workdir=runs/a b", '--config.note=it\'s $HOME; `x` "y" \\ *\n(1)', "--", "ü"]
-    line = shlex.join(make_commands(options(arguments=arguments))[-1])
+    line = shlex.join(make_tpu_commands(options(arguments=arguments))[-1])
     python = tmp_path / "flaxnets/.venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     python.chmod(0o755)
-    # Once through the shell into which a printed line is pasted, once through the machine's.
+    # Quoted twice: for the shell that runs a printed line, and for the machine's shell.
     pasted = shlex.split(line)
     done = subprocess.run(["sh", "-c", inner(pasted)], cwd=tmp_path, capture_output=True, text=True)
     ran = ["-u", "-m", "launch.train", *arguments, "--cluster=none"]
@@ -130,7 +132,7 @@ def test_flags_reach_the_program_as_they_are(tmp_path: Path) -> None:
 
 
 def test_what_is_copied_and_installed_exists() -> None:
-    commands = make_commands(options())
+    commands = make_tpu_commands(options())
     (scp,) = [command for command in commands if command[4] == "scp"]
     positional = [argument for argument in scp[5:] if not argument.startswith("-")]
     assert positional == [*CODE, *FILES, "smoke:flaxnets/"]
@@ -164,16 +166,16 @@ def test_accelerator_types_have_their_machines(value: str, hosts: int) -> None:
     [
         ({"name": "Lrcn"}, "name: expected up to 63 lower-case letters"),
         ({"zone": "us-west4"}, "zone: expected one as us-west4-a, received 'us-west4'"),
-        ({"type": "v5e-16"}, "type: .*did you mean v5litepod-16"),
+        ({"type": "v5e-16"}, "type: unknown 'v5e' in 'v5e-16'; did you mean 'v5litepod'"),
         ({"type": "a100"}, "type: expected one of v4-N, v5litepod-N, v5p-N, v6e-N, received"),
         ({"type": "v5litepod-12"}, "expected v5litepod-N with N chips: 1, 4, 8, 16"),
         ({"type": "v6e-512"}, "expected v6e-N with N chips"),
         ({"type": "v5p-4"}, "expected v5p-N with N cores: a multiple of 8, up to 12288"),
         ({"type": "v4-0"}, "expected v4-N with N cores: a multiple of 8, up to 8192"),
         ({"repository": "--upload-pack=x"}, "repository: expected a URL"),
-        ({"arguments": []}, "expected the flags of launch.train behind --, received none"),
+        ({"arguments": []}, "expected the flags of launch.train after --, received none"),
         ({"arguments": ["-x"]}, "expected --workdir=DIR"),
-        ({"arguments": ["--workdir=a", "--cluster=none"]}, "--cluster: given by the submitter"),
+        ({"arguments": ["--workdir=a", "--cluster=none"]}, "--cluster: set by the launcher"),
         ({"type": "v6e-16"}, "workdir: expected an absolute path .* the 4 machines share it"),
         ({"delete": True}, "workdir: expected an absolute path .* since it outlives them"),
         ({"delete": True, "arguments": ["--workdir=/a"]}, "setup: expected a command that mounts"),

@@ -1,4 +1,4 @@
-"""The commands of Cloud TPU, run by a gcloud that plays machines."""
+"""Commands for Cloud TPU, run by a fake gcloud whose machines are folders."""
 
 import sys
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from launch.clusters.cloud_tpu import (
-    MOST_MISSES,
-    Options,
+    MAX_FAILED_POLLS,
+    TpuJob,
     delete_command,
-    make_commands,
+    make_tpu_commands,
     run_commands,
 )
 from tests.launch.clusters.slices import options
 
 GCLOUD = """#!{python}
-# Two machines are two folders; the answers to describe stand in a file, a line each.
+# Two machines are two folders; a file holds the answers to describe, one per line.
 import pathlib, shutil, subprocess, sys
 root = pathlib.Path({root!r})
 group, verb, *rest = sys.argv[3:]
@@ -46,7 +46,7 @@ elif verb == "delete":
     for worker in workers:
         shutil.rmtree(worker)
 """
-# In the place of Python and uv: makes an environment whose Python says what it was to run.
+# In place of Python and uv: makes an environment whose Python prints its arguments.
 PYTHON3 = """#!/bin/sh
 echo "$@" >> {root}/installed
 mkdir -p .venv/bin
@@ -58,7 +58,7 @@ chmod +x .venv/bin/python
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose gcloud, python3 and sleep are the first on the PATH."""
+    """A folder at the start of PATH with fake gcloud, python3 and sleep."""
     programs = {
         "gcloud": GCLOUD.format(python=sys.executable, root=str(tmp_path)),
         "python3": PYTHON3.format(root=tmp_path),
@@ -77,8 +77,8 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def queued(**changes: Any) -> Options:
-    """Two machines, queued and removed in the end."""
+def queued(**changes: Any) -> TpuJob:
+    """Options of two queued machines that are deleted in the end."""
     given: dict[str, Any] = {
         "type": "v4-16",
         "queued": True,
@@ -92,7 +92,7 @@ def queued(**changes: Any) -> Options:
 def test_machines_are_made_trained_on_and_removed(cloud: Path) -> None:
     states = ["WAITING_FOR_RESOURCES", "fails", "PROVISIONING", "ACTIVE"]
     (cloud / "states").write_text("\n".join(states))
-    assert run_commands(make_commands(queued())) == 0
+    assert run_commands(make_tpu_commands(queued())) == 0
     assert lines(cloud / "log") == [
         "queued-resources create",
         *["queued-resources describe"] * 4,
@@ -107,12 +107,12 @@ def test_machines_are_made_trained_on_and_removed(cloud: Path) -> None:
     assert not (cloud / "worker0").exists()
 
 
-@pytest.mark.parametrize("states", [["PROVISIONING", "FAILED"], ["fails"] * MOST_MISSES])
+@pytest.mark.parametrize("states", [["PROVISIONING", "FAILED"], ["fails"] * MAX_FAILED_POLLS])
 def test_a_queue_that_gives_nothing_ends_the_commands(
     states: list[str], cloud: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (cloud / "states").write_text("\n".join(states))
-    assert run_commands(make_commands(queued())) == 1
+    assert run_commands(make_tpu_commands(queued())) == 1
     assert lines(cloud / "log")[1:] == ["queued-resources describe"] * len(states)
     answer = "no answer" if states[-1] == "fails" else "FAILED"
     assert f"error: smoke will not start: {answer}" in capfd.readouterr().err
@@ -120,18 +120,18 @@ def test_a_queue_that_gives_nothing_ends_the_commands(
 
 def test_the_first_failure_ends_the_commands(cloud: Path) -> None:
     failing = queued(queued=False, setup=["exit 7", "echo never > mounted"])
-    assert run_commands(make_commands(failing)) == 7
+    assert run_commands(make_tpu_commands(failing)) == 7
     assert lines(cloud / "trained") == []
-    # The machines are still there: the next attempt goes on with them.
+    # The machines still exist: the next attempt reuses them.
     (cloud / "log").unlink()
     again = queued(queued=False, create=False, setup=[])
-    assert run_commands(make_commands(again)) == 0
+    assert run_commands(make_tpu_commands(again)) == 0
     assert lines(cloud / "log")[0] == "tpu-vm ssh"
     assert lines(cloud / "log")[-1] == "tpu-vm delete"
-    assert delete_command(failing) == make_commands(again)[-1]
+    assert delete_command(failing) == make_tpu_commands(again)[-1]
 
 
 def test_without_gcloud_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=r"^gcloud is not on the PATH; .* --dry_run"):
-        run_commands(make_commands(options()))
+        run_commands(make_tpu_commands(options()))

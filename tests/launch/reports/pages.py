@@ -1,4 +1,4 @@
-"""A page of HTML, read as a browser would."""
+"""Parser of HTML pages for the tests."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ VOID = {"img", "link", "meta"}
 
 
 class Page(HTMLParser):
-    """The elements of a page; fails where a tag is not closed."""
+    """Elements and text of a page; fails if a tag is not closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Records as a run leaves them, for the tests of the report."""
+"""Records of a run for the tests of reports."""
 
 from typing import Any
 

@@ -1,14 +1,14 @@
-"""Attention over a photograph: light where the weights are, one tile a word."""
+"""Drawings of attention weights: bright where weights are large, one tile per word."""
 
 import numpy as np
 import pytest
 
 from launch.reports.captions import (
     GAP,
+    MIN_BRIGHTNESS,
     TILE,
-    UNATTENDED,
     draw_attention,
-    light_up,
+    highlight,
 )
 
 
@@ -18,9 +18,9 @@ def image() -> np.ndarray:
 
 
 def test_equal_weights_leave_the_image_and_no_weight_dims_it(image: np.ndarray) -> None:
-    np.testing.assert_array_equal(light_up(image, np.full((7, 7), 1 / 49)), image)
-    grey = UNATTENDED * image.mean(-1, keepdims=True)
-    dimmed = light_up(image, np.zeros((7, 7)))
+    np.testing.assert_array_equal(highlight(image, np.full((7, 7), 1 / 49)), image)
+    grey = MIN_BRIGHTNESS * image.mean(-1, keepdims=True)
+    dimmed = highlight(image, np.zeros((7, 7)))
     np.testing.assert_allclose(dimmed, np.broadcast_to(grey, image.shape), atol=0.51)
 
 
@@ -29,11 +29,11 @@ def test_one_place_is_lit_where_it_lies(image: np.ndarray) -> None:
     for row, column in ((0, 0), (3, 5), (6, 2)):
         weights = np.zeros((7, 7))
         weights[row, column] = 0.4
-        lit = light_up(white, weights)[..., 0].astype(float)
+        lit = highlight(white, weights)[..., 0].astype(float)
         lit -= lit.min()
         rows, columns = np.arange(56) + 0.5, np.arange(84) + 0.5
         middle = (lit.sum(1) @ rows / lit.sum() / 8, lit.sum(0) @ columns / lit.sum() / 12)
-        # Beyond an edge there is nothing to be lit, which moves the middle inwards.
+        # Interpolation stops at the edge, which moves the centre inwards.
         np.testing.assert_allclose(middle, (row + 0.5, column + 0.5), atol=0.25)
         assert lit.max() == lit[8 * row + 4, 12 * column + 6] or row in (0, 6)
         far = np.abs(rows[:, None] / 8 - row - 0.5) > 2.1
@@ -42,7 +42,7 @@ def test_one_place_is_lit_where_it_lies(image: np.ndarray) -> None:
 
 def test_scale_of_the_weights_changes_nothing(image: np.ndarray) -> None:
     weights = np.random.default_rng(1).random((3, 4))
-    np.testing.assert_allclose(light_up(image, weights), light_up(image, weights / 100), atol=1)
+    np.testing.assert_allclose(highlight(image, weights), highlight(image, weights / 100), atol=1)
 
 
 def test_a_sheet_has_a_tile_for_the_image_and_each_word(image: np.ndarray) -> None:
@@ -72,8 +72,8 @@ def test_a_sheet_has_a_tile_for_the_image_and_each_word(image: np.ndarray) -> No
         ({"image": np.zeros((8, 8), np.uint8)}, r"image: expected .* received \(8, 8\)"),
         ({"attention": np.ones((2, 7, 7))}, r"attention: expected \(n,h,w\) with n = 1 words"),
         ({"attention": np.ones((1, 49))}, r"attention: expected .* received \(1, 49\)"),
-        ({"attention": -np.ones((1, 7, 7))}, "attention: expected weights from 0 on"),
-        ({"attention": np.full((1, 7, 7), np.nan)}, "attention: expected weights from 0 on"),
+        ({"attention": -np.ones((1, 7, 7))}, "attention: expected weights of at least 0"),
+        ({"attention": np.full((1, 7, 7), np.nan)}, "attention: expected weights of at least 0"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

@@ -1,4 +1,4 @@
-"""The gallery: the right examples under each heading, with what belongs to them."""
+"""Galleries: the correct examples in each, with their images, references and attention."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch.reports.captions import Looked, light_up, make_galleries
+from launch.reports.captions import CaptionAttention, highlight, make_galleries
 
 COUNT = 40
 SCORES = list(np.random.default_rng(0).permutation(COUNT) / 10)
@@ -84,17 +84,17 @@ def test_attention_of_some_is_drawn() -> None:
     image = np.full((96, 96, 3), 200, np.uint8)
     asked: list[int] = []
 
-    def look(indices: Sequence[int]) -> Mapping[int, Looked]:
+    def find_attention(indices: Sequence[int]) -> Mapping[int, CaptionAttention]:
         asked.extend(indices)
-        looked = {}
+        attention = {}
         for index in indices[:-1]:  # The last could not be told.
             weights = np.random.default_rng(index).dirichlet(np.ones(49), 2).reshape(2, 7, 7)
-            looked[index] = Looked(("dog", str(index)), weights, image)
-        # Another checkpoint has found other words.
-        looked[indices[0]] = Looked(("cat",), np.ones((1, 7, 7)), image)
-        return looked
+            attention[index] = CaptionAttention(("dog", str(index)), weights, image)
+        # Another checkpoint found other words.
+        attention[indices[0]] = CaptionAttention(("cat",), np.ones((1, 7, 7)), image)
+        return attention
 
-    galleries = make_galleries(make_records(), REFERENCES, SCORES, load_image, look)
+    galleries = make_galleries(make_records(), REFERENCES, SCORES, load_image, find_attention)
     firsts = [picture.index for gallery in galleries for picture in gallery.pictures[:2]]
     assert asked == firsts
     for gallery in galleries:
@@ -107,7 +107,7 @@ def test_attention_of_some_is_drawn() -> None:
             expected = rng.dirichlet(np.ones(49), 2).reshape(2, 7, 7)
             for tile, weights in zip(picture.tiles, expected, strict=True):
                 assert tile.peak == weights.max()
-                difference = decode(tile.frame.source) - light_up(image, weights)
+                difference = decode(tile.frame.source) - highlight(image, weights)
                 assert np.abs(difference).max() <= 12
 
 
@@ -118,7 +118,9 @@ def test_a_video_has_a_film_strip_and_weights_of_its_steps() -> None:
         REFERENCES,
         SCORES,
         lambda index: np.full((16, 12, 20, 3), index, np.uint8),
-        lambda indices: {index: Looked(("dog", str(index)), weights) for index in indices},
+        lambda indices: {
+            index: CaptionAttention(("dog", str(index)), weights) for index in indices
+        },
     )
     first = galleries[0].pictures[0]
     assert len(first.frames) == 8

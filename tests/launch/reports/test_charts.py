@@ -1,4 +1,4 @@
-"""The curves of a report lie where their values are."""
+"""Charts: positions of points, scales, and long or broken series."""
 
 from launch.reports.charts import MAX_DOTS, MAX_POINTS, make_charts
 from tests.launch.reports.records import METRICS

@@ -1,4 +1,4 @@
-"""Film strips: the right frames, as JPEG, of the right clips."""
+"""Film strips: selected clips and frames, as JPEG."""
 
 import base64
 import io
@@ -53,16 +53,16 @@ def test_strips_show_right_and_wrong_clips() -> None:
         for i in range(200)
     ]
     names = [f"name {k}" for k in range(8)]
-    right, wrong = make_strips(records, names, load_clip)
-    assert (len(right.strips), len(wrong.strips)) == (6, 6)
-    assert len({strip.label for strip in right.strips}) == 6
-    assert all(strip.label == strip.prediction for strip in right.strips)
+    correct, wrong = make_strips(records, names, load_clip)
+    assert (len(correct.strips), len(wrong.strips)) == (6, 6)
+    assert len({strip.label for strip in correct.strips}) == 6
+    assert all(strip.label == strip.prediction for strip in correct.strips)
     assert all(strip.label != strip.prediction for strip in wrong.strips)
-    surest = [strip.guesses[0].probability for strip in wrong.strips]
+    confident = [strip.guesses[0].probability for strip in wrong.strips]
     mistakes = [r["probabilities"] for r in records if r["label"] != r["prediction"]]
-    assert surest == sorted((max(values) for values in mistakes), reverse=True)[:6]
-    for strip in [*right.strips, *wrong.strips]:
+    assert confident == sorted((max(values) for values in mistakes), reverse=True)[:6]
+    for strip in [*correct.strips, *wrong.strips]:
         top = [guess.probability for guess in strip.guesses[:5]]
         assert top == sorted(records[strip.index]["probabilities"], reverse=True)[:5]
-        # The true class is always among those shown, wherever it ranks.
+        # The true class is always shown, whatever its rank.
         assert [guess.name for guess in strip.guesses if guess.is_label] == [strip.label]

@@ -1,4 +1,4 @@
-"""Writing the report of a workdir: whole, empty and broken ones, and the program."""
+"""Reports of complete, empty and broken workdirs, and the program."""
 
 import json
 import os
@@ -24,7 +24,7 @@ METRICS = [
 
 @pytest.fixture
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workdir:
-    """A run that has done nothing but write its configuration."""
+    """A run that has written only its configuration."""
     monkeypatch.chdir(ROOT)
     with Workdir(tmp_path / "run") as claimed:
         claimed.claim(EXPERIMENT, load_experiment(EXPERIMENT))
@@ -65,7 +65,7 @@ def test_a_run_with_predictions_has_all_parts(workdir: Workdir) -> None:
     assert "1 of 8 clips" in text
     assert "<dd>12.5 %</dd>" in text
     assert '<th scope="row">CRNN</th>' in text
-    # One clip is right and six of the wrong ones are shown, of 8 frames each.
+    # One correct clip and six wrong ones are shown, with 8 frames each.
     assert page.count('<img src="data:image/jpeg') == 7 * 8
     assert "anticlockwise" in text
     assert "older than" not in text

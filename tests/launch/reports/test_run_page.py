@@ -1,4 +1,4 @@
-"""The page of a report: one whole, escaped file with the right numbers, missing parts told."""
+"""The page of a report: self-contained, escaped, with correct numbers and notes."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch.reports.captions import Looked, make_galleries
+from launch.reports.captions import CaptionAttention, make_galleries
 from launch.reports.run_page import (
     Run,
     build_page,
@@ -17,7 +17,7 @@ from launch.reports.run_page import (
 from tests.launch.reports.pages import Page
 from tests.launch.reports.records import METRICS, make_record
 
-# Three classes: two of three right, none of two, and none at all; one clip without a label.
+# Three classes: two of three correct, none of two, no clips; and one clip without a label.
 PREDICTIONS = [
     make_record(0, 0, [0.8, 0.1, 0.1]),
     make_record(1, 0, [0.5, 0.3, 0.2]),
@@ -96,12 +96,12 @@ def test_numbers_of_the_page_equal_a_hand_computation() -> None:
     assert "run 2 of 3 66.7 %" in text
     assert "jump 0 of 2 0.0 %" in text
     assert "sit 0 of 0 –" in text
-    # (2/3 + 0/2) / 2; the class without a clip counts not.
-    assert "mean over the classes, where each weighs the same, is 33.3 %" in text
+    # (2/3 + 0/2) / 2; a class without clips does not count.
+    assert "mean over classes, weighted equally, is 33.3 %" in text
     assert "jump run 2 100.0 %" in text
     assert "run jump 1 33.3 %" in text
     assert "best validation accuracy 75.0 % at step 10" in text
-    assert "steps 20 of 40, of 8 clips each" in text
+    assert "steps 20 of 40, batches of 8 clips" in text
     # 10 steps at 1/s and 10 at 2/s.
     assert "training time 15.0 s" in text
     assert "steps per second 1.333" in text
@@ -186,7 +186,7 @@ def test_parts_that_are_missing_are_told() -> None:
 
     boxes = [{"index": 0, "label": 0, "boxes": [[1, 2, 3, 4]]}]
     text = Page(build_page(make_run(predictions=boxes))).text
-    assert "hold no probabilities of classes" in text
+    assert "hold no class probabilities" in text
 
 
 def test_unknown_labels_leave_the_predictions() -> None:
@@ -227,7 +227,9 @@ def make_captions(clip_length: int) -> Run:
         [(f"<b>person</b> {i}", "another") for i in range(4)],
         [0.5, 1.25, 0.0, 0.75],
         lambda index: np.full((clip_length, 12, 20, 3), index, np.uint8),
-        lambda indices: {i: Looked(("<i>dog</i>", str(i)), weights, image) for i in indices},
+        lambda indices: {
+            i: CaptionAttention(("<i>dog</i>", str(i)), weights, image) for i in indices
+        },
     )
     return make_run(
         predictions=records,
@@ -245,7 +247,7 @@ def test_captions_have_scores_and_a_gallery() -> None:
     assert "BLEU-1 0.612 CIDEr 0.625 motion accuracy 50.0 %" in text
     assert "Captions of 4 examples" in text
     assert "METEOR needs Java" in text
-    # The first and second by score, then the last, then what is left.
+    # The two best, the worst, then the remaining one.
     order = re.findall(r"<i>dog</i> (\d) ?…? CIDEr (\d\.\d\d) , log-probability -1\.2", text)
     assert order == [("1", "1.25"), ("3", "0.75"), ("2", "0.00"), ("0", "0.50")]
     assert "<i>dog</i> 0 …" in text
@@ -253,8 +255,8 @@ def test_captions_have_scores_and_a_gallery() -> None:
     assert "<i>dog" not in html
     assert "<b>person" not in html
     assert "Confusion matrix" not in text
-    assert "hold no probabilities" not in text
-    # Of each an image, and two words with attention.
+    assert "hold no class probabilities" not in text
+    # An image and two words with attention for each.
     assert len(page.attributes("img", "src")) == 4 * 3
     assert all(page.attributes("img", "alt"))
     assert page.attributes("img", "alt").count("attention at <i>dog</i>") == 4
@@ -266,4 +268,4 @@ def test_captions_of_videos_have_film_strips_and_steps() -> None:
     titles = [title for title in page.attributes("td", "title") if title]
     assert len(titles) == 4 * 2 * 5
     assert titles[0] == "step 0: 25.0\u00a0%"
-    assert "Attention to the 5 steps of the video" in page.text
+    assert "Attention weights at each word, over the 5 steps of the video" in page.text

@@ -1,4 +1,4 @@
-"""The list of runs: their state and best figure, the order, and the page of all."""
+"""Table of runs: states, best metrics, order, and the page."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import filelock
 import pytest
 
 from launch.reports.run_table import (
-    build_page,
+    build_runs_page,
     find_runs,
     format_table,
     overlay,
@@ -25,7 +25,7 @@ from tests.launch.reports.pages import Page
 
 
 def write_run(folder: Path, values: list[float | None], **config: Any) -> Path:
-    """A workdir with an evaluation of each 10 steps, None being one without the metric."""
+    """Writes a workdir with an evaluation every 10 steps; None: one without the metric."""
     folder.mkdir(parents=True)
     full = {
         "best_metric": "accuracy",
@@ -84,7 +84,7 @@ def test_state_and_best_of_each_run(runs: Path) -> None:
     }
     assert found["b/whole"].seconds == 20
     assert found["b/whole"].step == 40
-    # Looking leaves no lock behind.
+    # Reading the state leaves no lock behind.
     assert {run.state for run in find_runs(runs) if run.name == "going"} == {"unfinished"}
 
 
@@ -104,7 +104,7 @@ def test_curves_of_all_lie_over_each_other(runs: Path) -> None:
     found = find_runs(runs)
     names = {record["split"] for record in overlay(found)}
     assert names == {"b/whole", "blind", "early", "going", "half", "loss"}
-    page = Page(build_page("a <folder>", ranked(found)))
+    page = Page(build_runs_page("a <folder>", ranked(found)))
     assert "7 in a <folder>" in page.text
     descriptions = [text for text in page.attributes("div", "aria-label") if text]
     [accuracy] = [text for text in descriptions if text.startswith("Accuracy")]

@@ -1,4 +1,4 @@
-"""What a report counts, against independent references."""
+"""Statistics of a report against independent references."""
 
 import itertools
 import math
@@ -31,19 +31,19 @@ def test_confusion_matrix_agrees_with_scikit_learn() -> None:
     np.testing.assert_array_equal(matrix, expected)
     for label, rate in enumerate(per_class(matrix)):
         assert rate.count == np.sum(labels == label)
-        assert rate.right == np.sum((labels == label) & (guesses == label))
+        assert rate.correct == np.sum((labels == label) & (guesses == label))
     pairs = most_confused(matrix, limit=100)
     assert sum(pair.count for pair in pairs) == np.sum(labels != guesses)
     assert all(a.count >= b.count for a, b in itertools.pairwise(pairs))
 
 
-@pytest.mark.parametrize(("right", "count"), [(0, 5), (5, 5), (1, 3), (180, 200)])
-def test_wilson_interval_solves_its_equation(right: int, count: int) -> None:
-    low, high = Rate(right, count).interval
-    assert 0 <= low <= right / count <= high <= 1
-    # Its ends are the p for which the observed share lies z standard errors away.
+@pytest.mark.parametrize(("correct", "count"), [(0, 5), (5, 5), (1, 3), (180, 200)])
+def test_wilson_interval_solves_its_equation(correct: int, count: int) -> None:
+    low, high = Rate(correct, count).interval
+    assert 0 <= low <= correct / count <= high <= 1
+    # At its ends p, the observed share lies z standard errors of p away.
     for end in (low, high):
-        distance = abs(right / count - end)
+        distance = abs(correct / count - end)
         standard_error = math.sqrt(end * (1 - end) / count)
         assert distance == pytest.approx(1.959964 * standard_error, abs=1e-9)
 

@@ -1,0 +1,94 @@
+"""Whole videos for a frozen encoder, and the clips cut from its cached features."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.batches import UNKNOWN_LABEL, VideoExample
+from data.video.clips import VideoSource
+from data.video.decoding import VideoError, decode, probe
+from data.video.sampling import ClipSampler
+from data.video.transforms import SpatialTransform, pad_clip
+
+
+@dataclass(frozen=True)
+class WholeVideos:
+    """Random access to all frames of videos, cropped as at test.
+
+    Attributes:
+      videos: the files and their labels.
+      transform: part and size of the frames; with ``flip`` each video is also seen mirrored.
+      short_side: pixels to which the decoder scales the frames; None leaves them.
+    """
+
+    videos: VideoSource
+    transform: SpatialTransform
+    short_side: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
+        """Returns ``video`` (V,T,h,w,3) uint8 of all T frames, V = 2 with ``transform.flip``.
+
+        ``rate`` () float32 is the video's frames/s; the other entries are as in ``VideoExample``. A
+        video that cannot be decoded gives one blank frame and ``mask`` False.
+        """
+        record = self.videos[index]
+        path, label, rate, readable = record["path"], record["label"], 1.0, True
+        try:
+            info = probe(path)
+            frames = decode(path, np.arange(info.num_frames), short_side=self.short_side)
+            clip, rate = self.transform.test_views(frames)[0], float(info.rate)
+        except (VideoError, FileNotFoundError):
+            clip = np.zeros((1, *self.transform.size, 3), np.uint8)
+            label, readable = UNKNOWN_LABEL, False
+        views = [clip, clip[:, :, ::-1]] if self.transform.flip else [clip]
+        return {
+            "video": np.stack(views),
+            "lengths": np.full(len(views), len(clip), np.int32),
+            "rate": np.asarray(rate, np.float32),
+            "label": np.asarray(label, np.int32),
+            "mask": np.asarray(readable),
+            "index": np.asarray(index, np.int32),
+        }
+
+
+@dataclass(frozen=True)
+class FeatureClip:
+    """Cuts clips from the cached features of ``WholeVideos``.
+
+    Attributes:
+      sampler: chooses the frames.
+      train: a random clip of a random view; False: fixed clips of every view.
+      num_clips: clips of each view at test. With more than one clip or view, the example has an
+        axis of them, the views of the first clip first.
+    """
+
+    sampler: ClipSampler
+    train: bool
+    num_clips: int = 1
+
+    def __call__(self, example: Mapping[str, np.ndarray], rng: np.random.Generator) -> VideoExample:
+        """Returns the example with ``features`` (T,...), or (V,T,...) at test; ``rng`` trains."""
+        features, rate = example["features"], float(example["rate"])
+        num_frames = features.shape[1]
+        if self.train:
+            view = int(rng.integers(len(features)))
+            frames = self.sampler.sample(num_frames, rate, rng)
+            clips = [features[view, frames]]
+        else:
+            times = self.sampler.views(num_frames, rate, self.num_clips)
+            clips = [view[frames] for frames in times for view in features]
+        padded, lengths = zip(
+            *(pad_clip(clip, self.sampler.num_frames) for clip in clips), strict=True
+        )
+        single = len(padded) == 1
+        return VideoExample(
+            features=padded[0] if single else np.stack(padded),
+            lengths=lengths[0] if single else np.stack(lengths),
+            label=example["label"],
+            mask=example["mask"],
+            index=example["index"],
+        )

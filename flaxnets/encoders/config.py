@@ -1,0 +1,193 @@
+"""Encoders by name: the table, and the configuration that builds one."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+
+from flaxnets.configuration import find_part, parameters_of, runtime
+from flaxnets.encoders.alexnet import AlexNet, CaffeNet
+from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
+from flaxnets.encoders.encoder import Encoder, unknown_name
+from flaxnets.encoders.googlenet import GoogLeNet
+from flaxnets.encoders.mobilenet_v2 import MobileNetV2
+from flaxnets.encoders.pixels import DownsampledFrames
+from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_pretrained
+from flaxnets.encoders.resnet import BLOCKS, ResNet
+from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.encoders.vgg import VGG
+from flaxnets.typing import Dtype
+
+ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
+    "alexnet": AlexNet,
+    "caffenet": CaffeNet,
+    "vgg11": partial(VGG, depth=11),
+    "vgg13": partial(VGG, depth=13),
+    "vgg16": partial(VGG, depth=16),
+    "vgg19": partial(VGG, depth=19),
+    "vgg11_bn": partial(VGG, depth=11, batch_norm=True),
+    "vgg13_bn": partial(VGG, depth=13, batch_norm=True),
+    "vgg16_bn": partial(VGG, depth=16, batch_norm=True),
+    "vgg19_bn": partial(VGG, depth=19, batch_norm=True),
+    **{f"resnet{depth}": partial(ResNet, depth=depth) for depth in BLOCKS},
+    "googlenet": GoogLeNet,
+    "mobilenet_v2": MobileNetV2,
+    "efficientnet_lite0": EfficientNetLite0,
+    "small_cnn": SmallCNN,
+    "downsampled_frames": DownsampledFrames,
+}
+"""Encoders of images (N,H,W,C), by name."""
+
+IMAGENET = "imagenet"
+"""The value of ``EncoderConfig.weights`` for weights that a Python package ships."""
+
+
+@dataclasses.dataclass
+class EncoderConfig:
+    """The encoder of frames or images.
+
+    ``make_encoder`` builds it and ``load_encoder`` reads its weights.
+    """
+
+    name: str = "efficientnet_lite0"
+    """A name in ``ENCODERS``, or ``package.module:Name`` of a Linen module that maps images
+    (N,H,W,C), called with ``mask`` (N,) and ``train``, to feature maps (N,h,w,D) or vectors
+    (N,D)."""
+    weights: str = ""
+    """Empty: random. ``imagenet``: those of efficientnet_lite0 in the extra ``pretrained``. Else a
+    ``.pth``, ``.pt`` or ``.safetensors`` file with torchvision's names."""
+    level: str = ""
+    """The endpoint whose output is used, as ``stage_3`` or ``pooled``; empty: the last feature
+    maps."""
+    frozen: bool = False
+    """The encoder gets no gradient, no weight decay, and its BatchNorm keeps its statistics. Where
+    the data are files its features are then encoded once and cached."""
+    frozen_statistics: bool = False
+    """BatchNorm keeps its statistics while the parameters are fine-tuned."""
+    features: tuple[int, ...] = ()
+    """small_cnn only: channels of each stage; empty: the encoder's own."""
+    strides: tuple[int, ...] = ()
+    """small_cnn only: strides of each stage; empty: the encoder's own."""
+    input_size: int = 0
+    """small_cnn and downsampled_frames only: side in pixels to which blocks of the frames are
+    averaged first; 0: as they are."""
+    remat: str = runtime("none")
+    """Which activations are recomputed for the gradient to save memory: ``none``, ``elementwise``
+    or ``full``."""
+
+
+def make_encoder(
+    config: EncoderConfig, *, dtype: Dtype = "float32", field: str = "model.encoder"
+) -> nn.Module:
+    """Returns the encoder that a configuration describes.
+
+    Args:
+      config: the configuration.
+      dtype: of the arithmetic and of the outputs.
+      field: the configuration's path, for errors.
+
+    Raises:
+      ValueError: an unknown name, a level that the encoder does not have, or a field that the
+        encoder does not take.
+
+    >>> make_encoder(EncoderConfig("resnet18", level="stage_3")).levels
+    ('stage_3',)
+    """
+    part = find_part(
+        f"{field}.name", config.name, ENCODERS, "a flax.linen.Module that encodes images"
+    )
+    taken = parameters_of(part)
+    options: dict[str, Any] = {}
+    wanted: dict[str, Any] = {
+        "features": tuple(config.features),
+        "strides": tuple(config.strides),
+        "input_size": config.input_size,
+        "levels": (config.level,) if config.level else (),
+    }
+    if "size" in taken and "input_size" not in taken:  # DownsampledFrames
+        options["size"] = wanted.pop("input_size")
+        if not options["size"]:
+            raise ValueError(f"{field}.input_size: expected at least 1 for {config.name}")
+    for name, value in wanted.items():
+        if not value:
+            continue
+        if name not in taken:
+            given = "level" if name == "levels" else name
+            raise ValueError(
+                f"{field}.{given}: {config.name} has no such option; expected it to be left as it "
+                f"is, received {config.level if name == 'levels' else value!r}"
+            )
+        options[name] = value
+    for name, value in (("dtype", dtype), ("remat", config.remat)):
+        if name in taken:
+            options[name] = value
+    encoder = part(**options)
+    if not isinstance(encoder, nn.Module):
+        raise ValueError(
+            f"{field}.name: expected a flax.linen.Module that encodes images, received "
+            f"{config.name!r}, which makes a {type(encoder).__name__}"
+        )
+    if isinstance(encoder, Encoder) and config.level and config.level not in encoder.level_names:
+        raise unknown_name(f"{field}.level", config.level, encoder.level_names)
+    return encoder
+
+
+def weights_file(config: EncoderConfig, *, field: str = "model.encoder") -> str:
+    """Returns the path of the configured file of weights; empty for random ones.
+
+    Raises:
+      ModuleNotFoundError: ``imagenet`` without the package that ships them.
+      ValueError: ``imagenet`` for an encoder whose weights no package ships, or a file for an
+        encoder outside of this package.
+    """
+    if not config.weights:
+        return ""
+    if config.weights == IMAGENET:
+        if config.name != "efficientnet_lite0":
+            raise ValueError(
+                f"{field}.weights: only efficientnet_lite0's come with a package; for "
+                f"{config.name} expected a .pth or .safetensors file, or '' for random weights, "
+                f"received {IMAGENET!r}"
+            )
+        return str(find_efficientnet_lite0())
+    return config.weights
+
+
+def load_encoder(config: EncoderConfig, *, field: str = "model.encoder") -> dict[str, Any] | None:
+    """Returns the variables of the configured weights; None for random ones.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: as ``weights_file`` and ``load_pretrained``.
+    """
+    path = weights_file(config, field=field)
+    if not path:
+        return None
+    encoder = make_encoder(config, field=field)
+    if not isinstance(encoder, Encoder):
+        raise ValueError(
+            f"{field}.weights: expected '' for {config.name}, which names no layers of a file of "
+            f"weights (derive it from flaxnets.Encoder), received {config.weights!r}"
+        )
+    return load_pretrained(encoder, path)
+
+
+def with_encoder_weights(
+    config: EncoderConfig, variables: Mapping[str, Any], *, field: str = "model.encoder"
+) -> Mapping[str, Any]:
+    """Returns a model's variables with the configured weights at ``encoder``.
+
+    Args:
+      config: of the encoder.
+      variables: Linen's collections of a model whose encoder is called ``encoder``.
+      field: the configuration's path, for errors.
+    """
+    loaded = load_encoder(config, field=field)
+    if loaded is None:
+        return variables
+    return {
+        name: {**tree, "encoder": loaded[name]} if name in loaded else tree
+        for name, tree in variables.items()
+    }

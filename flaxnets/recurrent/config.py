@@ -1,0 +1,146 @@
+"""Recurrent cells by name: the table, and the configuration that builds a layer of them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from flaxnets.configuration import find_part, parameters_of, runtime
+from flaxnets.recurrent.cell import check_cell
+from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
+from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
+from flaxnets.recurrent.layers import FrameAverage, Recurrent
+from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
+from flaxnets.recurrent.scan import ScanOptions
+from flaxnets.typing import Dtype
+
+CELLS: Mapping[str, Callable[..., Any]] = {
+    "elman": ElmanCell,
+    "lstm": LSTMCell,
+    "gru": GRUCell,
+    "convlstm": ConvLSTMCell,
+    "convgru": ConvGRUCell,
+    "mingru": MinGRUCell,
+    "minlstm": MinLSTMCell,
+    "lru": LRUCell,
+}
+"""Recurrent cells by name: convlstm and convgru read feature maps, the others vectors."""
+
+NONE, AVERAGE = "none", "average"
+"""Values of ``RecurrentConfig.cell`` for networks without recurrence."""
+
+EXPECTED = "a flax.linen.RNNCellBase or a cell as in flaxnets.recurrent.cell"
+
+
+@dataclasses.dataclass
+class RecurrentConfig:
+    """The recurrent layer over time; ``make_recurrent`` builds it."""
+
+    cell: str = "lstm"
+    """A name in ``CELLS``, or ``package.module:Name`` of a cell, as ``flax.linen:MGUCell``. Without
+    recurrence: ``none``, or ``average``, a Dense + ReLU layer at each step whose mean over the
+    steps every step gets."""
+    features: int = 256
+    """Width of the hidden state, or of the layer of ``average``."""
+    num_layers: int = 1
+    """Depth; each layer reads the outputs of the one below."""
+    bidirectional: bool = False
+    """Each layer also scans backwards; the outputs of both are concatenated."""
+    residual: bool = False
+    """Each layer but the first adds its inputs to its outputs."""
+    kernel_size: int = 3
+    """Cells on feature maps only: side of the kernels, pixels."""
+    normalize_inputs: bool = False
+    """LayerNorm of each step's inputs."""
+    delta_features: bool = False
+    """Each step also reads the difference of its inputs from those of the step before."""
+    input_features: int = 0
+    """Width of a linear layer below the first cell; 0: none."""
+    dropout_rate: float = 0.0
+    """On the inputs of each layer of cells from the layer below it."""
+    variational: bool = False
+    """Dropout draws one mask a sequence, the same at every step."""
+    recurrent_dropout_rate: float = 0.0
+    """On the hidden state, one mask a sequence; for cells with hidden-to-hidden kernels."""
+    truncate_steps: int = 0
+    """Steps after which gradients are cut off (truncated back-propagation); 0: never."""
+    unroll: int = runtime(1)
+    """Steps in each iteration of the scan."""
+    remat_steps: int = runtime(0)
+    """Steps in a segment whose activations are recomputed for the gradient; 0: all are kept."""
+    backend: str = runtime("scan")
+    """``scan``, or ``cudnn`` for plain LSTMs on GPUs."""
+
+
+def make_cell_type(
+    config: RecurrentConfig, *, dtype: Dtype = "float32", field: str = "model.recurrent"
+) -> Callable[..., Any]:
+    """Returns the constructor of the configured cell, to be called with ``name``.
+
+    Raises:
+      ValueError: an unknown name, or a ``package.module:Name`` that makes no cell.
+    """
+    part = find_part(f"{field}.cell", config.cell, CELLS, EXPECTED)
+    taken = parameters_of(part)
+    options: dict[str, Any] = {"features": config.features}
+    if "kernel_size" in taken:
+        options["kernel_size"] = (config.kernel_size, config.kernel_size)
+    if "dtype" in taken:
+        options["dtype"] = dtype
+    make = partial(part, **options)
+    try:
+        cell = make()
+    except TypeError as error:
+        raise ValueError(
+            f"{field}.cell: expected {EXPECTED}; calling {config.cell!r} with features="
+            f"{config.features} raised {error}"
+        ) from error
+    check_cell(f"{field}.cell", cell)
+    return make
+
+
+def reads_maps(config: RecurrentConfig, *, field: str = "model.recurrent") -> bool:
+    """Returns whether the configured cell reads feature maps (B,T,H,W,C), not vectors (B,T,D)."""
+    if config.cell in (NONE, AVERAGE):
+        return False
+    return bool(make_cell_type(config, field=field)().num_feature_axes == 3)
+
+
+def make_recurrent(
+    config: RecurrentConfig, *, dtype: Dtype = "float32", field: str = "model.recurrent"
+) -> Recurrent | FrameAverage | None:
+    """Returns the recurrent layer that a configuration describes; None for ``none``.
+
+    Args:
+      config: the configuration.
+      dtype: of the matmuls and of the outputs.
+      field: the configuration's path, for errors.
+
+    Raises:
+      ValueError: as ``make_cell_type``.
+
+    >>> make_recurrent(RecurrentConfig("gru", features=8, num_layers=2)).num_layers
+    2
+    """
+    if config.cell == NONE:
+        return None
+    if config.cell == AVERAGE:
+        return FrameAverage(config.features, normalize_inputs=config.normalize_inputs)
+    return Recurrent(
+        make_cell_type(config, dtype=dtype, field=field),
+        num_layers=config.num_layers,
+        bidirectional=config.bidirectional,
+        residual=config.residual,
+        normalize_inputs=config.normalize_inputs,
+        delta_features=config.delta_features,
+        input_features=config.input_features,
+        dropout_rate=config.dropout_rate,
+        variational=config.variational,
+        recurrent_dropout_rate=config.recurrent_dropout_rate,
+        options=ScanOptions(
+            unroll=config.unroll,
+            remat_steps=config.remat_steps,
+            truncate_steps=config.truncate_steps,
+        ),
+        backend=config.backend,
+    )

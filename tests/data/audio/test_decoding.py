@@ -1,0 +1,107 @@
+"""Decoding of sound: channels, resampling, the time of the first sample, unreadable files."""
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import scipy.signal  # type: ignore[import-untyped]
+
+from data.audio.decoding import AudioError, read_audio
+from data.video.decoding import VideoError
+from tests.data.audio.tones import RATE, tone
+from tests.data.video_files import write_video
+
+
+def write_sound(
+    path: Path,
+    samples: np.ndarray,
+    codec: str,
+    *,
+    rate: int = 44_100,
+    num_pictures: int = 0,
+    first_picture: int = 0,
+    first_sample: int = 0,
+) -> Path:
+    """Writes (C,S) float32 samples, with ``num_pictures`` pictures at 25 frames/s."""
+    layout = {1: "mono", 2: "stereo"}[len(samples)]
+    format = "s16" if codec == "pcm_s16le" else "fltp"
+    if format == "s16":
+        samples = np.round(samples.T.reshape(1, -1) * 32767).astype(np.int16)
+    with av.open(str(path), "w") as container:
+        video: Any = container.add_stream("mpeg4", rate=25) if num_pictures else None
+        audio: Any = container.add_stream(codec, rate=rate)
+        audio.layout = layout
+        if video:
+            video.width = video.height = 32
+            video.pix_fmt = "yuv420p"
+            for number in range(num_pictures):
+                picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))
+                picture.pts = first_picture + number
+                container.mux(video.encode(picture))
+            container.mux(video.encode())
+        frame = av.AudioFrame.from_ndarray(samples, format=format, layout=layout)
+        frame.sample_rate, frame.pts = rate, first_sample
+        container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    return path
+
+
+def test_a_wav_file_is_the_mean_of_its_channels(tmp_path: Path) -> None:
+    left, right = tone(440, rate=44_100), 0.5 * tone(1000, rate=44_100)
+    path = write_sound(tmp_path / "a.wav", np.stack([left, right]), "pcm_s16le")
+    exact = read_audio(path, 44_100)
+    assert exact.dtype == np.float32
+    np.testing.assert_allclose(exact, (left + right) / 2, atol=4e-5)  # one step of 16 bits
+    resampled = read_audio(path)
+    expected = (tone(440) + 0.5 * tone(1000)) / 2
+    assert resampled.shape == expected.shape
+    np.testing.assert_allclose(resampled[100:-100], expected[100:-100], atol=1e-4)
+
+
+def test_the_sound_of_an_mp4_file_begins_with_its_pictures(tmp_path: Path) -> None:
+    # Low-pass noise has a single sharp peak of its autocorrelation.
+    noise = np.random.default_rng(0).normal(size=44_100)
+    low = scipy.signal.sosfilt(scipy.signal.butter(6, 3000, fs=44_100, output="sos"), noise)
+    sound = (0.1 * low / low.std()).astype(np.float32)
+    expected = scipy.signal.resample_poly(sound, 160, 441)
+    part = slice(5000, 11_000)
+    cases = {"together": (0, 0), "sound first": (5, 0), "pictures first": (0, 22_050)}
+    for name, (picture, sample) in cases.items():
+        path = tmp_path / f"{name}.mp4"
+        write_sound(
+            path,
+            sound[None],
+            "aac",
+            num_pictures=20,
+            first_picture=picture,
+            first_sample=sample,
+        )
+        samples = read_audio(path)
+        assert samples.dtype == np.float32
+        assert np.abs(samples).max() <= 1
+        late = round((sample / 44_100 - picture / 25) * RATE)
+        shifts = range(-40, 41)
+        correlation = [
+            np.corrcoef(samples[part.start + late + d : part.stop + late + d], expected[part])[0, 1]
+            for d in shifts
+        ]
+        # The container stores the start of a stream in whole milliseconds.
+        assert abs(shifts[int(np.argmax(correlation))]) <= RATE / 1000, name
+        assert max(correlation) > 0.9, name
+
+
+def test_files_without_sound_are_refused(tmp_path: Path) -> None:
+    silent = write_video(tmp_path / "silent.mp4", 3)
+    with pytest.raises(ValueError, match=r"silent\.mp4: no audio stream"):
+        read_audio(silent)
+    with pytest.raises(VideoError):  # callers that read videos catch this one
+        read_audio(silent)
+    (tmp_path / "text.wav").write_text("no sound")
+    with pytest.raises(AudioError, match=r"text\.wav: its sound is not readable \("):
+        read_audio(tmp_path / "text.wav")
+    with pytest.raises(FileNotFoundError, match="expected a file with sound"):
+        read_audio(tmp_path / "none.wav")
+    with pytest.raises(ValueError, match="sample_rate: expected at least 1 Hz, received 0"):
+        read_audio(silent, 0)

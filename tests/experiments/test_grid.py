@@ -1,0 +1,217 @@
+"""The grid by flags: encoders × cells × heads on clips, decoders × cells × encoders on captions."""
+
+import importlib
+import itertools
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from flaxnets.decoders.config import DECODERS
+from flaxnets.encoders.config import ENCODERS, EncoderConfig, make_encoder
+from flaxnets.heads.config import HEADS as HEAD_TABLE
+from flaxnets.recurrent.config import CELLS as CELL_TABLE
+from tests.experiments import grid
+
+# ml_collections loads the file of an experiment by a deprecated function.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def own_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module outside of the repository, on the path of imports."""
+    (tmp_path / "own_cell.py").write_text(grid.OWN_CELL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield
+    sys.modules.pop("own_cell", None)
+
+
+def check_clips(encoder: str, cell: str, head: str) -> None:
+    config = grid.parse(
+        "moving_shapes.py:smoke",
+        *grid.encoder_flags(encoder),
+        "--config.batch_size=2",
+        "--config.model.spatial_pool=mean",
+        f"--config.model.recurrent.cell={cell}",
+        "--config.model.recurrent.features=4",
+        "--config.model.recurrent.delta_features=False",
+        f"--config.model.head.pool={head}",
+        "--config.model.head.attention_features=3",
+    )
+    losses, moved = grid.train_two_steps(config, grid.clips())
+    assert all(math.isfinite(loss) for loss in losses)
+    assert np.isfinite(jax.tree.leaves(moved)).all()
+    for part in ("recurrent", "classifier"):
+        assert max(jax.tree.leaves(moved[part])) > 0, part
+    if encoder != "downsampled_frames":  # It has no parameters.
+        assert max(jax.tree.leaves(moved["encoder"])) > 0
+
+
+PAIRS = grid.covering_rows((tuple(grid.ENCODER_FLAGS), grid.CELLS, grid.HEADS))
+
+
+# One test for each encoder, so that a failure names it.
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", grid.ENCODER_FLAGS)
+def test_each_pair_of_encoder_cell_and_head_trains_from_flags(encoder: str) -> None:
+    for row in PAIRS:
+        if row[0] == encoder:
+            check_clips(*row)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("encoder", grid.ENCODER_FLAGS)
+@pytest.mark.parametrize("cell", grid.CELLS)
+def test_every_combination_trains_from_flags(encoder: str, cell: str) -> None:
+    for head in grid.HEADS:
+        check_clips(encoder, cell, head)
+
+
+def test_the_grid_leaves_no_name_of_the_tables_out() -> None:
+    families = {
+        type(make_encoder(EncoderConfig(name, input_size=4 * (name[0] == "d"))))
+        for name in ENCODERS
+    }
+    small = {
+        type(make_encoder(EncoderConfig(name, input_size=4 * (name[0] == "d"))))
+        for name in grid.ENCODER_FLAGS
+    }
+    assert families == small
+    # minLSTM differs from minGRU in its gates alone.
+    assert set(CELL_TABLE) - set(grid.CELLS) == {"minlstm"}
+    assert set(HEAD_TABLE) == set(grid.HEADS)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_encoder_is_built_from_flags(name: str) -> None:
+    size = ("--config.model.encoder.input_size=8",) * (name == "downsampled_frames")
+    config = grid.parse(
+        "moving_shapes.py:smoke",
+        f"--config.model.encoder.name={name}",
+        *("--config.model.encoder.features=()", "--config.model.encoder.strides=()"),
+        *(size or ("--config.model.encoder.input_size=0",)),
+    )
+    encoder = config.make_model().encoder
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.uint8)
+    shapes = jax.eval_shape(
+        lambda images: encoder.init_with_output(jax.random.key(0), images, train=False)[0], images
+    )
+    assert len(shapes.shape) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_captioning_decoder_trains_with_two_cells_and_three_encoders(decoder: str) -> None:
+    batch = None
+    for cell, encoder in itertools.product(
+        ("lstm", "gru"), ("small_cnn", "resnet18", "mobilenet_v2")
+    ):
+        config = grid.parse(
+            "show_attend_tell.py:smoke",
+            *grid.encoder_flags(encoder),
+            "--config.batch_size=2",
+            f"--config.model.decoder.name={decoder}",
+            f"--config.model.decoder.cell={cell}",
+            "--config.model.recurrent.features=4",
+        )
+        if batch is None:
+            batch = grid.first_batch(config)
+            batch["video"] = batch["video"][:, ::4, ::4, ::4]
+            batch["lengths"] = np.full(2, batch["video"].shape[1], np.int32)
+        losses, moved = grid.train_two_steps(config, batch)
+        assert all(math.isfinite(loss) for loss in losses), (cell, encoder)
+        assert max(jax.tree.leaves(moved["decoder"])) > 0
+        assert max(jax.tree.leaves(moved["encoder"]["encoder"])) > 0
+
+
+REFUSED = {
+    "a cell on feature maps behind vectors": (
+        ("encoder.name=resnet18", "encoder.level=pooled", "recurrent.cell=convgru"),
+        r"convgru reads feature maps, and model\.encoder\.level=pooled of resnet18 gives vectors; "
+        r"choose a level of stem, stage_1, stage_2, stage_3, stage_4, or a cell on vectors",
+    ),
+    "a level that does not exist": (
+        ("encoder.name=resnet18", "encoder.level=stage_5"),
+        r"model\.encoder\.level: expected some of stem, stage_1, .*; received 'stage_5'; did you "
+        r"mean 'stage_4'",
+    ),
+    "stages for an encoder of fixed ones": (
+        ("encoder.name=resnet18", "encoder.features=(8,)"),
+        r"model\.encoder\.features: resnet18 has no such option",
+    ),
+    "an unknown encoder": (
+        ("encoder.name=resnet19",),
+        r"model\.encoder\.name: unknown 'resnet19'; did you mean 'resnet1",
+    ),
+    "weights that no package ships": (
+        ("encoder.name=vgg16", "encoder.weights=imagenet"),
+        r"only efficientnet_lite0's come with a package; for vgg16 expected a \.pth or",
+    ),
+    "an unknown cell": (
+        ("recurrent.cell=lsmt",),
+        r"model\.recurrent\.cell: unknown 'lsmt'; did you mean 'lstm'",
+    ),
+    "a module that does not exist": (
+        ("recurrent.cell=no_such.module:Cell",),
+        r"model\.recurrent\.cell: cannot import 'no_such\.module' .*expected package\.module:Name",
+    ),
+    "a name that the module lacks": (
+        ("recurrent.cell=own_cell:LeakyCel",),
+        r"own_cell has no 'LeakyCel'; did you mean 'LeakyCell'",
+    ),
+    "no cell": (
+        ("recurrent.cell=flax.linen:Dense",),
+        r"model\.recurrent\.cell: expected a recurrent cell: a subclass of "
+        r"flax\.linen\.RNNCellBase, .*received Dense",
+    ),
+    "an unknown head": (
+        ("head.pool=atention",),
+        r"model\.head\.pool: unknown 'atention'; did you mean 'attention'",
+    ),
+    "an unknown spatial pooling": (
+        ("spatial_pool=sum",),
+        r"model\.spatial_pool: unknown 'sum'; there are flatten, mean",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_go_together_is_refused(case: str) -> None:
+    given, message = REFUSED[case]
+    names = {name for name, _, _ in (each.partition("=") for each in given)}
+    plain = () if any(name.endswith("features") for name in names) else ("encoder.features=()",)
+    config = grid.parse(
+        "moving_shapes.py:smoke",
+        *(f"--config.model.{each}" for each in (*plain, "encoder.strides=()", *given)),
+        *(("--config.model.encoder.input_size=0",) if "encoder.name" in names else ()),
+    )
+    build = config.initial_variables if "weights" in case else lambda _: config.make_model()
+    with pytest.raises(ValueError, match=message):
+        build({"params": {"encoder": {}}})
+
+
+def test_a_head_for_one_length_is_refused_where_lengths_vary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = grid.parse("lrcn_ucf101.py", "--config.model.head.pool=concatenate")
+    monkeypatch.setattr(type(config), "class_names", ("a", "b"))
+    with pytest.raises(
+        ValueError, match=r"'concatenate' needs clips of one length and these vary; expected one"
+    ):
+        config.make_model()
+
+
+def test_dropout_of_hidden_states_needs_a_cell_that_reads_them() -> None:
+    config = grid.parse(
+        "moving_shapes.py:smoke",
+        "--config.model.recurrent.cell=mingru",
+        "--config.model.recurrent.recurrent_dropout_rate=0.5",
+        "--config.batch_size=2",
+    )
+    with pytest.raises(ValueError, match="recurrent_dropout_rate: expected 0 for MinGRUCell"):
+        grid.train_two_steps(config, grid.first_batch(config))
