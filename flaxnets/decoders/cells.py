@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.recurrent.cell import Cell, Recur, Weights
+from flaxnets.recurrent.cell import Cell, ProjectHidden, Weights
 from flaxnets.recurrent.cells import (
     DenseCell,
     GRUCell,
@@ -70,7 +70,11 @@ class MaxoutLSTMCell(DenseCell):
         return jnp.zeros(shape, self.state_dtype), jnp.zeros(shape, self.dtype)
 
     def step(
-        self, weights: dict[str, Array], recur: Recur, carry: Carry, projected: dict[str, Array]
+        self,
+        weights: dict[str, Array],
+        recur: ProjectHidden,
+        carry: Carry,
+        projected: dict[str, Array],
     ) -> tuple[Carry, Array]:
         """Runs one step; the output (B,F) is the new h."""
         cell, hidden = carry
@@ -145,7 +149,7 @@ class InnerCell:
     def step(
         self,
         pointwise: dict[str, Array],
-        recur: Recur,
+        recur: ProjectHidden,
         carry: Carry,
         inputs: Array,
         products: Mapping[str, Array] | None = None,

@@ -28,15 +28,9 @@ import numpy as np
 
 from flaxnets.decoders.attention import flatten_regions
 from flaxnets.decoders.cells import InnerCell
-from flaxnets.recurrent.cell import Cell, Recur
+from flaxnets.recurrent.cell import Cell, ProjectHidden
 from flaxnets.recurrent.cells import LSTMCell
-from flaxnets.recurrent.matmul import (
-    ScanWeights,
-    affine,
-    multiply,
-    multiply_valid,
-    split_addends,
-)
+from flaxnets.recurrent.matmul import ScanWeights, affine, multiply, multiply_valid, split_projected
 from flaxnets.recurrent.scan import GRADIENTS
 from flaxnets.recurrent.scan_vjp import deferred_scan, plain_scan
 from flaxnets.typing import (
@@ -218,7 +212,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: Recur,
+        recur: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,
@@ -405,7 +399,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
         flags, dropout_keys = x
         embedded = self._embed(weights, words, dropout_keys[0])
         scanned = self.bind_memory(weights, memory)
-        addends, inputs = split_addends(scanned, self.project(weights, memory, embedded))
+        addends, inputs = split_projected(scanned, self.project(weights, memory, embedded))
 
         def recur(name: str, hidden: Array) -> Array:
             return affine(scanned, addends, name, hidden)
@@ -419,7 +413,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
     def _step_where_valid(
         self,
         cells: dict[str, InnerCell],
-        recur: Recur,
+        recur: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,

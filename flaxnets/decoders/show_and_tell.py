@@ -8,13 +8,8 @@ import flax.linen as nn
 
 from flaxnets.decoders.attention import average_regions
 from flaxnets.decoders.cells import InnerCell
-from flaxnets.decoders.decoder import (
-    CaptionDecoder,
-    DecoderWeights,
-    Matmul,
-    Memory,
-)
-from flaxnets.recurrent.cell import Recur
+from flaxnets.decoders.decoder import CaptionDecoder, DecoderWeights, Matmul, Memory
+from flaxnets.recurrent.cell import ProjectHidden
 from flaxnets.recurrent.matmul import ScanWeights, affine, multiply
 from flaxnets.typing import Array, Carry, PyTree
 
@@ -96,7 +91,7 @@ class ShowAndTell(CaptionDecoder):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: Recur,
+        recur: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,
@@ -187,7 +182,7 @@ class FactoredLRCN(CaptionDecoder):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: Recur,
+        recur: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,

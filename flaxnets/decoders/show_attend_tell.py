@@ -32,7 +32,7 @@ from flaxnets.decoders.decoder import (
     Memory,
     bind_regions,
 )
-from flaxnets.recurrent.cell import Cell, Recur
+from flaxnets.recurrent.cell import Cell, ProjectHidden
 from flaxnets.recurrent.matmul import ScanWeights, multiply
 from flaxnets.typing import Array, Carry, PyTree
 
@@ -171,7 +171,7 @@ class SoftAttention(CaptionDecoder):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: Recur,
+        recur: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,

@@ -12,7 +12,7 @@ from flaxnets.decoders.decoder import (
     Memory,
     bind_regions,
 )
-from flaxnets.recurrent.cell import Recur
+from flaxnets.recurrent.cell import ProjectHidden
 from flaxnets.recurrent.matmul import ScanWeights, multiply
 from flaxnets.typing import Array, Carry, PyTree
 
@@ -123,7 +123,7 @@ class UpDown(CaptionDecoder):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: Recur,
+        recur: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,

@@ -1,1 +1,53 @@
-"""Recurrent cells and the layers that scan them over time."""
+"""Recurrent cells and the layers that scan them over time.
+
+``Recurrent`` stacks any cell: those of vectors (``cells.py``), of feature maps
+(``convolutional_cells.py``), with linear recurrences (``linear_cells.py``), those of ``flax.linen``
+(``flax_cells.py``), or one of one's own that follows ``Cell``.
+"""
+
+from flaxnets.recurrent.cell import Cell, CellModule, ProjectHidden, Weights, check_cell
+from flaxnets.recurrent.cells import DenseCell, ElmanCell, GRUCell, LSTMCell
+from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell, ConvolutionalCell
+from flaxnets.recurrent.layers import FrameAverage, Recurrent
+from flaxnets.recurrent.linear_cells import (
+    AveragingCell,
+    LinearCell,
+    LRUCell,
+    MinGRUCell,
+    MinLSTMCell,
+)
+from flaxnets.recurrent.linear_recurrence import (
+    gated_average,
+    linear_recurrence,
+    plain_recurrence,
+)
+from flaxnets.recurrent.scan import ScanOptions, scan_cell
+from flaxnets.recurrent.torch_weights import from_torch
+
+__all__ = [
+    "AveragingCell",
+    "Cell",
+    "CellModule",
+    "ConvGRUCell",
+    "ConvLSTMCell",
+    "ConvolutionalCell",
+    "DenseCell",
+    "ElmanCell",
+    "FrameAverage",
+    "GRUCell",
+    "LRUCell",
+    "LSTMCell",
+    "LinearCell",
+    "MinGRUCell",
+    "MinLSTMCell",
+    "ProjectHidden",
+    "Recurrent",
+    "ScanOptions",
+    "Weights",
+    "check_cell",
+    "from_torch",
+    "gated_average",
+    "linear_recurrence",
+    "plain_recurrence",
+    "scan_cell",
+]

@@ -1,13 +1,16 @@
-"""What a recurrent cell is to the layers that scan it.
+"""Recurrent-cell interface.
 
-A cell's work at one step of time falls into three parts, and a layer treats each in its own way:
+A cell of ours splits a step of time into three parts, since a layer computes each in its own way:
 
-- ``project`` is all that does not depend on the carry. It runs over all steps at once, as one large
-  product before the scan.
-- The products of hidden states with kernels are what the scan spends its time on. A cell asks for
-  them by name through ``recur``, so that the layer can put off their weight gradients until after
-  the scan (``backward.py``).
-- The rest of ``step`` is arithmetic entry by entry.
+- ``project``: the input projection x_t W. It does not depend on the carry, so that one large matmul
+  covers all steps before the scan.
+- The hidden projections h_{t-1} U, on which the scan spends its time. A cell calls them by name
+  through ``project_hidden``, so that the layer can form their weight gradients once, after the scan
+  (``scan_vjp.py``).
+- The rest of ``step``: elementwise gates and state updates.
+
+A cell of one's own follows ``Cell`` (``CellModule`` and ``DenseCell`` are base classes), subclasses
+``LinearCell``, or is any ``flax.linen.RNNCellBase`` (``flax_cells.py``).
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.recurrent.matmul import ScanWeights, affine, split_addends
+from flaxnets.recurrent.matmul import ScanWeights, affine, split_projected
 from flaxnets.typing import (
     Array,
     Carry,
@@ -25,37 +28,42 @@ from flaxnets.typing import (
 )
 
 PROJECTION = "projection"
-"""The name of a kernel that does not read the carry, but makes the output from the step's state."""
+"""Name of the kernel that projects the new hidden state to the output, as the LSTM's R does.
+
+It does not read the carry, so that dropout of hidden states leaves its input alone.
+"""
 
 
 class Weights(NamedTuple):
-    """A cell's parameters by the part of a step that reads them; each a dictionary by name."""
+    """A cell's parameters, grouped by the part of a step that uses them; dictionaries by name."""
 
     input: dict[str, Array]
-    """Read by ``project``."""
+    """Kernels of ``project``."""
     hidden: dict[str, Array]
-    """Kernels that ``recur`` multiplies with: (F,G), or (h,w,F,G) for convolutional cells."""
+    """Kernels of ``project_hidden``: (F,G), or (h,w,F,G) for convolutional cells."""
     bias: dict[str, Array]
-    """(G,), added by ``recur`` to the product of that name."""
+    """(G,), added by ``project_hidden`` to the projection of that name."""
     pointwise: dict[str, Array]
-    """Read by ``step``, entry by entry: peepholes, scales."""
+    """Parameters of ``step``, used elementwise: peepholes, scales."""
 
 
-class Recur(Protocol):
-    """The products of hidden states with the kernels of ``Weights.hidden``."""
+class ProjectHidden(Protocol):
+    """The hidden projections of one step, by name of the kernel in ``Weights.hidden``."""
 
     def __call__(self, name: str, hidden: Array) -> Array:
-        """``hidden`` times kernel ``name``, with bias, and with the projected inputs of that name.
+        """Returns h U + b plus the projected inputs of that name, (B,...,G).
 
-        Each name is asked for once a step.
+        Args:
+          name: of the kernel U; each name is called once a step.
+          hidden: h, (B,...,F).
         """
 
 
 class Cell(Protocol):
-    """What ``scan_cell`` needs of a cell.
+    """A recurrent cell as ``scan_cell`` uses it.
 
-    Only ``weights`` touches Linen's variables; the other methods are pure functions of their
-    arguments and may be called under any transformation of JAX.
+    Only ``weights`` creates or reads Linen's variables; the other methods are pure functions of
+    their arguments and may be called under any transformation of JAX.
     """
 
     features: int
@@ -63,46 +71,59 @@ class Cell(Protocol):
 
     @property
     def num_feature_axes(self) -> int:
-        """Axes of an input after those of batch and time: 1, or 3 for maps."""
+        """Axes of an input after those of batch and time: 1 for vectors, 3 for feature maps."""
 
     def weights(self, input_shape: tuple[int, ...]) -> Weights:
-        """The parameters, made at the first call for inputs of shape (..., D) or (...,H,W,C)."""
+        """Returns the parameters, created at the first call.
+
+        Args:
+          input_shape: (...,D), or (...,H,W,C) for cells on feature maps.
+        """
 
     def initialize_carry(self, rng: PRNGKey | None, input_shape: tuple[int, ...]) -> Carry:
-        """The carry before the first step, zeros, for inputs (B,D) or (B,H,W,C).
+        """Returns the carry before the first step: zeros.
 
-        The signature is that of Flax's cells; ``rng`` is not read.
+        Args:
+          rng: not used; the signature is that of Flax's cells.
+          input_shape: of one step: (B,D) or (B,H,W,C).
         """
 
     def project(self, weights: dict[str, Array], inputs: Array) -> dict[str, Array]:
-        """Inputs (..., D) of any number of steps, times ``Weights.input``: arrays (..., G) by name.
+        """Returns the projected inputs (...,G) of any number of steps, by name.
 
-        Those named like a kernel of ``Weights.hidden`` are added to its product by ``recur``, the
-        others are handed to ``step``.
+        ``project_hidden`` adds those named like a kernel of ``Weights.hidden`` to its projection;
+        ``step`` receives the others.
+
+        Args:
+          weights: ``Weights.input``.
+          inputs: (...,D) or (...,H,W,C).
         """
 
     def step(
-        self, weights: dict[str, Array], recur: Recur, carry: Carry, projected: dict[str, Array]
+        self,
+        weights: dict[str, Array],
+        project_hidden: ProjectHidden,
+        carry: Carry,
+        projected: dict[str, Array],
+        /,
     ) -> tuple[Carry, Array]:
-        """One step of time.
+        """Returns the new carry and the output (B,...,F) of one step of time.
 
         Args:
           weights: ``Weights.pointwise``.
-          recur: the products with ``Weights.hidden``.
+          project_hidden: the projections with ``Weights.hidden``.
           carry: as ``initialize_carry`` makes it.
-          projected: what ``project`` gave for this step and ``recur`` does not add.
-
-        Returns:
-          The new carry and the output (B,...,F).
+          projected: the projected inputs of this step that ``project_hidden`` does not add.
         """
 
 
 class CellModule(nn.Module):
-    """The attributes of a cell, and one step of it as Flax's cells have it.
+    """Base class of cells: the attributes, and one step with the signature of Flax's cells.
 
     Attributes:
       features: F, width of the hidden state.
-      dtype: of the products and of the outputs. What adds up over time is at least float32.
+      dtype: of the matmuls and of the outputs. States that accumulate over time are at least
+        float32.
       param_dtype: of the parameters.
     """
 
@@ -117,11 +138,11 @@ class CellModule(nn.Module):
 
     @property
     def state_dtype(self) -> Dtype:
-        """Of states that add up over many steps."""
+        """Dtype of states that accumulate over many steps."""
         return jnp.promote_types(self.dtype, jnp.float32)
 
     def __call__(self: Any, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
-        """One step: the carry and inputs (B,D) or (B,H,W,C) to the new carry and the output.
+        """Returns the new carry and the output of one step, for inputs (B,D) or (B,H,W,C).
 
         Raises:
           ValueError: inputs of another rank or of integers.
@@ -129,15 +150,23 @@ class CellModule(nn.Module):
         check_inputs(inputs, "B", self.num_feature_axes)
         weights = self.weights(inputs.shape)
         scanned = ScanWeights(weights.hidden, weights.bias, weights.pointwise)
-        addends, others = split_addends(scanned, self.project(weights.input, inputs))
+        added, rest = split_projected(scanned, self.project(weights.input, inputs))
 
-        def recur(name: str, hidden: Array) -> Array:
-            return affine(scanned, addends, name, hidden)
+        def project_hidden(name: str, hidden: Array) -> Array:
+            return affine(scanned, added, name, hidden)
 
-        return self.step(weights.pointwise, recur, carry, others)
+        return self.step(weights.pointwise, project_hidden, carry, rest)
 
 
-_MEMBERS = ("features", "dtype", "num_feature_axes", "weights", "initialize_carry")
+_MEMBERS = (
+    "features",
+    "dtype",
+    "num_feature_axes",
+    "weights",
+    "initialize_carry",
+    "project",
+    "step",
+)
 
 
 def check_cell(name: str, cell: Any) -> None:
@@ -148,17 +177,16 @@ def check_cell(name: str, cell: Any) -> None:
       cell: a cell, or the class of one.
 
     Raises:
-      ValueError: neither a ``flax.linen.RNNCellBase``, nor with all members of ``Cell``, or of
-        ``LinearCell``.
+      ValueError: neither a ``flax.linen.RNNCellBase`` nor a ``LinearCell``, and without some of the
+        members of ``Cell``.
     """
+    from flaxnets.recurrent.linear_cells import LinearCell  # It imports this module.
+
     kind = cell if isinstance(cell, type) else type(cell)
-    if issubclass(kind, nn.RNNCellBase):
+    if issubclass(kind, (nn.RNNCellBase, LinearCell)):
         return
     members = set(dir(kind)) | set(getattr(kind, "__dataclass_fields__", ()))
-    methods = (
-        ("coefficients", "recur", "read") if "coefficients" in members else ("project", "step")
-    )
-    missing = [member for member in (*_MEMBERS, *methods) if member not in members]
+    missing = [member for member in _MEMBERS if member not in members]
     if missing:
         raise ValueError(
             f"{name}: expected a recurrent cell: a subclass of flax.linen.RNNCellBase, or a class "
@@ -193,6 +221,9 @@ def check_carry(carry: Carry, zeros: Carry) -> None:
     Args:
       carry: to be checked.
       zeros: as the cell makes it.
+
+    Raises:
+      ValueError: naming both structures with their dtypes and shapes.
     """
 
     def describe(carry: Carry) -> Carry:

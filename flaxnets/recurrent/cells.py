@@ -1,4 +1,4 @@
-"""Recurrent cells on vectors: Elman's, LSTM, GRU."""
+"""Recurrent cells on vectors: Elman's, LSTM, GRU, and the initial values of their kernels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from flaxnets.recurrent.cell import (
     PROJECTION,
     CellModule,
-    Recur,
+    ProjectHidden,
     Weights,
 )
 from flaxnets.recurrent.matmul import multiply
@@ -26,10 +26,10 @@ _LECUN = nn.initializers.lecun_normal()
 
 
 class DenseCell(CellModule):
-    """What the cells on vectors share: one product with the inputs, for all gates at once."""
+    """Base class of cells on vectors: one input projection for all gates."""
 
     def project(self, weights: dict[str, Array], inputs: Array) -> dict[str, Array]:
-        """(..., D) to the gates' shares of the input, (..., G) ``dtype``."""
+        """Returns the input projections (...,G) ``dtype`` of inputs (...,D), by name."""
         x = jnp.asarray(inputs, self.dtype)
         return {name: multiply(x, kernel) for name, kernel in weights.items()}
 
@@ -40,12 +40,25 @@ class DenseCell(CellModule):
 
 
 class ElmanCell(DenseCell):
-    r"""The simple recurrent network (Elman 1990), with tanh: :math:`h' = \tanh(x W + h U + b)`.
+    r"""Simple recurrent network (Elman 1990).
 
-    Parameters ``input_kernel`` (D,F), ``hidden_kernel`` (F,F), ``bias`` (F,).
+    .. math::
+        h' = \tanh(x W + h U + b)
+
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import ElmanCell
+    >>> cell, x = ElmanCell(4), jnp.ones((2, 3))
+    >>> carry = cell.initialize_carry(None, x.shape)
+    >>> init = jax.jit(cell.init_with_output)
+    >>> (hidden, output), variables = init(jax.random.key(0), carry, x)
+    >>> output.shape, {name: leaf.shape for name, leaf in sorted(variables["params"].items())}
+    ((2, 4), {'bias': (4,), 'hidden_kernel': (4, 4), 'input_kernel': (3, 4)})
+
+    Parameters: ``input_kernel`` W (D,F), ``hidden_kernel`` U (F,F), ``bias`` (F,).
 
     Attributes:
-      activation: entry by entry; ``nn.relu`` with an identity for U is the IRNN (1504.00941).
+      activation: elementwise, in place of tanh; ``nn.relu`` with the identity for U is the IRNN
+        (Le et al., 1504.00941).
     """
 
     activation: Callable[[Array], Array] = jnp.tanh
@@ -60,42 +73,57 @@ class ElmanCell(DenseCell):
         return Weights(inputs, {"hidden": kernel}, {"hidden": bias}, {})
 
     def initialize_carry(self, rng: PRNGKey | None, input_shape: tuple[int, ...]) -> Array:
-        """h: zeros (B,F) ``dtype``."""
+        """Returns h: zeros (B,F) ``dtype``."""
         return jnp.zeros((*input_shape[:-1], self.features), self.dtype)
 
     def step(
-        self, weights: dict[str, Array], recur: Recur, carry: Array, projected: dict[str, Array]
+        self,
+        weights: dict[str, Array],
+        project_hidden: ProjectHidden,
+        carry: Array,
+        projected: dict[str, Array],
     ) -> tuple[Array, Array]:
-        """One step; the output (B,F) is the new h."""
-        hidden = self.activation(recur("hidden", carry))
+        """Returns the new h (B,F), as carry and as output."""
+        hidden = self.activation(project_hidden("hidden", carry))
         return hidden, hidden
 
 
 class LSTMCell(DenseCell):
-    r"""Long short-term memory with a forget gate (Hochreiter 1997; Gers 2000).
+    r"""Long short-term memory with a forget gate (Hochreiter 1997; Gers et al. 2000).
 
     .. math::
         i, f, g, o &= x W + h U + b \\
         c' &= σ(f) c + σ(i) \tanh g \\
         h' &= σ(o) \tanh c'
 
-    With ``peepholes`` (Gers 2002; Shi et al., 1506.04214, equation 3) the gates also read the cell
-    state: i and f get :math:`w_i ∘ c` and :math:`w_f ∘ c`, o gets :math:`w_o ∘ c'`. With
-    ``layer_norm`` (Ba et al., 1607.06450, equations 20-22) the products x W and h U, and the c'
-    that h' reads, are normalised: :math:`LN(x W) + LN(h U) + b`. With ``projection_features`` P
-    (Sak et al. 2014) the hidden state is :math:`h' = (σ(o) \tanh c') R` of width P.
+    Options:
 
-    Gates stand in PyTorch's order i, f, g, o. The cell state c stays float32 in any lower
-    ``dtype``, since it adds up over many steps.
+    - ``peepholes`` (Gers et al. 2002; Shi et al., 1506.04214, equation 3): the gates also read the
+      cell state. :math:`w_i ∘ c` is added to i, :math:`w_f ∘ c` to f, :math:`w_o ∘ c'` to o.
+    - ``layer_norm`` (Ba et al., 1607.06450, equations 20-22): the gates are
+      :math:`LN(x W) + LN(h U) + b`, and :math:`h' = σ(o) \tanh LN(c')`.
+    - ``projection_features`` P (Sak et al. 2014): :math:`h' = (σ(o) \tanh c') R` of width P.
 
-    Parameters: ``input_kernel`` (D,4F), ``hidden_kernel`` (P or F,4F), ``bias`` (4F,);
+    The gates are in PyTorch's order i, f, g, o. The cell state c is float32 in any lower ``dtype``,
+    since it accumulates over many steps.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import LSTMCell
+    >>> cell, x = LSTMCell(4), jnp.ones((2, 3))
+    >>> carry = cell.initialize_carry(None, x.shape)
+    >>> init = jax.jit(cell.init_with_output)
+    >>> ((cell_state, hidden), output), variables = init(jax.random.key(0), carry, x)
+    >>> output.shape, {name: leaf.shape for name, leaf in sorted(variables["params"].items())}
+    ((2, 4), {'bias': (16,), 'hidden_kernel': (4, 16), 'input_kernel': (3, 16)})
+
+    Parameters: ``input_kernel`` W (D,4F), ``hidden_kernel`` U (P or F,4F), ``bias`` (4F,);
     ``peepholes`` (3,F) for i, f, o; ``input_scale``, ``hidden_scale`` (4F,), ``cell_scale``,
-    ``cell_bias`` (F,); ``projection_kernel`` (F,P).
+    ``cell_bias`` (F,); ``projection_kernel`` R (F,P).
 
     Attributes:
-      forget_bias: initial bias of f (Jozefowicz et al. 2015 find 1 good).
-      peepholes: whether the gates read the cell state.
-      layer_norm: whether the products are normalised.
+      forget_bias: initial bias of f; 1 as Jozefowicz et al. (2015) recommend.
+      peepholes: adds peephole connections.
+      layer_norm: adds layer normalisation.
       projection_features: P; 0: no projection.
     """
 
@@ -129,17 +157,21 @@ class LSTMCell(DenseCell):
     def initialize_carry(
         self, rng: PRNGKey | None, input_shape: tuple[int, ...]
     ) -> tuple[Array, Array]:
-        """(c, h): zeros (B,F), at least float32, and (B,F or P) ``dtype``."""
+        """Returns (c, h): zeros (B,F), at least float32, and (B,F or P) ``dtype``."""
         rows = input_shape[:-1]
         cell = jnp.zeros((*rows, self.features), self.state_dtype)
         return cell, jnp.zeros((*rows, self.projection_features or self.features), self.dtype)
 
     def step(
-        self, weights: dict[str, Array], recur: Recur, carry: Carry, projected: dict[str, Array]
+        self,
+        weights: dict[str, Array],
+        project_hidden: ProjectHidden,
+        carry: Carry,
+        projected: dict[str, Array],
     ) -> tuple[Carry, Array]:
-        """One step; the output (B,F), or (B,P), is the new h."""
+        """Returns the new (c, h), and h (B,F or P) as output."""
         cell, hidden = carry
-        gates = recur("hidden", hidden)
+        gates = project_hidden("hidden", hidden)
         if self.layer_norm:
             gates = (
                 normalize(gates, weights["hidden_scale"])
@@ -152,29 +184,38 @@ class LSTMCell(DenseCell):
             exposed = normalize(cell, weights["cell_scale"]) + weights["cell_bias"]
         hidden = (gate * jnp.tanh(exposed)).astype(self.dtype)
         if self.projection_features:
-            hidden = recur(PROJECTION, hidden)
+            hidden = project_hidden(PROJECTION, hidden)
         return (cell, hidden), hidden
 
 
 class GRUCell(DenseCell):
-    r"""Gated recurrent unit, in both forms that are in use.
+    r"""Gated recurrent unit (Cho et al., 1406.1078), with its reset after or before the matmul.
 
     .. math::
         r, z &= σ(x W_{rz} + h U_{rz} + b_{rz}) \\
-        n &= \tanh(x W_n + b_n + r ∘ (h U_n + b_{hn})) \quad \text{reset after the product} \\
-        n &= \tanh(x W_n + b_n + (r ∘ h) U_n) \quad \text{reset before it} \\
+        n &= \tanh(x W_n + b_n + r ∘ (h U_n + b_{hn})) \quad \text{(reset after)} \\
+        n &= \tanh(x W_n + b_n + (r ∘ h) U_n) \quad \text{(reset before)} \\
         h' &= (1 - z) n + z h
 
-    The first is cuDNN's and PyTorch's and needs one product a step; the second is that of Cho et
-    al. (1406.1078, with z and 1 − z exchanged) and of GRU-RCN. They give different numbers. Gates
-    stand in PyTorch's order r, z, n.
+    Reset after is the form of cuDNN and PyTorch; it needs one matmul per step. Reset before is that
+    of the paper (with z and 1 − z exchanged) and of GRU-RCN; it needs two. Their results differ, so
+    weights of one form do not fit the other. The gates are in PyTorch's order r, z, n. The state is
+    float32 in any lower ``dtype``.
 
-    Parameters: ``input_kernel`` (D,3F), ``hidden_kernel`` (F,3F), ``bias`` (3F,), and
-    ``hidden_bias`` (F,) where the reset comes after. The state stays float32 in any lower
-    ``dtype``.
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import GRUCell
+    >>> cell, x = GRUCell(4), jnp.ones((2, 3))
+    >>> carry = cell.initialize_carry(None, x.shape)
+    >>> init = jax.jit(cell.init_with_output)
+    >>> (hidden, output), variables = init(jax.random.key(0), carry, x)
+    >>> output.shape, sorted(variables["params"])
+    ((2, 4), ['bias', 'hidden_bias', 'hidden_kernel', 'input_kernel'])
+
+    Parameters: ``input_kernel`` W (D,3F), ``hidden_kernel`` U (F,3F), ``bias`` b (3F,), and
+    ``hidden_bias`` :math:`b_{hn}` (F,) with reset after.
 
     Attributes:
-      reset_after: whether the reset gate acts after the product.
+      reset_after: applies the reset gate after the matmul.
     """
 
     reset_after: bool = True
@@ -192,31 +233,32 @@ class GRUCell(DenseCell):
         return gru_weights(inputs, kernel, bias, hidden_bias)
 
     def initialize_carry(self, rng: PRNGKey | None, input_shape: tuple[int, ...]) -> Array:
-        """h: zeros (B,F), at least float32."""
+        """Returns h: zeros (B,F), at least float32."""
         return jnp.zeros((*input_shape[:-1], self.features), self.state_dtype)
 
     def step(
-        self, weights: dict[str, Array], recur: Recur, carry: Array, projected: dict[str, Array]
+        self,
+        weights: dict[str, Array],
+        project_hidden: ProjectHidden,
+        carry: Array,
+        projected: dict[str, Array],
     ) -> tuple[Array, Array]:
-        """One step; the output (B,F) is the new h in ``dtype``."""
-        hidden = step_gru(weights, recur, carry, projected, self.dtype)
+        """Returns the new h (B,F), and the same in ``dtype`` as output."""
+        hidden = step_gru(weights, project_hidden, carry, projected, self.dtype)
         return hidden, hidden.astype(self.dtype)
 
 
 def update_cell_state(cell: Array, gates: Array, peepholes: Array | None) -> tuple[Array, Array]:
-    """The LSTM's new cell state and its output gate, from (B,...,4F) gates i, f, g, o.
+    """Returns the LSTM's new cell state c' and its output gate σ(o), in the dtype of ``cell``.
 
     Args:
       cell: c, (B,...,F), at least float32.
-      gates: sums before the nonlinearities.
-      peepholes: (3,...,F) for i, f, o; None: none.
-
-    Returns:
-      c' and σ(o), in the dtype of ``cell``.
+      gates: i, f, g, o before their nonlinearities, (B,...,4F).
+      peepholes: (3,...,F) for i, f, o; None: no peepholes.
     """
     gates = gates.astype(cell.dtype)
     if peepholes is None:
-        # σ(x) = ½ tanh(½ x) + ½ makes of all four gates one pass over contiguous memory.
+        # σ(x) = ½ tanh(½ x) + ½: one tanh over all four gates is one pass over contiguous memory.
         half = jnp.asarray(np.repeat([0.5, 0.5, 1.0, 0.5], cell.shape[-1]), cell.dtype)
         i, f, g, o = jnp.split(jnp.tanh(gates * half), 4, axis=-1)
         i, f, o = 0.5 * i + 0.5, 0.5 * f + 0.5, 0.5 * o + 0.5
@@ -228,14 +270,13 @@ def update_cell_state(cell: Array, gates: Array, peepholes: Array | None) -> tup
 
 
 def gru_weights(inputs: Array, kernel: Array, bias: Array, hidden_bias: Array | None) -> Weights:
-    """A GRU's parameters as ``step_gru`` reads them, dense or convolutional.
+    """Returns a GRU's parameters as ``step_gru`` uses them, dense or convolutional.
 
     Args:
-      inputs: (...,D,3F) for r, z, n.
-      kernel: (...,F,3F).
+      inputs: input kernel (...,D,3F) for r, z, n.
+      kernel: hidden kernel (...,F,3F).
       bias: (3F,).
-      hidden_bias: (F,), of the candidate's hidden product where the reset comes after it; None: it
-        comes before.
+      hidden_bias: (F,), of the candidate's hidden projection with reset after; None: reset before.
     """
     gates = 2 * (bias.shape[0] // 3)
     if hidden_bias is not None:
@@ -250,42 +291,49 @@ def gru_weights(inputs: Array, kernel: Array, bias: Array, hidden_bias: Array | 
 
 def step_gru(
     weights: dict[str, Array],
-    recur: Recur,
+    project_hidden: ProjectHidden,
     hidden: Array,
     projected: dict[str, Array],
     dtype: Dtype,
 ) -> Array:
-    """The new h of a GRU, dense or convolutional; see ``GRUCell``.
+    """Returns the new h of a GRU, dense or convolutional; see ``GRUCell``.
 
     Args:
-      weights: ``bias`` (F,) of the candidate, where the reset comes after the product.
-      recur: products with ``hidden``, or with ``gates`` and ``candidate``.
+      weights: ``bias`` (F,) of the candidate, with reset after.
+      project_hidden: has the kernel ``hidden`` with reset after, else ``gates`` and ``candidate``.
       hidden: h, (B,...,F), at least float32.
-      projected: ``inputs`` (B,...,3F), where the reset comes after the product.
-      dtype: of the products.
+      projected: ``inputs`` (B,...,3F), with reset after. It is not added to the hidden projection,
+        since the reset gate scales the candidate's share of the latter alone.
+      dtype: of the matmuls.
     """
     state_dtype, features = hidden.dtype, hidden.shape[-1]
 
     def sigmoids(gates: Array) -> tuple[Array, Array]:
-        # As in update_cell_state.
+        # σ by tanh, as in update_cell_state.
         r, z = jnp.split(jnp.tanh(0.5 * gates.astype(state_dtype)), 2, axis=-1)
         return 0.5 * r + 0.5, 0.5 * z + 0.5
 
     if "inputs" in projected:
         # Split, not sliced: the gradient of a split is one concatenation.
-        products = recur("hidden", hidden.astype(dtype))
+        products = project_hidden("hidden", hidden.astype(dtype))
         gates, product = jnp.split(products, [2 * features], axis=-1)
         input_gates, candidate = jnp.split(projected["inputs"], [2 * features], axis=-1)
         r, z = sigmoids(input_gates + gates)
         n = jnp.tanh(candidate.astype(state_dtype) + weights["bias"] + r * product)
     else:
-        r, z = sigmoids(recur("gates", hidden.astype(dtype)))
-        n = jnp.tanh(recur("candidate", (r * hidden).astype(dtype)).astype(state_dtype))
+        r, z = sigmoids(project_hidden("gates", hidden.astype(dtype)))
+        n = jnp.tanh(project_hidden("candidate", (r * hidden).astype(dtype)).astype(state_dtype))
     return n + z * (hidden - n)
 
 
 def normalize(x: Array, scale: Array, epsilon: float = 1e-5) -> Array:
-    """Layer normalisation over the last axis (1607.06450), without a bias; at least float32."""
+    """Returns ``x`` normalised over the last axis (1607.06450) and scaled, at least float32.
+
+    Args:
+      x: (...,F).
+      scale: (F,).
+      epsilon: added to the variance.
+    """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = x.mean(-1, keepdims=True)
     centred = x - mean
@@ -293,25 +341,24 @@ def normalize(x: Array, scale: Array, epsilon: float = 1e-5) -> Array:
     return centred * (scale / jnp.sqrt(variance + epsilon))
 
 
-# Initial values of recurrent kernels.
-
 Initializer = Callable[..., Array]
 """(key, shape, dtype) to an array, as in ``jax.nn.initializers``."""
 
-# Each step brings a singular value s < 1 to about 1.5·s, then doubles its correct digits.
-_STEPS = 40
+# An iteration multiplies a small singular value by 1.5, and doubles the correct digits of one near
+# 1. 40 iterations suffice from about 1e-6.
+_NEWTON_SCHULZ_ITERATIONS = 40
 
 
 def orthogonal(key: PRNGKey, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Array:
-    """A random orthogonal square matrix, uniform over all of them (Saxe et al., 1312.6120).
+    """Draws a random orthogonal square matrix, uniformly (Saxe et al., 1312.6120).
 
-    The polar factor of a Gaussian matrix by Newton and Schulz's iteration, products alone. The QR
-    decomposition that ``jax.nn.initializers.orthogonal`` uses waits, once it is batched by
-    ``vmap``, inside XLA's thread pool for that same pool: with as many decompositions at once as
-    processors, as in a fused network on two, the program stands still for ever.
+    It is the polar factor of a Gaussian matrix, by Newton-Schulz iteration. The QR decomposition of
+    ``jax.nn.initializers.orthogonal`` can deadlock on CPUs: batched by ``vmap``, it waits inside
+    XLA's thread pool for that same pool, and with as many decompositions at once as cores the
+    program hangs.
 
     Args:
-      key: of the draw.
+      key: random key.
       shape: (n,n).
       dtype: of the result.
 
@@ -323,15 +370,22 @@ def orthogonal(key: PRNGKey, shape: tuple[int, int], dtype: Dtype = jnp.float32)
     x = jax.random.normal(key, shape, jnp.float32)
     x = x / jnp.linalg.norm(x)  # Frobenius: no singular value above 1.
 
-    def step(_: int, x: Array) -> Array:
+    def iterate(_: int, x: Array) -> Array:
         return 1.5 * x - 0.5 * x @ (x.T @ x)
 
     with jax.default_matmul_precision("highest"):
-        return jax.lax.fori_loop(0, _STEPS, step, x).astype(dtype)
+        return jax.lax.fori_loop(0, _NEWTON_SCHULZ_ITERATIONS, iterate, x).astype(dtype)
 
 
 def per_gate(init: Initializer, gates: int) -> Initializer:
-    """Draws each gate's (...,D,F) block of a (...,D,gates·F) kernel on its own: fan-out F."""
+    """Returns an initializer that draws each gate's (...,D,F) block of a kernel separately.
+
+    So the fan-out is F, not gates·F.
+
+    Args:
+      init: of one block.
+      gates: number of blocks, side by side along the last axis.
+    """
 
     def draw(key: PRNGKey, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         block = (*shape[:-1], shape[-1] // gates)
@@ -342,7 +396,7 @@ def per_gate(init: Initializer, gates: int) -> Initializer:
 
 
 def forget_gate_bias(value: float) -> Initializer:
-    """Zeros but for the second of four gates, the LSTM's f, whose bias is ``value``."""
+    """Returns an initializer of an LSTM's bias (4F,): ``value`` for f, the second gate, else 0."""
 
     def draw(key: PRNGKey, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
         return jnp.zeros((4, shape[0] // 4), dtype).at[1].set(value).reshape(shape)

@@ -1,4 +1,4 @@
-"""Recurrent cells on maps: convolutions in the place of products."""
+"""Recurrent cells on feature maps, with convolutions in place of matmuls: ConvLSTM, ConvGRU."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxnets.layers.convolution import conv2d
-from flaxnets.recurrent.cell import CellModule, Recur, Weights
+from flaxnets.recurrent.cell import CellModule, ProjectHidden, Weights
 from flaxnets.recurrent.cells import (
     forget_gate_bias,
     gru_weights,
@@ -21,22 +21,22 @@ _LECUN = nn.initializers.lecun_normal()
 
 
 class ConvolutionalCell(CellModule):
-    """What the cells on maps share: one convolution of the inputs, for all gates at once.
+    """Base class of cells on feature maps: one convolution of the inputs for all gates.
 
     Attributes:
-      kernel_size: height and width of the kernels on inputs and hidden states; padding is zero,
-        SAME.
+      kernel_size: height and width of the kernels on inputs and hidden states, in pixels; padding
+        is zero, SAME.
     """
 
     kernel_size: tuple[int, int] = (3, 3)
 
     @property
     def num_feature_axes(self) -> int:
-        """3: maps (H,W,C)."""
+        """3: feature maps (H,W,C)."""
         return 3
 
     def project(self, weights: dict[str, Array], inputs: Array) -> dict[str, Array]:
-        """(B,H,W,C) or (T,B,H,W,C) to the gates' shares of the input, (...,H,W,G) ``dtype``."""
+        """Returns the input projections (...,H,W,G) ``dtype`` of (B,H,W,C) or (T,B,H,W,C)."""
         maps = inputs.astype(self.dtype)
         if maps.ndim == 4:
             return {name: conv2d(maps, kernel) for name, kernel in weights.items()}
@@ -45,7 +45,7 @@ class ConvolutionalCell(CellModule):
         return {name: split_steps(x, len(maps)) for name, x in gates.items()}
 
     def _kernels(self, channels: int, gates: int) -> tuple[Array, Array]:
-        """(h,w,C,gates·F) for the inputs, ``dtype``, and (h,w,F,gates·F) for the hidden state."""
+        """Returns the input kernel (h,w,C,gates·F) ``dtype``, the hidden one (h,w,F,gates·F)."""
         init, outputs = per_gate(_LECUN, gates), gates * self.features
         shape = (*self.kernel_size, channels, outputs)
         inputs = self.param("input_kernel", init, shape, self.param_dtype)
@@ -60,18 +60,32 @@ class ConvolutionalCell(CellModule):
 class ConvLSTMCell(ConvolutionalCell):
     r"""Convolutional LSTM (Shi et al., 1506.04214, equation 3).
 
-    The equations are those of ``LSTMCell`` with convolutions for products, on maps (H,W,F). The
-    peepholes of the paper are maps themselves, multiplied entry by entry, which binds the
-    parameters to the size of the image.
+    .. math::
+        i, f, g, o &= x * W + h * U + b \\
+        c' &= σ(f) ∘ c + σ(i) ∘ \tanh g \\
+        h' &= σ(o) ∘ \tanh c'
 
-    Parameters: ``input_kernel`` (h,w,C,4F), ``hidden_kernel`` (h,w,F,4F), ``bias`` (4F,),
-    ``peepholes`` (3,H,W,F) for i, f, o. Gates stand in the order i, f, g, o.
+    on feature maps (H,W,F), where * is a convolution. With ``peepholes`` :math:`w_i ∘ c` is added
+    to i, :math:`w_f ∘ c` to f, :math:`w_o ∘ c'` to o. As in the paper these are feature maps too,
+    multiplied elementwise, so that the parameters fit one image size only.
 
-    Deviations: the paper has peepholes always, and its forget bias starts at 0.
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import ConvLSTMCell
+    >>> cell, x = ConvLSTMCell(4), jnp.ones((2, 8, 6, 3))
+    >>> carry = cell.initialize_carry(None, x.shape)
+    >>> init = jax.jit(cell.init_with_output)
+    >>> ((cell_state, hidden), output), variables = init(jax.random.key(0), carry, x)
+    >>> output.shape, variables["params"]["hidden_kernel"].shape
+    ((2, 8, 6, 4), (3, 3, 4, 16))
+
+    Parameters: ``input_kernel`` W (h,w,C,4F), ``hidden_kernel`` U (h,w,F,4F), ``bias`` b (4F,),
+    ``peepholes`` (3,H,W,F) for i, f, o. The gates are in the order i, f, g, o.
+
+    Deviations: the paper always has peepholes, and its forget bias starts at 0.
 
     Attributes:
       forget_bias: initial bias of f.
-      peepholes: whether the gates read the cell state.
+      peepholes: adds peephole connections.
     """
 
     forget_bias: float = 1.0
@@ -93,32 +107,51 @@ class ConvLSTMCell(ConvolutionalCell):
     def initialize_carry(
         self, rng: PRNGKey | None, input_shape: tuple[int, ...]
     ) -> tuple[Array, Array]:
-        """(c, h): zeros (B,H,W,F), at least float32, and ``dtype``."""
+        """Returns (c, h): zeros (B,H,W,F), at least float32, and in ``dtype``."""
         return self._zeros(input_shape, self.state_dtype), self._zeros(input_shape, self.dtype)
 
     def step(
-        self, weights: dict[str, Array], recur: Recur, carry: Carry, projected: dict[str, Array]
+        self,
+        weights: dict[str, Array],
+        project_hidden: ProjectHidden,
+        carry: Carry,
+        projected: dict[str, Array],
     ) -> tuple[Carry, Array]:
-        """One step; the output (B,H,W,F) is the new h."""
+        """Returns the new (c, h), and h (B,H,W,F) as output."""
         cell, hidden = carry
-        gates = recur("hidden", hidden)
+        gates = project_hidden("hidden", hidden)
         cell, gate = update_cell_state(cell, gates, weights.get("peepholes"))
         hidden = (gate * jnp.tanh(cell)).astype(self.dtype)
         return (cell, hidden), hidden
 
 
 class ConvGRUCell(ConvolutionalCell):
-    """Convolutional GRU (Ballas et al., 1511.06432, section 3.1).
+    r"""Convolutional GRU (Ballas et al., 1511.06432, section 3.1).
 
-    The equations are those of ``GRUCell``, whose reset before the product is the paper's, with
-    convolutions for products, on maps (H,W,F).
+    .. math::
+        r, z &= σ(x * W_{rz} + h * U_{rz} + b_{rz}) \\
+        n &= \tanh(x * W_n + b_n + (r ∘ h) * U_n) \\
+        h' &= (1 - z) ∘ n + z ∘ h
 
-    Parameters: ``input_kernel`` (h,w,C,3F), ``hidden_kernel`` (h,w,F,3F), ``bias`` (3F,), and
-    ``hidden_bias`` (F,) where the reset comes after. The state stays float32 in any lower
+    on feature maps (H,W,F), where * is a convolution; with ``reset_after``
+    :math:`n = \tanh(x * W_n + b_n + r ∘ (h * U_n + b_{hn}))`. The state is float32 in any lower
     ``dtype``.
 
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import ConvGRUCell
+    >>> cell, x = ConvGRUCell(4), jnp.ones((2, 8, 6, 3))
+    >>> carry = cell.initialize_carry(None, x.shape)
+    >>> init = jax.jit(cell.init_with_output)
+    >>> (hidden, output), variables = init(jax.random.key(0), carry, x)
+    >>> output.shape, variables["params"]["hidden_kernel"].shape
+    ((2, 8, 6, 4), (3, 3, 4, 12))
+
+    Parameters: ``input_kernel`` W (h,w,C,3F), ``hidden_kernel`` U (h,w,F,3F), ``bias`` b (3F,), and
+    ``hidden_bias`` :math:`b_{hn}` (F,) with ``reset_after``.
+
     Attributes:
-      reset_after: whether the reset gate acts after the convolution: one a step instead of two.
+      reset_after: applies the reset gate after the convolution, which needs one convolution per
+        step instead of two; the paper applies it before.
     """
 
     reset_after: bool = False
@@ -135,12 +168,16 @@ class ConvGRUCell(ConvolutionalCell):
         return gru_weights(inputs, hidden, bias, hidden_bias)
 
     def initialize_carry(self, rng: PRNGKey | None, input_shape: tuple[int, ...]) -> Array:
-        """h: zeros (B,H,W,F), at least float32."""
+        """Returns h: zeros (B,H,W,F), at least float32."""
         return self._zeros(input_shape, self.state_dtype)
 
     def step(
-        self, weights: dict[str, Array], recur: Recur, carry: Array, projected: dict[str, Array]
+        self,
+        weights: dict[str, Array],
+        project_hidden: ProjectHidden,
+        carry: Array,
+        projected: dict[str, Array],
     ) -> tuple[Array, Array]:
-        """One step; the output (B,H,W,F) is the new h in ``dtype``."""
-        hidden = step_gru(weights, recur, carry, projected, self.dtype)
+        """Returns the new h (B,H,W,F), and the same in ``dtype`` as output."""
+        hidden = step_gru(weights, project_hidden, carry, projected, self.dtype)
         return hidden, hidden.astype(self.dtype)

@@ -1,9 +1,9 @@
-"""The LSTM of NVIDIA's cuDNN (``jax.experimental.rnn``) on the parameters of ``LSTMCell``.
+"""The LSTM of NVIDIA's cuDNN (``jax.experimental.rnn``) with the parameters of ``LSTMCell``.
 
-cuDNN adds a bias to each of the two products, ours has one for both: the second is zero, and has
-no gradient. Layers of a stack run one after the other, so that what stands between them (dropout,
-residuals) is that of ``Recurrent``; cuDNN could run stacks without any of that a little faster.
-Whether TF32 is used is up to ``jax.default_matmul_precision``, as for products.
+cuDNN adds one bias to the input projection and one to the hidden projection; ours has one for both,
+so the second is zero and has no gradient. The layers of a stack run one after the other, since
+``Recurrent`` has dropout and residuals between them; cuDNN would run a plain stack a little faster.
+``jax.default_matmul_precision`` decides about TF32, as for matmuls.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ from flaxnets.typing import Array, Carry
 
 
 def check_cudnn(cell: Any, options: ScanOptions, recurrent_dropout_rate: float) -> None:
-    """Refuses what cuDNN cannot run.
+    """Refuses a layer that cuDNN cannot run.
 
     Args:
       cell: of the layer.
-      options: must be those by default.
-      recurrent_dropout_rate: must be zero.
+      options: of its scan; must be the defaults.
+      recurrent_dropout_rate: of its hidden states; must be 0.
 
     Raises:
-      ValueError: naming what is in the way: another cell than ``LSTMCell``, its ``peepholes``,
-        ``layer_norm``, ``projection_features``, a dtype that is not float32, options of the scan,
-        dropout on hidden states, a machine without a GPU.
+      ValueError: another cell than ``LSTMCell``, its ``peepholes``, ``layer_norm`` or
+        ``projection_features``, another dtype than float32, options of the scan, dropout of hidden
+        states, or a machine without a GPU.
     """
     if type(cell) is not LSTMCell:
         _refuse(
@@ -55,18 +55,19 @@ def check_cudnn(cell: Any, options: ScanOptions, recurrent_dropout_rate: float) 
 def run_cudnn(
     cells: Sequence[Any], inputs: Array, lengths: Array | None, initial_carry: Carry | None
 ) -> tuple[list[Carry], list[Array]]:
-    """Runs one layer's cells over time, each as ``scan_cell`` would.
+    """Runs one layer's cells over time; the results are those of ``scan_cell``.
 
-    Reverse mode of the first order only, and no ``vmap``: cuDNN's LSTM in JAX has no more.
+    First-order reverse mode only, and no ``vmap``: JAX's binding of cuDNN's LSTM has neither.
 
     Args:
       cells: forward, or forward and backward; checked by ``check_cudnn``.
       inputs: (B,T,D) float32.
-      lengths: (B,) integers in [0,T]; None: T.
+      lengths: (B,) int32 in [0,T], valid steps; None: all.
       initial_carry: (c,h) of the first cell, (B,F) each; None: zeros.
 
     Returns:
-      For each cell the carry (c,h) at each sequence's end and the outputs (B,T,F), zero at padding.
+      For each cell the carry (c,h) after each sequence's last step, and the outputs (B,T,F), zero
+      at padded steps.
 
     Raises:
       ValueError: inputs that are not float32, an initial carry that is not the cell's.
@@ -80,7 +81,7 @@ def run_cudnn(
     if initial_carry is not None:
         check_carry(initial_carry, cells[0].initialize_carry(None, (batch, width)))
         cell_states, hiddens = (state[None] for state in initial_carry)
-    # A sequence without steps runs one, which is then undone.
+    # cuDNN needs at least one step; that of an empty sequence is undone below.
     counts = jnp.full(batch, steps) if lengths is None else jnp.maximum(lengths, 1)
     outputs, last_hiddens, last_cell_states = rnn.lstm(
         inputs,
@@ -105,10 +106,13 @@ def run_cudnn(
 
 
 def pack_weights(weights: Sequence[Any]) -> Array:
-    """The parameters of a layer's LSTMs, as ``LSTMCell.weights`` gives them, in one vector.
+    """Returns the parameters of a layer's LSTMs as the one vector of ``jax.experimental.rnn``.
 
-    The layout is that of ``jax.experimental.rnn``: for each direction W_ih (4F,D) and W_hh (4F,F),
-    then for each b_ih and b_hh (4F,), gates in the order i, f, g, o.
+    It holds W_ih (4F,D) and W_hh (4F,F) of each direction, then b_ih and b_hh (4F,) of each, with
+    gates in the order i, f, g, o.
+
+    Args:
+      weights: of each direction, from ``LSTMCell.weights``.
     """
     parts = [
         kernel["hidden"].T.reshape(-1) for cell in weights for kernel in (cell.input, cell.hidden)

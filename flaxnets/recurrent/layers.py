@@ -1,4 +1,4 @@
-"""Recurrent layers: stacks of cells scanned over time."""
+"""Recurrent layers: stacks of cells scanned over time, and an order-blind baseline."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,27 +23,50 @@ BACKENDS = ("scan", "cudnn")
 
 
 class Recurrent(nn.Module):
-    """A stack of scanned cells, one layer for every kind of cell.
+    """Stack of cells scanned over time, for every kind of cell.
+
+    >>> from functools import partial
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import LSTMCell, Recurrent
+    >>> layer = Recurrent(partial(LSTMCell, 4), num_layers=2, bidirectional=True)
+    >>> x, lengths = jnp.ones((2, 5, 3)), jnp.array([5, 2])
+    >>> init = jax.jit(partial(layer.init_with_output, train=False))
+    >>> outputs, variables = init(jax.random.key(0), x, lengths)
+    >>> outputs.shape, float(jnp.abs(outputs[1, 2:]).max())
+    ((2, 5, 8), 0.0)
+
+    A stream of chunks gives the outputs of the whole sequence:
+
+    >>> layer = Recurrent(partial(LSTMCell, 4))
+    >>> whole, variables = jax.jit(partial(layer.init_with_output, train=False))(
+    ...     jax.random.key(0), x
+    ... )
+    >>> stream, carry = jax.jit(partial(layer.apply, method="stream")), None
+    >>> for t in range(5):
+    ...     carry, outputs = stream(variables, carry, x[:, t : t + 1])
+    >>> bool(jnp.allclose(outputs, whole[:, -1:], atol=1e-6))
+    True
 
     Attributes:
-      make_cell: the constructor of a cell, as ``partial(LSTMCell, 256)``; called once a layer and
-        direction with ``name``. Any ``flax.linen.RNNCellBase`` is a cell, too, as
-        ``partial(nn.GRUCell, 256)`` (see ``flax_cells.py``).
+      make_cell: constructor of a cell, as ``partial(LSTMCell, 256)``, called with ``name`` for each
+        layer and direction. Any ``flax.linen.RNNCellBase`` works too, as ``partial(nn.GRUCell,
+        256)`` (``flax_cells.py``), and so does a cell of one's own (``cell.py``).
       num_layers: depth; each layer reads the outputs of the one below.
-      bidirectional: each layer also scans backwards; outputs of both are concatenated.
+      bidirectional: each layer also scans backwards; the outputs of both are concatenated.
       residual: each layer but the first adds its inputs to its outputs (Wu et al., 1609.08144).
       normalize_inputs: LayerNorm of each step's inputs (Ba et al., 1607.06450).
-      delta_features: each step also reads how its inputs differ from those of the step before
-        (Furui 1986); zero at the first step.
-      input_features: width of a linear layer below the first cell; 0: none.
-      dropout_rate: on what each layer of cells reads from a layer below it.
-      variational: dropout draws one mask a sequence, the same at every step (Gal and Ghahramani,
+      delta_features: concatenates to each step's inputs their difference to the step before (Furui
+        1986), zero at the first step.
+      input_features: width of a Dense layer below the first cell; 0: none.
+      dropout_rate: dropout of each layer's inputs, except those of the first layer without
+        ``input_features``; in [0,1).
+      variational: dropout draws one mask per sequence, the same at every step (Gal and Ghahramani,
         1512.05287).
-      recurrent_dropout_rate: on the hidden states that the cells' products read, one mask a
-        sequence; not for linear cells, which have no such products, nor for cells of
-        ``flax.linen``.
-      options: how the scans are carried out: unrolling, rematerialisation, truncation.
-      backend: ``scan``, or ``cudnn`` for plain LSTMs on GPUs (see ``cudnn.py``), with the same
+      recurrent_dropout_rate: dropout of the hidden states that the hidden projections read, one
+        mask per sequence; in [0,1). Not for linear cells, which have no such projections, nor for
+        cells of ``flax.linen``.
+      options: of the scans: unrolling, rematerialisation, truncation, gradients.
+      backend: ``scan``, or ``cudnn`` for plain LSTMs on GPUs (``cudnn.py``), with the same
         parameters and outputs.
     """
 
@@ -70,20 +93,21 @@ class Recurrent(nn.Module):
         initial_carry: Carry | None = None,
         return_carry: bool = False,
     ) -> Any:
-        """Outputs of the last layer, (B,T,...,F), or 2F in two directions; zero at padding.
+        """Returns the outputs of the last layer, (B,T,...,F), or 2F if bidirectional.
 
         Args:
-          inputs: (B,T,D), or (B,T,H,W,C) for cells on maps, float.
-          lengths: (B,) int32 in [0,T], valid steps; None: all.
-          train: whether dropout acts.
-          initial_carry: what ``return_carry`` gave after the steps before these: all layers'
-            carries, from which the scans go on; None: zeros.
-          return_carry: whether to return (carry, outputs), so that another call can go on.
+          inputs: (B,T,D), or (B,T,H,W,C) for cells on feature maps, float.
+          lengths: (B,) int32 in [0,T], valid steps; None: all. Outputs at padded steps are zero.
+          train: applies dropout.
+          initial_carry: the carry that ``return_carry`` gave for the steps before these; None:
+            zeros.
+          return_carry: returns (carry, outputs), so that another call can continue.
 
         Raises:
           ValueError: inputs of another rank or of integers; lengths that are not (B,) integers or,
-            where they are concrete, not in [0,T]; a layer in both directions asked to stream, since
-            its backward scan begins at the end; attributes that do not go together.
+            where they are concrete, not in [0,T]; a carry for a bidirectional layer, since its
+            backward scan begins at the end; attributes that do not fit together; a ``make_cell``
+            that makes no cell.
         """
         cells = self._make_cells()
         self._check_attributes(cells[0][0])
@@ -124,16 +148,21 @@ class Recurrent(nn.Module):
     def stream(
         self, carry: Carry | None, inputs: Array, lengths: Array | None = None
     ) -> tuple[Carry, Array]:
-        """The next steps of sequences: (carry, inputs) to the new carry and the outputs.
+        """Returns the new carry and the outputs for the next steps of sequences.
 
-        Chunk after chunk gives what the whole would; without dropout. Arguments, shapes and errors
-        are those of ``__call__``; the first chunk's carry is None.
+        The outputs of all chunks are those of the whole sequence. Dropout is not applied. Shapes
+        and errors are those of ``__call__``.
+
+        Args:
+          carry: that of the chunk before; None for the first chunk.
+          inputs: (B,T,...), the next steps.
+          lengths: (B,) int32 in [0,T], valid steps of this chunk; None: all.
         """
         carry, outputs = self(inputs, lengths, train=False, initial_carry=carry, return_carry=True)
         return carry, outputs
 
     def _check_attributes(self, cell: AnyCell) -> None:
-        """Refuses what no layer of such cells can do."""
+        """Refuses attributes that the cell cannot have."""
         if rate := self.recurrent_dropout_rate:
             check_hidden_dropout("recurrent_dropout_rate", cell, 0, rate)
         check_options(cell, self.options)
@@ -150,7 +179,7 @@ class Recurrent(nn.Module):
         initial_carry: Carry | None,
         train: bool,
     ) -> tuple[list[Carry], list[Array]]:
-        """Carries and outputs of one layer's cells, forward and backward."""
+        """Returns the carries and outputs of one layer's cells, forward and backward."""
         if self.backend == "cudnn":
             return run_cudnn(cells, inputs, lengths, initial_carry)
         both = [
@@ -168,7 +197,7 @@ class Recurrent(nn.Module):
         return [carry for carry, _ in both], [output for _, output in both]
 
     def _make_cells(self) -> list[list[AnyCell]]:
-        """The cells of each layer, forward and backward."""
+        """Creates the cells of each layer, forward and backward."""
         names = ("forward", "backward") if self.bidirectional else ("forward",)
         if isinstance(self.make_cell, nn.Module):
             kind = type(self.make_cell).__name__
@@ -184,13 +213,13 @@ class Recurrent(nn.Module):
         return cells
 
     def _drop(self, x: Array, train: bool) -> Array:
-        # A mask that does not vary along time is broadcast over axis 1.
+        # One mask for all steps: broadcast over axis 1, time.
         shared = (1,) if self.variational else ()
         dropout = nn.Dropout(self.dropout_rate, broadcast_dims=shared, deterministic=not train)
         return dropout(x)
 
     def _hidden_mask(self, cell: AnyCell, inputs: Array, train: bool) -> Array | None:
-        """(B,F) or (B,1,1,F), scaled so that its mean is one; None where nothing is dropped."""
+        """Draws a dropout mask (B,F) or (B,1,1,F) with a mean of 1; None without dropout."""
         rate = self.recurrent_dropout_rate
         if not rate or not train:
             return None
@@ -202,11 +231,14 @@ class Recurrent(nn.Module):
 
 
 Last = tuple[Array, Array]
-"""The last valid step (B,...) of each sequence, and (B,) bool, whether there has been one."""
+"""The last valid step (B,...) of each sequence, and (B,) bool: False before the first one."""
 
 
 def _differences(x: Array, before: Last | None) -> Array:
-    """(B,T,...) minus the step before; the first step minus ``before``, or minus itself."""
+    """Returns each step of (B,T,...) minus the step before.
+
+    The step before the first one is ``before``; without it the first difference is zero.
+    """
     first = x[:, 0]
     if before is not None:
         values, seen = before
@@ -215,7 +247,7 @@ def _differences(x: Array, before: Last | None) -> Array:
 
 
 def _last_step(x: Array, lengths: Array | None, before: Last | None) -> Last:
-    """The last valid step of (B,T,...), or ``before`` where a sequence has none."""
+    """Returns the last valid step of (B,T,...), or ``before`` for sequences without one."""
     if lengths is None:
         return x[:, -1], jnp.ones(x.shape[0], bool)
     index = jnp.maximum(lengths - 1, 0).reshape(-1, *[1] * (x.ndim - 1))
@@ -228,10 +260,10 @@ def _last_step(x: Array, lengths: Array | None, before: Last | None) -> Last:
 
 
 def _add_residual(outputs: Array, inputs: Array, lengths: Array | None) -> Array:
-    """The sum of a layer's outputs and inputs, which are zero at padding both.
+    """Returns the sum of a layer's outputs and inputs, both zero at padded steps.
 
     Raises:
-      ValueError: they differ in width.
+      ValueError: outputs of another width than the inputs.
     """
     if outputs.shape != inputs.shape:
         raise ValueError(
@@ -242,12 +274,21 @@ def _add_residual(outputs: Array, inputs: Array, lengths: Array | None) -> Array
 
 
 class FrameAverage(nn.Module):
-    """What stands in a recurrent layer's place where order shall not be seen.
+    """Order-blind baseline with the interface of a recurrent layer.
 
-    A layer on each step alone, then the mean over the valid steps, which every step gets.
+    Dense and ReLU on each step, then the mean over the valid steps, repeated at every valid step.
+
+    >>> from functools import partial
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import FrameAverage
+    >>> layer, x, lengths = FrameAverage(4), jnp.ones((2, 5, 3)), jnp.array([5, 2])
+    >>> init = jax.jit(partial(layer.init_with_output, train=False))
+    >>> outputs, variables = init(jax.random.key(0), x, lengths)
+    >>> outputs.shape, float(jnp.abs(outputs[1, 2:]).max())
+    ((2, 5, 4), 0.0)
 
     Attributes:
-      features: width of the layer.
+      features: width of the Dense layer.
       normalize_inputs: LayerNorm of each step's inputs, as in ``Recurrent``.
     """
 
@@ -256,7 +297,13 @@ class FrameAverage(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:
-        """(B,T,D) float to (B,T,features); zero at steps from ``lengths`` (B,) on."""
+        """Returns (B,T,features), zero at padded steps.
+
+        Args:
+          inputs: (B,T,D) float.
+          lengths: (B,) int32 in [0,T], valid steps; None: all.
+          train: has no effect; the signature is that of ``Recurrent``.
+        """
         x = inputs
         if self.normalize_inputs:
             x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)

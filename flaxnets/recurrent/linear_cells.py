@@ -1,4 +1,10 @@
-"""Linear cells on vectors: minGRU, minLSTM, LRU."""
+"""Linear recurrent cells on vectors: minGRU, minLSTM, LRU.
+
+The carry of a linear cell is the state h of an elementwise linear recurrence whose coefficients
+depend on the inputs alone: h_t = a_t ∘ h_{t-1} + b_t. So every matmul covers all steps at once,
+before or after the recurrence, and only ``linear_recurrence`` or ``gated_average`` runs over time.
+``LinearCell`` and ``AveragingCell`` are the base classes for these two.
+"""
 
 import math
 from typing import Any
@@ -18,39 +24,35 @@ from flaxnets.typing import (
     PRNGKey,
 )
 
-# What a linear recurrent cell is to the layers that scan it.
-#
-# Its carry is the state h of a recurrence that is linear in it, entry by entry, and whose
-# coefficients depend on the inputs alone: h_t = a_t ∘ h_{t-1} + b_t. So all products run over
-# all steps at once, and what is left is ``linear_recurrence``, or ``gated_average``.
-
 _LECUN = nn.initializers.lecun_normal()
 
 
 class LinearCell(CellModule):
-    """What ``scan_cell`` needs of a cell whose carry is h in :math:`h_t = a_t ∘ h_{t-1} + b_t`.
+    r"""Base class of cells whose carry is h in :math:`h_t = a_t ∘ h_{t-1} + b_t`.
 
-    Its counterpart for other cells is ``Cell``. Only ``weights`` touches Linen's variables.
-
-    The attributes are those of ``CellModule``.
+    A subclass defines ``weights`` and ``coefficients``, and ``compute_outputs`` if its outputs are
+    not its states. ``Cell`` is the interface of other cells. As there, only ``weights`` creates or
+    reads Linen's variables. The attributes are those of ``CellModule``.
     """
 
     def weights(self, input_shape: tuple[int, ...]) -> dict[str, Array]:
-        """The parameters by name, made at the first call for inputs of shape (..., D)."""
+        """Returns the parameters by name, created at the first call, for inputs (...,D)."""
         raise NotImplementedError
 
     def initialize_carry(self, rng: PRNGKey | None, input_shape: tuple[int, ...]) -> Array:
-        """The state before the first step: zeros (B,S) ``state_dtype``, for inputs (B,D).
+        """Returns the state before the first step: zeros (B,S) ``state_dtype``.
 
-        The signature is that of Flax's cells; ``rng`` is not read.
+        Args:
+          rng: not used; the signature is that of Flax's cells.
+          input_shape: of one step: (B,D).
         """
         return jnp.zeros((*input_shape[:-1], self.features), self.state_dtype)
 
     def coefficients(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
-        """The a and b, (...,S) ``state_dtype``, of inputs (...,D) of any number of steps."""
+        """Returns a and b, (...,S) ``state_dtype``, for inputs (...,D) of any number of steps."""
         raise NotImplementedError
 
-    def recur(
+    def compute_states(
         self,
         weights: dict[str, Array],
         carry: Array,
@@ -60,42 +62,42 @@ class LinearCell(CellModule):
         reverse: bool,
         autodiff: bool,
     ) -> Array:
-        """The states (B,T,S) ``state_dtype`` of all steps.
+        """Returns the states (B,T,S) ``state_dtype`` of all steps.
 
         Args:
-          weights: what ``weights`` gave.
-          carry: (B,S), before the first step.
+          weights: the parameters by name.
+          carry: (B,S), the state before the first step.
           inputs: (B,T,D).
           valid: (B,T) bool, the steps that change the state; None: all.
           reverse: from the last step to the first.
-          autodiff: whether derivatives are left to JAX, in any mode.
+          autodiff: leaves derivatives to JAX, in any mode; False: custom ones, in reverse mode.
         """
-        coefficients, addends = self.coefficients(weights, inputs)
+        coefficients, increments = self.coefficients(weights, inputs)
         if valid is not None:
-            # h = 1·h + 0 leaves the state as it is.
+            # h' = 1·h + 0 keeps the state.
             coefficients = jnp.where(valid[..., None], coefficients, 1)
-            addends = jnp.where(valid[..., None], addends, 0)
+            increments = jnp.where(valid[..., None], increments, 0)
         recurrence = plain_recurrence if autodiff else linear_recurrence
-        return recurrence(coefficients, addends, carry, axis=1, reverse=reverse)
+        return recurrence(coefficients, increments, carry, axis=1, reverse=reverse)
 
-    def read(self, weights: dict[str, Array], states: Array, inputs: Array) -> Array:
-        """Outputs (...,F) ``dtype`` of the states (...,S) and the same inputs (...,D)."""
+    def compute_outputs(self, weights: dict[str, Array], states: Array, inputs: Array) -> Array:
+        """Returns the outputs (...,F) ``dtype`` for states (...,S) and inputs (...,D)."""
         return states.astype(self.dtype)
 
     def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
-        """One step: the carry (B,S) and inputs (B,D) to the new carry and the output (B,F).
+        """Returns the new carry (B,S) and the output (B,F) of one step, for inputs (B,D).
 
         Raises:
           ValueError: inputs of another rank or of integers.
         """
         check_inputs(inputs, "B", self.num_feature_axes)
         weights = self.weights(inputs.shape)
-        coefficients, addends = self.coefficients(weights, inputs)
-        state = coefficients * carry + addends
-        return state, self.read(weights, state, inputs)
+        coefficients, increments = self.coefficients(weights, inputs)
+        state = coefficients * carry + increments
+        return state, self.compute_outputs(weights, state, inputs)
 
     def affine(self, weights: dict[str, Array], inputs: Array) -> list[Array]:
-        """The G blocks of x W + b, (...,F), made as precise as the state after the product."""
+        """Returns the G blocks (...,F) of x W + b, in ``state_dtype`` from the matmul on."""
         gates = weights["bias"].shape[0] // self.features
         blocks = zip(
             jnp.split(weights["input_kernel"], gates, axis=-1),
@@ -103,14 +105,19 @@ class LinearCell(CellModule):
             strict=True,
         )
         rows = jnp.asarray(inputs, self.dtype)
-        # One product for all, split, has a slow gradient: its parts are padded and added.
+        # The gradient of one matmul that is split is slow: XLA pads its parts and adds them.
         return [
             multiply(rows, kernel).astype(self.state_dtype) + bias.astype(self.state_dtype)
             for kernel, bias in blocks
         ]
 
     def affine_weights(self, input_shape: tuple[int, ...], biases: list[float]) -> dict[str, Array]:
-        """``input_kernel`` (D,G·F) and ``bias`` (G·F,), whose G blocks begin at ``biases``."""
+        """Creates ``input_kernel`` (D,G·F) and ``bias`` (G·F,).
+
+        Args:
+          input_shape: (...,D).
+          biases: G initial values, one for each block of ``bias``.
+        """
         shape, gates = (input_shape[-1], len(biases) * self.features), len(biases)
         kernel = self.param("input_kernel", per_gate(_LECUN, gates), shape, self.param_dtype)
         bias = self.param("bias", _blocks(biases), shape[1:], self.param_dtype)
@@ -118,13 +125,13 @@ class LinearCell(CellModule):
 
 
 class AveragingCell(LinearCell):
-    r"""A linear cell whose state is an average of candidates: :math:`h_t = (1 - u) h_{t-1} + u k`.
+    r"""Base class of linear cells that average candidates: :math:`h_t = (1 - u) h_{t-1} + u k`.
 
-    The attributes are those of ``CellModule``.
+    A subclass defines ``weights`` and ``gates``. The attributes are those of ``CellModule``.
     """
 
     def gates(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
-        """The z of u = σ(z) and the k, (...,F) ``state_dtype``, of inputs (...,D)."""
+        """Returns z of u = σ(z), and k, (...,F) ``state_dtype``, for inputs (...,D)."""
         raise NotImplementedError
 
     def coefficients(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
@@ -133,7 +140,7 @@ class AveragingCell(LinearCell):
         kept = nn.sigmoid(-gate)
         return kept, (1 - kept) * candidate
 
-    def recur(
+    def compute_states(
         self,
         weights: dict[str, Array],
         carry: Array,
@@ -143,44 +150,47 @@ class AveragingCell(LinearCell):
         reverse: bool,
         autodiff: bool,
     ) -> Array:
-        """See ``LinearCell.recur``."""
+        """See ``LinearCell.compute_states``."""
         if autodiff:
-            how = {"reverse": reverse, "autodiff": True}
-            return super().recur(weights, carry, inputs, valid, **how)
+            return super().compute_states(
+                weights, carry, inputs, valid, reverse=reverse, autodiff=True
+            )
         gate, candidate = self.gates(weights, inputs)
         if valid is not None:
-            # σ(-∞) = 0 leaves the state as it is.
+            # u = σ(-∞) = 0 keeps the state.
             gate = jnp.where(valid[..., None], gate, -jnp.inf)
             candidate = jnp.where(valid[..., None], candidate, 0)
         return gated_average(gate, candidate, carry, axis=1, reverse=reverse)
 
 
-def _blocks(values: list[float]) -> Initializer:
-    """Equal blocks of one value each."""
-
-    def draw(key: PRNGKey, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
-        return jnp.repeat(jnp.asarray(values, dtype), shape[0] // len(values))
-
-    return draw
-
-
 class MinGRUCell(AveragingCell):
-    r"""The minimal GRU (Feng et al., 2410.01201, section 3): a gate that reads the inputs alone.
+    r"""Minimal GRU (Feng et al., 2410.01201, section 3), whose gate reads the inputs alone.
 
     .. math::
         z, k &= x W + b \\
         h' &= (1 - σ(z)) h + σ(z) g(k)
 
-    The candidate g(k) is k itself, or, with ``positive_candidate``, that of the paper's
-    log-space form (appendix): :math:`k + ½` for k ≥ 0 and :math:`σ(k)` below. The paper needs it
-    to take logarithms; here h is added up as it is, in float32 or wider, which gives the same.
+    The candidate g(k) is k itself or, with ``positive_candidate``, that of the paper's log-space
+    form (appendix): :math:`k + ½` for k ≥ 0 and :math:`σ(k)` below.
 
-    Parameters: ``input_kernel`` (D,2F) and ``bias`` (2F,) for z, k.
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import MinGRUCell
+    >>> cell, x = MinGRUCell(4), jnp.ones((2, 3))
+    >>> carry = cell.initialize_carry(None, x.shape)
+    >>> init = jax.jit(cell.init_with_output)
+    >>> (state, output), variables = init(jax.random.key(0), carry, x)
+    >>> output.shape, {name: leaf.shape for name, leaf in sorted(variables["params"].items())}
+    ((2, 4), {'bias': (8,), 'input_kernel': (3, 8)})
+
+    Parameters: ``input_kernel`` W (D,2F) and ``bias`` b (2F,) for z, k.
+
+    Deviations: the paper sums in log space; here h is summed directly in float32 or wider, which
+    gives the same values.
 
     Attributes:
-      update_bias: initial bias of z; the lower, the longer the cell remembers (−2: a mean of about
-        8 steps).
-      positive_candidate: whether states are kept above zero.
+      update_bias: initial bias of z; a lower one gives a longer memory (−2: a mean of about 8
+        steps).
+      positive_candidate: keeps states positive, as the paper's log-space form needs.
     """
 
     update_bias: float = 0.0
@@ -198,23 +208,33 @@ class MinGRUCell(AveragingCell):
 
 
 class MinLSTMCell(AveragingCell):
-    r"""The minimal LSTM (Feng et al., 2410.01201, section 3), its gates divided by their sum.
+    r"""Minimal LSTM (Feng et al., 2410.01201, section 3), with normalised gates.
 
     .. math::
         f, i, k &= x W + b \\
         f' &= \frac{σ(f)}{σ(f) + σ(i)}, \quad i' = \frac{σ(i)}{σ(f) + σ(i)} \\
         h' &= f' h + i' g(k)
 
-    g is that of ``MinGRUCell``. The quotients are formed as the paper's log-space form does
-    (appendix), which cannot be 0/0: :math:`i' = σ(\log σ(i) - \log σ(f)) = 1 - f'`.
+    where g is that of ``MinGRUCell``. The quotients are computed as in the paper's log-space form
+    (appendix), which cannot give 0/0: :math:`i' = σ(\log σ(i) - \log σ(f)) = 1 - f'`.
 
-    Parameters: ``input_kernel`` (D,3F) and ``bias`` (3F,) for f, i, k.
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import MinLSTMCell
+    >>> cell, x = MinLSTMCell(4), jnp.ones((2, 3))
+    >>> carry = cell.initialize_carry(None, x.shape)
+    >>> init = jax.jit(cell.init_with_output)
+    >>> (state, output), variables = init(jax.random.key(0), carry, x)
+    >>> output.shape, {name: leaf.shape for name, leaf in sorted(variables["params"].items())}
+    ((2, 4), {'bias': (12,), 'input_kernel': (3, 12)})
+
+    Parameters: ``input_kernel`` W (D,3F) and ``bias`` b (3F,) for f, i, k.
 
     Attributes:
-      forget_bias: initial bias of f; the higher, the longer the cell remembers. It saturates, as
-        σ(f) does: the bias of i, which goes down to any length, is ``input_bias``.
-      input_bias: initial bias of i (−3: a mean of about 12 steps with the default of f).
-      positive_candidate: whether states are kept above zero.
+      forget_bias: initial bias of f; a higher one gives a longer memory, up to a limit, since σ(f)
+        saturates. ``input_bias`` has no such limit.
+      input_bias: initial bias of i; a lower one gives a longer memory (−3: a mean of about 12 steps
+        with the default of f).
+      positive_candidate: keeps states positive, as in ``MinGRUCell``.
     """
 
     forget_bias: float = 0.0
@@ -236,30 +256,38 @@ class MinLSTMCell(AveragingCell):
 
 
 class LRUCell(LinearCell):
-    r"""The linear recurrent unit (Orvieto et al., 2303.06349): a complex diagonal recurrence.
+    r"""Linear recurrent unit (Orvieto et al., 2303.06349): a complex diagonal recurrence.
 
     .. math::
         λ &= \exp(-e^{ν} + i e^{θ}), \quad |λ| < 1 \\
         h' &= λ ∘ h + e^{γ} ∘ (x B) \\
         y &= \mathrm{Re}(h' C) + x D
 
-    λ begins uniformly distributed on the ring between the radii ``r_min`` and ``r_max``, with
+    Initially λ is uniformly distributed on the ring between the radii ``r_min`` and ``r_max``, with
     phases in [0, ``max_phase``] (section 3.3, lemma 3.2), and :math:`e^γ = \sqrt{1 - |λ|²}`
-    (section 3.4); all of ν, θ and γ are trained. Section 3.4 takes r close to 1 and phases near 0,
-    as π/10, where sequences are long.
+    (section 3.4); ν, θ and γ are trained. For long sequences section 3.4 uses radii close to 1 and
+    small phases, as π/10. The state is complex64, or complex128 in float64.
 
-    The paper's code has a diagonal for D, which inputs as wide as the outputs need; here it is a
-    matrix, as the paper's equation has it.
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import LRUCell
+    >>> cell, x = LRUCell(4, state_features=6), jnp.ones((2, 3))
+    >>> carry = cell.initialize_carry(None, x.shape)
+    >>> init = jax.jit(cell.init_with_output)
+    >>> (state, output), variables = init(jax.random.key(0), carry, x)
+    >>> state.shape, str(state.dtype), output.shape
+    ((2, 6), 'complex64', (2, 4))
 
     Parameters: ``nu``, ``theta``, ``gamma`` (S,), ``input_kernel`` (D,2S) for Re B, Im B,
-    ``output_kernel`` (2S,F) for Re C, −Im C, ``skip_kernel`` (D,F). The state is complex64, or
-    complex128 in float64.
+    ``output_kernel`` (2S,F) for Re C, −Im C, ``skip_kernel`` (D,F).
+
+    Deviations: D is a matrix, as in the paper's equation; the paper's code has a diagonal, which
+    needs inputs as wide as the outputs.
 
     Attributes:
-      state_features: S; 0: as many as ``features``.
-      r_min: least |λ| at the beginning, in [0,r_max).
-      r_max: largest |λ| at the beginning, at most 1.
-      max_phase: largest phase at the beginning, radians in (0,2π].
+      state_features: S, width of the state; 0: ``features``.
+      r_min: smallest initial |λ|, in [0,r_max).
+      r_max: largest initial |λ|, at most 1.
+      max_phase: largest initial phase, radians in (0,2π].
     """
 
     state_features: int = 0
@@ -269,7 +297,7 @@ class LRUCell(LinearCell):
 
     @property
     def state_dtype(self) -> Dtype:
-        """Complex, of the state."""
+        """Complex dtype of the state."""
         return jnp.promote_types(self.dtype, jnp.complex64)
 
     @nn.compact
@@ -289,7 +317,7 @@ class LRUCell(LinearCell):
         d, s, f = input_shape[-1], self._state_features, self.features
         dtype = self.param_dtype
         nu = self.param("nu", _ring(self.r_min, self.r_max), (s,), dtype)
-        # Variances 1/(2D) and 1/S, as in the paper's appendix A; e^γ is made for them.
+        # Variances 1/(2D) and 1/S, as in the paper's appendix A; e^γ normalises for them.
         return {
             "nu": nu,
             "theta": self.param("theta", _phases(self.max_phase), (s,), dtype),
@@ -304,7 +332,7 @@ class LRUCell(LinearCell):
         }
 
     def initialize_carry(self, rng: PRNGKey | None, input_shape: tuple[int, ...]) -> Array:
-        """h: zeros (B,S) complex."""
+        """Returns h: zeros (B,S) complex."""
         return jnp.zeros((*input_shape[:-1], self._state_features), self.state_dtype)
 
     def coefficients(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
@@ -318,11 +346,11 @@ class LRUCell(LinearCell):
             multiply(rows, kernel * jnp.exp(gamma)).astype(real)
             for kernel in jnp.split(weights["input_kernel"], 2, axis=-1)
         )
-        addends = jax.lax.complex(*parts)
-        return jnp.broadcast_to(eigenvalues, addends.shape), addends
+        increments = jax.lax.complex(*parts)
+        return jnp.broadcast_to(eigenvalues, increments.shape), increments
 
-    def read(self, weights: dict[str, Array], states: Array, inputs: Array) -> Array:
-        """See ``LinearCell.read``."""
+    def compute_outputs(self, weights: dict[str, Array], states: Array, inputs: Array) -> Array:
+        """See ``LinearCell.compute_outputs``."""
         real, imaginary = jnp.split(weights["output_kernel"], 2)
         return (
             multiply(states.real.astype(self.dtype), real)
@@ -335,24 +363,36 @@ class LRUCell(LinearCell):
         return self.state_features or self.features
 
 
+def _blocks(values: list[float]) -> Initializer:
+    """Returns an initializer of equal blocks, each filled with one value."""
+
+    def draw(key: PRNGKey, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
+        return jnp.repeat(jnp.asarray(values, dtype), shape[0] // len(values))
+
+    return draw
+
+
 def _positive(x: Array) -> Array:
-    """The paper's g (2410.01201, log-space appendix): continuous, increasing, above zero."""
+    """Returns g(x) of 2410.01201's log-space appendix: continuous, increasing, positive."""
     return jnp.where(x >= 0, x + 0.5, nn.sigmoid(x))
 
 
 def _ring(r_min: float, r_max: float) -> Initializer:
-    """ν of eigenvalues uniform on the ring between two radii: |λ|² is uniform."""
+    """Returns an initializer of ν for λ uniform on the ring between two radii.
+
+    Then |λ|² is uniform, and ν = log(−½ log |λ|²).
+    """
 
     def draw(key: PRNGKey, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
         square = jax.random.uniform(key, shape, minval=r_min**2, maxval=r_max**2)
-        # |λ| in [1e-6, 1 - 1e-6], so that ν and γ are finite.
+        # |λ| is clipped to [1e-6, 1 - 1e-6], so that ν and γ are finite.
         return jnp.log(jnp.clip(-0.5 * jnp.log(square), 1e-6, -math.log(1e-6))).astype(dtype)
 
     return draw
 
 
 def _phases(max_phase: float) -> Initializer:
-    """θ of phases uniform up to ``max_phase``."""
+    """Returns an initializer of θ, the logarithm of a phase uniform up to ``max_phase``."""
 
     def draw(key: PRNGKey, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
         phase = jax.random.uniform(key, shape, maxval=max_phase)
@@ -362,5 +402,5 @@ def _phases(max_phase: float) -> Initializer:
 
 
 def _normalization(nu: Array) -> Array:
-    r"""γ, the logarithm of :math:`\sqrt{1 - |λ|²}`."""
+    r"""Returns γ, the logarithm of :math:`\sqrt{1 - |λ|²}`."""
     return 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu)))

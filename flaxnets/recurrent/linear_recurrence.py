@@ -1,4 +1,9 @@
-"""Recurrences that are linear in their state, entry by entry."""
+"""Elementwise linear recurrences over time, with custom gradients.
+
+On accelerators the recurrence is an associative scan (Blelloch 1990; Martin and Cundy, 1709.04057),
+which needs O(log T) passes over the arrays. On CPUs it is a loop over time: one pass, which writes
+each state over its input.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,27 +18,31 @@ from flaxnets.typing import Array
 def linear_recurrence(
     coefficients: Array, inputs: Array, initial: Array, *, axis: int = 0, reverse: bool = False
 ) -> Array:
-    r"""The states of :math:`h_t = a_t ∘ h_{t-1} + b_t`, with :math:`h_{-1}` given.
+    r"""Returns the states of :math:`h_t = a_t ∘ h_{t-1} + b_t`, for a given :math:`h_{-1}`.
 
-    The backward pass is the same recurrence in the other direction, and all that is stored for it
-    besides ``coefficients`` are the states:
+    The backward pass is the same recurrence in the other direction. It stores ``coefficients`` and
+    the states only:
 
     .. math::
         g_t = ∂L/∂h_t + a_{t+1} ∘ g_{t+1}, \quad ∂L/∂b_t = g_t, \quad ∂L/∂a_t = g_t ∘ h_{t-1}
 
-    without conjugates, in JAX's convention. The first derivative is in reverse mode only;
+    without conjugates, as is JAX's convention. The first derivative is in reverse mode only;
     ``plain_recurrence`` also has it in forward mode.
+
+    >>> import jax.numpy as jnp
+    >>> from flaxnets.recurrent import linear_recurrence
+    >>> linear_recurrence(jnp.full(3, 0.5), jnp.ones(3), jnp.zeros(())).tolist()
+    [1.0, 1.5, 1.75]
 
     Args:
       coefficients: a, (...,T,...), float or complex, T > 0.
-      inputs: b, likewise.
+      inputs: b, of the same shape.
       initial: the state before the first step, of that shape without T.
-      axis: which axis is T, from 0.
-      reverse: whether time runs from the last step to the first: the state before step t is then
-        that of step t+1.
+      axis: index of T, >= 0.
+      reverse: from the last step to the first: the state before step t is then that of step t+1.
 
     Returns:
-      As ``inputs``, in the common dtype of the arguments, at least float32.
+      The states, of the shape of ``inputs``, in the arguments' common dtype, at least float32.
 
     Raises:
       ValueError: coefficients or an initial state of another shape than that of the inputs.
@@ -45,17 +54,17 @@ def linear_recurrence(
 def plain_recurrence(
     coefficients: Array, inputs: Array, initial: Array, *, axis: int = 0, reverse: bool = False
 ) -> Array:
-    """``linear_recurrence`` with derivatives by automatic differentiation, in any mode."""
+    """Returns ``linear_recurrence``, with derivatives by automatic differentiation, in any mode."""
     alike = _in_one_dtype(axis, coefficients=coefficients, inputs=inputs, initial=initial)
-    return recur(*alike, axis, reverse)
+    return _recur(*alike, axis, reverse)
 
 
 def gated_average(
     gates: Array, candidates: Array, initial: Array, *, axis: int = 0, reverse: bool = False
 ) -> Array:
-    r"""The states of :math:`h_t = (1 - σ(z_t)) ∘ h_{t-1} + σ(z_t) ∘ k_t`, with that before given.
+    r"""Returns the states of :math:`h_t = (1 - σ(z_t)) ∘ h_{t-1} + σ(z_t) ∘ k_t`.
 
-    It is a ``linear_recurrence`` that needs less for its backward pass, the states and 1 − σ(z):
+    This ``linear_recurrence`` stores less for its backward pass, the states and 1 − σ(z):
 
     .. math::
         ∂L/∂k_t = g_t ∘ σ(z_t), \quad ∂L/∂z_t = g_t ∘ (h_t - h_{t-1}) ∘ (1 - σ(z_t))
@@ -64,14 +73,14 @@ def gated_average(
     only.
 
     Args:
-      gates: z, (...,T,...), float, T > 0; −∞ leaves the state as it is.
-      candidates: k, likewise.
+      gates: z, (...,T,...), float, T > 0; −∞ keeps the state.
+      candidates: k, of the same shape.
       initial: the state before the first step, of that shape without T.
-      axis: as in ``linear_recurrence``.
-      reverse: as there.
+      axis: index of T, >= 0.
+      reverse: from the last step to the first.
 
     Returns:
-      As there.
+      The states, of the shape of ``candidates``, in the arguments' common dtype, at least float32.
 
     Raises:
       ValueError: gates or an initial state of another shape than that of the candidates.
@@ -81,7 +90,10 @@ def gated_average(
 
 
 def _in_one_dtype(axis: int, **arrays: Array) -> tuple[Array, Array, Array]:
-    """Two arrays of one shape and that of a state, by name, in one dtype that can add up."""
+    """Returns two arrays over time and an initial state in one dtype, after a check of shapes.
+
+    The dtype is at least float32, since states accumulate over time.
+    """
     (first, a), (_, b), (last, initial) = arrays.items()
     for name, shape, expected in (
         (first, a.shape, b.shape),
@@ -97,22 +109,22 @@ def _in_one_dtype(axis: int, **arrays: Array) -> tuple[Array, Array, Array]:
 def _recur_with_gradients(
     coefficients: Array, inputs: Array, initial: Array, axis: int, reverse: bool
 ) -> Array:
-    return recur(coefficients, inputs, initial, axis, reverse)
+    return _recur(coefficients, inputs, initial, axis, reverse)
 
 
 def _forward(coefficients: Array, inputs: Array, initial: Array, axis: int, reverse: bool) -> Any:
-    states = recur(coefficients, inputs, initial, axis, reverse)
+    states = _recur(coefficients, inputs, initial, axis, reverse)
     return states, (coefficients, states, initial)
 
 
 def _backward(
-    axis: int, reverse: bool, residuals: Any, of_states: Array
+    axis: int, reverse: bool, residuals: Any, d_states: Array
 ) -> tuple[Array, Array, Array]:
     coefficients, states, initial = residuals
-    of_inputs = recur_back(coefficients, of_states, axis, reverse)
-    before = step_before(states, initial, axis, reverse)
-    first = first_step(axis, reverse)
-    return of_inputs * before, of_inputs, coefficients[first] * of_inputs[first]
+    d_inputs = _recur_back(coefficients, d_states, axis, reverse)
+    before = _shift(states, initial, axis, reverse)
+    first = _first_step(axis, reverse)
+    return d_inputs * before, d_inputs, coefficients[first] * d_inputs[first]
 
 
 _recur_with_gradients.defvjp(_forward, _backward)
@@ -127,32 +139,25 @@ def _average_with_gradients(
 
 def _average(gates: Array, candidates: Array, initial: Array, axis: int, reverse: bool) -> Any:
     kept = jax.nn.sigmoid(-gates)
-    states = recur(kept, (1 - kept) * candidates, initial, axis, reverse)
+    states = _recur(kept, (1 - kept) * candidates, initial, axis, reverse)
     return states, (kept, states, initial)
 
 
 def _average_backward(
-    axis: int, reverse: bool, residuals: Any, of_states: Array
+    axis: int, reverse: bool, residuals: Any, d_states: Array
 ) -> tuple[Array, Array, Array]:
     kept, states, initial = residuals
-    of_sums = recur_back(kept, of_states, axis, reverse)
-    moved = states - step_before(states, initial, axis, reverse)
-    first = first_step(axis, reverse)
-    return of_sums * moved * kept, of_sums * (1 - kept), kept[first] * of_sums[first]
+    d_sums = _recur_back(kept, d_states, axis, reverse)
+    moved = states - _shift(states, initial, axis, reverse)
+    first = _first_step(axis, reverse)
+    return d_sums * moved * kept, d_sums * (1 - kept), kept[first] * d_sums[first]
 
 
 _average_with_gradients.defvjp(_average, _average_backward)
 
 
-# How a recurrence that is linear in its state, entry by entry, is carried out on each platform.
-#
-# On accelerators by an associative scan (Blelloch 1990; Martin and Cundy, 1709.04057): a number of
-# passes over the arrays that grows with log T. On CPUs by a loop over time, which is one pass and
-# writes each state where its input was.
-
-
-def recur(coefficients: Array, inputs: Array, initial: Array, axis: int, reverse: bool) -> Array:
-    """The states of ``linear_recurrence``, whose arguments these are, all of one dtype.
+def _recur(coefficients: Array, inputs: Array, initial: Array, axis: int, reverse: bool) -> Array:
+    """Runs ``linear_recurrence`` on arrays of one dtype, by the platform's algorithm.
 
     Its derivatives are those of a scan, in any mode.
     """
@@ -161,23 +166,27 @@ def recur(coefficients: Array, inputs: Array, initial: Array, axis: int, reverse
     return jax.lax.platform_dependent(coefficients, inputs, initial, cpu=on_cpu, default=elsewhere)
 
 
-def recur_back(coefficients: Array, of_states: Array, axis: int, reverse: bool) -> Array:
-    """What the inputs of ``recur`` get of its states' gradients, if time ran as ``reverse`` says.
+def _recur_back(coefficients: Array, d_states: Array, axis: int, reverse: bool) -> Array:
+    r"""Returns the gradients of a recurrence's inputs, :math:`g_t = ∂L/∂h_t + a_{t+1} ∘ g_{t+1}`.
 
-    That is :math:`g_t = ∂L/∂h_t + a_{t+1} ∘ g_{t+1}`.
+    Args:
+      coefficients: a of the forward recurrence.
+      d_states: ∂L/∂h.
+      axis: index of T.
+      reverse: the direction of the forward recurrence, opposite to that of this one.
     """
     on_cpu = _derived_from(_shifted(_scan), _loop_back, axis=axis, reverse=not reverse)
     elsewhere = partial(_shifted(_associative), axis=axis, reverse=not reverse)
-    return jax.lax.platform_dependent(coefficients, of_states, cpu=on_cpu, default=elsewhere)
+    return jax.lax.platform_dependent(coefficients, d_states, cpu=on_cpu, default=elsewhere)
 
 
-def first_step(axis: int, reverse: bool) -> tuple[Any, ...]:
-    """The index of the step at which a recurrence begins."""
+def _first_step(axis: int, reverse: bool) -> tuple[Any, ...]:
+    """Returns the index of the step at which a recurrence begins."""
     return (*[slice(None)] * axis, -1 if reverse else 0)
 
 
-def step_before(x: Array, initial: Array, axis: int, reverse: bool) -> Array:
-    """At each step the x of the one before it; ``initial`` at the first."""
+def _shift(x: Array, initial: Array, axis: int, reverse: bool) -> Array:
+    """Returns at each step the x of the step before, and ``initial`` at the first step."""
     fill, begin = jnp.expand_dims(initial, axis), int(reverse)
     kept = jax.lax.slice_in_dim(x, begin, begin + x.shape[axis] - 1, axis=axis)
     return jnp.concatenate((kept, fill) if reverse else (fill, kept), axis)
@@ -186,7 +195,7 @@ def step_before(x: Array, initial: Array, axis: int, reverse: bool) -> Array:
 def _derived_from(
     plain: Callable[..., Array], fast: Callable[..., Array], **how: Any
 ) -> Callable[..., Array]:
-    """``fast``, with the derivatives of ``plain``."""
+    """Returns ``fast``, with the derivatives of ``plain``."""
     function = jax.custom_jvp(partial(fast, **how))
     function.defjvp(partial(jax.jvp, partial(plain, **how)))
     return function
@@ -195,25 +204,35 @@ def _derived_from(
 def _loop(
     coefficients: Array, inputs: Array, state: Array, *, axis: int, reverse: bool, late: int = 0
 ) -> Array:
-    """``late``: how many steps have their states, and how far behind the coefficients are."""
+    """Runs the recurrence in a loop over time.
+
+    Args:
+      coefficients: a.
+      inputs: b, overwritten by the states.
+      state: before step ``late``.
+      axis: index of T.
+      reverse: from the last step to the first.
+      late: the loop starts at this step, and step t uses the coefficient of step t − ``late``.
+    """
     at: Any = {"axis": axis, "allow_negative_indices": False}
-    read = partial(jax.lax.dynamic_index_in_dim, keepdims=False, **at)
+    slice_step = partial(jax.lax.dynamic_index_in_dim, keepdims=False, **at)
     last = inputs.shape[axis] - 1
 
     def turn(number: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         state, states = carry
-        step, of_step = (last - n if reverse else n for n in (number, number - late))
-        state = read(coefficients, of_step) * state + read(states, step)
+        step, coefficient_step = (last - n if reverse else n for n in (number, number - late))
+        state = slice_step(coefficients, coefficient_step) * state + slice_step(states, step)
         return state, jax.lax.dynamic_update_index_in_dim(states, state, step, **at)
 
-    # In the inputs' place: an array of its own, new to the process, costs several times as much.
-    # With two steps a turn XLA would copy all of it at every turn, as it would in derivatives.
+    # The states overwrite the inputs: writing to a newly allocated array takes several times as
+    # long. With two steps per turn XLA would copy the whole array at every turn, as it would in
+    # the derivative of this loop, which is therefore that of ``_scan``.
     return jax.lax.fori_loop(late, last + 1, turn, (state, inputs))[1]
 
 
-def _loop_back(coefficients: Array, of_states: Array, *, axis: int, reverse: bool) -> Array:
-    first = of_states[first_step(axis, reverse)]
-    return _loop(coefficients, of_states, first, axis=axis, reverse=reverse, late=1)
+def _loop_back(coefficients: Array, d_states: Array, *, axis: int, reverse: bool) -> Array:
+    first = d_states[_first_step(axis, reverse)]
+    return _loop(coefficients, d_states, first, axis=axis, reverse=reverse, late=1)
 
 
 def _scan(coefficients: Array, inputs: Array, initial: Array, *, axis: int, reverse: bool) -> Array:
@@ -231,17 +250,17 @@ def _associative(
     def compose(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
         return then[0] * first[0], then[0] * first[1] + then[1]
 
-    begin = first_step(axis, reverse)
+    begin = _first_step(axis, reverse)
     inputs = inputs.at[begin].add(coefficients[begin] * initial)
     return jax.lax.associative_scan(compose, (coefficients, inputs), reverse=reverse, axis=axis)[1]
 
 
 def _shifted(of: Callable[..., Array]) -> Callable[..., Array]:
-    """A recurrence from nothing, whose coefficients are those of the step before."""
+    """Returns ``of`` from a zero state, with the coefficients of the step before."""
 
     def shifted(coefficients: Array, inputs: Array, *, axis: int, reverse: bool) -> Array:
-        zeros = jnp.zeros_like(inputs[first_step(axis, reverse)])
-        late = step_before(coefficients, zeros, axis, reverse)
+        zeros = jnp.zeros_like(inputs[_first_step(axis, reverse)])
+        late = _shift(coefficients, zeros, axis, reverse)
         return of(late, inputs, zeros, axis=axis, reverse=reverse)
 
     return shifted

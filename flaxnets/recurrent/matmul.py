@@ -1,7 +1,13 @@
-"""Products of hidden states with kernels, dense or convolutional, and their two derivatives.
+"""Matmuls and convolutions of hidden states, with the derivatives that a scan defers.
 
-A kernel of rank 2 multiplies the last axis, one of rank 4 convolves maps with zero padding SAME.
-One of rank 3 is a matrix for each row of the batch: what attention reads, as an image's regions.
+The rank of a kernel selects the operation: rank 2 (F,G) is a matmul over the last axis, rank 4
+(h,w,F,G) a convolution of feature maps with zero padding SAME, and rank 3 (B,F,G) a matmul with one
+matrix for each row of the batch, as attention over the regions of an image needs.
+
+``multiply_valid`` and ``valid_kernel_gradient`` skip padded steps: sequences of a batch differ in
+length, and often a third of all steps are padding. On CPUs, where the time of a matmul grows with
+its rows, the valid rows are gathered, padded to one of a few static sizes, multiplied, and
+scattered back. Where the batch is sharded over devices each device multiplies all of its rows.
 """
 
 from collections.abc import Mapping
@@ -15,96 +21,101 @@ from flaxnets.layers.batch_sharding import is_batch_known_unsharded
 from flaxnets.layers.convolution import conv2d, conv2d_kernel_gradient
 from flaxnets.typing import Array, PyTree
 
-Pull = jax.tree_util.Partial
-"""A function of the gradient of a product, and the kernel that it reads."""
+HiddenVjp = jax.tree_util.Partial
+"""The vjp of ``multiply`` in the hidden states, as a pytree whose leaf is the kernel."""
 _STEPS_WORTH_A_COPY = 16
+_SHARES = (0.5, 0.625, 0.75, 0.875, 1.0)
+"""Static sizes that are compiled for packed rows, as shares of all rows."""
+_FEWEST_ROWS = 256
+"""With fewer rows gathering costs more than it saves."""
 
 
 class ScanWeights(NamedTuple):
-    """What a scan multiplies with and reads at every step."""
+    """Parameters that every step of a scan uses."""
 
     kernels: dict[str, Array]
-    """By name, of rank 2, 3 or 4: see ``products.py``."""
+    """Kernels of hidden projections by name, of rank 2, 3 or 4."""
     biases: dict[str, Array]
-    """(G,), added to the product of that name."""
+    """(G,), added to the projection of that name."""
     others: PyTree
-    """Whatever else the step reads; their gradients are summed within the scan."""
+    """All other parameters of a step; their gradients are summed within the scan."""
 
 
-def affine(weights: ScanWeights, addends: Mapping[str, Array], name: str, hidden: Array) -> Array:
-    """``hidden`` times kernel ``name``, plus its bias and its addend where it has them."""
+def affine(weights: ScanWeights, added: Mapping[str, Array], name: str, hidden: Array) -> Array:
+    """Returns h U + b + x: a hidden projection with its bias and its projected inputs.
+
+    Args:
+      weights: the kernels U and biases b by name; a bias may be missing.
+      added: projected inputs x of this step by name; may be missing.
+      name: of the projection.
+      hidden: h, (B,...,F).
+    """
     product = multiply(hidden, weights.kernels[name])
     if name in weights.biases:
         product = product + weights.biases[name].astype(product.dtype)
-    return product + addends[name] if name in addends else product
+    return product + added[name] if name in added else product
 
 
-def split_addends(
-    weights: ScanWeights, inputs: dict[str, Array]
+def split_projected(
+    weights: ScanWeights, projected: dict[str, Array]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The inputs that are added to products, and the others."""
-    addends = {name: x for name, x in inputs.items() if name in weights.kernels}
-    return addends, {name: x for name, x in inputs.items() if name not in addends}
+    """Returns the projected inputs that ``affine`` adds to a hidden projection, and the others."""
+    added = {name: x for name, x in projected.items() if name in weights.kernels}
+    return added, {name: x for name, x in projected.items() if name not in added}
 
 
 def multiply(hidden: Array, kernel: Array) -> Array:
-    """In the dtype of ``hidden``.
+    """Returns the matmul or convolution of hidden states with a kernel, in their dtype.
 
     Args:
       hidden: (...,F), (B,C,F) or (B,H,W,F).
-      kernel: (F,G) multiplies, (B,F,G) multiplies row by row, (h,w,F,G) convolves.
+      kernel: (F,G) for a matmul, (B,F,G) for one matrix per row, (h,w,F,G) for a convolution.
     """
     kernel = kernel.astype(hidden.dtype)
     if kernel.ndim == 4:
         return conv2d(hidden, kernel)
     if kernel.ndim == 3 or not is_batch_known_unsharded():
         return hidden @ kernel
-    # With several axes of rows the kernel's gradient is of a copy of the product's on CPUs.
+    # With several leading axes XLA's kernel gradient copies the product's gradient on CPUs.
     rows = hidden.reshape(-1, hidden.shape[-1])
     return (rows @ kernel).reshape(*hidden.shape[:-1], kernel.shape[1])
 
 
-def transpose(kernel: Array, num_steps: int) -> Pull:
-    """What gives the gradient of ``multiply`` in the hidden states from that of its result.
+def hidden_vjp(kernel: Array, num_steps: int) -> HiddenVjp:
+    """Returns the vjp of ``multiply`` in the hidden states: (B,...,G) to (B,...,F).
 
     Args:
-      kernel: as ``multiply``'s.
-      num_steps: how often it is called.
-
-    Returns:
-      (B,...,G) to (B,...,F); a pytree whose leaf is the kernel, turned as it is read.
+      kernel: as in ``multiply``.
+      num_steps: number of times that the vjp is called.
     """
     if kernel.ndim == 4:
-        return Pull(_pull_maps, kernel[::-1, ::-1].swapaxes(2, 3))
+        return HiddenVjp(_convolution_vjp, kernel[::-1, ::-1].swapaxes(2, 3))
     if kernel.ndim == 3:
-        return Pull(partial(_pull, "bcg,bfg->bcf"), kernel)
-    # A matrix is read as it is, or faster (1.03 to 1.6 times on CPUs) after a copy that costs as
-    # much as 9 to 19 products save.
+        return HiddenVjp(partial(_matmul_vjp, "bcg,bfg->bcf"), kernel)
+    # A transposed copy of the matrix makes each step 1.03 to 1.6 times as fast on CPUs, and costs
+    # as much as 9 to 19 steps save.
     if num_steps < _STEPS_WORTH_A_COPY:
-        return Pull(partial(_pull, "...g,fg->...f"), kernel)
-    return Pull(partial(_pull, "...g,gf->...f"), kernel.T)
+        return HiddenVjp(partial(_matmul_vjp, "...g,fg->...f"), kernel)
+    return HiddenVjp(partial(_matmul_vjp, "...g,gf->...f"), kernel.T)
 
 
-def _pull(axes: str, kernel: Array, gradient: Array) -> Array:
+def _matmul_vjp(axes: str, kernel: Array, gradient: Array) -> Array:
     return jnp.einsum(axes, gradient, kernel.astype(gradient.dtype))
 
 
-def _pull_maps(turned: Array, gradient: Array) -> Array:
-    # What SAME puts in front of an even kernel comes behind it on the way back.
-    pads = [(k // 2, k - 1 - k // 2) for k in turned.shape[:2]]
-    return conv2d(gradient, turned, padding=pads)
+def _convolution_vjp(flipped: Array, gradient: Array) -> Array:
+    # SAME pads an even kernel more at the end; its vjp pads more at the beginning.
+    pads = [(k // 2, k - 1 - k // 2) for k in flipped.shape[:2]]
+    return conv2d(gradient, flipped, padding=pads)
 
 
 def kernel_gradient(hidden: Array, gradient: Array, kernel: Array) -> Array:
-    """The gradient of ``multiply`` in the kernel, summed over all steps.
+    """Returns the gradient of ``multiply`` in the kernel, summed over all steps.
 
     Args:
       hidden: (T,B,...,F), the hidden states of all steps.
-      gradient: (T,B,...,G), of the products of all steps.
-      kernel: of which only rank, size and dtype are read.
-
-    Returns:
-      As ``kernel``; summed in its dtype.
+      gradient: (T,B,...,G), of the projections of all steps.
+      kernel: gives rank, size and dtype of the result, which is summed in that dtype.
     """
     if kernel.ndim == 2:
         if is_batch_known_unsharded():
@@ -115,50 +126,37 @@ def kernel_gradient(hidden: Array, gradient: Array, kernel: Array) -> Array:
         )
     if kernel.ndim == 3:
         return jnp.einsum("tbcf,tbcg->bfg", hidden, gradient, preferred_element_type=kernel.dtype)
-    of_kernel = conv2d_kernel_gradient(
+    d_kernel = conv2d_kernel_gradient(
         merge_steps(hidden), merge_steps(gradient), (kernel.shape[0], kernel.shape[1])
     )
-    return of_kernel.astype(kernel.dtype)
+    return d_kernel.astype(kernel.dtype)
 
 
 def merge_steps(maps: Array) -> Array:
-    """Maps (T,B,...) of all steps as (T·B,...), or as (B·T,...) where devices divide the batch."""
+    """Returns feature maps (T,B,...) as (T·B,...), or as (B·T,...) where the batch is sharded.
+
+    A merged axis can be sharded over the batch only if the batch comes first.
+    """
     maps = maps if is_batch_known_unsharded() else maps.swapaxes(0, 1)
     return maps.reshape(-1, *maps.shape[2:])
 
 
 def split_steps(merged: Array, num_steps: int) -> Array:
-    """What ``merge_steps`` made, or a function of it map by map, as (T,B,...)."""
+    """Returns (T,B,...) from the result of ``merge_steps``, or from a function of each map."""
     if is_batch_known_unsharded():
         return merged.reshape(num_steps, -1, *merged.shape[1:])
     return merged.reshape(-1, num_steps, *merged.shape[1:]).swapaxes(0, 1)
 
 
-# Products of the vectors of all steps with a kernel, without those of padding.
-#
-# Sequences of a batch differ in length, and often a third of all steps are padding. On CPUs, where
-# a product takes as long as it has rows, the rows that count are gathered, a number of them that is
-# rounded up to one of a few sizes is multiplied, and the results are put back. Where devices divide
-# the batch each of them multiplies all of its rows.
-
-_SHARES = (0.5, 0.625, 0.75, 0.875, 1.0)
-"""Of all rows: the sizes that are compiled."""
-_FEWEST_ROWS = 256
-"""Below, gathering costs more than it saves."""
-
-
 def multiply_valid(x: Array, kernel: Array, valid: Array) -> Array:
-    """``x`` times ``kernel`` where ``valid``, else zeros.
+    """Returns ``x`` times ``kernel`` where ``valid``, else zeros: (...,G) in the dtype of ``x``.
 
-    Reverse mode only: it has no forward-mode derivative. Under ``vmap`` all sizes are computed.
+    Reverse mode only: there is no forward-mode derivative. Under ``vmap`` all sizes are computed.
 
     Args:
       x: (...,F) float.
       kernel: (F,G).
       valid: (...) bool.
-
-    Returns:
-      (...,G) in the dtype of ``x``.
     """
     if not is_batch_known_unsharded():
         return jnp.where(valid[..., None], multiply(x, kernel), 0)
@@ -188,37 +186,34 @@ def _multiply_rows_forward(
 def _multiply_rows_backward(
     residuals: tuple[Array, Array, Array], gradient: Array
 ) -> tuple[Array, Array, None]:
-    def pull_packed(
+    def vjp_packed(
         size: int, rows: Array, kernel: Array, gradient: Array, mask: Array
     ) -> tuple[Array, Array]:
         order, position = _pack(mask, size)
         packed = jnp.where(mask[order][:, None], gradient[order], 0)
-        of_rows = jnp.where(mask[:, None], (packed @ kernel.T)[position], 0)
-        return of_rows, rows[order].T @ packed
+        d_rows = jnp.where(mask[:, None], (packed @ kernel.T)[position], 0)
+        return d_rows, rows[order].T @ packed
 
-    def pull_all(rows: Array, kernel: Array, gradient: Array, mask: Array) -> tuple[Array, Array]:
+    def vjp_all(rows: Array, kernel: Array, gradient: Array, mask: Array) -> tuple[Array, Array]:
         gradient = jnp.where(mask[:, None], gradient, 0)
         return gradient @ kernel.T, rows.T @ gradient
 
     rows, kernel, mask = residuals
-    of_rows, of_kernel = _by_size(pull_packed, pull_all, mask, rows, kernel, gradient)
-    return of_rows, of_kernel, None
+    d_rows, d_kernel = _by_size(vjp_packed, vjp_all, mask, rows, kernel, gradient)
+    return d_rows, d_kernel, None
 
 
 _multiply_rows.defvjp(_multiply_rows_forward, _multiply_rows_backward)
 
 
 def valid_kernel_gradient(hidden: Array, gradient: Array, kernel: Array, valid: Array) -> Array:
-    """``products.kernel_gradient`` of a matrix, from the steps that are valid.
+    """Returns the ``kernel_gradient`` (F,G) of a matrix, summed over the valid steps alone.
 
     Args:
       hidden: (T,B,...,F).
       gradient: (T,B,...,G), zero where not valid.
-      kernel: (F,G), of which only the dtype is read.
+      kernel: (F,G), gives the dtype of the sum.
       valid: (T,B,...) bool.
-
-    Returns:
-      (F,G); summed in the dtype of ``kernel``.
     """
 
     def sum_packed(size: int, rows: Array, gradient: Array, mask: Array) -> Array:
@@ -237,13 +232,13 @@ def valid_kernel_gradient(hidden: Array, gradient: Array, kernel: Array, valid: 
 
 
 def _pack(mask: Array, size: int) -> tuple[Array, Array]:
-    """Numbers (size,) of the rows, valid ones first, and each row's place among them (N,)."""
+    """Returns (size,) indices of rows, valid ones first, and each row's index among them, (N,)."""
     order = jnp.argsort(~mask, stable=True)[:size]
     return order, jnp.clip(jnp.cumsum(mask) - 1, 0, size - 1)
 
 
 def _by_size(packed, plain, mask: Array, *arguments: Array):  # type: ignore[no-untyped-def]
-    """``packed`` of the smallest size that holds all valid rows on CPUs, ``plain`` elsewhere."""
+    """Runs ``packed`` of the smallest size that holds all valid rows on CPUs, else ``plain``."""
     count = len(mask)
     if count < _FEWEST_ROWS:
         return plain(*arguments, mask)

@@ -1,4 +1,4 @@
-"""A cell scanned over time: lengths, directions, chunks of time."""
+"""A cell scanned over time, with lengths, directions, rematerialisation and truncation."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from flaxnets.layers.padding import check_lengths
 from flaxnets.recurrent.cell import (
     PROJECTION,
     Cell,
-    Recur,
+    ProjectHidden,
     Weights,
     check_carry,
     check_cell,
@@ -37,24 +37,23 @@ AUTO = "auto"
 
 @dataclasses.dataclass(frozen=True)
 class ScanOptions:
-    """How a scan over time is carried out; none of these changes the outputs.
+    """Options of a scan over time; none of them changes the outputs.
 
     Attributes:
-      unroll: steps in one turn of the loop; linear cells do not read it.
-      remat_steps: steps of a chunk of time whose intermediate values are computed anew in the
-        backward pass, inputs' products included; 0: everything is stored. Memory goes with
+      unroll: steps in one turn of the loop, >= 1; linear cells ignore it.
+      remat_steps: steps of a chunk of time whose intermediate values, input projections included,
+        are rematerialised in the backward pass; 0: everything is stored. Memory grows with
         ``remat_steps`` and with T / ``remat_steps`` carries; √T is a good choice.
-      truncate_steps: truncated back-propagation through time (Williams and Peng 1990): every so
-        many steps, counted from where the scan begins, the carry is cut off from the gradient; 0:
-        never.
-      gradients: ``deferred`` forms the kernels' gradients once, after the scan (of linear cells:
+      truncate_steps: truncated back-propagation through time (Williams and Peng 1990): after every
+        ``truncate_steps`` steps of the scan the carry's gradient is stopped; 0: never.
+      gradients: ``deferred`` forms the kernels' gradients once, after the scan (for linear cells:
         runs their recurrence backwards), and has no forward-mode derivative; ``autodiff`` leaves
         everything to JAX. ``auto`` is ``deferred``, or ``autodiff`` for cells of ``flax.linen``,
-        which have nothing else.
+        which allow nothing else.
 
     Raises:
-      ValueError: a number below zero, an unknown kind of gradients, or ``truncate_steps`` that are
-        no multiple of ``remat_steps``.
+      ValueError: a value below its minimum, unknown ``gradients``, or ``truncate_steps`` that is no
+        multiple of ``remat_steps``.
     """
 
     unroll: int = 1
@@ -80,58 +79,13 @@ class ScanOptions:
 
     @property
     def deferred(self) -> bool:
-        """Whether kernels of our own cells get their gradients after the scan."""
+        """True if the kernels of our own cells get their gradients after the scan."""
         return self.gradients != "autodiff"
 
     @property
     def chunk_steps(self) -> int:
         """Steps that are scanned together; 0: all."""
         return self.remat_steps or self.truncate_steps
-
-
-def check_options(cell: AnyCell, options: ScanOptions) -> None:
-    """Refuses options of the scan that the cell cannot have.
-
-    Raises:
-      ValueError: deferred gradients for a cell of ``flax.linen``.
-    """
-    if isinstance(cell, nn.RNNCellBase) and options.gradients == "deferred":
-        raise ValueError(
-            f"gradients: expected 'autodiff' or 'auto' for {_cell_name(cell)}, whose products are "
-            "out of reach of a custom gradient, received 'deferred'; the cells of "
-            "flaxnets.recurrent have one"
-        )
-
-
-def check_hidden_dropout(name: str, cell: AnyCell, expected: Any, received: Any) -> None:
-    """Refuses dropout of hidden states for a cell whose products with them cannot be reached.
-
-    Args:
-      name: the argument that the error names.
-      cell: any.
-      expected: the value without dropout.
-      received: the value that was given, in the words of the error.
-
-    Raises:
-      ValueError: a linear cell, or one of ``flax.linen``.
-    """
-    if isinstance(cell, LinearCell):
-        raise ValueError(
-            f"{name}: expected {expected} for {type(cell).__name__}, in which no product reads "
-            f"hidden states, received {received}"
-        )
-    if isinstance(cell, nn.RNNCellBase):
-        raise ValueError(
-            f"{name}: expected {expected} for {_cell_name(cell)}, whose products with hidden "
-            f"states are out of reach, received {received}; LSTMCell, GRUCell, ElmanCell, "
-            "ConvLSTMCell and ConvGRUCell of flaxnets.recurrent have it"
-        )
-
-
-def _cell_name(cell: nn.RNNCellBase) -> str:
-    """Its name with that of its package, since Flax's cells are called as ours are."""
-    package = "flax.linen." if type(cell).__module__.startswith("flax.linen") else ""
-    return package + type(cell).__name__
 
 
 def scan_cell(
@@ -144,29 +98,43 @@ def scan_cell(
     hidden_mask: Array | None = None,
     options: ScanOptions | None = None,
 ) -> tuple[Carry, Array]:
-    """Runs a cell over time, once.
+    """Scans one cell over time, in one direction.
 
-    A step from ``lengths`` on leaves the carry as it is and gives zeros, so a reversed scan begins
-    at each sequence's last valid step.
+    A padded step, from ``lengths`` on, keeps the carry and outputs zeros, so that a reversed scan
+    begins at each sequence's last valid step.
+
+    >>> import flax.linen as nn, jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import LSTMCell, scan_cell
+    >>> x = jnp.ones((2, 5, 3))
+    >>> lengths = jnp.array([5, 2])
+    >>> run = jax.jit(nn.init_with_output(scan_cell, LSTMCell(4)))
+    >>> ((cell_state, hidden), outputs), variables = run(jax.random.key(0), x, lengths)
+    >>> hidden.shape, outputs.shape
+    ((2, 4), (2, 5, 4))
+    >>> bool((outputs[1, 1] == hidden[1]).all()), float(jnp.abs(outputs[1, 2:]).max())
+    (True, 0.0)
 
     Args:
-      cell: a bound cell, or one that is called in a compact method.
-      inputs: (B,T,D), or (B,T,H,W,C) for cells on maps, float.
-      lengths: (B,) int32 in [0,T], valid steps; None: all of them.
-      initial_carry: the carry before the first step; zeros by default.
+      cell: a bound cell, or one that is called in a compact method: any of ours, of
+        ``flax.linen``, or one of one's own (see ``cell.py``).
+      inputs: (B,T,D), or (B,T,H,W,C) for cells on feature maps, float.
+      lengths: (B,) int32 in [0,T], valid steps; None: all.
+      initial_carry: the carry before the first step; None: zeros.
       reverse: from the last step to the first.
-      hidden_mask: (B,F) or (B,1,1,F), multiplies the hidden states that the products read, the same
-        at every step (variational dropout, Gal and Ghahramani, 1512.05287). Not for linear cells,
-        which have no such products, nor for cells of ``flax.linen``, whose products are their own.
-      options: how the scan is carried out.
+      hidden_mask: (B,F) or (B,1,1,F), multiplies the hidden states that the hidden projections
+        read, the same at every step (variational dropout, Gal and Ghahramani, 1512.05287). Not for
+        linear cells, which have no such projections, nor for cells of ``flax.linen``, whose
+        projections are out of reach.
+      options: of the scan; None: the defaults.
 
     Returns:
       The carry after each sequence's last step (in the direction of the scan), and the outputs
-      (B,T,...,F), zero at padded steps.
+      (B,T,...,F) in the cell's dtype, zero at padded steps.
 
     Raises:
       ValueError: inputs of another rank or of integers, lengths of another shape or outside [0,T],
-        an initial carry that is not the cell's, what ``check_cell`` and ``check_options`` refuse.
+        an initial carry that is not the cell's, and what ``check_cell``, ``check_options`` and
+        ``check_hidden_dropout`` refuse.
     """
     options = options or ScanOptions()
     check_cell("cell", cell)
@@ -178,17 +146,20 @@ def scan_cell(
         check_lengths(lengths, *inputs.shape[:2])
     step_shape = (inputs.shape[0], *inputs.shape[2:])
     weights: Any
+    scan_steps: Any
     lifted: dict[str, Any] = {}
     if isinstance(cell, nn.RNNCellBase):
-        # Its parameters stay in Linen's hands, so the module itself goes through the scans.
+        # Only the module itself can use its parameters, so it goes through Linen's lifted scans.
         weights, zeros = cell, initialize_flax_carry(cell, step_shape)
-        scan_steps: Any = partial(scan_flax_steps, reverse=reverse, unroll=options.unroll)
+        scan_steps = partial(scan_flax_steps, reverse=reverse, unroll=options.unroll)
         lifted = {"scan": scan_module, "checkpoint": remat_module}
     else:
         weights = cell.weights(inputs.shape), hidden_mask
         zeros = cell.initialize_carry(None, step_shape)
-        scan_own = _scan_linear if isinstance(cell, LinearCell) else _scan_steps
-        scan_steps = partial(scan_own, cell, reverse, options)
+        if isinstance(cell, LinearCell):
+            scan_steps = partial(_scan_linear, cell, reverse, options)
+        else:
+            scan_steps = partial(_scan_steps, cell, reverse, options)
     if initial_carry is None:
         initial_carry = zeros
     check_carry(initial_carry, zeros)
@@ -205,6 +176,51 @@ def scan_cell(
         **lifted,
     )
     return carry, outputs.swapaxes(0, 1)
+
+
+def check_options(cell: AnyCell, options: ScanOptions) -> None:
+    """Refuses options of the scan that the cell cannot have.
+
+    Raises:
+      ValueError: deferred gradients for a cell of ``flax.linen``.
+    """
+    if isinstance(cell, nn.RNNCellBase) and options.gradients == "deferred":
+        raise ValueError(
+            f"gradients: expected 'autodiff' or 'auto' for {_cell_name(cell)}, whose matmuls are "
+            "out of reach of a custom gradient, received 'deferred'; the cells of "
+            "flaxnets.recurrent have one"
+        )
+
+
+def check_hidden_dropout(name: str, cell: AnyCell, expected: Any, received: Any) -> None:
+    """Refuses dropout of hidden states for a cell whose hidden projections cannot be reached.
+
+    Args:
+      name: the argument that the error names.
+      cell: any.
+      expected: the value without dropout.
+      received: the value that was given, in the words of the error.
+
+    Raises:
+      ValueError: a linear cell, or one of ``flax.linen``.
+    """
+    if isinstance(cell, LinearCell):
+        raise ValueError(
+            f"{name}: expected {expected} for {type(cell).__name__}, which has no hidden "
+            f"projections, received {received}"
+        )
+    if isinstance(cell, nn.RNNCellBase):
+        raise ValueError(
+            f"{name}: expected {expected} for {_cell_name(cell)}, whose hidden "
+            f"projections are out of reach, received {received}; LSTMCell, GRUCell, ElmanCell, "
+            "ConvLSTMCell and ConvGRUCell of flaxnets.recurrent have it"
+        )
+
+
+def _cell_name(cell: nn.RNNCellBase) -> str:
+    """Its name with that of its package, since Flax's cells are called as ours are."""
+    package = "flax.linen." if type(cell).__module__.startswith("flax.linen") else ""
+    return package + type(cell).__name__
 
 
 # Inside a scan nothing is common to the forward and the backward pass.
@@ -233,15 +249,15 @@ def scan_chunks(
     scan: Callable[..., tuple[Carry, Array]] = _scan_arrays,
     checkpoint: Callable[[Any], Any] = _checkpoint,
 ) -> tuple[Carry, Array]:
-    """Scans all of time, chunk by chunk where ``options`` ask for it.
+    """Scans all steps, in chunks of time if ``options`` rematerialise or truncate.
 
     Args:
-      scan_steps: (weights, carry, xs) to the new carry and outputs (T,...).
-      weights: a pytree that is handed on, or the bound module that holds them.
+      scan_steps: (weights, carry, xs) to the new carry and outputs (T,...), for any T.
+      weights: a pytree, or the bound module that holds the parameters.
       carry: before the first step.
       xs: a pytree of arrays (T,...).
       reverse: from the last step to the first.
-      options: of which those that concern chunks are read.
+      options: ``remat_steps`` and ``truncate_steps``.
       scan: (body, weights, carry, xs) to the last carry and outputs; ``scan_module`` for modules.
       checkpoint: ``jax.checkpoint``; ``remat_module`` for modules.
     """
@@ -251,7 +267,8 @@ def scan_chunks(
     if options.remat_steps:
         scan_steps = checkpoint(scan_steps)
     count, rest = divmod(num_steps, size)
-    # The last chunk in the direction of the scan is the short one.
+    # The last chunk in the direction of the scan is the short one, so that chunks, and with them
+    # truncation, are counted from the step where the scan begins.
     first = rest if reverse else 0
 
     def body(weights: PyTree, carry: Carry, inputs: Any) -> tuple[Carry, Array]:
@@ -287,22 +304,27 @@ def _scan_steps(
     carry: Carry,
     xs: tuple[Array, Array | None],
 ) -> tuple[Carry, Array]:
-    """``scan_cell`` on (T,B,...) inputs that are scanned together."""
+    """Scans one of our cells over the (T,B,...) inputs of one chunk."""
     parameters, hidden_mask = weights
     inputs, valid = xs
     projected = cell.project(parameters.input, inputs)
 
     def step(
-        recur: Recur, others: PyTree, valid: Array | None, carry: Carry, x: dict[str, Array]
+        project_hidden: ProjectHidden,
+        others: PyTree,
+        valid: Array | None,
+        carry: Carry,
+        x: dict[str, Array],
     ) -> tuple[Carry, Array]:
         pointwise, hidden_mask = others
 
-        def masked(name: str, hidden: Array) -> Array:
+        def project_masked(name: str, hidden: Array) -> Array:
+            # The output projection reads the new hidden state, not the carry.
             if hidden_mask is not None and name != PROJECTION:
                 hidden = hidden * hidden_mask.astype(hidden.dtype)
-            return recur(name, hidden)
+            return project_hidden(name, hidden)
 
-        new_carry, output = cell.step(pointwise, masked, carry, x)
+        new_carry, output = cell.step(pointwise, project_masked, carry, x)
         if valid is None:
             return new_carry, output
         keep = partial(_where, valid)
@@ -322,13 +344,15 @@ def _scan_linear(
     carry: Array,
     xs: tuple[Array, Array | None],
 ) -> tuple[Array, Array]:
-    """``_scan_steps`` for linear cells: all of time at once."""
+    """Runs a linear cell over the (T,B,...) inputs of one chunk, all steps at once."""
     parameters, _ = weights
-    # The batch first, as the layer's inputs are: all products and the recurrence take it so.
+    # Batch first, as the layer's inputs are, for the matmuls and the recurrence over all steps.
     inputs, valid = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
     autodiff = not options.deferred
-    states = cell.recur(parameters, carry, inputs, valid, reverse=reverse, autodiff=autodiff)
-    outputs = cell.read(parameters, states, inputs)
+    states = cell.compute_states(
+        parameters, carry, inputs, valid, reverse=reverse, autodiff=autodiff
+    )
+    outputs = cell.compute_outputs(parameters, states, inputs)
     if valid is not None:
         outputs = jnp.where(valid[..., None], outputs, 0)
     return states[:, 0 if reverse else -1], outputs.swapaxes(0, 1)

@@ -1,4 +1,21 @@
-"""Parameters of PyTorch's recurrent layers, as those of ``Recurrent``."""
+"""Conversion of PyTorch's recurrent weights to parameters of ``Recurrent``.
+
+PyTorch computes the gates as ``weight_ih @ x + bias_ih + weight_hh @ h + bias_hh``, with the gates
+stacked along the rows in the order that our cells use, too:
+
+=====================  ===================  ==================================================
+PyTorch                shape                ours
+=====================  ===================  ==================================================
+``weight_ih_l{n}``     (G·F,D)              ``input_kernel`` (D,G·F), transposed
+``weight_hh_l{n}``     (G·F,P or F)         ``hidden_kernel`` (P or F,G·F), transposed
+``bias_ih``, bias_hh   (G·F,)               ``bias``: their sum. GRU: of the candidate n only
+                                            bias_ih, and ``hidden_bias`` is its bias_hh
+``weight_hr_l{n}``     (P,F)                ``projection_kernel`` (F,P), transposed
+``..._l{n}_reverse``                        ``backward_{n}``; without the suffix ``forward_{n}``
+=====================  ===================  ==================================================
+
+with G = 4 gates i, f, g, o for the LSTM, 3 gates r, z, n for the GRU and 1 for the RNN.
+"""
 
 import re
 from collections.abc import Mapping
@@ -12,9 +29,10 @@ Arrays = dict[str, np.ndarray]
 
 
 class _Kind(NamedTuple):
-    """How PyTorch stacks a cell's gates, in the order that is ours too."""
+    """PyTorch's counterpart of a cell."""
 
     gates: int
+    """Number of gates, stacked in the same order as ours."""
     torch_name: str
 
 
@@ -28,30 +46,36 @@ _KINDS: dict[type, _Kind] = {
 def from_torch(
     state: Mapping[str, Any], cell: type | None = None, *, prefix: str = ""
 ) -> dict[str, Arrays]:
-    """The ``state_dict`` of ``torch.nn.LSTM``, ``GRU`` or ``RNN`` as parameters of ``Recurrent``.
+    """Converts the ``state_dict`` of ``torch.nn.LSTM``, ``GRU`` or ``RNN``, without PyTorch.
 
-    For a layer of any depth, in one direction or both, with biases or without, with projections
-    (``proj_size``) or without, they are those of
+    The layer may have any depth, one direction or both, biases or none (they become zeros) and
+    projections (``proj_size``). The parameters are those of
 
         Recurrent(partial(cell, F), num_layers=num_layers, bidirectional=bidirectional)
 
-    with ``cell`` ``LSTMCell`` (``projection_features=proj_size``), ``GRUCell`` or ``ElmanCell``
-    (``activation=nn.relu`` for ``nonlinearity="relu"``, which the ``state_dict`` does not tell).
-    PyTorch's two biases are added up to one, but for the candidate of the GRU; missing ones are
-    zero.
+    with ``cell`` an ``LSTMCell`` (``projection_features=proj_size``), ``GRUCell`` or ``ElmanCell``.
+    For ``nonlinearity="relu"``, which a ``state_dict`` does not contain, pass ``ElmanCell``'s
+    ``activation=nn.relu``.
+
+    >>> import numpy as np
+    >>> from flaxnets.recurrent import from_torch
+    >>> state = {"weight_ih_l0": np.ones((16, 3)), "weight_hh_l0": np.ones((16, 4))}
+    >>> params = from_torch(state)
+    >>> {name: leaf.shape for name, leaf in sorted(params["forward_0"].items())}
+    {'bias': (16,), 'hidden_kernel': (4, 16), 'input_kernel': (3, 16)}
 
     Args:
-      state: arrays by name, ``weight_ih_l0`` and so on: NumPy's, or what ``np.asarray`` takes.
-      cell: ``LSTMCell``, ``GRUCell`` or ``ElmanCell``; None: told by the shapes.
-      prefix: what stands before each name, as ``rnn.``; other names are left aside.
+      state: arrays by name, ``weight_ih_l0`` and so on; anything that ``np.asarray`` takes.
+      cell: ``LSTMCell``, ``GRUCell`` or ``ElmanCell``; None: inferred from the shapes.
+      prefix: of the layer's names, as ``rnn.``; other names are ignored.
 
     Returns:
-      ``forward_0``, and so on, and ``backward_0`` where there are two directions, to the cell's
-      parameters by name, in the dtype of ``state``.
+      The parameters of each cell by name, under ``forward_0``, ``backward_0`` (if bidirectional),
+      ``forward_1`` and so on, in the dtype of ``state``.
 
     Raises:
-      ValueError: listing names that are missing, that are not used, or whose arrays are of another
-        shape than the first layer's width asks for; another ``cell`` than the shapes tell.
+      ValueError: names that are missing or unused, arrays of another shape than the first layer's
+        width implies, all of them listed; another ``cell`` than the shapes imply.
     """
     arrays = {
         name.removeprefix(prefix): np.asarray(value)
@@ -85,7 +109,7 @@ def from_torch(
 
 
 def _read_first_layer(arrays: Arrays, cell: type | None, prefix: str) -> tuple[int, int, type]:
-    """F, the width of projections or 0, and the cell that the first layer's kernels are of."""
+    """Returns F, the width of projections or 0, and the cell, from the first layer's shapes."""
     needed = ("weight_ih_l0", "weight_hh_l0")
     missing = [prefix + name for name in needed if name not in arrays]
     if missing:
@@ -118,7 +142,7 @@ def _read_first_layer(arrays: Arrays, cell: type | None, prefix: str) -> tuple[i
 
 
 def _check_shapes(arrays: Arrays, expected: dict[str, tuple[int, ...]], prefix: str) -> None:
-    """Lists all that is not as expected."""
+    """Refuses missing and unused names and wrong shapes, all listed in one error."""
     faults = [f"{prefix}{name}: missing" for name in expected if name not in arrays]
     faults += [f"{prefix}{name}: not used" for name in arrays if name not in expected]
     faults += [
@@ -131,7 +155,7 @@ def _check_shapes(arrays: Arrays, expected: dict[str, tuple[int, ...]], prefix: 
 
 
 def _convert(arrays: Arrays, end: str, kind: type) -> Arrays:
-    """The parameters of one cell; ``end`` names its layer and direction."""
+    """Returns the parameters of one cell; ``end`` is the suffix of its layer and direction."""
     kernel, hidden_kernel = arrays["weight_ih" + end].T, arrays["weight_hh" + end].T
     none = np.zeros(kernel.shape[1], kernel.dtype)
     bias, hidden_bias = arrays.get("bias_ih" + end, none), arrays.get("bias_hh" + end, none)

@@ -1,4 +1,4 @@
-"""The cells under test, each with its equations in NumPy, and random numbers for all they read."""
+"""Cells under test, each with a NumPy reference, and random parameters, carries and inputs."""
 
 import dataclasses
 import functools
@@ -26,19 +26,19 @@ FLOAT64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A cell and its reference."""
+    """A cell and its NumPy reference."""
 
     name: str
     make_cell: Callable[..., Any]
     step: reference.Step
     axes: tuple[int, ...] = (D,)
-    """Of an input, after those of batch and time."""
+    """Axes of an input after those of batch and time."""
 
     def __str__(self) -> str:
         return self.name
 
     def draw(self, seed: int = 0, steps: int = T) -> tuple[Any, Any, np.ndarray]:
-        """Parameters, carry and inputs (B,steps,...), float64, none of them zero or one."""
+        """Draws parameters, carry and inputs (B,steps,...), float64, none of them zero or one."""
         rng = np.random.default_rng(seed)
         params, carry = jax.tree.map(
             lambda x: rng.normal(0, 0.5, x.shape), make_shapes(self.make_cell, self.axes)
@@ -48,7 +48,7 @@ class Case:
 
 @functools.cache
 def make_shapes(make_cell: Callable[..., Any], axes: tuple[int, ...]) -> Any:
-    """Of the parameters, and of the carry for inputs (B, *axes)."""
+    """Returns the shapes of the parameters, and of the carry for inputs (B,*axes)."""
 
     def make() -> Any:
         cell = make_cell()
@@ -97,7 +97,7 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 def in_bfloat16(case: Case, arguments: Any) -> Any:
-    """Parameters float32, the carry as the cell makes it, inputs bfloat16."""
+    """Casts parameters to float32, the carry to the cell's dtypes, inputs to bfloat16."""
     cell = case.make_cell(dtype=jnp.bfloat16)
     params, carry, x = arguments
     start = jax.eval_shape(lambda: cell.initialize_carry(None, (B, *case.axes)))
@@ -114,7 +114,7 @@ def call_scan(
     mask: Any = None,
     **options: Any,
 ) -> Any:
-    """``scan_cell``: the carry and the outputs."""
+    """Returns the carry and the outputs of ``scan_cell``."""
     return cell.apply(
         {"params": params},
         inputs,
@@ -131,16 +131,16 @@ ON_CPU = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": Tr
 optimized_jit = partial(
     jax.jit, compiler_options=ON_CPU if jax.default_backend() == "cpu" else None
 )
-"""``jax.jit`` as programs have it, with all that ``conftest.py`` leaves out."""
+"""``jax.jit`` with the optimisations that ``conftest.py`` turns off."""
 
 
 def scan(*arguments: Any, **options: Any) -> Any:
-    """The same, compiled, in NumPy's arrays: each operation on JAX's would be compiled as well."""
+    """Runs ``call_scan`` compiled and returns NumPy arrays, on which nothing is compiled."""
     return jax.device_get(_compiled(*arguments, **options))
 
 
 def assert_close(actual: Any, expected: Any, **tolerance: float) -> None:
-    """Leaf by leaf, structures included."""
+    """Compares two pytrees, structures included."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for (path, a), b in zip(
         jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True
@@ -150,7 +150,7 @@ def assert_close(actual: Any, expected: Any, **tolerance: float) -> None:
 
 
 def cudnn_reference(x: Any, h: Any, c: Any, weights: Any, lengths: Any, *sizes: Any) -> Any:
-    """``jax.experimental.rnn.lstm`` by JAX's own reference, on any platform."""
+    """Runs JAX's reference of ``jax.experimental.rnn.lstm``, on any platform."""
     d, f, num_layers, dropout, bidirectional = sizes
     assert weights.shape == (rnn.get_num_params_in_lstm(d, f, num_layers, bidirectional),)
     unpacked = rnn.unpack_lstm_weights(weights, d, f, num_layers, bidirectional)

@@ -1,4 +1,4 @@
-"""Linear cells under test, each with its equations in NumPy."""
+"""Linear cells under test, each with a NumPy reference."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -54,7 +54,7 @@ def lru(params: Params, carry: np.ndarray, x: np.ndarray) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class LinearCase:
-    """A cell and its reference."""
+    """A cell and its NumPy reference."""
 
     name: str
     make_cell: Callable[..., Any]
@@ -64,7 +64,7 @@ class LinearCase:
         return self.name
 
     def draw(self, seed: int = 0, steps: int = T, width: int = D) -> tuple[Any, Any, np.ndarray]:
-        """Parameters, carry and inputs (B,steps,width), float64 and complex128, none of them 0."""
+        """Draws parameters, carry and inputs (B,steps,width), float64 and complex128, none 0."""
         rng = np.random.default_rng(seed)
         cell = self.make_cell(**FLOAT64)
         init = partial(cell.init, method="weights")
@@ -96,7 +96,7 @@ LINEAR_CASES = (
 
 
 def weigh(seed: int, results: Any) -> Any:
-    """A scalar: carry and outputs, times random numbers; of complex ones the real part."""
+    """Returns a scalar: the real part of carry and outputs times random numbers."""
     rng = np.random.default_rng(seed)
     total = 0.0
     for leaf in jax.tree.leaves(results):
@@ -106,6 +106,6 @@ def weigh(seed: int, results: Any) -> Any:
 
 
 def draw_like(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-    """A direction, complex for complex arrays."""
+    """Draws a direction, complex for complex arrays."""
     direction = rng.normal(size=x.shape)
     return direction + 1j * rng.normal(size=x.shape) if np.iscomplexobj(x) else direction

@@ -1,9 +1,9 @@
-"""What PyTorch's recurrent layers answer to random parameters and packed sequences.
+"""Recorder of the outputs of PyTorch's recurrent layers for random, packed sequences.
 
     python -m tests.flaxnets.recurrent.record_torch
 
 writes ``fixtures/``: for each layer its ``state_dict``, inputs, outputs, carries and gradients, so
-that the tests need no PyTorch. Where it is installed, a test compares with what it answers today.
+that the tests need no PyTorch. If PyTorch is installed, one test compares with it directly.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 
 class Recording(NamedTuple):
-    """One of PyTorch's layers, and our cell for it."""
+    """A layer of PyTorch, and our cell for it."""
 
     torch_name: str
     options: dict[str, Any]
@@ -50,7 +50,7 @@ def record(
     lengths: tuple[int, ...] = (6, 1, 4),
     dtype: Any = np.float64,
 ) -> dict[str, np.ndarray]:
-    """Arrays by name.
+    """Returns arrays by name.
 
     ``state/NAME`` and ``gradients/NAME`` (of the sum of ``outputs`` times ``weights``), ``inputs``
     (B,T,D), ``of_inputs`` its gradient, ``lengths`` (B,), ``outputs`` (B,T,...), ``hidden`` and,

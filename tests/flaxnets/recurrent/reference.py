@@ -1,7 +1,7 @@
-"""Recurrent cells and their scan in NumPy, written down from their equations, loop by loop.
+"""Recurrent cells and their scan in NumPy, as loops, from their equations.
 
-Nothing of flaxnets is used, and every function is analytic where it can be: handed complex numbers
-it gives a derivative without a difference, f'(x) = Im f(x + iε) / ε, exact to rounding.
+Nothing of flaxnets is used. The functions are analytic where possible: a complex step gives their
+derivative without a difference, f'(x) = Im f(x + iε) / ε, exact to rounding.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ import numpy as np
 Array = np.ndarray
 Params = Mapping[str, Array]
 Step = Callable[..., tuple[Any, Array]]
-"""(params, carry, x) of a batch, and the mask of the hidden state, to the carry and the output."""
+"""(params, carry, x, mask of the hidden state) of a batch to the new carry and the output."""
 
 
 def sigmoid(x: Array) -> Array:
@@ -24,7 +24,7 @@ def relu(x: Array) -> Array:
 
 
 def convolve(images: Array, kernel: Array) -> Array:
-    """(B,H,W,C) with (h,w,C,D) to (B,H,W,D); of an odd row of zeros the one more comes behind."""
+    """Convolves (B,H,W,C) with (h,w,C,D), SAME; an even kernel pads one row more at the end."""
     h, w, _, depth = kernel.shape
     batch, height, width, channels = images.shape
     padded = np.zeros((batch, height + h - 1, width + w - 1, channels), images.dtype)
@@ -55,7 +55,7 @@ def elman(
     mask: Array | float = 1.0,
     activation: Callable[[Array], Array] = np.tanh,
 ) -> tuple[Array, Array]:
-    """Elman 1990."""
+    """Runs a step of Elman (1990)."""
     recurrent = multiply(mask * carry, params["hidden_kernel"])
     hidden = activation(multiply(x, params["input_kernel"]) + recurrent + params["bias"])
     return hidden, hidden
@@ -64,9 +64,10 @@ def elman(
 def lstm(
     params: Params, carry: tuple[Array, Array], x: Array, mask: Array | float = 1.0
 ) -> tuple[tuple[Array, Array], Array]:
-    """Gers 2000; peepholes of 1506.04214, layer norm of 1607.06450, projection of Sak et al. 2014.
+    """Runs a step of the LSTM (Gers et al. 2000).
 
-    Which of them there are is told by the names of the parameters.
+    The parameters' names select peepholes (1506.04214), layer norm (1607.06450) and the projection
+    (Sak et al. 2014).
     """
     cell, hidden = carry
     from_input = multiply(x, params["input_kernel"])
@@ -87,7 +88,7 @@ def lstm(
 
 
 def gru(params: Params, carry: Array, x: Array, mask: Array | float = 1.0) -> tuple[Array, Array]:
-    """PyTorch's form where there is a ``hidden_bias``; that of 1406.1078 and 1511.06432 else."""
+    """Runs a step of the GRU: PyTorch's with ``hidden_bias``, else that of 1406.1078."""
     of_r, of_z, of_n = np.split(params["hidden_kernel"], 3, axis=-1)
     in_r, in_z, in_n = np.split(params["input_kernel"], 3, axis=-1)
     b_r, b_z, b_n = np.split(params["bias"], 3)
@@ -113,9 +114,9 @@ def scan(
     reverse: bool = False,
     mask: Array | None = None,
 ) -> tuple[Any, Array]:
-    """Each sequence (T,...) of a batch on its own, cut to its length; zeros after it.
+    """Scans each sequence (T,...) of a batch separately, cut to its length; zeros after it.
 
-    ``carry`` is an array, or a tuple of them, (B,...); what is returned is one as well.
+    ``carry`` is an array (B,...) or a tuple of them, and so is the returned carry.
     """
     carries, outputs = [], []
     for b, sequence in enumerate(inputs):

@@ -1,4 +1,4 @@
-"""What recurrent layers refuse, and with which words."""
+"""Errors of recurrent layers, and their messages."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""Every cell, on vectors and on maps, against its equations in NumPy."""
+"""Every cell, on vectors and on feature maps, against its equations in NumPy."""
 
 from collections.abc import Iterator
 from functools import partial

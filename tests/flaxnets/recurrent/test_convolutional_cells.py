@@ -1,4 +1,4 @@
-"""What is peculiar to the cells on maps; their values stand in ``test_cells.py``."""
+"""Properties of the cells on feature maps; ``test_cells.py`` checks their values."""
 
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ B, T, H, W, C, F = 2, 4, 5, 4, 2, 3
 
 
 def draw(cell: Any, *axes: int) -> tuple[Any, Any, np.ndarray]:
-    """Random parameters, carry and inputs (B,T,*axes), float32."""
+    """Draws parameters, carry and inputs (B,T,*axes), float32."""
     rng = np.random.default_rng(0)
     init = partial(cell.init, method="weights")
     params = jax.eval_shape(lambda: init(jax.random.key(0), (B, *axes))["params"])
@@ -56,7 +56,7 @@ def test_on_one_pixel_a_cell_is_the_one_on_vectors(make_cell: Any, make_dense: A
     expected = scan(dense, params, carry, x)
 
     def add_axes(name: str, leaf: np.ndarray) -> np.ndarray:
-        # A 3 x 3 kernel whose outer taps see nothing but the zeros of the border.
+        # On one pixel only the centre of a 3 x 3 kernel reads anything but the border's zeros.
         if name.endswith("kernel"):
             outer = np.random.default_rng(1).normal(size=(3, 3, *leaf.shape))
             outer[1, 1] = leaf
@@ -78,7 +78,7 @@ def test_far_from_the_borders_a_shifted_video_gives_shifted_maps(
     params, _, x = draw(cell, 20, 20, C)
     x = x[:, :2]
     outputs, shifted = (scan(cell, params, None, v)[1] for v in (x, np.roll(x, (2, 1), (2, 3))))
-    # What two steps make of a pixel, they make of those at most 8 away.
+    # Two steps read pixels at most 8 away.
     middle, there = outputs[:, :, 9:11, 9:11], shifted[:, :, 11:13, 10:12]
     np.testing.assert_allclose(middle, there, atol=1e-5)
     assert np.abs(middle - shifted[:, :, 9:11, 9:11]).max() > 1e-2

@@ -1,7 +1,6 @@
 """cuDNN's LSTM behind the layer: the same outputs, carries and gradients from the same parameters.
 
-Where there is no GPU, JAX's reference of cuDNN's function stands in for it; that unpacks the vector
-of weights by itself.
+Without a GPU JAX's reference of cuDNN's function replaces it, which unpacks the weights itself.
 """
 
 from functools import partial
@@ -28,7 +27,7 @@ needs_gpu = pytest.mark.skipif(not has_gpu, reason="cuDNN runs on GPUs, and ther
 
 @pytest.fixture
 def reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``lstm_ref`` in cuDNN's place."""
+    """Replaces cuDNN's LSTM by ``lstm_ref``."""
     monkeypatch.setattr(rnn, "lstm", cudnn_reference)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
@@ -38,7 +37,7 @@ def make(backend: str, **options: Any) -> Recurrent:
 
 
 def draw(layer: Recurrent, steps: int = T, width: int = D) -> tuple[Any, np.ndarray]:
-    """All of the parameters random, and inputs."""
+    """Returns the layer, random parameters and inputs."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(B, steps, width)).astype(np.float32)
     shapes = jax.eval_shape(partial(layer.init, train=False), jax.random.key(0), x)
@@ -46,7 +45,7 @@ def draw(layer: Recurrent, steps: int = T, width: int = D) -> tuple[Any, np.ndar
 
 
 def differentiate(layer: Recurrent, variables: Any, x: Any, lengths: Any, **call: Any) -> Any:
-    """Gradients by parameters and inputs; the results."""
+    """Returns the gradients in parameters and inputs, and the results."""
 
     def loss(variables: Any, x: Any) -> Any:
         results = layer.apply(variables, x, lengths, **call)
@@ -150,7 +149,7 @@ def test_without_a_gpu_it_says_so() -> None:
 @pytest.mark.skipif(has_gpu, reason="there is a GPU")
 def test_cudnn_itself_is_traced_with_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    # It is CUDA's library that knows how much it keeps for the gradient.
+    # Only CUDA's library knows the size of what is stored for the gradient.
     name = "compute_rnn_workspace_reserve_space_sizes"
     monkeypatch.setattr(rnn.gpu_rnn, name, lambda *sizes: (0, 8), raising=False)
     layer = make("cudnn", num_layers=2, bidirectional=True)

@@ -1,4 +1,4 @@
-"""Gradients of scans, formed after the scan, against NumPy's equations and against JAX's own."""
+"""Deferred gradients of scans, against the equations in NumPy and against autodiff."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -41,7 +41,7 @@ def float64() -> Iterator[None]:
 
 
 def weigh(seed: int, results: Any) -> Any:
-    """A scalar: carry and outputs, times random numbers."""
+    """Returns a scalar: carry and outputs times random numbers."""
     rng = np.random.default_rng(seed)
     return sum((rng.normal(size=leaf.shape) * leaf).sum() for leaf in jax.tree.leaves(results))
 
@@ -56,12 +56,12 @@ _compiled = jax.jit(gradient, static_argnums=0, static_argnames=("reverse", "opt
 
 
 def compiled_gradient(*arguments: Any, **options: Any) -> Any:
-    """In NumPy's arrays, since each operation on JAX's would be compiled as well."""
+    """Returns NumPy arrays, on which nothing is compiled."""
     return jax.device_get(_compiled(*arguments, **options))
 
 
 def derivative(case: Case, arguments: Any, number: int, direction: np.ndarray, **how: Any) -> Any:
-    """Of the reference's loss, as the leaf of that number moves."""
+    """Returns the derivative of the reference's loss along a direction of one leaf."""
     leaves, structure = jax.tree.flatten(arguments)
     leaves[number] = leaves[number] + 1e-30j * direction
     moved = jax.tree.unflatten(structure, leaves)
@@ -69,7 +69,7 @@ def derivative(case: Case, arguments: Any, number: int, direction: np.ndarray, *
 
 
 def draw_mask(case: Case) -> np.ndarray:
-    """Of the hidden states, one a sequence."""
+    """Draws a mask of the hidden states for each sequence."""
     carry = jax.tree.leaves(case.draw()[1])[-1]
     return np.random.default_rng(5).uniform(0.5, 2, (B, *[1] * (carry.ndim - 2), carry.shape[-1]))
 

@@ -1,4 +1,4 @@
-"""Initial kernels: orthogonal ones, batched ones, one block a gate."""
+"""Initial kernels: orthogonal, batched by vmap, one block per gate."""
 
 import jax
 import jax.numpy as jnp

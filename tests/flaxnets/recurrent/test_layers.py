@@ -24,7 +24,7 @@ def inputs() -> np.ndarray:
 
 
 def make(inputs: np.ndarray, make_cell: Any = LSTMCell, **options: Any) -> tuple[Recurrent, Any]:
-    """The layer, and random parameters, of which none is zero or one everywhere."""
+    """Returns the layer and random parameters, none of them constant."""
     layer = Recurrent(partial(make_cell, F), **options)
     shapes = jax.eval_shape(partial(layer.init, train=False), jax.random.key(0), inputs)
     rng = np.random.default_rng(2)
@@ -135,13 +135,13 @@ def test_bfloat16_stays_so_from_layer_to_layer(inputs: np.ndarray, make_cell: An
     np.testing.assert_allclose(np.asarray(outputs, np.float32), exact, atol=0.03)
 
 
-# Dropout, seen through cells that hand on what they read.
+# Dropout: the outputs of these cells are the dropped inputs or hidden states.
 
 WIDE, RATE = 400, 0.25
 
 
 def linear(input_weight: float, hidden_weight: float, **options: Any) -> tuple[Recurrent, Any]:
-    """Elman cells h' = u·x + w·h, one number for each of 400 features."""
+    """Returns a layer of linear Elman cells h' = u·x + w·h, and its parameters."""
     layer = Recurrent(partial(ElmanCell, WIDE, activation=lambda x: x), **options)
     cell = {
         "input_kernel": input_weight * np.eye(WIDE, dtype=np.float32),

@@ -57,7 +57,7 @@ _differentiate = jax.jit(
 
 
 def differentiate(*arguments: Any, **options: Any) -> Any:
-    """The gradients by parameters, carry and inputs; the carry and the outputs."""
+    """Returns the gradients in parameters, carry and inputs; the carry and the outputs."""
     return jax.device_get(_differentiate(*arguments, **options))
 
 

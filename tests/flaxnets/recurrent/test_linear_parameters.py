@@ -1,4 +1,4 @@
-"""Where the parameters of linear cells begin, and what the cells refuse."""
+"""Initial values of linear cells' parameters, and errors of linear cells."""
 
 from functools import partial
 from typing import Any
@@ -71,7 +71,7 @@ def test_eigenvalues_are_uniform_on_the_ring() -> None:
     assert radius.max() < 0.901
     assert phase.min() >= 0
     assert phase.max() <= 1.001
-    # Half of the ring's area lies within the root of the mean of the radii's squares.
+    # Half of the ring's area lies within sqrt((r_min² + r_max²) / 2).
     inside = (radius < np.sqrt((0.5**2 + 0.9**2) / 2)).mean()
     np.testing.assert_allclose([inside, (phase < 0.5).mean()], 0.5, atol=0.03)
     np.testing.assert_allclose(np.exp(params["gamma"]), np.sqrt(1 - radius**2), rtol=1e-4)
@@ -85,7 +85,7 @@ def test_rings_at_the_limits_give_finite_parameters(radii: tuple[float, float]) 
 
 
 def test_states_of_white_noise_have_the_variance_of_one_input() -> None:
-    # What gamma and the kernels' scale are for (2303.06349, section 3.4), also next to the circle.
+    # γ and the kernels' scale normalise it (2303.06349, section 3.4), also for |λ| close to 1.
     cell = LRUCell(8, state_features=64, r_min=0.9, r_max=0.99)
     x = np.random.default_rng(0).normal(size=(32, 600, 16)).astype(np.float32)
     last, _ = jax.jit(partial(cell.apply, method=scan_cell))({"params": init(cell, 16)}, x)

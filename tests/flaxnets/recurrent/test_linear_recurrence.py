@@ -1,4 +1,4 @@
-"""The linear recurrence, in both of its forms, against a loop in NumPy."""
+"""Linear recurrences by both algorithms, against a loop in NumPy."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -24,7 +24,7 @@ def float64() -> Iterator[None]:
 
 @pytest.fixture(params=["cpu", "default"])
 def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs on CPUs, and what runs elsewhere."""
+    """Selects the algorithm of CPUs or that of other platforms."""
 
     def choose(*arguments: Any, **ways: Any) -> Any:
         return ways[request.param](*arguments)
@@ -159,7 +159,7 @@ def test_cpus_write_the_states_where_the_inputs_were(reverse: bool) -> None:
     a, b, initial = draw(float, 1000)
     compiled = recur.lower(a, b, initial).compile()
     memory = compiled.memory_analysis()
-    # The states take the inputs' place, and nothing of their size is needed besides.
+    # The states overwrite the inputs; no other array of their size is allocated.
     assert memory.alias_size_in_bytes == b.nbytes
     assert memory.temp_size_in_bytes < b.nbytes / 10
 

@@ -1,4 +1,4 @@
-"""Products without padded rows against those with all of them."""
+"""Matmuls that skip padded rows, against those of all rows."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ GRADIENT = RNG.normal(size=(T, B, G)).astype(np.float32)
 
 @pytest.fixture(autouse=True, params=[1, 8])
 def told(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Rows are packed on one device alone; on several the results are the same."""
+    """Selects one device, where rows are packed, or several, where they are not."""
     with tracing_on(make_mesh(request.param)):
         assert is_batch_known_unsharded() == (request.param == 1)
         yield

@@ -1,4 +1,4 @@
-"""What the first cell of a recurrent layer reads: normalised inputs, their deltas, a projection."""
+"""Inputs of a recurrent layer's first cell: normalisation, delta features, a Dense layer."""
 
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ def run(layer: Recurrent, variables: Any, x: np.ndarray, lengths: Any = LENGTHS)
 
 
 def make(inputs: np.ndarray, **options: Any) -> tuple[Recurrent, Any]:
-    """The layer, and random parameters, of which none is zero or one everywhere."""
+    """Returns the layer and random parameters, none of them constant."""
     layer = Recurrent(partial(LSTMCell, F), **options)
     init = partial(layer.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), inputs, LENGTHS)
@@ -43,7 +43,7 @@ def make(inputs: np.ndarray, **options: Any) -> tuple[Recurrent, Any]:
 
 
 def prepared(params: Any, x: np.ndarray, options: dict[str, Any]) -> np.ndarray:
-    """What the first cell has to read, step by step."""
+    """Returns the expected inputs of the first cell, computed step by step."""
     rows = []
     for sequence in x.astype(np.float64):
         steps = []
@@ -86,7 +86,7 @@ def test_deltas_are_zero_at_the_first_step_and_for_inputs_that_stay(inputs: np.n
     params = jax.tree.map(jnp.asarray, variables["params"])
     kernel = params["forward_0"]["input_kernel"]
     assert kernel.shape == (2 * D, 4 * F)
-    # Whatever stands where the deltas are read, it is multiplied by zero.
+    # The deltas are zero, so their rows of the kernel have no effect.
     params["forward_0"]["input_kernel"] = kernel.at[D:].add(5.0)
     still = np.broadcast_to(inputs[:, :1], inputs.shape)
     for x, steps in ((still, slice(None)), (inputs, slice(1))):
@@ -156,6 +156,6 @@ def test_dropout_acts_on_the_projected_inputs_in_training_alone(inputs: np.ndarr
 
         return float(np.abs(trained(jax.random.key(0)) - trained(jax.random.key(1))).max())
 
-    # Without a layer below the first cell there is none whose outputs could be dropped.
+    # Without input_features the inputs of the first cell are not dropped.
     assert spread() == 0
     assert spread(input_features=7) > 1e-2

@@ -1,4 +1,4 @@
-"""How a scan is carried out: chunks of time, what is stored, when the kernels' gradients form."""
+"""Options of a scan: rematerialisation, truncation, memory, deferred gradients."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -27,12 +27,12 @@ CASE = BY_NAME["gru-after"]
 CELL = CASE.make_cell(**FLOAT64)
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 T = 7
-"""No multiple of the chunks' steps."""
+"""Not a multiple of the chunks' steps."""
 
 
 @pytest.fixture
 def arguments() -> Iterator[Any]:
-    """Parameters, carry, inputs (B,T,D) and weights of the outputs, float64."""
+    """Draws parameters, carry, inputs (B,T,D) and weights of the outputs, float64."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         params, carry, x = CASE.draw(steps=T)
@@ -40,7 +40,7 @@ def arguments() -> Iterator[Any]:
 
 
 def weighted(arguments: Any, lengths: Any, **options: Any) -> Any:
-    """A scalar, and the carry and outputs that it is made of."""
+    """Returns a scalar loss, and the carry and outputs that it weighs."""
     params, carry, x, weights = arguments
     carry, outputs = call_scan(CELL, params, carry, x, lengths, **options)
     return jnp.sum(weights * outputs) + jnp.sum(carry**2), (carry, outputs)
@@ -78,7 +78,7 @@ def test_changes_neither_values_nor_gradients(
 @pytest.mark.parametrize("num_devices", [1, 8])
 @pytest.mark.parametrize("steps", [15, 16])
 def test_of_long_scans_the_gradients_are_the_same(steps: int, num_devices: int) -> None:
-    # From 16 steps on the kernel is transposed once; on one device steps are merged with rows.
+    # From 16 steps on the kernel is copied transposed; on one device time and batch are merged.
     with jax.enable_x64(True), tracing_on(make_mesh(num_devices)):
         params, carry, x = CASE.draw(steps=steps)
         weights = np.random.default_rng(1).normal(size=(*x.shape[:2], CELL.features))
@@ -145,7 +145,7 @@ def test_the_first_carry_has_a_gradient_through_the_first_chunk_alone(arguments:
 
 
 def equations(jaxpr: Any, in_scan: bool = False) -> Iterator[tuple[Any, bool]]:
-    """All equations of a program, and whether a scan repeats them."""
+    """Yields all equations of a program, each with True if it is inside a scan."""
     for equation in jaxpr.eqns:
         yield equation, in_scan
         inside = in_scan or equation.primitive.name in ("scan", "while")
@@ -156,7 +156,7 @@ def equations(jaxpr: Any, in_scan: bool = False) -> Iterator[tuple[Any, bool]]:
 
 
 def shapes_of_products(cell: Any, axes: tuple[int, ...], options: ScanOptions) -> Any:
-    """Those of dot products and convolutions in the gradient's program: in scans, and outside."""
+    """Returns shapes of parameters, and of the gradient's matmuls in scans and outside."""
     x = np.zeros((2, 5, *axes), np.float32)
     init = partial(cell.init, method="weights")
     params = jax.eval_shape(lambda: init(jax.random.key(0), x.shape)["params"])
@@ -237,7 +237,7 @@ def temporary_bytes(steps: int, train: bool, options: ScanOptions) -> int:
 def test_the_last_carry_is_found_without_storing_those_before_it(options: ScanOptions) -> None:
     short, long = (temporary_bytes(steps, False, options) for steps in (8, 64))
     state = 4 * BATCH * MAP[0] * MAP[1] * F
-    # A step more is the inputs' share of four gates more; c and h would be two states more.
+    # One step more adds the input projection of four gates; storing c and h would add two more.
     assert (long - short) / (64 - 8) < 4 * state + MAP[2] / F * state + 0.5 * state
 
 

@@ -1,4 +1,4 @@
-"""Chunk after chunk equals the whole."""
+"""Streaming: the outputs of all chunks equal those of the whole sequence."""
 
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ LSTM = partial(LSTMCell, F, peepholes=True, projection_features=3)
 READING: dict[str, Any] = {"normalize_inputs": True, "delta_features": True, "input_features": 7}
 CHUNKS = ((0, 2), (2, 5), (5, 6))
 LENGTHS = np.array([6, 3, 1], np.int32)
-"""In the second chunk one sequence goes on, one ends, one has ended."""
+"""In the second chunk one sequence continues, one ends, one has ended."""
 
 
 @partial(jax.jit, static_argnums=0)
@@ -31,7 +31,7 @@ def stream(layer: Recurrent, variables: Any, carry: Any, x: Any, lengths: Any) -
 
 
 def make(make_cell: Any, axes: tuple[int, ...] = (D,), **options: Any) -> Any:
-    """The layer, its variables, all of them random, and inputs."""
+    """Returns the layer, random variables and inputs."""
     layer = Recurrent(make_cell, **options)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(B, T, *axes)).astype(np.float32)
@@ -40,7 +40,7 @@ def make(make_cell: Any, axes: tuple[int, ...] = (D,), **options: Any) -> Any:
 
 
 def stream_chunks(layer: Recurrent, variables: Any, x: Any, lengths: Any) -> Any:
-    """The last carry and the outputs, joined. ``lengths``: (B,), None, or one array a chunk."""
+    """Returns the last carry and the joined outputs; ``lengths`` may be one array per chunk."""
     carry, outputs = None, []
     for number, (begin, end) in enumerate(CHUNKS):
         own = lengths[number] if isinstance(lengths, list) else lengths
@@ -108,5 +108,5 @@ def test_chunks_of_one_length_are_one_program() -> None:
     carry, _ = step(variables, None, x[:, :1])
     for t in range(1, T):
         carry, _ = step(variables, carry, x[:, t : t + 1])
-    # Without a carry, which the first chunk has not, it is another.
+    # The first chunk has no carry, which is a second program.
     assert step._cache_size() == 2

@@ -1,4 +1,4 @@
-"""Parameters of PyTorch's layers give its outputs, carries and gradients, recorded or live."""
+"""Converted PyTorch parameters, against PyTorch's outputs, carries and gradients."""
 
 from functools import partial
 from typing import Any
@@ -39,18 +39,18 @@ def make_layer(recording: Recording, features: int, dtype: Any, **options: Any) 
 
 
 def gradients_as_parameters(recording: Recording, recorded: dict[str, np.ndarray]) -> Any:
-    """PyTorch's gradients in our layout. Of two biases that are added each has the sum's."""
+    """Converts PyTorch's gradients; each of two summed biases has the gradient of the sum."""
     gradients = part(recorded, "gradients")
     for name, gradient in gradients.items():
         if name.startswith("bias_hh"):
-            # The candidate's second bias of a GRU is one of its own.
+            # A GRU's candidate has a second bias, hidden_bias.
             own = 2 * len(gradient) // 3 if recording.torch_name == "GRU" else len(gradient)
             gradient[:own] = 0
     return from_torch(gradients)
 
 
 def assert_near(actual: Any, expected: Any, tolerance: float) -> None:
-    """Absolutely, or relatively to the largest number of an array that has numbers above 1."""
+    """Compares relative to the largest value of an array, or to 1 if that is smaller."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert np.abs(a - b).max() <= tolerance * max(1, np.abs(b).max())
@@ -59,7 +59,7 @@ def assert_near(actual: Any, expected: Any, tolerance: float) -> None:
 def check(
     recording: Recording, recorded: dict[str, np.ndarray], features: int, tolerance: float
 ) -> None:
-    """Outputs and gradients."""
+    """Returns outputs and gradients."""
     x, lengths = recorded["inputs"], recorded["lengths"]
     layer = make_layer(recording, features, x.dtype)
     params = from_torch(part(recorded, "state"))
