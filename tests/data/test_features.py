@@ -146,6 +146,7 @@ def test_goes_on_after_an_error_with_the_file_that_is_missing(tmp_path: Path) ->
     assert not list(directory.glob("*.unfinished"))
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("examples", [Clips, Images])
 def test_goes_on_after_a_kill(tmp_path: Path, examples: type) -> None:
     program = f"""

@@ -40,6 +40,7 @@ def test_moving_shapes_is_prepared_and_read_back_without_tensorflow(tmp_path: Pa
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("module", ["data.synthetic", "data.tfds_builders.moving_shapes"])
 def test_import_loads_neither_tensorflow_nor_jax(module: str) -> None:
     code = (
