@@ -29,7 +29,7 @@ demo: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# The parts and the data in one process each, for a second Python: minutes.
+# The fast core, for a second Python: tests of flaxnets and data that start no programs.
 test-core: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (stress or slow or subprocess)' tests/flaxnets tests/data
 
