@@ -4,7 +4,7 @@
 #     docker run --rm REGISTRY/flaxnets launch.train --helpshort
 #
 # ACCELERATOR is cuda, tpu or nothing, an extra of pyproject.toml.
-FROM python:3.11-slim
+FROM python:3.13-slim
 
 # Python as process 1 would ignore SIGTERM as long as it has no handler; tini hands signals on.
 RUN apt-get update \

@@ -4,6 +4,10 @@ The names below are the public interface of the parts and models; training, task
 trained models are in ``flaxnets.training``, ``flaxnets.tasks`` and ``flaxnets.inference``.
 """
 
+from flaxnets.versions import check_versions  # isort: skip
+
+check_versions()  # Before the imports that a wrong version would break.
+
 from flaxnets.decoders import (
     Att2in,
     CaptionDecoder,

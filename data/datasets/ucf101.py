@@ -187,7 +187,7 @@ def _held_out(
             f"validation_groups: {_some(sorted(unknown))} not in {path}, which has "
             f"{', '.join(sorted(set(groups)))}"
         )
-    in_validation = np.asarray([group in held_out for group in groups])
+    in_validation = np.asarray([group in held_out for group in groups], bool)
     keep = in_validation if split == "validation" else ~in_validation
     if not keep.any():
         raise ValueError(

@@ -30,7 +30,7 @@ HOME = "flaxnets"
 # The machines come with Python 3.10, which is too old; uv installs a newer one.
 INSTALL = (
     f"cd {HOME} && python3 -m pip install --quiet --user uv && "
-    "python3 -m uv venv --quiet --allow-existing --python=3.11 .venv && "
+    "python3 -m uv venv --quiet --allow-existing --python=3.13 .venv && "
     "python3 -m uv pip install --quiet --python=.venv/bin/python -c constraints.txt "
     "-e '.[pretrained,captions,tpu]'"
 )

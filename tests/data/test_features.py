@@ -151,6 +151,7 @@ def test_resumes_after_an_error_with_the_missing_file(tmp_path: Path) -> None:
     assert [path.name for path in directory.glob(".*")] == [".lock"]
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("examples", [Clips, Images])
 def test_resumes_after_a_kill(tmp_path: Path, examples: type) -> None:
     program = f"""

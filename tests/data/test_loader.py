@@ -68,6 +68,7 @@ def test_processes_share_each_batch(process_count, train):
     assert_same(joined, take(make_loader(train=train), count))
 
 
+@pytest.mark.subprocess
 def test_worker_processes_do_not_matter():
     reference = take(make_loader(), 10)
     halves = [{key: value[2:] for key, value in batch.items()} for batch in reference]
@@ -75,6 +76,7 @@ def test_worker_processes_do_not_matter():
     assert_same(take(loader, 5, start=5), halves[5:])
 
 
+@pytest.mark.subprocess
 def test_worker_processes_in_one_pass():
     reference = list(make_loader(train=False).batches())
     assert_same(list(make_loader(train=False, num_workers=2).batches()), reference)
@@ -179,6 +181,7 @@ def test_too_many_bad_examples():
         list(strict.batches())
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_error_in_the_transform_surfaces(num_workers):
     loader = make_loader(transform=fail_at_seven, train=False, num_workers=num_workers)
@@ -186,6 +189,7 @@ def test_an_error_in_the_transform_surfaces(num_workers):
         list(loader.batches())
 
 
+@pytest.mark.subprocess
 def test_a_killed_worker_surfaces():
     loader = make_loader(transform=end_at_seven, train=False, num_workers=1)
     with pytest.raises(RuntimeError, match="terminated unexpectedly with exit code -9"):
@@ -218,6 +222,7 @@ def test_wrong_start():
     assert list(make_loader(train=False).batches(3)) == []
 
 
+@pytest.mark.subprocess
 def test_videos_from_file_to_batch(tmp_path):
     paths = [str(write_video(tmp_path / f"{i}.avi", 6 + i)) for i in range(5)]
     truncate(tmp_path / "3.avi", 4)

@@ -41,6 +41,7 @@ def test_moving_shapes_is_prepared_and_read_back_without_tensorflow(tmp_path: Pa
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize(
     "module", ["data.moving_shapes.source", "data.tfds_builders.moving_shapes"]
 )

@@ -208,6 +208,7 @@ def test_without_the_extra(monkeypatch):
         score_captions(CANDIDATES, REFERENCES)
 
 
+@pytest.mark.subprocess
 def test_java_that_fails_leaves_its_scores_out(monkeypatch, tmp_path):
     fake_java(monkeypatch, tmp_path, "import sys; sys.exit('no memory')")
     scores = score_captions(CANDIDATES, REFERENCES)
@@ -217,6 +218,7 @@ def test_java_that_fails_leaves_its_scores_out(monkeypatch, tmp_path):
         score_captions(CANDIDATES, REFERENCES, tokenizer="stanford")
 
 
+@pytest.mark.subprocess
 def test_spice_reads_what_its_jar_writes(monkeypatch, tmp_path):
     """A script stands in for the jar, whose models are not available offline."""
     models = tmp_path / "spice/lib"

@@ -183,7 +183,7 @@ def test_expectation_probability_one_is_soft_attention() -> None:
 def test_the_baseline_follows_the_captions_log_likelihood() -> None:
     outputs, new = train("hard", dropout_rate=0.0)
     logs = outputs.logits - np.log(np.exp(outputs.logits).sum(-1, keepdims=True))
-    words = np.take_along_axis(logs, TOKENS[..., None], -1)[..., 0]
+    words: Any = np.take_along_axis(logs, TOKENS[..., None], -1)[..., 0]
     mean = (words * VALID).sum() / (LENGTHS > 0).sum()
     before = draw(BY_NAME["hard"])[0]["baseline"]["log_likelihood"]
     assert outputs.baseline == np.float32(before)

@@ -127,7 +127,9 @@ def call_scan(
 
 
 _compiled = jax.jit(call_scan, static_argnums=0, static_argnames=("reverse", "options"))
-ON_CPU = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+ON_CPU: dict[str, int | bool] = {"xla_backend_optimization_level": 3}
+if jax.__version_info__ < (0, 11):
+    ON_CPU["xla_cpu_use_fusion_emitters"] = True
 optimized_jit = partial(
     jax.jit, compiler_options=ON_CPU if jax.default_backend() == "cpu" else None
 )

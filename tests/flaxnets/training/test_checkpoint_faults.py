@@ -170,6 +170,7 @@ def test_a_folder_that_is_removed_during_training_ends_it(tmp_path: Path) -> Non
 
 
 # After Orbax failed to write, its pending coroutines may find the event loop closed.
+@pytest.mark.subprocess
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_keeps_the_older_steps(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "size=1m") as disk:
@@ -188,6 +189,7 @@ def test_a_full_disk_keeps_the_older_steps(tmp_path: Path) -> None:
         assert is_restored(disk / "checkpoints", 2)
 
 
+@pytest.mark.subprocess
 def test_a_disk_that_has_become_read_only_can_be_read(saved: Path, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "size=4m") as disk:
         shutil.copytree(saved, disk / "checkpoints")

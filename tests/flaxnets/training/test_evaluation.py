@@ -134,6 +134,7 @@ def results_of(num_processes: int, folder: Path) -> list[Any]:
     return [json.loads(out.read_text()) for out in outs]
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     alone = figures(DataParallel(jax.devices()[:1]))

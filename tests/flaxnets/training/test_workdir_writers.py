@@ -12,6 +12,7 @@ from flaxnets.training.metric_writer import MetricsWriter, read_metrics
 from flaxnets.training.workdir import Workdir, WorkdirError
 
 
+@pytest.mark.subprocess
 def test_a_workdir_in_use_is_refused_and_free_again_after_a_kill(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
