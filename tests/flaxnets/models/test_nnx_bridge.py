@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from flax.nnx import bridge
-from flaxnets.decoders.classifier import StepClassifier
 
 from flaxnets.encoders.small_cnn import SmallCNN
+from flaxnets.heads.classifier import StepClassifier
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import Recurrent
