@@ -7,6 +7,7 @@
 
 from flaxnets.recurrent.cell import Cell, CellModule, ProjectHidden, Weights, check_cell
 from flaxnets.recurrent.cells import DenseCell, ElmanCell, GRUCell, LSTMCell
+from flaxnets.recurrent.config import CELLS, RecurrentConfig, make_recurrent
 from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell, ConvolutionalCell
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
 from flaxnets.recurrent.linear_cells import (
@@ -25,6 +26,7 @@ from flaxnets.recurrent.scan import ScanOptions, scan_cell
 from flaxnets.recurrent.torch_weights import from_torch
 
 __all__ = [
+    "CELLS",
     "AveragingCell",
     "Cell",
     "CellModule",
@@ -42,12 +44,14 @@ __all__ = [
     "MinLSTMCell",
     "ProjectHidden",
     "Recurrent",
+    "RecurrentConfig",
     "ScanOptions",
     "Weights",
     "check_cell",
     "from_torch",
     "gated_average",
     "linear_recurrence",
+    "make_recurrent",
     "plain_recurrence",
     "scan_cell",
 ]

@@ -8,8 +8,8 @@ PyTorch                shape                ours
 =====================  ===================  ==================================================
 ``weight_ih_l{n}``     (G·F,D)              ``input_kernel`` (D,G·F), transposed
 ``weight_hh_l{n}``     (G·F,P or F)         ``hidden_kernel`` (P or F,G·F), transposed
-``bias_ih``, bias_hh   (G·F,)               ``bias``: their sum. GRU: of the candidate n only
-                                            bias_ih, and ``hidden_bias`` is its bias_hh
+``bias_ih_l{n}``,      (G·F,)               ``bias``: their sum, but for the candidate n of the
+``bias_hh_l{n}``                            GRU: ``bias_ih``, and ``hidden_bias``: ``bias_hh``
 ``weight_hr_l{n}``     (P,F)                ``projection_kernel`` (F,P), transposed
 ``..._l{n}_reverse``                        ``backward_{n}``; without the suffix ``forward_{n}``
 =====================  ===================  ==================================================
