@@ -15,9 +15,9 @@ maps and attention over the steps:
         --config.model.head.pool=attention
 
 ``--config.model.encoder.frozen=True`` encodes every frame of every video once, the centre crop and
-its mirror image, and caches the features in ``data.cache``. Training then draws clips of both views,
-and the test has 2 views in place of 10 crops. With ``--config.data.cache=`` the frozen encoder runs
-in every step instead, on random crops.
+its mirror image, and caches the features in ``data.cache``. Training then samples clips of both
+views, and each clip at test has these 2 views instead of 10 crops. With ``--config.data.cache=``
+the frozen encoder runs in every step instead, on random crops.
 
 Expected (paper, v4, mean of the three splits, RGB): single frame 67.37 %, LRCN-fc6 68.20 %. Not yet
 reproduced here: UCF101 was not available.

@@ -8,8 +8,8 @@ Answering", arXiv:1707.07998, section 3.2.
 
 Variants (``experiments/captioning/config.py``): ``flickr8k`` (default), ``flickr8k_sampled``
 (scheduled sampling, starts from such a run), ``coco`` (Karpathy's split), ``moving_shapes``
-(embedded videos, encoded by a CRNN), ``smoke`` (the same for a few seconds). ``experiments/scst.py``
-can start from a run of this file.
+(embedded videos, encoded by a CRNN), ``smoke`` (the same for a few seconds).
+``experiments/scst.py`` can start from a run of this file.
 
 Paper, Karpathy's test split of COCO, regions of Faster R-CNN: cross-entropy BLEU-4 36.2, CIDEr
 113.5, SPICE 20.3; self-critical 36.3 / 120.1 / 21.4 (from a comparison table). Ours:

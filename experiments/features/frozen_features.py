@@ -139,7 +139,7 @@ class VideoFeatures:
       videos: the files, in the same order.
     """
 
-    features: Source | Examples
+    features: Source | Examples = dataclasses.field(repr=False)
     videos: VideoSource
 
     def __len__(self) -> int:

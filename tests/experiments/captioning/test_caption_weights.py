@@ -97,7 +97,7 @@ def test_only_rewards_on_cached_features_have_neighbours(
     for name, value in changes.items():
         setattr(config.model.encoder if name == "frozen" else config.data, name, value)
     with pytest.raises(
-        ValueError, match=r"data.num_neighbours: expected 0, received 2: images len"
+        ValueError, match=r"data.num_neighbours: expected 0, received 2: neighbours"
     ):
         config.make_data("train")
 

@@ -1,4 +1,4 @@
-"""The README's tables are those of the kept files."""
+"""Tables in the README equal those in ``experiments/results``."""
 
 import pytest
 
