@@ -1,19 +1,17 @@
-"""Copies measured tables into ``experiments/results/`` and the README.
+"""Puts measured tables into the README: from files that commands wrote, never by hand.
 
     python -m experiments.results.write_results moving_shapes=runs/demo/table.md \
         ut_interaction=runs/ut/crossvalidation.md
 
-Each table is kept as ``experiments/results/NAME.md`` and copied into the README between
+Keeps each table in ``experiments/results/NAME.md`` and copies all of them into the README between
 ``<!-- results: NAME -->`` and ``<!-- end of results -->``. Without arguments only the README is
-updated.
+written anew.
 """
 
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from flaxnets.training.files import write_text_atomically
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
@@ -22,7 +20,7 @@ _BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", 
 
 
 def fill(readme: str, tables: Mapping[str, str]) -> str:
-    """Returns the README's text with every marked block replaced by the table of its name.
+    """The README's text with every marked block replaced by the table of its name.
 
     Raises:
       ValueError: a block without a table, or a table without a block.
@@ -36,18 +34,19 @@ def fill(readme: str, tables: Mapping[str, str]) -> str:
 
 
 def read_tables() -> dict[str, str]:
-    """Returns the tables of ``experiments/results/`` by name."""
+    """The kept tables by name."""
     return {path.stem: path.read_text() for path in sorted(RESULTS.glob("*.md"))}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Copies the named files and updates the README."""
+    """Keeps the named files and rewrites the README."""
+    RESULTS.mkdir(exist_ok=True)
     for argument in arguments:
         name, _, path = argument.partition("=")
         if not path or not Path(path).is_file():
             raise SystemExit(f"error: {argument}: expected NAME=FILE of a table that exists")
-        write_text_atomically(RESULTS / f"{name}.md", Path(path).read_text())
-    write_text_atomically(README, fill(README.read_text(), read_tables()))
+        (RESULTS / f"{name}.md").write_text(Path(path).read_text())
+    README.write_text(fill(README.read_text(), read_tables()))
 
 
 if __name__ == "__main__":

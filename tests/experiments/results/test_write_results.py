@@ -1,4 +1,4 @@
-"""Tables in the README equal those in ``experiments/results``."""
+"""The README's tables are those of the kept files."""
 
 import pytest
 
