@@ -101,8 +101,8 @@ class DataConfig:
     crop_size: int = 224
     """Height and width of the crops, pixels."""
     flip: bool = True
-    """Whether clips are also seen mirrored: at random in training, as further views at test. Switch
-    it off where a label has a direction; UCF101's have none."""
+    """Clips are also seen mirrored: at random in training, as further views at test. Switch it off
+    where a label has a direction; UCF101's have none."""
     test_clips: int = 8
     """Clips of each video at test."""
     test_crops: int = 10
@@ -163,7 +163,7 @@ class LRCNConfig(Config):
 
     @property
     def caches_features(self) -> bool:
-        """Whether the network is trained on cached features, without the encoder."""
+        """True if the network is trained on cached features, without the encoder."""
         data = self.data
         return bool(self.model.encoder.frozen and data.cache and data.dataset == "ucf101")
 

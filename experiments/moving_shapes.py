@@ -54,7 +54,7 @@ class DataConfig:
     num_test: int = 2_000
     """Test clips."""
     single_frame: bool = False
-    """Whether each clip is cut to one frame: a random one in training, the middle one at test."""
+    """Each clip is cut to one frame: a random one in training, the middle one at test."""
     seed: int = 0
     """Seed of the scenes; the clips are a function of it and their index."""
     fold: int = 0

@@ -65,15 +65,15 @@ class SCSTConfig(CaptionConfig):
     start_step: int = 0
     """Step of the checkpoint of ``start``; 0: the best one."""
     self_critical: bool = True
-    """Whether sampled captions are rewarded; False: cross-entropy."""
+    """True: sampled captions are rewarded. False: cross-entropy."""
     num_samples: int = 5
     """Sampled captions of each image; at least 2 for ``leave_one_out``."""
     baseline: str = "leave_one_out"
     """``leave_one_out``: the mean reward of the image's other samples. ``greedy``: the reward of
     the caption of greedy search."""
     image_dropout: bool = True
-    """Whether ``model.feature_dropout_rate`` and ``model.region_dropout_rate`` act on the images
-    whose captions are sampled."""
+    """``model.feature_dropout_rate`` and ``model.region_dropout_rate`` act on the images whose
+    captions are sampled."""
     drawn_steps: int = 0
     """Greatest number of tokens of a sampled caption; 0: ``search.max_steps``."""
     temperature: float = 1.0

@@ -159,7 +159,7 @@ class CaptionConfig(Config):
 
     @property
     def is_video(self) -> bool:
-        """Whether videos are captioned instead of images."""
+        """True for captions of videos, False for captions of images."""
         return self.data.kind == "moving_shapes"
 
     def make_model(self) -> nn.Module:

@@ -68,8 +68,8 @@ class CaptionDataConfig:
     """``stretch``: the whole image is resized to a square. ``crop``: the centre crop, as for
     ImageNet."""
     mirror: bool = True
-    """Images only: whether training sees each image also mirrored, with left and right exchanged in
-    its captions. An epoch is twice as long."""
+    """Images only: training sees each image also mirrored, with left and right exchanged in its
+    captions. An epoch is twice as long."""
     num_corners: int = 4
     """Frozen encoders only: corner crops, 0 to 4, that are further training images with the same
     captions, each 4/5 as high and wide as the image. With ``mirror`` the second and fourth are
@@ -77,8 +77,8 @@ class CaptionDataConfig:
     min_count: int = 5
     """Words with fewer occurrences in the training captions are unknown."""
     all_captions: bool = False
-    """Whether a training example is an image with all its captions instead of one, so that an
-    encoder that trains runs once for all of them."""
+    """A training example is an image with all its captions instead of one, so that an encoder that
+    trains runs once for all of them."""
     consensus: float = 0.0
     """λ in [0,1]: in training the words of a caption have the weight 1 - λ + λ × its CIDEr-D
     against the image's other captions, relative to their mean
