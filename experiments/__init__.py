@@ -1,1 +1,1 @@
-"""One paper, one file: each states the paper, its numbers, the command and every deviation."""
+"""Experiments: one file for each paper or study, with its command, results and deviations."""

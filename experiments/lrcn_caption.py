@@ -1,4 +1,4 @@
-"""LRCN's captioner: two LSTM layers, of which the upper one sees the image at every step.
+"""LRCN captioner: two LSTM layers, the upper of which reads the image at every step.
 
 Donahue et al., "Long-term Recurrent Convolutional Networks for Visual Recognition and Description",
 arXiv:1411.4389, section 5, LRCN-2f ("factored").
@@ -6,15 +6,15 @@ arXiv:1411.4389, section 5, LRCN-2f ("factored").
     python -m launch.train --config=experiments/lrcn_caption.py:flickr8k \
         --workdir=runs/lrcn_caption --config.data.root=…/flickr8k
 
-Variants: ``flickr8k`` (the default), ``flickr8k_sampled`` (goes on from such a run, see
-``caption_variants.py``), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded videos,
-encoded by a CRNN), ``smoke`` (those for seconds).
+Variants (``experiments/captioning/config.py``): ``flickr8k`` (default), ``flickr8k_sampled``
+(scheduled sampling, starts from such a run), ``coco`` (Karpathy's split), ``moving_shapes``
+(embedded videos, encoded by a CRNN), ``smoke`` (the same for a few seconds).
 
 Paper: CIDEr-D 0.934 and BLEU-4 0.585 on COCO's server with 40 references (a secondary source), VGG
-and sampling N = 100, T = 1.5. Ours: README.
+and sampling N = 100, T = 1.5. Ours: experiments/results/flickr8k.md.
 
-Deviations: EfficientNet-Lite0, frozen, instead of VGG; layers of 512 instead of 1,000; AdamW
-instead of SGD; beam search (``launch.caption --method=sample`` draws); early stopping on CIDEr.
+Deviations: frozen EfficientNet-Lite0 instead of VGG; layers of 512 units instead of 1,000; AdamW
+instead of SGD; beam search (``launch.caption --method=sample`` samples); early stopping on CIDEr.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from flaxnets.decoders.config import DecoderConfig
 
 @dataclasses.dataclass
 class LRCNCaptionConfig(CaptionConfig):
-    """The hyper-parameters."""
+    """Hyper-parameters of LRCN-2f."""
 
     name: str = "LRCN-2f"
     model: CaptionModelConfig = dataclasses.field(
@@ -34,7 +34,7 @@ class LRCNCaptionConfig(CaptionConfig):
 
 
 def get_config(variant: str | None = None) -> LRCNCaptionConfig:
-    """The configuration of a variant.
+    """Returns the configuration of a variant.
 
     Raises:
       ValueError: an unknown variant.

@@ -1,30 +1,47 @@
 """LRCN: long-term recurrent convolutional networks for action recognition.
 
-Donahue et al., arXiv:1411.4389 (v4, PAMI 2017), section 4 and its reference code.
+Donahue et al., arXiv:1411.4389 (v4, PAMI 2017), section 4, and its reference code.
 
     python -m launch.train --config=experiments/lrcn_ucf101.py --workdir=runs/lrcn \
         --config.data.root=/data/ucf101
     python -m launch.evaluate --workdir=runs/lrcn --split=test
 
-Expected (paper, v4, mean of the three splits, RGB): single frame 67.37 %, LRCN-fc6 68.20 %. Not yet
-reproduced here: UCF101 was not at hand.
+Any encoder, cell and head by flags, here ResNet-18 from a file of weights, a ConvGRU on its feature
+maps and attention over the steps:
 
-Settings of the paper, which are the defaults: clips of 16 frames at the native rate, frames scaled
-to 240×320 and cropped to a square, mirrored at random; 24 clips a batch; LSTM of 256; dropout 0.9
-before it and 0.5 after it; SGD with momentum 0.9, rate 0.001 divided by 10 each 10k of 30k steps,
-weight decay 0.005, gradients clipped at 5; the new layers learn 10 times as fast; every step is
-asked for the label; at test the probabilities are averaged over steps, clips and 10 crops.
+    python -m launch.train --config=experiments/lrcn_ucf101.py --workdir=runs/convgru \
+        --config.data.root=/data/ucf101 --config.model.encoder.name=resnet18 \
+        --config.model.encoder.weights=resnet18.pth --config.model.recurrent.cell=convgru \
+        --config.model.head.pool=attention
+
+``--config.model.encoder.frozen=True`` encodes every frame of every video once, the centre crop and
+its mirror image, and caches the features in ``data.cache``. Training then samples clips of both
+views, and each clip at test has these 2 views instead of 10 crops. With ``--config.data.cache=``
+the frozen encoder runs in every step instead, on random crops.
+
+Expected (paper, v4, mean of the three splits, RGB): single frame 67.37 %, LRCN-fc6 68.20 %. Not yet
+reproduced here: UCF101 was not available.
+
+Settings of the paper, which are the defaults: clips of 16 frames at the native rate; frames resized
+to 240×320, cropped to a square and mirrored at random; batches of 24 clips; an LSTM of 256 units
+with dropout 0.9 before and 0.5 after it; logits and cross-entropy at every step; SGD with momentum
+0.9, learning rate 0.001, divided by 10 every 10,000 of 30,000 steps, and 10 times as high for the
+new layers; weight decay 0.005; gradients clipped at norm 5; at test the probabilities are averaged
+over steps, clips and 10 crops.
 
 Deviations:
-  - EfficientNet-Lite0 (ImageNet) encodes the frames, at 224², instead of the CaffeNet/ZF hybrid's
-    fc6 at 227²; its BatchNorm statistics stay those of ImageNet.
+  - EfficientNet-Lite0 (ImageNet) at 224² encodes the frames, instead of the CaffeNet/ZF hybrid's
+    fc6 at 227². Its BatchNorm, which CaffeNet does not have, is fine-tuned: it normalises with the
+    statistics of the batch and updates the running averages. To keep ImageNet's statistics, set
+    ``--config.model.encoder.frozen_statistics=True``.
   - At test 8 clips are spread evenly over each video, instead of clips at a stride of 8 frames.
-  - Validation, for the choice of the checkpoint, is on 3 of the 18 training groups of the fold.
-  - The forget gate's bias starts at 1.
+  - 3 of the 18 training groups of the fold are held out for validation, which selects the
+    checkpoint.
+  - The bias of the forget gate is initialised to 1.
 
 Variants:
-  - ``smoke``: the same network with a small encoder on the embedded data, for seconds.
-  - ``ut_interaction``: see ``experiments/ut_interaction.py``, whose 60 clips it is trained on.
+  - ``smoke``: a small encoder on the embedded data, a few seconds.
+  - ``ut_interaction``: ``experiments/ut_interaction.py``, LRCN adapted to 60 clips.
 """
 
 import dataclasses
@@ -35,16 +52,19 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from data.batches import Source
 from data.datasets.ucf101 import UCF101_GROUP, VideoList, read_split
 from data.features import digest_file
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from data.video.clips import DecodeClip, DenseClip, VideoSource
 from data.video.decoding import decode, probe
-from data.video.feature_clips import FeatureClip, WholeVideos
+from data.video.feature_clips import FeatureClip, VideoFeatures, WholeVideos
 from data.video.transforms import SpatialTransform
-from experiments.features.frozen_features import cache_features, encode_example, make_encode
+from experiments.features.frozen_features import (
+    cache_features,
+    encode_example,
+    make_encode,
+)
 from flaxnets.configuration import nearest, runtime
 from flaxnets.encoders.config import EncoderConfig, with_encoder_weights
 from flaxnets.heads.config import PER_STEP, HeadConfig
@@ -56,43 +76,53 @@ from flaxnets.training.config import Config, OptimizerConfig
 
 VARIANTS = ("smoke", "ut_interaction")
 NUM_FRAMES = 16
+"""T, frames of a clip."""
 
 
 @dataclasses.dataclass
 class DataConfig:
-    """Where the videos are and how clips are cut from them."""
+    """Location of the videos, and the clips cut from them."""
 
     dataset: str = "ucf101"
-    """``ucf101`` or ``moving_shapes``."""
+    """``ucf101``, or ``moving_shapes``, the embedded data set."""
     root: str = ""
-    """The folder of UCF101: ``UCF-101/`` and ``ucfTrainTestlist/``, or ``videos/``, ``splits/``."""
+    """Folder of UCF101, with ``UCF-101/`` and ``ucfTrainTestlist/``, or ``videos/`` and
+    ``splits/``; required for ``ucf101``."""
     fold: int = 1
+    """Official split, 1 to 3."""
     validation_groups: tuple[str, ...] = ("23", "24", "25")
-    """Groups of the fold's training list that choose the checkpoint; none: all of it trains."""
+    """Groups of the fold's training list that are held out to select the checkpoint; empty: all
+    groups train."""
     group_pattern: str = UCF101_GROUP
     """Regular expression whose first group is the recording group in a file's name."""
     frame_size: tuple[int, int] = (240, 320)
+    """Height and width, pixels. Decoded frames are resized so that their short side has this
+    height; the width is the paper's, for videos of 4:3."""
     crop_size: int = 224
+    """Height and width of the crops, pixels."""
     flip: bool = True
-    """UCF101's labels have no direction. Off wherever one has."""
+    """Clips are also seen mirrored: at random in training, as further views at test. Switch it off
+    where a label has a direction; UCF101's have none."""
     test_clips: int = 8
+    """Clips of each video at test."""
     test_crops: int = 10
-    """1, or 10: the corners and the centre, each also mirrored."""
+    """Crops of each clip at test: 1 (the centre) or 10 (corners and centre, each also
+    mirrored)."""
     num_examples: int = 64
-    """Of each split of ``moving_shapes``."""
+    """``moving_shapes`` only: clips of each split."""
     cache: str = runtime("runs/features")
-    """The folder of a frozen encoder's cached features; empty: it encodes in every step."""
+    """Folder of a frozen encoder's cached features; empty: the encoder runs in every step."""
     max_bad_share: float = runtime(0.01)
-    """Training fails when more than this share of the videos cannot be decoded."""
+    """Training fails when more than this share of the videos, in [0,1], cannot be decoded."""
     num_threads: int = runtime(0)
-    """Decoding threads; 0: one more than the processors."""
+    """Decoding threads; 0: one more than the CPU cores."""
     num_workers: int = runtime(0)
-    """Decoding processes; 0 decodes in threads alone, the better choice on few processors."""
+    """Decoding processes; 0: threads only, which is faster on few cores."""
 
 
 @dataclasses.dataclass
 class LRCNConfig(Config):
-    """LRCN's hyper-parameters, the paper's by default."""
+    """Hyper-parameters of LRCN; the defaults are the paper's."""
 
     name: str = "LRCN"
     batch_size: int = 24
@@ -126,19 +156,19 @@ class LRCNConfig(Config):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The actions, by label."""
+        """Names of the actions, by label."""
         if self.data.dataset == "moving_shapes":
             return MovingShapes.class_names
         return self._videos("train").class_names
 
     @property
     def caches_features(self) -> bool:
-        """Whether the encoder runs once, before training, and is no part of the network."""
+        """True if the network is trained on cached features, without the encoder."""
         data = self.data
         return bool(self.model.encoder.frozen and data.cache and data.dataset == "ucf101")
 
     def make_model(self) -> nn.Module:
-        """Encoder, recurrent layer, head: the paper's LSTM and logits at each step by default."""
+        """Returns encoder, recurrent layer and head; by default an LSTM and logits at each step."""
         return make_crnn(
             self.model,
             len(self.class_names),
@@ -148,13 +178,13 @@ class LRCNConfig(Config):
         )
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Puts pretrained weights into the encoder."""
+        """Returns the variables with the pretrained weights of the encoder."""
         if self.caches_features:
             return variables
         return with_encoder_weights(self.model.encoder, variables)
 
     def make_optimizer_config(self) -> OptimizerConfig:
-        """The optimizer without multipliers of parts that the network does not have."""
+        """Returns the optimizer's settings without multipliers of parts that the network lacks."""
         optimizer = super().make_optimizer_config()
         if self.model.recurrent.cell != NONE:
             return optimizer
@@ -162,43 +192,44 @@ class LRCNConfig(Config):
         return dataclasses.replace(optimizer, multipliers=multipliers)
 
     def frozen_parts(self) -> tuple[str, ...]:
-        """The encoder, where it is frozen and part of the network."""
+        """Returns ``encoder`` where it is frozen and part of the network."""
         return ("encoder",) if self.model.encoder.frozen and not self.caches_features else ()
 
     def make_task(self) -> Task:
-        """The label asked of each step, or of the clip where the head pools over time."""
+        """Returns classification at each step, or of the clip where the head pools over time."""
         per_step = self.model.head.pool == PER_STEP
         return VideoClassification(loss_kind="per_step" if per_step else "clip")
 
     def set_fold(self, fold: int) -> None:
-        """One of UCF101's official splits, 1 to 3."""
+        """Selects one of UCF101's official splits, 1 to 3."""
         self.data.fold = fold
 
     def make_data(self, split: str) -> Loader:
-        """Clips of ``train``, ``validation`` or ``test``."""
+        """Returns the clips of ``train``, ``validation`` or ``test``."""
         if self.data.dataset == "moving_shapes":
             clips = MovingShapes(split, self.data.num_examples)
             return self._loader(clips, None, self.batch_size, train=split == "train")
         videos = self._videos(split)
         source = VideoSource(videos.paths, videos.labels)
-        size = 1 if split == "test" else self.batch_size  # A test video is many clips.
+        size = 1 if split == "test" else self.batch_size  # Each test video is many clips.
         train = split == "train"
         if self.caches_features:
             return self._loader(self._features(source), self._cut_clip(split), size, train=train)
         return self._loader(source, self._decode_clip(split), size, train=train)
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
-        """Clips of the given files, cut as at test."""
+        """Returns the clips of the given files, cut as at test; unreadable ones are masked."""
         source = VideoSource(tuple(paths))
         if not self.caches_features:
             return self._loader(source, self._decode_clip("test"), 1, train=False)
         whole = self._whole_videos(source)
         encode = make_encode(self.model.encoder, self._pool)
         examples = [encode_example(whole[index], encode) for index in range(len(whole))]
-        return self._loader(examples, self._cut_clip("test"), 1, train=False)
+        features = VideoFeatures(examples, source)
+        return self._loader(features, self._cut_clip("test"), 1, train=False)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
-        """16 frames spread evenly over the video."""
+        """Returns 16 frames spread evenly over a video, (16,H,W,3) uint8."""
         if self.data.dataset == "moving_shapes":
             return MovingShapes(split, self.data.num_examples)[index]["video"]
         path = self._videos(split).paths[index]
@@ -221,13 +252,13 @@ class LRCNConfig(Config):
 
     @property
     def _pool(self) -> str:
-        """How cached feature maps are pooled over space."""
+        """Pooling over space of the features that are cached: ``mean``, or ``none`` for maps."""
         return "mean" if pool_of(self.model) == "mean" else "none"
 
-    def _features(self, source: VideoSource) -> Source:
-        """Features of every frame of the videos, plain and mirrored, from the cache."""
+    def _features(self, source: VideoSource) -> VideoFeatures:
+        """Returns the cached features of every frame; encodes them where the cache lacks them."""
         whole = self._whole_videos(source)
-        return cache_features(
+        features = cache_features(
             self.data.cache,
             whole,
             self.model.encoder,
@@ -239,6 +270,7 @@ class LRCNConfig(Config):
             },
             source={path: digest_file(path) for path in source.paths},
         )
+        return VideoFeatures(features, source)
 
     def _whole_videos(self, source: VideoSource) -> WholeVideos:
         return WholeVideos(source, self._transform(1), short_side=self.data.frame_size[0])
@@ -260,7 +292,7 @@ class LRCNConfig(Config):
 
     def _transform(self, test_crops: int) -> SpatialTransform:
         data = self.data
-        # The share of the frame's height that the crop takes, in both dimensions.
+        # ``scale`` is a share of the area; at this one the crop is ``crop_size`` pixels high.
         share = (data.crop_size / data.frame_size[0]) ** 2
         return SpatialTransform(
             (data.crop_size, data.crop_size),
@@ -287,7 +319,7 @@ class LRCNConfig(Config):
 
 
 def get_config(variant: str | None = None) -> Config:
-    """The configuration of a variant; without one, the paper's.
+    """Returns the configuration of a variant; None: the paper's.
 
     Raises:
       ValueError: an unknown variant.
@@ -295,7 +327,7 @@ def get_config(variant: str | None = None) -> Config:
     if variant is None:
         return LRCNConfig()
     if variant == "ut_interaction":
-        from experiments import ut_interaction
+        from experiments import ut_interaction  # Imports scikit-learn.
 
         return ut_interaction.get_config()
     if variant != "smoke":

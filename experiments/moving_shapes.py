@@ -1,16 +1,16 @@
-"""CNN, RNN or both? The three networks on the embedded data set.
+"""CNN, RNN or both: three networks compared on the embedded data set.
 
-A clip's label is the motion of its one coloured object, and the classes are each other's
-time-reversed partners: a network that cannot see order stays at 50 %, one frame alone says next to
-nothing (chance 12.5 %).
+The label of a clip is the motion of its coloured object. The 8 classes are 4 motions and their
+time-reversals: a network that cannot see the order of frames stays at 50 %, and a single frame says
+almost nothing (chance: 12.5 %).
 
     python -m launch.train --config=experiments/moving_shapes.py:crnn --workdir=runs/crnn
 
-Variants: ``crnn`` (the default), ``cnn`` (the same encoder, its features
-averaged over the frames), ``rnn`` (the same
-recurrent layer on raw, downsampled frames), each of the same number of parameters to within 3 %;
-``frame`` (the CNN, trained and tested on one frame of each clip); ``smoke`` (the CRNN for seconds).
-``make demo`` trains and compares the first three.
+Variants: ``crnn`` (default); ``cnn``, the same encoder with its features averaged over the frames;
+``rnn``, the same recurrent layer on raw, downsampled frames; ``frame``, the CNN trained and tested
+on one frame of each clip; ``smoke``, the CRNN for a few seconds. The numbers of parameters differ
+by at most 3 %. ``make demo`` trains and compares the first three. Results:
+experiments/results/moving_shapes.md.
 """
 
 import dataclasses
@@ -40,36 +40,46 @@ NAMES = {
     "frame": "CNN, one frame",
     "smoke": "CRNN, smoke",
 }
+"""Variants, and the names of their networks in tables."""
 
 
 @dataclasses.dataclass
 class DataConfig:
-    """The embedded data set."""
+    """Sizes and folds of the embedded data set."""
 
     num_train: int = 20_000
+    """Training clips."""
     num_validation: int = 500
+    """Validation clips."""
     num_test: int = 2_000
+    """Test clips."""
     single_frame: bool = False
-    """Whether each clip is cut down to one frame: a random one in training, the middle at test."""
+    """Each clip is cut to one frame: a random one in training, the middle one at test."""
     seed: int = 0
+    """Seed of the scenes; the clips are a function of it and their index."""
     fold: int = 0
-    """Of a cross-validation within the training clips, from 1 on: its test and validation clips are
-    parts of them (``data/sources.py``). 0: none."""
+    """Fold of a cross-validation within the training clips, from 1 on; its validation and test
+    clips are parts of them (``data/sources.py``). 0: the data set's own splits."""
     num_folds: int = 3
-    """Parts of the training clips, 3 or more."""
+    """Parts of the training clips, at least 3."""
     num_workers: int = runtime(0)
+    """Processes that render training clips; 0: threads only."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OneFrame:
-    """Cuts a clip down to one frame."""
+    """Cuts a clip to one frame.
+
+    Attributes:
+      train: takes a random frame; False: the middle one.
+    """
 
     train: bool
 
     def __call__(
         self, example: dict[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """The example with a video of (1,H,W,3)."""
+        """Returns the example with ``video`` (1,H,W,3) and ``lengths`` 1."""
         num_frames = len(example["video"])
         frame = int(rng.integers(num_frames)) if self.train else num_frames // 2
         video = example["video"][frame : frame + 1]
@@ -78,7 +88,7 @@ class OneFrame:
 
 @dataclasses.dataclass
 class MovingShapesConfig(Config):
-    """The comparison's hyper-parameters."""
+    """Hyper-parameters of the comparison; the defaults are the CRNN's."""
 
     batch_size: int = 32
     num_steps: int = 500
@@ -100,30 +110,30 @@ class MovingShapesConfig(Config):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The motions."""
+        """Names of the motions, by label."""
         return MovingShapes.class_names
 
     def make_model(self) -> nn.Module:
-        """The network of the grid that ``model`` describes; every clip has the same length."""
+        """Returns the network that ``model`` describes, for clips of one length."""
         return make_crnn(self.model, len(self.class_names), fixed_length=True)
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Puts pretrained weights into the encoder, where ``model.encoder.weights`` names them."""
+        """Returns the variables with the pretrained weights of the encoder, if it has any."""
         return with_encoder_weights(self.model.encoder, variables)
 
     def frozen_parts(self) -> tuple[str, ...]:
-        """The encoder, where it is frozen."""
+        """Returns ``encoder`` where it is frozen."""
         return ("encoder",) if self.model.encoder.frozen else ()
 
     def make_task(self) -> Task:
-        """The clip's label from the scores averaged over its steps."""
+        """Returns classification of clips by their logits averaged over the steps."""
         return VideoClassification(loss_kind="clip")
 
     def set_fold(self, fold: int) -> None:
-        """The fold whose part of the training clips is tested.
+        """Selects the fold whose part of the training clips is tested.
 
         Raises:
-          ValueError: it is none of 1 to ``data.num_folds``.
+          ValueError: not 1 to ``data.num_folds``.
         """
         if not 1 <= fold <= self.data.num_folds:
             raise ValueError(
@@ -132,14 +142,14 @@ class MovingShapesConfig(Config):
         self.data.fold = fold
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
-        """The 16 frames of a clip, (16,64,64,3) uint8."""
+        """Returns the frames of a clip, (16,64,64,3) uint8."""
         if self.data.fold:
             return self._clips(split)[index]["video"]
-        # Of any size: a clip does not depend on how many there are.
+        # A clip is a function of the seed and its index, not of the number of clips.
         return MovingShapes(split, index + 1, seed=self.data.seed)[index]["video"]
 
     def make_data(self, split: str) -> Loader:
-        """The embedded clips; any split of ``MovingShapes``, or of the fold."""
+        """Returns the clips of a split of ``MovingShapes``, or of the fold."""
         train = split == "train"
         return Loader(
             self._clips(split),
@@ -162,7 +172,7 @@ class MovingShapesConfig(Config):
 
 
 def get_config(variant: str | None = None) -> MovingShapesConfig:
-    """The configuration of a variant.
+    """Returns the configuration of a variant; None: ``crnn``.
 
     Raises:
       ValueError: an unknown variant.

@@ -1,25 +1,33 @@
-"""Self-critical sequence training: captions that the model draws are rewarded by CIDEr-D.
+"""Self-critical sequence training: policy gradient on sampled captions, rewarded by CIDEr-D.
 
 Rennie et al., "Self-critical Sequence Training for Image Captioning", arXiv:1612.00563.
 
     python -m launch.train --config=experiments/scst.py:flickr8k --workdir=runs/scst \
         --config.data.root=…/flickr8k --config.start=runs/show_attend_tell
 
-First a model is trained on people's captions, ``experiments/show_attend_tell.py`` or this file's
-``cross_entropy`` variant (Att2in with scheduled sampling, the paper's); ``start`` is its workdir,
-and ``model.decoder.name`` says which it is. Only videos may do without ``start`` and begin from
-nothing.
+``start`` is the workdir of a captioner that was trained with cross-entropy: of another experiment,
+whose decoder ``--config.model.decoder.name`` must then name (default: ``soft_attention``), or of
+this file's ``cross_entropy`` variant, the paper's Att2in with scheduled sampling. It is required
+except for ``moving_shapes`` and ``smoke``.
 
-Variants: ``flickr8k`` (the default), ``coco`` (Karpathy's split), ``moving_shapes``, ``smoke``;
-``cross_entropy`` trains Att2in on Flickr8k for the start.
+Variants (``experiments/captioning/config.py``): ``flickr8k`` (default), ``coco`` (Karpathy's
+split), ``moving_shapes`` (embedded videos, encoded by a CRNN), ``smoke`` (the same for a few
+seconds); ``cross_entropy`` trains Att2in on Flickr8k for ``start``.
 
 Paper, Karpathy's test split of COCO, Att2in on ResNet-101: CIDEr 101.3 → 111.4 … 114.0 for one
-model (secondary sources); the server's 104.9 → 114.7 is of an ensemble. Ours: README.
+model (secondary sources); the server's 104.9 → 114.7 is of an ensemble. Ours:
+experiments/results/flickr8k.md.
 
-Deviations: EfficientNet-Lite0, frozen; the baseline is the mean reward of an image's other samples
-(2003.09971) unless ``baseline`` says ``greedy``, the paper's; on Flickr8k, whose 6,000 images a
-trained model knows, captions of the three most similar training images count for a third of a
-reward (``caption_neighbours.py``); those of the task's docstring.
+Deviations:
+  - Frozen EfficientNet-Lite0.
+  - Att2in has a plain LSTM (``model.decoder.cell=lstm``), in which the context enters the candidate
+    through tanh. The paper's has a maxout candidate: ``--config.model.decoder.cell=maxout_lstm``.
+  - The baseline is the mean reward of the image's other samples (arXiv:2003.09971);
+    ``--config.baseline=greedy`` is the paper's.
+  - On Flickr8k, the captions of the three most similar training images are further references and
+    count for a third of the reward (``experiments/captioning/caption_weights.py``), because trained
+    models overfit to its 6,000 images.
+  - Those of the task's docstring.
 
 How the recipe was found, on Flickr8k's validation images: on an image's own captions CIDEr rises
 to 60.3 in 1,600 steps and no further; smaller rates, longer averages, a temperature of 0.5, frozen
@@ -51,7 +59,7 @@ from flaxnets.training.workdir import Workdir
 
 @dataclasses.dataclass
 class SCSTConfig(CaptionConfig):
-    """The hyper-parameters."""
+    """Hyper-parameters of self-critical training."""
 
     name: str = "SCST"
     batch_size: int = 32
@@ -61,21 +69,24 @@ class SCSTConfig(CaptionConfig):
     patience: int = 5
     ema_decay: float = 0.99
     start: str = ""
-    """The workdir of a trained captioner of the same decoder and vocabulary."""
+    """Workdir of a trained captioner with the same decoder and vocabulary; empty: random
+    parameters, for embedded videos only."""
     start_step: int = 0
-    """Which of its checkpoints; 0: the best."""
+    """Step of the checkpoint of ``start``; 0: the best one."""
     self_critical: bool = True
-    """False: cross-entropy, with scheduled sampling where it is set."""
+    """True: sampled captions are rewarded. False: cross-entropy."""
     num_samples: int = 5
+    """Sampled captions of each image; at least 2 for ``leave_one_out``."""
     baseline: str = "leave_one_out"
-    """``leave_one_out`` or ``greedy``."""
+    """``leave_one_out``: the mean reward of the image's other samples. ``greedy``: the reward of
+    the caption of greedy search."""
     image_dropout: bool = True
-    """Whether ``model.feature_dropout_rate`` and ``model.region_dropout_rate`` act on the images of
-    which captions are drawn."""
+    """``model.feature_dropout_rate`` and ``model.region_dropout_rate`` act on the images whose
+    captions are sampled."""
     drawn_steps: int = 0
-    """The most tokens of a caption that is drawn; 0: ``search.max_steps``."""
+    """Greatest number of tokens of a sampled caption; 0: ``search.max_steps``."""
     temperature: float = 1.0
-    """Of the probabilities by which captions are drawn, and whose gradient is taken."""
+    """Temperature of the softmax from which captions are sampled and whose gradient is taken."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adam", learning_rate=2e-4, schedule="cosine", clip_norm=1.0
@@ -83,7 +94,7 @@ class SCSTConfig(CaptionConfig):
     )
 
     def validate(self) -> None:
-        """See ``Config.validate``."""
+        """Checks the values as ``CaptionConfig.validate``, and that ``start`` is given."""
         super().validate()
         begins = self.start or self.initialize_from or self.data.kind == "moving_shapes"
         if self.self_critical and not begins:
@@ -93,19 +104,19 @@ class SCSTConfig(CaptionConfig):
             )
 
     def save_assets(self, folder: Path) -> None:
-        """The vocabulary, which must be that of ``start``."""
+        """Writes the vocabulary, which must be that of ``start``."""
         if self.start:
             self.vocabulary.require_same(Vocabulary.load(Path(self.start) / VOCABULARY))
         super().save_assets(folder)
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Those of a checkpoint of ``start``, the best unless ``start_step`` says which."""
+        """Returns the variables of the checkpoint of ``start``."""
         if not self.start:
             return super().initial_variables(variables)
         return restore_variables(Workdir(self.start), self.start_step or None, like=variables)[1]
 
     def make_task(self) -> Task:
-        """Rewards, or cross-entropy."""
+        """Returns self-critical training, or captioning with cross-entropy."""
         if not self.self_critical:
             return super().make_task()
         captions = read_split(self.data, "train").captions
@@ -120,12 +131,12 @@ class SCSTConfig(CaptionConfig):
         )
 
     def make_data(self, split: str) -> Loader:
-        """Images with all their captions, against which what is drawn is scored."""
+        """Returns images with all their captions, the references of the rewards."""
         return self._loader(split, pairs=not self.self_critical)
 
 
 def get_config(variant: str | None = None) -> SCSTConfig:
-    """The configuration of a variant.
+    """Returns the configuration of a variant; None: ``flickr8k``.
 
     Raises:
       ValueError: an unknown variant.
@@ -143,6 +154,6 @@ def get_config(variant: str | None = None) -> SCSTConfig:
     configured: SCSTConfig = configure(config, "scst", variant)
     if variant in (None, "flickr8k"):
         configured.num_steps, configured.eval_every, configured.checkpoint_every = 3_600, 400, 400
-        # With its own captions alone as references CIDEr stood still after 1,600 steps (README).
+        # With an image's own captions as the only references, CIDEr rose for 1,600 steps alone.
         configured.data.num_neighbours, configured.drawn_steps = 3, 16
     return configured

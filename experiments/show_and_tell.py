@@ -1,20 +1,21 @@
-"""Show and Tell: the image is the first input of an LSTM that then writes its caption.
+"""Show and Tell: an LSTM whose first input is the image and whose next inputs are the words.
 
 Vinyals et al., "Show and Tell: A Neural Image Caption Generator", arXiv:1411.4555.
 
     python -m launch.train --config=experiments/show_and_tell.py:flickr8k \
         --workdir=runs/show_and_tell --config.data.root=…/flickr8k
 
-Variants: ``flickr8k`` (the default), ``flickr8k_sampled`` (goes on from such a run, see
-``caption_variants.py``), ``coco`` (Karpathy's split), ``moving_shapes`` (the embedded videos,
-encoded by a CRNN), ``smoke`` (those for seconds).
+Variants (``experiments/captioning/config.py``): ``flickr8k`` (default), ``flickr8k_sampled``
+(scheduled sampling, starts from such a run), ``coco`` (Karpathy's split), ``moving_shapes``
+(embedded videos, encoded by a CRNN), ``smoke`` (the same for a few seconds).
 
 Paper: COCO BLEU-4 27.7, METEOR 23.7, CIDEr 85.5; Flickr8k BLEU-1 63 (from memory of the text).
-Ours: README.
+Ours: experiments/results/flickr8k.md.
 
-Deviations: EfficientNet-Lite0, frozen, instead of GoogLeNet, fine-tuned; mirror images and corners;
-AdamW and an average of the parameters instead of SGD; beams of 5 instead of 20; one model instead
-of an ensemble (``launch.caption`` decodes several at once); early stopping on CIDEr.
+Deviations: frozen EfficientNet-Lite0 instead of fine-tuned GoogLeNet; mirrored and corner crops of
+the training images; AdamW and an average of the parameters instead of SGD; beams of 5 instead of
+20; one model instead of an ensemble (``launch.caption`` can decode with several); early stopping on
+CIDEr.
 """
 
 import dataclasses
@@ -25,11 +26,11 @@ from flaxnets.decoders.config import DecoderConfig
 
 @dataclasses.dataclass
 class ShowAndTellConfig(CaptionConfig):
-    """The hyper-parameters."""
+    """Hyper-parameters of Show and Tell."""
 
     name: str = "Show and Tell"
     model: CaptionModelConfig = dataclasses.field(
-        # The decoder embeds the mean over the regions itself.
+        # The decoder projects the mean over the regions itself.
         default_factory=lambda: CaptionModelConfig(
             decoder=DecoderConfig("show_and_tell"), region_features=0, region_dropout_rate=0.2
         )
@@ -37,7 +38,7 @@ class ShowAndTellConfig(CaptionConfig):
 
 
 def get_config(variant: str | None = None) -> ShowAndTellConfig:
-    """The configuration of a variant.
+    """Returns the configuration of a variant.
 
     Raises:
       ValueError: an unknown variant.

@@ -6,10 +6,11 @@ activities; in UCF101's format, with a fold for each of the 10 sequences.
     python -m launch.crossvalidate --config=experiments/lrcn_ucf101.py:ut_interaction \
         --workdir=runs/ut --config.data.root=…/ut_interaction/set1
 
-LRCN (arXiv:1411.4389) with what 54 training clips can bear: the encoder stays frozen and runs once,
-over images of motion (differences of frames, arXiv:1411.4389 uses flow) as well as the frames; the
-networks of the streams are fused late, as LRCN's RGB and flow are. Within a fold nothing of the
-test sequence is fitted or chosen: the schedule is fixed, the projection is of the training clips.
+LRCN (arXiv:1411.4389) adapted to 54 training clips: the encoder is frozen, and its features of
+motion images (differences of frames; LRCN uses optical flow) are cached. The networks of the
+streams are fused late, as LRCN fuses RGB and flow. Nothing is fitted to or selected on the test
+sequence of a fold: the schedule is fixed, and the projection is fitted to the training clips.
+Results: experiments/results/ut_interaction.md.
 
 How the settings were found: streams (differences; with RGB of one or both crops), pooling over time
 (mean of scores, maximum of states) and steps (60, 100) by nested cross-validation, a training on
@@ -63,34 +64,36 @@ from flaxnets.training.config import Config, OptimizerConfig
 
 @dataclasses.dataclass
 class DataConfig:
-    """Where the clips are, and what the encoder sees of them."""
+    """Location of the clips, and the images of them that the encoder sees."""
 
     root: str = ""
-    """The folder with ``videos/`` and ``splits/``."""
+    """Folder with ``videos/`` and ``splits/``; required."""
     fold: int = 1
+    """Number of the sequence that is tested, 1 to 10."""
     cache: str = runtime("runs/features")
-    """The folder of cached features."""
+    """Folder of cached features."""
     streams: tuple[str, ...] = ("difference_whole", "difference_square")
+    """Streams of images of each video (``data/video/streams.py``), one group of networks each."""
     pool: str = "max"
-    """Over the encoder's map: ``max`` or ``mean``."""
+    """Pooling of the encoder's feature maps over space: ``max`` or ``mean``."""
     stored_steps: int = 32
-    """Images of a video that are encoded and cached."""
+    """Images of each video and stream that are encoded and cached."""
     num_steps: int = 16
     """Steps of a clip."""
     test_views: int = 4
-    """Samplings of a test clip in time, each also mirrored."""
+    """Samplings in time of a test clip, each also mirrored."""
 
 
 @dataclasses.dataclass
 class ModelConfig(CRNNConfig):
-    """The networks, one or more for each stream, on features of the frozen encoder."""
+    """Networks on features of the frozen encoder, one or more for each stream."""
 
     projection_features: int = 256
-    """Principal components of the features that the networks see."""
+    """Number of principal components of the features, the inputs of the networks."""
     whitening: float = 0.5
-    """0: principal components as they are; 1: each of unit variance."""
+    """Share of whitening in [0,1]. 0: principal components as they are; 1: unit variances."""
     members: int = 3
-    """Networks of each stream, averaged."""
+    """Networks of each stream, whose predictions are averaged."""
 
 
 def _make_model_config() -> ModelConfig:
@@ -106,7 +109,7 @@ def _make_model_config() -> ModelConfig:
 
 @dataclasses.dataclass
 class UTInteractionConfig(Config):
-    """The hyper-parameters."""
+    """Hyper-parameters of the CRNN on UT-Interaction."""
 
     name: str = "CRNN"
     batch_size: int = 54
@@ -115,7 +118,9 @@ class UTInteractionConfig(Config):
     eval_split: str = ""
     checkpoint_every: int = runtime(100)
     label_smoothing: float = 0.1
+    """Share of the target probability, in [0,1), that is spread over all classes."""
     mixup: float = 0.4
+    """α of the Beta distribution of mixup's weights; 0: no mixup."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=_make_model_config)
     optimizer: OptimizerConfig = dataclasses.field(
@@ -132,21 +137,21 @@ class UTInteractionConfig(Config):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The interactions, by label."""
+        """Names of the interactions, by label."""
         return self._videos("train").class_names
 
     def set_fold(self, fold: int) -> None:
-        """The fold whose sequence, of that number, is tested."""
+        """Selects the fold, the number of the sequence that is tested."""
         self.data.fold = fold
 
     def make_model(self) -> nn.Module:
-        """A network of the grid for each stream and member, on projected features."""
+        """Returns a network for each stream and member, on projected features."""
         model = self.model
         network = make_crnn(model, len(self.class_names), cached_features=True, fixed_length=True)
         return LateFusion(network, model.members, model.projection_features)
 
     def validate(self) -> None:
-        """See ``Config.validate``; the encoder runs once, before training."""
+        """Checks the values as ``Config.validate``, and that the network fits cached features."""
         super().validate()
         if not self.model.encoder.frozen:
             raise ValueError(
@@ -161,7 +166,7 @@ class UTInteractionConfig(Config):
             )
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Puts the principal components of the fold's training features into the projection."""
+        """Returns the variables with the projection fitted to the fold's training features."""
         examples = self._examples("train")
         features = np.stack([example["features"] for example in examples])  # (N,2S,T,D)
         n, views, steps, width = features.shape
@@ -179,17 +184,17 @@ class UTInteractionConfig(Config):
         return {**variables, "params": {**variables["params"], "projection": projection}}
 
     def make_task(self) -> Task:
-        """The clip's label from the scores averaged over its steps."""
+        """Returns classification of clips by their logits averaged over the steps, with mixup."""
         return VideoClassification(
             loss_kind="clip", label_smoothing=self.label_smoothing, mixup=self.mixup
         )
 
     def make_data(self, split: str) -> Loader:
-        """Clips of cached features; ``train`` or ``test``."""
+        """Returns clips of cached features of ``train`` or ``test``."""
         return self._loader(self._examples(split), train=split == "train")
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
-        """Clips of features of the given files, encoded on the spot."""
+        """Returns clips of features of the given files, which are encoded at once."""
         source = StreamSource(
             VideoSource(tuple(paths)), tuple(self.data.streams), self.data.stored_steps
         )
@@ -198,13 +203,20 @@ class UTInteractionConfig(Config):
         return self._loader(examples, train=False)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
-        """16 frames spread evenly over the video."""
+        """Returns 16 frames spread evenly over a video, (16,H,W,3) uint8."""
         path = self._videos(split).paths[index]
         return decode(path, segment_centres(16, probe(path).num_frames), short_side=120)
 
     def baselines(self) -> dict[str, list[tuple[int, int]]]:
-        """Linear classifiers on what leaks, on frames, and on the network's own inputs."""
-        videos, places = self._all_videos(), self._places
+        """Returns the test predictions of linear classifiers, by the name of their inputs.
+
+        Inputs are the length and size of the clip, which leak the label, the frames, and the inputs
+        of the network summarised over time.
+
+        Returns:
+          (label, prediction) of each test clip, in order.
+        """
+        videos, indices = self._all_videos(), self._indices
         labels = np.array(videos.labels)
         infos = [probe(path) for path in videos.paths]
         inputs: dict[str, np.ndarray] = {
@@ -218,7 +230,7 @@ class UTInteractionConfig(Config):
         own = plain_features(self._cached(videos))
         inputs |= over_time(own, "the CRNN's inputs")
         return {
-            name: predict_linear(values, labels, places("train"), places("test"))
+            name: predict_linear(values, labels, indices("train"), indices("test"))
             for name, values in inputs.items()
         }
 
@@ -231,7 +243,7 @@ class UTInteractionConfig(Config):
         return read_split(self.data.root, split, self.data.fold, group_pattern=UT_INTERACTION_GROUP)
 
     def _all_videos(self) -> VideoList:
-        """All clips, in an order that is the same in each fold, so that they share a cache."""
+        """Returns all clips, in the same order for each fold, so that the folds share a cache."""
         parts = [self._videos(split) for split in ("train", "test")]
         rows = sorted(
             row for part in parts for row in zip(part.paths, part.labels, part.groups, strict=True)
@@ -239,13 +251,13 @@ class UTInteractionConfig(Config):
         paths, labels, groups = zip(*rows, strict=True)
         return VideoList(paths, labels, groups, parts[0].class_names)
 
-    def _places(self, split: str) -> np.ndarray:
-        """Where the clips of a split stand among all clips, in the split's order."""
-        place = {path: number for number, path in enumerate(self._all_videos().paths)}
-        return np.array([place[path] for path in self._videos(split).paths])
+    def _indices(self, split: str) -> np.ndarray:
+        """Returns the indices of a split's clips among all clips, in the split's order."""
+        index = {path: number for number, path in enumerate(self._all_videos().paths)}
+        return np.array([index[path] for path in self._videos(split).paths])
 
     def _examples(self, split: str) -> Examples:
-        return select_examples(self._cached(self._all_videos()), self._places(split).tolist())
+        return select_examples(self._cached(self._all_videos()), self._indices(split).tolist())
 
     def _cached(
         self,
@@ -255,7 +267,7 @@ class UTInteractionConfig(Config):
         pool: str | None = None,
         steps: int | None = None,
     ) -> Examples:
-        """Features of all clips, encoded where no cache has them yet."""
+        """Returns the features of all clips; encodes those that no cache has."""
         source = StreamSource(
             VideoSource(videos.paths, videos.labels),
             streams or tuple(self.data.streams),
@@ -264,7 +276,7 @@ class UTInteractionConfig(Config):
         return self._load_features(source, pool or self.data.pool)
 
     def _load_features(self, source: StreamSource, pool: str) -> Examples:
-        """Features held in memory: a few hundred kilobytes a clip."""
+        """Returns the features in memory, a few hundred kilobytes for each clip."""
         cached = cache_features(
             self.data.cache,
             source,
@@ -297,7 +309,7 @@ class UTInteractionConfig(Config):
 
 
 def get_config(variant: str | None = None) -> UTInteractionConfig:
-    """The configuration; there are no variants.
+    """Returns the configuration; there are no variants.
 
     Raises:
       ValueError: a variant.

@@ -1,11 +1,12 @@
 """Whole videos for a frozen encoder, and the clips cut from its cached features."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from data.batches import UNKNOWN_LABEL, VideoExample
+from data.batches import UNKNOWN_LABEL, Source, VideoExample
 from data.video.clips import ClipSampler, VideoSource
 from data.video.decoding import VideoError, decode, probe
 from data.video.transforms import SpatialTransform, pad_clip
@@ -52,6 +53,29 @@ class WholeVideos:
             "mask": np.asarray(readable),
             "index": np.asarray(index, np.int32),
         }
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """Encoded videos that can explain why one of them is unreadable.
+
+    Attributes:
+      features: the examples.
+      videos: the files, in the same order.
+    """
+
+    features: Source | Sequence[Mapping[str, np.ndarray]] = field(repr=False)
+    videos: VideoSource
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        return self.features[index]
+
+    def explain(self, index: int) -> str:
+        """Returns why video ``index`` cannot be decoded."""
+        return self.videos.explain(index)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Speeds, as ratios measured side by side in one run."""
+"""Benchmarks of speed and memory against other libraries, measured side by side in one run."""

@@ -1,4 +1,4 @@
-"""What the captioning benchmarks share: the decoder in the form of its peers, and its batches."""
+"""Decoder in the form of its peers, and random batches, for the captioning benchmarks."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ OURS = "flaxnets"
 def make_decoder(
     vocabulary_size: int, features: int = 512, dropout_rate: float = 0.5
 ) -> CaptionDecoder:
-    """Soft attention in the peer's form."""
+    """Returns soft attention in the form of its PyTorch peer."""
     return SoftAttention(
         vocabulary_size=vocabulary_size,
         embed_features=features,
@@ -30,16 +30,16 @@ def make_decoder(
 def draw_batch(
     batch_size: int, num_regions: int, width: int, vocabulary_size: int
 ) -> dict[str, np.ndarray]:
-    """A CaptionBatch with a caption for each image, float16 features.
+    """Returns a random ``CaptionBatch`` of one caption for each image, with float16 features.
 
-    The numbers of words are of mean 10.8 and standard deviation 3.7, at least 3, as Flickr8k's.
+    Captions have at least 3 words, 10.8 on average with a standard deviation of 3.7, as Flickr8k's.
     """
     rng = np.random.default_rng(0)
     lengths = 3 + rng.negative_binomial(10, 10 / 17.8, batch_size) + 1  # The end token.
-    places = np.arange(lengths.max())
+    positions = np.arange(lengths.max())
     tokens = rng.integers(UNK + 1, vocabulary_size, (batch_size, lengths.max()))
-    tokens = np.where(places == lengths[:, None] - 1, EOS, tokens)
-    tokens = np.where(places < lengths[:, None], tokens, PAD)
+    tokens = np.where(positions == lengths[:, None] - 1, EOS, tokens)
+    tokens = np.where(positions < lengths[:, None], tokens, PAD)
     return {
         "features": rng.normal(size=(batch_size, num_regions, width)).astype(np.float16),
         "tokens": tokens[:, None].astype(np.int32),

@@ -1,9 +1,9 @@
-"""Beam search with soft attention against PyTorch: milliseconds an image, from cached features.
+"""Beam search with soft attention against PyTorch: milliseconds for each image, cached features.
 
-The weights are random but for one unit of the LSTM, which counts steps, so that captions end after
-about eleven words as those of trained models do; the peer that goes image by image has the same
-weights. The one that goes in batches is another model, att2in2, and always takes all steps,
-whatever its weights.
+The weights are random except for one unit of the LSTM, which counts steps, so that captions end
+after about eleven words, as those of trained models do. The peer that searches image by image has
+the same weights. The peer that searches in batches is another model, att2in2, which takes all steps
+whatever its weights are.
 """
 
 import importlib.util
@@ -33,13 +33,13 @@ IN_BATCHES = "PyTorch att2in2, batches of 10"
 
 _BATCH_OF_PEER = 10
 _TICK = 0.1
-"""What the counting unit's cell state grows by each step."""
+"""Increase of the counting unit's cell state at each step."""
 _SPREAD, _SLOPE, _LEVEL = 10.0, 30.0, 3.3
-"""Of ``make_counting_params``: chosen so that lengths are as stated for a beam of 5."""
+"""Constants of ``make_counting_params``, for the stated lengths with a beam of 5."""
 
 
 def draw_params(decoder: CaptionDecoder, num_regions: int, width: int) -> PyTree:
-    """A decoder's initial parameters, as NumPy arrays that may be changed."""
+    """Returns a decoder's initial parameters as writable NumPy arrays."""
     batch = draw_batch(2, num_regions, width, decoder.vocabulary_size)
     variables = initialize_variables(Captioner(decoder=decoder), Captioning(words=str), batch, 0)
     return jax.tree.map(np.array, variables["params"]["decoder"])
@@ -48,11 +48,11 @@ def draw_params(decoder: CaptionDecoder, num_regions: int, width: int) -> PyTree
 def make_counting_params(
     decoder: CaptionDecoder, num_regions: int, width: int, num_words: int = 11
 ) -> PyTree:
-    """Random parameters with which captions end after about ``num_words`` words.
+    """Returns random parameters with which captions end after about ``num_words`` words.
 
-    Unit 0 of the LSTM adds the same to its state at every step; it starts from a place of its own
-    for each image, so lengths differ. ``<eos>`` reads it; nothing else does, and ``<pad>``,
-    ``<bos>`` and ``<unk>`` are never likely.
+    The cell state of unit 0 of the LSTM increases by a constant at every step. Its initial value
+    depends on the image, so lengths differ. Only the logit of ``<eos>`` reads this unit; ``<pad>``,
+    ``<bos>`` and ``<unk>`` have very low logits.
     """
     params = draw_params(decoder, num_regions, width)
     cell, features = params["cell"], params["cell"]["hidden_kernel"].shape[0]
@@ -62,7 +62,7 @@ def make_counting_params(
     cell["bias"][gates] = [10, 10, math.atanh(_TICK), 10]
     params["query_kernel"][0] = params["gate_kernel"][0] = 0
     cell["hidden_kernel"][0] = 0
-    # Words differ in score as after training, where those of 512 normal weights would not.
+    # Logits of words spread as after training; initial weights would make them nearly equal.
     params["vocabulary_kernel"] *= _SPREAD
     params["vocabulary_kernel"][0] = 0
     params["vocabulary_kernel"][:, EOS] = 0
@@ -73,7 +73,7 @@ def make_counting_params(
 
 
 class SearchStep:
-    """Captions of all images, as evaluation searches: compiled from features to hypotheses."""
+    """Search for the captions of all images, jitted from features to hypotheses."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class SearchStep:
         self._batches = np.split(features, range(batch_size, len(features), batch_size))
 
     def __call__(self) -> list[list[int]]:
-        """Words of each image, the end token included."""
+        """Returns the tokens of each image's caption, the end token included."""
         captions = []
         for features in self._batches:
             found = self._search(self._variables, {"features": features})
@@ -113,7 +113,7 @@ def search_cases(
     beam_size: int = 5,
     max_steps: int = 20,
 ) -> list[Case]:
-    """Beam search; peers that take longer see fewer of the images."""
+    """Returns beam search; slower peers search fewer images."""
     decoder = make_decoder(vocabulary_size, features)
     numbers = {OURS: num_images, ONE_BY_ONE: max(num_images // 25, 1)}
     numbers[IN_BATCHES] = max(num_images // 10, 1)

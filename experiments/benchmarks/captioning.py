@@ -1,11 +1,11 @@
-"""Captioning with soft attention: the training step against PyTorch, and all captioning cases.
+"""Training step of captioning with soft attention against PyTorch, and all captioning cases.
 
-The training step is the whole one: forward, the penalty on attention, backward, clipping, Adam;
-captions have the lengths of Flickr8k's. It is measured on one batch that all share, and as each
-side is trained: ours on batches of similar lengths (``length_buckets``), the peer's, which
-leaves out captions that have ended, on batches drawn at random from the same captions. Ours is the
-form of its peer, with a gate for each of the D features and no deep output, but with the paper's
-tanh where the peer has ReLU or nothing.
+The step is complete: forward pass, penalty on attention, backward pass, clipping, Adam. Captions
+have the lengths of Flickr8k's. It is measured on one batch that all ways share, and on the batches
+with which each side trains: ours have captions of similar length (``length_buckets``), the peer's
+are random batches of the same captions, and its steps leave out captions that have ended. Our
+decoder has the form of its peer, a gate for each of the D features and no deep output, but the
+paper's tanh where the peer has ReLU or no activation.
 """
 
 import importlib.util
@@ -33,7 +33,7 @@ AS_WRITTEN = "PyTorch, as its authors wrote it"
 HOISTED = "PyTorch, hoisted"
 
 NUM_BUCKETS = 8
-"""Lengths that ours are cut to, as in the captioning experiments."""
+"""Number of lengths of our batches, as in the captioning experiments."""
 
 
 def draw_batches(
@@ -45,7 +45,7 @@ def draw_batches(
     *,
     similar: bool,
 ) -> list[dict[str, np.ndarray]]:
-    """The same captions in batches of similar lengths, as ours train on, or at random."""
+    """Returns batches of the same captions: of similar lengths, as ours train on, or random."""
     drawn = draw_batch(num_batches * batch_size, num_regions, width, vocabulary_size)
     lengths = drawn["token_lengths"][:, 0]
     buckets = LengthBuckets(lengths, choose_boundaries(lengths, NUM_BUCKETS), batch_size=batch_size)
@@ -64,15 +64,16 @@ def draw_batches(
 
 
 class TrainingStep:
-    """Training steps as ``launch.train`` compiles them, one a batch, from their own results.
+    """Training steps as in ``launch.train``, one for each batch; calls continue from the last.
 
-    Attributes:
-      params: what the next step begins with.
+    Args:
+      decoder: the decoder.
+      batches: the batches, with cached features.
     """
 
     def __init__(self, decoder: CaptionDecoder, batches: Sequence[dict[str, np.ndarray]]):
         batch = batches[0]
-        # The peer's penalty is a mean over captions and regions, ours is a word's.
+        # The peer averages its penalty over captions and regions; ours is divided by the words.
         regions = math.prod(batch["features"].shape[:-1])
         penalty = float(batch["token_lengths"].sum() / regions)
         task = Captioning(words=str, attention_penalty=penalty)
@@ -86,11 +87,11 @@ class TrainingStep:
 
     @property
     def params(self) -> PyTree:
-        """Of the decoder."""
+        """Current parameters of the decoder."""
         return self._state.params["decoder"]
 
     def __call__(self) -> float:
-        """A step on each batch; the loss of the last."""
+        """Takes a step on each batch and returns the loss of the last."""
         for batch in self._batches:
             self._state, sums = self._update(self._state, batch)
         jax.block_until_ready(self._state)
@@ -98,7 +99,7 @@ class TrainingStep:
         return float(total) / float(count)
 
     def temporary_bytes(self) -> int:
-        """What XLA reserves for intermediate values."""
+        """Returns the bytes that XLA allocates for temporaries."""
         longest = max(self._batches, key=lambda batch: batch["tokens"].shape[-1])
         analysis: Any = self._update.lower(self._state, longest).compile().memory_analysis()
         return int(analysis.temp_size_in_bytes)
@@ -112,7 +113,7 @@ def training_cases(
     vocabulary_size: int = 2541,
     num_batches: int = 16,
 ) -> list[Case]:
-    """The training step: on one batch, and of ``num_batches`` as each side draws them."""
+    """Returns the training step on one batch, and on ``num_batches`` as each side samples them."""
     sizes = batch_size, num_regions, width, vocabulary_size
     shape = f"soft attention, {features} units, B={batch_size}, {num_regions}×{width}, training"
 
@@ -151,5 +152,5 @@ def training_cases(
 
 
 def cases() -> list[Case]:
-    """The training step and beam search."""
+    """Returns the training step and beam search."""
     return [*training_cases(), *search_cases()]

@@ -1,6 +1,6 @@
-"""ResNet-18 and an LSTM on video: the whole training step against plain Flax and PyTorch.
+"""Training step of ResNet-18 + LSTM on video, against plain Flax and PyTorch.
 
-Forward, backward and SGD with momentum, batch statistics included.
+A step is forward pass, backward pass and SGD with momentum, with updates of the batch statistics.
 """
 
 import importlib.util
@@ -25,10 +25,10 @@ RATE = 1e-3
 
 
 class Network(nn.Module):
-    """Maps of each frame, averaged; a layer over time; classes averaged over time.
+    """Feature maps of each frame, mean over space, a recurrent layer, logits averaged over time.
 
     Attributes:
-      encode: module from images (N,H,W,3) to maps (N,h,w,C).
+      encode: module from images (N,H,W,3) to feature maps (N,h,w,C).
       recur: module from (B,T,C) to (B,T,F).
     """
 
@@ -37,7 +37,7 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, video: Array) -> Array:
-        """(B,T,H,W,3) to logits (B,NUM_CLASSES)."""
+        """Returns the logits (B,NUM_CLASSES) of a video (B,T,H,W,3)."""
         b, t = video.shape[:2]
         maps = self.encode(video.reshape(b * t, *video.shape[2:]))
         hidden = self.recur(maps.mean((1, 2)).reshape(b, t, -1))
@@ -45,11 +45,11 @@ class Network(nn.Module):
 
 
 class OurEncoder(nn.Module):
-    """``flaxnets.encoders.resnet.ResNet`` of depth 18."""
+    """``flaxnets.encoders.resnet.ResNet`` of depth 18 with its defaults."""
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """(N,H,W,3) to (N,h,w,512)."""
+        """Returns feature maps (N,h,w,512) of images (N,H,W,3)."""
         maps: Any = ResNet(depth=18)(images, train=True)
         return maps
 
@@ -61,20 +61,20 @@ class OurLSTM(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """(B,T,D) to (B,T,F)."""
+        """Returns the outputs (B,T,F) of inputs (B,T,D)."""
         outputs: Array = Recurrent(partial(LSTMCell, self.features))(x, train=True)
         return outputs
 
 
 class PlainBlock(nn.Module):
-    """The residual block as anyone writes it in Linen."""
+    """Residual block in plain Linen."""
 
     features: int
     strides: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """(N,H,W,C) to (N,H/strides,W/strides,features)."""
+        """Returns feature maps (N,H/strides,W/strides,features) of (N,H,W,C)."""
         norm = partial(nn.BatchNorm, use_running_average=False, momentum=0.9)
         conv = partial(nn.Conv, self.features, use_bias=False)
         y = nn.relu(norm()(conv((3, 3), strides=self.strides, padding=1)(x)))
@@ -89,7 +89,7 @@ class PlainEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """(N,H,W,3) to (N,h,w,512)."""
+        """Returns feature maps (N,h,w,512) of images (N,H,W,3)."""
         x = nn.Conv(64, (7, 7), strides=2, padding=3, use_bias=False)(images)
         x = nn.relu(nn.BatchNorm(use_running_average=False, momentum=0.9)(x))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -100,7 +100,7 @@ class PlainEncoder(nn.Module):
 
 
 class TrainingStep:
-    """A network's training step, which goes on from its own result each time."""
+    """Training step of a network; each call continues from the state of the last."""
 
     def __init__(self, network: nn.Module, video: np.ndarray, labels: np.ndarray):
         self._batch = jnp.asarray(video), jnp.asarray(labels)
@@ -127,13 +127,13 @@ class TrainingStep:
         self._update = jax.jit(update, donate_argnums=0)
 
     def __call__(self) -> float:
-        """One step; its loss."""
+        """Takes one step and returns its loss."""
         self._state, loss = self._update(self._state, *self._batch)
         jax.block_until_ready(self._state)
         return float(loss)
 
     def temporary_bytes(self) -> int:
-        """What XLA reserves for intermediate values."""
+        """Returns the bytes that XLA allocates for temporaries."""
         compiled = self._update.lower(self._state, *self._batch).compile()
         analysis: Any = compiled.memory_analysis()
         return int(analysis.temp_size_in_bytes)
@@ -142,7 +142,7 @@ class TrainingStep:
 def cases(
     batch_size: int = 4, num_frames: int = 16, size: int = 112, features: int = 256
 ) -> list[Case]:
-    """The training step on clips of the given size."""
+    """Returns the training step on clips of the given size."""
 
     def draw() -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(0)

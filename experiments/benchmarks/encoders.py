@@ -1,11 +1,11 @@
-"""Feature extraction with EfficientNet-Lite0: images a second, side by side in one run.
+"""Feature extraction with EfficientNet-Lite0: images/s, side by side in one run.
 
     python -m experiments.benchmarks.encoders [--batch_size=32] [--image_size=224] [--repeats=9]
 
-Compares the encoder in chunks of images (``map_in_chunks``), the encoder on the whole batch, the
-same with XLA's native grouped convolution (what ``nn.Conv`` would be), and PyTorch channels-last
-where it is installed. The ways take turns, so that what else the machine does meets all of them;
-a ratio is the median of the rounds' ratios. Prints a table and writes ``--out``, and the ratios as
+Compares the encoder on chunks of images (``map_in_chunks``), on the whole batch, on the whole batch
+with XLA's native grouped convolution (that of ``nn.Conv``), and PyTorch, channels-last, where it is
+installed. The ways take turns, so that other load on the machine affects all of them; a ratio is
+the median of the rounds' ratios. Prints a table, writes ``--out``, and writes the ratios as
 Markdown beside it.
 """
 
@@ -30,26 +30,29 @@ from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_efficientnet_lite0
 from flaxnets.layers.batch_sharding import map_in_chunks
 from flaxnets.layers.depthwise import DepthwiseConv, native_depthwise_conv
+from flaxnets.training.files import write_text_atomically
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1)
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width.", lower_bound=32)
-_REPEATS = flags.DEFINE_integer("repeats", 9, "Rounds that are timed.", lower_bound=1)
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", 224, "Height and width of the images, pixels.", lower_bound=32
+)
+_REPEATS = flags.DEFINE_integer("repeats", 9, "Number of timed rounds.", lower_bound=1)
 _CHUNK_SIZE = flags.DEFINE_integer("chunk_size", 2, "Images in a chunk.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "runs/bench/encoders.json", "Where the results are written.")
+_OUT = flags.DEFINE_string("out", "runs/bench/encoders.json", "JSON file for the results.")
 
 Encode = Callable[[np.ndarray], np.ndarray]
-"""(N,H,W,3) uint8 to maps (N,h,w,1280) float32, computed when it returns."""
+"""Images (N,H,W,3) uint8 to feature maps (N,h,w,1280) float32, ready on return."""
 
 CHUNKED = "flaxnets, in chunks"
 WHOLE = "flaxnets, whole batch"
 NATIVE = "native grouped convolution"
 PYTORCH = "PyTorch, channels-last"
-# The native convolution takes up to ten seconds a batch.
+# The native convolution takes up to 10 s for a batch.
 _ROUNDS_AT_MOST = {NATIVE: 3}
 
 
 def make_encoders(chunk_size: int) -> dict[str, Encode]:
-    """The ways to compute the same maps, by name."""
+    """Returns functions that compute the same feature maps, by the name of the implementation."""
     model = EfficientNetLite0()
     variables = jax.device_put(load_efficientnet_lite0())
 
@@ -92,7 +95,7 @@ def _make_torch_encoder() -> Encode:
 
     def encode(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            # Channels-last in memory already: the permutation moves nothing.
+            # The array is channels-last in memory, so the permutation copies nothing.
             x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() - 127.0) / 128.0
             maps: np.ndarray = model(x).permute(0, 2, 3, 1).numpy()
         return maps
@@ -101,7 +104,7 @@ def _make_torch_encoder() -> Encode:
 
 
 def summarize(seconds: Mapping[str, list[float]], batch_size: int) -> dict[str, dict[str, float]]:
-    """Images a second by the median round, and how many times as fast the first way is."""
+    """Returns images/s of the median round, milliseconds, and the speed-up of the first way."""
     ours = seconds[CHUNKED]
     results = {}
     for name, rounds in seconds.items():
@@ -119,7 +122,7 @@ def summarize(seconds: Mapping[str, list[float]], batch_size: int) -> dict[str, 
 def format_ratios(
     results: Mapping[str, Mapping[str, float]], differences: Mapping[str, float]
 ) -> str:
-    """A Markdown table of speeds relative to the last way (PyTorch, where it is installed)."""
+    """Returns a Markdown table of speeds relative to the last way (PyTorch, where installed)."""
     *_, anchor = results.values()
     lines = [f"| | speed, {list(results)[-1]} = 1 | largest difference |", "|---|---|---|"]
     for name, row in results.items():
@@ -129,7 +132,7 @@ def format_ratios(
 
 
 def main(argv: list[str]) -> None:
-    """Measures, prints the table, writes the file."""
+    """Measures, prints the table and writes the files."""
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, received {' '.join(argv[1:])}")
     size = _IMAGE_SIZE.value
@@ -168,8 +171,8 @@ def main(argv: list[str]) -> None:
         "largest_difference": differences,
         "results": results,
     }
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(format_ratios(results, differences), encoding="utf-8")
+    write_text_atomically(path, json.dumps(report, indent=1) + "\n")
+    write_text_atomically(path.with_suffix(".md"), format_ratios(results, differences))
     print(f"written to {path} and, as ratios, {path.with_suffix('.md')}")
 
 

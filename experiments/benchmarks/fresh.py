@@ -1,11 +1,11 @@
-"""One way in a process of its own: time to its first step and its peak memory.
+"""Time to the first step and peak memory of one way, measured in a new process.
 
     python -m experiments.benchmarks.fresh GROUP CASE WAY
 
-Prints one JSON object; ``run`` calls it. The time begins where the step is made, when libraries are
-imported; it includes initialisation and compilation. Peak memory is what the process holds at most
-during a later step beyond what it held before the step was made, or null where the system does not
-tell (Linux does).
+Prints one JSON object; ``run`` calls it. The time starts when the step is made, with the libraries
+already imported, and includes initialisation and compilation. Peak memory is the increase of the
+resident memory during a later step over that before the step was made, or null where the system
+does not report it (Linux does).
 """
 
 import importlib
@@ -23,10 +23,10 @@ _TIMEOUT = 300.0
 
 
 def measure_fresh(group: str, case: str, way: str) -> dict[str, Any]:
-    """``first_step_seconds`` and ``peak_mebibytes`` of a way.
+    """Returns ``first_step_seconds`` and ``peak_mebibytes`` of a way.
 
     Raises:
-      RuntimeError: the process failed; the message is its own.
+      RuntimeError: the process failed; the message has its standard error.
     """
     command = [sys.executable, "-m", "experiments.benchmarks.fresh", group, case, way]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
@@ -37,7 +37,7 @@ def measure_fresh(group: str, case: str, way: str) -> dict[str, Any]:
 
 
 def main(group: str, name: str, way: str) -> dict[str, Any]:
-    """What ``measure_fresh`` returns, measured in this process."""
+    """Measures a way in this process and returns the numbers of ``measure_fresh``."""
     from experiments.benchmarks.run import GROUPS
 
     case: Case = {case.name: case for case in GROUPS[group]()}[name]
@@ -49,7 +49,7 @@ def main(group: str, name: str, way: str) -> dict[str, Any]:
     seconds = time.perf_counter() - begin
     peak = None
     if before is not None:
-        # Linux: the peak counts anew from here.
+        # Writing 5 resets VmHWM, the peak of the resident memory.
         Path("/proc/self/clear_refs").write_text("5")
         step()
         peak = (_resident("VmHWM") or 0.0) - before
@@ -59,7 +59,7 @@ def main(group: str, name: str, way: str) -> dict[str, Any]:
 def _import_library(way: str) -> None:
     import jax.numpy as jnp
 
-    # Starts the backend.
+    # Initialises the backend.
     jnp.zeros(1).block_until_ready()
     if way.startswith("PyTorch"):
         importlib.import_module("torch")
@@ -69,7 +69,7 @@ def _import_library(way: str) -> None:
 
 
 def _resident(field: str) -> float | None:
-    """MiB, or None."""
+    """Returns a field of /proc/self/status in MiB, or None where there is none."""
     status = Path("/proc/self/status")
     if not status.exists() or not os.access("/proc/self/clear_refs", os.W_OK):
         return None

@@ -1,7 +1,7 @@
-"""The layers in Keras 3 on its JAX backend: peers for speed. Needs Keras.
+"""Recurrent layers of Keras 3 on its JAX backend, as peers. Needs Keras.
 
-Imported only where that is installed. The layer's function without state is compiled as a whole,
-as Keras' own trainer does it.
+This module is imported only where Keras is installed. The stateless call of the layer is jitted as
+a whole, as Keras' own trainer does.
 """
 
 import importlib
@@ -15,20 +15,20 @@ from experiments.benchmarks.layer_steps import make_step
 from experiments.benchmarks.timing import Step
 
 LAYERS = {"lstm": "LSTM", "gru": "GRU", "elman": "SimpleRNN", "convlstm": "ConvLSTM2D"}
-"""Names here to names in ``keras.layers``."""
+"""Layers by our names: names in ``keras.layers``."""
 
 
 def make_layer_step(name: str, x: np.ndarray, features: int, train: bool, **kwargs: Any) -> Step:
-    """A forward pass, or one with gradients in parameters and inputs.
+    """Returns a forward pass, or the gradients by parameters and inputs.
 
     Args:
-      name: of a layer.
+      name: key of ``LAYERS``.
       x: (B,T,D) or (B,T,H,W,C) float32.
-      features: width.
-      train: whether gradients are taken.
-      **kwargs: of the layer.
+      features: width of the layer.
+      train: whether gradients are computed.
+      **kwargs: further arguments of the layer.
     """
-    # Read when Keras is first imported.
+    # Keras reads it at its first import.
     os.environ["KERAS_BACKEND"] = "jax"
     keras = importlib.import_module("keras")
     if name == "convlstm":

@@ -1,4 +1,4 @@
-"""A layer's forward pass or training step in JAX."""
+"""Forward pass and training step of a layer in JAX."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,8 +20,8 @@ class Scanned(nn.Module):
     """Our scan of a cell.
 
     Attributes:
-      cell: to be scanned.
-      options: how.
+      cell: the cell.
+      options: unrolling, rematerialisation and gradients of the scan.
     """
 
     cell: Any
@@ -29,22 +29,22 @@ class Scanned(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
-        """(B,T,...) to (B,T,...,F)."""
+        """Returns the outputs (B,T,...,F) of inputs (B,T,...,D)."""
         return scan_cell(self.cell, inputs, options=self.options)[1]
 
 
 class OnCudnn(nn.Module):
-    """Our layer of an LSTM with cuDNN behind it, on GPUs.
+    """Our LSTM layer with the cuDNN backend, on GPUs.
 
     Attributes:
-      features: of the LSTM.
+      features: F, width of the LSTM.
     """
 
     features: int
 
     @nn.compact
     def __call__(self, inputs: Array) -> Any:
-        """(B,T,D) to (B,T,F)."""
+        """Returns the outputs (B,T,F) of inputs (B,T,D)."""
         layer = Recurrent(partial(LSTMCell, self.features), backend="cudnn")
         return layer(inputs, train=False)
 
@@ -52,7 +52,7 @@ class OnCudnn(nn.Module):
 def make_step(
     apply: Callable[[PyTree, Array], Array], variables: PyTree, x: Array, train: bool
 ) -> Jitted:
-    """A forward pass, or one with gradients in variables and inputs of the sum of squares."""
+    """Returns a forward pass, or the gradients of the summed squares by variables and inputs."""
 
     def loss(variables: PyTree, x: Array) -> Array:
         return jnp.sum(jnp.square(apply(variables, x)))
@@ -61,7 +61,7 @@ def make_step(
 
 
 def make_module_step(make_module: Callable[[], nn.Module], x: np.ndarray, train: bool) -> Jitted:
-    """The step of a Linen module on inputs x, initialised."""
+    """Returns the step of a Linen module, initialised on inputs ``x``."""
     module, inputs = make_module(), jnp.asarray(x)
     variables = jax.jit(module.init)(jax.random.key(0), inputs)
 

@@ -1,4 +1,4 @@
-"""Recurrent layers against ``flax.linen``, PyTorch and Keras, and minGRU against scanned GRUs."""
+"""Recurrent layers against ``flax.linen``, PyTorch and Keras; minGRU against scanned GRUs."""
 
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -34,13 +34,13 @@ _TITLES = {"lstm": "LSTM", "gru": "GRU", "elman": "Elman", "convlstm": "ConvLSTM
 VECTOR_SIZES = ((32, 32, 512, 512), (16, 16, 2048, 256))
 """(T, B, D, F)."""
 MAP_SIZES = ((10, 8, 16, 16, 64, 5),)
-"""(T, B, height and width, C, F, kernel size)."""
+"""(T, B, H = W, C, F, kernel size)."""
 
 
 def vector_cases(
     name: str, sizes: tuple[tuple[int, int, int, int], ...] = VECTOR_SIZES
 ) -> list[Case]:
-    """A layer on vectors, ``lstm``, ``gru`` or ``elman``: forward and training at each size."""
+    """Returns forward pass and training step of ``lstm``, ``gru`` or ``elman`` at each size."""
     cases = []
     for t, b, d, f in sizes:
         title = f"{_TITLES[name]}, T={t}, B={b}, {d}→{f}"
@@ -49,12 +49,12 @@ def vector_cases(
 
 
 def map_cases(sizes: tuple[tuple[int, int, int, int, int, int], ...] = MAP_SIZES) -> list[Case]:
-    """ConvLSTM: forward and training at each size."""
+    """Returns forward pass and training step of the ConvLSTM at each size."""
     cases = []
     for t, b, side, c, f, k in sizes:
         title = f"ConvLSTM, T={t}, B={b}, {side}×{side}, {c}→{f}, {k}×{k}"
         draw = partial(_draw, (b, t, side, side, c))
-        # Their training steps take twelve seconds and more.
+        # Training steps of flax.linen and Keras take 12 s and more.
         cases += _both_modes(
             title, draw, "convlstm", f, {"kernel_size": (k, k)}, {LINEN: 2, KERAS: 2}
         )
@@ -64,7 +64,7 @@ def map_cases(sizes: tuple[tuple[int, int, int, int, int, int], ...] = MAP_SIZES
 def mingru_cases(
     sizes: tuple[tuple[int, int, int, int], ...] = ((2048, 8, 256, 256),),
 ) -> list[Case]:
-    """MinGRU, parallel over time, against GRUs of the same width, ours and flax.linen's."""
+    """Returns minGRU, parallel over time, against our GRU and flax.linen's of the same width."""
     cases = []
     for t, b, d, f in sizes:
         draw = partial(_draw, (b, t, d))

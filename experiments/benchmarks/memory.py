@@ -1,6 +1,6 @@
-"""A long clip through a ConvLSTM: memory and time of the training step with chunks of time.
+"""Memory and time of a ConvLSTM's training step on a long clip, with rematerialisation.
 
-``ScanOptions.remat_steps`` of about √T against both plain scans.
+The scan with ``ScanOptions.remat_steps`` of about √T is compared with both plain scans.
 """
 
 import math
@@ -26,7 +26,7 @@ def cases(
     features: int = 64,
     kernel_size: int = 5,
 ) -> list[Case]:
-    """The training step of one clip; ours is the scan in chunks."""
+    """Returns the training step on one clip; ours is the scan with rematerialisation."""
     shape = (batch_size, num_frames, size, size, channels)
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     chunk = math.ceil(math.sqrt(num_frames))

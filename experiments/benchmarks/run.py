@@ -1,15 +1,16 @@
-"""Layers and networks against their peers, side by side and in turn in one run.
+"""Benchmarks of layers and networks against their peers, side by side in one run.
 
     python -m experiments.benchmarks.run [--only=lstm,gru] [--rounds=9] [--out=runs/bench]
 
-Forward and training step of each layer against ``flax.linen`` and, where they are installed,
-PyTorch and Keras (``pip install -e '.[bench]'``); a layer's training step takes gradients in its
-parameters and its inputs. Captioning is against loops in PyTorch of the structure that two public
-code bases have, its search in milliseconds an image.
-Each table goes to ``--out`` as NAME.json, with all numbers, and NAME.md, with ratios: "times as
-fast" is the peer's median over ours. Time to the first training step and peak memory come from a
-process of its own for each way, unless ``--nofresh``. On a machine that does something else the
-ratios to PyTorch mean little: its threads wait for each other. JSON keeps ``load_average``.
+Forward pass and training step of each layer are compared with ``flax.linen`` and, where installed,
+PyTorch and Keras (``pip install -e '.[bench]'``); the training step of a layer takes the gradients
+of its parameters and inputs. Captioning is compared with PyTorch loops that have the structure of
+two public code bases; its search is in milliseconds for each image.
+
+Each table is written to ``--out`` as NAME.json, with all numbers, and NAME.md, with ratios: "times
+as fast" is the peer's median over ours. Time to the first training step and peak memory are
+measured in a process of its own for each way, unless ``--nofresh``. Ratios to PyTorch mean little
+on a busy machine, because its threads wait for each other; the JSON records ``load_average``.
 """
 
 import importlib.metadata
@@ -39,6 +40,7 @@ from experiments.benchmarks.timing import (
     compare,
     measure,
 )
+from flaxnets.training.files import write_text_atomically
 
 GROUPS: dict[str, Callable[[], list[Case]]] = {
     "lstm": partial(layers.vector_cases, "lstm"),
@@ -50,7 +52,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {
     "memory": memory.cases,
     "captioning": captioning.cases,
 }
-"""What ``--only`` may name."""
+"""Functions that make the cases, by the names that ``--only`` accepts."""
 TABLES = {
     "layers": ("lstm", "gru", "convlstm", "elman"),
     "mingru": ("mingru",),
@@ -58,21 +60,21 @@ TABLES = {
     "memory": ("memory",),
     "captioning": ("captioning",),
 }
-"""Files, and the groups in each."""
+"""Groups in each table, by the name of its file."""
 
 Results = dict[str, dict[str, dict[str, Any]]]
-"""By case and way, what was measured."""
+"""Numbers by case, way and name."""
 
 
 def run_cases(cases: list[Case], rounds: int, group: str = "", pause: float = PAUSE) -> Results:
-    """Measures cases and prints each when it is done.
+    """Measures cases, prints each one when it is done, and returns all numbers.
 
     Args:
-      cases: to be measured.
-      rounds: that are timed.
-      group: of ``GROUPS``, in which the processes for first steps and memory find the cases; empty:
-        without those.
-      pause: seconds before a measurement.
+      cases: the cases.
+      rounds: number of timed rounds.
+      group: key of ``GROUPS`` under which new processes find the cases, to measure first steps and
+        peak memory; empty: these are not measured.
+      pause: seconds before each measurement.
     """
     results: Results = {}
     for case in cases:
@@ -96,7 +98,7 @@ def run_cases(cases: list[Case], rounds: int, group: str = "", pause: float = PA
 
 
 def write(name: str, results: Results, out: Path) -> None:
-    """NAME.json and NAME.md in ``out``."""
+    """Writes NAME.json and NAME.md into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     report = {
         "dtype": "float32",
@@ -109,8 +111,8 @@ def write(name: str, results: Results, out: Path) -> None:
         "results": results,
     }
     text = json.dumps(report, indent=1, ensure_ascii=False)
-    (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    (out / f"{name}.md").write_text(format_table(results), encoding="utf-8")
+    write_text_atomically(out / f"{name}.json", text + "\n")
+    write_text_atomically(out / f"{name}.md", format_table(results))
 
 
 def _versions() -> dict[str, str]:
@@ -123,14 +125,16 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-_ONLY = flags.DEFINE_list("only", list(GROUPS), f"Of {', '.join(GROUPS)}.")
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds that are timed.", lower_bound=1)
-_FRESH = flags.DEFINE_bool("fresh", True, "First steps and memory, in processes of their own.")
-_OUT = flags.DEFINE_string("out", "runs/bench", "Where the tables are written.")
+_ONLY = flags.DEFINE_list(
+    "only", list(GROUPS), f"Groups that are measured, of {', '.join(GROUPS)}."
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Number of timed rounds.", lower_bound=1)
+_FRESH = flags.DEFINE_bool("fresh", True, "Also measure first steps and memory, in new processes.")
+_OUT = flags.DEFINE_string("out", "runs/bench", "Folder for the tables.")
 
 
 def main(argv: list[str]) -> None:
-    """Measures, prints, writes the tables."""
+    """Measures, prints and writes the tables."""
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, received {' '.join(argv[1:])}")
     unknown = sorted(set(_ONLY.value) - set(GROUPS))

@@ -1,14 +1,14 @@
-"""What the benchmarks print and write: milliseconds on the console, ratios in Markdown."""
+"""Output of the benchmarks: milliseconds on the console, ratios in Markdown."""
 
 from collections.abc import Mapping
 from typing import Any
 
 ORDER = ("flax.linen", "PyTorch", "Keras")
-"""Columns of peers that come first."""
+"""Peers whose columns come first."""
 
 
 def print_case(name: str, row: Mapping[str, Mapping[str, Any]]) -> None:
-    """One case with absolute numbers."""
+    """Prints the milliseconds, speed-up, first step and memory of each way of a case."""
     print(name)
     print(f"  {'':36}{'ms':>9}{'(range)':>18}{'ours is':>10}{'first step':>12}{'peak MiB':>10}")
     for way, numbers in row.items():
@@ -24,20 +24,20 @@ def print_case(name: str, row: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def format_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Markdown: a row for each case, a column for each peer; first steps and memory below.
+    """Returns a Markdown table of speeds and, below it, one of first steps and memory.
 
-    All numbers are a peer's over ours: above 1, ours is faster or smaller; — where a peer is not
-    installed or a number was not measured. The lower table has the cases of which there is more
-    than the speed.
+    Rows are cases, columns peers. All numbers are a peer's over ours: above 1, ours is faster or
+    smaller. — marks a peer that is not installed or a number that was not measured. The second
+    table has only the cases with such numbers.
 
     Args:
-      results: by case and way; the first way of each is ours.
+      results: numbers by case and way; the first way of each case is ours.
     """
     peers = list(ORDER)
     for row in results.values():
         peers += [way for way in list(row)[1:] if way not in peers]
     present = [peer for peer in peers if any(peer in list(row)[1:] for row in results.values())]
-    # The usual peers keep their columns where none is installed, for tables of layers.
+    # Tables of layers keep the columns of the usual peers even where one is not installed.
     columns = peers if any(peer in ORDER for peer in present) else present
     speed = [("times as fast as", peer, "ours_is_times_as_fast") for peer in columns]
     more = [
@@ -64,7 +64,7 @@ def format_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 def _table(
     results: Mapping[str, Mapping[str, Mapping[str, Any]]], columns: list[tuple[str, str, str]]
 ) -> str:
-    """Lines of Markdown; the columns are titles, peers and the keys of numbers."""
+    """Returns a Markdown table; a column is (title, peer, key of the number)."""
     header = ["our way", *(f"{title} {peer}" for title, peer, _ in columns)]
     body = [
         [name, *(_ratio(row, peer, key) for _, peer, key in columns)]

@@ -1,9 +1,9 @@
-"""Side by side in one run: ways to compute the same thing take turns and are compared.
+"""Timing of several implementations of the same computation, side by side in one run.
 
-A ``Step`` computes once and returns when that is done. A ``Case`` is one comparison: ways by name,
-each a function that makes a step; the first way is ours. ``measure`` times all of them in turn, so
-that what else the machine does meets all of them; ``compare`` gives medians, spread and how many
-times as fast ours is: a peer's median over ours.
+A ``Step`` computes once and returns when the result is ready. A ``Case`` is one comparison: a
+function for each way (implementation) that makes its step; the first way is ours. ``measure`` times
+the ways in turn, so that other load on the machine affects all of them; ``compare`` returns
+medians, ranges and speed-ups: the median of a peer over ours.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from typing import Any
 import jax
 
 Step = Callable[[], object]
-"""One computation, finished when it returns."""
+"""Function that computes once and returns when the result is ready."""
 
 PAUSE = 0.3
-"""Seconds before a measurement: PyTorch's threads keep spinning for 0.2 s after a call."""
+"""Seconds before each measurement: PyTorch's threads spin for 0.2 s after a call."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Case:
     """One comparison.
 
     Attributes:
-      name: what is computed and at which size.
-      ways: by name, a function that makes the step; the first is ours.
-      rounds_at_most: by way, a limit for those that take seconds a step.
-      fresh: whether each way is also measured in a process of its own.
-      items: by way, how many things a step computes, if times are those of one; 1 for others.
+      name: computation and sizes.
+      ways: functions that make the steps, by the name of the implementation; the first is ours.
+      rounds_at_most: greatest number of rounds, by way, for steps that take seconds.
+      fresh: whether each way is also measured in its own process (``fresh.py``).
+      items: number of items that a step computes, by way (default 1); times are for one item.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Case:
 
 
 class Jitted:
-    """A step of JAX: a compiled function on arguments that stay the same.
+    """A step of JAX: a jitted function on constant arguments.
 
     Attributes:
-      function: of ``arguments``.
-      arguments: pytrees of arrays.
+      function: the jitted function.
+      arguments: its arguments, pytrees of arrays.
     """
 
     def __init__(self, function: Callable[..., Any], *arguments: Any):
@@ -53,11 +53,11 @@ class Jitted:
         self.arguments = arguments
 
     def __call__(self) -> Any:
-        """The result, computed."""
+        """Returns the result when it is ready."""
         return jax.block_until_ready(self.function(*self.arguments))
 
     def temporary_bytes(self) -> int:
-        """What XLA reserves for intermediate values."""
+        """Returns the bytes that XLA allocates for temporaries."""
         analysis: Any = self.function.lower(*self.arguments).compile().memory_analysis()
         return int(analysis.temp_size_in_bytes)
 
@@ -68,16 +68,16 @@ def measure(
     rounds_at_most: Mapping[str, int] | None = None,
     pause: float = PAUSE,
 ) -> dict[str, list[float]]:
-    """Seconds a step by way, one number a round; the ways take turns within each round.
+    """Returns the seconds of each way's step in each round; the ways take turns in a round.
 
-    Each measurement is a pause, a step that is not timed, and the step that is. Ways with a limit
-    go without the second: at seconds a step it changes nothing.
+    A measurement is a pause, an untimed step and the timed step. Ways in ``rounds_at_most`` have no
+    untimed step, because a step of seconds needs no warm-up.
 
     Args:
-      steps: by way.
-      rounds: that are timed.
-      rounds_at_most: by way, a limit.
-      pause: seconds.
+      steps: the steps, by way.
+      rounds: number of timed rounds.
+      rounds_at_most: greatest number of rounds, by way.
+      pause: seconds before each measurement.
     """
     limits = rounds_at_most or {}
     seconds: dict[str, list[float]] = {way: [] for way in steps}
@@ -97,10 +97,10 @@ def measure(
 
 
 def compare(seconds: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
-    """By way: median and spread in milliseconds, rounds, and how many times as fast ours is.
+    """Returns median and range in milliseconds, rounds and our speed-up, by way.
 
     Args:
-      seconds: by way; the first is ours.
+      seconds: seconds of each round, by way; the first is ours.
     """
     medians = {way: statistics.median(rounds) for way, rounds in seconds.items()}
     ours = next(iter(medians.values()))

@@ -1,4 +1,4 @@
-"""Beam search in PyTorch as two public code bases write it: peers for speed. Needs PyTorch.
+"""Beam search in PyTorch with the structure of two public code bases, as peers. Needs PyTorch.
 
 Both take a decoder with ``start_decoding`` and ``decode_step`` of ``torch_captioning.py``.
 """
@@ -16,16 +16,17 @@ from experiments.benchmarks.torch_captioning import BOS, SoftAttention, load_sof
 EOS = 2
 
 Search = Callable[[Any, torch.Tensor, int, int], list[list[int]]]
-"""Decoder, regions (B,R,D), beam size and the most steps, to a caption for each image."""
+"""(decoder, regions (B,R,D), beam size, greatest number of steps) to captions (B lists)."""
 
 
 def search_one_by_one(
     decoder: Any, regions: torch.Tensor, beam_size: int, max_steps: int
 ) -> list[list[int]]:
-    """Image after image, a row of the batch for each hypothesis that goes on.
+    """Returns the captions, searched image by image, with a row for each unfinished hypothesis.
 
-    The structure of ``sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning``'s ``eval.py``: the beam
-    shrinks by those that end. Where none has ended after the last step the best is taken as it is.
+    The structure is that of ``sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning``'s ``eval.py``: the
+    beam shrinks by the hypotheses that end. If none has ended after the last step, the best
+    unfinished one is returned.
     """
     return [_search_image(decoder, image, beam_size, max_steps) for image in regions.split(1)]
 
@@ -41,7 +42,7 @@ def _search_image(decoder: Any, regions: torch.Tensor, beam_size: int, max_steps
     for step in range(max_steps):
         logits, state = decoder.decode_step(memory, state, words)
         sums = totals + logits.log_softmax(1)
-        # At first all rows are the same.
+        # All rows are equal at the first step.
         best, index = (sums if step else sums[:1]).reshape(-1).topk(k)
         parents, chosen = index // sums.shape[1], index % sums.shape[1]
         sequences = torch.cat([sequences[parents], chosen.unsqueeze(1)], 1)
@@ -67,12 +68,13 @@ def _search_image(decoder: Any, regions: torch.Tensor, beam_size: int, max_steps
 def search_in_batch(
     decoder: Any, regions: torch.Tensor, beam_size: int, max_steps: int
 ) -> list[list[int]]:
-    """A batch of images at once, a row of the batch for each hypothesis.
+    """Returns the captions of a batch of images, with a row for each hypothesis.
 
-    The structure of ``ruotianluo/ImageCaptioning.pytorch``'s ``CaptionModel.beam_search``: what has
-    ended falls by 1,000 nats and goes on, all steps are taken, every image's memory is repeated,
-    all candidates are sorted, and the log-probabilities of all words at all steps are kept. Left
-    out, in its favour: its assertions, a second softmax, diversity and the step after the last.
+    The structure is that of ``ruotianluo/ImageCaptioning.pytorch``'s ``CaptionModel.beam_search``:
+    finished hypotheses lose 1,000 nats and continue, all steps are taken, the memory of each image
+    is repeated, all candidates are sorted, and the log-probabilities of all words at all steps are
+    kept. Its assertions, second softmax, diversity and step after the last are left out, in its
+    favour.
     """
     b, k = len(regions), beam_size
     memory, state = decoder.start_decoding(regions)
@@ -122,22 +124,22 @@ def _until_end(words: list[int]) -> list[int]:
 
 
 def _repeat(x: torch.Tensor, k: int) -> torch.Tensor:
-    """(B,...) to (B·K,...)."""
+    """Returns (B·K,...): each row of (B,...) K times."""
     return x.unsqueeze(1).expand(-1, k, *x.shape[1:]).reshape(len(x) * k, *x.shape[1:])
 
 
 def make_search_step(
     decoder: Any, search: Search, regions: np.ndarray, batch_size: int, beam_size: int, steps: int
 ) -> Step:
-    """Captions of all images.
+    """Returns the search for the captions of all images.
 
     Args:
-      decoder: of ``torch_captioning.py``.
-      search: one of the two.
+      decoder: a decoder of ``torch_captioning.py``.
+      search: ``search_one_by_one`` or ``search_in_batch``.
       regions: (N,R,D) float.
-      batch_size: images at once.
-      beam_size: hypotheses.
-      steps: the most words, the end token included.
+      batch_size: images searched at once.
+      beam_size: number of hypotheses.
+      steps: greatest number of tokens, the end token included.
     """
     torch.set_num_threads(os.cpu_count() or 1)
     decoder.eval()
@@ -151,7 +153,7 @@ def make_search_step(
 
 
 def make_soft_attention(params: Mapping[str, Any]) -> SoftAttention:
-    """The decoder with flaxnets' parameters."""
+    """Returns the decoder with the parameters of flaxnets'."""
     vocabulary_size, features = params["embedding"].shape
     decoder = SoftAttention(vocabulary_size, len(params["key_kernel"]), features)
     load_soft_attention(decoder, params)

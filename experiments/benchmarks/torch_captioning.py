@@ -1,9 +1,10 @@
-"""Captioning decoders in PyTorch: peers for speed. Needs PyTorch.
+"""Captioning decoders in PyTorch, as peers. Needs PyTorch.
 
-Imported only where that is installed. ``SoftAttention`` and its training step have the structure of
-``sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning``; ``HoistedSoftAttention`` is the same with the
-products that do not depend on the state taken out of the loop; ``Att2in`` has that of att2in2 in
-``ruotianluo/ImageCaptioning.pytorch``. Searches for captions are in ``torch_caption_search.py``.
+This module is imported only where PyTorch is installed. ``SoftAttention`` and its training step
+have the structure of ``sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning``; in
+``HoistedSoftAttention`` the matmuls that do not depend on the state are moved out of the loop;
+``Att2in`` has the structure of att2in2 in ``ruotianluo/ImageCaptioning.pytorch``. The searches for
+captions are in ``torch_caption_search.py``.
 """
 
 import os
@@ -24,7 +25,7 @@ RATE, CLIP = 4e-4, 5.0
 State = tuple[torch.Tensor, torch.Tensor]
 """(h, c), each (B,F)."""
 Memory = tuple[torch.Tensor, ...]
-"""What each step reads of the images, (B,...)."""
+"""Arrays (B,...) of the images that each step reads."""
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -33,15 +34,15 @@ def _identity(x: torch.Tensor) -> torch.Tensor:
 
 
 class SoftAttention(nn.Module):
-    """Attention to regions before an ``nn.LSTMCell``, each step for itself, keys included.
+    """Soft attention and an ``nn.LSTMCell``; each step computes everything, keys included.
 
     Args:
       vocabulary_size: V.
       width: D of the regions.
-      features: of the embedding, the attention and the LSTM.
-      dropout_rate: on what the scores read.
-      activation: within the attention; ``torch.tanh`` is the paper's and flaxnets'.
-      start_activation: of the initial state; the same holds.
+      features: width of the embedding, the attention and the LSTM.
+      dropout_rate: dropout of the inputs of the vocabulary layer.
+      activation: activation of the attention; the paper and flaxnets have ``torch.tanh``.
+      start_activation: activation of the initial state; the paper and flaxnets have ``torch.tanh``.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class SoftAttention(nn.Module):
         nn.init.zeros_(self.vocabulary.bias)
 
     def start(self, regions: torch.Tensor) -> State:
-        """Of the mean over regions (B,R,D)."""
+        """Returns the initial state, from the mean over regions (B,R,D)."""
         mean = regions.mean(1)
         hidden, cell = self.start_hidden(mean), self.start_cell(mean)
         return self.start_activation(hidden), self.start_activation(cell)
@@ -78,20 +79,20 @@ class SoftAttention(nn.Module):
     def attend(
         self, regions: torch.Tensor, keys: torch.Tensor, hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gated context (B,D) and the weights (B,R)."""
+        """Returns the gated context (B,D) and the attention weights (B,R)."""
         scores = self.score(self.activation(keys + self.query(hidden).unsqueeze(1)))
         weights = scores.squeeze(2).softmax(1)
         context = (regions * weights.unsqueeze(2)).sum(1)
         return torch.sigmoid(self.gate(hidden)) * context, weights
 
     def start_decoding(self, regions: torch.Tensor) -> tuple[Memory, State]:
-        """What ``decode_step`` reads, before the first word."""
+        """Returns the memory that each step reads, and the initial state."""
         return (regions,), self.start(regions)
 
     def decode_step(
         self, memory: Memory, state: State, words: torch.Tensor
     ) -> tuple[torch.Tensor, State]:
-        """Reads words (B,): logits (B,V) of the next, and the new state."""
+        """Returns the logits (B,V) after words (B,), and the new state."""
         (regions,) = memory
         context, _ = self.attend(regions, self.keys(regions), state[0])
         state = self.cell(torch.cat([self.embedding(words), context], 1), state)
@@ -100,15 +101,15 @@ class SoftAttention(nn.Module):
     def forward(
         self, regions: torch.Tensor, captions: torch.Tensor, lengths: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Step t works on the captions that still go on.
+        """Returns logits and attention weights; step t computes only captions that are longer.
 
         Args:
           regions: (B,R,D).
-          captions: (B,1+L), the begin token first, longest caption first.
-          lengths: of each without the begin token, falling.
+          captions: (B,1+L), the begin token first, the longest caption first.
+          lengths: length of each without the begin token, descending.
 
         Returns:
-          Logits (N,V) of all N words, packed, and attention (B,L,R), zero after the end.
+          Logits (N,V) of all N words, packed, and attention weights (B,L,R), zero after the end.
         """
         b, r, _ = regions.shape
         embedded = self.embedding(captions)
@@ -126,12 +127,12 @@ class SoftAttention(nn.Module):
 
 
 class HoistedSoftAttention(SoftAttention):
-    """Keys, the words' share of the gates and the scores: one product each for all steps."""
+    """Soft attention with one matmul for all steps for keys, words' part of the gates, logits."""
 
     def forward(
         self, regions: torch.Tensor, captions: torch.Tensor, lengths: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As the base class's; words are packed, so that no product works on padding."""
+        """Returns the base class's results; words are packed, so no matmul computes padding."""
         b, r, _ = regions.shape
         width = self.embedding.embedding_dim
         of_words, of_context = self.cell.weight_ih[:, :width], self.cell.weight_ih[:, width:]
@@ -156,12 +157,12 @@ class HoistedSoftAttention(SoftAttention):
 
 
 class Att2in(nn.Module):
-    """Regions narrowed first, attention into the maxout candidate of an LSTM; for searches alone.
+    """Att2in with projected regions: attention enters an LSTM's maxout candidate; for searches.
 
     Args:
       vocabulary_size: V.
       width: D of the regions.
-      features: of the embedding, the narrowed regions, the attention and the LSTM.
+      features: width of the embedding, the projected regions, the attention and the LSTM.
     """
 
     def __init__(self, vocabulary_size: int, width: int, features: int):
@@ -178,7 +179,7 @@ class Att2in(nn.Module):
         self.vocabulary = nn.Linear(features, vocabulary_size)
 
     def start_decoding(self, regions: torch.Tensor) -> tuple[Memory, State]:
-        """Regions (B,R,D): narrowed, and their keys; the state is zero."""
+        """Returns the projected regions of (B,R,D) with their keys, and a state of zeros."""
         narrow = torch.relu(self.narrow(regions))
         zeros = narrow.new_zeros(len(narrow), self.features)
         return (narrow, self.keys(narrow)), (zeros, zeros)
@@ -186,7 +187,7 @@ class Att2in(nn.Module):
     def decode_step(
         self, memory: Memory, state: State, words: torch.Tensor
     ) -> tuple[torch.Tensor, State]:
-        """Reads words (B,): logits (B,V) of the next, and the new state."""
+        """Returns the logits (B,V) after words (B,), and the new state."""
         regions, keys = memory
         hidden, cell = state
         scores = self.score(torch.tanh(keys + self.query(hidden).unsqueeze(1))).squeeze(2)
@@ -200,11 +201,11 @@ class Att2in(nn.Module):
 
 
 def load_soft_attention(decoder: SoftAttention, params: Mapping[str, Any]) -> None:
-    """Copies parameters of ``flaxnets.decoders.show_attend_tell.SoftAttention``.
+    """Copies the parameters of ``flaxnets.decoders.show_attend_tell.SoftAttention``.
 
     Args:
-      decoder: of the same sizes.
-      params: of a decoder with a vector gate, without a deep output.
+      decoder: a decoder of the same sizes.
+      params: parameters of a decoder with a vector gate and without a deep output.
     """
 
     def tensor(*path: str) -> torch.Tensor:
@@ -237,14 +238,14 @@ def caption_loss(
     lengths: torch.Tensor,
     penalty: float = 1.0,
 ) -> torch.Tensor:
-    """Cross-entropy of a word, and how unequally the regions are looked at.
+    """Returns the mean cross-entropy of the words plus the penalty of doubly stochastic attention.
 
     Args:
-      decoder: of the scores.
+      decoder: the decoder.
       regions: (B,R,D) float32.
       captions: (B,1+L), the begin token first.
-      lengths: (B,), the end token included, the begin token not.
-      penalty: of the mean over regions and captions of (1 - Σ_t α)².
+      lengths: (B,), including the end token but not the begin token.
+      penalty: weight of the mean over regions and captions of (1 - Σ_t α)².
     """
     lengths, order = lengths.sort(descending=True)
     captions, steps = captions[order], lengths.tolist()
@@ -257,15 +258,15 @@ def caption_loss(
 def make_training_step(
     batches: Sequence[Mapping[str, Any]], vocabulary_size: int, features: int, *, hoisted: bool
 ) -> Step:
-    """A whole training step on each batch: every entry of the gradient is clipped, then Adam.
+    """Returns training steps, one for each batch: elementwise clipping of gradients, then Adam.
 
-    Their accuracy among five words is left out, in their favour.
+    The peer's top-5 accuracy is left out, in its favour.
 
     Args:
-      batches: CaptionBatches with one caption for each (B,R,D) of features.
+      batches: CaptionBatches with features (B,R,D) and one caption each.
       vocabulary_size: V.
-      features: of all layers.
-      hoisted: which of both decoders.
+      features: width of all layers.
+      hoisted: ``HoistedSoftAttention`` instead of ``SoftAttention``.
     """
     torch.set_num_threads(os.cpu_count() or 1)
     tensors = [to_tensors(batch) for batch in batches]
@@ -290,7 +291,7 @@ def make_training_step(
 def to_tensors(
     batch: Mapping[str, np.ndarray],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Regions (B,R,D) float32, captions (B,1+L) with the begin token first, and lengths (B,)."""
+    """Returns regions (B,R,D) float32, captions (B,1+L) after the begin token, lengths (B,)."""
     regions = torch.tensor(batch["features"].astype(np.float32))
     captions = torch.tensor(batch["tokens"][:, 0].astype(np.int64))
     begin = torch.full((len(captions), 1), BOS)

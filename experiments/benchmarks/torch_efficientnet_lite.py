@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 in PyTorch: the peer for speed, and the reference for parity of the import.
+"""EfficientNet-Lite0 in PyTorch: peer for speed, reference for the import of weights.
 
-Needs PyTorch, which nothing else does; imported only where it is installed. The attributes carry
-the names of the weights' file, so that ``load_state_dict`` checks their completeness.
+Needs PyTorch; this module is imported only where it is installed. Attributes have the names of the
+weights' file, so that ``load_state_dict`` checks that it is complete.
 """
 
 import torch
@@ -12,7 +12,7 @@ from flaxnets.encoders.efficientnet_lite import STAGES
 
 
 class SameConv(nn.Conv2d):
-    """Convolution without bias, padded as TensorFlow's SAME: the odd pixel right and below."""
+    """Convolution without bias and with TensorFlow's SAME padding: the odd pixel right, below."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel_size: int, stride: int = 1, groups: int = 1
@@ -20,7 +20,7 @@ class SameConv(nn.Conv2d):
         super().__init__(inputs, outputs, kernel_size, stride, groups=groups, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N,C,H,W) to (N, outputs, ceil(H/stride), ceil(W/stride))."""
+        """Returns feature maps (N,outputs,⌈H/stride⌉,⌈W/stride⌉) of (N,C,H,W)."""
         kernel_size, stride = self.kernel_size[0], self.stride[0]
         pads = [max((-(-n // stride) - 1) * stride + kernel_size - n, 0) for n in x.shape[2:]]
         if any(pads):
@@ -31,7 +31,7 @@ class SameConv(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """An inverted bottleneck, as ``flaxnets.encoders.efficientnet_lite.InvertedBottleneck``."""
+    """Inverted bottleneck: ``flaxnets.encoders.efficientnet_lite.InvertedBottleneck``."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, kernel_size: int, stride: int):
         super().__init__()
@@ -47,7 +47,7 @@ class Block(nn.Module):
         self._bn2 = nn.BatchNorm2d(outputs, eps=1e-3)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(N,C,H,W) to (N,outputs,h,w)."""
+        """Returns feature maps (N,outputs,h,w) of (N,C,H,W)."""
         x = inputs
         if self.expands:
             x = functional.relu6(self._bn0(self._expand_conv(x)))
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class TorchEfficientNetLite0(nn.Module):
-    """(N,3,H,W) float, normalised, to maps (N,1280,h,w)."""
+    """EfficientNet-Lite0 up to its last feature maps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class TorchEfficientNetLite0(nn.Module):
         self._fc = nn.Linear(1280, 1000)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images to maps; the classifier ``_fc`` is left to the caller."""
+        """Returns feature maps (N,1280,h,w) of normalised images (N,3,H,W), without ``_fc``."""
         x = functional.relu6(self._bn0(self._conv_stem(images)))
         for block in self._blocks:
             x = block(x)

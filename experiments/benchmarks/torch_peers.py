@@ -1,6 +1,7 @@
-"""The layers and the video network in PyTorch: peers for speed. Needs PyTorch.
+"""Recurrent layers and the video network in PyTorch, as peers. Needs PyTorch.
 
-Imported only where that is installed. Arrays come and go channels-last, as everywhere here.
+This module is imported only where PyTorch is installed. Arrays are channels-last, as everywhere in
+this repository.
 """
 
 import os
@@ -16,7 +17,7 @@ from experiments.benchmarks.timing import Step
 
 
 class ConvLSTM(nn.Module):
-    """A loop over ``flaxnets.recurrent.convolutional_cells.ConvLSTMCell``, inputs' part hoisted."""
+    """``flaxnets.recurrent.convolutional_cells.ConvLSTMCell`` in a loop; inputs are hoisted."""
 
     def __init__(self, channels: int, features: int, kernel_size: int):
         super().__init__()
@@ -25,7 +26,7 @@ class ConvLSTM(nn.Module):
         self.hidden = nn.Conv2d(features, 4 * features, kernel_size, padding=padding, bias=False)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """(B,T,C,H,W) to (B,T,F,H,W)."""
+        """Returns the outputs (B,T,F,H,W) of inputs (B,T,C,H,W), and None as a state."""
         b, t, _, h, w = x.shape
         projected = self.inputs(x.flatten(0, 1)).unflatten(0, (b, t))
         hidden = cell = x.new_zeros(b, self.features, h, w)
@@ -39,7 +40,7 @@ class ConvLSTM(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions, added to their input: ``flaxnets.encoders.resnet.BasicBlock``."""
+    """Residual block of two 3×3 convolutions: ``flaxnets.encoders.resnet.BasicBlock``."""
 
     def __init__(self, inputs: int, features: int, stride: int):
         super().__init__()
@@ -53,14 +54,14 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(features))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N,C,H,W) to (N,features,H/stride,W/stride)."""
+        """Returns feature maps (N,features,H/stride,W/stride) of (N,C,H,W)."""
         y = torch.relu_(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return torch.relu_(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class VideoNetwork(nn.Module):
-    """ResNet-18 on each frame, an LSTM on their averages, classes averaged over time."""
+    """ResNet-18 of each frame, mean over space, an LSTM, logits averaged over time."""
 
     def __init__(self, features: int, num_classes: int):
         super().__init__()
@@ -76,7 +77,7 @@ class VideoNetwork(nn.Module):
         self.classes = nn.Linear(features, num_classes)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B,T,3,H,W) to logits (B,num_classes)."""
+        """Returns the logits (B,num_classes) of a video (B,T,3,H,W)."""
         maps = self.encoder(video.flatten(0, 1))
         frames = maps.mean((2, 3)).unflatten(0, video.shape[:2])
         logits: torch.Tensor = self.classes(self.recurrent(frames)[0]).mean(1)
@@ -89,18 +90,18 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     "elman": lambda d, f: nn.RNN(d, f, batch_first=True),
     "convlstm": lambda c, f, kernel_size: ConvLSTM(c, f, kernel_size),
 }
-"""Layers by name, of the widths of inputs and outputs."""
+"""Constructors of the layers, called with the widths of inputs and outputs."""
 
 
 def make_layer_step(name: str, x: np.ndarray, features: int, train: bool, **kwargs: Any) -> Step:
-    """A forward pass, or one with gradients in parameters and inputs.
+    """Returns a forward pass, or the gradients by parameters and inputs.
 
     Args:
-      name: of a layer.
+      name: key of ``LAYERS``.
       x: (B,T,D) or (B,T,H,W,C) float32.
-      features: width.
-      train: whether gradients are taken.
-      **kwargs: of the layer.
+      features: width of the layer.
+      train: whether gradients are computed.
+      **kwargs: further arguments of the layer.
     """
     torch.set_num_threads(os.cpu_count() or 1)
     layer = LAYERS[name](x.shape[-1], features, **kwargs)
@@ -123,19 +124,19 @@ def make_layer_step(name: str, x: np.ndarray, features: int, train: bool, **kwar
 def make_network_step(
     video: np.ndarray, labels: np.ndarray, features: int, num_classes: int, rate: float
 ) -> Step:
-    """A whole training step of ``VideoNetwork``, eager and channels-last: SGD with momentum 0.9.
+    """Returns the training step of ``VideoNetwork``, eager, channels-last, SGD with momentum 0.9.
 
     Args:
       video: (B,T,H,W,3) float32.
-      labels: (B,) integers.
-      features: of the LSTM.
-      num_classes: of the labels.
+      labels: (B,) int.
+      features: width of the LSTM.
+      num_classes: number of classes.
       rate: learning rate.
     """
     torch.set_num_threads(os.cpu_count() or 1)
     network = VideoNetwork(features, num_classes).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), rate, momentum=0.9)
-    # Channels-last in memory already: the permutation moves nothing.
+    # The array is channels-last in memory, so the permutation copies nothing.
     inputs, targets = torch.tensor(video).permute(0, 1, 4, 2, 3), torch.tensor(labels)
 
     def step() -> float:

@@ -1,1 +1,1 @@
-"""Configuration, data and scoring that the captioning experiments share."""
+"""Configuration, data and scoring shared by the captioning experiments."""

@@ -1,50 +1,112 @@
-"""How much a caption says what an image's other captions say, and the frequencies it takes.
+"""Weights of reference captions: agreement with the image's others, captions of similar images.
 
-Phan et al., "Consensus-based Sequence Training for Video Captioning", arXiv:1712.09532, weigh the
-cross-entropy of each caption by its CIDEr against the others of its video (their WXE).
+``weigh_captions`` weighs the cross-entropy of each caption by its CIDEr-D against the other
+captions of its image (Phan et al., "Consensus-based Sequence Training for Video Captioning",
+arXiv:1712.09532, their WXE). ``add_captions`` gives an image the captions of the most similar
+images as further references of self-critical training: the image's own five reward what a model
+memorises of this image, those of similar images what also holds for unseen ones.
+``count_frequencies`` counts the document frequencies that CIDEr-D needs.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from data.batches import Source
 from data.captions.vocabulary import EOS, Vocabulary
 from flaxnets.tasks.cider import DocumentFrequencies, cider_d
 
-# Captions of similar images, as further references where captions are rewarded.
-#
-# The five captions of a training image reward a model for knowing this image; what people say of
-# images like it rewards what could be said of one that nobody has described.
-
+CIDER_ROWS = 256
+"""Images scored at once."""
 SIMILARITY_ROWS = 1_000
-"""Images whose similarities to all others are computed at a time."""
-LEAST_DEVIATION = 0.05
-"""Added to a feature's standard deviation, that features that hardly vary count for little."""
+"""Images whose similarities to all others are computed at once."""
+MIN_DEVIATION = 0.05
+"""Added to the standard deviation of each feature, so that nearly constant ones count little."""
 
 
-def find_neighbours(maps: Any, count: int) -> np.ndarray:
-    """The images most like each image: by the cosine of their standardised mean features.
+def weigh_captions(
+    captions: Sequence[Sequence[str]],
+    vocabulary: Vocabulary,
+    frequencies: DocumentFrequencies,
+    share: float,
+) -> list[np.ndarray]:
+    r"""Returns the weight of each caption's words in the loss.
+
+    .. math:: w_i = 1 - λ + λ \frac{s_i}{\bar s}
+
+    s_i is the CIDEr-D of caption i against the other captions of its image, s̄ the mean over the
+    image's captions; w_i = 1 where all s_i are 0, as for a single caption. An image's weights have
+    a mean of 1.
+
+    Deviation: the paper does not divide by s̄, so images whose captions agree have larger weights.
 
     Args:
-      maps: random access to examples of ``features`` (h,w,D), of N images.
+      captions: the captions of each image.
+      vocabulary: the model's vocabulary.
+      frequencies: document frequencies of the training captions.
+      share: λ in [0,1].
+
+    Returns:
+      (C,) float32 for each image, one weight for each of its C captions.
+
+    Raises:
+      ValueError: ``share`` out of range.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"data.consensus: expected 0 to 1, received {share}")
+    encoded = [_encode(texts, vocabulary) for texts in captions]
+    most = max(map(len, encoded))
+    width = max(ids.shape[1] for ids in encoded)
+    # Padded to whole blocks of CIDER_ROWS images, so that cider_d is compiled once.
+    tokens = np.zeros((-(-len(encoded) // CIDER_ROWS) * CIDER_ROWS, most, width), np.int32)
+    for row, ids in enumerate(encoded):
+        # A caption without words becomes padding, which counts as no reference.
+        tokens[row, : len(ids), : ids.shape[1]] = np.where(ids[:, :1] == EOS, 0, ids)
+    scores = np.zeros(tokens.shape[:2], np.float32)
+    for start in range(0, len(tokens), CIDER_ROWS):
+        part = jnp.asarray(tokens[start : start + CIDER_ROWS])
+        for number in range(most if most > 1 else 0):
+            others = jnp.delete(part, number, axis=1)
+            scores[start : start + CIDER_ROWS, number] = cider_d(
+                frequencies, part[:, number], others
+            )
+    weights = []
+    for ids, found in zip(encoded, scores, strict=False):  # The padding has no captions.
+        score = found[: len(ids)]
+        relative = score / score.mean() if score.any() else np.ones_like(score)
+        weights.append((1 - share + share * relative).astype(np.float32))
+    return weights
+
+
+def find_neighbours(features: Source, count: int) -> np.ndarray:
+    """Returns the most similar images of each image.
+
+    Similarity is the cosine of the images' standardised mean features.
+
+    Args:
+      features: N examples with ``features`` (h,w,D).
       count: K, from 1 to N - 1.
 
     Returns:
-      (N,K) int32, the most similar first, never the image itself.
+      (N,K) int32, the most similar first, without the image itself.
 
     Raises:
-      ValueError: another count.
+      ValueError: ``count`` out of range.
     """
-    if not 1 <= count < len(maps):
-        raise ValueError(f"data.num_neighbours: expected 0 to {len(maps) - 1}, received {count}")
+    if not 1 <= count < len(features):
+        raise ValueError(
+            f"data.num_neighbours: expected 0 to {len(features) - 1}, received {count}"
+        )
     means = np.stack(
-        [maps[index]["features"].mean((0, 1), dtype=np.float32) for index in range(len(maps))]
+        [
+            features[index]["features"].mean((0, 1), dtype=np.float32)
+            for index in range(len(features))
+        ]
     )
-    vectors = (means - means.mean(0)) / (means.std(0) + LEAST_DEVIATION)
+    vectors = (means - means.mean(0)) / (means.std(0) + MIN_DEVIATION)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     found = []
     for start in range(0, len(vectors), SIMILARITY_ROWS):
@@ -58,19 +120,18 @@ def find_neighbours(maps: Any, count: int) -> np.ndarray:
 def add_captions(
     captions: Sequence[Sequence[str]], neighbours: np.ndarray, share: float
 ) -> tuple[tuple[tuple[str, ...], ...], list[np.ndarray]]:
-    """Each image's captions and, behind them, those of its neighbours, with their weights.
+    """Returns each image's captions followed by those of its neighbours, and their weights.
 
     Args:
-      captions: of each of N images, at least one of each.
-      neighbours: (N,K), as ``find_neighbours`` gives them.
-      share: λ in [0,1], what the neighbours' captions together count for; an image's own together
-        count for 1 - λ.
+      captions: the captions of each of N images, at least one each.
+      neighbours: (N,K) int, as from ``find_neighbours``.
+      share: λ in [0,1], total weight of the neighbours' captions; the image's own have 1 - λ.
 
     Returns:
-      The captions of each image, and of each image (C,) float32, summing to 1.
+      The captions of each image, and (C,) float32 weights for each image, which sum to 1.
 
     Raises:
-      ValueError: a share out of range.
+      ValueError: ``share`` out of range.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"data.neighbour_share: expected 0 to 1, received {share}")
@@ -83,19 +144,15 @@ def add_captions(
     return tuple(joined), [each.astype(np.float32) for each in weights]
 
 
-CIDER_ROWS = 256
-"""Images that are scored at a time."""
-
-
 def count_frequencies(
     captions: Sequence[Sequence[str]], vocabulary: Vocabulary, cache: str
 ) -> DocumentFrequencies:
-    """Document frequencies of the training captions, from the cache where they lie there.
+    """Returns the document frequencies of captions; counts those that the cache lacks.
 
     Args:
-      captions: of each image.
-      vocabulary: of the model.
-      cache: the folder of the cache.
+      captions: the captions of each image.
+      vocabulary: the model's vocabulary.
+      cache: folder of the cache.
     """
     text = "\n\n".join("\n".join(texts) for texts in captions)
     digest = hashlib.sha256(f"{text}\0{vocabulary.digest}".encode()).hexdigest()[:24]
@@ -108,60 +165,8 @@ def count_frequencies(
     return frequencies
 
 
-def weigh_captions(
-    captions: Sequence[Sequence[str]],
-    vocabulary: Vocabulary,
-    frequencies: DocumentFrequencies,
-    share: float,
-) -> list[np.ndarray]:
-    r"""What each caption's words count for in the loss.
-
-    .. math:: w_i = 1 - λ + λ \frac{s_i}{\bar s}
-
-    with s_i the CIDEr-D of an image's caption against its other captions; where all are 0, as
-    where there is only one, w is 1. The mean over an image's captions is 1.
-
-    Deviation: the paper does not divide by the image's mean, so that images of which people say
-    much the same count for more.
-
-    Args:
-      captions: of each image.
-      vocabulary: of the model.
-      frequencies: of the training captions.
-      share: λ in [0,1].
-
-    Returns:
-      (C,) float32 of each image's C captions.
-
-    Raises:
-      ValueError: a share out of range.
-    """
-    if not 0 <= share <= 1:
-        raise ValueError(f"data.consensus: expected 0 to 1, received {share}")
-    encoded = [_encode(texts, vocabulary) for texts in captions]
-    most = max(map(len, encoded))
-    width = max(ids.shape[1] for ids in encoded)
-    tokens = np.zeros((-(-len(encoded) // CIDER_ROWS) * CIDER_ROWS, most, width), np.int32)
-    for row, ids in enumerate(encoded):
-        tokens[row, : len(ids), : ids.shape[1]] = np.where(ids[:, :1] == EOS, 0, ids)
-    scores = np.zeros(tokens.shape[:2], np.float32)
-    for start in range(0, len(tokens), CIDER_ROWS):
-        part = jnp.asarray(tokens[start : start + CIDER_ROWS])
-        for number in range(most if most > 1 else 0):
-            others = jnp.delete(part, number, axis=1)
-            scores[start : start + CIDER_ROWS, number] = cider_d(
-                frequencies, part[:, number], others
-            )
-    weights = []
-    for ids, found in zip(encoded, scores, strict=False):
-        score = found[: len(ids)]
-        relative = score / score.mean() if score.any() else np.ones_like(score)
-        weights.append((1 - share + share * relative).astype(np.float32))
-    return weights
-
-
 def _encode(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
-    """(C,L) int32, ``<eos>`` behind the words, then ``<pad>``."""
+    """Returns (C,L) int32: word ids, ``<eos>``, then ``<pad>``."""
     ids = [vocabulary.encode(text) for text in texts]
     width = max(map(len, ids))
     return np.array([caption + [0] * (width - len(caption)) for caption in ids], np.int32)

@@ -45,63 +45,71 @@ from flaxnets.training.config import (
     Scorer,
 )
 
+VOCABULARY = "vocabulary.json"
+"""File of the vocabulary in a workdir."""
+VARIANTS = ("flickr8k", "flickr8k_sampled", "coco", "moving_shapes", "smoke")
+COCO_IMAGES, COCO_CAPTIONS = 113_287, 566_747
+"""Sizes of Karpathy's training split of COCO."""
+COCO_EPOCHS = 10
+
 
 @dataclasses.dataclass
 class CaptionModelConfig:
-    """A captioner: an encoder of images, or of a video's frames, and a decoder."""
+    """A captioner: an encoder of images, or of the frames of videos, and a decoder."""
 
     encoder: EncoderConfig = dataclasses.field(
         default_factory=lambda: EncoderConfig(
             "efficientnet_lite0", weights="imagenet", frozen=True, frozen_statistics=True
         )
     )
-    """A frozen one encodes every image once and its feature maps are cached; else it is fine-tuned
-    at ``optimizer.multipliers["encoder"]`` times the learning rate."""
+    """The encoder. A frozen one encodes every image once, and its feature maps are cached; another
+    one is fine-tuned at ``optimizer.multipliers["encoder"]`` times the learning rate."""
     recurrent: RecurrentConfig = dataclasses.field(
         default_factory=lambda: RecurrentConfig(
             "lstm", features=128, normalize_inputs=True, delta_features=True
         )
     )
-    """Videos only: the recurrent layer over the frames' features."""
+    """Videos only: the recurrent layer over the features of the frames."""
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+    """The decoder."""
     feature_dropout_rate: float = 0.3
-    """On the channels of the feature maps: all regions of an image lose the same ones."""
+    """Dropout of channels of the feature maps, the same ones in all regions of an image."""
     region_dropout_rate: float = 0.3
-    """On regions, which are then masked out for the decoder."""
+    """Dropout of regions, which the decoder then masks."""
     region_features: int = 512
     """Images only: width of the Dense + ReLU layer applied to each region; 0: none."""
     dtype: str = "float32"
-    """Of the arithmetic; parameters and logits stay float32."""
-
-
-VOCABULARY = "vocabulary.json"
+    """Dtype of the arithmetic; parameters and logits stay float32."""
 
 
 @dataclasses.dataclass
 class CaptionConfig(Config):
-    """The hyper-parameters of a captioner.
+    """Hyper-parameters of a captioner.
 
-    An experiment sets ``model.decoder`` and the training that its paper describes.
+    An experiment sets ``model.decoder`` and the training that its paper describes; ``configure``
+    sets the data. Defaults are for Flickr8k.
     """
 
     name: str = "captioner"
     batch_size: int = 64
     best_metric: str = "CIDEr"
     num_steps: int = 4_690
-    """10 epochs of Flickr8k's pairs, 1.7 of all views of its images."""
+    """10 epochs of Flickr8k's (image, caption) pairs, 1.7 epochs of all views of its images."""
     eval_every: int = 938
     checkpoint_every: int = runtime(938)
     log_every: int = runtime(50)
     patience: int = 3
     ema_decay: float = 0.9995
     label_smoothing: float = 0.1
+    """Share of the target probability, in [0,1), that is spread over the vocabulary."""
     attention_penalty: float = 0.0
-    """Of the doubly stochastic attention; 0: none."""
+    """Weight λ of the doubly stochastic attention's penalty; 0: none."""
     sampling_increase: float = 0.0
-    """Scheduled sampling: what its probability rises by at a time; 0: teacher forcing."""
+    """Scheduled sampling: increase of the probability at a time; 0: teacher forcing."""
     sampling_every: int = 1_000
-    """Scheduled sampling: steps between two rises."""
+    """Scheduled sampling: steps between two increases."""
     sampling_maximum: float = 0.25
+    """Scheduled sampling: greatest probability that a step reads a word sampled from the model."""
     data: CaptionDataConfig = dataclasses.field(default_factory=CaptionDataConfig)
     model: CaptionModelConfig = dataclasses.field(default_factory=CaptionModelConfig)
     search: SearchOptions = dataclasses.field(
@@ -109,6 +117,7 @@ class CaptionConfig(Config):
             beam_size=5, length_normalization="wu", length_alpha=1.15
         )
     )
+    """The search for captions in evaluation."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adamw",
@@ -121,28 +130,28 @@ class CaptionConfig(Config):
     )
 
     def __post_init__(self) -> None:
-        # Not a field: flags cannot set it.
+        # No field, so it is neither a flag nor part of config.json.
         self._vocabulary: Vocabulary | None = None
 
     def validate(self) -> None:
-        """See ``Config.validate``."""
+        """Checks the values as ``Config.validate``, and that sampled words come from a model."""
         super().validate()
         sampled = self.sampling_increase >= self.sampling_maximum > 0 and self.sampling_every == 1
         if sampled and not self.initialize_from:
             raise ValueError(
-                "initialize_from: expected the workdir of a trained captioner, as its own words "
-                "are read from the first steps on, received ''"
+                "initialize_from: expected the workdir of a trained captioner, because training "
+                "reads the model's own words from the first steps on, received ''"
             )
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The words of the training captions, or of the trained model."""
+        """Vocabulary of the training captions, or of the trained model."""
         if self._vocabulary is None:
             self._vocabulary = make_vocabulary(self.data)
         return self._vocabulary
 
     def save_assets(self, folder: Path) -> None:
-        """Writes the vocabulary, or checks that the folder has the same."""
+        """Writes the vocabulary, or checks that the folder has the same one."""
         path = folder / VOCABULARY
         if path.exists():
             Vocabulary.load(path).require_same(self.vocabulary)
@@ -150,11 +159,11 @@ class CaptionConfig(Config):
             self.vocabulary.save(path)
 
     def load_assets(self, folder: Path) -> None:
-        """Takes the vocabulary of a trained model."""
+        """Reads the vocabulary of a trained model."""
         self._vocabulary = Vocabulary.load(folder / VOCABULARY)
 
     def check_variables(self, variables: Mapping[str, Any]) -> None:
-        """Compares the vocabulary's size with the embedding's."""
+        """Checks that the vocabulary has as many ids as the embedding has rows."""
         rows, ids = len(variables["params"]["decoder"]["embedding"]), len(self.vocabulary)
         if rows != ids:
             raise ValueError(
@@ -164,11 +173,11 @@ class CaptionConfig(Config):
 
     @property
     def is_video(self) -> bool:
-        """Whether videos are captioned, not images."""
+        """True for captions of videos, False for captions of images."""
         return self.data.kind == "moving_shapes"
 
     def make_model(self) -> nn.Module:
-        """The decoder, with an encoder where the inputs are not a frozen encoder's features.
+        """Returns the decoder, with an encoder unless its features are cached.
 
         Raises:
           ValueError: an unknown part, or parts that do not go together.
@@ -193,7 +202,7 @@ class CaptionConfig(Config):
         )
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Puts pretrained weights into an encoder that is part of the network."""
+        """Returns the variables with the pretrained weights of an encoder inside the network."""
         encoder = self.model.encoder
         if self.is_video:
             frames = {
@@ -207,30 +216,30 @@ class CaptionConfig(Config):
         return variables if encoder.frozen else with_encoder_weights(encoder, variables)
 
     def frozen_parts(self) -> tuple[str, ...]:
-        """A video's encoder of frames, where it is frozen."""
+        """Returns the path of the frames' encoder where it is frozen and part of the network."""
         return ("encoder/encoder",) if self.is_video and self.model.encoder.frozen else ()
 
     def make_task(self) -> Task:
-        """Words after words; evaluation searches by ``search``."""
+        """Returns captioning, evaluated by the search of ``search``."""
         return Captioning(**self._task_options())
 
     def make_prediction_task(self) -> Task:
-        """The search alone."""
+        """Returns captioning, which needs no training data for the search."""
         return Captioning(**self._task_options())
 
     def make_data(self, split: str) -> Loader:
-        """Captions of similar length in training; images with all captions else."""
+        """Returns batches of captions of similar length in training, else of all captions."""
         return self._loader(split, pairs=not self.data.all_captions)
 
     def make_scorer(self, split: str, *, complete: bool = False) -> Scorer:
-        """BLEU, ROUGE-L and CIDEr of a split; ``complete``: all that Java allows, too."""
+        """Returns the scorer of a split; ``complete`` adds the metrics that need Java."""
         return scoring.make_scorer(self.data, split, complete=complete)
 
     def make_prediction_data(self, paths: Sequence[str]) -> Data:
-        """Image files, in the given order.
+        """Returns the images of files, in the given order.
 
         Raises:
-          ValueError: a model of videos.
+          ValueError: the model captions videos.
         """
         if self.is_video:
             raise ValueError("images: this model captions the videos of the embedded data set")
@@ -239,40 +248,40 @@ class CaptionConfig(Config):
         )
 
     def read_image(self, path: str) -> np.ndarray:
-        """An image file, upright, (H,W,3) uint8."""
+        """Returns the image of a file, upright, (H,W,3) uint8."""
         return read_image(path)
 
     def crop_image(self, image: np.ndarray) -> np.ndarray:
-        """What the model sees of an image (H,W,3) uint8, in the image's own proportions."""
+        """Returns the part of an image (H,W,3) uint8 that the model sees, at its aspect ratio."""
         transform = image_transform(self.data)
         return image if transform.stretch else transform(image)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
-        """A video's frames, or an image as the only one, (T,H,W,3) uint8."""
+        """Returns the frames of a video, or an image as a single frame, (T,H,W,3) uint8."""
         return scoring.load_clip(self.data, split, index)
 
     def load_image(self, split: str, index: int) -> np.ndarray:
-        """An image of a split, (H,W,3) uint8; of a video the frame in the middle."""
+        """Returns an image of a split, or the middle frame of a video, (H,W,3) uint8."""
         clip = self.load_clip(split, index)
         return clip[len(clip) // 2]
 
     def references(self, split: str) -> tuple[tuple[str, ...], ...]:
-        """The captions that people wrote, of each example of a split."""
+        """Returns the human captions of each example of a split."""
         return read_split(self.data, split).captions
 
     def score_examples(self, split: str, records: Sequence[Mapping[str, Any]]) -> list[float]:
-        """CIDEr of each record's caption, as ``make_scorer`` makes one of all."""
+        """Returns the CIDEr of each record's caption; ``make_scorer`` has their mean."""
         return scoring.score_examples(self.data, split, records)
 
     def write_results(self, path: Path, split: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """Writes captions as COCO's result file, ``SPLIT.coco.json``.
+        """Writes captions as COCO's result file, ``SPLIT.coco.json``, beside ``path``.
 
-        Image ids are the data set's where they are integers, else the places in the split.
+        Image ids are the data set's if they are integers, else the indices in the split.
         """
         scoring.write_results(self.data, path, split, records)
 
     def check_same_outputs(self, other: Config) -> None:
-        """Compares the vocabularies."""
+        """Raises ValueError if the other model has another vocabulary."""
         if isinstance(other, CaptionConfig):
             self.vocabulary.require_same(other.vocabulary)
 
@@ -302,24 +311,22 @@ class CaptionConfig(Config):
         )
 
 
-# What the captioning experiments' variants share: their data, and the sizes that go with them.
-
-VARIANTS = ("flickr8k", "flickr8k_sampled", "coco", "moving_shapes", "smoke")
-COCO_IMAGES, COCO_CAPTIONS = 113_287, 566_747
-"""Of Karpathy's training split of COCO."""
-COCO_EPOCHS = 10
-
-
 def configure(config: Any, experiment: str, variant: str | None) -> Any:
-    """Sets the data of a variant: ``flickr8k`` (the default), ``coco``, embedded videos.
+    """Returns a configuration with the data of a variant, changed in place.
 
-    ``flickr8k_sampled`` goes on from a run of ``flickr8k``, whose workdir ``initialize_from`` is:
-    each word read is one of the model's own with a probability of 1/4, and captions weigh as much
-    as they agree with their image's others. ``moving_shapes`` captions the embedded videos;
-    ``smoke`` does so for seconds.
+    ``flickr8k`` (default) and ``coco``, Karpathy's split of COCO, caption photographs.
+    ``flickr8k_sampled`` starts from a run of ``flickr8k``, the workdir ``initialize_from``: each
+    input word is sampled from the model with a probability of 1/4, and captions are weighed by
+    their agreement with the others of their image (``data.consensus``). ``moving_shapes`` captions
+    the embedded videos; ``smoke`` is a small network on them, for a few seconds.
+
+    Args:
+      config: a ``CaptionConfig`` of Flickr8k.
+      experiment: name of the experiment, for the error.
+      variant: the variant; None: ``flickr8k``.
 
     Raises:
-      ValueError: an unknown variant.
+      ValueError: an unknown variant; self-critical training has no ``flickr8k_sampled``.
     """
     variant = variant or "flickr8k"
     self_critical = getattr(config, "self_critical", False)
@@ -336,7 +343,7 @@ def configure(config: Any, experiment: str, variant: str | None) -> Any:
     if variant == "coco":
         config.data.kind, config.data.num_corners = "karpathy", 0
         rows = COCO_IMAGES if self_critical else COCO_CAPTIONS
-        # Half of an epoch, which has the mirror images, too.
+        # Half an epoch, because an epoch also has the mirror images.
         config.eval_every = config.checkpoint_every = rows // config.batch_size
         config.num_steps = COCO_EPOCHS * config.eval_every
     if variant not in ("moving_shapes", "smoke"):
@@ -345,7 +352,7 @@ def configure(config: Any, experiment: str, variant: str | None) -> Any:
     config.data.num_train, config.data.all_captions = 20_000, True
     config.batch_size, config.num_steps = 32, 6_000
     config.eval_every = config.checkpoint_every = 1_000
-    # Not every step of a video says as much as every other; sentences are exact.
+    # Steps of a video are not equally informative, and the captions have no noise to smooth.
     config.attention_penalty = config.label_smoothing = config.ema_decay = 0.0
     config.search.max_steps = 24
     config.optimizer.name, config.optimizer.weight_decay = "adam", 0.0

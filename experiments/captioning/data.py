@@ -1,9 +1,14 @@
-"""What the captioning experiments train on and are scored on: images, captions, features."""
+"""Data of the captioning experiments: images or features with captions, from files to batches.
+
+``read_split`` reads a split, ``training_views`` adds mirrored and corner crops, ``model_inputs``
+replaces images by cached feature maps of a frozen encoder, and ``make_loader`` makes the batches.
+``make_prediction_data`` makes batches of image files without captions.
+"""
 
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,76 +35,83 @@ from experiments.captioning.caption_weights import (
     find_neighbours,
     weigh_captions,
 )
-from experiments.features.frozen_features import cache_features, digest_images, make_encode
+from experiments.features.frozen_features import Encode, cache_features, digest_images, make_encode
 from flaxnets.configuration import nearest, runtime
 from flaxnets.encoders.config import EncoderConfig
 
-FITS = ("stretch", "crop")
 CORNERS = ((0.0, 0.0), (0.2, 0.2), (0.0, 0.2), (0.2, 0.0))
-"""Top and left of windows over 4/5 of height and width, in the order in which they are added."""
+"""(top, left) of the corner crops, as shares of height and width, in the order of use."""
+CORNER_SIZE = 0.8
+"""Height and width of a corner crop, as a share of the image's."""
+FITS = ("stretch", "crop")
 KINDS = ("moving_shapes", "flickr8k", "karpathy", "coco", "coco_tfds")
 
 
 @dataclasses.dataclass
 class CaptionDataConfig:
-    """Where images and captions come from, and how captions become tokens."""
+    """Source of images and captions, views of the images, and the captions' tokens."""
 
     kind: str = "flickr8k"
-    """``moving_shapes`` (embedded videos), ``flickr8k`` (its own folders), ``karpathy`` (the JSON
-    of Karpathy's splits of Flickr8k, Flickr30k or COCO), ``coco`` (its own folder and JSON, the
-    validation images as the test split) or ``coco_tfds`` (TFDS's coco_captions, where it has been
-    prepared)."""
+    """``moving_shapes``: the embedded videos. ``flickr8k``: its own folders. ``karpathy``: the JSON
+    of Karpathy's splits of Flickr8k, Flickr30k or COCO. ``coco``: its own folder and JSON, with the
+    validation images as the test split. ``coco_tfds``: TFDS's coco_captions, once prepared."""
     root: str = ""
-    """The data set's folder; with ``karpathy`` the folder of images, with ``coco_tfds`` TFDS's."""
+    """Folder of the data set; for ``karpathy`` the folder of images, for ``coco_tfds`` TFDS's
+    folder. Required except for ``moving_shapes``."""
     annotations: str = ""
     """``karpathy`` only: the JSON file."""
     cache: str = runtime("runs/features")
-    """The folder of cached features and document frequencies."""
+    """Folder of cached features and document frequencies."""
     image_size: int = 288
-    """Height and width, pixels: a multiple of 32."""
+    """Height and width of the encoder's images, pixels; a multiple of 32."""
     image_fit: str = "stretch"
-    """``stretch``: the whole image becomes a square; ``crop``: its middle, as in ImageNet."""
+    """``stretch``: the whole image is resized to a square. ``crop``: the centre crop, as for
+    ImageNet."""
     mirror: bool = True
-    """Images only: whether training sees each image and its mirror image, whose captions exchange
-    left and right; an epoch is twice as long."""
+    """Images only: training sees each image also mirrored, with left and right exchanged in its
+    captions. An epoch is twice as long."""
     num_corners: int = 4
-    """Frozen encoders only: how many of an image's corners, 0 to 4, are further images
-    of training with the same captions, each 4/5 as high and wide; with ``mirror`` the second and
-    fourth are mirrored. An epoch is as much longer."""
+    """Frozen encoders only: corner crops, 0 to 4, that are further training images with the same
+    captions, each 4/5 as high and wide as the image. With ``mirror`` the second and fourth are
+    mirrored. Each makes the epoch longer by the number of images."""
     min_count: int = 5
-    """Words that occur less often in training are unknown."""
+    """Words with fewer occurrences in the training captions are unknown."""
     all_captions: bool = False
-    """Whether a training example is an image with all of its captions, not with one: an encoder
-    that trains then runs once for all of them."""
+    """A training example is an image with all its captions instead of one, so that an encoder that
+    trains runs once for all of them."""
     consensus: float = 0.0
-    """In training each caption's words count for 1 - this + this times its CIDEr-D against the
-    image's other captions, relative to their mean (``caption_consensus.py``); 0: all alike."""
+    """λ in [0,1]: in training the words of a caption have the weight 1 - λ + λ × its CIDEr-D
+    against the image's other captions, relative to their mean
+    (``experiments/captioning/caption_weights.py``). 0: equal weights."""
     num_neighbours: int = 0
-    """Self-critical training: how many of the images most like a training image lend it their
-    captions as further references (``caption_neighbours.py``)."""
+    """Self-critical training only: number of most similar training images whose captions are
+    further references of an image (``experiments/captioning/caption_weights.py``). 0: none."""
     neighbour_share: float = 0.33
-    """What the neighbours' captions together count for in a reward; the image's own count for the
-    rest."""
+    """Total weight, in [0,1], of the neighbours' captions in a reward; the image's own captions
+    have the rest."""
     max_words: int = 0
-    """Longer captions are cut in training; 0: none."""
+    """Number of words to which training captions are cut; 0: not cut."""
     num_buckets: int = 8
-    """Lengths that training batches are cut to."""
+    """Lengths to which training batches are padded."""
     num_train: int = 2_000
-    """``moving_shapes`` only, as the next two."""
+    """``moving_shapes`` only: training videos."""
     num_validation: int = 200
+    """``moving_shapes`` only: validation videos."""
     num_test: int = 500
+    """``moving_shapes`` only: test videos."""
     num_workers: int = runtime(0)
+    """Processes that read training examples; 0: threads only."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedSplit:
-    """One split: inputs, captions and names.
+    """One split of a data set: inputs, captions and names.
 
     Attributes:
-      inputs: examples of ``image`` or ``video``.
-      captions: of each input.
-      names: what the data set calls each input.
-      digest: what tells the inputs' bytes from all others.
+      inputs: random access to N examples with ``image`` or ``video``.
+      captions: the captions of each input.
+      names: the data set's name or id of each input.
+      digest: identifies the bytes of the inputs; empty for embedded videos.
     """
 
     inputs: Any
@@ -109,11 +121,11 @@ class CaptionedSplit:
 
 
 def read_split(config: CaptionDataConfig, split: str) -> CaptionedSplit:
-    """One split of the configured data set.
+    """Returns a split of the configured data set.
 
     Raises:
-      ValueError: an unknown kind or split, or a path that is not given.
-      FileNotFoundError: files that are not there.
+      ValueError: an unknown kind or split, or a missing path in the configuration.
+      FileNotFoundError: missing files.
     """
     if config.kind not in KINDS:
         raise ValueError(f"data.kind: unknown {config.kind!r}{nearest(config.kind, KINDS)}")
@@ -137,10 +149,10 @@ def read_split(config: CaptionDataConfig, split: str) -> CaptionedSplit:
 
 
 def image_transform(config: CaptionDataConfig) -> ImageTransform:
-    """What makes images equally large.
+    """Returns the transform of images to one size.
 
     Raises:
-        ValueError: an unknown ``image_fit``.
+      ValueError: an unknown ``image_fit``.
     """
     if config.image_fit not in FITS:
         fits = nearest(config.image_fit, FITS)
@@ -175,7 +187,7 @@ def _images(
 
 
 def make_vocabulary(config: CaptionDataConfig) -> Vocabulary:
-    """The words of the training captions."""
+    """Returns the vocabulary of the training captions."""
     captions = read_split(config, "train").captions
     texts = (text for texts in captions for text in texts)
     return Vocabulary.from_captions(texts, config.min_count)
@@ -184,7 +196,7 @@ def make_vocabulary(config: CaptionDataConfig) -> Vocabulary:
 def model_inputs(
     config: CaptionDataConfig, encoder: EncoderConfig, split: CaptionedSplit
 ) -> Source:
-    """What the model sees: videos, images, or the cached maps of images."""
+    """Returns the model's inputs: videos, images, or the cached feature maps of images."""
     if not caches_features(config, encoder):
         inputs: Source = split.inputs
         return inputs
@@ -199,19 +211,19 @@ def model_inputs(
 
 
 def caches_features(config: CaptionDataConfig, encoder: EncoderConfig) -> bool:
-    """Whether the encoder runs once, before training, and is no part of the network."""
+    """Returns whether the model is trained on cached features, without the encoder."""
     return encoder.frozen and config.kind != "moving_shapes"
 
 
 def change_images(split: CaptionedSplit, **changes: Any) -> CaptionedSplit:
-    """The split with other values of its images' ``ImageTransform``."""
+    """Returns the split with other values of its images' ``ImageTransform``."""
     images = copy.copy(split.inputs)
     images.transform = dataclasses.replace(images.transform, **changes)
     return dataclasses.replace(split, inputs=images)
 
 
 def mirror_split(split: CaptionedSplit) -> CaptionedSplit:
-    """The mirror images of a split's images, with what their captions say."""
+    """Returns the split with its images mirrored and left and right exchanged in the captions."""
     captions = tuple(tuple(map(mirror_caption, texts)) for texts in split.captions)
     return dataclasses.replace(change_images(split, mirror=True), captions=captions)
 
@@ -219,20 +231,25 @@ def mirror_split(split: CaptionedSplit) -> CaptionedSplit:
 def training_views(
     config: CaptionDataConfig, split: CaptionedSplit, *, cached: bool = True
 ) -> list[CaptionedSplit]:
-    """What training sees of a split's images, each view a split of its own.
+    """Returns the views of a split's images for training, each as a split.
+
+    Args:
+      config: the data.
+      split: the training split, of images.
+      cached: whether feature maps are cached; only these have corner crops.
 
     Raises:
-        ValueError: ``num_corners`` out of range.
+      ValueError: ``num_corners`` out of range.
     """
     if not 0 <= config.num_corners <= len(CORNERS):
         raise ValueError(
             f"data.num_corners: expected 0 to {len(CORNERS)}, received {config.num_corners}"
         )
     views = [split, mirror_split(split)] if config.mirror else [split]
-    # An encoder that trains sees parts of images at random instead.
+    # An encoder that trains sees random crops instead.
     corners = CORNERS[: config.num_corners] if cached else ()
     for number, (top, left) in enumerate(corners):
-        view = change_images(split, window=(top, left, top + 0.8, left + 0.8))
+        view = change_images(split, window=(top, left, top + CORNER_SIZE, left + CORNER_SIZE))
         views.append(mirror_split(view) if config.mirror and number % 2 else view)
     return views
 
@@ -247,16 +264,19 @@ def make_loader(
     seed: int,
     pairs: bool,
 ) -> Loader:
-    """Batches of a split, in training of captions of similar length.
+    """Returns the batches of a split, in training of captions of similar length.
 
     Args:
       config: the data.
-      encoder: of the model; a frozen one's feature maps are cached.
-      split: ``train`` without end; any other once and in order, with all captions.
-      vocabulary: of the model.
-      batch_size: rows.
-      seed: of the order.
-      pairs: whether a training row is one caption of an image, not all of them.
+      encoder: the model's encoder; feature maps of a frozen one are cached.
+      split: ``train`` repeats forever; any other split is one pass in order, with all captions.
+      vocabulary: the model's vocabulary.
+      batch_size: B, examples of a batch over all processes.
+      seed: seed of the order and of random crops.
+      pairs: whether a training example is an image with one caption instead of all.
+
+    Raises:
+      ValueError: a field of the configuration is out of range, or does not go with the others.
     """
     train = split == "train"
     read = read_split(config, split)
@@ -264,13 +284,13 @@ def make_loader(
     cached = caches_features(config, encoder)
     augment = None
     if train and has_images and not cached:
-        # As for ImageNet: 256 for a crop of 224.
+        # The proportion of ImageNet: 256 pixels for a crop of 224.
         read = change_images(read, size=config.image_size * 8 // 7)
         augment = RandomCrop(config.image_size)
     weights = None
     if train and config.consensus:
         frequencies = count_frequencies(read.captions, vocabulary, config.cache)
-        # What is said of a view is what is said of the image, left and right exchanged at most.
+        # All views share them: their captions differ from the image's in left and right alone.
         weights = weigh_captions(read.captions, vocabulary, frequencies, config.consensus)
     if train and config.num_neighbours:
         _check_neighbours(config, cached=cached, pairs=pairs)
@@ -309,53 +329,54 @@ def make_loader(
 def _check_neighbours(config: CaptionDataConfig, *, cached: bool, pairs: bool) -> None:
     if pairs or not cached or config.consensus:
         raise ValueError(
-            f"data.num_neighbours: expected 0, received {config.num_neighbours}: images lend their "
-            "captions to self-critical training on cached features, without data.consensus"
+            f"data.num_neighbours: expected 0, received {config.num_neighbours}: neighbours' "
+            "captions need self-critical training on cached features, without data.consensus"
         )
 
 
-# Image files to be captioned, as batches that a trained captioner reads.
-
-
 class UncaptionedImages(ImageSource):
-    """Image files as examples of captioning that have no caption."""
+    """Image files as examples without a caption, for prediction."""
 
     def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
-        """As ``ImageSource``, with one caption of length 0."""
+        """Returns the example of ``ImageSource`` with one caption of length 0."""
         none = {"tokens": np.zeros((1, 1), np.int32), "token_lengths": np.zeros(1, np.int32)}
         return {**super().__getitem__(index), **none}
 
 
 class EncodedBatches:
-    """A loader's batches with a frozen encoder's maps, float16, in place of images.
+    """Batches of a loader with float16 features of a frozen encoder in place of images.
 
-    A whole batch is encoded at once, while the loader's threads read the next.
+    Each batch is encoded while the loader's threads prefetch the next.
+
+    Args:
+      loader: batches with ``image`` (B,H,W,3) uint8.
+      encode: the frozen encoder of images.
     """
 
-    def __init__(self, loader: Loader, encode: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, loader: Loader, encode: Encode) -> None:
         self._loader, self._encode = loader, encode
 
     @property
     def num_examples(self) -> int:
-        """The number of files."""
+        """Number of files."""
         return self._loader.num_examples
 
     @property
     def batches_per_epoch(self) -> int:
-        """The batches that hold every file once."""
+        """Number of batches that hold every file once."""
         return self._loader.batches_per_epoch
 
     @property
     def bad(self) -> dict[int, str]:
-        """The number of each file found unreadable so far, with the reason."""
+        """Unreadable files found so far, index -> reason."""
         return self._loader.bad
 
     def describe(self) -> dict[str, Any]:
-        """See ``Loader``."""
+        """Returns the settings that fix the order, as ``Loader.describe``."""
         return self._loader.describe()
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
-        """One pass in order."""
+        """Yields the batches in order, from batch number ``start`` on."""
         with self._loader.batches(start) as batches:
             for batch in batches:
                 images = batch.pop("image")
@@ -365,13 +386,13 @@ class EncodedBatches:
 def make_prediction_data(
     paths: Sequence[str], transform: ImageTransform, batch_size: int, encoder: EncoderConfig
 ) -> Loader | EncodedBatches:
-    """Image files in the given order; what cannot be read has ``mask`` False.
+    """Returns batches of image files in the given order; unreadable ones have ``mask`` False.
 
     Args:
       paths: the files.
-      transform: makes them equally large.
-      batch_size: rows at most; a multiple of the devices.
-      encoder: of the model, which reads a frozen encoder's feature maps in place of images.
+      transform: resizes the images to one size.
+      batch_size: greatest number of rows; a multiple of the number of devices.
+      encoder: the model's encoder; a frozen one's feature maps replace the images.
     """
     devices = jax.device_count()
     loader = Loader(

@@ -1,4 +1,4 @@
-"""What captions of a split are held against: people's captions, and the images to look at."""
+"""Scores of a split's generated captions, their export to COCO's format, and their images."""
 
 import functools
 import logging
@@ -20,15 +20,20 @@ from flaxnets.training.config import Scorer
 logger = logging.getLogger(__name__)
 
 Records = Sequence[Mapping[str, Any]]
-"""Of examples, with ``index`` and ``caption``."""
+"""Predictions of examples, each with ``index`` and ``caption``."""
 
 
 def make_scorer(config: CaptionDataConfig, split: str, *, complete: bool) -> Scorer:
-    """BLEU, ROUGE-L and CIDEr of a split's captions; ``complete``: all that Java allows, too.
+    """Returns the function from records of a split to BLEU, ROUGE-L and CIDEr.
 
-    Images that could not be decoded have no caption and do not count. Of the embedded videos there
-    are ``motion_accuracy`` as well, the share of captions that say rightly how the coloured object
-    moves, and ``object_accuracy``, of those that also say its size and shape.
+    Images that cannot be decoded have no record and are not counted. Embedded videos have two more
+    metrics: ``motion_accuracy``, the share of captions with the right motion of the coloured
+    object, and ``object_accuracy``, the share whose size and shape are right, too.
+
+    Args:
+      config: the data.
+      split: the split of the records.
+      complete: also METEOR and SPICE, where Java is installed.
     """
     captions = read_split(config, split).captions
     metrics = None if complete else WITHOUT_JAVA
@@ -55,7 +60,7 @@ def make_scorer(config: CaptionDataConfig, split: str, *, complete: bool) -> Sco
 
 
 def score_examples(config: CaptionDataConfig, split: str, records: Records) -> list[float]:
-    """CIDEr of each record's caption, as ``make_scorer`` makes one of all."""
+    """Returns the CIDEr of each record's caption; ``make_scorer`` returns their mean."""
     captions = read_split(config, split).captions
     found = _by_index(records)
     scorer = CaptionScorer({index: captions[index] for index in found})
@@ -66,7 +71,7 @@ def score_examples(config: CaptionDataConfig, split: str, records: Records) -> l
 def write_results(config: CaptionDataConfig, path: Path, split: str, records: Records) -> None:
     """Writes captions as COCO's result file, ``SPLIT.coco.json``, beside ``path``.
 
-    Image ids are the data set's where they are integers, else the places in the split.
+    Image ids are the data set's if they are integers, else the indices in the split.
     """
     names = read_split(config, split).names
     captions = {}
@@ -77,7 +82,7 @@ def write_results(config: CaptionDataConfig, path: Path, split: str, records: Re
 
 
 def load_clip(config: CaptionDataConfig, split: str, index: int) -> np.ndarray:
-    """A video's frames, or an image as the only one, (T,H,W,3) uint8."""
+    """Returns the frames of a video, or an image as a single frame, (T,H,W,3) uint8."""
     inputs = read_split(config, split).inputs
     if config.kind == "moving_shapes":
         video: np.ndarray = inputs[index]["video"]

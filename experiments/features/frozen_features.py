@@ -1,4 +1,4 @@
-"""Features of frozen encoders: encoded once, cached, projected."""
+"""Features of frozen encoders: encoding, cache on disk, projection on principal components."""
 
 import functools
 import hashlib
@@ -12,19 +12,16 @@ import numpy as np
 
 from data.batches import Source
 from data.features import FeatureSource, digest_file, write_features
-from flaxnets.encoders.config import (
-    EncoderConfig,
-    load_encoder,
-    make_encoder,
-    weights_file,
-)
+from flaxnets.encoders.config import EncoderConfig, load_encoder, make_encoder, weights_file
 from flaxnets.layers.batch_sharding import map_in_chunks
 
 logger = logging.getLogger(__name__)
 
 Examples = list[dict[str, np.ndarray]]
+"""Examples held in memory."""
+
 Encode = Callable[[np.ndarray], np.ndarray]
-"""Images (n,H,W,3) uint8 to features (n,D), or (n,h,w,D), float32."""
+"""Frozen encoder of images: (n,H,W,3) uint8 to (n,D) or (n,h,w,D) float32."""
 
 POOLS = ("max", "mean", "none")
 
@@ -38,17 +35,20 @@ def cache_features(
     preprocessing: Mapping[str, Any],
     source: Any,
 ) -> FeatureSource:
-    """Returns the features of examples, encoding those that the cache lacks.
+    """Returns the features of examples, float16; encodes those that the cache lacks.
 
-    EfficientNet-Lite0 encodes about 30 images/s on 2 cores.
+    EfficientNet-Lite0 encodes about 30 images/s on 2 CPU cores.
 
     Args:
-      root: the folder of caches.
-      examples: as ``write_features`` takes them.
+      root: folder of all caches.
+      examples: examples of images or videos, as for ``write_features``.
       encoder: the frozen encoder.
-      pool: as for ``make_encode``.
-      preprocessing: the settings that decide on the pixels, as JSON.
-      source: digests that tell these files from all others, as JSON.
+      pool: pooling over space, as for ``make_encode``.
+      preprocessing: all settings that the pixels depend on; JSON-serialisable.
+      source: digests that identify the files; JSON-serialisable.
+
+    Raises:
+      ValueError: an unknown ``pool``, or as ``write_features``.
     """
     key = {**describe_encoder(encoder), "preprocessing": {**preprocessing}, "source": source}
     every = max(len(examples) // 20, 1)
@@ -57,7 +57,7 @@ def cache_features(
         if done % every == 0 or done == total:
             logger.info("encoded %d of %d examples", done, total)
 
-    # The encoder is made only where something is missing.
+    # A complete cache needs no encoder, so it is built at the first example.
     encode = functools.cache(lambda: make_encode(encoder, pool))
     return write_features(
         root, examples, lambda images: encode()(images), key=key, on_progress=report
@@ -65,7 +65,7 @@ def cache_features(
 
 
 def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
-    """Returns the part of a cache's key that tells the encoder and its weights."""
+    """Returns the part of a cache's key that identifies the encoder and its weights."""
     path = weights_file(encoder)
     described = {"encoder": encoder.name, "weights": digest_file(path) if path else "random"}
     given = {
@@ -77,32 +77,33 @@ def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
 
 
 def digest_images(paths: Sequence[str]) -> str:
-    """Returns one digest of the bytes of all files in order; an absent file has one, too."""
+    """Returns the SHA-256 of all files in order; a missing file counts as an empty digest."""
     digests = [digest_file(path) if Path(path).is_file() else "" for path in paths]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def make_encode(encoder: EncoderConfig, pool: str) -> Encode:
-    """Returns the frozen encoder as a function of images.
+    """Returns a frozen encoder as a compiled function of images.
 
     Args:
-      encoder: the encoder; with random weights they are those of seed 0.
-      pool: over the positions of its feature maps, ``max`` or ``mean``; ``none``: the maps
-        themselves. Vectors pass as they are.
+      encoder: the encoder; random weights are those of seed 0.
+      pool: pooling of feature maps over space: ``max``, ``mean``, or ``none``, which returns the
+        maps. Vectors are returned unchanged.
 
     Raises:
-      ValueError: another ``pool``.
+      ValueError: an unknown ``pool``.
     """
     if pool not in POOLS:
         raise ValueError(f"data.pool: expected 'max', 'mean' or 'none', received {pool!r}")
     network, variables = make_encoder(encoder), load_encoder(encoder)
-    # A few images stay in a CPU's caches; an accelerator wants many.
+    # The activations of a few images fit into a CPU's caches; accelerators need large batches.
     chunk_size = 2 if jax.default_backend() == "cpu" else 64
 
     @jax.jit
     def encode(variables: Any, images: jax.Array) -> jax.Array:
         def apply(chunk: jax.Array) -> jax.Array:
             result: Any = network.apply(variables, chunk, train=False)
+            # An encoder with a level returns a dict of that one.
             return next(iter(result.values())) if isinstance(result, Mapping) else result
 
         features = map_in_chunks(apply, images, chunk_size)
@@ -120,28 +121,29 @@ def make_encode(encoder: EncoderConfig, pool: str) -> Encode:
     return run
 
 
-def encode_example(example: Mapping[str, Any], encode: Any) -> dict[str, np.ndarray]:
-    """An example of images, (V,T,H,W,3), as one of features, (V,T,1280)."""
+def encode_example(example: Mapping[str, Any], encode: Encode) -> dict[str, np.ndarray]:
+    """Returns an example with ``features`` (V,T,...) float32 in place of ``video`` (V,T,H,W,3)."""
     video = example["video"]
-    features = encode(video.reshape(-1, *video.shape[2:])).reshape(*video.shape[:2], -1)
+    features = encode(video.reshape(-1, *video.shape[2:]))
     rest = {name: value for name, value in example.items() if name != "video"}
-    return {**rest, "features": features}
+    return {**rest, "features": features.reshape(*video.shape[:2], *features.shape[1:])}
 
 
 def fit_projection(
     features: np.ndarray, size: int, *, whitening: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Standardisation and principal components as one affine map.
+    """Returns standardisation and principal components as one affine map.
 
     Args:
-      features: (N,D) float32 of the training clips.
-      size: components kept, P.
-      whitening: w; component k of variance v_k is divided by (v_k^w · v_1^(1−w))^(1/2), so that
-        the first always has unit variance.
+      features: (N,D) float32, of the training clips.
+      size: P, number of components.
+      whitening: w in [0,1]; component k of variance v_k is divided by
+        (v_k^w · v_1^(1−w))^(1/2), so the first component always has unit variance.
 
     Returns:
       kernel (D,P) and bias (P,), float32.
     """
+    # The constant keeps features that hardly vary from being scaled up to noise.
     mean, scale = features.mean(0), features.std(0) + 1e-2
     standard = (features - mean) / scale
     variances, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
@@ -153,7 +155,7 @@ def fit_projection(
 
 
 def plain_features(examples: Examples) -> np.ndarray:
-    """Features of the streams that are not mirrored, (N,T,S·D) float32."""
+    """Returns the features of the S streams that are not mirrored, (N,T,S·D) float32."""
     features = np.stack([example["features"][::2] for example in examples])  # (N,S,T,D)
     n, _, steps, _ = features.shape
     return features.swapaxes(1, 2).reshape(n, steps, -1).astype(np.float32)

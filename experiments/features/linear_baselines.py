@@ -1,4 +1,4 @@
-"""Linear classifiers that any claim for a recurrent network has to beat."""
+"""Linear classifiers, the baselines of a recurrent network on the same features."""
 
 from collections.abc import Mapping
 
@@ -11,13 +11,13 @@ from sklearn.preprocessing import StandardScaler
 def predict_linear(
     inputs: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray
 ) -> list[tuple[int, int]]:
-    """Logistic regression (L2, C = 1) on standardised inputs, nothing tuned.
+    """Fits logistic regression (L2, C = 1, not tuned) on standardised inputs, and predicts.
 
     Args:
       inputs: (N,D) float.
       labels: (N,) int.
-      train: numbers of the training examples.
-      test: numbers of the test examples.
+      train: indices of the training examples.
+      test: indices of the test examples.
 
     Returns:
       (label, prediction) of each test example.
@@ -29,9 +29,10 @@ def predict_linear(
 
 
 def over_time(features: np.ndarray, prefix: str) -> Mapping[str, np.ndarray]:
-    """Summaries of (N,T,D) features as (N,D') inputs, by name.
+    """Returns summaries of (N,T,D) features as (N,D') inputs, by names that begin with ``prefix``.
 
-    ``averaged`` and the ``maximum`` are blind to order; averages of the thirds see it.
+    Average and maximum over time do not depend on the order of the steps; the concatenated averages
+    of three thirds do.
     """
     thirds = np.array_split(features, 3, axis=1)
     return {

@@ -27,7 +27,7 @@ ENCODER_FLAGS: dict[str, tuple[str, ...]] = {
     "small_cnn": ("features=(4,)", "strides=(4,)"),
     "downsampled_frames": ("input_size=4",),
 }
-"""One encoder of each family, cut off at an early endpoint so that it compiles quickly."""
+"""One encoder of each family, cut off at an early endpoint, so that it compiles quickly."""
 CELLS = (
     *("lstm", "gru", "elman", "convlstm", "convgru", "mingru", "lru"),
     *("flax.linen:MGUCell", "own_cell:LeakyCell"),

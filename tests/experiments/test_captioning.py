@@ -1,4 +1,4 @@
-"""Captioning experiments: the vocabulary of a run, what its scores see, and what is refused."""
+"""Captioning experiments: vocabulary, weights of captions, metrics, views of images, errors."""
 
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def test_captions_that_agree_with_an_images_others_weigh_more(tmp_path: Path) ->
         weigh_captions(captions, words, frequencies, 1.5)
 
 
-def test_training_weighs_what_it_is_told_to_and_evaluation_nothing(tmp_path: Path) -> None:
+def test_consensus_weighs_training_captions_only(tmp_path: Path) -> None:
     config = smoke(tmp_path)
     config.data.consensus = 1.0
     [weighed, evaluated] = (first_batch(config, split) for split in ("train", "validation"))
@@ -151,7 +151,7 @@ def test_the_sampled_variant_is_not_of_self_critical_training() -> None:
         scst.get_config("flickr8k_sampled")
 
 
-def test_what_goes_on_from_a_trained_captioner_does_not_begin_without() -> None:
+def test_variants_that_need_a_trained_captioner_refuse_to_start_without_one() -> None:
     config: Any = show_attend_tell.get_config("flickr8k_sampled")
     with pytest.raises(ValueError, match="initialize_from: expected the workdir of a trained capt"):
         config.validate()
@@ -166,7 +166,7 @@ def test_what_goes_on_from_a_trained_captioner_does_not_begin_without() -> None:
         scst.get_config(variant).validate()
 
 
-def test_people_score_better_than_another_clips_captions(tmp_path: Path) -> None:
+def test_human_captions_score_better_than_those_of_another_clip(tmp_path: Path) -> None:
     config = smoke(tmp_path)
     score = config.make_scorer("validation")
     references = config.references("validation")
@@ -186,7 +186,7 @@ def test_people_score_better_than_another_clips_captions(tmp_path: Path) -> None
         ({"kind": "karpathy", "root": "x"}, r"data\.annotations: expected the JSON of Karpathy"),
     ],
 )
-def test_data_that_are_not_given_are_named(
+def test_missing_flags_of_the_data_are_named(
     changes: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     config = smoke(tmp_path)
@@ -196,7 +196,7 @@ def test_data_that_are_not_given_are_named(
         config.make_data("train")
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_splits_and_folders_are_named(tmp_path: Path) -> None:
     config = smoke(tmp_path)
     for split in ("tests", ""):
         with pytest.raises(ValueError, match="split: expected one of train, validation, test, rec"):
@@ -225,7 +225,7 @@ def test_unknown_parts_are_refused(tmp_path: Path) -> None:
         config.make_prediction_data(["a.jpg"])
 
 
-def test_training_sees_mirror_images_and_what_their_captions_say(tmp_path: Path) -> None:
+def test_training_has_mirrored_images_with_mirrored_captions(tmp_path: Path) -> None:
     root = make_flickr8k(tmp_path, ["A dog on the left .", "The right dog"])
     config = make_config(root)
     config.model.encoder.frozen = False
@@ -258,7 +258,7 @@ def test_training_sees_mirror_images_and_what_their_captions_say(tmp_path: Path)
         config.make_data("train")
 
 
-def test_training_sees_corners_of_images(tmp_path: Path) -> None:
+def test_training_has_corner_crops(tmp_path: Path) -> None:
     config = make_config(make_flickr8k(tmp_path, ["A dog on the left ."]))
     split = read_split(config.data, "train")
     config.data.num_corners = 3

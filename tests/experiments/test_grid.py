@@ -1,4 +1,4 @@
-"""The grid by flags: encoders × cells × heads on clips, decoders × cells × encoders on captions."""
+"""Grid by flags: encoders × cells × heads on clips, decoders × cells × encoders on captions."""
 
 import importlib
 import itertools
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 
 @pytest.fixture(autouse=True)
 def own_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A module outside of the repository, on the path of imports."""
+    """Makes a module outside the repository importable."""
     (tmp_path / "own_cell.py").write_text(grid.OWN_CELL)
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
@@ -181,7 +181,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_go_together_is_refused(case: str) -> None:
+def test_incompatible_parts_are_refused(case: str) -> None:
     given, message = REFUSED[case]
     names = {name for name, _, _ in (each.partition("=") for each in given)}
     plain = () if any(name.endswith("features") for name in names) else ("encoder.features=()",)

@@ -1,4 +1,4 @@
-"""Every experiment's ``smoke`` variant trains and is evaluated, so that none rots unnoticed."""
+"""Training and evaluation of every experiment's ``smoke`` variant."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 
 
 def smoke_variants() -> dict[str, Config]:
-    """The configuration of ``FILE:smoke`` by file, of the experiments that have it."""
+    """Returns the configuration of ``FILE:smoke`` by file, for the experiments that have it."""
     variants = {}
     for path in sorted(FOLDER.glob("*.py")):
         if "def get_config(" not in path.read_text():
@@ -79,7 +79,7 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert all(math.isfinite(record["loss"]) for record in records)
     assert all(math.isfinite(record["gradient_norm"]) for record in trained)
     rates = {"learning_rate", "clips_per_second", "data_wait_share"}
-    # What is drawn and rewarded has no right words.
+    # Sampled captions have rewards instead of the accuracy of words.
     right = "accuracy" if not captions else "reward" if name == "scst.py" else "word_accuracy"
     assert rates | {right} <= trained[-1].keys()
     evaluated = [record for record in records if record["split"] == config.eval_split]

@@ -31,15 +31,15 @@ def test_folds_test_each_clip_once_and_train_on_none_of_its_sequence() -> None:
         config.set_fold(fold)
         every = config._all_videos()
         listings.add((every.paths, every.labels))
-        train, test = config._places("train"), config._places("test")
+        train, test = config._indices("train"), config._indices("test")
         assert not set(train) & set(test)
         assert sorted([*train, *test]) == list(range(60))
-        assert len({every.groups[place] for place in test}) == 1
+        assert len({every.groups[i] for i in test}) == 1
         assert not {every.groups[i] for i in train} & {every.groups[i] for i in test}
-        for split, places in (("train", train), ("test", test)):
+        for split, indices in (("train", train), ("test", test)):
             videos = config._videos(split)
-            assert [every.paths[place] for place in places] == list(videos.paths)
-            assert [every.labels[place] for place in places] == list(videos.labels)
+            assert [every.paths[i] for i in indices] == list(videos.paths)
+            assert [every.labels[i] for i in indices] == list(videos.labels)
         tested += test.tolist()
     assert sorted(tested) == list(range(60))
     # The same list in each fold, so that they share a cache.

@@ -1,4 +1,4 @@
-"""The captioning benchmarks: all ways run, and with the same weights they compute the same."""
+"""Captioning benchmarks: every way runs, and equal weights give equal results."""
 
 import time
 from functools import partial
@@ -98,7 +98,7 @@ def test_both_sides_train_on_the_same_captions() -> None:
 
 @pytest.fixture(scope="module")
 def searched() -> tuple[Any, list[list[int]]]:
-    """Parameters with a counting unit, and the captions that flaxnets finds with them."""
+    """Parameters with a counting unit, and the captions of flaxnets' search with them."""
     decoder = caption_peer.make_decoder(V, F)
     params = caption_search.make_counting_params(decoder, R, D)
     return params, search(decoder, params, images(8), OPTIONS)
@@ -112,7 +112,7 @@ def test_captions_end_at_different_lengths(searched: Any) -> None:
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[Any, dict[str, np.ndarray], float]:
-    """Initial parameters, a batch, and the loss of flaxnets' first step without dropout."""
+    """Initial parameters, a batch, and the loss of flaxnets' first step, without dropout."""
     batch = caption_peer.draw_batch(6, R, D, V)
     step = captioning.TrainingStep(caption_peer.make_decoder(V, F, dropout_rate=0.0), [batch])
     params = jax.tree.map(np.array, step.params)
@@ -128,7 +128,7 @@ def peers() -> Any:
 
 
 def load(peers: Any, kind: Any, params: Any) -> Any:
-    """The peer's decoder with flaxnets' parameters and activations."""
+    """Returns the peer's decoder with flaxnets' parameters and activations."""
     import torch
 
     decoder = kind(V, D, F, 0.0, activation=torch.tanh, start_activation=torch.tanh)
@@ -170,7 +170,7 @@ def test_att2in_agrees(peers: Any) -> None:
         make_cell=partial(MaxoutLSTMCell, F),
     )
     params = caption_search.draw_params(ours, R, D)
-    # The peer's ReLU then changes neither words nor regions, which it does not narrow either.
+    # With these, the peer's ReLU and its projection of regions are identities.
     params["embedding"] = abs(params["embedding"])
     params["vocabulary_kernel"] *= 10
     params["vocabulary_bias"][: UNK + 1] = [-100, -100, 2, -100]

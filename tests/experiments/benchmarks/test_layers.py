@@ -1,4 +1,4 @@
-"""The benchmarks' harness: every case is measured, and the tables hold what was measured."""
+"""Harness of the benchmarks: every case is measured, and the tables hold its numbers."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Captions that similar images lend an image, as references of self-critical training."""
+"""Captions of similar images as further references of self-critical training."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ SCST = "experiments/scst.py"
 
 
 def maps_of(vectors: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """Maps (2,3,D) float16 whose means are the vectors, and whose places differ."""
+    """Returns feature maps (2,3,D) float16 whose means over space are the vectors."""
     noise = np.random.default_rng(1).normal(size=(len(vectors), 2, 3, vectors.shape[1]))
     noise -= noise.mean((1, 2), keepdims=True)
     return [
@@ -26,7 +26,7 @@ def maps_of(vectors: np.ndarray) -> list[dict[str, np.ndarray]]:
 def test_neighbours_are_the_most_similar_images_and_never_the_image_itself() -> None:
     rng = np.random.default_rng(0)
     kinds = rng.normal(size=(4, 16))
-    # More images than are compared at a time; each kind has a quarter of them.
+    # More images than SIMILARITY_ROWS; each kind has a quarter of them.
     vectors = np.tile(kinds, (300, 1)) * rng.uniform(1, 1.2, (1200, 1))
     found = find_neighbours(maps_of(vectors + 0.01 * rng.normal(size=(1200, 16))), 5)
     assert found.shape == (1200, 5)
@@ -76,7 +76,7 @@ def test_training_batches_have_the_neighbours_captions_and_others_do_not(tmp_pat
     np.testing.assert_allclose(weights[:, own:], 0.4 / (2 * own), rtol=1e-6)
     assert batches["validation"]["tokens"].shape[1] == own
     assert "caption_weights" not in batches["validation"]
-    # What people wrote of a split, the vocabulary and the frequencies are as they were.
+    # The split itself, and with it vocabulary and frequencies, is unchanged.
     assert {len(texts) for texts in read_split(config.data, "train").captions} == {own}
 
 
@@ -97,7 +97,7 @@ def test_only_rewards_on_cached_features_have_neighbours(
     for name, value in changes.items():
         setattr(config.model.encoder if name == "frozen" else config.data, name, value)
     with pytest.raises(
-        ValueError, match=r"data.num_neighbours: expected 0, received 2: images len"
+        ValueError, match=r"data.num_neighbours: expected 0, received 2: neighbours"
     ):
         config.make_data("train")
 

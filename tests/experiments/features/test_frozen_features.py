@@ -1,4 +1,4 @@
-"""The projection of frozen features, against an SVD."""
+"""Projection of frozen features, compared with an SVD."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ N, D, P = 40, 6, 4
 
 @pytest.fixture(scope="module")
 def features() -> np.ndarray:
-    """Correlated features of unequal scale and offset."""
+    """Correlated features (N,D) of unequal scale and offset."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(N, D)) @ rng.normal(size=(D, D))
     return (x * [1, 5, 0.3, 2, 10, 1] + [0, 3, -1, 100, 0, 7]).astype(np.float32)
 
 
 def components(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (N,P) on principal components by SVD, and their variances (P,)."""
+    """Returns the principal components (N,P) by SVD, and their variances (P,)."""
     x = features.astype(np.float64)
     standard = (x - x.mean(0)) / (x.std(0) + 1e-2)
     u, s, _ = np.linalg.svd(standard, full_matrices=False)

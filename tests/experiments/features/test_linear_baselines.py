@@ -1,4 +1,4 @@
-"""Linear baselines: what they see, what they never see, and what they can tell apart."""
+"""Linear baselines: their predictions, and the inputs that these depend on."""
 
 import numpy as np
 import pytest
@@ -10,20 +10,20 @@ TRAIN, TEST = np.arange(30), np.array([35, 31, 33])
 
 
 def blobs() -> tuple[np.ndarray, np.ndarray]:
-    """40 points around three corners far apart."""
+    """Returns 40 points (40,3) around three distant corners, and their labels."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.arange(40) % 3)
     return 5 * np.eye(3)[labels] + rng.normal(0, 0.2, (40, 3)), labels
 
 
-def test_what_is_apart_is_told_apart() -> None:
+def test_separable_classes_are_separated() -> None:
     inputs, labels = blobs()
     pairs = predict_linear(inputs, labels, TRAIN, TEST)
     assert pairs == [(label, label) for label in labels[TEST]]
     assert all(type(value) is int for pair in pairs for value in pair)
 
 
-def test_labels_of_the_test_are_not_read() -> None:
+def test_labels_of_test_examples_do_not_change_predictions() -> None:
     inputs, labels = blobs()
     wrong = labels.copy()
     wrong[TEST] = (labels[TEST] + 1) % 3
@@ -41,7 +41,7 @@ def test_other_examples_change_nothing() -> None:
     )
 
 
-def test_the_unit_of_an_input_does_not_matter() -> None:
+def test_the_scale_of_an_input_does_not_change_predictions() -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 2, 60)
     inputs = rng.normal(0, 2, (60, 4)) + labels[:, None]
@@ -70,7 +70,7 @@ def test_summaries_equal_loops(features: np.ndarray) -> None:
     assert thirds.shape == (N, 3 * D)
 
 
-def test_names_say_what_is_blind_to_order_and_it_is(features: np.ndarray) -> None:
+def test_summaries_named_blind_to_order_ignore_the_order(features: np.ndarray) -> None:
     shuffled = features[:, np.random.default_rng(3).permutation(T)]
     summaries, others = over_time(features, "x"), over_time(shuffled, "x")
     assert all(name.startswith("x, ") for name in summaries)
