@@ -1,4 +1,4 @@
-"""Who may import whom: the way of the data goes in one direction."""
+"""Imports between the packages: the data go in one direction."""
 
 import ast
 from pathlib import Path

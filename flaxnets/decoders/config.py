@@ -48,7 +48,7 @@ class DecoderConfig:
     embed_features: int = 512
     """Width of the word embeddings."""
     tie_embeddings: bool = False
-    """Whether a word's logit is the product of the output with its embedding."""
+    """True: a word's logit is the product of the output with its embedding."""
     attention_features: int = 512
     """Decoders with attention only: width of the layer that scores the regions."""
     dropout_rate: float = 0.5

@@ -73,8 +73,8 @@ class EncoderConfig:
     """small_cnn and downsampled_frames only: side in pixels to which blocks of the frames are
     averaged first; 0: as they are."""
     remat: str = runtime("none")
-    """Which activations are recomputed for the gradient to save memory: ``none``, ``elementwise``
-    or ``full``."""
+    """Activations that are recomputed for the gradient to save memory: ``none``, ``elementwise`` or
+    ``full``."""
 
 
 def make_encoder(
