@@ -16,7 +16,7 @@ from absl import flags
 
 from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.loop import train
-from flaxnets.training.step import count_parameters
+from flaxnets.training.state import count_parameters
 from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.program import load_experiment

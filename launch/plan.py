@@ -25,7 +25,8 @@ from flaxnets.training.cost import Cost, Memory, estimate_cost
 from flaxnets.training.loop import close_batches, make_variables
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.parallel import DataParallel
-from flaxnets.training.step import make_state, make_train_step
+from flaxnets.training.state import make_state
+from flaxnets.training.step import make_train_step
 from launch import program
 from launch.plan_report import (
     CPU,

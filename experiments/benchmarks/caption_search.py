@@ -25,7 +25,7 @@ from flaxnets.decoders.hypotheses import (
 from flaxnets.decoders.search import SearchOptions
 from flaxnets.models.captioner import Captioner
 from flaxnets.tasks.captioning import Captioning
-from flaxnets.training.step import initialize_variables
+from flaxnets.training.state import initialize_variables
 from flaxnets.typing import Array, Batch, PyTree
 
 ONE_BY_ONE = "PyTorch, one image at a time"

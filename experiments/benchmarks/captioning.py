@@ -26,7 +26,8 @@ from flaxnets.models.captioner import Captioner
 from flaxnets.tasks.captioning import Captioning
 from flaxnets.training.config import OptimizerConfig
 from flaxnets.training.optimizer import make_optimizer
-from flaxnets.training.step import initialize_variables, make_state, make_train_step
+from flaxnets.training.state import initialize_variables, make_state
+from flaxnets.training.step import make_train_step
 from flaxnets.typing import PyTree
 
 AS_WRITTEN = "PyTorch, as its authors wrote it"

@@ -30,7 +30,7 @@ from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_efficientnet_lite0
 from flaxnets.layers.batch_sharding import map_in_chunks
 from flaxnets.layers.depthwise import DepthwiseConv, native_depthwise_conv
-from flaxnets.training.files import write_text_atomically
+from flaxnets.training.workdir import write_text_atomically
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1)
 _IMAGE_SIZE = flags.DEFINE_integer(

@@ -40,7 +40,7 @@ from experiments.benchmarks.timing import (
     compare,
     measure,
 )
-from flaxnets.training.files import write_text_atomically
+from flaxnets.training.workdir import write_text_atomically
 
 GROUPS: dict[str, Callable[[], list[Case]]] = {
     "lstm": partial(layers.vector_cases, "lstm"),

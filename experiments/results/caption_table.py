@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from flaxnets.training.files import write_text_atomically
+from flaxnets.training.workdir import write_text_atomically
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 

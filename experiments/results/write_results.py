@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flaxnets.training.files import write_text_atomically
+from flaxnets.training.workdir import write_text_atomically
 
 RESULTS = Path(__file__).parent
 _BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from flaxnets.training.files import write_atomically
+from flaxnets.training.workdir import write_atomically
 from flaxnets.typing import PyTree
 
 

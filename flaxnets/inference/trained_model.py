@@ -12,10 +12,9 @@ from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.config import Config, Data, UndefinedMethod
 from flaxnets.training.distributed import is_first
 from flaxnets.training.evaluation import evaluate, gather_records
-from flaxnets.training.files import write_text_atomically
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.step import make_evaluation_step
-from flaxnets.training.workdir import Workdir
+from flaxnets.training.workdir import Workdir, write_text_atomically
 
 
 @runtime_checkable

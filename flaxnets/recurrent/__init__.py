@@ -5,7 +5,7 @@
 (``flax_cells.py``), or one of one's own that follows ``Cell``.
 """
 
-from flaxnets.recurrent.cell import Cell, CellModule, ProjectHidden, Weights, check_cell
+from flaxnets.recurrent.cell import Cell, CellModule, ProjectHidden, Weights
 from flaxnets.recurrent.cells import DenseCell, ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.config import CELLS, RecurrentConfig, make_recurrent
 from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell, ConvolutionalCell
@@ -22,7 +22,7 @@ from flaxnets.recurrent.linear_recurrence import (
     linear_recurrence,
     plain_recurrence,
 )
-from flaxnets.recurrent.scan import ScanOptions, scan_cell
+from flaxnets.recurrent.scan import ScanOptions, check_cell, scan_cell
 from flaxnets.recurrent.torch_weights import from_torch
 
 __all__ = [

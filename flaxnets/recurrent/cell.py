@@ -158,43 +158,6 @@ class CellModule(nn.Module):
         return self.step(weights.pointwise, project_hidden, carry, rest)
 
 
-_MEMBERS = (
-    "features",
-    "dtype",
-    "num_feature_axes",
-    "weights",
-    "initialize_carry",
-    "project",
-    "step",
-)
-
-
-def check_cell(name: str, cell: Any) -> None:
-    """Refuses a class that no layer can scan.
-
-    Args:
-      name: the argument that the error names.
-      cell: a cell, or the class of one.
-
-    Raises:
-      ValueError: neither a ``flax.linen.RNNCellBase`` nor a ``LinearCell``, and without some of the
-        members of ``Cell``.
-    """
-    from flaxnets.recurrent.linear_cells import LinearCell  # It imports this module.
-
-    kind = cell if isinstance(cell, type) else type(cell)
-    if issubclass(kind, (nn.RNNCellBase, LinearCell)):
-        return
-    members = set(dir(kind)) | set(getattr(kind, "__dataclass_fields__", ()))
-    missing = [member for member in _MEMBERS if member not in members]
-    if missing:
-        raise ValueError(
-            f"{name}: expected a recurrent cell: a subclass of flax.linen.RNNCellBase, or a class "
-            f"with the members of flaxnets.recurrent.cell.Cell, received {kind.__name__}, which "
-            f"has no {', '.join(missing)}"
-        )
-
-
 def check_inputs(inputs: Array, leading: str, num_feature_axes: int) -> None:
     """Refuses inputs of another rank, or of integers.
 

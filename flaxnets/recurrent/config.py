@@ -6,12 +6,11 @@ from functools import partial
 from typing import Any
 
 from flaxnets.configuration import find_part, parameters_of, runtime
-from flaxnets.recurrent.cell import check_cell
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
 from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
-from flaxnets.recurrent.scan import ScanOptions
+from flaxnets.recurrent.scan import ScanOptions, check_cell
 from flaxnets.typing import Dtype
 
 CELLS: Mapping[str, Callable[..., Any]] = {

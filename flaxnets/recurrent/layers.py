@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.layers.padding import check_lengths
-from flaxnets.recurrent.cell import check_cell, check_inputs
+from flaxnets.recurrent.cell import check_inputs
 from flaxnets.recurrent.cudnn import check_cudnn, run_cudnn
 from flaxnets.recurrent.scan import (
     AnyCell,
     ScanOptions,
+    check_cell,
     check_hidden_dropout,
     check_options,
     scan_cell,

@@ -16,7 +16,6 @@ from flaxnets.recurrent.cell import (
     ProjectHidden,
     Weights,
     check_carry,
-    check_cell,
     check_inputs,
 )
 from flaxnets.recurrent.flax_cells import (
@@ -360,3 +359,38 @@ def _scan_linear(
 
 def _where(valid: Array, new: Array, old: Array) -> Array:
     return jnp.where(valid.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+_MEMBERS = (
+    "features",
+    "dtype",
+    "num_feature_axes",
+    "weights",
+    "initialize_carry",
+    "project",
+    "step",
+)
+
+
+def check_cell(name: str, cell: Any) -> None:
+    """Refuses a class that no layer can scan.
+
+    Args:
+      name: the argument that the error names.
+      cell: a cell, or the class of one.
+
+    Raises:
+      ValueError: neither a ``flax.linen.RNNCellBase`` nor a ``LinearCell``, and without some of the
+        members of ``Cell``.
+    """
+    kind = cell if isinstance(cell, type) else type(cell)
+    if issubclass(kind, (nn.RNNCellBase, LinearCell)):
+        return
+    members = set(dir(kind)) | set(getattr(kind, "__dataclass_fields__", ()))
+    missing = [member for member in _MEMBERS if member not in members]
+    if missing:
+        raise ValueError(
+            f"{name}: expected a recurrent cell: a subclass of flax.linen.RNNCellBase, or a class "
+            f"with the members of flaxnets.recurrent.cell.Cell, received {kind.__name__}, which "
+            f"has no {', '.join(missing)}"
+        )

@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flaxnets.decoders.hypotheses import EOS, PAD
-from flaxnets.training.files import write_atomically
+from flaxnets.training.workdir import write_atomically
 from flaxnets.typing import Array
 
 ORDERS = 4

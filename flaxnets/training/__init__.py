@@ -33,13 +33,8 @@ from flaxnets.training.parallel import (
 )
 from flaxnets.training.preemption import Preemption
 from flaxnets.training.profile import Profile
-from flaxnets.training.step import (
-    TrainState,
-    initialize_variables,
-    make_evaluation_step,
-    make_state,
-    make_train_step,
-)
+from flaxnets.training.state import TrainState, initialize_variables, make_state
+from flaxnets.training.step import make_evaluation_step, make_train_step
 from flaxnets.training.workdir import Workdir, WorkdirError
 
 __all__ = [

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from flaxnets.training.distributed import broadcast_from_first, is_first
-from flaxnets.training.step import TrainState
+from flaxnets.training.state import TrainState
 from flaxnets.training.workdir import Workdir
 from flaxnets.typing import PyTree
 

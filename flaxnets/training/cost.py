@@ -13,12 +13,8 @@ from flaxnets.training.config import Config
 from flaxnets.training.flops import Flops, count_flops
 from flaxnets.training.optimizer import frozen_mask, make_optimizer
 from flaxnets.training.parallel import partition
-from flaxnets.training.step import (
-    TrainState,
-    make_evaluation_step,
-    make_state,
-    make_train_step,
-)
+from flaxnets.training.state import TrainState, make_state
+from flaxnets.training.step import make_evaluation_step, make_train_step
 from flaxnets.typing import PyTree
 
 

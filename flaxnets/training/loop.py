@@ -36,13 +36,8 @@ from flaxnets.training.optimizer import make_optimizer, make_schedule
 from flaxnets.training.parallel import Strategy, make_strategy
 from flaxnets.training.preemption import Preemption
 from flaxnets.training.profile import Profile
-from flaxnets.training.step import (
-    count_parameters,
-    initialize_variables,
-    make_evaluation_step,
-    make_state,
-    make_train_step,
-)
+from flaxnets.training.state import count_parameters, initialize_variables, make_state
+from flaxnets.training.step import make_evaluation_step, make_train_step
 from flaxnets.training.workdir import Workdir
 
 logger = logging.getLogger(__name__)

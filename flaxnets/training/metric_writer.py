@@ -16,7 +16,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from flaxnets.metrics import MeanAccumulator
-from flaxnets.training.files import write_text_atomically
+from flaxnets.training.workdir import write_text_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flaxnets.configuration import nearest
-from flaxnets.training.step import TrainState
+from flaxnets.training.state import TrainState
 from flaxnets.typing import Batch, PyTree
 
 STRATEGIES = ("jit", "pmap", "single")

@@ -1,10 +1,8 @@
-"""State of training, and the compiled functions of it: the training and the evaluation step."""
+"""Pure functions that training compiles: one step, and the evaluation of one batch."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,6 +10,7 @@ import optax
 from flaxnets.tasks.task import Task
 from flaxnets.training.optimizer import frozen_mask
 from flaxnets.training.parallel import Strategy, with_axis_name
+from flaxnets.training.state import TrainState
 from flaxnets.typing import (
     Array,
     Batch,
@@ -20,85 +19,12 @@ from flaxnets.typing import (
     Sums,
 )
 
-
-class TrainState(flax.struct.PyTreeNode):
-    """Arrays that a training step updates; model, task and optimizer belong to the step.
-
-    Attributes:
-      step: () int32, finished steps; equals the number of the next batch.
-      params: nested dict of float arrays.
-      collections: Linen's other collections, as ``{"batch_stats": …}``; may be empty.
-      optimizer: the optax state.
-      ema: exponential moving average of ``params``, of the same structure; empty if none is kept.
-      key: (2,) uint32, raw key data of the run; ``step_key`` derives the key of a step.
-    """
-
-    step: Array
-    params: PyTree
-    collections: PyTree
-    optimizer: PyTree
-    ema: PyTree
-    key: Array
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        """Linen's variables for evaluation, with averaged parameters if there are any."""
-        return {"params": self.ema or self.params, **self.collections}
-
-    def step_key(self) -> jax.Array:
-        """Returns the typed key of the next step, ``fold_in(key, step)``."""
-        return jax.random.fold_in(jax.random.wrap_key_data(self.key), self.step)
-
-
-def initialize_variables(
-    model: nn.Module, task: Task, batch: Mapping[str, Any], seed: int
-) -> PyTree:
-    """Returns random variables, made in one compiled call.
-
-    Args:
-      model: the network.
-      task: calls the network.
-      batch: arrays, or their ``jax.ShapeDtypeStruct``; only shapes and dtypes are read.
-      seed: seed of the run.
-    """
-    zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
-    initialize = jax.jit(lambda key: task.initialize(model, key, zeros))
-    return initialize(jax.random.fold_in(jax.random.key(seed), 0))
-
-
-def make_state(
-    variables: PyTree, optimizer: optax.GradientTransformation, seed: int, *, ema: bool = False
-) -> TrainState:
-    """Returns the state before the first step.
-
-    Args:
-      variables: Linen's collections.
-      optimizer: initialises its state.
-      seed: seed of the run.
-      ema: keeps an average of the parameters, which starts at their initial values.
-    """
-    collections = dict(variables)
-    params = collections.pop("params")
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        collections=collections,
-        optimizer=jax.jit(optimizer.init)(params),
-        # Copies: a step donates the state, and the same buffer cannot be donated twice.
-        ema=jax.tree.map(jnp.copy, params) if ema else {},
-        key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
-    )
-
-
-def count_parameters(params: PyTree) -> int:
-    """Returns the number of elements of all arrays."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 """Function of (state, batch) to the next state and the sums of the step."""
+
 EvaluationStep = Callable[[PyTree, Batch], tuple[Sums, dict[str, Array]]]
 """Function of (variables, batch) to sums, and outputs (B,...) of each example."""
+
 LossOf = Callable[[PyTree, PyTree, Batch, PRNGKey], tuple[Sums, PyTree]]
 """Function of (params, collections, batch, key) to sums with ``loss``, and updated collections."""
 

@@ -2,8 +2,9 @@
 
 import json
 import os
+import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import filelock
 
 from flaxnets.training.config import Config, differences, to_dict
-from flaxnets.training.files import write_text_atomically
 
 
 class WorkdirError(Exception):
@@ -144,3 +144,31 @@ class Workdir:
                 f"{self.path}: no config.json in it; expected a workdir that launch.train made"
             )
         return json.loads(path.read_text())
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Writes a temporary file and renames it, so that a kill leaves no partial file.
+
+    If several processes write the same file at once, the last rename wins.
+
+    Args:
+      path: of the file, in an existing folder.
+      write: writes the complete file to the path that it is given.
+
+    Raises:
+      OSError: the file cannot be written; the temporary file is removed.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+    try:
+        write(unfinished)
+        with open(unfinished, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file, UTF-8, as ``write_atomically`` does."""
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))

@@ -19,9 +19,8 @@ import numpy as np
 from flaxnets.inference.trained_captioner import TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.config import Config
-from flaxnets.training.files import write_text_atomically
 from flaxnets.training.metric_writer import read_metrics
-from flaxnets.training.workdir import Workdir
+from flaxnets.training.workdir import Workdir, write_text_atomically
 from launch.program import config_of
 from launch.reports.captions import (
     CaptionAttention,

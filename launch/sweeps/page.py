@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from flaxnets.training.config import Config, flatten, update
-from flaxnets.training.files import write_text_atomically
+from flaxnets.training.workdir import write_text_atomically
 from launch import reports
 from launch.program import load_experiment
 from launch.reports.run_page import duration

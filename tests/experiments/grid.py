@@ -12,7 +12,8 @@ from ml_collections import config_flags
 
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.parallel import DataParallel
-from flaxnets.training.step import initialize_variables, make_state, make_train_step
+from flaxnets.training.state import initialize_variables, make_state
+from flaxnets.training.step import make_train_step
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 

@@ -14,7 +14,7 @@ from experiments.captioning.caption_weights import count_frequencies, weigh_capt
 from experiments.captioning.config import VOCABULARY
 from experiments.captioning.data import read_split, training_views
 from flaxnets.training.checkpoint import Checkpointer, Position
-from flaxnets.training.step import make_state
+from flaxnets.training.state import make_state
 from flaxnets.training.workdir import Workdir
 from tests.launch.captioners import make_config, make_flickr8k
 

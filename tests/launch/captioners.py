@@ -11,7 +11,7 @@ from PIL import Image
 
 from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.checkpoint import Checkpointer, Position
-from flaxnets.training.step import initialize_variables, make_state
+from flaxnets.training.state import initialize_variables, make_state
 from flaxnets.training.workdir import Workdir
 from launch.program import load_experiment
 

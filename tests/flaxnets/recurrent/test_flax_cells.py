@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.recurrent.cell import check_cell
 from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.linear_cells import LRUCell
-from flaxnets.recurrent.scan import ScanOptions, scan_cell
+from flaxnets.recurrent.scan import ScanOptions, check_cell, scan_cell
 from tests.flaxnets.recurrent.cases import assert_close
 
 B, T, D, F = 3, 6, 5, 4

@@ -18,7 +18,8 @@ from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.tasks.captioning import start_search
 from flaxnets.tasks.cider import DocumentFrequencies, cider_d
 from flaxnets.tasks.self_critical import SelfCritical
-from flaxnets.training.step import make_state, make_train_step
+from flaxnets.training.state import make_state
+from flaxnets.training.step import make_train_step
 from tests.flaxnets.tasks.table_captioner import (
     BOS,
     EOS,

@@ -24,13 +24,8 @@ from flaxnets.training.config import OptimizerConfig
 from flaxnets.training.evaluation import evaluate
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.parallel import Strategy
-from flaxnets.training.step import (
-    TrainState,
-    initialize_variables,
-    make_evaluation_step,
-    make_state,
-    make_train_step,
-)
+from flaxnets.training.state import TrainState, initialize_variables, make_state
+from flaxnets.training.step import make_evaluation_step, make_train_step
 
 BATCH_SIZE, NUM_STEPS, NUM_EVALUATED = 16, 20, 21
 KINDS = ("crnn", "captioner")

@@ -16,7 +16,7 @@ from flaxnets.training.checkpoint import (
     DamagedCheckpoint,
     Position,
 )
-from flaxnets.training.step import TrainState
+from flaxnets.training.state import TrainState
 
 SIZE = 50_000
 """Elements of an array that gets a file of its own in a checkpoint."""

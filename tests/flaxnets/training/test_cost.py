@@ -10,7 +10,8 @@ import pytest
 from flaxnets.training.cost import estimate_cost
 from flaxnets.training.loop import close_batches, make_variables
 from flaxnets.training.optimizer import make_optimizer
-from flaxnets.training.step import make_state, make_train_step
+from flaxnets.training.state import make_state
+from flaxnets.training.step import make_train_step
 from launch.program import load_experiment
 
 SPECS = ("experiments/moving_shapes.py:smoke", "experiments/show_attend_tell.py:smoke")

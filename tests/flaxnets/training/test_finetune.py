@@ -12,7 +12,7 @@ from flaxnets.training.checkpoint import Checkpointer, Position, initialize_from
 from flaxnets.training.loop import train
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.parallel import make_strategy
-from flaxnets.training.step import initialize_variables, make_state
+from flaxnets.training.state import initialize_variables, make_state
 from flaxnets.training.workdir import Workdir
 from tests.flaxnets.training.tiny import TinyConfig
 

@@ -17,7 +17,8 @@ from flaxnets.training.parallel import (
     partition,
     with_axis_name,
 )
-from flaxnets.training.step import TrainState, make_state, make_train_step
+from flaxnets.training.state import TrainState, make_state
+from flaxnets.training.step import make_train_step
 from tests.flaxnets.training.regression import (
     Line,
     Regression,

@@ -11,7 +11,8 @@ import pytest
 
 from flaxnets.training.config import OptimizerConfig
 from flaxnets.training.optimizer import make_optimizer
-from flaxnets.training.step import make_state, make_train_step
+from flaxnets.training.state import make_state
+from flaxnets.training.step import make_train_step
 from tests.flaxnets.training.strategies import (
     KINDS,
     NUM_STEPS,

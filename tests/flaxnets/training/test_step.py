@@ -9,7 +9,8 @@ import pytest
 
 from flaxnets.training.metric_writer import NonFiniteLoss, Window
 from flaxnets.training.parallel import Strategy, make_strategy
-from flaxnets.training.step import TrainState, make_state, make_train_step
+from flaxnets.training.state import TrainState, make_state
+from flaxnets.training.step import make_train_step
 from tests.flaxnets.training.regression import (
     Line,
     Regression,
