@@ -246,11 +246,6 @@ class CaptionConfig(Config):
         """Returns the frames of a video, or an image as a single frame, (T,H,W,3) uint8."""
         return scoring.load_clip(self.data, split, index)
 
-    def load_image(self, split: str, index: int) -> np.ndarray:
-        """Returns an image of a split, or the middle frame of a video, (H,W,3) uint8."""
-        clip = self.load_clip(split, index)
-        return clip[len(clip) // 2]
-
     def references(self, split: str) -> tuple[tuple[str, ...], ...]:
         """Returns the human captions of each example of a split."""
         return read_split(self.data, split).captions
