@@ -48,8 +48,8 @@ class CaptionModelConfig:
             "efficientnet_lite0", weights="imagenet", frozen=True, frozen_statistics=True
         )
     )
-    """If frozen, it encodes every image once, and the feature maps are cached; else it is fine-tuned
-    at ``optimizer.multipliers["encoder"]`` times the learning rate."""
+    """If frozen, it encodes every image once, and the feature maps are cached; else it is
+    fine-tuned at ``optimizer.multipliers["encoder"]`` times the learning rate."""
     recurrent: RecurrentConfig = dataclasses.field(
         default_factory=lambda: RecurrentConfig(
             "lstm", features=128, normalize_inputs=True, delta_features=True
