@@ -106,8 +106,8 @@ class DataConfig:
     test_clips: int = 8
     """Clips of each video at test."""
     test_crops: int = 10
-    """Crops of each clip at test: 1 (the centre) or 10 (corners and centre, each also
-    mirrored)."""
+    """Crops of each clip at test. 1: the centre; 5: also the corners; 10: these also mirrored,
+    which needs ``flip``."""
     num_examples: int = 64
     """``moving_shapes`` only: clips of each split."""
     cache: str = runtime("runs/features")

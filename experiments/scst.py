@@ -5,10 +5,11 @@ Rennie et al., "Self-critical Sequence Training for Image Captioning", arXiv:161
     python -m launch.train --config=experiments/scst.py:flickr8k --workdir=runs/scst \
         --config.data.root=…/flickr8k --config.start=runs/show_attend_tell
 
-``start`` is the workdir of a captioner that was trained with cross-entropy: of another experiment,
-whose decoder ``--config.model.decoder.name`` must then name (default: ``soft_attention``), or of
-this file's ``cross_entropy`` variant, the paper's Att2in with scheduled sampling. It is required
-except for ``moving_shapes`` and ``smoke``.
+``start`` is the workdir of a captioner that was trained with cross-entropy, as by
+``experiments/show_attend_tell.py`` or by this file's ``cross_entropy`` variant, Att2in with
+scheduled sampling as in the paper. ``--config.model.decoder.name`` must be the decoder of that
+captioner: ``soft_attention`` (default) or ``att2in``. Only ``moving_shapes`` and ``smoke`` can
+train without ``start``.
 
 Variants (``experiments/captioning/config.py``): ``flickr8k`` (default), ``coco`` (Karpathy's
 split), ``moving_shapes`` (embedded videos, encoded by a CRNN), ``smoke`` (the same for a few

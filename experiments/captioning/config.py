@@ -62,8 +62,8 @@ class CaptionModelConfig:
             "efficientnet_lite0", weights="imagenet", frozen=True, frozen_statistics=True
         )
     )
-    """The encoder. A frozen one encodes every image once, and its feature maps are cached; another
-    one is fine-tuned at ``optimizer.multipliers["encoder"]`` times the learning rate."""
+    """If frozen, it encodes every image once, and the feature maps are cached; else it is
+    fine-tuned at ``optimizer.multipliers["encoder"]`` times the learning rate."""
     recurrent: RecurrentConfig = dataclasses.field(
         default_factory=lambda: RecurrentConfig(
             "lstm", features=128, normalize_inputs=True, delta_features=True
@@ -259,11 +259,6 @@ class CaptionConfig(Config):
     def load_clip(self, split: str, index: int) -> np.ndarray:
         """Returns the frames of a video, or an image as a single frame, (T,H,W,3) uint8."""
         return scoring.load_clip(self.data, split, index)
-
-    def load_image(self, split: str, index: int) -> np.ndarray:
-        """Returns an image of a split, or the middle frame of a video, (H,W,3) uint8."""
-        clip = self.load_clip(split, index)
-        return clip[len(clip) // 2]
 
     def references(self, split: str) -> tuple[tuple[str, ...], ...]:
         """Returns the human captions of each example of a split."""

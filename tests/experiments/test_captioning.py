@@ -235,7 +235,7 @@ def test_training_has_mirrored_images_with_mirrored_captions(tmp_path: Path) -> 
             batch = next(batches)
             for row in range(8):
                 number = int(batch["index"][row]) // 2 % 5
-                image = config.load_image("train", number)
+                image = config.load_clip("train", number)[0]
                 mirrored = is_crop(batch["image"][row], resize(image[:, ::-1], 73))
                 assert mirrored or is_crop(batch["image"][row], resize(image, 73))
                 text = config.vocabulary.decode(batch["tokens"][row, 0])
@@ -251,7 +251,7 @@ def test_training_has_mirrored_images_with_mirrored_captions(tmp_path: Path) -> 
     with config.make_data("validation").batches() as batches:
         batch = next(batches)
     for row in range(4):
-        image = config.load_image("validation", row)
+        image = config.load_clip("validation", row)[0]
         np.testing.assert_array_equal(batch["image"][row], resize(image, 64))
     config.data.image_fit = "cut"
     with pytest.raises(ValueError, match=r"data.image_fit: unknown 'cut'; there are crop, stre"):
@@ -263,7 +263,7 @@ def test_training_has_corner_crops(tmp_path: Path) -> None:
     split = read_split(config.data, "train")
     config.data.num_corners = 3
     views = training_views(config.data, split)
-    image = config.load_image("train", 0)
+    image = config.load_clip("train", 0)[0]
     assert image.shape == (64, 80, 3)
     corners = image[:51, :64], image[12:, 16:], image[:51, 16:]
     expected = [image, image[:, ::-1], corners[0], corners[1][:, ::-1], corners[2]]

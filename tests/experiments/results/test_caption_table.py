@@ -1,0 +1,49 @@
+"""Table of captioners: one row for each workdir."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments import scst, show_attend_tell, up_down
+from flaxnets.training.config import to_dict
+
+ROOT = Path(__file__).parents[3]
+
+
+def make_workdir(folder: Path, config: Any) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"config": to_dict(config)}))
+    scores = {"BLEU-1": 0.641, "CIDEr": 0.558, "step": 3752}
+    (folder / "validation.json").write_text(json.dumps(scores))
+    (folder / "log.txt").write_text(
+        "2026-11-24 20:01:40 INFO started\n  a further line\n2026-11-24 21:06:10 INFO ended\n"
+    )
+    return folder
+
+
+def test_rows_have_names_metrics_in_percent_steps_and_minutes(tmp_path: Path) -> None:
+    sampled: Any = show_attend_tell.get_config("flickr8k_sampled")
+    sampled.initialize_from = "runs/show_attend_tell"
+    runs: dict[str, Any] = {
+        "Show, Attend and Tell, soft attention": show_attend_tell.get_config(),
+        "Show, Attend and Tell, soft attention, then scheduled sampling": sampled,
+        "Up-Down": up_down.get_config(),
+        "SCST, with neighbours' captions": scst.get_config(),
+        "SCST": scst.get_config("coco"),
+    }
+    workdirs = [
+        str(make_workdir(tmp_path / f"run{number}", config))
+        for number, config in enumerate(runs.values())
+    ]
+    out = tmp_path / "table.md"
+    # A process of its own, because programs define flags of the same names.
+    command = [sys.executable, "-m", "experiments.results.caption_table", f"--out={out}"]
+    subprocess.run([*command, *workdirs], cwd=ROOT, check=True)
+    header, _, *rows = (line.strip("| ").split(" | ") for line in out.read_text().splitlines())
+    assert [row[0] for row in rows] == list(runs)
+    for row in rows:
+        found = dict(zip(header, row, strict=True))
+        assert (found["BLEU-1"], found["METEOR"], found["CIDEr"]) == ("64.1", "–", "55.8")
+        assert (found["step"], found["minutes"]) == ("3,752", "64")
