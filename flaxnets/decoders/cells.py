@@ -72,13 +72,13 @@ class MaxoutLSTMCell(DenseCell):
     def step(
         self,
         weights: dict[str, Array],
-        recur: ProjectHidden,
+        project_hidden: ProjectHidden,
         carry: Carry,
         projected: dict[str, Array],
     ) -> tuple[Carry, Array]:
         """Runs one step; the output (B,F) is the new h."""
         cell, hidden = carry
-        gates = recur("hidden", hidden).astype(cell.dtype)
+        gates = project_hidden("hidden", hidden).astype(cell.dtype)
         sigmoids, candidates = jnp.split(gates, [3 * self.features], axis=-1)
         # σ(x) = ½ tanh(½ x) + ½, which XLA vectorises on CPUs.
         i, f, o = jnp.split(0.5 * jnp.tanh(0.5 * sigmoids) + 0.5, 3, axis=-1)
@@ -117,7 +117,7 @@ class InnerCell:
     """Recurrent cell as a part of a larger step.
 
     A prefix of the kernels' names lets several cells share one scan. Inputs that arise within the
-    scan are multiplied through ``recur``, by one kernel of all gates side by side.
+    scan are multiplied through ``project_hidden``, by one kernel of all gates side by side.
 
     Attributes:
       cell: a bound cell.
@@ -149,7 +149,7 @@ class InnerCell:
     def step(
         self,
         pointwise: dict[str, Array],
-        recur: ProjectHidden,
+        project_hidden: ProjectHidden,
         carry: Carry,
         inputs: Array,
         products: Mapping[str, Array] | None = None,
@@ -158,7 +158,7 @@ class InnerCell:
 
         Args:
           pointwise: ``weights.pointwise``.
-          recur: the matmuls of the whole scan.
+          project_hidden: the matmuls of the whole scan.
           carry: the cell's.
           inputs: (B,...,G), the inputs times ``input_kernel``.
           products: hidden states times ``weights.hidden`` that are computed already, by name.
@@ -172,7 +172,9 @@ class InnerCell:
         computed = products or {}
 
         def recur_with_inputs(name: str, hidden: Array) -> Array:
-            product = computed[name] if name in computed else recur(self.prefix + name, hidden)
+            product = (
+                computed[name] if name in computed else project_hidden(self.prefix + name, hidden)
+            )
             return product + projected[name] if name in projected else product
 
         rest = {name: x for name, x in projected.items() if name not in self.weights.hidden}

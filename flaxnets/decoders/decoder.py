@@ -6,7 +6,7 @@ A decoder defines four methods, which run at different rates:
   regions, attention keys and means;
 - ``project``, once for all steps of all captions: the input matmuls, before the scan;
 - ``step``, once per time step: everything that depends on the carry. Its matmuls go by name through
-  ``recur``, so that the gradients of their kernels are formed once, after the scan
+  ``project_hidden``, so that the gradients of their kernels are formed once, after the scan
   (``flaxnets/recurrent/scan_vjp.py``);
 - ``output_features``, once for all steps, after the scan: the input of the vocabulary matmul.
 
@@ -199,7 +199,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
     ) -> dict[str, Array]:
         """Returns the scan's inputs (...,B,C,G) of embedded words (...,B,C,E), by name.
 
-        Those named like a kernel of the scan are added to its matmul by ``recur``.
+        Those named like a kernel of the scan are added to its matmul by ``project_hidden``.
 
         Args:
           weights: the parameters; those outside of the scan are read.
@@ -212,7 +212,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: ProjectHidden,
+        project_hidden: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,
@@ -222,12 +222,12 @@ class CaptionDecoder(nn.Module, kw_only=True):
 
         Args:
           cells: the cells; only names and shapes of their weights may be read, since the scan's
-            custom gradient sees only what comes through ``recur`` and ``others``.
-          recur: matmuls with the kernels of ``bind_memory``.
+            custom gradient sees only what comes through ``project_hidden`` and ``others``.
+          project_hidden: matmuls with the kernels of ``bind_memory``.
           others: ``others`` of ``bind_memory``.
           flags: this step's arrays without gradient: ``valid`` (B,C) and those of ``draw_noise``.
           carry: (B,C,...).
-          inputs: those of ``project`` that ``recur`` does not add.
+          inputs: those of ``project`` that ``project_hidden`` does not add.
         """
         raise NotImplementedError
 
@@ -399,13 +399,13 @@ class CaptionDecoder(nn.Module, kw_only=True):
         flags, dropout_keys = x
         embedded = self._embed(weights, words, dropout_keys[0])
         scanned = self.bind_memory(weights, memory)
-        addends, inputs = split_projected(scanned, self.project(weights, memory, embedded))
+        projected, inputs = split_projected(scanned, self.project(weights, memory, embedded))
 
-        def recur(name: str, hidden: Array) -> Array:
-            return affine(scanned, addends, name, hidden)
+        def project_hidden(name: str, hidden: Array) -> Array:
+            return affine(scanned, projected, name, hidden)
 
         carry, outputs = self._step_where_valid(
-            weights.cells, recur, scanned.others, flags, carry, inputs
+            weights.cells, project_hidden, scanned.others, flags, carry, inputs
         )
         hidden = self.output_features(weights, outputs, embedded)
         return carry, self._logits(weights, hidden, dropout_keys[1]), outputs
@@ -413,7 +413,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
     def _step_where_valid(
         self,
         cells: dict[str, InnerCell],
-        recur: ProjectHidden,
+        project_hidden: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,
@@ -421,7 +421,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
     ) -> tuple[Carry, dict[str, Array]]:
         """Runs ``step``; padded captions keep their carry and have zero outputs."""
         valid = flags["valid"][..., None]  # (B,C,1)
-        new_carry, outputs = self.step(cells, recur, others, flags, carry, inputs)
+        new_carry, outputs = self.step(cells, project_hidden, others, flags, carry, inputs)
         carry = jax.tree.map(lambda new, old: jnp.where(valid, new, old), new_carry, carry)
         return carry, {name: jnp.where(valid, x, 0) for name, x in outputs.items()}
 

@@ -69,14 +69,14 @@ class ShowAndTell(CaptionDecoder):
         embedded = multiply(image, weights.unscanned["image_kernel"])
         embedded += weights.unscanned["image_bias"].astype(self.dtype)
         inputs = self.project(weights, memory, embedded)
-        addends = {name: x for name, x in inputs.items() if name in weights.scan.kernels}
+        projected = {name: x for name, x in inputs.items() if name in weights.scan.kernels}
 
-        def recur(name: str, hidden: Array) -> Array:
-            return affine(weights.scan, addends, name, hidden)
+        def project_hidden(name: str, hidden: Array) -> Array:
+            return affine(weights.scan, projected, name, hidden)
 
-        others = {name: x for name, x in inputs.items() if name not in addends}
+        others = {name: x for name, x in inputs.items() if name not in projected}
         carry = self.cell.initialize_carry(None, embedded.shape)
-        return self.cell.step(weights.scan.others, recur, carry, others)[0]
+        return self.cell.step(weights.scan.others, project_hidden, carry, others)[0]
 
     def project(
         self,
@@ -91,14 +91,14 @@ class ShowAndTell(CaptionDecoder):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: ProjectHidden,
+        project_hidden: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,
         inputs: dict[str, Array],
     ) -> tuple[Carry, dict[str, Array]]:
         """See ``CaptionDecoder.step``."""
-        carry, hidden = self.cell.step(others, recur, carry, inputs)
+        carry, hidden = self.cell.step(others, project_hidden, carry, inputs)
         return carry, {"hidden": hidden}
 
 
@@ -182,7 +182,7 @@ class FactoredLRCN(CaptionDecoder):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: ProjectHidden,
+        project_hidden: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,
@@ -191,7 +191,7 @@ class FactoredLRCN(CaptionDecoder):
         """See ``CaptionDecoder.step``."""
         lower_pointwise, upper_pointwise, gates = others
         lower, upper = carry
-        lower, hidden = self.word_cell.step(lower_pointwise, recur, lower, inputs)
-        upper_inputs = recur(cells["image"].input_name, hidden) + gates[:, None]
-        upper, hidden = cells["image"].step(upper_pointwise, recur, upper, upper_inputs)
+        lower, hidden = self.word_cell.step(lower_pointwise, project_hidden, lower, inputs)
+        upper_inputs = project_hidden(cells["image"].input_name, hidden) + gates[:, None]
+        upper, hidden = cells["image"].step(upper_pointwise, project_hidden, upper, upper_inputs)
         return (lower, upper), {"hidden": hidden}

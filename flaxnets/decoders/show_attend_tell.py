@@ -165,13 +165,13 @@ class SoftAttention(CaptionDecoder):
         embedded: Array,
         matmul: Matmul = multiply,
     ) -> dict[str, Array]:
-        """Returns the words' part of the gates, to which ``recur`` adds the context's."""
+        """Returns the words' part of the gates, to which ``project_hidden`` adds the context's."""
         return {weights.cells["cell"].input_name: matmul(embedded, weights.unscanned["words"])}
 
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: ProjectHidden,
+        project_hidden: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,
@@ -180,18 +180,18 @@ class SoftAttention(CaptionDecoder):
         """See ``CaptionDecoder.step``."""
         pointwise, vector, keys, exists = others
         cell = cells["cell"]
-        state = recur("state", hidden_state(self.cell, carry))
+        state = project_hidden("state", hidden_state(self.cell, carry))
         widths = [self.attention_features, state.shape[-1] - self._merged_width(cell)]
         query, gate, gates = jnp.split(state, widths, axis=-1)
         attention = attend(keys, query, vector, exists)
         read, outputs = self.select_regions(attention, flags)
-        context = recur("context", read.astype(self.dtype))
+        context = project_hidden("context", read.astype(self.dtype))
         if self.gate != "none":
             # σ(x) = ½ tanh(½ x) + ½, which XLA vectorises on CPUs.
             context = context * (0.5 * jnp.tanh(0.5 * gate) + 0.5)
-        cell_inputs = self.join_inputs(cell, recur(cell.input_name, context), inputs)
+        cell_inputs = self.join_inputs(cell, project_hidden(cell.input_name, context), inputs)
         products = {self._merged_name(cell): gates}
-        carry, hidden = cell.step(pointwise, recur, carry, cell_inputs, products)
+        carry, hidden = cell.step(pointwise, project_hidden, carry, cell_inputs, products)
         outputs |= {"hidden": hidden, "attention": attention}
         return carry, outputs | ({"context": context} if self.deep_output else {})
 
@@ -206,8 +206,8 @@ class SoftAttention(CaptionDecoder):
 
         Args:
           cell: the cell.
-          product: the context times its kernel, with what ``recur`` adds to it.
-          inputs: those of ``project`` that ``recur`` does not add.
+          product: the context times its kernel, with what ``project_hidden`` adds to it.
+          inputs: those of ``project`` that ``project_hidden`` does not add.
         """
         return product
 

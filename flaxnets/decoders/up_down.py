@@ -123,7 +123,7 @@ class UpDown(CaptionDecoder):
     def step(
         self,
         cells: dict[str, InnerCell],
-        recur: ProjectHidden,
+        project_hidden: ProjectHidden,
         others: PyTree,
         flags: dict[str, Array],
         carry: Carry,
@@ -133,15 +133,15 @@ class UpDown(CaptionDecoder):
         pointwise_1, pointwise_2, vector, keys, exists = others
         first, second = cells["attention"], cells["language"]
         carry_1, carry_2 = carry
-        gates = recur(first.input_name, hidden_state(second.cell, carry_2))
-        carry_1, hidden = first.step(pointwise_1, recur, carry_1, gates)
+        gates = project_hidden(first.input_name, hidden_state(second.cell, carry_2))
+        carry_1, hidden = first.step(pointwise_1, project_hidden, carry_1, gates)
         query, gates = jnp.split(
-            recur("query_and_gates", hidden), [self.attention_features], axis=-1
+            project_hidden("query_and_gates", hidden), [self.attention_features], axis=-1
         )
         attention = attend(keys, query, vector, exists)
-        context = recur("context", attention.astype(self.dtype))
-        gates = gates + recur(second.input_name, context)
-        carry_2, hidden = second.step(pointwise_2, recur, carry_2, gates)
+        context = project_hidden("context", attention.astype(self.dtype))
+        gates = gates + project_hidden(second.input_name, context)
+        carry_2, hidden = second.step(pointwise_2, project_hidden, carry_2, gates)
         return (carry_1, carry_2), {"hidden": hidden, "attention": attention}
 
     def _hidden_widths(self) -> tuple[int, int]:
