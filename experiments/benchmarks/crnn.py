@@ -29,18 +29,18 @@ class Network(nn.Module):
 
     Attributes:
       encode: module from images (N,H,W,3) to feature maps (N,h,w,C).
-      project_hidden: module from (B,T,C) to (B,T,F).
+      recurrent: module from (B,T,C) to (B,T,F).
     """
 
     encode: Callable[[Array], Any]
-    project_hidden: Callable[[Array], Any]
+    recurrent: Callable[[Array], Any]
 
     @nn.compact
     def __call__(self, video: Array) -> Array:
         """Returns the logits (B,NUM_CLASSES) of a video (B,T,H,W,3)."""
         b, t = video.shape[:2]
         maps = self.encode(video.reshape(b * t, *video.shape[2:]))
-        hidden = self.project_hidden(maps.mean((1, 2)).reshape(b, t, -1))
+        hidden = self.recurrent(maps.mean((1, 2)).reshape(b, t, -1))
         return nn.Dense(NUM_CLASSES)(hidden).mean(1)
 
 
@@ -153,8 +153,8 @@ def cases(
         return TrainingStep(Network(OurEncoder(), OurLSTM(features)), *draw())
 
     def plain() -> Step:
-        project_hidden = nn.RNN(nn.OptimizedLSTMCell(features))
-        return TrainingStep(Network(PlainEncoder(), project_hidden), *draw())
+        recurrent = nn.RNN(nn.OptimizedLSTMCell(features))
+        return TrainingStep(Network(PlainEncoder(), recurrent), *draw())
 
     ways: dict[str, Callable[[], Step]] = {"flaxnets": ours, "flax.linen": plain}
     if importlib.util.find_spec("torch") is not None:
