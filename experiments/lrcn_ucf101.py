@@ -65,7 +65,7 @@ from experiments.features.frozen_features import (
     encode_example,
     make_encode,
 )
-from flaxnets.configuration import nearest, runtime
+from flaxnets.configuration import check_at_least, nearest, runtime
 from flaxnets.encoders.config import EncoderConfig, with_encoder_weights
 from flaxnets.heads.config import PER_STEP, HeadConfig
 from flaxnets.models.config import CRNNConfig, make_crnn, pool_of
@@ -75,6 +75,7 @@ from flaxnets.tasks.video_classification import VideoClassification
 from flaxnets.training.config import Config, OptimizerConfig
 
 VARIANTS = ("smoke", "ut_interaction")
+DATASETS = ("ucf101", "moving_shapes")
 NUM_FRAMES = 16
 """T, frames of a clip."""
 
@@ -153,6 +154,23 @@ class LRCNConfig(Config):
             multipliers={"recurrent": 10.0, "classifier": 10.0},
         )
     )
+
+    def validate(self) -> None:
+        """Checks the values as ``Config.validate``, and those of the data."""
+        super().validate()
+        data = self.data
+        if data.dataset not in DATASETS:
+            raise ValueError(
+                f"data.dataset: unknown {data.dataset!r}{nearest(data.dataset, DATASETS)}"
+            )
+        if not 1 <= data.crop_size <= data.frame_size[0]:
+            raise ValueError(
+                f"data.crop_size: expected 1 to the frames' height, data.frame_size[0] = "
+                f"{data.frame_size[0]}, received {data.crop_size}"
+            )
+        if data.test_crops not in (1, 10):
+            raise ValueError(f"data.test_crops: expected 1 or 10, received {data.test_crops}")
+        check_at_least("data", data, {"test_clips": 1, "num_examples": 1, "num_workers": 0})
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -79,3 +79,51 @@ def parameters_of(part: Callable[..., Any]) -> frozenset[str]:
         return frozenset(inspect.signature(part).parameters)
     except ValueError:  # Some built-in callables tell nothing.
         return frozenset()
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""Dtypes of the arithmetic of a model."""
+
+
+def check_dtype(field: str, name: str) -> None:
+    """Refuses a dtype in which no model computes.
+
+    Raises:
+      ValueError: none of ``DTYPES``, with the nearest.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"{field}: unknown {name!r}{nearest(name, DTYPES)}")
+
+
+def check_at_least(prefix: str, config: Any, least: Mapping[str, int]) -> None:
+    """Refuses integers below their bounds.
+
+    Args:
+      prefix: the configuration's path, for errors, as ``model.recurrent``.
+      config: an object with the fields.
+      least: the smallest value of each field.
+
+    Raises:
+      ValueError: a smaller value.
+    """
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value < bound:
+            raise ValueError(f"{prefix}.{name}: expected at least {bound}, received {value}")
+
+
+def check_rates(prefix: str, config: Any, *names: str) -> None:
+    """Refuses dropout rates outside [0,1).
+
+    Args:
+      prefix: the configuration's path, for errors.
+      config: an object with the fields.
+      *names: the fields.
+
+    Raises:
+      ValueError: a rate outside.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"{prefix}.{name}: expected 0 to below 1, received {value}")

@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +101,22 @@ def _explain_field(argv: Sequence[str]) -> str:
     specs = _values_of_config(argv)
     if not specs:
         return "--config.FIELD: expected --config=FILE before it, received none"
-    names = [name for name, _ in flatten(load_experiment(specs[-1]))]
+    names = [name for name, _ in flatten(load_experiment(specs[-1]))]  # Tables count as one.
     for argument in argv:
         name = argument.lstrip("-").partition("=")[0].removeprefix("no")
         if not name.startswith("config."):
             continue
         field = name.removeprefix("config.")
-        if any(field == known or field.startswith(known + ".") for known in names):
+        tables = [known for known in names if field.startswith(known + ".")]
+        if tables:
+            value = dict(flatten(load_experiment(specs[-1])))[tables[0]]
+            if isinstance(value, Mapping) and field.removeprefix(tables[0] + ".") not in value:
+                return (
+                    f"--{name}: {tables[0]} is a table whose keys stand in the experiment's file; "
+                    f"expected one of {', '.join(value) or 'none'}"
+                )
+            continue
+        if field in names:
             continue
         # The last part of a nested field alone is less similar than the default cutoff.
         hint = nearest(field, names, cutoff=0.4)

@@ -29,7 +29,13 @@ from experiments.captioning.data import (
     make_vocabulary,
     read_split,
 )
-from flaxnets.configuration import nearest, runtime
+from flaxnets.configuration import (
+    check_at_least,
+    check_dtype,
+    check_rates,
+    nearest,
+    runtime,
+)
 from flaxnets.decoders.config import DecoderConfig, make_decoder
 from flaxnets.decoders.search import SearchOptions
 from flaxnets.encoders.config import EncoderConfig, make_encoder, with_encoder_weights
@@ -183,6 +189,9 @@ class CaptionConfig(Config):
           ValueError: an unknown part, or parts that do not go together.
         """
         model = self.model
+        check_dtype("model.dtype", model.dtype)
+        check_at_least("model", model, {"region_features": 0})
+        check_rates("model", model, "feature_dropout_rate", "region_dropout_rate")
         decoder = make_decoder(model.decoder, len(self.vocabulary), dtype=model.dtype)
         encoder: nn.Module | None = None
         if self.is_video:

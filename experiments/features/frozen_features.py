@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,9 @@ def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
     """Returns the part of a cache's key that identifies the encoder and its weights."""
     path = weights_file(encoder)
     described = {"encoder": encoder.name, "weights": digest_file(path) if path else "random"}
+    if ":" in encoder.name:  # The code of one's own encoder may change, unlike its name.
+        source = inspect.getsourcefile(type(make_encoder(encoder)))
+        described["code"] = digest_file(source) if source else ""
     given = {
         name: getattr(encoder, name)
         for name in ("level", "features", "strides", "input_size")

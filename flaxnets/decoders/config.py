@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from flaxnets.configuration import find_part, parameters_of
+from flaxnets.configuration import check_at_least, check_rates, find_part, parameters_of
 from flaxnets.decoders.cells import MaxoutLSTMCell
 from flaxnets.decoders.decoder import CaptionDecoder
 from flaxnets.decoders.show_and_tell import FactoredLRCN, ShowAndTell
@@ -80,6 +80,8 @@ def make_decoder(
     >>> make_decoder(DecoderConfig("up_down", features=8), vocabulary_size=10).vocabulary_size
     10
     """
+    check_at_least(field, config, {"features": 1, "embed_features": 1, "attention_features": 1})
+    check_rates(field, config, "dropout_rate", "embed_dropout_rate", "weight_dropout_rate")
     part = find_part(f"{field}.name", config.name, DECODERS, EXPECTED)
     make_cell = partial(
         find_part(f"{field}.cell", config.cell, DECODER_CELLS, EXPECTED_CELL),
@@ -88,9 +90,10 @@ def make_decoder(
     )
     try:
         cell = make_cell()
-    except TypeError as error:
+    except Exception as error:  # A part of the user's may raise anything.
         raise ValueError(
-            f"{field}.cell: expected {EXPECTED_CELL}; calling {config.cell!r} raised {error}"
+            f"{field}.cell: expected {EXPECTED_CELL}; calling {config.cell!r} raised "
+            f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(cell, DenseCell):
         raise ValueError(
@@ -111,9 +114,10 @@ def make_decoder(
         options["attention_features"] = config.attention_features
     try:
         decoder = part(**options)
-    except TypeError as error:
+    except Exception as error:  # A part of the user's may raise anything.
         raise ValueError(
-            f"{field}.name: expected {EXPECTED}; calling {config.name!r} raised {error}"
+            f"{field}.name: expected {EXPECTED}; calling {config.name!r} raised "
+            f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(decoder, CaptionDecoder):
         raise ValueError(

@@ -1,13 +1,14 @@
 """Encoders by name: the table, and the configuration that builds one."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 
-from flaxnets.configuration import find_part, parameters_of, runtime
+from flaxnets.configuration import check_at_least, find_part, parameters_of, runtime
 from flaxnets.encoders.alexnet import AlexNet, CaffeNet
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.encoder import DownsampledFrames, Encoder, unknown_name
@@ -38,6 +39,8 @@ ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "downsampled_frames": DownsampledFrames,
 }
 """Encoders of images (N,H,W,C), by name."""
+
+EXPECTED = "a flax.linen.Module that encodes images"
 
 IMAGENET = "imagenet"
 """The value of ``EncoderConfig.weights`` for weights that a Python package ships."""
@@ -88,45 +91,58 @@ def make_encoder(
       field: the configuration's path, for errors.
 
     Raises:
-      ValueError: an unknown name, a level that the encoder does not have, or a field that the
-        encoder does not take.
+      ValueError: an unknown name, a level that the encoder does not have, a value out of range, or
+        a ``package.module:Name`` that makes no encoder.
 
     >>> make_encoder(EncoderConfig("resnet18", level="stage_3")).levels
     ('stage_3',)
     """
-    part = find_part(
-        f"{field}.name", config.name, ENCODERS, "a flax.linen.Module that encodes images"
-    )
+    check_at_least(field, config, {"input_size": 0})
+    part = find_part(f"{field}.name", config.name, ENCODERS, EXPECTED)
     taken = parameters_of(part)
-    options: dict[str, Any] = {}
-    wanted: dict[str, Any] = {
-        "features": tuple(config.features),
-        "strides": tuple(config.strides),
-        "input_size": config.input_size,
-        "levels": (config.level,) if config.level else (),
-    }
-    if "size" in taken and "input_size" not in taken:  # DownsampledFrames
-        options["size"] = wanted.pop("input_size")
-        if not options["size"]:
-            raise ValueError(f"{field}.input_size: expected at least 1 for {config.name}")
-    for name, value in wanted.items():
-        if not value:
-            continue
-        if name not in taken:
-            given = "level" if name == "levels" else name
-            raise ValueError(
-                f"{field}.{given}: {config.name} has no such option; expected it to be left as it "
-                f"is, received {config.level if name == 'levels' else value!r}"
-            )
-        options[name] = value
-    for name, value in (("dtype", dtype), ("remat", config.remat)):
+    options: dict[str, Any] = {"dtype": dtype} if "dtype" in taken else {}
+    if config.name == "downsampled_frames":
+        check_at_least(field, config, {"input_size": 1})
+        options["size"] = config.input_size
+    if config.name == "small_cnn":
+        for name in ("features", "strides"):
+            values = tuple(getattr(config, name))
+            if any(value < 1 for value in values):
+                raise ValueError(
+                    f"{field}.{name}: expected values of at least 1, received {values}"
+                )
+            if values:
+                options[name] = values
+        options["input_size"] = config.input_size
+    for name, value, default in (
+        ("levels", (config.level,) if config.level else (), ()),
+        ("remat", config.remat, "none"),
+    ):
         if name in taken:
             options[name] = value
-    encoder = part(**options)
+        elif value != default:
+            given = "level" if name == "levels" else name
+            raise ValueError(
+                f"{field}.{given}: {config.name} has no such option; expected "
+                f"{getattr(EncoderConfig, given)!r}, received {getattr(config, given)!r}"
+            )
+    try:
+        encoder = part(**options)
+    except Exception as error:  # A part of the user's may raise anything.
+        raise ValueError(
+            f"{field}.name: expected {EXPECTED}, made without further arguments; calling "
+            f"{config.name!r} raised {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(encoder, nn.Module):
         raise ValueError(
-            f"{field}.name: expected a flax.linen.Module that encodes images, received "
-            f"{config.name!r}, which makes a {type(encoder).__name__}"
+            f"{field}.name: expected {EXPECTED}, received {config.name!r}, which makes an object "
+            f"of type {type(encoder).__name__}"
+        )
+    if not {"mask", "train"} <= parameters_of(type(encoder).__call__):
+        raise ValueError(
+            f"{field}.name: expected {EXPECTED}, called as encoder(images, mask, train=False), "
+            f"received {config.name!r}, which takes "
+            f"{', '.join(inspect.signature(type(encoder).__call__).parameters)}"
         )
     if isinstance(encoder, Encoder) and config.level and config.level not in encoder.level_names:
         raise unknown_name(f"{field}.level", config.level, encoder.level_names)
@@ -158,8 +174,8 @@ def load_encoder(config: EncoderConfig, *, field: str = "model.encoder") -> dict
     """Returns the variables of the configured weights; None for random ones.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: as ``weights_file`` and ``load_pretrained``.
+      ModuleNotFoundError: as ``weights_file``.
+      ValueError: as ``weights_file``; no such file, or one whose weights do not fit.
     """
     path = weights_file(config, field=field)
     if not path:
@@ -170,7 +186,10 @@ def load_encoder(config: EncoderConfig, *, field: str = "model.encoder") -> dict
             f"{field}.weights: expected '' for {config.name}, which names no layers of a file of "
             f"weights (derive it from flaxnets.Encoder), received {config.weights!r}"
         )
-    return load_pretrained(encoder, path)
+    try:
+        return load_pretrained(encoder, path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{field}.weights of {config.name}: {error}") from error
 
 
 def with_encoder_weights(

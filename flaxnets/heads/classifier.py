@@ -113,7 +113,12 @@ class ClipClassifier(nn.Module):
         x = inputs
         for layer, features in enumerate(self.step_features):
             x = self._hidden(x, features, f"step_{layer}", train)  # (B,T,features)
-        x = self.pool(x, lengths)[:, None]  # (B,1,F)
+        pooled = self.pool(x, lengths)
+        if pooled.ndim != 2 or len(pooled) != len(x):
+            raise ValueError(
+                f"pool: expected (B,F) of (B,T,F), received {pooled.shape} of {x.shape}"
+            )
+        x = pooled[:, None]  # (B,1,F)
         for layer, features in enumerate(self.hidden_features):
             x = self._hidden(x, features, f"hidden_{layer}", train)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

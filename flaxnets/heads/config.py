@@ -7,7 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from flaxnets.configuration import find_part, parameters_of
+from flaxnets.configuration import check_at_least, check_rates, find_part, parameters_of
 from flaxnets.heads.classifier import ClipClassifier, StepClassifier
 from flaxnets.heads.pooling import (
     AttentionPooling,
@@ -95,11 +95,14 @@ def make_head(
       field: the configuration's path, for errors.
 
     Raises:
-      ValueError: an unknown name, or a head that needs a fixed length where lengths vary.
+      ValueError: an unknown name, a value out of range, or a head that needs a fixed length where
+        lengths vary.
 
     >>> make_head(HeadConfig("last"), num_classes=3).num_classes
     3
     """
+    check_at_least(field, config, {"hidden_features": 0, "attention_features": 1})
+    check_rates(field, config, "dropout_rate")
     if config.pool in FIXED_LENGTH and not fixed_length:
         others = [name for name in HEADS if name not in FIXED_LENGTH]
         raise ValueError(
@@ -117,5 +120,16 @@ def make_head(
                 f"{field}.pool: expected a function or a flax.linen.Module that pools (B,T,F) and "
                 f"lengths (B,) to (B,F), received the class {config.pool!r}"
             )
-        pool = pool(**({"dtype": dtype} if "dtype" in parameters_of(pool) else {}))
+        try:
+            pool = pool(**({"dtype": dtype} if "dtype" in parameters_of(pool) else {}))
+        except Exception as error:  # A part of the user's may raise anything.
+            raise ValueError(
+                f"{field}.pool: expected a pooling over time that is made without arguments; "
+                f"calling {config.pool!r} raised {type(error).__name__}: {error}"
+            ) from error
+    elif len(parameters_of(pool)) < 2:
+        raise ValueError(
+            f"{field}.pool: expected a function of (B,T,F) inputs and lengths (B,), received "
+            f"{config.pool!r}, which takes {', '.join(parameters_of(pool)) or 'nothing'}"
+        )
     return _pooled(pool, config, num_classes, dtype)

@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from flaxnets.configuration import nearest
+from flaxnets.configuration import check_at_least, check_dtype, check_rates, nearest
 from flaxnets.encoders.config import EncoderConfig, make_encoder
 from flaxnets.heads.config import HeadConfig, make_head
 from flaxnets.models.crnn import CRNN
@@ -64,6 +64,9 @@ def make_crnn(
     >>> network.pool
     'mean'
     """
+    check_dtype(f"{field}.dtype", config.dtype)
+    check_at_least(field, config, {"chunk_frames": 0})
+    check_rates(field, config, "dropout_rate")
     if config.spatial_pool not in SPATIAL_POOLS:
         near = nearest(config.spatial_pool, SPATIAL_POOLS)
         raise ValueError(f"{field}.spatial_pool: unknown {config.spatial_pool!r}{near}")

@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from flaxnets.configuration import find_part, parameters_of, runtime
+import flax.linen as nn
+
+from flaxnets.configuration import (
+    check_at_least,
+    check_rates,
+    find_part,
+    parameters_of,
+    runtime,
+)
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
@@ -38,7 +46,8 @@ class RecurrentConfig:
     cell: str = "lstm"
     """A name in ``CELLS``, or ``package.module:Name`` of a cell, as ``flax.linen:MGUCell``. Without
     recurrence: ``none``, or ``average``, a Dense + ReLU layer at each step whose mean over the
-    steps every step gets."""
+    steps every step gets; of the fields below ``average`` reads ``features`` and
+    ``normalize_inputs``, ``none`` reads none."""
     features: int = 256
     """Width of the hidden state, or of the layer of ``average``."""
     num_layers: int = 1
@@ -89,12 +98,26 @@ def make_cell_type(
     make = partial(part, **options)
     try:
         cell = make()
-    except TypeError as error:
+    except Exception as error:  # A part of the user's may raise anything.
         raise ValueError(
             f"{field}.cell: expected {EXPECTED}; calling {config.cell!r} with features="
-            f"{config.features} raised {error}"
+            f"{config.features} raised {type(error).__name__}: {error}"
         ) from error
     check_cell(f"{field}.cell", cell)
+    try:
+        axes = cell.num_feature_axes
+    except NotImplementedError:
+        axes = 0
+    if axes not in (1, 3):
+        raise ValueError(
+            f"{field}.cell: expected a cell whose num_feature_axes is 1 (vectors) or 3 (feature "
+            f"maps), received {config.cell!r} with {axes or 'none'}"
+        )
+    if type(cell).initialize_carry is nn.RNNCellBase.initialize_carry:
+        raise ValueError(
+            f"{field}.cell: expected a cell that defines initialize_carry(rng, input_shape), "
+            f"received {config.cell!r}, which does not"
+        )
     return make
 
 
@@ -116,11 +139,14 @@ def make_recurrent(
       field: the configuration's path, for errors.
 
     Raises:
-      ValueError: as ``make_cell_type``.
+      ValueError: as ``make_cell_type``, or a value out of range.
 
     >>> make_recurrent(RecurrentConfig("gru", features=8, num_layers=2)).num_layers
     2
     """
+    least = {"features": 1, "num_layers": 1, "kernel_size": 1, "input_features": 0}
+    check_at_least(field, config, least)
+    check_rates(field, config, "dropout_rate", "recurrent_dropout_rate")
     if config.cell == NONE:
         return None
     if config.cell == AVERAGE:

@@ -82,6 +82,10 @@ def make_optimizer(
       ValueError: an unknown optimizer or schedule, or a path in ``multipliers`` or ``frozen`` that
         the parameters do not have.
     """
+    if config.learning_rate < 0:
+        raise ValueError(
+            f"optimizer.learning_rate: expected at least 0, received {config.learning_rate}"
+        )
     if config.name not in OPTIMIZERS:
         raise ValueError(
             f"optimizer.name: unknown {config.name!r}{nearest(config.name, OPTIMIZERS)}"

@@ -61,6 +61,16 @@ class LeakyCell(nn.RNNCellBase):
     def num_feature_axes(self):
         """1: vectors."""
         return 1
+
+
+class CellWithoutAxes(nn.RNNCellBase):
+    """Lacks num_feature_axes."""
+
+    features: int
+
+    def initialize_carry(self, rng, input_shape):
+        """Zeros."""
+        return jnp.zeros((*input_shape[:-1], self.features))
 '''
 
 
