@@ -16,6 +16,7 @@ import numpy as np
 import tqdm
 from jax.experimental.compilation_cache import compilation_cache
 
+from flaxnets.configuration import nearest
 from flaxnets.tasks.task import Task
 from flaxnets.training.checkpoint import (
     Checkpointer,
@@ -244,6 +245,11 @@ def train(
                     describe=task.describe_outputs,
                 )
                 writer.write(step, config.eval_split, metrics)
+                if config.best_metric not in metrics:  # Now, not when two are to be ranked.
+                    raise ValueError(
+                        f"best_metric: {config.eval_split} has no {config.best_metric!r}"
+                        f"{nearest(config.best_metric, metrics)}"
+                    )
                 figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
                 with tqdm.tqdm.external_write_mode():  # Above the progress bar, not into it.
                     logger.info("step %d, %s: %s", step, config.eval_split, figures)

@@ -106,6 +106,16 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     assert losses(tmp_path) == losses(finished)
 
 
+def test_a_metric_that_does_not_exist_ends_the_run_at_the_first_evaluation(tmp_path: Path) -> None:
+    config = TinyConfig(num_steps=12, eval_every=3)
+    config.best_metric = "accurcy"
+    with pytest.raises(
+        ValueError, match="best_metric: validation has no 'accurcy'; did you mean 'accuracy'"
+    ):
+        run(config, tmp_path)
+    assert set(losses(tmp_path, "validation")) == {3}
+
+
 def test_the_best_checkpoint_is_kept_beside_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
