@@ -185,7 +185,7 @@ def _held_out(
     if unknown := held_out - set(groups):
         raise ValueError(
             f"validation_groups: {_some(sorted(unknown))} not in {path}, which has "
-            f"{', '.join(sorted(set(groups)))}"
+            f"{', '.join(sorted(set(groups)))}; expected some of these"
         )
     in_validation = np.asarray([group in held_out for group in groups], bool)
     keep = in_validation if split == "validation" else ~in_validation
