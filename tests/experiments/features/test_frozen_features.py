@@ -1,9 +1,11 @@
-"""Projection of frozen features, compared with an SVD."""
+"""Projection of frozen features, compared with an SVD, and the key of their cache."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.features.frozen_features import fit_projection, make_encode
+from experiments.features.frozen_features import describe_encoder, fit_projection, make_encode
 from flaxnets.encoders.config import EncoderConfig
 
 N, D, P = 40, 6, 4
@@ -80,3 +82,23 @@ def test_an_unknown_pool_is_refused() -> None:
         ValueError, match=r"data.pool: expected 'max', 'mean' or 'none', received 'sum'"
     ):
         make_encode(EncoderConfig(), "sum")
+
+
+def test_the_cache_knows_the_code_of_an_encoder_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import flax.linen as nn\n\n\n"
+        "class Mean(nn.Module):\n"
+        "    def __call__(self, images, mask=None, *, train):\n"
+        "        return images.mean((1, 2))\n"
+    )
+    file = tmp_path / "own_encoder_of_features.py"
+    file.write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = EncoderConfig("own_encoder_of_features:Mean")
+    before = describe_encoder(config)
+    assert describe_encoder(config) == before
+    file.write_text(code.replace("mean", "max"))
+    assert describe_encoder(config) != before
+    assert "code" not in describe_encoder(EncoderConfig("small_cnn"))
