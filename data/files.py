@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -75,27 +76,34 @@ def _decode(path: str | os.PathLike[str]) -> str:
     """Returns a file's text; errors begin with the line and do not name the file."""
     content = Path(path).read_bytes()
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
+    zero = content.find(0) if encoding.startswith("utf-8") else -1
+    if zero >= 0:
+        order = "UTF-16LE" if zero % 2 else "UTF-16BE"
+        raise ValueError(
+            f"line {_line_at(content, zero)}: expected text in UTF-8, received a zero byte; if it "
+            f"is UTF-16 without a byte-order mark, convert it by: {_iconv(order, path)}"
+        )
     try:
-        text = content.decode(encoding)
+        return content.decode(encoding).replace("\ufeff", "")
     except UnicodeDecodeError as error:
         if not encoding.startswith("utf-8"):
             raise ValueError(
                 f"byte {error.start}: damaged {encoding.upper()}: {error.reason}"
             ) from None
-        before = content[: error.start].decode(encoding)
+        before = content[max(error.start - 20, 0) : error.start].decode("utf-8", "ignore")
         raise ValueError(
-            f"line {len(_LINE_ENDS.findall(before)) + 1}: expected UTF-8, received the byte "
-            f"0x{content[error.start]:02x} after {before[-20:]!r}; convert the file, if it is in "
-            f"Latin-1 by: iconv -f ISO-8859-1 -t UTF-8 '{path}' > converted"
+            f"line {_line_at(content, error.start)}: expected text in UTF-8, received the byte "
+            f"0x{content[error.start]:02x} after {before!r}; if it is Latin-1, convert it by: "
+            f"{_iconv('ISO-8859-1', path)}"
         ) from None
-    if "\0" in text:
-        line = len(_LINE_ENDS.findall(text[: text.index("\0")])) + 1
-        raise ValueError(
-            f"line {line}: expected text in UTF-8, received a zero byte; convert the file, if it "
-            f"is in UTF-16 without a byte-order mark by: iconv -f UTF-16LE -t UTF-8 '{path}' > "
-            "converted"
-        )
-    return text.replace("\ufeff", "")
+
+
+def _iconv(encoding: str, path: str | os.PathLike[str]) -> str:
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > converted"
+
+
+def _line_at(content: bytes, position: int) -> int:
+    return len(_LINE_ENDS.findall(content[:position].decode("latin-1"))) + 1
 
 
 def normal_name(name: str) -> str:
@@ -120,15 +128,17 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path | None]:
     def in_folder(folder: Path) -> dict[str, list[str]]:
         if folder not in entries:
             entries[folder] = {}
-            for name in sorted(os.listdir(folder)):
+            # A folder that may be entered, but not listed, holds no other names to try.
+            names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []
+            for name in names:
                 entries[folder].setdefault(normal_name(name), []).append(name)
         return entries[folder]
 
     def variants(path: Path) -> list[Path]:
         """Returns the existing files and folders whose path has the same composed form."""
-        if path.parent == path:
-            return [path]
-        folders = [path.parent] if path.parent.is_dir() else variants(path.parent)
+        folders = [path.parent]
+        if path.parent != path and not (path.parent.name.isascii() and path.parent.is_dir()):
+            folders = variants(path.parent)
         name = normal_name(path.name)
         return [
             folder / variant
@@ -139,10 +149,12 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path | None]:
 
     found: list[Path | None] = []
     for path in map(Path, paths):
+        if path.is_file():
+            found.append(path)
+            continue
         # ASCII has one form, so most missing files need no look into their folder.
-        others = [] if path.is_file() or str(path).isascii() else variants(path)
-        files = [other for other in others if other.is_file()]
-        found.append(path if path.is_file() else next(iter(files), None))
+        others = [] if str(path).isascii() else variants(path)
+        found.append(next((other for other in others if other.is_file()), None))
     return found
 
 
