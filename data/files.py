@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 _BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # Before UTF-16's, with which it begins.
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -76,7 +75,7 @@ def _decode(path: str | os.PathLike[str]) -> str:
     """Returns a file's text; errors begin with the line and do not name the file."""
     content = Path(path).read_bytes()
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
-    zero = content.find(0) if encoding.startswith("utf-8") else -1
+    zero = content.find(0) if encoding == "utf-8" else -1
     if zero >= 0:
         order = "UTF-16LE" if zero % 2 else "UTF-16BE"
         raise ValueError(
@@ -84,9 +83,10 @@ def _decode(path: str | os.PathLike[str]) -> str:
             f"is UTF-16 without a byte-order mark, convert it by: {_iconv(order, path)}"
         )
     try:
+        # UTF-8 has marks, too; "utf-8-sig" would leave those in the middle of joined files.
         return content.decode(encoding).replace("\ufeff", "")
     except UnicodeDecodeError as error:
-        if not encoding.startswith("utf-8"):
+        if encoding != "utf-8":
             raise ValueError(
                 f"byte {error.start}: damaged {encoding.upper()}: {error.reason}"
             ) from None

@@ -112,14 +112,16 @@ def _read_names(path: Path) -> list[str]:
 def _hold_out(table: Path, names: tuple[str, ...], part: str) -> list[str]:
     """Returns the names of a split by their digests, in the table's order."""
     by_digest = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    number = min(NUM_HELD_OUT, max(len(names) // 8, 1))
+    number = min(NUM_HELD_OUT, len(names) // 8)
     parts = {
         "test": set(by_digest[:number]),
         "dev": set(by_digest[number : 2 * number]),
         "train": set(by_digest[2 * number :]),
     }
-    if not all(parts.values()):
-        raise ValueError(f"{table}: expected at least 3 images, received {len(names)}")
+    if not parts[part]:
+        raise ValueError(
+            f"{table}: expected 8 images or more to hold some out, received {len(names)}"
+        )
     logger.warning(
         "%s: no lists of the official splits (Flickr_8k.trainImages.txt, …) beside it; %d images "
         "each are held out for validation and test, so scores cannot be compared with published "

@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ from data.datasets import (
     flickr8k,
     karpathy,
 )
-from data.datasets.captioned_images import first_few
+from data.datasets.captioned_images import Missing, first_few
 from data.loader import Batch, Loader
 from data.moving_shapes.source import MovingShapes
 from data.sources import ConcatenatedSources
@@ -48,7 +48,7 @@ CORNERS = ((0.0, 0.0), (0.2, 0.2), (0.0, 0.2), (0.2, 0.0))
 CORNER_SIZE = 0.8
 """Height and width of a corner crop, as a share of the image's."""
 FITS = ("stretch", "crop")
-MISSING = ("error", "skip")
+MISSING = get_args(Missing)
 KINDS = ("moving_shapes", "flickr8k", "karpathy", "coco", "coco_tfds")
 
 
@@ -168,7 +168,7 @@ def read_split(config: CaptionDataConfig, split: str) -> CaptionedSplit:
         config.annotations,
         transform,
         split,
-        config.missing,
+        cast(Missing, config.missing),
         config.max_pixels,
     )
 
@@ -199,7 +199,7 @@ def _images(
     annotations: str,
     transform: ImageTransform,
     split: str,
-    missing: Any,
+    missing: Missing,
     max_pixels: int,
 ) -> CaptionedSplit:
     if kind == "coco_tfds":
