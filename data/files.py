@@ -90,7 +90,11 @@ def _decode(path: str | os.PathLike[str]) -> str:
             raise ValueError(
                 f"byte {error.start}: damaged {encoding.upper()}: {error.reason}"
             ) from None
-        before = content[max(error.start - 20, 0) : error.start].decode("utf-8", "ignore")
+        before = (
+            content[max(error.start - 20, 0) : error.start]
+            .decode("utf-8", "ignore")
+            .lstrip("\ufeff")
+        )
         raise ValueError(
             f"line {_line_at(content, error.start)}: expected text in UTF-8, received the byte "
             f"0x{content[error.start]:02x} after {before!r}; if it is Latin-1, convert it by: "
