@@ -82,7 +82,7 @@ def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> 
     except Exception as error:
         # On damaged files Pillow's parsers raise almost anything: SyntaxError, struct.error,
         # zlib.error, IndexError, DecompressionBombError ...
-        raise ImageError(name, _reason(error)) from error
+        raise ImageError(name, _reason(error, max_pixels)) from error
 
 
 def check_max_pixels(max_pixels: int) -> None:
@@ -109,9 +109,11 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, max_pixels: int) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"no image in a format that is read ({', '.join(FORMATS)})"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"expected at most {max_pixels} pixels; {error}"  # Pillow's own limits.
     return str(error) or type(error).__name__
 
 

@@ -27,7 +27,7 @@ _UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Line_Break=Complex_Context}]&&[\p{L}\p{Nl}
 # What belongs to the letter before it: combining marks, joiners, the vowel sign am of Thai and Lao,
 # half-width voicing marks, the Armenian and Hebrew signs that stand inside of words, and consonants
 # that are stacked below it. A non-joiner at the end of a word has no effect.
-_SIGNS = r"[\p{M}\u200d\u0e33\u0eb3\uff9e\uff9f\u055b\u055c\u055e\u05f3]"
+_SIGNS = r"[\p{M}\u180e\u200d\u0e33\u0eb3\uff9e\uff9f\u055b\u055c\u055e\u05f3]"
 _MARKS = rf"(?:[\u17d2\u1039\u1a60]\p{{L}}|{_SIGNS}|\u200c(?=[\p{{L}}\p{{M}}]))*+"
 _CHARACTER = rf"(?:(?:{_KATAKANA}{_MARKS})++|{_UNSPACED}{_MARKS})"
 _SPACED = rf"(?:[[\p{{L}}\p{{N}}]--{_KATAKANA}--{_UNSPACED}]{_MARKS})++"
@@ -48,7 +48,7 @@ def _words(letters: str) -> regex.Pattern[str]:
 _WORD, _ASCII_WORD = _words(_SPACED), _words("[a-z0-9]++")  # The latter is four times as fast.
 # Soft hyphens and marks of direction do not divide words; a space of zero width does.
 _INVISIBLE = regex.compile(
-    r"(?![\u200b-\u200d])\p{Cf}|(?<=[\p{Latin}\p{Greek}\p{Cyrillic}])[\u200c\u200d]"
+    r"(?![\u180e\u200b-\u200d])\p{Cf}|(?<=[\p{Latin}\p{Greek}\p{Cyrillic}])[\u200c\u200d]"
 )
 _CHARACTERS = regex.compile(_CHARACTER, regex.VERSION1)
 # Two runs of Katakana keep their space, and so does what would become one character without it.
