@@ -40,6 +40,9 @@ NUM_CAPTIONS = flags.DEFINE_integer(
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Images per batch; default: as in training.", lower_bound=1
 )
+MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", None, "Images with more pixels are not read; default: the run's.", lower_bound=1
+)
 SEED = flags.DEFINE_integer("seed", 0, "Random seed of --method=sample.", lower_bound=0)
 # Search options that are not given come from the run's configuration.
 METHOD = flags.DEFINE_enum("method", None, METHODS, "Search method; default: the run's.")
@@ -110,6 +113,13 @@ def _restore() -> tuple[TrainedCaptioner, Config]:
     configs = [config_of(workdir) for workdir in workdirs]
     for config in configs:
         config.batch_size = BATCH_SIZE.value or configs[0].batch_size
+        if MAX_PIXELS.value is not None:
+            data: Any = getattr(config, "data", None)
+            if not hasattr(data, "max_pixels"):
+                raise ValueError(
+                    f"--max_pixels: expected a captioner of images, received {config.name!r}"
+                )
+            data.max_pixels = MAX_PIXELS.value
     models = [
         TrainedModel(config, workdir, STEP.value)
         for config, workdir in zip(configs, workdirs, strict=True)

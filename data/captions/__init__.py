@@ -26,8 +26,10 @@ from data.captions.vocabulary import (
     SPECIAL_WORDS,
     UNK,
     Vocabulary,
+    join_words,
     mirror_caption,
     pad_captions,
+    separate_words,
     split_words,
 )
 
@@ -52,10 +54,12 @@ __all__ = [
     "Vocabulary",
     "choose_boundaries",
     "decode_image",
+    "join_words",
     "mirror_caption",
     "pad_captions",
     "read_image",
     "resize_crop",
+    "separate_words",
     "split_words",
     "tokenize",
     "write_results",

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from data.batches import CaptionExample, Source
-from data.captions.images import ImageError, ImageTransform, read_image
+from data.captions.images import MAX_PIXELS, ImageError, ImageTransform, read_image
 from data.captions.vocabulary import EOS, Vocabulary, pad_captions
 
 _INPUTS = ("image", "features", "video")
@@ -22,10 +22,12 @@ class DecodedImages(ABC):
 
     Args:
         transform: resizes the images to one size.
+        max_pixels: larger images are refused before they are decoded.
     """
 
-    def __init__(self, transform: ImageTransform):
+    def __init__(self, transform: ImageTransform, *, max_pixels: int = MAX_PIXELS):
         self.transform = transform
+        self.max_pixels = max_pixels
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -62,10 +64,13 @@ class ImageSource(DecodedImages):
     Args:
         paths: the files.
         transform: resizes the images to one size.
+        max_pixels: larger images are refused before they are decoded.
     """
 
-    def __init__(self, paths: Sequence[str], transform: ImageTransform):
-        super().__init__(transform)
+    def __init__(
+        self, paths: Sequence[str], transform: ImageTransform, *, max_pixels: int = MAX_PIXELS
+    ):
+        super().__init__(transform, max_pixels=max_pixels)
         self.paths = tuple(paths)
 
     def __len__(self) -> int:
@@ -77,7 +82,7 @@ class ImageSource(DecodedImages):
 
     def decode(self, index: int) -> np.ndarray:
         """Returns image ``index`` as ``data.captions.images.read_image``."""
-        return read_image(self.paths[index])
+        return read_image(self.paths[index], max_pixels=self.max_pixels)
 
 
 class CaptionSource:

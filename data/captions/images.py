@@ -1,11 +1,12 @@
 """Decoding of image files into RGB, resizing and cropping to one size."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -13,6 +14,15 @@ _RESAMPLING = {
 }
 
 _LONGEST = 16  # short sides; longer images are cropped before they are resized
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Formats that are read, as Pillow names them. Others start foreign programs (EPS), are no
+photographs, or may decode into more pixels than their header says (AVIF)."""
+MAX_PIXELS = 50_000_000
+"""Default limit of an image's pixels. Decoding takes at most 8 bytes a pixel, 14 if it is a
+progressive JPEG, 20 if it is WebP."""
+_BAND = 1 << 20  # pixels that are converted at once, so that conversion needs no further copies
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 
 
 class ImageError(OSError):
@@ -27,69 +37,109 @@ class ImageError(OSError):
         return type(self), (self.path, self.reason)
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes an image file into RGB.
 
     Grey, palette, CMYK and other colour modes are converted, transparency is blended with white, 16
     bits are scaled to 8, an animation yields its first frame, and the EXIF orientation is applied.
 
     Args:
-        path: the file, in any format that Pillow knows.
+        path: the file, in one of ``FORMATS``, whatever its name ends with.
+        max_pixels: larger images are refused before they are decoded.
 
     Returns:
         (H,W,3) uint8 in [0,255].
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImageError: the file is no image, or is truncated, damaged or enormous.
+        ImageError: the file is no image in one of the formats, is truncated or damaged, or has more
+            than ``max_pixels``.
     """
     with open(path, "rb") as file:
-        return decode_image(file, str(path))
+        return decode_image(file, str(path), max_pixels=max_pixels)
 
 
-def decode_image(file: BinaryIO, name: str) -> np.ndarray:
+def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes an image as ``read_image`` does.
 
     Args:
         file: an open file, or bytes in an ``io.BytesIO``.
         name: the name of the image in the error.
+        max_pixels: larger images are refused before they are decoded.
 
     Returns:
         (H,W,3) uint8 in [0,255].
 
     Raises:
-        ImageError: the file is no image, or is truncated, damaged or enormous.
+        ImageError: as ``read_image``.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            _check_size(image, max_pixels)
             image.load()
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except Exception as error:
         # On damaged files Pillow's parsers raise almost anything: SyntaxError, struct.error,
         # zlib.error, IndexError, DecompressionBombError ...
-        raise ImageError(name, _reason(error)) from error
+        raise ImageError(name, _reason(error, max_pixels)) from error
 
 
-def _reason(error: Exception) -> str:
+def check_max_pixels(max_pixels: int) -> None:
+    """Raises ValueError unless Pillow opens images of so many pixels, at least 1."""
+    most = 2 * (Image.MAX_IMAGE_PIXELS or max_pixels)
+    if not 1 <= max_pixels <= most:
+        raise ValueError(
+            f"max_pixels: expected 1 to {most}, beyond which Pillow opens no image, received "
+            f"{max_pixels}"
+        )
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    """Refuses an image that is opened, but not yet decoded, for its size or that of its tiles."""
+    sizes = [image.size]
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and _TILE_WIDTH in image.tag_v2:
+        # A tile is decoded as a whole, however little of it lies inside of the image.
+        sizes.append((image.tag_v2[_TILE_WIDTH], image.tag_v2[_TILE_LENGTH]))
+    width, height = max(sizes, key=math.prod)
+    if width * height > max_pixels:
+        raise ValueError(
+            f"expected at most {max_pixels} pixels, received {width} × {height}; a larger "
+            "max_pixels reads it"
+        )
+
+
+def _reason(error: Exception, max_pixels: int) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "no image in a format that Pillow knows"
+        return f"no image in a format that is read ({', '.join(FORMATS)})"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"expected at most {max_pixels} pixels; {error}"  # Pillow's own limits.
     return str(error) or type(error).__name__
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Returns (H,W,3) uint8, converted band by band."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(_BAND // width, 1)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = _band_to_rgb(image.crop((0, top, width, bottom)))
+    return pixels
+
+
+def _band_to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):
         # Files of more than 8 bits (PNG, PGM, TIFF) use 0..65535; convert() would clip at 255.
         values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
+        return ((values + 128) // 257).astype(np.uint8)[..., None]
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB"))
 
 
 @dataclass(frozen=True)

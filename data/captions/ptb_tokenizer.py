@@ -5,20 +5,23 @@ CoreNLP 3.4.1, from whose tokens a list of punctuation is removed. This is an in
 implementation of that behaviour, derived from the original's answers. As in any lexer the longest
 match wins, including its required right context, and among equally long ones the first rule.
 
-Deviations: letters are those of Python's Unicode (the original drops scripts added since Java 5;
-marks of scripts other than Latin, Greek, Cyrillic, Devanagari, Thai and Arabic split words here);
-an accented letter written as an HTML entity also joins words after a digit or a hyphen.
+Deviations: letters are those of today's Unicode, and outside of Latin, Greek and Cyrillic text they
+keep their combining marks and joiners (the original drops scripts added since Java 5, joiners, and
+marks of Gurmukhi, Kannada, Khmer, Burmese, Tibetan and others, which splits words); punctuation of
+other scripts, such as the danda and the Arabic comma, is dropped; an accented letter written as an
+HTML entity also joins words after a digit or a hyphen.
 """
 
-import re
 from collections.abc import Iterator
+
+import regex
 
 # pycocoevalcap's list. Its brackets are in capitals, so the lower-cased tokens -lrb- … remain.
 PUNCTUATION = frozenset(
     {*"'`.?!,:-;", "''", "``", "--", "...", "-LRB-", "-RRB-", "-LCB-", "-RCB-"},
 )
 
-LINE_BREAKS = re.compile("[\n\r\v\f\x85\u2028\u2029]")
+LINE_BREAKS = regex.compile("[\n\r\v\f\x85\u2028\u2029]")
 
 _NORMAL = {
     **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
@@ -39,7 +42,7 @@ _NORMAL = {
 
 def _any_case(words: str) -> str:
     """Returns alternatives of a regular expression; small letters also match capitals."""
-    both = re.sub("[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", words)
+    both = regex.sub("[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", words)
     return "|".join(both.split())
 
 
@@ -74,7 +77,13 @@ _NUMERALS = r"²³¹¼-¾\u2070\u2074-\u2079\u2080-\u2089\u2150-\u2189\u2460-\u2
 _MARKS = (
     r"\u0300-\u036f\u064b-\u065e\u0901-\u0903\u093c\u093e-\u094d\u0e31\u0e34-\u0e3a\u0e47-\u0e4e"
 )
-_LETTER = rf"(?:[^\W\d_{_NUMERALS}]|[{_MARKS}\xad]|&[aeiouAEIOU](?:acute|grave|uml);)"
+# Marks of other scripts, joiners, and Armenian signs inside of words, all after a letter.
+_FURTHER = r"[\p{M}\u200c\u200d\u055b\u055c\u055e]"
+_FURTHER_MARK = rf"{_FURTHER}(?<=\p{{L}}{_FURTHER}+)(?<![\p{{Latin}}\p{{Greek}}\p{{Cyrillic}}].)"
+_LETTER = (
+    rf"(?:(?![\d{_NUMERALS}])[\p{{L}}\p{{N}}]|[{_MARKS}\xad]|{_FURTHER_MARK}"
+    r"|&[aeiouAEIOU](?:acute|grave|uml);)"
+)
 _ALNUM = rf"(?:{_LETTER}|\d)"
 _WORD = rf"{_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)*"
 _REDUCED = rf"{_APOSTROPHE}(?:{_any_case('m s d re ve ll')})"
@@ -95,7 +104,7 @@ _SYMBOLS = (
 
 # The token is the whole match, or its first group if the rule has a right context.
 _RULES = tuple(
-    re.compile(rule)
+    regex.compile(rule)
     for rule in (
         # tags
         rf"<{_NAME}(?:\s+{_NAME}(?:=(?:'[^'\n]*'|\"[^\"\n]*\"))?)*\s*/?>",
@@ -173,7 +182,7 @@ _RULES = tuple(
         rf"[{_SYMBOLS}]",
     )
 )
-_PLAIN = re.compile(r"([A-Za-z]{2,}|[aA])(?=[ \n])|([A-Za-z]{2,}),(?=[ \n])|(?:[ \n]|&nbsp;)+")
+_PLAIN = regex.compile(r"([A-Za-z]{2,}|[aA])(?=[ \n])|([A-Za-z]{2,}),(?=[ \n])|(?:[ \n]|&nbsp;)+")
 _CONTRACTED = frozenset(["cannot", "gonna", "gotta", "wanna", "lemme", "gimme"])
 
 
@@ -228,12 +237,12 @@ def _normalise(token: str) -> str:
         return _NORMAL[token]
     if token[0] == "." and set(token) <= set(". \xa0"):
         return "..." if len(token) > 1 else "."
-    if re.fullmatch(rf"[{_QUOTES}]+", token):
+    if regex.fullmatch(rf"[{_QUOTES}]+", token):
         return "".join(_NORMAL.get(quote, quote) for quote in token)
-    if re.fullmatch(rf"{_REDUCED}|{_NOT}", token):
-        token = re.sub(_ANY_APOSTROPHE, lambda mark: _NORMAL.get(mark[0], mark[0]), token)
+    if regex.fullmatch(rf"{_REDUCED}|{_NOT}", token):
+        token = regex.sub(_ANY_APOSTROPHE, lambda mark: _NORMAL.get(mark[0], mark[0]), token)
     if token[0] in "(:;=<>":
         token = token.replace("(", "-lrb-").replace(")", "-rrb-")
-    if re.fullmatch("[A-Z][A-Z&amp;+]+", token):
+    if regex.fullmatch("[A-Z][A-Z&amp;+]+", token):
         token = token.replace("&amp;", "&")
     return token.replace(" ", "\xa0").replace("\xad", "").lower()

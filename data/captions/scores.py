@@ -7,6 +7,10 @@ scorers. METEOR and SPICE need Java.
 Properties of pycocoevalcap to know: CIDEr's document frequencies are those of the given references,
 so a caption's score depends on the other images (and is 0 for a single image); corpus BLEU is not
 the mean of the images' BLEU; "CIDEr" is CIDEr-D.
+
+Captions are composed (Unicode's NFC) before they are tokenised, and in scripts without spaces each
+character is a token (``data.captions.vocabulary.separate_words``), as is usual for Chinese and as
+the models' words are. Latin text is not changed otherwise.
 """
 
 import json
@@ -17,6 +21,7 @@ from typing import Generic, Literal, TypeVar
 
 from data.captions import java_scorers
 from data.captions.ptb_tokenizer import tokenize
+from data.captions.vocabulary import separate_words
 from data.files import write_atomically
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
@@ -130,9 +135,10 @@ class CaptionScorer(Generic[Key]):
         )
 
     def _tokenize(self, captions: Sequence[str]) -> list[str]:
+        separated = [separate_words(caption) for caption in captions]
         if self._tokenizer == "stanford":
-            return java_scorers.tokenize_all(captions)
-        return [" ".join(tokenize(caption)) for caption in captions]
+            return java_scorers.tokenize_all(separated)
+        return [" ".join(tokenize(caption)) for caption in separated]
 
     def _check_keys(self, candidates: Mapping[Key, str]) -> None:
         lacking = [key for key in self._keys if key not in candidates]

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 
-from data.files import write_atomically
+from data.files import read_json, write_atomically
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL_WORDS = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -20,22 +21,66 @@ SPECIAL_WORDS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 _FORMAT = 1
 
-# "'s" is a word; other apostrophes and hyphens belong to the word that contains them.
-_WORD = re.compile(r"'s\b|[^\W_]+(?:-[^\W_]+|'(?!s\b)[^\W_]+)*")
+# Scripts written without spaces between words: each character is a word, Katakana runs are one.
+_KATAKANA = r"[\p{Katakana}\u30fc\uff70&&\p{L}]"
+_UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Line_Break=Complex_Context}]&&[\p{L}\p{Nl}]]"
+# What belongs to the letter before it: combining marks, joiners, the vowel sign am of Thai and Lao,
+# half-width voicing marks, the Armenian and Hebrew signs that stand inside of words, and consonants
+# that are stacked below it. A non-joiner at the end of a word has no effect.
+_SIGNS = r"[\p{M}\u180e\u200d\u0e33\u0eb3\uff9e\uff9f\u055b\u055c\u055e\u05f3]"
+_MARKS = rf"(?:[\u17d2\u1039\u1a60]\p{{L}}|{_SIGNS}|\u200c(?=[\p{{L}}\p{{M}}]))*+"
+_CHARACTER = rf"(?:(?:{_KATAKANA}{_MARKS})++|{_UNSPACED}{_MARKS})"
+_SPACED = rf"(?:[[\p{{L}}\p{{N}}]--{_KATAKANA}--{_UNSPACED}]{_MARKS})++"
+# "'s" is a word; other apostrophes and hyphens belong to the word that contains them, as do the
+# Catalan middle dot and the gershayim of Hebrew acronyms.
+_POSSESSIVE = r"'s(?![\p{L}\p{N}\p{M}_])"
+
+
+def _words(letters: str) -> regex.Pattern[str]:
+    return regex.compile(
+        rf"{letters}(?:(?:[-\u00b7\u2027]|(?!{_POSSESSIVE})'){letters}"
+        rf"|(?<=\p{{Hebrew}}\p{{M}}*)[\"\u05f4](?=\p{{Hebrew}}){letters})*"
+        rf"|{_POSSESSIVE}|{_CHARACTER}",
+        regex.VERSION1,
+    )
+
+
+_WORD, _ASCII_WORD = _words(_SPACED), _words("[a-z0-9]++")  # The latter is four times as fast.
+# Soft hyphens and marks of direction do not divide words; a space of zero width does.
+_INVISIBLE = regex.compile(
+    r"(?![\u180e\u200b-\u200d])\p{Cf}|(?<=[\p{Latin}\p{Greek}\p{Cyrillic}])[\u200c\u200d]"
+)
+_CHARACTERS = regex.compile(_CHARACTER, regex.VERSION1)
+# Two runs of Katakana keep their space, and so does what would become one character without it.
+_NEEDLESS_SPACE = regex.compile(
+    rf"(?<![\u17d2\u1039\u1a60]) (?![\u0e33\u0eb3])"
+    rf"(?:(?<={_UNSPACED}{_SIGNS}* )(?={_CHARACTER})|(?<={_KATAKANA}{_SIGNS}* )(?={_UNSPACED}))",
+    regex.VERSION1,
+)
+_CJK_PUNCTUATION = regex.compile(r"[\p{P}&&[\u3001-\u303f\u30fb\uff01-\uff65]]", regex.VERSION1)
 
 _OTHER_SIDE = {"left": "right", "right": "left"}
-_SIDE = re.compile(r"\b(?:left|right)\b", re.IGNORECASE)
+_SIDE = regex.compile(r"\b(?:left|right)\b", regex.IGNORECASE)
 
 
 def split_words(caption: str) -> list[str]:
     """Splits a caption into the words that models are trained on.
 
-    Words are in lower case. Punctuation is dropped, except hyphens and apostrophes within a word;
-    the possessive is a word of its own. Joined by spaces, the words pass through the scorers' PTB
-    tokeniser like the caption itself without punctuation.
+    Words are in lower case and in Unicode's composed form (NFC), and have all their combining
+    marks. Punctuation is dropped, except hyphens and apostrophes within a word; the possessive is a
+    word of its own. Joined by spaces, the words pass through the scorers' PTB tokeniser like the
+    caption itself without punctuation.
+
+    Words end where Unicode's default word boundaries are (UAX #29), with these deviations: words
+    with a hyphen are kept, and full stops, colons, commas and underscores always end a word. In
+    scripts without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) UAX #29
+    leaves words to a dictionary, so each character with its marks is a word, and each run of
+    Katakana; ``join_words`` joins them again.
 
     >>> split_words("A man's T-shirt, snow-covered.")
     ['a', 'man', "'s", 't-shirt', 'snow-covered']
+    >>> split_words("कुत्ता दौड़ता है।")
+    ['कुत्ता', 'दौड़ता', 'है']
 
     Args:
         caption: a sentence.
@@ -43,7 +88,34 @@ def split_words(caption: str) -> list[str]:
     Returns:
         Its words, possibly none.
     """
-    return _WORD.findall(caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+    text = caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    if text.isascii():
+        return _ASCII_WORD.findall(text)
+    # Composed last, because a small letter may compose with a mark where the capital does not.
+    return _WORD.findall(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)))
+
+
+def join_words(words: Iterable[str]) -> str:
+    """Joins words by spaces, without spaces between characters of scripts that have none.
+
+    >>> join_words(["两", "只", "狗", "<unk>", "a", "dog"])
+    '两只狗 <unk> a dog'
+    """
+    return _NEEDLESS_SPACE.sub("", " ".join(words))
+
+
+def separate_words(caption: str) -> str:
+    """Writes a caption so that spaces separate words in every script, as ``split_words`` does.
+
+    Latin text is only composed (NFC). Punctuation of Chinese and Japanese becomes spaces.
+
+    >>> separate_words("两只狗。").split()
+    ['两', '只', '狗']
+    """
+    if caption.isascii():
+        return caption
+    text = _CJK_PUNCTUATION.sub(" ", unicodedata.normalize("NFC", caption))
+    return _CHARACTERS.sub(r" \g<0> ", text)
 
 
 def mirror_caption(caption: str) -> str:
@@ -125,7 +197,7 @@ class Vocabulary:
         return [self._ids.get(word, UNK) for word in split_words(caption)] + [EOS]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the words of ids up to the first ``<eos>``, joined by spaces.
+        """Returns the words of ids up to the first ``<eos>``, joined by ``join_words``.
 
         Args:
             ids: integers in 0..len - 1; ``<pad>`` and ``<bos>`` are left out.
@@ -141,7 +213,7 @@ class Vocabulary:
                 raise ValueError(f"ids: expected 0 to {len(self) - 1}, received {number}")
             if number not in (PAD, BOS):
                 words.append(self.word(number))
-        return " ".join(words)
+        return join_words(words)
 
     def word(self, number: int) -> str:
         """Returns the word of id ``number`` in 0..len - 1, possibly a special one."""
@@ -172,11 +244,9 @@ class Vocabulary:
             FileNotFoundError: there is no such file.
             ValueError: the file is not a vocabulary, or was changed after it was written.
         """
-        expected = f"{path}: expected a vocabulary as Vocabulary.save writes it"
-        try:
-            content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{expected} ({error})") from None
+        form = "a vocabulary as Vocabulary.save writes it"
+        expected = f"{path}: expected {form}"
+        content: Any = read_json(path, form)
         words = content.get("words") if isinstance(content, dict) else None
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise ValueError(f"{expected}, received no list of words")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data.files import find_files
+
 Missing = Literal["error", "skip"]
 """Treatment of listed images whose file does not exist."""
 
@@ -75,7 +77,9 @@ def find_split(split: str, names: Mapping[str, str]) -> str:
 def keep_present(
     images: CaptionedImages, listed_in: str | Path, missing: Missing = "error"
 ) -> CaptionedImages:
-    """Returns the images whose files exist.
+    """Returns the images whose files exist, under the names that they have on disk.
+
+    A name on disk may be in another Unicode form (NFC or NFD) than in the list.
 
     Args:
         images: the listed images.
@@ -89,18 +93,18 @@ def keep_present(
     """
     if missing not in ("error", "skip"):
         raise ValueError(f"missing: expected 'error' or 'skip', received {missing!r}")
-    present = [number for number, path in enumerate(images.paths) if Path(path).is_file()]
-    if len(present) == len(images):
-        return images
-    there = set(present)
-    absent = tuple(path for number, path in enumerate(images.paths) if number not in there)
-    if missing == "error" or not present:
+    files = find_files(images.paths)
+    absent = tuple(path for path, file in zip(images.paths, files, strict=True) if file is None)
+    if absent and (missing == "error" or len(absent) == len(images)):
         raise FileNotFoundError(
             f"{listed_in}: {len(absent)} of the {len(images)} images it names are not there: "
             f"{first_few(absent)}"
         )
+    present = [number for number, file in enumerate(files) if file is not None]
     kept = images.select(present)
-    return CaptionedImages(kept.paths, kept.captions, kept.image_ids, absent)
+    return CaptionedImages(
+        tuple(str(files[number]) for number in present), kept.captions, kept.image_ids, absent
+    )
 
 
 def first_few(items: Sequence[object]) -> str:

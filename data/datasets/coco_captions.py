@@ -11,7 +11,6 @@ the images of 2014 (``data.datasets.karpathy``).
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from data.datasets.captioned_images import (
     first_few,
     keep_present,
 )
+from data.files import read_json
 
 YEARS = (2017, 2014)
 """Releases, the preferred one first; both contain the same images."""
@@ -46,7 +46,8 @@ def read_split(
         missing: treatment of images without a file, "error" or "skip".
 
     Returns:
-        The images in the file's order, the captions of each by ascending id; ids are COCO's.
+        The images in the file's order, the captions of each by ascending id, or in the file's order
+        unless the ids of all captions are numbers; ids are COCO's.
 
     Raises:
         FileNotFoundError: annotations, or images that they list, are missing.
@@ -77,29 +78,69 @@ def _digest(image_id: int | str) -> bytes:
 
 def _parse(path: str | Path, images_root: str | Path) -> CaptionedImages:
     """Returns all images of a file, without checking that they exist."""
-    expected = f"{path}: expected COCO's JSON of captions"
-    try:
-        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        names = {image["id"]: image["file_name"] for image in content["images"]}
-        numbered: dict[int, list[tuple[int, str]]] = {number: [] for number in names}
-        stray = []
-        for note in content["annotations"]:
-            if note["image_id"] in numbered:
-                numbered[note["image_id"]].append((note["id"], note["caption"].strip()))
-            else:
-                stray.append(note["image_id"])
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{expected} ({error})") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{expected}; {type(error).__name__}: {error}") from None
-    if not names:
+    form = "COCO's JSON of captions"
+    expected = f"{path}: expected {form}"
+    content = read_json(path, form)
+    listed, notes = (_entries(content, key, expected) for key in ("images", "annotations"))
+    if not listed:
         raise ValueError(f"{expected}, received no images")
+    names: dict[int | str, str] = {}
+    for number, image in enumerate(listed):
+        where = f"{expected}, images[{number}]"
+        image_id, name = _id(image, "id", where), _text(image, "file_name", where)
+        if names.setdefault(image_id, name) != name:
+            raise ValueError(f"{where} with an id of its own, received {image_id!r} again")
+    # Some files have numbers in one list and their digits as text, padded or not, in the other.
+    by_digits = {_digits(image_id): image_id for image_id in names}
+    captions: dict[int | str, list[tuple[Any, str]]] = {image_id: [] for image_id in names}
+    stray = []
+    for number, note in enumerate(notes):
+        where = f"{expected}, annotations[{number}]"
+        image_id = _id(note, "image_id", where)
+        image_id = image_id if image_id in captions else by_digits.get(_digits(image_id), image_id)
+        if image_id in captions:
+            caption = _text(note, "caption", where).strip()
+            captions[image_id].append((note.get("id"), caption))
+        else:
+            stray.append(image_id)
     if stray:
         raise ValueError(
             f"{expected}; {len(stray)} captions of images not listed: {first_few(stray)}"
         )
+    if all(isinstance(number, int) for texts in captions.values() for number, _ in texts):
+        captions = {image_id: sorted(texts) for image_id, texts in captions.items()}
     return CaptionedImages(
         paths=tuple(str(Path(images_root) / name) for name in names.values()),
-        captions=tuple(tuple(text for _, text in sorted(numbered[i])) for i in names),
+        captions=tuple(tuple(text for _, text in captions[i]) for i in names),
         image_ids=tuple(names),
     )
+
+
+def _entries(content: Any, key: str, expected: str) -> list[dict[str, Any]]:
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError(f"{expected}, received no list {key!r}")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{expected}, {key}[{number}] a record, received {entry!r:.60}")
+    return entries
+
+
+def _id(entry: dict[str, Any], key: str, where: str) -> int | str:
+    value = entry.get(key)
+    if isinstance(value, float) and value.is_integer():  # As tables with gaps write integers.
+        return int(value)
+    if not isinstance(value, int | str):
+        raise ValueError(f"{where} with a number or text {key!r}, received {value!r:.60}")
+    return value
+
+
+def _digits(image_id: int | str) -> str:
+    return str(image_id).lstrip("0")
+
+
+def _text(entry: dict[str, Any], key: str, where: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str):
+        raise ValueError(f"{where} with a text {key!r}, received {value!r:.60}")
+    return value

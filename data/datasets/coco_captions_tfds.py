@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data.captions.examples import DecodedImages
-from data.captions.images import ImageTransform, decode_image
+from data.captions.images import MAX_PIXELS, ImageTransform, decode_image
 from data.datasets.captioned_images import find_split
 from data.datasets.karpathy import SPLITS
 
@@ -26,10 +26,11 @@ class RecordImages(DecodedImages):
     Args:
         records: TFDS's data source, with ``image`` still encoded.
         transform: resizes the images to one size.
+        max_pixels: larger images are refused before they are decoded.
     """
 
-    def __init__(self, records: Any, transform: ImageTransform):
-        super().__init__(transform)
+    def __init__(self, records: Any, transform: ImageTransform, *, max_pixels: int = MAX_PIXELS):
+        super().__init__(transform, max_pixels=max_pixels)
         self._records = records
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class RecordImages(DecodedImages):
         """Decodes the image of record ``index``; see ``data.captions.images.decode_image``."""
         record = self._records[index]
         name = f"record {index}, {record['image/filename'].decode()}"
-        return decode_image(io.BytesIO(record["image"]), name)
+        return decode_image(io.BytesIO(record["image"]), name, max_pixels=self.max_pixels)
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class PreparedCaptions:
     def __len__(self) -> int:
         return len(self.records)
 
-    def images(self, transform: ImageTransform) -> RecordImages:
+    def images(self, transform: ImageTransform, *, max_pixels: int = MAX_PIXELS) -> RecordImages:
         """Returns the source of the images, decoded and resized by ``transform``."""
-        return RecordImages(self.records, transform)
+        return RecordImages(self.records, transform, max_pixels=max_pixels)
 
 
 def read_split(data_dir: str | Path, split: str, *, restval: bool = True) -> PreparedCaptions:

@@ -10,7 +10,6 @@ Only COCO has ``filepath`` and ``cocoid``. Its ``restval`` holds the validation 
 neither "val" nor "test"; papers train on it as well.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from data.datasets.captioned_images import (
     first_few,
     keep_present,
 )
+from data.files import read_json
 
 SPLITS = {
     "train": "train",
@@ -51,7 +51,8 @@ def read_split(
         missing: treatment of images without a file, "error" or "skip".
 
     Returns:
-        The images in the file's order; ids are COCO's if present, otherwise ``imgid``.
+        The images in the file's order; ids are COCO's if all images have one, otherwise ``imgid``,
+        otherwise the images' numbers in the file.
 
     Raises:
         FileNotFoundError: the JSON file, or images that it lists, are missing.
@@ -59,21 +60,46 @@ def read_split(
     """
     name = find_split(split, SPLITS)
     chosen = {"train", "restval"} if name == "train" and restval else {name}
-    expected = f"{path}: expected Karpathy's JSON of captioned images"
-    try:
-        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        entries = [entry for entry in content["images"] if entry["split"] in chosen]
-        if not entries:
-            there = first_few(sorted({entry["split"] for entry in content["images"]}))
-            raise ValueError(f"split: no image of {path} is in {split!r}, there are: {there}")
-        folder = Path(images_root)
-        images = CaptionedImages(
-            paths=tuple(str(folder / e.get("filepath", "") / e["filename"]) for e in entries),
-            captions=tuple(tuple(s["raw"].strip() for s in e["sentences"]) for e in entries),
-            image_ids=tuple(e["cocoid"] if "cocoid" in e else e["imgid"] for e in entries),
-        )
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{expected} ({error})") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{expected}; {type(error).__name__}: {error}") from None
+    expected = "Karpathy's JSON of captioned images"
+    content = read_json(path, expected)
+    every = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(every, list):
+        raise ValueError(f"{path}: expected {expected}, received no list 'images'")
+    for number, entry in enumerate(every):
+        where = f"{path}: expected {expected}, images[{number}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get("split"), str):
+            raise ValueError(f"{where} with a text 'split', received {entry!r:.60}")
+        if entry["split"] in chosen:
+            _check_entry(where, entry)
+    key = next((key for key in ("cocoid", "imgid") if all(key in entry for entry in every)), None)
+    ids = [number if key is None else entry[key] for number, entry in enumerate(every)]
+    entries = [(i, entry) for i, entry in zip(ids, every, strict=True) if entry["split"] in chosen]
+    if not entries:
+        there = first_few(sorted({entry["split"] for entry in every}))
+        raise ValueError(f"split: no image of {path} is in {split!r}, there are: {there}")
+    folder = Path(images_root)
+    images = CaptionedImages(
+        paths=tuple(str(folder / e.get("filepath", "") / e["filename"]) for _, e in entries),
+        captions=tuple(tuple(s["raw"].strip() for s in e["sentences"]) for _, e in entries),
+        image_ids=tuple(i for i, _ in entries),
+    )
     return keep_present(images, path, missing)
+
+
+def _check_entry(where: str, entry: dict[str, Any]) -> None:
+    """Checks the entry of an image; ``where`` begins the error."""
+    for key in ("filename", "filepath"):
+        value = entry.get(key, "" if key == "filepath" else None)
+        if not isinstance(value, str):
+            raise ValueError(f"{where} with a text {key!r}, received {value!r:.60}")
+    for key in ("cocoid", "imgid"):
+        if not isinstance(entry.get(key, 0), int | str):
+            raise ValueError(f"{where} with a number or text {key!r}, received {entry[key]!r:.60}")
+    sentences = entry.get("sentences")
+    if not isinstance(sentences, list) or not all(
+        isinstance(sentence, dict) and isinstance(sentence.get("raw"), str)
+        for sentence in sentences
+    ):
+        raise ValueError(
+            f"{where} with sentences that have a text 'raw', received {sentences!r:.60}"
+        )

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.files import find_files, normal_name, read_lines
+
 SPLITS = ("train", "validation", "test")
 UCF101_GROUP = r"_g(\d+)_c\d+"
 UT_INTERACTION_GROUP = r"^\d+_(\d+)_\d+"
@@ -23,6 +25,11 @@ UT_INTERACTION_GROUP = r"^\d+_(\d+)_\d+"
 
 _VIDEO_FOLDERS = ("UCF-101", "videos")
 _LIST_FOLDERS = ("ucfTrainTestlist", "splits")
+_FOREIGN_FOLDERS = (
+    "__MACOSX",
+    "@eaDir",
+    "lost+found",
+)  # of archives made on macOS, of file servers
 
 
 @dataclass(frozen=True)
@@ -70,12 +77,13 @@ def read_split(
         lists: folder of the lists, relative to ``root``; None takes "ucfTrainTestlist" or "splits".
 
     Returns:
-        The videos of the split, in the list's order.
+        The videos of the split, in the list's order. Class names are in Unicode's composed form
+        (NFC); on disk and in the lists they may be decomposed.
 
     Raises:
         FileNotFoundError: a folder, a list or a listed file is missing.
-        ValueError: ``split``, ``fold`` or a member of ``validation_groups`` does not exist, or
-            class list, class folders and split list disagree.
+        ValueError: ``split``, ``fold`` or a member of ``validation_groups`` does not exist, class
+            list, class folders and split list disagree, or a list is not in UTF-8.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, received {split!r}")
@@ -88,7 +96,8 @@ def read_split(
 
     path = _list_path(list_folder, "test" if split == "test" else "train", fold)
     names, labels = _read_list(path, class_names)
-    missing = [name for name in names if not (video_folder / name).is_file()]
+    paths = find_files(video_folder / name for name in names)
+    missing = [name for name, found in zip(names, paths, strict=True) if found is None]
     if missing:
         raise FileNotFoundError(
             f"{path}: {len(missing)} of {len(names)} files are not in {video_folder}: "
@@ -101,7 +110,7 @@ def read_split(
         keep = _held_out(path, groups, set(validation_groups), split, group_pattern)
     chosen = np.flatnonzero(keep)
     return VideoList(
-        paths=tuple(str(video_folder / names[i]) for i in chosen),
+        paths=tuple(str(paths[i]) for i in chosen),
         labels=tuple(labels[i] for i in chosen),
         groups=tuple(groups[i] for i in chosen),
         class_names=class_names,
@@ -121,19 +130,30 @@ def _folder(root: Path, given: str | Path | None, usual: Sequence[str], what: st
 def _read_classes(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise FileNotFoundError(f'{path}: expected the list of classes, lines like "1 Archery"')
-    rows = [line.split(maxsplit=1) for line in _lines(path)]
-    if not rows or [row[0] for row in rows] != [str(n + 1) for n in range(len(rows))]:
-        raise ValueError(f"{path}: expected lines numbered from 1 on, received {_some(rows)}")
-    if any(len(row) != 2 for row in rows) or len({row[1] for row in rows}) != len(rows):
-        raise ValueError(f"{path}: expected a number and a name of its own in each line")
-    return tuple(row[1] for row in rows)
+    names: list[str] = []
+    for line_number, line in read_lines(path):
+        number, *name = normal_name(line).split(maxsplit=1)
+        if number != str(len(names) + 1) or not name:
+            raise ValueError(
+                f'{path}: expected lines numbered from 1 on, such as "{len(names) + 1} CLASS" in '
+                f"line {line_number}, received {line[:60]!r}"
+            )
+        if name[0] in names:
+            raise ValueError(
+                f"{path}: expected a name of its own in each line, received {name[0]!r} again in "
+                f"line {line_number}"
+            )
+        names += name
+    if not names:
+        raise ValueError(f"{path}: expected lines numbered from 1 on, received an empty file")
+    return tuple(names)
 
 
 def _check_folders(class_names: Sequence[str], video_folder: Path, list_folder: Path) -> None:
     folders = {
-        path.name
+        normal_name(path.name)
         for path in video_folder.iterdir()
-        if path.is_dir() and not path.name.startswith(".")
+        if path.is_dir() and not path.name.startswith(".") and path.name not in _FOREIGN_FOLDERS
     }
     listed = set(class_names)
     if folders != listed:
@@ -159,14 +179,16 @@ def _read_list(path: Path, class_names: Sequence[str]) -> tuple[list[str], list[
     """Returns file names and labels >= 0; a label in the list must agree with the class folder."""
     number = {name: label for label, name in enumerate(class_names)}
     names, labels, wrong = [], [], []
-    for line in _lines(path):
-        name, _, last = line.rpartition(" ")
-        name, listed = (name.strip(), int(last)) if name and last.isdigit() else (line, None)
-        label = number.get(name.split("/")[0])
+    for line_number, line in read_lines(path):
+        *first, last = line.rsplit(maxsplit=1)
+        name, listed = (first[0], int(last)) if first and last.isdecimal() else (line, None)
+        label = number.get(normal_name(name.split("/")[0]))
         if label is None:
-            wrong.append(f"{name} (no such class)")
+            wrong.append(f"line {line_number}: {name} (no such class)")
         elif listed not in (None, label + 1):
-            wrong.append(f"{name} ({listed}, but classInd.txt says {label + 1})")
+            wrong.append(
+                f"line {line_number}: {name} ({listed}, but classInd.txt says {label + 1})"
+            )
         else:
             names.append(name)
             labels.append(label)
@@ -194,10 +216,6 @@ def _held_out(
             f"validation_groups: {sorted(held_out)} leave nothing of {path} for {split}"
         )
     return keep
-
-
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 
 
 def _some(items: Sequence[object]) -> str:

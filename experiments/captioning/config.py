@@ -253,12 +253,16 @@ class CaptionConfig(Config):
         if self.is_video:
             raise ValueError("images: this model captions the videos of the embedded data set")
         return make_prediction_data(
-            paths, image_transform(self.data), self.batch_size, self.model.encoder
+            paths,
+            image_transform(self.data),
+            self.batch_size,
+            self.model.encoder,
+            max_pixels=self.data.max_pixels,
         )
 
     def read_image(self, path: str) -> np.ndarray:
         """Returns the image of a file, upright, (H,W,3) uint8."""
-        return read_image(path)
+        return read_image(path, max_pixels=self.data.max_pixels)
 
     def crop_image(self, image: np.ndarray) -> np.ndarray:
         """Returns the part of an image (H,W,3) uint8 that the model sees, at its aspect ratio."""

@@ -8,16 +8,17 @@ replaces images by cached feature maps of a frozen encoder, and ``make_loader`` 
 import copy
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import jax
 import numpy as np
 
 from data.batches import Source
 from data.captions.examples import CaptionSource, ImageSource
-from data.captions.images import ImageTransform, RandomCrop
+from data.captions.images import MAX_PIXELS, ImageTransform, RandomCrop, check_max_pixels
 from data.captions.length_buckets import LengthBuckets, choose_boundaries
 from data.captions.vocabulary import Vocabulary, mirror_caption
 from data.datasets import (
@@ -26,6 +27,7 @@ from data.datasets import (
     flickr8k,
     karpathy,
 )
+from data.datasets.captioned_images import Missing, first_few
 from data.loader import Batch, Loader
 from data.moving_shapes.source import MovingShapes
 from data.sources import ConcatenatedSources
@@ -39,11 +41,14 @@ from experiments.features.frozen_features import Encode, cache_features, digest_
 from flaxnets.configuration import nearest, runtime
 from flaxnets.encoders.config import EncoderConfig
 
+logger = logging.getLogger(__name__)
+
 CORNERS = ((0.0, 0.0), (0.2, 0.2), (0.0, 0.2), (0.2, 0.0))
 """(top, left) of the corner crops, as shares of height and width, in the order of use."""
 CORNER_SIZE = 0.8
 """Height and width of a corner crop, as a share of the image's."""
 FITS = ("stretch", "crop")
+MISSING = get_args(Missing)
 KINDS = ("moving_shapes", "flickr8k", "karpathy", "coco", "coco_tfds")
 
 
@@ -60,6 +65,12 @@ class CaptionDataConfig:
     folder. Required except for ``moving_shapes``."""
     annotations: str = ""
     """``karpathy`` only: the JSON file."""
+    missing: str = "error"
+    """Treatment of listed images without a file: ``error``, or ``skip`` to leave them out and log
+    their number. Not for ``coco_tfds``, whose images are in its records."""
+    max_pixels: int = runtime(MAX_PIXELS)
+    """Larger images count as unreadable; they are refused before they are decoded. Each thread that
+    reads images needs up to 8 bytes a pixel, 20 for WebP."""
     cache: str = runtime("runs/features")
     """Folder of cached features and document frequencies."""
     image_size: int = 288
@@ -145,7 +156,21 @@ def read_split(config: CaptionDataConfig, split: str) -> CaptionedSplit:
             "data.annotations: expected the JSON of Karpathy's splits, as dataset_coco.json; give "
             "--config.data.annotations=…"
         )
-    return _images(config.kind, config.root, config.annotations, image_transform(config), split)
+    if config.missing not in MISSING:
+        raise ValueError(
+            f"data.missing: unknown {config.missing!r}{nearest(config.missing, MISSING)}"
+        )
+    check_max_pixels(config.max_pixels)
+    transform = image_transform(config)
+    return _images(
+        config.kind,
+        config.root,
+        config.annotations,
+        transform,
+        split,
+        cast(Missing, config.missing),
+        config.max_pixels,
+    )
 
 
 def image_transform(config: CaptionDataConfig) -> ImageTransform:
@@ -169,20 +194,34 @@ def _moving_shapes(split: str, size: int | None) -> CaptionedSplit:
 
 @functools.lru_cache(maxsize=8)
 def _images(
-    kind: str, root: str, annotations: str, transform: ImageTransform, split: str
+    kind: str,
+    root: str,
+    annotations: str,
+    transform: ImageTransform,
+    split: str,
+    missing: Missing,
+    max_pixels: int,
 ) -> CaptionedSplit:
     if kind == "coco_tfds":
         prepared = coco_captions_tfds.read_split(root, split)
         digest = f"coco_captions {Path(root).resolve()} {split}"
-        images: Any = prepared.images(transform)
+        images: Any = prepared.images(transform, max_pixels=max_pixels)
         return CaptionedSplit(images, prepared.captions, prepared.image_ids, digest)
     if kind == "flickr8k":
-        listed = flickr8k.read_split(root, split)
+        listed = flickr8k.read_split(root, split, missing=missing)
     elif kind == "coco":
-        listed = coco_captions.read_split(root, split)
+        listed = coco_captions.read_split(root, split, missing=missing)
     else:
-        listed = karpathy.read_split(annotations, root, split)
-    images = ImageSource(listed.paths, transform)
+        listed = karpathy.read_split(annotations, root, split, missing=missing)
+    if listed.missing:
+        logger.warning(
+            "data.missing: left out %d of %d images of the split %s, whose files are not there: %s",
+            len(listed.missing),
+            len(listed) + len(listed.missing),
+            split,
+            first_few(listed.missing),
+        )
+    images = ImageSource(listed.paths, transform, max_pixels=max_pixels)
     return CaptionedSplit(images, listed.captions, listed.image_ids, digest_images(listed.paths))
 
 
@@ -200,12 +239,14 @@ def model_inputs(
     if not caches_features(config, encoder):
         inputs: Source = split.inputs
         return inputs
+    # Another limit may read images that the cache has as unreadable.
+    limit = {} if config.max_pixels == MAX_PIXELS else {"max_pixels": config.max_pixels}
     return cache_features(
         config.cache,
         split.inputs,
         encoder,
         "none",
-        preprocessing=dataclasses.asdict(split.inputs.transform),
+        preprocessing=dataclasses.asdict(split.inputs.transform) | limit,
         source=split.digest,
     )
 
@@ -384,7 +425,12 @@ class EncodedBatches:
 
 
 def make_prediction_data(
-    paths: Sequence[str], transform: ImageTransform, batch_size: int, encoder: EncoderConfig
+    paths: Sequence[str],
+    transform: ImageTransform,
+    batch_size: int,
+    encoder: EncoderConfig,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> Loader | EncodedBatches:
     """Returns batches of image files in the given order; unreadable ones have ``mask`` False.
 
@@ -393,10 +439,15 @@ def make_prediction_data(
       transform: resizes the images to one size.
       batch_size: greatest number of rows; a multiple of the number of devices.
       encoder: the model's encoder; a frozen one's feature maps replace the images.
+      max_pixels: larger images are unreadable.
+
+    Raises:
+      ValueError: ``max_pixels`` out of range.
     """
+    check_max_pixels(max_pixels)
     devices = jax.device_count()
     loader = Loader(
-        UncaptionedImages(tuple(paths), transform),
+        UncaptionedImages(tuple(paths), transform, max_pixels=max_pixels),
         batch_size=min(batch_size, -(-len(paths) // devices) * devices),
         train=False,
         max_bad_share=1.0,

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from data.captions.examples import ImageSource
-from data.captions.images import read_image
 from data.captions.scores import WITHOUT_JAVA, CaptionScorer
 from data.captions.scores import write_results as write_caption_results
 from data.moving_shapes.captions import tells_motion
@@ -87,8 +85,6 @@ def load_clip(config: CaptionDataConfig, split: str, index: int) -> np.ndarray:
     if config.kind == "moving_shapes":
         video: np.ndarray = inputs[index]["video"]
         return video
-    if isinstance(inputs, ImageSource):
-        return read_image(inputs.paths[index])[None]
     image: np.ndarray = inputs.decode(index)
     return image[None]
 

@@ -30,6 +30,8 @@ class Caption:
     """One caption of an image or video."""
 
     words: tuple[str, ...]
+    text: str
+    """The words joined as the script has it, most by spaces."""
     log_probability: float
     """Of all tokens, the end token included, in nats, under the model or the ensemble."""
     ended: bool
@@ -37,11 +39,6 @@ class Caption:
     attention: np.ndarray | None = None
     """(n,h,w) float32, attention weights over an image at each of n words, each summing to one; for
     a video (n,T), over its steps."""
-
-    @property
-    def text(self) -> str:
-        """Words joined by spaces."""
-        return " ".join(self.words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +242,7 @@ class TrainedCaptioner:
                 captions.append(
                     Caption(
                         tuple(self._tasks[0].words([token]) for token in tokens),
+                        self._tasks[0].words(tokens),
                         round(float(found.log_probs[row, k]), 6),
                         bool(found.ended[row, k]),
                         None if attention is None else attention[row, k, : len(tokens)],

@@ -194,7 +194,7 @@ def _make_picture(
     picture = dataclasses.replace(picture, frames=tuple(frames))
     seen = attention.get(index)
     # A checkpoint newer than the predictions may find other words.
-    if seen is None or " ".join(seen.words) != picture.caption:
+    if seen is None or "".join(seen.words) != picture.caption.replace(" ", ""):
         return picture
     if seen.image is None:
         steps = zip(seen.words, seen.attention.tolist(), strict=True)

@@ -1,5 +1,6 @@
 """Captioning experiments: vocabulary, weights of captions, metrics, views of images, errors."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import optax
 import pytest
 from PIL import Image
 
+from data.captions.images import ImageError
 from data.captions.vocabulary import Vocabulary
 from experiments import scst, show_attend_tell
+from experiments.captioning import data as caption_data
 from experiments.captioning.caption_weights import count_frequencies, weigh_captions
 from experiments.captioning.config import VOCABULARY
 from experiments.captioning.data import read_split, training_views
@@ -207,6 +210,47 @@ def test_missing_splits_and_folders_are_named(tmp_path: Path) -> None:
     config.data.root = str(tmp_path)
     with pytest.raises(ValueError, match=r"split: expected one of .*, received 'tset'; did you me"):
         read_split(config.data, "tset")
+
+
+def test_absent_photographs_are_skipped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(make_flickr8k(tmp_path))
+    (tmp_path / "Flicker8k_Dataset/train1.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of the 5 images .*train1\.jpg"):
+        read_split(config.data, "train")
+    config.data.missing = "skip"
+    with caplog.at_level(logging.WARNING):
+        split = read_split(config.data, "train")
+    assert split.names == ("train0.jpg", "train2.jpg", "train3.jpg", "train4.jpg")
+    assert "left out 1 of 5 images of the split train, whose files are not there" in caplog.text
+    config.data.missing = "skipp"
+    with pytest.raises(ValueError, match=r"data\.missing: unknown 'skipp'; did you mean 'skip'"):
+        read_split(config.data, "train")
+
+
+def test_images_beyond_the_limit_are_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(make_flickr8k(tmp_path))
+    caches = []
+    monkeypatch.setattr(
+        caption_data, "cache_features", lambda *_, preprocessing, **__: caches.append(preprocessing)
+    )
+    for limit in (50_000_000, 80 * 64, 80 * 64 - 1):
+        config.data.max_pixels = limit
+        split = read_split(config.data, "validation")
+        assert bool(split.inputs[0]["mask"]) == (limit >= 80 * 64)
+        caption_data.model_inputs(config.data, config.model.encoder, split)
+    assert "expected at most 5119 pixels, received 80 × 64" in split.inputs.explain(0)
+    with pytest.raises(ImageError, match=r"dev0\.jpg: expected at most 5119 pixels"):
+        config.read_image(str(tmp_path / "Flicker8k_Dataset/dev0.jpg"))
+    # A cache of another limit, whose unreadable images differ, is another one.
+    assert "max_pixels" not in caches[0]
+    assert [cache["max_pixels"] for cache in caches[1:]] == [5120, 5119]
+    config.data.max_pixels = 10**9
+    with pytest.raises(ValueError, match=r"max_pixels: expected 1 to 178956970, .* received 10000"):
+        read_split(config.data, "validation")
 
 
 def test_unknown_parts_are_refused(tmp_path: Path) -> None:

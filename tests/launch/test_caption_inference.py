@@ -9,14 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.captions.images import ImageTransform, read_image
+from data.captions.vocabulary import Vocabulary
 from experiments.captioning import data as caption_data
 from flaxnets.inference.trained_captioner import Captioned, TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.workdir import Workdir
 from launch.program import load_experiment
 from tests.launch.captioners import make_config, make_flickr8k, make_run
+from tests.launch.programs import finish, start
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +78,7 @@ def test_files_are_captioned_in_order_and_the_unreadable_are_told(
     # More images than a batch of 8 holds.
     assert [captioned.index for captioned in found] == list(range(10))
     assert found[4].captions == ()
-    assert found[4].problem.endswith("text.jpg: no image in a format that Pillow knows")
+    assert "text.jpg: no image in a format that is read (JPEG, PNG, " in found[4].problem
     alone = collect(captioner, files)
     for captioned, same in zip([*found[:4], *found[5:]], alone, strict=True):
         # A beam of 3 may end with fewer hypotheses.
@@ -84,6 +87,39 @@ def test_files_are_captioned_in_order_and_the_unreadable_are_told(
             assert caption.words == other.words
             assert caption.log_probability == pytest.approx(other.log_probability, abs=1e-4)
             assert set(caption.words) <= set(configuration(models[0]).vocabulary.words)
+
+
+@pytest.mark.slow
+def test_the_program_refuses_images_beyond_its_limit(
+    models: list[TrainedModel], files: list[str], tmp_path: Path
+) -> None:
+    large = tmp_path / "large.png"
+    Image.new("RGB", (100, 100)).save(large)
+    workdir = models[0].workdir.path
+    done = finish(
+        start("caption", f"--workdir={workdir}", "--max_pixels=9999", files[0], str(large))
+    )
+    captioned, refused = (json.loads(line) for line in done.stdout.splitlines())
+    assert captioned["path"] == files[0]
+    assert captioned["caption"]
+    reason = "expected at most 9999 pixels, received 100 × 100; a larger max_pixels reads it"
+    assert refused == {"path": str(large), "error": reason}
+    assert done.returncode == 1
+
+
+def test_captions_of_scripts_without_spaces_have_none(
+    models: list[TrainedModel], files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = TrainedCaptioner(models[:1])
+    number = len(configuration(models[0]).vocabulary.words)
+    chinese = Vocabulary(tuple(chr(0x4E00 + i) for i in range(number)))
+    task = dataclasses.replace(captioner._tasks[0], words=chinese.decode)
+    monkeypatch.setattr(captioner, "_tasks", [task])
+    for captioned in collect(captioner, files[:1]):
+        for caption in captioned.captions:
+            ids = [chinese.encode(word)[0] for word in caption.words]
+            assert caption.text == chinese.decode(ids)
+            assert " " not in caption.text.replace(" <unk> ", "").replace("<unk>", "").strip()
 
 
 def test_attention_is_that_of_teacher_forcing(models: list[TrainedModel], files: list[str]) -> None:

@@ -2,6 +2,9 @@
 
 import io
 import pickle
+import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.captions import images
 from data.captions.images import (
     ImageError,
     ImageTransform,
@@ -20,6 +24,8 @@ from data.captions.images import (
     resize_crop,
 )
 from tests.data.pictures import random_image
+
+ROOT = Path(__file__).parents[3]
 
 
 def save(path: Path, image: Image.Image, **options: Any) -> Path:
@@ -123,8 +129,12 @@ def test_the_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
 def test_pictures_stand_upright(tmp_path: Path, orientation: int, upright: Callable) -> None:
     image, exif = random_image(), Image.Exif()
     exif[0x0112] = orientation
-    path = save(tmp_path / "a.png", Image.fromarray(image), exif=exif)
-    np.testing.assert_array_equal(read_image(path), upright(image))
+    for suffix in ("png", "tif", "webp"):
+        options = {"lossless": True} if suffix == "webp" else {}
+        path = save(tmp_path / f"a.{suffix}", Image.fromarray(image), exif=exif, **options)
+        read = read_image(path)
+        np.testing.assert_array_equal(read, upright(image))
+        assert read.flags.c_contiguous
 
 
 def jpeg() -> bytes:
@@ -133,11 +143,11 @@ def jpeg() -> bytes:
     return buffer.getvalue()
 
 
-def enormous_png() -> bytes:
+def enormous_png(side: int = 60_000) -> bytes:
     buffer = io.BytesIO()
     Image.new("1", (8, 8)).save(buffer, "PNG")
     content = bytearray(buffer.getvalue())
-    content[16:24] = (60000).to_bytes(4) + (60000).to_bytes(4)
+    content[16:24] = side.to_bytes(4) * 2
     checksum = zlib.crc32(content[12:29])
     content[29:33] = checksum.to_bytes(4)
     return bytes(content)
@@ -150,7 +160,10 @@ def enormous_png() -> bytes:
         (b"<html>not found</html>", "no image in a format"),
         (jpeg()[:20], "a.jpg: ."),
         (jpeg()[: len(jpeg()) // 2], "truncated"),
-        (enormous_png(), "exceeds limit"),
+        (
+            enormous_png(),
+            r"expected at most 50000000 pixels; .*\(3600000000 pixels\) exceeds limit",
+        ),
     ],
 )
 def test_what_does_not_decode(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -165,6 +178,104 @@ def test_what_does_not_decode(tmp_path: Path, content: bytes, reason: str) -> No
         raised.value.reason,
         str(raised.value),
     )
+
+
+@pytest.mark.parametrize(
+    ("save_as", "name"),
+    [("EPS", "a.jpg"), ("PCX", "a.jpg"), ("ICO", "a.png"), ("AVIF", "a.webp"), ("PDF", "a.png")],
+)
+def test_other_formats_are_refused_whatever_their_name(
+    tmp_path: Path, save_as: str, name: str
+) -> None:
+    path = tmp_path / name
+    Image.fromarray(random_image(16, 16)).save(path, save_as)
+    with pytest.raises(ImageError, match=rf"{name}: no image in a format that is read \(JPEG, PNG"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tif", "ppm"])
+def test_images_beyond_the_limit_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path / f"a.{suffix}", Image.fromarray(random_image(20, 30)))
+    assert read_image(path, max_pixels=600).shape == (20, 30, 3)
+    message = rf"a\.{suffix}: expected at most 599 pixels, received 30 × 20; a larger max_pixels"
+    with pytest.raises(ImageError, match=message):
+        read_image(path, max_pixels=599)
+
+
+def tiff_of_one_tile(height: int, width: int, tile: int) -> bytes:
+    """Returns a grey TIFF that is smaller than its only, compressed tile."""
+    data = zlib.compress(bytes(tile * tile), 9)
+    numbers = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1}
+    numbers |= {322: tile, 323: tile, 324: 8, 325: len(data)}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in numbers.items()]
+    start = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return start + data + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+
+
+def gif_header(width: int, height: int) -> bytes:
+    """Returns a GIF of 35 bytes with any size."""
+    size = struct.pack("<HH", width, height)
+    colours = b"\x80\0\0" + b"\0\0\0\xff\xff\xff"
+    return b"GIF89a" + size + colours + b",\0\0\0\0" + size + b"\0\x02\x02\x4c\x01\0;"
+
+
+def palette_png(side: int) -> bytes:
+    image = Image.new("P", (side, side))
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=1)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "megabytes"),
+    [
+        (lambda: gif_header(13_000, 13_000), 20),
+        (lambda: enormous_png(13_000), 20),
+        (lambda: tiff_of_one_tile(16, 16, 8_000), 20),
+        # Decoded, with a transparent palette: 1 byte a pixel in Pillow, 3 in the array.
+        (lambda: palette_png(5_000), 25 * 5),
+    ],
+)
+def test_memory_is_bounded_before_an_image_is_decoded(
+    tmp_path: Path, content: Callable[[], bytes], megabytes: int
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content())
+    code = (
+        "import resource, sys\n"
+        "from data.captions.images import ImageError, read_image\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "try: read_image(sys.argv[1])\n"
+        "except ImageError: pass\n"
+        "print(peak() - before)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) / 1024 < megabytes
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16"])
+def test_images_are_converted_band_by_band_as_at_once(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    if mode == "I;16":
+        image = Image.fromarray(rng.integers(0, 65536, (21, 10), np.uint16))
+    else:
+        image = Image.fromarray(rng.integers(0, 256, (21, 10, 4), np.uint8), "RGBA").convert(mode)
+    path = save(tmp_path / "a.png", image, **({"transparency": 3} if mode == "P" else {}))
+    expected = read_image(path)
+    for pixels in (1, 30, 100):
+        monkeypatch.setattr(images, "_BAND", pixels)
+        np.testing.assert_array_equal(read_image(path), expected)
+
+
+@pytest.mark.parametrize("max_pixels", [0, -1, 10**9])
+def test_limits_that_pillow_does_not_have(max_pixels: int) -> None:
+    with pytest.raises(ValueError, match=r"max_pixels: expected 1 to 178956970, .* received"):
+        images.check_max_pixels(max_pixels)
 
 
 def test_damaged_bytes_decode_or_raise_the_one_error(tmp_path: Path) -> None:

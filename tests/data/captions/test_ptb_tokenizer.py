@@ -42,6 +42,33 @@ def test_words_as_one_reads_them(caption, tokens):
     assert tokenize(caption) == tokens.split(" ")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "एक कुत्ता दौड़ रहा है",
+        "একটি কুকুর ক্ষেতে",
+        "ஒரு நாய் ஓடுகிறது",
+        "ਇੱਕ ਕੁੱਤਾ",
+        "ಕನ್ನಡ ನಾಯಿ",
+        "ខ្មែ រ",
+        "ခွေး ပြေး",
+        "שׁוֹר גָּדוֹל",
+        "كَلْبٌ يَجْرِي",
+        "می\u200cروم नि\u200dक",
+        "ինչո՞ւ",
+    ],
+)
+def test_marks_of_other_scripts_stay_in_their_words(words):
+    assert tokenize(words) == words.split()
+
+
+def test_marks_that_follow_no_letter_of_such_a_script_are_dropped():
+    # As by the original, which knows only some marks of Latin letters.
+    assert tokenize("1\ufe0f\u20e3 dog \u2764\ufe0f e\u1ab0b dog\u200d") == [
+        *("1", "dog", "❤", "e", "b", "dog")
+    ]
+
+
 @pytest.mark.parametrize("caption", ["", " ", "\n", ". , ; : - -- ... ' `` ''", "👍"])
 def test_captions_without_words(caption):
     assert tokenize(caption) == []

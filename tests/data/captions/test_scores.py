@@ -83,6 +83,27 @@ def test_scores_by_hand(no_java):
     assert scores.corpus["ROUGE-L"] == pytest.approx((rouge + 1) / 2)
 
 
+@pytest.mark.parametrize(
+    ("reference", "candidate"),
+    [
+        ("Mo\u0323\u0302t con cho\u0301 đang cha\u0323y", "một con chó đang chạy"),
+        ("两只狗在跑。", "两只狗在跑"),
+        ("两只 狗 在 跑", "两只狗在跑"),
+        ("เด็กดื่มน้ำ", "เด็กดื่มน้ำ"),
+        ("ਇੱਕ ਕੁੱਤਾ।", "ਇੱਕ ਕੁੱਤਾ"),
+    ],
+)
+def test_captions_of_any_script_match_what_models_write(no_java, reference, candidate):
+    scores = score_captions({1: candidate, 2: "a dog"}, {1: [reference], 2: ["A dog."]})
+    assert scores.per_image["ROUGE-L"][1] == pytest.approx(1)
+    assert scores.per_image["BLEU-1"][1] == pytest.approx(1)
+
+
+def test_chinese_is_scored_by_characters(no_java):
+    scores = score_captions({1: "两只猫在跑", 2: "a dog"}, {1: ["两只狗在跑。"], 2: ["A dog."]})
+    assert scores.per_image["BLEU-1"][1] == pytest.approx(4 / 5)
+
+
 def test_cider_from_its_definition(no_java):
     """CIDEr-D (Vedantam et al., 2015): TF-IDF vectors, clipped counts, a length penalty."""
     scores = score_captions(CANDIDATES, REFERENCES, metrics=["CIDEr"])

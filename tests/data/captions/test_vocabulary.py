@@ -2,11 +2,15 @@
 
 import json
 import pickle
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.captions.vocabulary import (
     BOS,
@@ -14,8 +18,10 @@ from data.captions.vocabulary import (
     PAD,
     UNK,
     Vocabulary,
+    join_words,
     mirror_caption,
     pad_captions,
+    separate_words,
     split_words,
 )
 
@@ -37,6 +43,91 @@ from data.captions.vocabulary import (
 def test_words_of_a_caption(caption: str, words: str) -> None:
     assert split_words(caption) == words.split()
     assert split_words(words) == words.split()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "एक कुत्ता घास पर दौड़ रहा है",  # Hindi
+        "একটি কুকুর ক্ষেতে দৌড়াচ্ছে র\u200d্যাব",  # Bengali
+        "ஒரு நாய் புல்வெளியில் ஓடுகிறது",  # Tamil
+        "ఒక కుక్క గడ్డి మీద పరుగెడుతోంది",  # Telugu
+        "ಒಂದು ನಾಯಿ ಹುಲ್ಲಿನ ಮೇಲೆ",  # Kannada
+        "ഒരു നായ പുല്ലിൽ ഓടുന്നു",  # Malayalam
+        "ਇੱਕ ਕੁੱਤਾ ਘਾਹ ਤੇ",  # Panjabi
+        "كَلْبٌ يَجْرِي عَلَى العُشْبِ",  # vocalised Arabic
+        "سگ می\u200cدود کتاب\u200cها",  # Persian
+        "כֶּלֶב רָץ צה״ל ג׳ירפה",  # pointed Hebrew
+        "một con chó đang chạy trên bãi cỏ",  # Vietnamese
+        "한국어 개가 잔디 위를 달린다",  # Korean
+        "ውሻ በሣር ላይ ይሮጣል",  # Amharic
+        "col·laboració i̇stanbul ծնո՞ւնդ",
+    ],
+)
+def test_words_of_many_scripts_are_not_torn(words: str) -> None:
+    for form in ("NFC", "NFD", "NFC"):
+        given = unicodedata.normalize(form, words)
+        assert split_words(given) == unicodedata.normalize("NFC", words).split()
+        assert split_words(f"«{given}», {given}!")[:2] == split_words(words)[:2]
+    assert join_words(split_words(words)) == unicodedata.normalize("NFC", words)
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("两只狗在草地上跑。", "两 只 狗 在 草 地 上 跑"),
+        ("犬がコンピューターで走る", "犬 が コンピューター で 走 る"),
+        ("เด็กดื่มน้ำ", "เ ด็ ก ดื่ ม น้ำ"),
+        ("ຫມາແລ່ນ", "ຫ ມ າ ແ ລ່ ນ"),
+        ("ខ្មែរ", "ខ្មែ រ"),
+        ("ခွေးပြေး", "ခွေး ပြေး"),
+    ],
+)
+def test_scripts_without_spaces_are_split_into_characters_and_joined_again(
+    caption: str, words: str
+) -> None:
+    assert split_words(caption) == words.split()
+    assert split_words(unicodedata.normalize("NFD", caption)) == words.split()
+    assert join_words(words.split()) == caption.rstrip("。")
+    assert separate_words(caption).split() == words.split()
+    vocabulary = Vocabulary.from_captions([caption], min_count=1)
+    assert vocabulary.decode(vocabulary.encode(caption)) == caption.rstrip("。")
+
+
+def test_marks_of_direction_and_soft_hyphens_do_not_divide_words() -> None:
+    caption = "\ufeffSnow\u00adboard\u200e \u202bשלום\u202c dog\u200d \u200ccat a\u2060b"
+    assert split_words(caption) == ["snowboard", "שלום", "dog", "cat", "ab"]
+    assert split_words("dog\u200bcat dog\u2028cat dog\x85cat dog\fcat") == ["dog", "cat"] * 4
+
+
+PIECES = [*"aS't-. É\u0130\u03a3\u00df\u0301\u0327\u093f\u094d\u0926\u200d\u200c\u00ad"]
+PIECES += [*'\u0e01\u0e33\u17d2\u1780\u4e00\u30ab\u30fc\uff9e\u2019"\u05e9\u05f4\ufe0f\U0001f44d']
+
+
+@given(
+    st.text(
+        st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(PIECES)), max_size=20
+    )
+)
+@settings(max_examples=500, deadline=None)
+def test_words_of_any_text(text: str) -> None:
+    words = split_words(text)
+    for form in ("NFC", "NFD"):
+        assert split_words(unicodedata.normalize(form, text)) == words
+    assert split_words(" ".join(words)) == words
+    assert split_words(join_words(words)) == words
+    assert all(split_words(word) == [word] for word in words)
+    # No letter is lost, and none of the marks that follow it.
+    kept = unicodedata.normalize("NFC", regex.sub(r"(?![\u200b-\u200d])\p{Cf}", "", text.lower()))
+    attached = regex.findall(r"[\p{L}\p{N}]\p{M}*", kept)
+    assert regex.findall(r"[\p{L}\p{N}]\p{M}*", " ".join(words)) == attached
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=30))
+@settings(max_examples=300, deadline=None)
+def test_words_of_ascii_are_those_of_all_scripts(text: str) -> None:
+    # The accented letter takes the way of other scripts.
+    assert split_words(text + " é") == [*split_words(text), "é"]
 
 
 def test_left_and_right_change_places_in_a_mirror() -> None:

@@ -1,6 +1,7 @@
 """The reader of COCO's own folder."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,35 @@ def test_coco(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"1 of the 2 images .*9\.jpg"):
         coco_captions.read_split(tmp_path, "train")
     assert coco_captions.read_split(tmp_path, "train", missing="skip").image_ids == (4,)
+
+
+@pytest.mark.parametrize(
+    ("ids", "order"),
+    [((8, 3, 7), (2, 1)), ((8, 3, "7"), (1, 2)), ((8, "x", 7), (1, 2)), ((None,) * 3, (1, 2))],
+)
+def test_captions_whose_ids_are_not_all_numbers_stay_in_the_file_s_order(
+    tmp_path: Path, ids: tuple, order: tuple[int, int]
+) -> None:
+    notes = [
+        {"image_id": image_id, "caption": f"{image_id}, {n}"} | ({} if i is None else {"id": i})
+        for n, (image_id, i) in enumerate(zip((9, 4, 4), (ids[1], ids[0], ids[2]), strict=True))
+    ]
+    images = coco_captions.read_split(write_coco(tmp_path, annotations=notes), "train")
+    assert images.captions == (("9, 0",), tuple(f"4, {n}" for n in order))
+
+
+@pytest.mark.parametrize("kind", [int, str, float, "{:012}".format])
+def test_ids_of_images_are_numbers_or_text(tmp_path: Path, kind: Callable[[int], Any]) -> None:
+    notes = [{**note, "image_id": kind(note["image_id"])} for note in COCO["annotations"]]
+    images = coco_captions.read_split(write_coco(tmp_path, annotations=notes), "train")
+    assert images.image_ids == (9, 4)
+    assert images.captions == (("Nine",), ("Four, first", "Four, second"))
+    listed = [{"id": str(image["id"]), "file_name": image["file_name"]} for image in COCO["images"]]
+    path = tmp_path / "annotations/captions_train2017.json"
+    path.write_text(json.dumps({"images": listed, "annotations": COCO["annotations"]}))
+    images = coco_captions.read_split(tmp_path, "train")
+    assert images.image_ids == ("9", "4")
+    assert images.captions == (("Nine",), ("Four, first", "Four, second"))
 
 
 def write_coco_folder(root: Path, part: str, numbers: range) -> None:
@@ -88,8 +118,22 @@ def test_coco_s_folder_of_either_year(tmp_path: Path) -> None:
         ({"images": COCO["images"][:1]}, "2 captions of images not listed: 4, 4"),
         ({"annotations": COCO["annotations"][:1]}, "1 images have none: .*9.jpg"),
         ({"images": []}, "COCO's JSON of captions, received no images"),
-        ({"images": 3}, "COCO's JSON of captions; TypeError"),
-        ({"annotations": [{"id": 1, "image_id": 4}]}, "COCO's JSON of captions; KeyError"),
+        ({"images": 3}, "COCO's JSON of captions, received no list 'images'"),
+        ({"images": [3]}, r"images\[0\] a record, received 3"),
+        ({"images": [{"file_name": "9.jpg"}]}, r"images\[0\] .* text 'id', received None"),
+        ({"images": [{"id": 9}]}, r"images\[0\] with a text 'file_name', received None"),
+        (
+            {"images": [*COCO["images"], {"id": 9, "file_name": "8.jpg"}]},
+            r"images\[2\] with an id of its own, received 9 again",
+        ),
+        (
+            {"annotations": [{"id": 1, "image_id": 4}]},
+            r"annotations\[0\] with a text 'caption', received None",
+        ),
+        (
+            {"annotations": [{"id": 1, "image_id": [4], "caption": "A"}]},
+            r"annotations\[0\] with a number or text 'image_id', received \[4\]",
+        ),
     ],
 )
 def test_coco_with_other_content(tmp_path: Path, changes: dict, message: str) -> None:

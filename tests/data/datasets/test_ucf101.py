@@ -1,5 +1,6 @@
 """UCF101's format: splits, groups, and malformed data sets."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,78 @@ def test_unknown_split_fold_and_groups(root):
         read_split(root, "validation")
     with pytest.raises(ValueError, match="does not fit all names"):
         read_split(root, "train", validation_groups=["3"], group_pattern=UT_INTERACTION_GROUP)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("gap", [" ", "\t", "  \t "])
+def test_lists_as_other_programs_write_them(root, encoding, end, gap):
+    expected = read_split(root, "train")
+    for path in (root / "ucfTrainTestlist").iterdir():
+        lines = [gap.join(line.rsplit(maxsplit=1)) for line in path.read_text().splitlines()]
+        path.write_bytes(end.join(["", *lines, " ", ""]).encode(encoding))
+    (root / "UCF-101/__MACOSX/Archery").mkdir(parents=True)
+    (root / "UCF-101/.DS_Store").touch()
+    assert read_split(root, "train") == expected
+
+
+def test_a_byte_order_mark_in_the_middle_of_joined_lists(root):
+    expected = read_split(root, "train")
+    path = root / "ucfTrainTestlist/trainlist01.txt"
+    path.write_text("".join(f"\ufeff{line}\n" for line in path.read_text().splitlines()))
+    assert read_split(root, "train") == expected
+
+
+def test_names_with_spaces(root):
+    for old, new in ((name("Diving", 2, 1), "Diving/a dive 2.avi"),):
+        (root / "UCF-101" / old).rename(root / "UCF-101" / new)
+        replace(root / "ucfTrainTestlist/trainlist01.txt", f"{old} 3", f"{new}\t3")
+    assert "a dive 2.avi" in {Path(path).name for path in read_split(root, "train").paths}
+
+
+@pytest.mark.parametrize("forms", ["NFC NFD NFD", "NFD NFC NFC", "NFD NFD NFC", "NFC NFC NFD"])
+def test_names_in_several_unicode_forms(root, forms):
+    in_classes, in_list, on_disk = forms.split()
+    lists = root / "ucfTrainTestlist"
+    for path, form in ((lists / "classInd.txt", in_classes), (lists / "trainlist01.txt", in_list)):
+        replace(path, "Diving", unicodedata.normalize(form, "Übung é"))
+    for path in sorted((root / "UCF-101").rglob("*Diving*"), reverse=True):
+        path.rename(
+            path.with_name(path.name.replace("Diving", unicodedata.normalize(on_disk, "Übung é")))
+        )
+    part = read_split(root, "train")
+    assert part.class_names == ("Archery", "Bowling", "Übung é")
+    assert part.labels.count(2) == 6
+    assert all(Path(path).is_file() for path in part.paths)
+
+
+@pytest.mark.parametrize("file", ["classInd.txt", "trainlist01.txt"])
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        (
+            "latin-1",
+            r"line 1: expected text in UTF-8, received the byte 0xe9 .*iconv -f ISO-8859-1",
+        ),
+        ("utf-16-le", r"line 1: .* zero byte; .*iconv -f UTF-16LE -t UTF-8"),
+        ("utf-16-be", r"line 1: .* zero byte; .*iconv -f UTF-16BE -t UTF-8"),
+    ],
+)
+def test_other_encodings_are_refused_with_the_command_that_converts(root, file, encoding, message):
+    path = root / "ucfTrainTestlist" / file
+    path.write_bytes(path.read_text().replace("Archery", "Café").encode(encoding))
+    with pytest.raises(ValueError, match=rf"{file}, {message}"):
+        read_split(root, "train")
+
+
+def test_errors_name_the_line(root):
+    path = root / "ucfTrainTestlist/trainlist01.txt"
+    path.write_text(f"\n{name('Archery', 2, 1)} 1\n{name('Archery', 2, 2)} 2\n")
+    with pytest.raises(ValueError, match=r"trainlist01\.txt: 1 lines .*: line 3: .*\(2, but"):
+        read_split(root, "train")
+    (root / "ucfTrainTestlist/classInd.txt").write_text("1 Archery\n\n3 Bowling\n")
+    with pytest.raises(ValueError, match=r'"2 CLASS" in line 3, received \'3 Bowling\''):
+        read_split(root, "train")
 
 
 def test_empty_list(root):
