@@ -227,6 +227,10 @@ def train(
             # -- Evaluate the state that was saved last, by this call or by an earlier one, with the
             # averaged parameters if there are any.
             if evaluates and eval_data is not None:
+                def stops() -> bool:
+                    checkpointer.check()  # Else a full disk is told after the evaluation.
+                    return preemption.stops()
+
                 try:
                     metrics = evaluate(
                         evaluation_step,
@@ -235,7 +239,7 @@ def train(
                         eval_data,
                         score=score,
                         describe=task.describe_outputs,
-                        stops=preemption.stops,
+                        stops=stops,
                     )
                 except EvaluationStopped:  # The next call evaluates the checkpoint.
                     preempted = True
