@@ -430,8 +430,9 @@ class Checkpointer:
         """Deletes all steps but the newest few and the best one."""
 
         def rename() -> None:
-            kept = {*self.steps[-self._keep :], self.best_evaluated_step}
-            for step in self.steps:
+            steps = steps_on_disk(self._directory)
+            kept = {*steps[-self._keep :], self.best_evaluated_step}
+            for step in steps:
                 if step not in kept:
                     folder = self._directory / str(step)
                     # A kill during the deletion would else leave half a step, which is reported as
