@@ -8,7 +8,9 @@ description: a cache of another encoder, or of other weights, preprocessing or d
     ROOT/HASH/features-00003-of-00012.arrayrecord   one record per example
 
 Damage is found when it is read: ``key.json`` ends in its own digest, ArrayRecord has checksums, and
-each record holds the index of its example, so that swapped files are no other examples. Each file is written under a temporary name and renamed when it is complete: after a kill, the same
+each record holds the index of its example, so that swapped files are no other examples.
+
+Each file is written under a temporary name and renamed when it is complete: after a kill, the same
 call resumes with the first missing file. A lock on the directory admits one writer at a time.
 """
 

@@ -40,7 +40,6 @@ _REMOVED, _DAMAGED = ".removed", ".damaged"
 _ATTEMPTS = 10  # To read a run that removes its old steps meanwhile.
 
 
-
 class DamagedCheckpoint(ValueError):
     """Files of a checkpoint differ from what was written."""
 
@@ -502,7 +501,6 @@ class Checkpointer:
                 else ""
             )
         )
-
 
 
 def restore_variables(

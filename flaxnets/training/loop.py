@@ -227,6 +227,7 @@ def train(
             # -- Evaluate the state that was saved last, by this call or by an earlier one, with the
             # averaged parameters if there are any.
             if evaluates and eval_data is not None:
+
                 def stops() -> bool:
                     checkpointer.check()  # Else a full disk is told after the evaluation.
                     return preemption.stops()
@@ -283,11 +284,7 @@ def train(
             # which then saves, or the evaluation.
             preempted = preemption.stops()
             evaluates = eval_data is not None and is_evaluated(config, step)
-            saves = (
-                preempted
-                or is_evaluated(config, step)
-                or step % config.checkpoint_every == 0
-            )
+            saves = preempted or is_evaluated(config, step) or step % config.checkpoint_every == 0
             # Without the evaluation, which may take longer than the machine remains: it is due.
             ends = preempted or (step == config.num_steps and not evaluates)
 

@@ -204,7 +204,7 @@ class RecordFile:
     def _write(self, record: bytes) -> None:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Without a buffer, which would keep what a full disk refuses and fail again when closed.
+            # A buffer would keep what a full disk refuses, and fail again when it is closed.
             self._file = self._path.open("ab", buffering=0)
             self._size = os.fstat(self._file.fileno()).st_size
         if self._torn:

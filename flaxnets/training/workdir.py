@@ -151,8 +151,8 @@ class Workdir:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
         raise WorkdirError(
-            f"{path}: damaged ({reason}); expected JSON with experiment and config, as launch.train "
-            "writes it. Delete it and give the training command again, which writes it anew"
+            f"{path}: damaged ({reason}); expected JSON with experiment and config. Delete it and "
+            "give the command of the training again, which writes it anew"
         )
 
 

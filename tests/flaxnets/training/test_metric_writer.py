@@ -19,6 +19,7 @@ from tensorboardX.record_writer import masked_crc32c
 from flaxnets.training.metric_writer import MetricsWriter, RecordFile, Window, read_metrics
 from launch import program
 
+
 @contextlib.contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """Lets every write beyond ``size`` bytes of a file fail."""
