@@ -48,6 +48,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         # Through absl's own logger Orbax logs every file, and each error that it then raises
         # several times with its traceback: hundreds of lines that would hide our own.
         absl_logging.get_absl_logger().setLevel(logging.CRITICAL)
+        # After a failed save its writers are left behind, and tell so through these two.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        sys.unraisablehook = _tell_unraisable
         logging.getLogger("jax").setLevel(logging.WARNING)
         try:
             return main(argv[1:])
@@ -61,6 +64,15 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             return 1
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Prints an error that nobody can catch, but for those of writers after a failed save."""
+    error = unraisable.exc_value
+    if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
+        logging.getLogger(__name__).debug("a writer was left behind: %s", error)
+        return
+    sys.__unraisablehook__(unraisable)
 
 
 def _is_defect(error: BaseException) -> bool:

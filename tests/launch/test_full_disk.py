@@ -93,7 +93,9 @@ def records(path: Path) -> list[tuple[Any, ...]]:
 
 
 def last_variables(path: Path) -> Any:
-    checkpointer = Checkpointer(path / "checkpoints", read_only=True)
+    checkpointer = Checkpointer(
+        path / "checkpoints", best_metric="loss", mode="min", read_only=True
+    )
     assert checkpointer.latest_step == STEPS
     found = checkpointer.best_step, checkpointer.restore_variables()
     checkpointer.close()
