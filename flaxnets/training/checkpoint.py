@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,15 +111,35 @@ class _DigestedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager without its calls of JAX's preemption service.
+    """Orbax's manager for several processes that may fail or get a signal.
 
-    They would report steps where ``Preemption`` reports its own count of calls; a signal would then
-    be missed, or end the processes at different steps.
+    It does not call JAX's preemption service: it would report steps where ``Preemption`` reports
+    its own count of calls; a signal would then be missed, or end the processes at different steps.
     """
+
+    failure: Exception | None = None
+    """Error of this process's part of the last save."""
 
     def reached_preemption(self, step: int) -> bool:
         """Returns False: the training asks ``Preemption``."""
         return False
+
+    def _wait_for_checkpointers(self) -> None:
+        # In Orbax's thread, which after an error waits ten minutes for the other processes; they
+        # wait for this one.
+        try:
+            super()._wait_for_checkpointers()
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def wait_until_finished(self) -> None:
+        """Waits for the last save, but not for other processes once this one has failed."""
+        while jax.process_count() > 1 and self.is_saving_in_progress():
+            if self.failure is not None:
+                raise self.failure
+            time.sleep(0.01)
+        super().wait_until_finished()
 
 
 class Checkpointer:
@@ -287,7 +308,9 @@ class Checkpointer:
         Raises:
           CheckpointNotWritten: the step could not be written.
         """
-        if self._saved is None or self._manager.is_saving_in_progress():
+        if self._saved is None:
+            return
+        if self._manager.is_saving_in_progress() and self._manager.failure is None:
             return
         if jax.process_count() == 1:
             self.wait()
@@ -388,7 +411,9 @@ class Checkpointer:
             self.wait()
         finally:
             try:
-                self._manager.close()
+                # Of several processes this one ends, and Orbax would wait for the others.
+                if not self._failed or jax.process_count() == 1:
+                    self._manager.close()
             except Exception:
                 if not self._failed:
                     raise
@@ -409,6 +434,8 @@ class Checkpointer:
             kept = ", ".join(map(str, steps_on_disk(self._directory))) or "none"
             # Without tensorstore's specification, a thousand characters of JSON.
             reason = str(error).partition("\n")[0].partition(" [tensorstore_spec=")[0]
+            if isinstance(error.__cause__, jax.errors.JaxRuntimeError):  # Of a barrier.
+                reason = "another process failed meanwhile; its output tells why"
             raise CheckpointNotWritten(
                 f"{self._directory / str(step)}: the checkpoint could not be written: {reason}; "
                 f"steps that are kept: {kept}"

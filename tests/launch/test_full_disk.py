@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import time
@@ -59,7 +60,7 @@ def fill(disk: Path, leave: int = 0) -> None:
         file.truncate(file.tell() - leave)
 
 
-def start(workdir: Path, logs: Path, cache: Path, *flags: str, **options: Any) -> Job:
+def start(workdir: Path, logs: Path, cache: Path | None, *flags: str, **options: Any) -> Job:
     flags = (*FLAGS, f"--workdir={workdir}", *flags)
     options = {"num_processes": 1, **options}
     return Job("launch.train", flags, logs=logs, cache=cache, heartbeat=5, **options)
@@ -217,6 +218,27 @@ def test_two_processes_on_a_full_disk_end_and_resume(
         with start(run, tmp_path / "resumed", cache, num_processes=2) as job:
             job.succeed()
         assert [record[:2] for record in records(run)] == [r[:2] for r in records(uninterrupted)]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_process_that_alone_cannot_write_ends_both(
+    failing: int, uninterrupted: Path, cache: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    flags = (f"--config.file_limit={failing}", "--config.delay=0.3")
+    # No cache of compiled programs, whose warnings would fill the limited log.
+    with start(run, tmp_path / "logs", None, *flags, num_processes=2) as job:
+        assert job.wait_until(partial(is_saving, run, 10)), job.text()
+        codes = job.wait(timeout=LONGEST)
+        text = job.text()
+    print(f"--- process {failing}\n{text}")  # noqa: T201
+    assert codes[failing] == 1, text
+    assert codes[1 - failing] in (-signal.SIGABRT, 1), text
+    assert f"error: process {failing} of 2" in text
+    assert re.search("checkpoints/10: the checkpoint could not be written: .*too large", text)
+    with start(run, tmp_path / "resumed", cache, num_processes=2) as job:
+        job.succeed()
+    assert [record[:2] for record in records(run)] == [r[:2] for r in records(uninterrupted)]
 
 
 def test_an_evaluation_whose_outputs_cannot_be_written_names_the_file(
