@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -294,3 +295,58 @@ def test_a_disk_that_has_become_read_only_can_be_read(saved: Path, tmp_path: Pat
             save(checkpointer, 3, 4)
         checkpointer.close()
         assert is_restored(disk / "checkpoints", 1)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from flaxnets.training.checkpoint import Checkpointer, Position
+from tests.flaxnets.training.test_checkpoint_faults import make_state
+checkpointer = Checkpointer(Path(sys.argv[1]) / "checkpoints", keep=1)
+for step in range(1, 81):
+    checkpointer.save(make_state(step), Position(step, {}))
+    checkpointer.rank(step, {"accuracy": step / 1000})  # Each is the best: the one before goes.
+checkpointer.close()
+"""
+
+READER = """
+import sys
+import numpy as np
+from flaxnets.training.checkpoint import restore_variables, steps_on_disk
+from flaxnets.training.workdir import Workdir
+from tests.flaxnets.training.test_checkpoint_faults import make_state
+workdir, step = Workdir(sys.argv[1]), 0
+while not steps_on_disk(workdir.checkpoints):
+    pass
+while step < 80:
+    step, variables = restore_variables(workdir)
+    kernel = make_state(step).params["layer"]["kernel"]
+    np.testing.assert_array_equal(variables["params"]["layer"]["kernel"], kernel)
+    print(step)
+"""
+
+
+@pytest.mark.stress
+def test_a_reader_never_sees_a_part_of_a_step_while_another_process_saves(tmp_path: Path) -> None:
+    Workdir(tmp_path).claim("a.py", Config())
+    writer, reader = (
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            cwd=Path(__file__).parents[3],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for code in (WRITER, READER)
+    )
+    try:
+        _, errors = writer.communicate(timeout=200)
+        assert writer.returncode == 0, errors
+        out, errors = reader.communicate(timeout=60)
+        assert reader.returncode == 0, errors
+    finally:
+        writer.kill()
+        reader.kill()
+    read = [int(line) for line in out.split()]
+    assert read == sorted(read)
+    assert len(set(read)) > 10
