@@ -7,6 +7,9 @@ description: a cache of another encoder, or of other weights, preprocessing or d
     ROOT/HASH/key.json                              everything that the features depend on
     ROOT/HASH/features-00003-of-00012.arrayrecord   one record per example
 
+Damage is found when it is read: ``key.json`` ends in its own digest, ArrayRecord has checksums, and
+each record holds the index of its example, so that swapped files are no other examples.
+
 Each file is written under a temporary name and renamed when it is complete: after a kill, the same
 call resumes with the first missing file. A lock on the directory admits one writer at a time.
 """
@@ -32,7 +35,7 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 _Example = Mapping[str, np.ndarray]
 
-_FORMAT = 2
+_FORMAT = 3
 
 _HEADER_SIZE = 4  # bytes
 
@@ -102,8 +105,8 @@ def write_features(
             _require_same_key(directory, stored["key"], described)
             shard_size = stored["shard_size"]
         else:
-            text = json.dumps({"key": described, "shard_size": shard_size}, indent=1)
-            write_atomically(header, lambda path: path.write_text(text, encoding="utf-8"))
+            text = _header_text(described, shard_size)
+            write_atomically(header, lambda path: path.write_bytes(text))
         chunk = min(chunk, shard_size, len(examples))
         for shard, path in enumerate(_shard_paths(directory, len(examples), shard_size)):
             if not path.exists():
@@ -116,7 +119,7 @@ def write_features(
                         for index, example in _encode_examples(
                             examples, indices, encode, dtype, chunk
                         ):
-                            writer.write(_pack(example))
+                            writer.write(_pack(index, example))
                             if on_progress is not None:
                                 on_progress(index + 1, len(examples))
                     finally:
@@ -138,7 +141,8 @@ class FeatureSource:
 
     Raises:
       FileNotFoundError: no cache there, or an unfinished one.
-      ValueError: the cache has another key, or another number of examples than its key says.
+      ValueError: the cache has another key, or a file is damaged, which is named. Reading an
+        example raises it, too, if its file is damaged or not in its place.
     """
 
     def __init__(self, directory: str | Path, key: Mapping[str, Any] | None = None):
@@ -154,20 +158,39 @@ class FeatureSource:
                 f"{self.directory}: {len(missing)} of {len(paths)} files are not written yet, "
                 f"first {missing[0]}; run the extraction again to resume it"
             )
-        self._records = array_record_data_source.ArrayRecordDataSource([str(p) for p in paths])
-        if len(self._records) != self.key["examples"]:
-            raise ValueError(
-                f"{self.directory}: expected {self.key['examples']} examples, "
-                f"received {len(self._records)}; delete the directory and extract again"
-            )
+        self._shard_size: int = header["shard_size"]
+        try:
+            self._records = array_record_data_source.ArrayRecordDataSource([str(p) for p in paths])
+        except RuntimeError:
+            for path in paths:  # One by one, since the error names no file.
+                _count_records(path)
+            raise
+        if len(self._records) != len(self):
+            for shard, path in enumerate(paths):
+                expected = min(self._shard_size, len(self) - shard * self._shard_size)
+                if (found := _count_records(path)) != expected:
+                    raise _damaged(path, f"expected {expected} examples, received {found}")
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self.key["examples"]
 
     def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
         if not 0 <= index < len(self):
             raise IndexError(f"index: expected 0 to {len(self) - 1}, received {index}")
-        return _unpack(self._records[index])
+        try:
+            number, example = _unpack(self._records[index])
+        except (RuntimeError, ValueError, OSError) as error:
+            raise _damaged(self._path_of(index), f"example {index}: {error}") from error
+        if number != index:
+            raise _damaged(
+                self._path_of(index),
+                f"holds example {number} where {index} belongs, as if files were swapped",
+            )
+        return example
+
+    def _path_of(self, index: int) -> Path:
+        paths = _shard_paths(self.directory, len(self), self._shard_size)
+        return paths[index // self._shard_size]
 
 
 def cache_directory(
@@ -283,33 +306,70 @@ def _describe(key: Mapping[str, Any], dtype: str, examples: int) -> dict[str, An
     return plain
 
 
-def _pack(example: Mapping[str, np.ndarray]) -> bytes:
-    """Serialises an example: header length, JSON header (names, dtypes, shapes), raw arrays."""
+def _pack(index: int, example: Mapping[str, np.ndarray]) -> bytes:
+    """Serialises an example: header length, JSON header, raw arrays.
+
+    The header is ``[index, [[name, dtype, shape], …]]``.
+    """
     # NumPy's own archives take eight times as long to read, half of the total time per record.
     arrays = {name: np.asarray(array) for name, array in example.items()}
     if objects := [name for name, array in arrays.items() if array.dtype.hasobject]:
         raise ValueError(f"examples: expected numeric arrays, received objects in {objects}")
-    header = json.dumps([[name, a.dtype.str, a.shape] for name, a in arrays.items()]).encode()
+    described = [[name, a.dtype.str, a.shape] for name, a in arrays.items()]
+    header = json.dumps([index, described]).encode()
     size = len(header).to_bytes(_HEADER_SIZE, "little")
     return b"".join([size, header, *(array.tobytes() for array in arrays.values())])
 
 
-def _unpack(record: bytes) -> dict[str, np.ndarray]:
+def _unpack(record: bytes) -> tuple[int, dict[str, np.ndarray]]:
+    """Returns the index and the example that ``_pack`` has serialised."""
     start = _HEADER_SIZE + int.from_bytes(record[:_HEADER_SIZE], "little")
+    index, described = json.loads(record[_HEADER_SIZE:start])
     example = {}
-    for name, dtype, shape in json.loads(record[_HEADER_SIZE:start]):
+    for name, dtype, shape in described:
         flat = np.frombuffer(record, dtype, math.prod(shape), start)
         example[name] = flat.reshape(shape).copy()
         start += flat.nbytes
-    return example
+    return index, example
+
+
+def _header_text(key: Mapping[str, Any], shard_size: int) -> bytes:
+    """Returns the text of ``key.json``, whose digest finds any other byte in it."""
+    content = {"key": key, "shard_size": shard_size}
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json.dumps({**content, "sha256": digest}, indent=1).encode()
 
 
 def _read_header(directory: Path) -> dict[str, Any]:
     path = directory / "key.json"
     if not path.exists():
         raise FileNotFoundError(f"{directory}: expected a cache of features with its key.json")
-    header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return header
+    text = path.read_bytes()
+    try:
+        header: dict[str, Any] = json.loads(text)
+        if _header_text(header["key"], header["shard_size"]) == text:
+            return header
+        reason = "its digest differs"
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    raise ValueError(
+        f"{path}: damaged ({reason}), so it is unknown what the features are of; delete the "
+        "directory and extract again"
+    )
+
+
+def _count_records(path: Path) -> int:
+    try:
+        return len(array_record_data_source.ArrayRecordDataSource([str(path)]))
+    except RuntimeError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path}: damaged ({reason or 'no ArrayRecord file'}); delete the file and extract again, "
+        "which writes the missing one"
+    )
 
 
 def _require_same_key(directory: Path, stored: Mapping[str, Any], key: Mapping[str, Any]) -> None:

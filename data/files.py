@@ -172,7 +172,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
       write: called with the temporary path; writes the complete file there.
 
     Raises:
-      OSError: the file cannot be written; the temporary file is removed.
+      OSError: the file, which it names, cannot be written; the temporary file is removed.
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
@@ -181,5 +181,10 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        # Python names no file where a write fails, as on a full disk.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)

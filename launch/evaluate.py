@@ -8,13 +8,12 @@ to ``predictions/SPLIT.jsonl`` in the workdir. Several processes work as in ``la
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.distributed import is_first
-from flaxnets.training.workdir import Workdir
+from flaxnets.training.workdir import Workdir, write_text_atomically
 from launch import processes, program
 from launch.program import config_of
 
@@ -36,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
         if is_first():
             print(json.dumps(result))
             if OUT.value:
-                Path(OUT.value).write_text(json.dumps(result, indent=2) + "\n")
+                write_text_atomically(OUT.value, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

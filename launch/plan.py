@@ -22,7 +22,8 @@ from ml_collections import config_flags
 
 from flaxnets.training.config import Config, update
 from flaxnets.training.cost import Cost, Memory, estimate_cost
-from flaxnets.training.loop import close_batches, make_variables
+from flaxnets.training.evaluation import close_batches
+from flaxnets.training.loop import make_variables
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.state import make_state

@@ -21,7 +21,7 @@ from flaxnets.training.config import (
     flatten,
     update,
 )
-from flaxnets.training.metric_writer import NonFiniteLoss
+from flaxnets.training.metric_writer import NonFiniteLoss, RecordFile
 from flaxnets.training.workdir import Workdir, WorkdirError
 
 # Errors whose message suffices for the user; any other error is a defect and shows its traceback.
@@ -45,8 +45,12 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     def guarded(argv: Sequence[str]) -> int | None:
         absl_logging.use_absl_handler()
         logging.getLogger().setLevel(logging.INFO)
-        # Orbax logs every file through absl's own logger.
-        absl_logging.get_absl_logger().setLevel(logging.ERROR)
+        # Through absl's own logger Orbax logs every file, and each error that it then raises
+        # several times with its traceback: hundreds of lines that would hide our own.
+        absl_logging.get_absl_logger().setLevel(logging.CRITICAL)
+        # After a failed save its writers are left behind, and tell so through these two.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        sys.unraisablehook = _tell_unraisable
         logging.getLogger("jax").setLevel(logging.WARNING)
         try:
             return main(argv[1:])
@@ -60,6 +64,15 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             return 1
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Prints an error that nobody can catch, but for those of writers after a failed save."""
+    error = unraisable.exc_value
+    if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
+        logging.getLogger(__name__).debug("a writer was left behind: %s", error)
+        return
+    sys.__unraisablehook__(unraisable)
 
 
 def _is_defect(error: BaseException) -> bool:
@@ -205,9 +218,31 @@ def config_of(workdir: Workdir) -> Config:
     return config
 
 
+class _LogFile(logging.Handler):
+    """Appends log messages to a file; one that cannot be written ends or blocks nothing."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = RecordFile(path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Appends a message."""
+        try:
+            line = self.format(record) + "\n"
+        except Exception:  # A message that does not fit its arguments: as logging's own handlers.
+            self.handleError(record)
+            return
+        self._file.append(line.encode(errors="backslashreplace"))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+        super().close()
+
+
 def log_to(path: Path) -> None:
     """Appends the log messages of this process to a file as well."""
-    handler = logging.FileHandler(path)
+    handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
 

@@ -20,6 +20,10 @@ Exit codes:
 138 and 143 mean a preemption, and 134 a lost process: start the same command again to resume. A
 signal to one of several processes is enough.
 
+If a file of the newest checkpoint is damaged, training refuses to resume, and ``--skip_damaged``
+resumes from the newest undamaged one. A full disk ends a training when a checkpoint cannot be
+written; metrics, TensorBoard and log do not.
+
 ``--profile_steps=FROM:TO`` writes a trace of these steps to ``profile/`` in the workdir.
 """
 
@@ -45,6 +49,12 @@ WORKDIR = flags.DEFINE_string(
 )
 PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "FROM:TO, the first and the last step of the trace."
+)
+SKIP_DAMAGED = flags.DEFINE_bool(
+    "skip_damaged",
+    False,
+    "Sets damaged checkpoints aside, as checkpoints/8.damaged, and resumes from the newest "
+    "undamaged one.",
 )
 # --helpshort lists the flags that connect processes, too.
 flags.adopt_module_key_flags(processes)
@@ -76,7 +86,7 @@ def run(spec: str, config: Config, profile_steps: tuple[int, int] | None) -> Out
         if is_first():
             program.log_to(workdir.log)
         logger.info("%s in %s on %s", spec, workdir.path, program.describe_devices())
-        return train(config, workdir, profile_steps=profile_steps)
+        return train(config, workdir, profile_steps=profile_steps, skip_damaged=SKIP_DAMAGED.value)
 
 
 if __name__ == "__main__":

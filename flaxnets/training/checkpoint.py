@@ -1,38 +1,44 @@
 """Checkpoints by Orbax: state and data position together, the newest few and the best one.
 
 Each step is a folder with ``digests.json``, the SHA-256 of its files, so that damage is found
-before a run continues from it. Shapes are compared with the model's before Orbax restores, since a
-failed restore would leave its coroutines behind. ``initialize_from`` starts a run from another
-run's best checkpoint.
+before a run continues from it. A step is saved before it is evaluated, so that no evaluation can
+lose it; ``metrics.json``, which ranks it, is added to the folder afterwards. Both files end in a
+digest of themselves. Shapes are compared with the model's before Orbax restores, since a failed
+restore would leave its coroutines behind. ``initialize_from`` starts a run from another run's best
+checkpoint.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
+import math
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import LatestN
 
 from flaxnets.training.distributed import broadcast_from_first, is_first
 from flaxnets.training.state import TrainState
-from flaxnets.training.workdir import Workdir
+from flaxnets.training.workdir import Workdir, write_atomically
 from flaxnets.typing import PyTree
 
 logger = logging.getLogger(__name__)
 
 DIGESTS = "digests.json"
-_UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax's suffix of a folder that is being written.
-_REMOVED = "removed"
-# Orbax writes these files again when it renames the finished folder, after the digests.
-_UNSETTLED = ("_CHECKPOINT_METADATA", "commit_success.txt")
+METRICS = "metrics.json"
+# Suffixes of folders of steps that count no more: one that is being deleted, a damaged one.
+_REMOVED, _DAMAGED = ".removed", ".damaged"
+_ATTEMPTS = 10  # To read a run that removes its old steps meanwhile.
 
 
 class DamagedCheckpoint(ValueError):
@@ -74,6 +80,68 @@ def check_order(position: Position, order: Mapping[str, Any]) -> None:
         )
 
 
+class _DigestedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """Folder of a step until it is complete: gets its digests, then its final name.
+
+    Orbax's own class writes two more files at the very end, after every hook, of which there could
+    be no digest.
+    """
+
+    @classmethod
+    def from_final(
+        cls, final_path: Any, *, checkpoint_metadata_store: Any = None, **options: Any
+    ) -> "_DigestedPath":
+        """Returns the temporary folder of a step."""
+        path = super().from_final(
+            final_path, checkpoint_metadata_store=checkpoint_metadata_store, **options
+        )
+        path.metadata_store = checkpoint_metadata_store
+        return path
+
+    async def finalize(self) -> None:
+        """Writes the digests and renames the folder; in one process, when all have written."""
+        folder, final = Path(self.get()), Path(self.get_final())
+        if not final.name.isdecimal():  # A part of a step, as ``state``.
+            await super().finalize()
+            return
+        if self.metadata_store is not None:
+            await asyncio.to_thread(self.metadata_store.wait_until_finished)
+        await asyncio.to_thread(write_digests, folder, int(final.name))
+        os.rename(folder, final)
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager for several processes that may fail or get a signal.
+
+    It does not call JAX's preemption service: it would report steps where ``Preemption`` reports
+    its own count of calls; a signal would then be missed, or end the processes at different steps.
+    """
+
+    failure: Exception | None = None
+    """Error of this process's part of the last save."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False: the training asks ``Preemption``."""
+        return False
+
+    def _wait_for_checkpointers(self) -> None:
+        # In Orbax's thread, which after an error waits ten minutes for the other processes; they
+        # wait for this one.
+        try:
+            super()._wait_for_checkpointers()
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def wait_until_finished(self) -> None:
+        """Waits for the last save, but not for other processes once this one has failed."""
+        while jax.process_count() > 1 and self.is_saving_in_progress():
+            if self.failure is not None:
+                raise self.failure
+            time.sleep(0.01)
+        super().wait_until_finished()
+
+
 class Checkpointer:
     """Saves and restores the checkpoints of one run in ``directory``.
 
@@ -91,50 +159,42 @@ class Checkpointer:
         best_metric: str = "accuracy",
         mode: str = "max",
         read_only: bool = False,
+        skip_damaged: bool = False,
     ) -> None:
         """Opens ``directory``, or makes it.
 
         Args:
           directory: has one folder for each step.
           keep: number of newest steps kept beside the best one.
-          best_metric: metric that ranks the steps that were saved with metrics.
+          best_metric: metric that ranks the evaluated steps.
           mode: ``max`` or ``min``, the better end of ``best_metric``.
           read_only: writes and removes nothing, as another process may be training.
+          skip_damaged: renames the folders of damaged steps, as ``8.damaged``, so that they no
+            longer count.
 
         Raises:
-          DamagedCheckpoint: the metrics of a step differ from what was written.
+          DamagedCheckpoint: ``skip_damaged``, and all checkpoints are damaged.
         """
         self._directory = directory.absolute()
+        self._keep, self._best_metric = keep, best_metric
+        self._sign = 1.0 if mode == "max" else -1.0
         self._saved: int | None = None
-        sign = 1.0 if mode == "max" else -1.0
-
-        def score(metrics: Mapping[str, float]) -> float:
-            if best_metric not in metrics:
-                raise ValueError(
-                    f"best_metric: no {best_metric!r} among the metrics {', '.join(metrics)}"
-                )
-            return sign * metrics[best_metric]
-
-        best = BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
+        self._failed = False
+        if not read_only:
+            self._delete_removed()
+        if skip_damaged:
+            self._set_damaged_aside()
         options = ocp.CheckpointManagerOptions(
-            best_fn=score,
-            preservation_policy=AnyPreservationPolicy([LatestN(n=keep), best]),
+            # Old steps are removed here, by a ranking that Orbax does not know.
+            preservation_policy=LatestN(n=None),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
-            # Old steps are moved there before they are deleted: a kill during the deletion would
-            # else leave half a step, which is reported as damaged.
-            todelete_subdir=None if read_only else _REMOVED,
+            temporary_path_class=_DigestedPath,
             # On the calling thread: if a folder cannot be made in the background, closing the
             # manager hangs for minutes.
-            async_options=ocp.AsyncOptions(
-                post_finalization_callback=self._digest, create_directories_asynchronously=False
-            ),
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        if not read_only:
-            self._empty_removed()
-        # Before the manager reads the metrics of all steps.
-        self._check_undamaged(self._steps_on_disk(), "metrics")
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self._directory,
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -156,19 +216,46 @@ class Checkpointer:
 
     @property
     def best_evaluated_step(self) -> int | None:
-        """The step with the best metric; None if none has metrics."""
+        """The step with the best finite metric, of equal ones the last; None if none has any.
+
+        Raises:
+          DamagedCheckpoint: the metrics of a step differ from what was written.
+          ValueError: no such metric.
+        """
         # Steps saved between two evaluations have no metrics and cannot be the best.
-        scored = [step for step in self.steps if self._manager.metrics(step)]
-        return self._manager.best_step() if scored else None
+        figures: list[tuple[float, int]] = []
+        for step in self.steps:
+            metrics = self.metrics(step)
+            if metrics is None:
+                continue
+            if self._best_metric not in metrics:
+                raise ValueError(
+                    f"best_metric: no {self._best_metric!r} among the metrics {', '.join(metrics)}"
+                )
+            if math.isfinite(metrics[self._best_metric]):
+                figures.append((self._sign * metrics[self._best_metric], step))
+        return max(figures)[1] if figures else None
 
     @property
     def steps(self) -> list[int]:
         """All complete steps, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(
-        self, state: TrainState, position: Position, metrics: Mapping[str, float] | None = None
-    ) -> None:
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """Returns the metrics that ``rank`` gave to a step; None if it was not evaluated.
+
+        Raises:
+          DamagedCheckpoint: they differ from what was written.
+        """
+        path = self._directory / str(step) / METRICS
+        try:
+            return _unsealed(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise self._damaged(step, [METRICS]) from None
+
+    def save(self, state: TrainState, position: Position) -> None:
         """Copies a state and writes it in the background.
 
         Waits until the state is computed and the step before is on disk.
@@ -176,7 +263,6 @@ class Checkpointer:
         Args:
           state: global arrays, as ``Strategy.checkpoint_view`` returns them.
           position: position in the data after this step.
-          metrics: metrics that rank the step; None if it was not evaluated.
 
         Raises:
           CheckpointNotWritten: the step before could not be written, or was removed since.
@@ -187,15 +273,50 @@ class Checkpointer:
         arrays = jax.tree.map(jnp.copy, state)
         step = int(state.step)
         with self._writing(step):
-            self._manager.save(
+            begun = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
                     data=ocp.args.JsonSave(dataclasses.asdict(position)),
                 ),
-                metrics=dict(metrics) if metrics else None,
             )
+            if not begun:
+                raise FileExistsError("there is a checkpoint of this step or of a later one")
         self._saved = step
+
+    def rank(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of the evaluation to a saved step; removes the one that was the best.
+
+        Waits until the step is on disk.
+
+        Raises:
+          CheckpointNotWritten: the step or its metrics could not be written.
+        """
+        self.wait()
+        with self._writing(step):
+            self._in_first_process(
+                lambda: write_atomically(
+                    self._directory / str(step) / METRICS,
+                    lambda unfinished: unfinished.write_bytes(_sealed(dict(metrics))),
+                )
+            )
+            self._remove_old()
+
+    def check(self) -> None:
+        """Raises an error if the last saved step could not be written; does not wait for it.
+
+        Raises:
+          CheckpointNotWritten: the step could not be written.
+        """
+        if self._saved is None:
+            return
+        if self._manager.is_saving_in_progress() and self._manager.failure is None:
+            return
+        if jax.process_count() == 1:
+            self.wait()
+        else:  # Not collective, since the processes may come here at different moments.
+            with self._writing(self._saved):
+                self._manager.wait_until_finished()
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, Position]:
         """Returns the state and the data position of a checkpoint.
@@ -210,7 +331,7 @@ class Checkpointer:
           ValueError: the checkpoint is of another model.
         """
         step = self._choose(step)
-        self._check_undamaged([step])
+        self._check_undamaged(step)
         self._check_fits(step, {"params": like.params, "collections": like.collections})
         abstract = vars(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         restored = self._manager.restore(
@@ -234,7 +355,7 @@ class Checkpointer:
           DamagedCheckpoint: its files differ from what was written; names the undamaged steps.
         """
         step = self._choose(step)
-        self._check_undamaged([step])
+        self._check_undamaged(step)
         saved = self._manager.item_metadata(step).state
         local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
@@ -278,14 +399,26 @@ class Checkpointer:
             self._manager.wait_until_finished()
             if not (self._directory / str(step)).is_dir():
                 raise FileNotFoundError("its folder is gone")
-            self._empty_removed()
+            self._remove_old()
 
     def close(self) -> None:
-        """Waits for the last step and ends the manager's threads."""
+        """Waits for the last step and ends the manager's threads.
+
+        Raises:
+          CheckpointNotWritten: the step could not be written, and no call has told so yet.
+        """
         try:
             self.wait()
         finally:
-            self._manager.close()
+            try:
+                # Of several processes this one ends, and Orbax would wait for the others.
+                if not self._failed or jax.process_count() == 1:
+                    self._manager.close()
+            except Exception:
+                if not self._failed:
+                    raise
+                # Errors that follow from the one that was raised, and would hide it.
+                logger.debug("closing after a checkpoint that was not written", exc_info=True)
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:
@@ -294,65 +427,115 @@ class Checkpointer:
             yield
         except jax.errors.JaxRuntimeError:
             raise  # Another process died; JAX names it.
+        except DamagedCheckpoint:
+            raise  # Of another step, found while the best one was sought.
         except Exception as error:
-            kept = ", ".join(map(str, self._steps_on_disk())) or "none"
-            reason = str(error).partition("\n")[0]
+            self._failed, self._saved = True, None
+            kept = ", ".join(map(str, steps_on_disk(self._directory))) or "none"
+            # Without tensorstore's specification, a thousand characters of JSON.
+            reason = str(error).partition("\n")[0].partition(" [tensorstore_spec=")[0]
+            if isinstance(error.__cause__, jax.errors.JaxRuntimeError):  # Of a barrier.
+                reason = "another process failed meanwhile; its output tells why"
             raise CheckpointNotWritten(
                 f"{self._directory / str(step)}: the checkpoint could not be written: {reason}; "
                 f"steps that are kept: {kept}"
             ) from error
 
-    def _digest(self) -> None:
-        """Writes the digests of a finished step, before Orbax renames its folder to the step."""
+    def _in_first_process(self, act: Callable[[], None]) -> None:
+        """Calls ``act`` in the first process; its error is raised in all."""
+        error: OSError | None = None
         if is_first():
-            for folder in self._directory.glob(f"*{_UNFINISHED}"):
-                write_digests(folder)
+            try:
+                act()
+            except OSError as caught:
+                error = caught
+        if broadcast_from_first(error is not None):
+            raise error or OSError("the first process could not write; its message has the reason")
 
-    def _empty_removed(self) -> None:
-        """Deletes the old steps that Orbax has moved to ``removed``."""
-        if is_first() and (self._directory / _REMOVED).exists():
-            shutil.rmtree(self._directory / _REMOVED)
+    def _remove_old(self) -> None:
+        """Deletes all steps but the newest few and the best one."""
 
-    def _check_undamaged(self, steps: Sequence[int], under: str = "") -> None:
-        """Raises DamagedCheckpoint for the first of ``steps`` that is damaged.
+        def rename() -> None:
+            steps = steps_on_disk(self._directory)
+            kept = {*steps[-self._keep :], self.best_evaluated_step}
+            for step in steps:
+                if step not in kept:
+                    folder = self._directory / str(step)
+                    # A kill during the deletion would else leave half a step, which is reported as
+                    # damaged; and a program that reads it finds all of it or nothing.
+                    folder.rename(folder.with_name(f"{step}{_REMOVED}"))
 
-        In all processes: the first one reads the files, and its message names them.
+        self._in_first_process(rename)
+        self._manager.reload()
+        self._delete_removed()
+
+    def _delete_removed(self) -> None:
+        """Deletes the folders that ``_remove_old`` has renamed."""
+        if is_first():
+            for folder in self._directory.glob(f"*{_REMOVED}"):
+                shutil.rmtree(folder)
+
+    def _set_damaged_aside(self) -> None:
+        """Renames the folders of damaged steps.
+
+        Raises:
+          DamagedCheckpoint: no undamaged step would remain.
         """
-        found = [
-            (step, names)
-            for step in (steps if is_first() else ())
-            if (names := damaged_files(self._directory / str(step), under))
-        ]
-        if not broadcast_from_first(bool(found)):
-            return
-        if not found:
-            raise DamagedCheckpoint(f"{self._directory}: a checkpoint is damaged")
-        (step, names), *_ = found
-        whole = [
-            other
-            for other in self._steps_on_disk()
-            if not damaged_files(self._directory / str(other))
-        ]
-        # The best step is unknown without the metrics of all, so --step would not help.
-        way = "" if under else "name one with --step, or "
-        raise DamagedCheckpoint(
-            f"{self._directory / str(step)}: the checkpoint is damaged; files that differ "
-            f"from what was written: {', '.join(names[:3])}. Undamaged steps: "
-            f"{', '.join(map(str, whole)) or 'none'}; {way}move the damaged folder away to resume "
-            "from the newest"
-        )
+        damaged = self._find_damaged(steps_on_disk(self._directory))
+        if damaged and len(damaged) == len(steps_on_disk(self._directory)):
+            raise self._damaged(*next(iter(damaged.items())))
 
-    def _steps_on_disk(self) -> list[int]:
-        if not self._directory.is_dir():
-            return []
-        names = (path.name for path in self._directory.iterdir())
-        return sorted(int(name) for name in names if name.isdecimal())
+        def rename() -> None:
+            for step, names in damaged.items():
+                folder = self._directory / str(step)
+                aside = folder.with_name(f"{step}{_DAMAGED}")
+                if aside.exists():  # Of an earlier call: the same step, computed again.
+                    shutil.rmtree(aside)
+                folder.rename(aside)
+                logger.warning(
+                    "%s: the checkpoint is damaged (%s) and set aside as %s, which may be deleted",
+                    folder,
+                    ", ".join(names[:3]),
+                    aside.name,
+                )
+
+        self._in_first_process(rename)
+
+    def _check_undamaged(self, step: int) -> None:
+        """Raises DamagedCheckpoint, in all processes, if the step is damaged."""
+        if damaged := self._find_damaged([step]):
+            raise self._damaged(step, damaged[step])
+
+    def _find_damaged(self, steps: Sequence[int]) -> dict[int, list[str]]:
+        """Returns the damaged files of the damaged ``steps``; the first process reads them."""
+        names = [damaged_files(self._directory / str(step)) if is_first() else [] for step in steps]
+        found = [broadcast_from_first(bool(each)) for each in names]
+        return {step: each for step, each, bad in zip(steps, names, found, strict=True) if bad}
+
+    def _damaged(self, step: int, names: Sequence[str]) -> DamagedCheckpoint:
+        folder = self._directory / str(step)
+        if not names:
+            return DamagedCheckpoint(f"{folder}: the checkpoint is damaged; process 0 names files")
+        others = [other for other in steps_on_disk(self._directory) if other != step]
+        whole = [other for other in others if not damaged_files(self._directory / str(other))]
+        return DamagedCheckpoint(
+            f"{folder}: the checkpoint is damaged; files that differ from what was written: "
+            f"{', '.join(names[:3])}. Undamaged steps: {', '.join(map(str, whole)) or 'none'}"
+            + (
+                "; launch.train --skip_damaged resumes from the newest of them, and evaluate, "
+                "predict, caption and export take one by --step"
+                if whole
+                else ""
+            )
+        )
 
 
 def restore_variables(
     workdir: Workdir, step: int | None = None, *, like: PyTree | None = None
 ) -> tuple[int, dict[str, PyTree]]:
     """Returns the step and the variables, Linen's collections, of a checkpoint of a run.
+
+    The run may be training: if it removes the checkpoint meanwhile, another one is chosen.
 
     Args:
       workdir: of the run; its configuration tells which checkpoint is the best.
@@ -369,53 +552,98 @@ def restore_variables(
             f"{workdir.checkpoints}: no checkpoints; expected a workdir that has trained"
         )
     config = workdir.read_config()["config"]
-    checkpointer = Checkpointer(
-        workdir.checkpoints,
-        best_metric=config["best_metric"],
-        mode=config["best_mode"],
-        read_only=True,
-    )
-    try:
-        step = checkpointer.best_step if step is None else step
-        variables = checkpointer.restore_variables(step)
-    finally:
-        checkpointer.close()
-    if like is not None:
-        check_shapes(variables, like, str(workdir.checkpoints / str(step)))
-    assert step is not None  # Or restore_variables has raised.
-    return step, variables
+    for attempt in range(_ATTEMPTS):
+        before = steps_on_disk(workdir.checkpoints)
+        try:
+            checkpointer = Checkpointer(
+                workdir.checkpoints,
+                best_metric=config["best_metric"],
+                mode=config["best_mode"],
+                read_only=True,
+            )
+            try:
+                chosen = checkpointer.best_step if step is None else step
+                variables = checkpointer.restore_variables(chosen)
+            finally:
+                checkpointer.close()
+        except Exception:
+            # A folder that is renamed while it is read fails in many ways, but the new list of
+            # steps lacks it. Several processes would have to agree on another attempt.
+            removed = set(before) - set(steps_on_disk(workdir.checkpoints))
+            if not removed or jax.process_count() > 1 or attempt == _ATTEMPTS - 1:
+                raise
+            logger.info("step %s was removed while it was read", ", ".join(map(str, removed)))
+            continue
+        assert chosen is not None  # Or restore_variables has raised.
+        if like is not None:
+            check_shapes(variables, like, str(workdir.checkpoints / str(chosen)))
+        return chosen, variables
+    raise AssertionError("unreachable")
 
 
-def write_digests(folder: Path) -> None:
-    """Writes ``digests.json``: SHA-256 of every file in ``folder``, by its path in it."""
+def steps_on_disk(directory: Path) -> list[int]:
+    """Returns the steps of the folders of complete checkpoints, ascending."""
+    if not directory.is_dir():
+        return []
+    names = (path.name for path in directory.iterdir())
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def write_digests(folder: Path, step: int) -> None:
+    """Writes ``digests.json``: the step, and SHA-256 of every file in ``folder`` by its path."""
     digests = {
         path.relative_to(folder).as_posix(): _digest(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in _UNSETTLED
+        if path.is_file()
     }
-    (folder / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n")
+    content = _sealed({"step": step, "files": digests})
+    write_atomically(folder / DIGESTS, lambda unfinished: unfinished.write_bytes(content))
 
 
-def damaged_files(folder: Path, under: str = "") -> list[str]:
+def damaged_files(folder: Path) -> list[str]:
     """Returns the files of a checkpoint that are missing or differ from their digest.
 
-    ``digests.json`` itself is among them if it is missing or cannot be read, unless ``under`` is
-    given: the files under it are then unchecked.
+    ``digests.json`` itself is among them if it is missing, altered or of another step, and
+    ``metrics.json`` if it is altered.
 
     Args:
-      folder: one checkpoint.
-      under: prefix of the paths to check; empty: all.
+      folder: one checkpoint, named after its step.
     """
     try:
-        digests = dict(json.loads((folder / DIGESTS).read_text()))
-    except (FileNotFoundError, TypeError, ValueError):
-        return [] if under else [DIGESTS]
-    return [
+        content = _unsealed((folder / DIGESTS).read_bytes())
+        if str(content["step"]) != folder.name:
+            return [DIGESTS]
+    except (FileNotFoundError, ValueError):
+        return [DIGESTS]
+    damaged = [
         name
-        for name, digest in digests.items()
-        if name.startswith(under)
-        and not ((folder / name).is_file() and _digest(folder / name) == digest)
+        for name, digest in content["files"].items()
+        if not ((folder / name).is_file() and _digest(folder / name) == digest)
     ]
+    try:
+        _unsealed((folder / METRICS).read_bytes())
+    except FileNotFoundError:  # The step was not evaluated.
+        return damaged
+    except ValueError:
+        return [*damaged, METRICS]
+    return damaged
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    """Returns JSON text with a digest of itself, by which any other byte in it is found."""
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return (json.dumps({"content": content, "sha256": digest}, indent=1) + "\n").encode()
+
+
+def _unsealed(text: bytes) -> dict[str, Any]:
+    """Returns the content of ``_sealed``; raises ValueError if a byte differs."""
+    try:
+        content = json.loads(text)["content"]
+        if _sealed(content) == text:
+            return content
+    except (TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"no sealed JSON: {error!r}") from None
+    raise ValueError("the digest differs")
 
 
 def _digest(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Evaluation of a whole split; each example counts once, also in a partial last batch."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,10 @@ from flaxnets.training.parallel import Strategy
 from flaxnets.typing import PyTree
 
 
+class EvaluationStopped(Exception):
+    """An evaluation that its caller ended before the last batch."""
+
+
 def evaluate(
     evaluation_step: Callable[..., Any],
     strategy: Strategy,
@@ -23,6 +27,7 @@ def evaluate(
     *,
     score: Scorer | None = None,
     describe: Callable[[dict[str, np.ndarray], int], dict[str, Any]] | None = None,
+    stops: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Returns the means of the metrics over all examples of a split.
 
@@ -38,12 +43,14 @@ def evaluate(
       score: computes metrics of the split from the records of all examples, of all processes;
         needs ``describe``.
       describe: function of outputs and a row to a record, ``Task.describe_outputs``.
+      stops: called after each batch; True ends the evaluation. All processes get the same answer.
 
     Returns:
       Means by name; ``examples``, the count of the sum ``examples`` or else of ``loss``; and
       ``skipped``. Both are over all processes.
 
     Raises:
+      EvaluationStopped: ``stops`` returned True.
       ValueError: ``score`` without ``describe``.
     """
     if score is not None and describe is None:
@@ -51,20 +58,26 @@ def evaluate(
     accumulator = MeanAccumulator()
     skipped = 0
     records: list[dict[str, Any]] = []
-    for batch in data.batches():
-        sums, outputs = evaluation_step(variables, strategy.shard(batch))
-        accumulator.add(jax.device_get(sums))
-        skipped += int(np.sum(~batch["mask"] & (batch["index"] >= 0)))
-        if on_outputs is None and score is None:
-            continue
-        outputs = local_rows(outputs)
-        if on_outputs is not None:
-            on_outputs(batch, outputs)
-        if score is not None and describe is not None:
-            records += [
-                {"index": int(batch["index"][row]), **describe(outputs, int(row))}
-                for row in np.flatnonzero(batch["mask"])
-            ]
+    batches = data.batches()
+    try:
+        for batch in batches:
+            sums, outputs = evaluation_step(variables, strategy.shard(batch))
+            accumulator.add(jax.device_get(sums))
+            skipped += int(np.sum(~batch["mask"] & (batch["index"] >= 0)))
+            if on_outputs is not None or score is not None:
+                outputs = local_rows(outputs)
+            if on_outputs is not None:
+                on_outputs(batch, outputs)
+            if score is not None and describe is not None:
+                records += [
+                    {"index": int(batch["index"][row]), **describe(outputs, int(row))}
+                    for row in np.flatnonzero(batch["mask"])
+                ]
+            # After the last batch, too: the score of all records may take minutes.
+            if stops():
+                raise EvaluationStopped
+    finally:
+        close_batches(batches)
     means = accumulator.means()
     if score is not None:
         means |= score(gather_records(records))
@@ -72,6 +85,13 @@ def evaluate(
     if jax.process_count() > 1:  # The sums are global already, this count is local.
         skipped = int(np.sum(multihost_utils.process_allgather(np.array([skipped]))))
     return {**means, "examples": counted, "skipped": float(skipped)}
+
+
+def close_batches(batches: Iterator[Mapping[str, np.ndarray]]) -> None:
+    """Closes an iterator of batches, which ends its threads and worker processes, if any."""
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()
 
 
 def local_rows(outputs: PyTree) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ state with the precedence of checkpoints, the compiled functions, the loop, and 
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from flaxnets.training.checkpoint import (
 )
 from flaxnets.training.config import Config
 from flaxnets.training.distributed import broadcast_from_first, is_first, synchronize
-from flaxnets.training.evaluation import evaluate
+from flaxnets.training.evaluation import EvaluationStopped, close_batches, evaluate
 from flaxnets.training.metric_writer import (
     MetricsWriter,
     Window,
@@ -72,6 +72,7 @@ def train(
     show_progress: bool | None = None,
     profile_steps: tuple[int, int] | None = None,
     on_evaluation: OnEvaluation | None = None,
+    skip_damaged: bool = False,
 ) -> Outcome:
     """Trains until ``config.num_steps``, from the newest checkpoint if there is one.
 
@@ -83,11 +84,14 @@ def train(
       strategy: devices and compilation; by default ``config.strategy`` on all devices.
       show_progress: shows a progress bar on standard error; by default if that is a terminal.
       profile_steps: first and last step of the trace in the workdir's ``profile/``.
-      on_evaluation: called after each evaluation, whose checkpoint is then being written; of
-        several processes in the first one, which decides for all.
+      on_evaluation: called after each evaluation, whose checkpoint is then on disk; of several
+        processes in the first one, which decides for all.
+      skip_damaged: sets damaged checkpoints aside and resumes from the newest undamaged one.
 
     Raises:
       ValueError: a configuration that cannot run, or a checkpoint of another model or other data.
+      DamagedCheckpoint: the newest checkpoint is damaged, without ``skip_damaged``.
+      CheckpointNotWritten: the disk is full, say; earlier checkpoints are kept.
       NonFiniteLoss: the loss or the gradient of a step is infinite or not a number.
     """
     # ---- Devices and compilation ----------------------------------------------------------------
@@ -111,6 +115,7 @@ def train(
             keep=config.keep_checkpoints,
             best_metric=config.best_metric,
             mode=config.best_mode,
+            skip_damaged=skip_damaged,
         )
         cleanup.callback(checkpointer.close)
         # One batch gives the shapes. Its iterator is closed, since the loop's starts at the step
@@ -185,7 +190,25 @@ def train(
         # The step is also the position of the data: step n reads batch n - 1, a function of the
         # seed and its number alone, so that a resumed run reads what an uninterrupted one would.
         step = int(state.step)
-        ends = step >= config.num_steps or patience_is_over(config, workdir, step)
+        # A step is saved before it is evaluated. The evaluation of the checkpoint is still due if
+        # it failed, or a signal or a kill ended it.
+        evaluates = (
+            resumes
+            and eval_data is not None
+            and is_evaluated(config, step)
+            and broadcast_from_first(is_first() and checkpointer.metrics(step) is None)
+        )
+        # Drops records of steps after the checkpoint: they are computed again.
+        writer = MetricsWriter(
+            workdir.path,
+            resume_step=step,
+            writes=is_first(),
+            evaluates=config.eval_split if evaluates else "",
+        )
+        cleanup.callback(writer.close)
+        ends = not evaluates and (
+            step >= config.num_steps or patience_is_over(config, workdir, step)
+        )
         # tqdm's disable=None: shown on a terminal alone.
         hidden = (None if show_progress is None else not show_progress) if is_first() else True
         progress = cleanup.enter_context(
@@ -194,16 +217,55 @@ def train(
             )
         )
         cleanup.callback(profile.close)
-        # Drops records of steps after the checkpoint: they are computed again.
-        writer = MetricsWriter(workdir.path, resume_step=step, writes=is_first())
-        cleanup.callback(writer.close)
-        batches = iter(()) if ends else data.batches(step)
+        batches = iter(()) if ends or step >= config.num_steps else data.batches(step)
         cleanup.callback(close_batches, batches)
         window = Window(config.batch_size, max_nonfinite_steps=config.max_nonfinite_steps)
         last_metrics: Mapping[str, float] = {}
-        stopped = False
+        stopped = preempted = False
 
         while not ends:
+            # -- Evaluate the state that was saved last, by this call or by an earlier one, with the
+            # averaged parameters if there are any.
+            if evaluates and eval_data is not None:
+
+                def stops() -> bool:
+                    checkpointer.check()  # Else a full disk is told after the evaluation.
+                    return preemption.stops()
+
+                try:
+                    metrics = evaluate(
+                        evaluation_step,
+                        strategy,
+                        state.variables,
+                        eval_data,
+                        score=score,
+                        describe=task.describe_outputs,
+                        stops=stops,
+                    )
+                except EvaluationStopped:  # The next call evaluates the checkpoint.
+                    preempted = True
+                    break
+                writer.write(step, config.eval_split, metrics)
+                if config.best_metric not in metrics:  # Now, not when two are to be ranked.
+                    raise ValueError(
+                        f"best_metric: {config.eval_split} has no {config.best_metric!r}"
+                        f"{nearest(config.best_metric, metrics)}"
+                    )
+                figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+                with tqdm.tqdm.external_write_mode():  # Above the progress bar, not into it.
+                    logger.info("step %d, %s: %s", step, config.eval_split, figures)
+                last_metrics = metrics
+                # Last, so that a kill before it leaves the evaluation due, which is then repeated.
+                checkpointer.rank(step, metrics)
+                evaluates = False
+                window.restart()  # Evaluation and saving are no part of the speed of training.
+
+                # -- Early stopping.
+                if on_evaluation is not None:
+                    stopped = broadcast_from_first(is_first() and on_evaluation(step, metrics))
+                if stopped or step == config.num_steps or patience_is_over(config, workdir, step):
+                    break
+
             # -- Step. The call of train_step returns before the device has begun (asynchronous
             # dispatch), so the host reads the next batch while the device computes.
             with window.waiting():
@@ -219,11 +281,12 @@ def train(
 
             # -- Decisions, the same in every process, since saving and evaluating are collective.
             # The signal is read once: one that comes later in this iteration ends the next one,
-            # which then saves.
-            preempted = preemption.stops_at(step)
-            evaluates = step % config.eval_every == 0 or step == config.num_steps
-            saves = evaluates or preempted or step % config.checkpoint_every == 0
-            ends = preempted or step == config.num_steps
+            # which then saves, or the evaluation.
+            preempted = preemption.stops()
+            evaluates = eval_data is not None and is_evaluated(config, step)
+            saves = preempted or is_evaluated(config, step) or step % config.checkpoint_every == 0
+            # Without the evaluation, which may take longer than the machine remains: it is due.
+            ends = preempted or (step == config.num_steps and not evaluates)
 
             # -- Log. Waits for this step, so that a state that is not finite is never saved.
             if saves or step % config.log_every == 0:
@@ -233,48 +296,26 @@ def train(
                 writer.write(step, "train", {**record, **rate})
                 progress.set_postfix_str(summary(record), refresh=False)
 
-            # -- Evaluate, with the averaged parameters if there are any.
-            metrics: dict[str, float] | None = None
-            if evaluates and eval_data is not None:
-                metrics = evaluate(
-                    evaluation_step,
-                    strategy,
-                    state.variables,
-                    eval_data,
-                    score=score,
-                    describe=task.describe_outputs,
-                )
-                writer.write(step, config.eval_split, metrics)
-                if config.best_metric not in metrics:  # Now, not when two are to be ranked.
-                    raise ValueError(
-                        f"best_metric: {config.eval_split} has no {config.best_metric!r}"
-                        f"{nearest(config.best_metric, metrics)}"
-                    )
-                figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-                with tqdm.tqdm.external_write_mode():  # Above the progress bar, not into it.
-                    logger.info("step %d, %s: %s", step, config.eval_split, figures)
-                last_metrics = metrics
-
-            # -- Save, after the evaluation, whose metrics rank the checkpoint. Returns once the
-            # arrays are copied, before the next step overwrites them; writes in the background.
+            # -- Save, before the evaluation, which may fail or be ended by a signal. Returns once
+            # the arrays are copied, before the next step overwrites them; writes in the background.
             if saves:
                 position = Position(next_batch=step, order=data.describe())
-                checkpointer.save(strategy.checkpoint_view(state), position, metrics)
-
-            # -- Early stopping, after saving, so that the checkpoint of this step exists.
-            if metrics is not None and on_evaluation is not None:
-                stopped = broadcast_from_first(is_first() and on_evaluation(step, metrics))
-                ends = ends or stopped
-            if evaluates:
-                ends = ends or patience_is_over(config, workdir, step)
-            if saves:
-                window.restart()  # Evaluation and saving are no part of the speed of training.
+                checkpointer.save(strategy.checkpoint_view(state), position)
+                window.restart()
+            else:
+                checkpointer.check()  # Else a full disk is told as late as at the next checkpoint.
 
         # ---- End --------------------------------------------------------------------------------
         checkpointer.wait()  # Raises if the last checkpoint could not be written.
-        early = step < config.num_steps
-        signal = preemption.signal if early else None
+        # A signal during the last evaluation ends the call early, too, as that one is still due.
+        early = step < config.num_steps or evaluates
+        signal = preemption.signal if early and preempted else None
         return Outcome(step, last_metrics, signal, stopped and early)
+
+
+def is_evaluated(config: Config, step: int) -> bool:
+    """Returns True for the steps after which ``eval_split`` is evaluated."""
+    return step % config.eval_every == 0 or step == config.num_steps
 
 
 def make_variables(
@@ -324,13 +365,6 @@ def _has_no_better_metric(config: Config, workdir: Workdir, step: int) -> bool:
             step,
         )
     return True
-
-
-def close_batches(batches: Iterator[Mapping[str, np.ndarray]]) -> None:
-    """Closes an iterator of batches, which ends its threads and worker processes, if any."""
-    close = getattr(batches, "close", None)
-    if close is not None:
-        close()
 
 
 def use_compilation_cache(folder: str) -> None:

@@ -2,21 +2,28 @@
 
 ``Window`` collects the sums of the steps between two records, measures time and checks that loss
 and gradient are finite; ``MetricsWriter`` appends records to ``metrics.jsonl`` and TensorBoard.
+Both files, and the log, are a ``RecordFile``, whose failures neither block nor end a training.
 """
 
 import json
 import logging
 import math
+import os
+import socket
+import struct
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import scalar
 
 from flaxnets.metrics import MeanAccumulator
-from flaxnets.training.workdir import write_text_atomically
+from flaxnets.training.workdir import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -144,54 +151,192 @@ def summary(record: Mapping[str, float]) -> str:
     )
 
 
+class RecordFile:
+    """File to which whole records are appended, and whose failures end nothing.
+
+    A record that cannot be written, as on a full disk, waits in memory and is written before the
+    next one. The first failure is logged as a warning, later ones are not. Records still waiting
+    when the file is closed are lost.
+    """
+
+    MOST_WAITING = 10_000
+    """Records that wait in memory; of more, the oldest are dropped."""
+
+    def __init__(self, path: Path) -> None:
+        """Sets the path; the file and its folder are made with the first record."""
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._size = 0  # Bytes of whole records.
+        self._torn = False  # True while a part of a record may stand at the end.
+        self._waiting: deque[bytes] = deque(maxlen=self.MOST_WAITING)
+        self._warned = False
+
+    def append(self, record: bytes) -> None:
+        """Appends a record, after those that wait; raises no OSError."""
+        self._waiting.append(record)
+        self._write_waiting()
+
+    def close(self) -> None:
+        """Tries once more to write the records that wait, and closes the file."""
+        self._write_waiting()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write_waiting(self) -> None:
+        try:
+            while self._waiting:
+                self._write(self._waiting[0])
+                self._waiting.popleft()
+        except OSError as error:
+            if self._warned:
+                return
+            # Before the message, which comes back here if this is the file of the log.
+            self._warned = True
+            logger.warning(
+                "%s: cannot be written: %s; training goes on, and records wait in memory (at most "
+                "%d) until they can be written",
+                self._path,
+                error.strerror or error,
+                self.MOST_WAITING,
+            )
+
+    def _write(self, record: bytes) -> None:
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # A buffer would keep what a full disk refuses, and fail again when it is closed.
+            self._file = self._path.open("ab", buffering=0)
+            self._size = os.fstat(self._file.fileno()).st_size
+        if self._torn:
+            # Needs no space. A part of a record would spoil the next one, and all of TensorBoard's.
+            os.ftruncate(self._file.fileno(), self._size)
+        self._torn = True
+        rest = memoryview(record)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._size += len(record)
+        self._torn = False
+
+
 class MetricsWriter:
     """Appends records to a workdir's ``metrics.jsonl`` and TensorBoard events.
 
     Each step is recorded once, however often the run was killed: records after the step that the
-    run resumes from are dropped on opening, since those steps are computed again.
+    run resumes from are dropped on opening, since those steps are computed again. A file that
+    cannot be written ends no training, see ``RecordFile``.
     """
 
-    def __init__(self, workdir: Path, *, resume_step: int, writes: bool = True) -> None:
-        """Opens the files.
+    def __init__(
+        self, workdir: Path, *, resume_step: int, writes: bool = True, evaluates: str = ""
+    ) -> None:
+        """Drops the records that are computed again.
 
         Args:
           workdir: an existing folder.
           resume_step: step of the checkpoint; records of later steps are removed.
           writes: False for all but one of the processes that share the workdir; writes nothing.
+          evaluates: split that is evaluated again at ``resume_step``, whose record is removed, too;
+            empty: none.
+
+        Raises:
+          OSError: ``metrics.jsonl`` cannot be read, or not be rewritten; it then stays as it was.
         """
         self._writes = writes
         if not writes:
             return
         path = workdir / "metrics.jsonl"
-        kept = [record for record in read_metrics(workdir) if record["step"] <= resume_step]
-        write_text_atomically(path, "".join(_line(record) for record in kept))
-        self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        whole = path.read_bytes() if path.exists() else b""
+        kept = b"".join(
+            line
+            for line, record in _lines(path, whole)
+            if (record["step"], record["split"]) != (resume_step, evaluates)
+            and record["step"] <= resume_step
+        )
+        if whole.startswith(kept) and path.exists():
+            os.truncate(path, len(kept))  # Works on a full disk, too.
+        else:
+            write_atomically(path, lambda unfinished: unfinished.write_bytes(kept))
+        self._records = RecordFile(path)
+        # tensorboardX's own writer has a thread that dies of a full disk, and a bounded queue that
+        # then blocks the training for ever. Its events are therefore written here.
+        now = time.time()
+        name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}"
+        self._events = RecordFile(workdir / "tensorboard" / name)
+        self._write_event(Event(wall_time=now, file_version="brain.Event:2"))
+        # TensorBoard drops what earlier files hold of this step and later ones.
+        start = SessionLog(status=SessionLog.START)
+        self._write_event(Event(wall_time=now, step=resume_step + 1, session_log=start))
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes one record, ``{"step": …, "split": …, name: value, …}``."""
         if not self._writes:
             return
-        self._file.write(_line({"step": step, "split": split, **values}))
+        self._records.append(_line({"step": step, "split": split, **values}).encode())
         for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+            summary = scalar(f"{split}/{name}", value)
+            self._write_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _write_event(self, event: Event) -> None:
+        """Appends an event in TensorFlow's record format: length, data, and checksums of both."""
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
+        self._events.append(length + next(checksums) + data + next(checksums))
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Closes the files."""
         if not self._writes:
             return
-        self._file.close()
-        self._board.close()
+        self._records.close()
+        self._events.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the records of ``metrics.jsonl``, without a last line that a kill has cut."""
+    """Returns the records of ``metrics.jsonl``, without a last line that a kill has cut.
+
+    Lines that hold no record, as on a damaged disk, are left out with a warning that names them.
+    """
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
+    return [record for _, record in _lines(path, path.read_bytes())]
+
+
+def _lines(path: Path, whole: bytes) -> list[tuple[bytes, dict[str, Any]]]:
+    """Returns the lines that hold a record, newline included, each with its record."""
     # A complete line ends in a newline: what follows the last newline is cut or empty.
-    return [json.loads(line) for line in lines[:-1]]
+    lines = whole.split(b"\n")[:-1]
+    records = [_parse(line) for line in lines]
+    bad = [str(number) for number, record in enumerate(records, 1) if record is None]
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        logger.warning(
+            "%s: damaged; expected a JSON record with step and split in each line, which are left "
+            "out where there is none: line %s%s",
+            path,
+            ", ".join(bad[:5]),
+            more,
+        )
+    return [
+        (line + b"\n", record)
+        for line, record in zip(lines, records, strict=True)
+        if record is not None
+    ]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Returns the record of a line; None if it is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    step, split = record.get("step"), record.get("split")
+    if type(step) is not int or not isinstance(split, str):
+        return None
+    values = (value for name, value in record.items() if name not in ("step", "split"))
+    return record if all(v is None or type(v) in (int, float) for v in values) else None
 
 
 def _line(record: Mapping[str, Any]) -> str:

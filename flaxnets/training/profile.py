@@ -56,8 +56,12 @@ class Profile:
         """Writes the trace if it has started."""
         if self._running:
             self._running = False
-            jax.profiler.stop_trace()
-            logger.info("a trace of the training steps is in %s", self._folder)
+            try:
+                jax.profiler.stop_trace()
+            except (OSError, RuntimeError) as error:  # A full disk, say, must not end a training.
+                logger.warning("%s: the trace cannot be written: %s", self._folder, error)
+            else:
+                logger.info("a trace of the training steps is in %s", self._folder)
 
 
 def parse_steps(text: str | None) -> tuple[int, int] | None:

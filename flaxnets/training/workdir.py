@@ -68,6 +68,7 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(blocking=False)
+            self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         except filelock.Timeout:
             holder = self._holder.read_text().strip() if self._holder.exists() else "unknown"
             raise WorkdirError(
@@ -76,7 +77,6 @@ class Workdir:
             ) from None
         except OSError as error:
             raise WorkdirError(f"{self.path}: no folder that can be written to: {error}") from error
-        self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         return self
 
     def __exit__(
@@ -134,7 +134,7 @@ class Workdir:
         """Returns what ``claim`` wrote: ``{"experiment": FILE[:variant], "config": {…}}``.
 
         Raises:
-          WorkdirError: the folder does not exist, or holds no run.
+          WorkdirError: the folder does not exist or holds no run, or the file is damaged.
         """
         path = self.path / "config.json"
         if not self.path.is_dir():
@@ -143,7 +143,17 @@ class Workdir:
             raise WorkdirError(
                 f"{self.path}: no config.json in it; expected a workdir that launch.train made"
             )
-        return json.loads(path.read_text())
+        try:
+            record = json.loads(path.read_bytes())
+            if isinstance(record["experiment"], str) and isinstance(record["config"], dict):
+                return record
+            reason = "experiment is no text or config no table"
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        raise WorkdirError(
+            f"{path}: damaged ({reason}); expected JSON with experiment and config. Delete it and "
+            "give the command of the training again, which writes it anew"
+        )
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -156,7 +166,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
       write: writes the complete file to the path that it is given.
 
     Raises:
-      OSError: the file cannot be written; the temporary file is removed.
+      OSError: the file, which it names, cannot be written; the temporary file is removed.
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
@@ -165,6 +175,11 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        # Python names no file where a write fails, as on a full disk.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
 

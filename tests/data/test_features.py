@@ -1,8 +1,8 @@
 """The cache of features: equal to encoding directly, resumed after a kill, never stale."""
 
-import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,11 +121,77 @@ def test_another_key_is_another_cache(tmp_path: Path, name: str) -> None:
 
 def test_a_stale_directory_is_refused(tmp_path: Path) -> None:
     directory = write_features(tmp_path, Clips(), encode, key=KEY).directory
-    header = json.loads((directory / "key.json").read_text())
-    header["key"]["weights"] = "1" * 64
-    (directory / "key.json").write_text(json.dumps(header))
+    other = write_features(tmp_path, Clips(), encode, key={**KEY, "weights": "1" * 64}).directory
+    shutil.rmtree(directory)
+    other.rename(directory)
     with pytest.raises(ValueError, match="something else: weights"):
         write_features(tmp_path, Clips(), encode, key=KEY)
+
+
+def damage(path: Path, place: int) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[place] ^= 1
+    path.write_bytes(whole)
+
+
+def test_a_flipped_bit_in_a_file_of_features_is_told_with_the_file(tmp_path: Path) -> None:
+    source = write_features(tmp_path, Clips(), encode, key=KEY, shard_size=3)
+    path = source.directory / "features-00001-of-00003.arrayrecord"
+    whole = path.read_bytes()
+    expected = [source[index] for index in range(7)]
+    # The rest is padding, which holds nothing.
+    places = [place for place, byte in enumerate(whole) if byte][:: len(whole) // 60_000 + 30]
+    seen = 0
+    for place in places:
+        damage(path, place)
+        try:
+            damaged = FeatureSource(source.directory)
+            read = [damaged[index] for index in range(7)]
+        except ValueError as error:
+            seen += str(error).startswith(f"{path}: damaged (")
+        else:  # ArrayRecord has some bytes of no meaning.
+            for one, other in zip(read, expected, strict=True):
+                np.testing.assert_equal(one, other)
+        path.write_bytes(whole)
+    assert seen > len(places) / 2
+
+
+def test_swapped_and_cut_files_of_features_are_told(tmp_path: Path) -> None:
+    source = write_features(tmp_path, Clips(), encode, key=KEY, shard_size=3)
+    first, second, last = (
+        source.directory / f"features-0000{number}-of-00003.arrayrecord" for number in range(3)
+    )
+    wholes = first.read_bytes(), second.read_bytes()
+    first.write_bytes(wholes[1])
+    second.write_bytes(wholes[0])
+    with pytest.raises(ValueError, match=r"00000-of-.*holds example 3 where 0 belongs"):
+        FeatureSource(source.directory)[0]
+    first.write_bytes(wholes[0])
+    for cut in (b"", wholes[1][: len(wholes[1]) // 2]):
+        second.write_bytes(cut)
+        with pytest.raises(ValueError, match=r"00001-of-00003\.arrayrecord: damaged \("):
+            FeatureSource(source.directory)
+    second.write_bytes(last.read_bytes())  # One example instead of three.
+    with pytest.raises(ValueError, match=r"00001-of-.*expected 3 examples, received 1"):
+        FeatureSource(source.directory)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"\xff\xfe", b'{"key": {}}', b"[" * 100_000])
+def test_a_damaged_key_names_its_file(tmp_path: Path, text: bytes) -> None:
+    path = write_features(tmp_path, Clips(), encode, key=KEY).directory / "key.json"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=r"key\.json: damaged \("):
+        FeatureSource(path.parent)
+
+
+def test_a_flipped_bit_in_a_key_is_seen(tmp_path: Path) -> None:
+    path = write_features(tmp_path, Clips(), encode, key=KEY).directory / "key.json"
+    for place in range(len(path.read_bytes())):
+        damage(path, place)
+        with pytest.raises(ValueError, match=r"key\.json: damaged \("):
+            FeatureSource(path.parent)
+        damage(path, place)
+    FeatureSource(path.parent)
 
 
 def test_resumes_after_an_error_with_the_missing_file(tmp_path: Path) -> None:

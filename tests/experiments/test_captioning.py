@@ -87,7 +87,8 @@ def test_self_critical_training_starts_from_the_best_checkpoint_or_the_one_that_
         state = make_state({"params": {"w": np.zeros(2)}}, optax.sgd(1.0), 0)
         for step, score in ((2, 0.9), (4, 0.1)):
             there = state.replace(step=state.step + step, params={"w": np.full(2, step, float)})
-            checkpointer.save(there, Position(step, {}), {trained.best_metric: score})
+            checkpointer.save(there, Position(step, {}))
+            checkpointer.rank(step, {trained.best_metric: score})
         checkpointer.close()
     config = smoke(tmp_path, scst)
     config.start = str(tmp_path / "start")

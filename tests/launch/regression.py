@@ -7,6 +7,7 @@ process appends the examples of every batch that it receives to a file.
 import dataclasses
 import json
 import os
+import resource
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -128,10 +129,19 @@ class RegressionConfig(Config):
     """Folder of the recorded batches, one file per process; empty: none."""
     delay: float = dataclasses.field(default=0.0, metadata={"runtime": True})
     """Seconds per batch."""
+    eval_delay: float = dataclasses.field(default=0.0, metadata={"runtime": True})
+    """Seconds per batch of an evaluation."""
     fails_at: int = dataclasses.field(default=-1, metadata={"runtime": True})
     """Training batch that the last process cannot read; -1: none."""
 
+    file_limit: int = dataclasses.field(default=-1, metadata={"runtime": True})
+    """Process that cannot write the largest files of a checkpoint; -1: none."""
+
     def make_model(self) -> nn.Module:
+        if self.file_limit == jax.process_index():
+            # Its log, on standard output, is shorter.
+            size = 4_000 if self.file_limit == 0 else 2_500
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         return Network()
 
     def make_task(self) -> Any:
@@ -148,7 +158,8 @@ class RegressionConfig(Config):
             num_threads=0,
             max_bad_share=0.1,
         )
-        traced = Traced(loader, self.trace, self.delay if split == "train" else 0)
+        delay = self.delay if split == "train" else self.eval_delay
+        traced = Traced(loader, self.trace, delay)
         return Failing(traced, self.fails_at) if split == "train" else traced
 
 

@@ -182,6 +182,25 @@ def test_a_signal_to_one_process_ends_both_after_the_same_step(
 
 
 @pytest.mark.parametrize("victim", [0, 1])
+def test_a_signal_during_an_evaluation_ends_it_in_both_and_it_is_repeated(
+    victim: int, start: Start, eight: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    # The checkpoint is on disk while the evaluation lasts.
+    with start(path, "--config.eval_delay=0.5", devices=4) as job:
+        assert job.wait_until(lambda: (path / "checkpoints" / "10").is_dir())
+        job.processes[victim].send_signal(signal.SIGTERM)
+        codes = job.wait(60)
+        text = job.text()
+    assert codes == [128 + signal.SIGTERM] * 2, text
+    assert text.count("stopped at step 10 by signal") == 2
+    assert losses(path)[-1] == ("train", 10)
+    with start(path, devices=4) as job:
+        job.succeed()
+    assert_same_figures(path, eight)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_the_other_which_names_it(
     victim: int, start: Start, tmp_path: Path
 ) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from flaxnets.training.cost import estimate_cost
-from flaxnets.training.loop import close_batches, make_variables
+from flaxnets.training.evaluation import close_batches
+from flaxnets.training.loop import make_variables
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.state import make_state
 from flaxnets.training.step import make_train_step

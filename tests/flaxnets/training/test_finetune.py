@@ -39,7 +39,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step, accuracy in ((2, 0.9), (4, 0.1)):
             params = jax.tree.map(lambda leaf, step=step: leaf + step, state.params)
             there = state.replace(step=state.step + step, params=params)
-            checkpointer.save(there, Position(step, {}), {"accuracy": accuracy})
+            checkpointer.save(there, Position(step, {}))
+            checkpointer.rank(step, {"accuracy": accuracy})
         checkpointer.close()
     return path
 

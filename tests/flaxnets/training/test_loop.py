@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
-from flaxnets.training.checkpoint import Checkpointer, DataChanged
+from flaxnets.training.checkpoint import Checkpointer, DamagedCheckpoint, DataChanged
 from flaxnets.training.loop import Outcome, train
 from flaxnets.training.metric_writer import NonFiniteLoss, read_metrics
 from flaxnets.training.parallel import DataParallel
@@ -104,6 +105,150 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert run(TinyConfig(), tmp_path).step == 12
     assert losses(tmp_path) == losses(finished)
+
+
+def records(path: Path) -> list[tuple[Any, ...]]:
+    """Returns all records without times, in the file's order."""
+    return [
+        tuple(
+            sorted((k, v) for k, v in record.items() if "per_second" not in k and "wait" not in k)
+        )
+        for record in read_metrics(path)
+    ]
+
+
+def assert_same_run(path: Path, expected: Path) -> None:
+    assert records(path) == records(expected)
+    found = []
+    for folder in (path, expected):
+        checkpointer = Checkpointer(folder / "checkpoints", read_only=True)
+        steps = checkpointer.steps
+        ranks = {step: checkpointer.metrics(step) for step in steps}
+        found.append((ranks, checkpointer.best_step, checkpointer.restore_variables(steps[-1])))
+        checkpointer.close()
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def during_evaluation(monkeypatch: pytest.MonkeyPatch, number: int, act: Any) -> list[int]:
+    """Calls ``act`` with the second of three batches of the ``number``-th evaluation from now on.
+
+    Returns:
+      Numbers of the batches that are read in evaluations, filled while they are.
+    """
+    read: list[int] = []
+
+    def batches(self: TinyData, start: int = 0) -> Any:
+        for batch_number, batch in enumerate(ORIGINAL(self, start), start):
+            if not self.train:
+                read.append(batch_number)
+                if batch_number == 1 and read.count(0) == number:
+                    act()
+            yield batch
+
+    monkeypatch.setattr(TinyData, "batches", batches)
+    return read
+
+
+def test_an_evaluation_that_fails_loses_no_step_and_is_done_by_the_next_call(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = 12
+
+    def fail() -> None:
+        raise OSError("clip.avi: cannot be read")
+
+    for number in (step // 4, 1):  # Still not mended at the second call.
+        with monkeypatch.context() as patch:
+            read = during_evaluation(patch, number, fail)
+            with pytest.raises(OSError, match=r"clip\.avi: cannot be read"):
+                run(TinyConfig(), tmp_path)
+        checkpointer = Checkpointer(tmp_path / "checkpoints", read_only=True)
+        assert checkpointer.latest_step == step
+        assert checkpointer.metrics(step) is None
+        checkpointer.close()
+    assert read == [0, 1]
+    assert run(TinyConfig(), tmp_path).step == 12
+    assert_same_run(tmp_path, finished)
+
+
+@pytest.mark.parametrize("step", [8, 12])
+def test_a_signal_ends_an_evaluation_after_the_batch_and_the_next_call_repeats_it(
+    step: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        read = during_evaluation(patch, step // 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        outcome = run(TinyConfig(), tmp_path)
+    assert (outcome.step, outcome.signal) == (step, signal.SIGTERM)
+    assert read[-2:] == [0, 1]
+    assert max(losses(tmp_path, "validation")) == step - 4
+    again = run(TinyConfig(), tmp_path)
+    assert (again.step, again.signal) == (12, None)
+    assert_same_run(tmp_path, finished)
+
+
+def test_a_signal_before_an_evaluation_leaves_it_to_the_next_call(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = 12
+
+    def batches(self: TinyData, start: int = 0) -> Any:
+        for number, batch in enumerate(ORIGINAL(self, start), start):
+            reached.append(number + 1 if self.train else reached[-1])
+            assert self.train or reached[-1] < step
+            if self.train and number + 1 == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    reached = [0]
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyData, "batches", batches)
+        outcome = run(TinyConfig(), tmp_path)
+    assert (outcome.step, outcome.signal) == (step, signal.SIGTERM)
+    assert run(TinyConfig(), tmp_path).step == 12
+    assert_same_run(tmp_path, finished)
+
+
+def test_a_kill_between_an_evaluation_and_its_ranking_records_it_once(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, rank = 8, Checkpointer.rank
+
+    def killed(self: Checkpointer, at: int, metrics: Any) -> None:
+        if at == step:
+            raise KeyboardInterrupt
+        rank(self, at, metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "rank", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(TinyConfig(), tmp_path)
+    assert max(losses(tmp_path, "validation")) == step
+    assert run(TinyConfig(), tmp_path).step == 12
+    assert_same_run(tmp_path, finished)
+
+
+def test_files_that_cannot_be_written_change_nothing_but_are_told(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tensorboard").write_text("no folder")
+    assert run(TinyConfig(), tmp_path).step == 12
+    assert_same_run(tmp_path, finished)
+    (message,) = [r.getMessage() for r in caplog.records if "cannot be written" in r.getMessage()]
+    assert "tensorboard" in message
+
+
+def test_a_damaged_newest_checkpoint_is_skipped_on_demand(finished: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(finished, tmp_path / "run")
+    damaged = path / "checkpoints" / "12" / "data" / "metadata"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b" ")
+    message = r"12: the checkpoint is damaged; .*data/metadata.*Undamaged steps: 8.*--skip_damaged"
+    with pytest.raises(DamagedCheckpoint, match=message):
+        run(TinyConfig(), path)
+    with Workdir(path) as workdir:
+        train(TinyConfig(), workdir, strategy=ONE_DEVICE, show_progress=False, skip_damaged=True)
+    assert_same_run(path, finished)
+    assert (path / "checkpoints" / "12.damaged").is_dir()
+    run(TinyConfig(), path)  # Nothing is left to skip.
 
 
 def test_a_metric_that_does_not_exist_ends_the_run_at_the_first_evaluation(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Workdir of a run: lock, configuration, metrics."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,33 @@ def test_what_is_no_workdir_is_told(tmp_path: Path) -> None:
         Workdir(tmp_path / "none").read_config()
     with pytest.raises(WorkdirError, match=r"no config\.json in it"):
         Workdir(tmp_path).read_config()
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"\xff\xfe", b"[]", b'{"experiment": 1}', b"[" * 99_999]
+)
+def test_a_damaged_configuration_names_its_file(tmp_path: Path, text: bytes) -> None:
+    workdir = Workdir(tmp_path)
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(WorkdirError, match=r"config\.json: damaged \(.*Delete it and give"):
+        workdir.read_config()
+    with pytest.raises(WorkdirError, match=r"config\.json: damaged \("):
+        workdir.claim("a.py", Config())
+
+
+def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path)
+    workdir.claim("a.py", Config())
+    before = (tmp_path / "config.json").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*/config\.json'"):
+            workdir.claim("a.py", Config(log_every=7))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_records_after_the_checkpoint_are_dropped_and_a_cut_line_too(tmp_path: Path) -> None:
