@@ -12,13 +12,15 @@ Exit codes:
   0    all steps are done
   1    error
   2    usage error
+  129  SIGHUP (a terminal that closed; ignored under nohup), after saving a checkpoint
   130  SIGINT (Ctrl-C), after saving a checkpoint
   134  another process died; detected about ``--heartbeat_timeout`` seconds later
   138  SIGUSR1 (sent by Slurm's ``--signal=USR1@60``), after saving a checkpoint
   143  SIGTERM to this or another process, after saving a checkpoint
 
-138 and 143 mean a preemption, and 134 a lost process: start the same command again to resume. A
-signal to one of several processes is enough.
+129, 138 and 143 mean a preemption, and 134 a lost process: start the same command again to resume.
+A signal to one of several processes is enough. Of several signals the first one that is not SIGINT
+gives the exit code.
 
 ``--profile_steps=FROM:TO`` writes a trace of these steps to ``profile/`` in the workdir.
 """

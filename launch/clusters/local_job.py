@@ -1,33 +1,96 @@
-"""Group of processes on this machine that start, print and end together."""
+"""Group of processes on this machine that start, print and end together.
 
+No process outlives this one, however it ends. On Linux the kernel sends SIGTERM to each of them at
+the moment of its death (``PR_SET_PDEATHSIG``), so that they save a checkpoint. A watchdog process
+covers the rest: other systems, processes that go on nevertheless, and their own children.
+"""
+
+import contextlib
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import IO
+
+from flaxnets.training.preemption import SIGNALS, handled_signals, prevailing_signal
 
 POLL_SECONDS = 0.05
 USAGE_ERROR = 2
 """Exit code of a usage error; a restart would fail again."""
+ORPHAN_SECONDS = 12.0
+"""Seconds that the processes have to save and end after the death of this one."""
+SAVED = frozenset(128 + number for number in SIGNALS)
+"""Exit codes of a training that a signal ended after a checkpoint."""
+MOST_HELD_LINES = 2_000
+READER_SECONDS = 10.0
+
+# It is run in the child, between fork and the command, so that Python forks no threads (preexec_fn
+# would). The parent may have died before prctl, hence the look at its number afterwards.
+_BIND_TO_PARENT = """
+import ctypes, os, signal, sys
+parent, command = int(sys.argv[1]), sys.argv[2:]
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG, which outlives exec
+if os.getppid() != parent:
+    sys.exit(128 + signal.SIGTERM)
+try:
+    os.execvp(command[0], command)
+except OSError as error:
+    sys.exit(f"error: {command[0]} does not start: {error}")
+"""
+
+# Standard input names a process group per line, with a minus sign once it has ended, and ends itself
+# when the launcher is dead.
+_WATCHDOG = """
+import os, signal, sys, time
+seconds = float(sys.argv[1])
+groups = set()
+for number in map(int, sys.stdin):
+    groups.add(number) if number > 0 else groups.discard(-number)
+def send(number):
+    for group in sorted(groups):
+        try:
+            os.killpg(group, number)
+        except ProcessLookupError:
+            groups.discard(group)
+        except PermissionError:
+            pass  # macOS: all of the group are zombies.
+if sys.platform != "linux":
+    send(signal.SIGTERM)
+end = time.monotonic() + seconds
+while groups and time.monotonic() < end:
+    time.sleep(0.1)
+    send(0)
+send(signal.SIGKILL)
+"""
 
 
 class LocalJob:
     """A job of one process per command, each the leader of its own process group.
 
     Lines of standard output and standard error are written to ``output`` with the prefix
-    ``[rank] ``, whole lines only. SIGINT and SIGTERM to this process are forwarded to all
-    processes, which may save a checkpoint; a second SIGINT kills them.
+    ``[rank] ``, whole lines only. SIGINT, SIGTERM, SIGHUP and SIGUSR1 to this process are forwarded
+    to all processes, which may save a checkpoint; a second SIGINT kills them.
+
+    If the processes end together, the first one that fails is named as the cause, with its signal.
+    Lines of the others after that moment are left out unless they end without an error: they tell
+    of a lost connection, which is the consequence.
 
     Args:
       commands: command of each process.
       environments: variables added to the environment of each process.
-      output: file for the lines; None: standard output.
+      output: file for the lines; None: standard output. If it can no longer be written to, as after
+        the end of a terminal, lines are dropped and the job goes on.
       grace_seconds: time for the others to end after one process fails; then they are killed.
         SIGTERM would not help: a process that waits in a collective for a dead one ignores it.
+        Infinite: the processes are independent of each other.
+      orphan_seconds: time for the processes to end after this one has died; then they are killed.
     """
 
     def __init__(
@@ -37,61 +100,112 @@ class LocalJob:
         *,
         output: IO[str] | None = None,
         grace_seconds: float = 10.0,
+        orphan_seconds: float = ORPHAN_SECONDS,
     ) -> None:
         self._commands, self._environments = commands, environments
         self._output = sys.stdout if output is None else output
-        self._grace_seconds = grace_seconds
+        self._grace_seconds, self._orphan_seconds = grace_seconds, orphan_seconds
         self._processes: list[subprocess.Popen[str]] = []
         self._writing = threading.Lock()
+        self._cause: int | None = None  # Rank of the first process that failed.
+        self._held = [deque[str](maxlen=MOST_HELD_LINES) for _ in commands]
+        self._signals: list[int] = []
+        self._unsent: list[deque[int]] = [deque() for _ in commands]
         self.signal: int | None = None
-        """Signal that was forwarded; None without one."""
+        """Signal that was forwarded, of several the prevailing one; None without one."""
 
     def run(self) -> int:
         """Runs all processes until they end.
 
         Returns:
           0 if all succeed, else the exit code of the first that fails: 128 + the signal's number
-          if a signal killed it.
+          if a signal killed it or if it ended because of a forwarded one; of several forwarded
+          signals the prevailing one counts.
         """
         previous = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in handled_signals():
                 previous[number] = signal.signal(number, self._forward)
         readers: list[threading.Thread] = []
         try:
-            for rank, (command, more) in enumerate(
-                zip(self._commands, self._environments, strict=True)
-            ):
-                process = subprocess.Popen(
-                    list(command),
-                    env={**os.environ, **more},
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    errors="replace",
-                    start_new_session=True,
-                )
-                self._processes.append(process)
-                reader = threading.Thread(target=self._copy, args=(rank, process), daemon=True)
-                reader.start()
-                readers.append(reader)
-            return self._watch()
+            with self._watchdog() as watch:
+                for rank, (command, more) in enumerate(
+                    zip(self._commands, self._environments, strict=True)
+                ):
+                    if self.signal is not None:
+                        break
+                    process = subprocess.Popen(
+                        bind_to_parent(command),
+                        env={**os.environ, **more},
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        text=True,
+                        encoding="utf-8",
+                        errors="replace",
+                        start_new_session=True,
+                    )
+                    self._processes.append(process)
+                    watch(process.pid)
+                    self._send_signals()  # One that came before this process could get it.
+                    reader = threading.Thread(target=self._copy, args=(rank, process), daemon=True)
+                    reader.start()
+                    readers.append(reader)
+                code = self._watch(watch)
         finally:
             self._kill()
             for reader in readers:
-                reader.join()
+                reader.join(READER_SECONDS)
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        self._tell_held()
+        if self.signal is not None and (code in SAVED or len(readers) < len(self._commands)):
+            return 128 + self.signal
+        return code
 
-    def _watch(self) -> int:
+    @contextlib.contextmanager
+    def _watchdog(self) -> Iterator[Callable[[int], None]]:
+        """Context of the watchdog; yields a function that names a process group to it."""
+        with subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(self._orphan_seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # What ends this process's group must not end it.
+        ) as process:
+            assert process.stdin is not None
+            names = process.stdin
+
+            def watch(group: int) -> None:
+                with contextlib.suppress(BrokenPipeError):  # Somebody killed the watchdog.
+                    print(group, file=names, flush=True)
+
+            try:
+                yield watch
+            finally:
+                self._kill()
+                process.kill()
+
+    def _watch(self, watch: Callable[[int], None]) -> int:
         """Waits until all have ended, or until the grace period after a failure is over."""
-        first, deadline = 0, float("inf")
+        first, deadline = 0, math.inf
         reported: set[int] = set()
         while True:
             codes = [process.poll() for process in self._processes]
-            for rank, code in enumerate(codes):
-                if code and rank not in reported:
-                    reported.add(rank)
+            self._find_cause()
+            # The cause is told first: its followers may have ended since the last look, too.
+            for rank in sorted(range(len(codes)), key=lambda rank: rank != self._cause):
+                code = codes[rank]
+                if code is None or rank in reported:
+                    continue
+                reported.add(rank)
+                group = self._processes[rank].pid
+                # Its own children, as a scorer in Java, are of no use any more.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(group, signal.SIGKILL)
+                watch(-group)
+                if code:
                     code = code if code > 0 else 128 - code
                     self._say(rank, f"ended with exit code {code}")
                     if not first:
@@ -104,12 +218,54 @@ class LocalJob:
                 return first
             time.sleep(POLL_SECONDS)
 
+    def _find_cause(self) -> int | None:
+        """Returns the rank of the process that failed first, and tells how it ended.
+
+        Where several have failed since the last look, JAX's abort (SIGABRT) after the death of
+        another process is no cause, and a signal is one before an exit code. None if the processes
+        are independent, or end because of a signal.
+        """
+        if self._cause is not None or self.signal is not None or math.isinf(self._grace_seconds):
+            return self._cause
+        codes = {rank: process.poll() for rank, process in enumerate(self._processes)}
+        failed = {rank: code for rank, code in codes.items() if code and code not in SAVED}
+        if not failed:
+            return None
+
+        def order(rank: int) -> tuple[bool, bool]:
+            return failed[rank] in (-signal.SIGABRT, 128 + signal.SIGABRT), failed[rank] > 0
+
+        cause = min(failed, key=order)
+        with self._writing:
+            if self._cause is not None:
+                return self._cause
+            self._cause = cause
+        if failed[cause] < 0:
+            number = -failed[cause]
+            name = signal.Signals(number).name if number in list(signal.Signals) else str(number)
+            why = ", which the kernel sends when memory runs out" if name == "SIGKILL" else ""
+            process = f"process {cause} of {len(self._commands)}"
+            self._say(cause, f"error: {process} was killed by {name}{why}; the others end with it")
+        return cause
+
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        if self.signal == number == signal.SIGINT:
-            self._kill()
+        self._signals.append(number)
+        self.signal = prevailing_signal(self.signal, number)
+        if self._signals.count(signal.SIGINT) > 1:
+            self._send(signal.SIGKILL)
             return
-        self.signal = number
-        self._send(number)
+        for unsent in self._unsent:
+            unsent.append(number)
+        self._send_signals()
+
+    def _send_signals(self) -> None:
+        """Sends what each process has not got yet, once, also if a signal interrupts this."""
+        for process, unsent in zip(self._processes, self._unsent, strict=False):
+            while unsent:
+                number = unsent.popleft()
+                # Not to its group: a data loader's workers are ended by the process that needs
+                # their batches until it has saved.
+                process.send_signal(number)
 
     def _kill(self) -> None:
         self._send(signal.SIGKILL)
@@ -120,17 +276,37 @@ class LocalJob:
         for process in self._processes:
             if process.poll() is None:
                 # The whole group, so that a data loader's workers end with their parent.
-                os.killpg(process.pid, number)
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, number)
 
     def _copy(self, rank: int, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
-                self._say(rank, line.rstrip("\n"))
+                if self._find_cause() in (None, rank):
+                    self._say(rank, line.rstrip("\n"))
+                else:
+                    self._held[rank].append(line.rstrip("\n"))
+
+    def _tell_held(self) -> None:
+        """Writes the lines of followers that ended without an error."""
+        for rank, (process, lines) in enumerate(zip(self._processes, self._held, strict=False)):
+            for line in lines if process.returncode == 0 else ():
+                self._say(rank, line)
 
     def _say(self, rank: int | str, line: str) -> None:
-        with self._writing:
+        # Without a terminal or a reader, the lines still have to be read, or the processes block.
+        with self._writing, contextlib.suppress(OSError, ValueError):
             print(f"[{rank}] {line}", file=self._output, flush=True)
+
+
+def bind_to_parent(command: Sequence[str]) -> list[str]:
+    """Returns a command that runs another one and ends it when its parent dies.
+
+    The process gets SIGTERM when the thread that started it has ended; on Linux only.
+    """
+    start = [sys.executable, "-I", "-S", "-c", _BIND_TO_PARENT, str(os.getpid())]
+    return [*start, *command]
 
 
 def run_with_restarts(make_job: Callable[[], LocalJob], restarts: int) -> int:
@@ -150,8 +326,9 @@ def run_with_restarts(make_job: Callable[[], LocalJob], restarts: int) -> int:
         if code in (0, USAGE_ERROR) or job.signal is not None or attempt == restarts:
             return code
         attempt += 1
-        print(
-            f"exit code {code}: restart {attempt} of {restarts}",
-            file=sys.stderr,
-            flush=True,
-        )
+        with contextlib.suppress(OSError):
+            print(
+                f"exit code {code}: restart {attempt} of {restarts}",
+                file=sys.stderr,
+                flush=True,
+            )
