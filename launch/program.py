@@ -3,6 +3,8 @@
 import hashlib
 import importlib.util
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from flaxnets.training.config import (
     update,
 )
 from flaxnets.training.metric_writer import NonFiniteLoss
+from flaxnets.training.preemption import SAVED, handled_signals
 from flaxnets.training.workdir import Workdir, WorkdirError
 
 # Errors whose message suffices for the user; any other error is a defect and shows its traceback.
@@ -32,6 +35,7 @@ EXPECTED_ERRORS = (
     WorkdirError,
     NonFiniteLoss,
     UndefinedMethod,
+    distributed.LostProcess,
 )
 
 
@@ -43,6 +47,14 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """
 
     def guarded(argv: Sequence[str]) -> int | None:
+        code = report_errors(argv)
+        if code in SAVED:
+            # It is ending, and no further signal may change the exit code.
+            for number in handled_signals():
+                signal.signal(number, signal.SIG_IGN)
+        return code
+
+    def report_errors(argv: Sequence[str]) -> int | None:
         absl_logging.use_absl_handler()
         logging.getLogger().setLevel(logging.INFO)
         # Orbax logs every file through absl's own logger.
@@ -56,10 +68,38 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             logging.getLogger(__name__).debug("failed", exc_info=True)
             who = distributed.describe_process()
             print(f"error: {who}: {error}" if who else f"error: {error}", file=sys.stderr)
-            distributed.leave(1)
+            code = distributed.LOST_PROCESS if isinstance(error, distributed.LostProcess) else 1
+            distributed.leave(code)
+            return code
+        except KeyboardInterrupt as error:
+            number = int(getattr(error, "signal", signal.SIGINT))
+            print(f"interrupted by signal {number}", file=sys.stderr)
+            distributed.leave(128 + number)
+            return 128 + number
+        except Exception:
+            problem = _find_missing_platform()
+            if not problem:
+                raise
+            print(f"error: {problem}", file=sys.stderr)
             return 1
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _find_missing_platform() -> str:
+    """Returns why JAX has no device of the platform in ``JAX_PLATFORMS``; "" if it has one."""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    try:
+        if wanted:
+            jax.devices()
+    except Exception as error:  # Of several types, one without a message.
+        reason = str(error).splitlines()[0] if str(error) else "its plugin is not installed"
+        return (
+            f"JAX_PLATFORMS={wanted}: expected a platform that JAX has here, received none "
+            f"({reason}); unset it, or set JAX_PLATFORMS=cpu, or install JAX for the device "
+            "(pip install -e '.[cuda]' or '.[tpu]')"
+        )
+    return ""
 
 
 def _is_defect(error: BaseException) -> bool:

@@ -11,6 +11,8 @@ from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 """Signals that end a run after a checkpoint."""
+SAVED = frozenset(128 + number for number in SIGNALS)
+"""Exit codes of a run that a signal ended after a checkpoint."""
 
 
 def prevailing_signal(before: int | None, number: int) -> int:
@@ -115,8 +117,8 @@ class Preemption:
     ) -> None:
         """Restores the previous handlers.
 
-        After another signal than SIGINT, SIGINT raises ``LateInterrupt``: what is still to be closed
-        may be cut short, but not the exit code that has the run started again.
+        After another signal, SIGINT raises ``LateInterrupt``: what is still to be closed may be cut
+        short, but the exit code has the run started again.
         """
         for number, handler in self._previous.items():
             if number == signal.SIGINT and self.signal not in (None, signal.SIGINT):

@@ -18,15 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import IO
 
-from flaxnets.training.preemption import SIGNALS, handled_signals, prevailing_signal
+from flaxnets.training.preemption import SAVED, handled_signals, prevailing_signal
 
 POLL_SECONDS = 0.05
 USAGE_ERROR = 2
 """Exit code of a usage error; a restart would fail again."""
 ORPHAN_SECONDS = 12.0
 """Seconds that the processes have to save and end after the death of this one."""
-SAVED = frozenset(128 + number for number in SIGNALS)
-"""Exit codes of a training that a signal ended after a checkpoint."""
 MOST_HELD_LINES = 2_000
 READER_SECONDS = 10.0
 
@@ -45,8 +43,8 @@ except OSError as error:
     sys.exit(f"error: {command[0]} does not start: {error}")
 """
 
-# Standard input names a process group per line, with a minus sign once it has ended, and ends itself
-# when the launcher is dead.
+# Standard input names a process group per line, with a minus sign once it has ended. It ends when
+# the launcher is dead.
 _WATCHDOG = """
 import os, signal, sys, time
 seconds = float(sys.argv[1])
@@ -106,7 +104,7 @@ class LocalJob:
         self._output = sys.stdout if output is None else output
         self._grace_seconds, self._orphan_seconds = grace_seconds, orphan_seconds
         self._processes: list[subprocess.Popen[str]] = []
-        self._writing = threading.Lock()
+        self._writing, self._choosing = threading.Lock(), threading.Lock()
         self._cause: int | None = None  # Rank of the first process that failed.
         self._held = [deque[str](maxlen=MOST_HELD_LINES) for _ in commands]
         self._signals: list[int] = []
@@ -225,7 +223,7 @@ class LocalJob:
         another process is no cause, and a signal is one before an exit code. None if the processes
         are independent, or end because of a signal.
         """
-        if self._cause is not None or self.signal is not None or math.isinf(self._grace_seconds):
+        if self.signal is not None or math.isinf(self._grace_seconds):
             return self._cause
         codes = {rank: process.poll() for rank, process in enumerate(self._processes)}
         failed = {rank: code for rank, code in codes.items() if code and code not in SAVED}
@@ -235,11 +233,10 @@ class LocalJob:
         def order(rank: int) -> tuple[bool, bool]:
             return failed[rank] in (-signal.SIGABRT, 128 + signal.SIGABRT), failed[rank] > 0
 
-        cause = min(failed, key=order)
-        with self._writing:
+        with self._choosing:
             if self._cause is not None:
                 return self._cause
-            self._cause = cause
+            self._cause = cause = min(failed, key=order)
         if failed[cause] < 0:
             number = -failed[cause]
             name = signal.Signals(number).name if number in list(signal.Signals) else str(number)
