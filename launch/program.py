@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import logging
+import math
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
 from flaxnets.configuration import nearest
 from flaxnets.training import distributed
@@ -25,7 +27,14 @@ from flaxnets.training.config import (
 )
 from flaxnets.training.metric_writer import NonFiniteLoss
 from flaxnets.training.preemption import SAVED, handled_signals
-from flaxnets.training.workdir import Workdir, WorkdirError
+from flaxnets.training.workdir import SILENT_SECONDS, Workdir, WorkdirError
+
+BREAK_LOCK_AFTER = flags.DEFINE_float(
+    "break_lock_after",
+    None,
+    "Seconds without a sign of life of a machine after which its lock of a workdir is broken.",
+    lower_bound=SILENT_SECONDS,
+)
 
 # Errors whose message suffices for the user; any other error is a defect and shows its traceback.
 EXPECTED_ERRORS = (
@@ -37,6 +46,25 @@ EXPECTED_ERRORS = (
     UndefinedMethod,
     distributed.LostProcess,
 )
+
+
+class _TupleParser(flags.ArgumentParser):
+    """Parser of fields that are tuples: as that of ml_collections, but one flag is the whole value.
+
+    There, a flag that is given again adds to the tuple; here, as for any other field, the last one
+    counts, so that a command can be repeated with another value at its end.
+    """
+
+    def parse(self, argument: Any) -> tuple[Any, ...]:
+        """Returns the tuple of a text as ``1,2`` or ``('a', 'b')``."""
+        return tuple_parser.TupleParser().parse(argument)
+
+    def flag_type(self) -> str:
+        """Returns the type's name for ``--help``."""
+        return "tuple"
+
+
+config_flags.register_flag_parser_for_type(tuple, _TupleParser())
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -243,6 +271,12 @@ def config_of(workdir: Workdir) -> Config:
     config = load_experiment(record["experiment"])
     update(config, record["config"])
     return config
+
+
+def open_workdir(path: Path | str, *, writes: bool = True) -> Workdir:
+    """Returns a workdir whose lock is broken after the time in ``--break_lock_after``."""
+    given = BREAK_LOCK_AFTER.value
+    return Workdir(path, writes=writes, break_lock_after=math.inf if given is None else given)
 
 
 def log_to(path: Path) -> None:

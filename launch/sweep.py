@@ -88,6 +88,7 @@ MAX_FAILURES = flags.DEFINE_integer(
 STALE_SECONDS = flags.DEFINE_integer(
     "stale_seconds", 60, "Seconds without a heartbeat, after which a trial is retried.", 2
 )
+flags.adopt_module_key_flags(program)
 PAGE = flags.DEFINE_bool("page", False, "Writes the page of the trials so far, and ends.")
 
 logger = logging.getLogger(__name__)

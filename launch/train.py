@@ -36,7 +36,6 @@ from flaxnets.training.config import Config
 from flaxnets.training.distributed import is_first, synchronize
 from flaxnets.training.loop import Outcome, train
 from flaxnets.training.profile import parse_steps
-from flaxnets.training.workdir import Workdir
 from launch import processes, program
 
 config_flags.DEFINE_config_file(
@@ -50,6 +49,7 @@ PROFILE_STEPS = flags.DEFINE_string(
 )
 # --helpshort lists the flags that connect processes, too.
 flags.adopt_module_key_flags(processes)
+flags.adopt_module_key_flags(program)
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run(spec: str, config: Config, profile_steps: tuple[int, int] | None) -> Outcome:
     """Trains the experiment in the folder of ``--workdir``."""
-    with Workdir(WORKDIR.value, writes=is_first()) as workdir:
+    with program.open_workdir(WORKDIR.value, writes=is_first()) as workdir:
         workdir.claim(spec, config)
         synchronize("workdir")  # All processes fail here if the first cannot claim the folder.
         if is_first():

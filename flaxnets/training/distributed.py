@@ -23,6 +23,7 @@ import secrets
 import socket
 import socketserver
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ LOST_PROCESS = 134
 _NOTICE_SECONDS = 10.0
 """Seconds between two messages about the processes that have not joined."""
 _RETRY_SECONDS = 0.2
+_WATCH_SECONDS = 0.5
 _GONE_SECONDS = 5.0
 """Seconds without a word of a process that had come, after which it counts as missing."""
 
@@ -76,7 +78,8 @@ def joined(
 ) -> Iterator[None]:
     """Context in which this process is joined to the others; precedes all operations of JAX.
 
-    If a process dies or stops responding, JAX aborts all others (exit code 134) within
+    If a process dies, those of the same machine name it and end at once (exit code 134). If one of
+    another machine dies or stops responding, JAX aborts the others (134, too) within
     ``heartbeat_timeout`` and a few more seconds, and names the task without heartbeats, whose
     number is its ``process_id``. If the first process, JAX's leader, dies, the others end at once.
 
@@ -123,18 +126,26 @@ def joined(
         )
     elif cluster != "none":
         _detect(cluster, timeouts)
-    names = _names() if jax.process_count() > 1 else []
-    if names:
-        logger.info("processes: %s", ", ".join(f"{k}: {name}" for k, name in enumerate(names)))
+    if jax.process_count() == 1:
+        yield
+        jax.distributed.shutdown()
+        return
+    peers = _find_peers()
+    logger.info("processes: %s", ", ".join(f"{k}: {peer.name}" for k, peer in enumerate(peers)))
+    ends = threading.Event()
+    watch = threading.Thread(target=_leave_with_peers, args=(peers, ends), daemon=True)
+    watch.start()
     try:
         yield
     except Exception as error:
-        lost = _find_lost(error, names, heartbeat_timeout) if names else ""
+        lost = _find_lost(error, peers, heartbeat_timeout)
         if not lost:
             raise
         raise LostProcess(lost) from error
     # Skipped after an error, as the other processes may never get here.
     synchronize("end")
+    ends.set()  # From here on they may end, and do not before this one has come to shutdown.
+    watch.join()
     jax.distributed.shutdown()
 
 
@@ -420,7 +431,71 @@ def describe_process() -> str:
     )
 
 
-def _find_lost(error: BaseException, names: Sequence[str], heartbeat_timeout: int) -> str:
+@dataclasses.dataclass(frozen=True)
+class _Peer:
+    """Process of the run.
+
+    Attributes:
+      pid: its number on its machine.
+      host: name of the machine.
+      place: boot and PID namespace in which ``pid`` counts; empty if the system has none.
+    """
+
+    pid: int
+    host: str
+    place: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.pid} on {self.host}"
+
+
+def _find_peers() -> list[_Peer]:
+    """Returns all processes in order; collective."""
+    place = ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        place = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    own = json.dumps([os.getpid(), socket.gethostname()[:128], place]).encode()
+    row = np.zeros(512, np.uint8)
+    row[: len(own)] = np.frombuffer(own, np.uint8)
+    rows = multihost_utils.process_allgather(row)
+    return [_Peer(*json.loads(row.tobytes().rstrip(bytes(1)))) for row in rows]
+
+
+def _find_dead(peers: Sequence[_Peer]) -> str:
+    """Returns the processes of this machine that no longer run, in words; "" if all do."""
+    own = jax.process_index()
+    near = [k for k, peer in enumerate(peers) if peer.place and peer.place == peers[own].place]
+    dead = [k for k in near if k != own and not _runs(peers[k].pid)]
+    return " and ".join(f"process {k} of {len(peers)} ({peers[k].name})" for k in dead)
+
+
+def _runs(pid: int) -> bool:
+    """Returns True if a process of this machine exists and is no zombie."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def _leave_with_peers(peers: Sequence[_Peer], ends: threading.Event) -> None:
+    """Ends this process when another one of this machine has died.
+
+    The main thread may wait for that one in an operation of all, or while it closes a checkpointer.
+    """
+    while not ends.wait(_WATCH_SECONDS):
+        if dead := _find_dead(peers):
+            logger.error("%s: %s", describe_process(), _say_dead(dead))
+            leave(LOST_PROCESS)
+
+
+def _say_dead(dead: str) -> str:
+    return f"{dead} has died, and this one ends; the output of the dead or dmesg has the reason"
+
+
+def _find_lost(error: BaseException, peers: Sequence[_Peer], heartbeat_timeout: int) -> str:
     """Returns which process has died, if an error is the loss of a connection to it; else "".
 
     An operation in which all processes take part fails in those that are left, with a message of
@@ -429,7 +504,7 @@ def _find_lost(error: BaseException, names: Sequence[str], heartbeat_timeout: in
 
     Args:
       error: raised in this process.
-      names: ``4711 on node7`` of each process.
+      peers: the processes.
       heartbeat_timeout: seconds.
     """
     chain: list[BaseException] = []
@@ -442,43 +517,11 @@ def _find_lost(error: BaseException, names: Sequence[str], heartbeat_timeout: in
     if message is None:
         return ""
     end = time.monotonic() + 1  # The process may be on its way out.
-    while not (dead := _find_dead(names)) and time.monotonic() < end:
+    while not (dead := _find_dead(peers)) and time.monotonic() < end:
         time.sleep(0.05)
     if dead:
-        return f"{' and '.join(dead)} has died; its own output, or dmesg, has the reason"
+        return _say_dead(dead)
     reason = message.splitlines()[0]
     logger.error("a process of another machine is lost (%s); JAX will name it", reason)
     time.sleep(heartbeat_timeout + 15)
     return f"a process of another machine is lost: {reason}"
-
-
-def _find_dead(names: Sequence[str]) -> list[str]:
-    """Returns the processes of this machine that no longer run, in words."""
-    dead = []
-    for number, name in enumerate(names):
-        pid, _, host = name.partition(" on ")
-        own = host != socket.gethostname() or number == jax.process_index()
-        if not own and not _runs(int(pid)):
-            dead.append(f"process {number} of {len(names)} ({name})")
-    return dead
-
-
-def _runs(pid: int) -> bool:
-    """Returns True if a process of this machine exists and is no zombie."""
-    try:
-        os.kill(pid, 0)
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except ProcessLookupError:
-        return False
-    except OSError:  # No permission, or no /proc.
-        return True
-    return status.rpartition(")")[2].split()[0] not in "ZX"
-
-
-def _names() -> list[str]:
-    """Returns ``4711 on node7`` of each process, to look up one that JAX reports dead."""
-    own = f"{os.getpid()} on {socket.gethostname()}".encode()[:128]
-    row = np.zeros(128, np.uint8)
-    row[: len(own)] = np.frombuffer(own, np.uint8)
-    rows = multihost_utils.process_allgather(row)
-    return [row.tobytes().rstrip(bytes(1)).decode("utf-8", "replace") for row in rows]

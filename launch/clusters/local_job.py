@@ -25,7 +25,9 @@ USAGE_ERROR = 2
 """Exit code of a usage error; a restart would fail again."""
 ORPHAN_SECONDS = 12.0
 """Seconds that the processes have to save and end after the death of this one."""
-MOST_HELD_LINES = 2_000
+DELAY_SECONDS = 0.5
+"""Delay of the output, in which the death of another process is noticed."""
+MOST_LINES, MOST_HELD_LINES = 10_000, 2_000
 READER_SECONDS = 10.0
 
 # It is run in the child, between fork and the command, so that Python forks no threads (preexec_fn
@@ -104,8 +106,10 @@ class LocalJob:
         self._output = sys.stdout if output is None else output
         self._grace_seconds, self._orphan_seconds = grace_seconds, orphan_seconds
         self._processes: list[subprocess.Popen[str]] = []
-        self._writing, self._choosing = threading.Lock(), threading.Lock()
+        self._readers: list[threading.Thread] = []
         self._cause: int | None = None  # Rank of the first process that failed.
+        # Time, rank and text of what was read and not written yet.
+        self._lines: deque[tuple[float, int, str]] = deque()
         self._held = [deque[str](maxlen=MOST_HELD_LINES) for _ in commands]
         self._signals: list[int] = []
         self._unsent: list[deque[int]] = [deque() for _ in commands]
@@ -124,7 +128,6 @@ class LocalJob:
         if threading.current_thread() is threading.main_thread():
             for number in handled_signals():
                 previous[number] = signal.signal(number, self._forward)
-        readers: list[threading.Thread] = []
         try:
             with self._watchdog() as watch:
                 for rank, (command, more) in enumerate(
@@ -148,16 +151,18 @@ class LocalJob:
                     self._send_signals()  # One that came before this process could get it.
                     reader = threading.Thread(target=self._copy, args=(rank, process), daemon=True)
                     reader.start()
-                    readers.append(reader)
+                    self._readers.append(reader)
                 code = self._watch(watch)
         finally:
             self._kill()
-            for reader in readers:
+            for reader in self._readers:
                 reader.join(READER_SECONDS)
+            self._write_lines(math.inf)
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        self._tell_held()
-        if self.signal is not None and (code in SAVED or len(readers) < len(self._commands)):
+        if self.signal is not None and (
+            code in SAVED or len(self._processes) < len(self._commands)
+        ):
             return 128 + self.signal
         return code
 
@@ -190,8 +195,10 @@ class LocalJob:
         first, deadline = 0, math.inf
         reported: set[int] = set()
         while True:
+            now = time.monotonic()
             codes = [process.poll() for process in self._processes]
-            self._find_cause()
+            self._find_cause(codes)
+            self._write_lines(now - DELAY_SECONDS)
             # The cause is told first: its followers may have ended since the last look, too.
             for rank in sorted(range(len(codes)), key=lambda rank: rank != self._cause):
                 code = codes[rank]
@@ -204,46 +211,43 @@ class LocalJob:
                     os.killpg(group, signal.SIGKILL)
                 watch(-group)
                 if code:
+                    self._readers[rank].join(DELAY_SECONDS)
+                    self._write_lines(time.monotonic())
                     code = code if code > 0 else 128 - code
                     self._say(rank, f"ended with exit code {code}")
                     if not first:
-                        first, deadline = code, time.monotonic() + self._grace_seconds
+                        first, deadline = code, now + self._grace_seconds
             if all(code is not None for code in codes):
                 return first
-            if time.monotonic() > deadline:
+            if now > deadline:
                 alive = [str(rank) for rank, code in enumerate(codes) if code is None]
                 self._say(alive[0], f"killing the remaining processes: {', '.join(alive)}")
                 return first
             time.sleep(POLL_SECONDS)
 
-    def _find_cause(self) -> int | None:
-        """Returns the rank of the process that failed first, and tells how it ended.
+    def _find_cause(self, codes: Sequence[int | None]) -> None:
+        """Finds the process that failed first, if they end together, and tells how it ended.
 
         Where several have failed since the last look, JAX's abort (SIGABRT) after the death of
-        another process is no cause, and a signal is one before an exit code. None if the processes
-        are independent, or end because of a signal.
+        another process is no cause, and a signal is one before an exit code.
         """
-        if self.signal is not None or math.isinf(self._grace_seconds):
-            return self._cause
-        codes = {rank: process.poll() for rank, process in enumerate(self._processes)}
-        failed = {rank: code for rank, code in codes.items() if code and code not in SAVED}
+        independent = math.isinf(self._grace_seconds)
+        if self._cause is not None or self.signal is not None or independent:
+            return
+        failed = {rank: code for rank, code in enumerate(codes) if code and code not in SAVED}
         if not failed:
-            return None
+            return
 
         def order(rank: int) -> tuple[bool, bool]:
             return failed[rank] in (-signal.SIGABRT, 128 + signal.SIGABRT), failed[rank] > 0
 
-        with self._choosing:
-            if self._cause is not None:
-                return self._cause
-            self._cause = cause = min(failed, key=order)
+        self._cause = cause = min(failed, key=order)
         if failed[cause] < 0:
             number = -failed[cause]
             name = signal.Signals(number).name if number in list(signal.Signals) else str(number)
             why = ", which the kernel sends when memory runs out" if name == "SIGKILL" else ""
             process = f"process {cause} of {len(self._commands)}"
             self._say(cause, f"error: {process} was killed by {name}{why}; the others end with it")
-        return cause
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)
@@ -280,20 +284,29 @@ class LocalJob:
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
-                if self._find_cause() in (None, rank):
-                    self._say(rank, line.rstrip("\n"))
-                else:
-                    self._held[rank].append(line.rstrip("\n"))
+                while len(self._lines) > MOST_LINES:  # The output is slow or stopped.
+                    time.sleep(POLL_SECONDS)
+                self._lines.append((time.monotonic(), rank, line.rstrip("\n")))
 
-    def _tell_held(self) -> None:
-        """Writes the lines of followers that ended without an error."""
-        for rank, (process, lines) in enumerate(zip(self._processes, self._held, strict=False)):
-            for line in lines if process.returncode == 0 else ():
+    def _write_lines(self, until: float) -> None:
+        """Writes what was read before a time; at the end (infinite) also the held lines.
+
+        Others notice the death of a process a little before this one does, hence the delay.
+        """
+        while self._lines and self._lines[0][0] <= until:
+            _, rank, line = self._lines.popleft()
+            if self._cause in (None, rank):
                 self._say(rank, line)
+            else:
+                self._held[rank].append(line)
+        if math.isinf(until):
+            for rank, process in enumerate(self._processes):
+                for line in self._held[rank] if process.returncode == 0 else ():
+                    self._say(rank, line)
 
     def _say(self, rank: int | str, line: str) -> None:
         # Without a terminal or a reader, the lines still have to be read, or the processes block.
-        with self._writing, contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
             print(f"[{rank}] {line}", file=self._output, flush=True)
 
 
