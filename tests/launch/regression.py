@@ -100,6 +100,9 @@ class Traced:
                 time.sleep(self.delay)
                 if self.trace and self.loader.train:
                     self.write(number, batch["index"].tolist())
+                elif self.trace:
+                    with open(f"{self.trace}-evaluation", "a") as file:
+                        file.write(f"{number}\n")
                 yield batch
 
     def write(self, number: int, examples: list[int]) -> None:
@@ -125,9 +128,12 @@ class RegressionConfig(Config):
     checkpoint_every: int = dataclasses.field(default=4, metadata={"runtime": True})
     log_every: int = dataclasses.field(default=1, metadata={"runtime": True})
     trace: str = dataclasses.field(default="", metadata={"runtime": True})
-    """Folder of the recorded batches, one file per process; empty: none."""
+    """Prefix of the files of recorded batches, one per process, and of ``-evaluation``, which grows
+    with each batch of the validation split; empty: none."""
     delay: float = dataclasses.field(default=0.0, metadata={"runtime": True})
     """Seconds per batch."""
+    eval_delay: float = dataclasses.field(default=0.0, metadata={"runtime": True})
+    """Seconds per batch of the validation split."""
     fails_at: int = dataclasses.field(default=-1, metadata={"runtime": True})
     """Training batch that the last process cannot read; -1: none."""
 
@@ -148,7 +154,8 @@ class RegressionConfig(Config):
             num_threads=0,
             max_bad_share=0.1,
         )
-        traced = Traced(loader, self.trace, self.delay if split == "train" else 0)
+        delay = self.delay if split == "train" else self.eval_delay
+        traced = Traced(loader, self.trace, delay)
         return Failing(traced, self.fails_at) if split == "train" else traced
 
 
