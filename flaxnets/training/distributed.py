@@ -326,7 +326,7 @@ def _host(group: _Group, bind: str) -> Iterator[str]:
             absent = missing()
             if not absent:
                 leaving.add(number)
-            answer = json.dumps({"missing": absent, "problem": "; ".join(problems)}).encode()
+            answer = json.dumps({"missing": absent, "problem": "".join(problems[:1])}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

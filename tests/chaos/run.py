@@ -250,6 +250,7 @@ def play(rounds: int, seed: int, folder: Path, *, finish: bool = True) -> Counte
     Returns:
       Numbers of ``rounds`` and of finished ``runs``.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup would have the trainings ignore it.
     rng = random.Random(seed)
     kinds = [Runs(folder / "1", 1), Runs(folder / "2", 2), Runs(folder / "local", 2, True)]
     counts: Counter[str] = Counter()
