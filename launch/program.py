@@ -1,12 +1,16 @@
 """Shared parts of the programs: the run under absl, errors without a traceback, experiments."""
 
+import ast
+import dataclasses
 import hashlib
 import importlib.util
 import logging
 import math
 import os
+import re
 import signal
 import sys
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,12 +56,25 @@ class _TupleParser(flags.ArgumentParser):
     """Parser of fields that are tuples: as that of ml_collections, but one flag is the whole value.
 
     There, a flag that is given again adds to the tuple; here, as for any other field, the last one
-    counts, so that a command can be repeated with another value at its end.
+    counts, so that a command can be repeated with another value at its end. Texts need no quotes.
     """
 
     def parse(self, argument: Any) -> tuple[Any, ...]:
-        """Returns the tuple of a text as ``1,2`` or ``('a', 'b')``."""
-        return tuple_parser.TupleParser().parse(argument)
+        """Returns the tuple of a text as ``1,2``, ``a,b`` or ``('a', 'b')``; empty of "".
+
+        Raises:
+          ValueError: brackets or quotes that do not match.
+        """
+        if not isinstance(argument, str) or re.search(r"[()\[\]'\"]", argument):
+            return tuple_parser.TupleParser().parse(argument)
+        parts = [part.strip() for part in argument.split(",")]
+        return tuple(self._parse_part(part) for part in parts if part)
+
+    def _parse_part(self, text: str) -> Any:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
 
     def flag_type(self) -> str:
         """Returns the type's name for ``--help``."""
@@ -223,7 +240,22 @@ def experiment_of_flag(argv: Sequence[str]) -> tuple[str, Config]:
     config = flags.FLAGS.config
     if not isinstance(config, Config):
         load_experiment(spec)  # The flag hides the reason; this raises it.
-    return spec, config
+    return spec, conform_texts(config)
+
+
+def conform_texts(config: Any) -> Any:
+    """Returns a configuration whose tuples of texts hold texts alone, changed in place.
+
+    A flag's ``23,24`` is parsed as two numbers, as its parser does not know the field's type.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            conform_texts(value)
+        elif hints[field.name] == tuple[str, ...]:
+            setattr(config, field.name, tuple(map(str, value)))
+    return config
 
 
 def load_experiment(spec: str) -> Config:
