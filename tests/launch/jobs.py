@@ -47,6 +47,21 @@ def processes_with(text: str) -> dict[int, str]:
     return found
 
 
+def group_members(group: int) -> list[int]:
+    """Returns the living processes of a process group."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, _, its_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(its_group) == group and state != "Z":
+            members.append(int(entry.name))
+    return members
+
+
 class Job:
     """``python -m MODULE`` as several processes; the context manager kills those that remain.
 
