@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -109,6 +110,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             return main(argv[1:])
         except EXPECTED_ERRORS as error:
             if _is_defect(error):
+                if distributed.describe_process():
+                    traceback.print_exc()
+                    distributed.leave(1)
                 raise
             logging.getLogger(__name__).debug("failed", exc_info=True)
             who = distributed.describe_process()
@@ -124,6 +128,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         except Exception:
             problem = _find_missing_platform()
             if not problem:
+                if distributed.describe_process():
+                    # An orderly exit would wait for the other processes, which wait for this one.
+                    traceback.print_exc()
+                    distributed.leave(1)
                 raise
             print(f"error: {problem}", file=sys.stderr)
             return 1

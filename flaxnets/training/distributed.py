@@ -46,7 +46,8 @@ _WATCH_SECONDS = 0.5
 _GONE_SECONDS = 5.0
 """Seconds without a word of a process that had come, after which it counts as missing."""
 
-# Messages of Gloo, NCCL, gRPC and the coordination service about a connection that is gone.
+# Messages that none but JAX has, and those of Gloo, NCCL, gRPC and the coordination service about a connection that is gone.
+_LOST_IN_JAX = re.compile("Gloo |NCCL |heartbeat timeout|coordination service")
 _LOST = re.compile(
     "Gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|Socket closed|heartbeat|UNAVAILABLE"
 )
@@ -495,6 +496,12 @@ def _say_dead(dead: str) -> str:
     return f"{dead} has died, and this one ends; the output of the dead or dmesg has the reason"
 
 
+def _is_lost_connection(error: BaseException) -> bool:
+    """Returns True for an error of JAX, or one that quotes it, about a connection to a process."""
+    pattern = _LOST if isinstance(error, jax.errors.JaxRuntimeError) else _LOST_IN_JAX
+    return pattern.search(str(error)) is not None
+
+
 def _find_lost(error: BaseException, peers: Sequence[_Peer], heartbeat_timeout: int) -> str:
     """Returns which process has died, if an error is the loss of a connection to it; else "".
 
@@ -512,8 +519,7 @@ def _find_lost(error: BaseException, peers: Sequence[_Peer], heartbeat_timeout: 
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__ or link.__context__
-    messages = [str(one) for one in chain if isinstance(one, jax.errors.JaxRuntimeError)]
-    message = next((text for text in messages if _LOST.search(text)), None)
+    message = next((str(one) for one in chain if _is_lost_connection(one)), None)
     if message is None:
         return ""
     end = time.monotonic() + 1  # The process may be on its way out.

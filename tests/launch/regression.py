@@ -134,8 +134,6 @@ class RegressionConfig(Config):
     """Seconds per batch."""
     eval_delay: float = dataclasses.field(default=0.0, metadata={"runtime": True})
     """Seconds per batch of the validation split."""
-    data_workers: int = dataclasses.field(default=0, metadata={"runtime": True})
-    """Worker processes of the loader."""
     fails_at: int = dataclasses.field(default=-1, metadata={"runtime": True})
     """Training batch that the last process cannot read; -1: none."""
 
@@ -154,7 +152,6 @@ class RegressionConfig(Config):
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             num_threads=0,
-            num_workers=self.data_workers,
             max_bad_share=0.1,
         )
         delay = self.delay if split == "train" else self.eval_delay

@@ -18,6 +18,7 @@ from flaxnets.training.checkpoint import Checkpointer
 from flaxnets.training.distributed import LOST_PROCESS
 from flaxnets.training.metric_writer import read_metrics
 from tests.launch.jobs import Job, LocalLaunch, free_port, group_members
+from tests.launch.programs import MOVING_SHAPES
 from tests.launch.regression import NUM_EXAMPLES, read_trace
 
 # Real processes take seconds to start each: `make stress` runs them.
@@ -224,8 +225,8 @@ def test_an_error_of_one_process_ends_the_other(start: Start, tmp_path: Path) ->
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGUSR1])
 def test_a_dead_launcher_leaves_no_process_and_the_run_goes_on(number: int, tmp_path: Path) -> None:
     def launch(path: Path) -> LocalLaunch:
-        flags = (CONFIG, f"--workdir={path}", f"--config.trace={path}.trace")
-        flags += ("--config.delay=0.05", "--config.data_workers=1")
+        flags = [CONFIG, f"--workdir={path}", f"--config.trace={path}.trace"]
+        flags += ["--config.delay=0.05"]
         return LocalLaunch(flags, logs=tmp_path / "logs", cache=tmp_path / "cache")
 
     whole, path = tmp_path / "whole", tmp_path / "run"
@@ -233,17 +234,11 @@ def test_a_dead_launcher_leaves_no_process_and_the_run_goes_on(number: int, tmp_
         job.succeed()
     with launch(path) as job:
         assert job.wait_until(partial(reached, path, 6))
-        group = job.workers()
-        assert set(group) == {0, 1}
+        assert set(job.workers()) == {0, 1}
         job.processes[0].send_signal(number)
         killed = number == signal.SIGKILL
         assert job.wait(60) == [-number if killed else 128 + number], job.text()
         job.wait_for_workers(15)
-        # Nor their loaders' workers, which are in their groups.
-        end = time.monotonic() + 15
-        while any(group_members(pid) for pid in group.values()):
-            assert time.monotonic() < end
-            time.sleep(0.1)
     stopped = last_step(path)
     assert 6 <= stopped < STEPS
     checkpointer = Checkpointer(path / "checkpoints", read_only=True)
@@ -255,6 +250,21 @@ def test_a_dead_launcher_leaves_no_process_and_the_run_goes_on(number: int, tmp_
     assert [r["loss"] for r in read_metrics(path)] == [r["loss"] for r in read_metrics(whole)]
     jax.tree.map(np.testing.assert_array_equal, last_variables(path), last_variables(whole))
     assert_each_example_once_an_epoch(path)
+
+
+def test_no_worker_of_a_loader_is_left_either(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    flags = [MOVING_SHAPES, f"--workdir={path}", "--config.num_steps=2000"]
+    flags += ["--config.data.num_workers=2", "--config.log_every=1"]
+    with LocalLaunch(flags, logs=tmp_path / "logs", cache=tmp_path / "cache") as job:
+        assert job.wait_until(partial(reached, path, 2))
+        groups = list(job.workers().values())
+        assert all(len(group_members(group)) >= 3 for group in groups)
+        job.processes[0].kill()
+        end = time.monotonic() + 15
+        while left := [group for group in groups if group_members(group)]:
+            assert time.monotonic() < end, left
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -219,5 +219,7 @@ def test_the_dead_among_the_processes_are_named() -> None:
     except RuntimeError as error:
         named = distributed._find_lost(error, [*own, dead], 1)
     assert named.startswith(f"process 1 of 2 ({where}) has died")
+    quoted = ValueError("9: the checkpoint could not be written: UNKNOWN: Gloo AllGather failed")
+    assert distributed._find_lost(quoted, [*own, dead], 1) == named
     assert distributed._find_lost(OSError("Connection refused"), [*own, dead], 1) == ""
     ended.wait()
