@@ -46,7 +46,8 @@ _WATCH_SECONDS = 0.5
 _GONE_SECONDS = 5.0
 """Seconds without a word of a process that had come, after which it counts as missing."""
 
-# Messages that none but JAX has, and those of Gloo, NCCL, gRPC and the coordination service about a connection that is gone.
+# Messages of Gloo, NCCL, gRPC and the coordination service about a connection that is gone. Those
+# of the first list come from JAX alone, and count in the error of a checkpoint that quotes them.
 _LOST_IN_JAX = re.compile("Gloo |NCCL |heartbeat timeout|coordination service")
 _LOST = re.compile(
     "Gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|Socket closed|heartbeat|UNAVAILABLE"

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import IO
 
+from flaxnets.training.distributed import LOST_PROCESS
 from flaxnets.training.preemption import SAVED, handled_signals, prevailing_signal
 
 POLL_SECONDS = 0.05
@@ -218,30 +219,38 @@ class LocalJob:
                     if not first:
                         first, deadline = code, now + self._grace_seconds
             if all(code is not None for code in codes):
-                return first
+                return self._first_code(first)
             if now > deadline:
                 alive = [str(rank) for rank, code in enumerate(codes) if code is None]
                 self._say(alive[0], f"killing the remaining processes: {', '.join(alive)}")
-                return first
+                return self._first_code(first)
             time.sleep(POLL_SECONDS)
+
+    def _first_code(self, seen: int) -> int:
+        """Returns the exit code of the cause; without one, that which was seen first."""
+        code = None if self._cause is None else self._processes[self._cause].returncode
+        return seen if code is None else code if code > 0 else 128 - code
 
     def _find_cause(self, codes: Sequence[int | None]) -> None:
         """Finds the process that failed first, if they end together, and tells how it ended.
 
-        Where several have failed since the last look, JAX's abort (SIGABRT) after the death of
-        another process is no cause, and a signal is one before an exit code.
+        Where several have failed since the last look, a signal is the cause before an exit code. An
+        end because of the death of another process (``LOST_PROCESS``, or JAX's SIGABRT) is one only
+        until that process is known: its last threads may take longer to end.
         """
-        independent = math.isinf(self._grace_seconds)
-        if self._cause is not None or self.signal is not None or independent:
+        if self.signal is not None or math.isinf(self._grace_seconds):
             return
         failed = {rank: code for rank, code in enumerate(codes) if code and code not in SAVED}
-        if not failed:
+
+        def follows(rank: int) -> bool:
+            return failed[rank] in (-signal.SIGABRT, LOST_PROCESS)
+
+        if not failed or (self._cause is not None and not follows(self._cause)):
             return
-
-        def order(rank: int) -> tuple[bool, bool]:
-            return failed[rank] in (-signal.SIGABRT, 128 + signal.SIGABRT), failed[rank] > 0
-
-        self._cause = cause = min(failed, key=order)
+        cause = min(failed, key=lambda rank: (follows(rank), failed[rank] > 0, rank))
+        if cause == self._cause:
+            return
+        self._cause = cause
         if failed[cause] < 0:
             number = -failed[cause]
             name = signal.Signals(number).name if number in list(signal.Signals) else str(number)

@@ -99,6 +99,11 @@ def test_errors_that_follow_from_a_death_are_left_out() -> None:
         "[1] before",
         "[1] ended with exit code 1",
     ]
+    # Another one may notice the death before the job does.
+    slow = "import os, sys, time; time.sleep({}); {}"
+    code, lines, _ = run(slow.format(0.2, "sys.exit(134)"), slow.format(0.8, "os.kill(0, 9)"))
+    assert code == 137
+    assert any(line.startswith("[1] error: process 1 of 2 was killed by SIGKILL") for line in lines)
     # What ends well is shown, and so is the error that came first.
     code, lines, _ = run("import sys; print('why'); sys.exit(3)", follows)
     assert (code, lines) == (
