@@ -368,6 +368,7 @@ def _host(group: _Group, bind: str) -> Iterator[str]:
 
 def _visit(group: _Group, bind: str) -> Iterator[str]:
     """Yields the state again and again until the first process answers that all have come."""
+    last, answered = "", time.monotonic()
     me = f"/flaxnets/{group.process_id}/{group.num_processes}/{secrets.token_hex(4)}"
     while True:
         try:
@@ -377,13 +378,17 @@ def _visit(group: _Group, bind: str) -> Iterator[str]:
                 answer = json.loads(connection.getresponse().read())
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
+            if last and time.monotonic() > answered + _GONE_SECONDS:
+                where = f"process 0 no longer answers at {group.coordinator} ({reason})"
+                raise ValueError(f"{where}; when it did, {last}") from None
             yield f"process 0 has not answered at {group.coordinator} ({reason})"
         else:
             if answer["problem"]:
                 raise ValueError(answer["problem"])
             if not answer["missing"]:
                 return
-            yield _state(group.num_processes, answer["missing"])
+            last, answered = _state(group.num_processes, answer["missing"]), time.monotonic()
+            yield last
         time.sleep(_RETRY_SECONDS)
 
 

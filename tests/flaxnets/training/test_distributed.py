@@ -176,6 +176,19 @@ def test_a_sentence_comes_soon_and_the_end_is_one(
         assert any(record.getMessage().startswith(state) for record in caplog.records)
 
 
+def test_who_was_missing_is_known_when_the_first_process_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributed, "_GONE_SECONDS", 0.5)
+    port = free_port()
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(meet, port, 3, 2)
+        assert meet(port, 3, 0, timeout=1)[0] == "late"
+        error, _ = second.result()
+    assert error.startswith(f"process 0 no longer answers at 127.0.0.1:{port} (")
+    assert error.endswith("; when it did, 2 of 3 processes have joined, not 1")
+
+
 def test_processes_of_other_runs_do_not_meet() -> None:
     port = free_port()
     with ThreadPoolExecutor(1) as pool:
