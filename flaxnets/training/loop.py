@@ -220,7 +220,7 @@ def train(
             # -- Decisions, the same in every process, since saving and evaluating are collective.
             # The signal is read once: one that comes later in this iteration ends the next one,
             # which then saves.
-            preempted = preemption.stops_at(step)
+            preempted = preemption.stops()
             evaluates = step % config.eval_every == 0 or step == config.num_steps
             saves = evaluates or preempted or step % config.checkpoint_every == 0
             ends = preempted or step == config.num_steps

@@ -61,9 +61,9 @@ class Preemption:
     raises KeyboardInterrupt at once. Outside the main thread, where Python allows no handlers,
     signals keep their effect.
 
-    Any one of several processes may get the signal: JAX's preemption service then chooses a step
-    that none of them has passed, usually the next. It listens to SIGTERM as soon as the processes
-    have joined.
+    Any one of several processes may get the signal: JAX's preemption service then chooses a call of
+    ``stops`` that none of them has passed, usually the next. It listens to SIGTERM as soon as the
+    processes have joined.
     """
 
     def __init__(self) -> None:
@@ -74,15 +74,22 @@ class Preemption:
         self._previous: dict[int, Any] = {}
         self._several = jax.process_count() > 1
         self._service: Any = None
+        self._calls = 0
+        self._stops = False
 
-    def stops_at(self, step: int) -> bool:
-        """Returns True if the run ends after ``step``; all processes call it after every step."""
+    def stops(self) -> bool:
+        """Returns True from the call on at which all processes end.
+
+        All processes call it equally often: after every step and every batch of an evaluation.
+        """
         if not self._several:
             return self.signal is not None
-        stops = multihost_utils.reached_preemption_sync_point(step)
-        if stops and self.signal is None:
+        # The service compares for equality, and returns True once.
+        self._calls += 1
+        self._stops = self._stops or multihost_utils.reached_preemption_sync_point(self._calls)
+        if self._stops and self.signal is None:
             self.signal = signal.SIGTERM
-        return stops
+        return self._stops
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         self._interrupts += number == signal.SIGINT

@@ -106,6 +106,7 @@ class Workdir:
         except filelock.Timeout:
             raise WorkdirInUse(f"{self.path}: in use by another process") from None
         except OSError as error:
+            self._lock.release()
             raise WorkdirError(f"{self.path}: no folder that can be written to: {error}") from error
         self._ends.clear()
         self._beats = threading.Thread(target=self._beat, name="workdir-lock", daemon=True)

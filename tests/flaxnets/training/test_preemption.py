@@ -31,9 +31,9 @@ def send(*numbers: int) -> None:
 def test_each_signal_ends_the_run_after_the_step(number: int) -> None:
     before = signal.getsignal(number)
     with Preemption() as preemption:
-        assert not preemption.stops_at(1)
+        assert not preemption.stops()
         send(number)
-        assert preemption.stops_at(2)
+        assert preemption.stops()
         assert preemption.signal == number
     assert signal.getsignal(number) is before
 
@@ -42,7 +42,7 @@ def test_each_signal_ends_the_run_after_the_step(number: int) -> None:
 def test_of_several_signals_one_that_schedulers_requeue_counts(order: Sequence[int]) -> None:
     with Preemption() as preemption:
         send(*order)
-        assert preemption.stops_at(1)
+        assert preemption.stops()
         assert preemption.signal == next(number for number in order if number != INT)
 
 
@@ -51,7 +51,7 @@ def test_at_the_same_moment_too() -> None:
     with Preemption() as preemption:
         send(INT, TERM, USR1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        assert preemption.stops_at(1)
+        assert preemption.stops()
         assert preemption.signal in (TERM, USR1)
 
 
@@ -76,5 +76,5 @@ def test_nohup_keeps_its_effect() -> None:
     signal.signal(HUP, signal.SIG_IGN)
     with Preemption() as preemption:
         send(HUP)
-        assert not preemption.stops_at(1)
+        assert not preemption.stops()
     assert signal.getsignal(HUP) == signal.SIG_IGN
