@@ -401,7 +401,7 @@ def _exit_with_parent(worker_index: int, worker_count: int) -> None:
     A terminal or scheduler signals the whole process group. The worker ignores these signals: the
     parent still needs batches for the step at which it stops, and then ends its workers itself.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:

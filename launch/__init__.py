@@ -3,6 +3,9 @@
 from __future__ import annotations  # Older Pythons must get as far as the check below.
 
 import importlib.metadata
+import io
+import locale
+import os
 import sys
 from pathlib import Path
 
@@ -37,7 +40,38 @@ def find_problem() -> str | None:
     return None
 
 
+def open_standard_streams() -> None:
+    """Opens standard input, output and error of this process on ``/dev/null`` if they are closed.
+
+    Otherwise the next file to be opened, as a checkpoint, would get the number of a closed one, and
+    what libraries in C++ print would be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest free number, this one.
+        if getattr(sys, name) is None:
+            raw = io.FileIO(number, "r" if name == "stdin" else "w", closefd=False)
+            setattr(sys, name, io.TextIOWrapper(raw, encoding="utf-8", write_through=True))
+
+
+def use_utf8() -> None:
+    """Restarts Python in UTF-8 mode unless the locale's encoding is UTF-8 already.
+
+    Paths, class names and captions have letters that ASCII and Latin-1 have not. Processes that
+    this one starts are in UTF-8 mode, too.
+    """
+    if sys.flags.utf8_mode or locale.getencoding().lower().replace("-", "") == "utf8":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 # Under python -m, a package is imported before its program, while this is the argument. Tests and
 # other programs that import parts of launch are not checked.
-if sys.argv[:1] == ["-m"] and (problem := find_problem()):
-    sys.exit(f"error: {problem}; make demo sets up .venv: use .venv/bin/python")
+if sys.argv[:1] == ["-m"]:
+    open_standard_streams()
+    if problem := find_problem():
+        sys.exit(f"error: {problem}; make demo sets up .venv: use .venv/bin/python")
+    use_utf8()

@@ -23,7 +23,6 @@ from ml_collections import config_flags
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.config import Config
 from flaxnets.training.loop import train
-from flaxnets.training.workdir import Workdir
 from launch import program
 
 config_flags.DEFINE_config_file(
@@ -38,6 +37,8 @@ FOLDS = flags.DEFINE_list(
 SEEDS = flags.DEFINE_list(
     "seeds", ["0", "1", "2"], "Random seeds of each fold, separated by commas."
 )
+
+flags.adopt_module_key_flags(program)
 
 Correct = dict[int, dict[int, list[bool]]]
 """Fold → seed → True for each test clip that was classified correctly, in the fold's order."""
@@ -91,7 +92,7 @@ def run(spec: str, config: Config, path: Path) -> int | list[tuple[int, int]]:
     Returns:
       (label, prediction) of each test clip; or the exit code if a signal ended the training.
     """
-    with Workdir(path) as workdir:
+    with program.open_workdir(path) as workdir:
         workdir.claim(spec, config)
         predictions = workdir.predictions("test")
         if not predictions.exists():

@@ -54,7 +54,7 @@ def run(spec: str, path: Path) -> int | dict[str, str]:
     """Trains and tests one variant; returns its row, or the exit code after a signal."""
     config = load_experiment(spec)
     print(f"training {config.name}", flush=True)
-    with Workdir(path) as workdir:
+    with program.open_workdir(path) as workdir:
         workdir.claim(spec, config)
         outcome = train(config, workdir)
         if outcome.signal is not None:

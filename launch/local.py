@@ -6,9 +6,10 @@
 The flags after ``--`` are those of ``launch.train``, or of the program that ``--program`` names.
 Each process uses its share of the GPUs (``--gpus_per_process``) or simulates CPU devices
 (``--cpu_devices``). Output lines start with the rank of their process. When one process dies, all
-end. Ctrl-C and SIGTERM reach all processes, which save a checkpoint. ``--restarts=K`` restarts the
-job up to K times after an error or a dead process, and the training resumes; Ctrl-C, SIGTERM and
-usage errors end it.
+end, and the first one is named. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 reach all processes, which save
+a checkpoint. If this program itself is killed, they get SIGTERM, and after ``--orphan_seconds``
+SIGKILL. ``--restarts=K`` restarts the job up to K times after an error or a dead process, and the
+training resumes; these signals and usage errors end it.
 
 The exit code is that of the first process that failed.
 """
@@ -20,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from launch import program
-from launch.clusters.local_job import LocalJob, run_with_restarts
+from launch.clusters.local_job import ORPHAN_SECONDS, LocalJob, run_with_restarts
 
 PROCESSES = flags.DEFINE_integer("processes", 2, "Number of processes.", lower_bound=1)
 CPU_DEVICES = flags.DEFINE_integer(
@@ -32,6 +33,12 @@ GPUS_PER_PROCESS = flags.DEFINE_integer(
     "GPUs of each process: process i uses the i-th group; 0: each process sees all GPUs.",
 )
 RESTARTS = flags.DEFINE_integer("restarts", 0, "Most restarts after failures.", lower_bound=0)
+ORPHAN = flags.DEFINE_float(
+    "orphan_seconds",
+    ORPHAN_SECONDS,
+    "Seconds that the processes have to save and end if this program is killed.",
+    lower_bound=0,
+)
 PROGRAM = flags.DEFINE_string("program", "launch.train", "Module that each process runs.")
 
 
@@ -44,7 +51,11 @@ def main(argv: Sequence[str]) -> int:
     processes = PROCESSES.value
 
     def make_job() -> LocalJob:
-        return LocalJob(make_commands(argv, processes), make_environments(processes))
+        return LocalJob(
+            make_commands(argv, processes),
+            make_environments(processes),
+            orphan_seconds=ORPHAN.value,
+        )
 
     return run_with_restarts(make_job, RESTARTS.value)
 

@@ -1,9 +1,17 @@
 """Shared parts of the programs: the run under absl, errors without a traceback, experiments."""
 
+import ast
+import dataclasses
 import hashlib
 import importlib.util
 import logging
+import math
+import os
+import re
+import signal
 import sys
+import traceback
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +20,7 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
 from flaxnets.configuration import nearest
 from flaxnets.training import distributed
@@ -22,7 +31,15 @@ from flaxnets.training.config import (
     update,
 )
 from flaxnets.training.metric_writer import NonFiniteLoss, RecordFile
-from flaxnets.training.workdir import Workdir, WorkdirError
+from flaxnets.training.preemption import SAVED, handled_signals
+from flaxnets.training.workdir import SILENT_SECONDS, Workdir, WorkdirError
+
+BREAK_LOCK_AFTER = flags.DEFINE_float(
+    "break_lock_after",
+    None,
+    "Seconds without a sign of life of a machine after which its lock of a workdir is broken.",
+    lower_bound=SILENT_SECONDS,
+)
 
 # Errors whose message suffices for the user; any other error is a defect and shows its traceback.
 EXPECTED_ERRORS = (
@@ -32,7 +49,40 @@ EXPECTED_ERRORS = (
     WorkdirError,
     NonFiniteLoss,
     UndefinedMethod,
+    distributed.LostProcess,
 )
+
+
+class _TupleParser(flags.ArgumentParser):
+    """Parser of fields that are tuples: as that of ml_collections, but one flag is the whole value.
+
+    There, a flag that is given again adds to the tuple; here, as for any other field, the last one
+    counts, so that a command can be repeated with another value at its end. Texts need no quotes.
+    """
+
+    def parse(self, argument: Any) -> tuple[Any, ...]:
+        """Returns the tuple of a text as ``1,2``, ``a,b`` or ``('a', 'b')``; empty of "".
+
+        Raises:
+          ValueError: brackets or quotes that do not match.
+        """
+        if not isinstance(argument, str) or re.search(r"[()\[\]'\"]", argument):
+            return tuple_parser.TupleParser().parse(argument)
+        parts = [part.strip() for part in argument.split(",")]
+        return tuple(self._parse_part(part) for part in parts if part)
+
+    def _parse_part(self, text: str) -> Any:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+
+    def flag_type(self) -> str:
+        """Returns the type's name for ``--help``."""
+        return "tuple"
+
+
+config_flags.register_flag_parser_for_type(tuple, _TupleParser())
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -43,6 +93,14 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """
 
     def guarded(argv: Sequence[str]) -> int | None:
+        code = report_errors(argv)
+        if code in SAVED:
+            # It is ending, and no further signal may change the exit code.
+            for number in handled_signals():
+                signal.signal(number, signal.SIG_IGN)
+        return code
+
+    def report_errors(argv: Sequence[str]) -> int | None:
         absl_logging.use_absl_handler()
         logging.getLogger().setLevel(logging.INFO)
         # Through absl's own logger Orbax logs every file, and each error that it then raises
@@ -56,11 +114,30 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             return main(argv[1:])
         except EXPECTED_ERRORS as error:
             if _is_defect(error):
+                if distributed.describe_process():
+                    traceback.print_exc()
+                    distributed.leave(1)
                 raise
             logging.getLogger(__name__).debug("failed", exc_info=True)
             who = distributed.describe_process()
             print(f"error: {who}: {error}" if who else f"error: {error}", file=sys.stderr)
-            distributed.leave(1)
+            code = distributed.LOST_PROCESS if isinstance(error, distributed.LostProcess) else 1
+            distributed.leave(code)
+            return code
+        except KeyboardInterrupt as error:
+            number = int(getattr(error, "signal", signal.SIGINT))
+            print(f"interrupted by signal {number}", file=sys.stderr)
+            distributed.leave(128 + number)
+            return 128 + number
+        except Exception:
+            problem = _find_missing_platform()
+            if not problem:
+                if distributed.describe_process():
+                    # An orderly exit would wait for the other processes, which wait for this one.
+                    traceback.print_exc()
+                    distributed.leave(1)
+                raise
+            print(f"error: {problem}", file=sys.stderr)
             return 1
 
     app.run(guarded, flags_parser=_parse)
@@ -73,6 +150,22 @@ def _tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         logging.getLogger(__name__).debug("a writer was left behind: %s", error)
         return
     sys.__unraisablehook__(unraisable)
+
+
+def _find_missing_platform() -> str:
+    """Returns why JAX has no device of the platform in ``JAX_PLATFORMS``; "" if it has one."""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    try:
+        if wanted:
+            jax.devices()
+    except Exception as error:  # Of several types, one without a message.
+        reason = str(error).splitlines()[0] if str(error) else "its plugin is not installed"
+        return (
+            f"JAX_PLATFORMS={wanted}: expected a platform that JAX has here, received none "
+            f"({reason}); unset it, or set JAX_PLATFORMS=cpu, or install JAX for the device "
+            "(pip install -e '.[cuda]' or '.[tpu]')"
+        )
+    return ""
 
 
 def _is_defect(error: BaseException) -> bool:
@@ -168,7 +261,22 @@ def experiment_of_flag(argv: Sequence[str]) -> tuple[str, Config]:
     config = flags.FLAGS.config
     if not isinstance(config, Config):
         load_experiment(spec)  # The flag hides the reason; this raises it.
-    return spec, config
+    return spec, conform_texts(config)
+
+
+def conform_texts(config: Any) -> Any:
+    """Returns a configuration whose tuples of texts hold texts alone, changed in place.
+
+    A flag's ``23,24`` is parsed as two numbers, as its parser does not know the field's type.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            conform_texts(value)
+        elif hints[field.name] == tuple[str, ...]:
+            setattr(config, field.name, tuple(map(str, value)))
+    return config
 
 
 def load_experiment(spec: str) -> Config:
@@ -238,6 +346,12 @@ class _LogFile(logging.Handler):
         """Closes the file."""
         self._file.close()
         super().close()
+
+
+def open_workdir(path: Path | str, *, writes: bool = True) -> Workdir:
+    """Returns a workdir whose lock is broken after the time in ``--break_lock_after``."""
+    given = BREAK_LOCK_AFTER.value
+    return Workdir(path, writes=writes, break_lock_after=math.inf if given is None else given)
 
 
 def log_to(path: Path) -> None:

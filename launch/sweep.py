@@ -16,8 +16,9 @@ same command again, at the same time or later, on this machine or on others that
 (a Slurm array), joins it: together they finish ``--trials`` trials. Each trial is trained by one
 process. If its worker is killed, Optuna misses the worker's heartbeats for ``--stale_seconds``, and
 another worker retries the trial from its checkpoints; a trial whose worker was killed three times
-fails. A trial that fails is recorded with its error. SIGTERM and Ctrl-C save a checkpoint, and the
-trial waits for the next worker.
+fails. A trial that fails is recorded with its error. SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C save a
+checkpoint, and the trial waits for the next worker. If this program is killed, its workers get
+SIGTERM, and 12 s later SIGKILL.
 
 When all trials have ended, ``WORKDIR/sweep.html`` shows them; ``--page`` writes it before. The exit
 codes are those of ``launch.train``.
@@ -88,6 +89,7 @@ MAX_FAILURES = flags.DEFINE_integer(
 STALE_SECONDS = flags.DEFINE_integer(
     "stale_seconds", 60, "Seconds without a heartbeat, after which a trial is retried.", 2
 )
+flags.adopt_module_key_flags(program)
 PAGE = flags.DEFINE_bool("page", False, "Writes the page of the trials so far, and ends.")
 
 logger = logging.getLogger(__name__)

@@ -12,13 +12,15 @@ Exit codes:
   0    all steps are done
   1    error
   2    usage error
+  129  SIGHUP (a terminal that closed; ignored under nohup), after saving a checkpoint
   130  SIGINT (Ctrl-C), after saving a checkpoint
   134  another process died; detected about ``--heartbeat_timeout`` seconds later
   138  SIGUSR1 (sent by Slurm's ``--signal=USR1@60``), after saving a checkpoint
   143  SIGTERM to this or another process, after saving a checkpoint
 
-138 and 143 mean a preemption, and 134 a lost process: start the same command again to resume. A
-signal to one of several processes is enough.
+129, 138 and 143 mean a preemption, and 134 a lost process: start the same command again to resume.
+A signal to one of several processes is enough. Of several signals the first one that is not SIGINT
+gives the exit code.
 
 If a file of the newest checkpoint is damaged, training refuses to resume, and ``--skip_damaged``
 resumes from the newest undamaged one. A full disk ends a training when a checkpoint cannot be
@@ -38,7 +40,6 @@ from flaxnets.training.config import Config
 from flaxnets.training.distributed import is_first, synchronize
 from flaxnets.training.loop import Outcome, train
 from flaxnets.training.profile import parse_steps
-from flaxnets.training.workdir import Workdir
 from launch import processes, program
 
 config_flags.DEFINE_config_file(
@@ -58,6 +59,7 @@ SKIP_DAMAGED = flags.DEFINE_bool(
 )
 # --helpshort lists the flags that connect processes, too.
 flags.adopt_module_key_flags(processes)
+flags.adopt_module_key_flags(program)
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run(spec: str, config: Config, profile_steps: tuple[int, int] | None) -> Outcome:
     """Trains the experiment in the folder of ``--workdir``."""
-    with Workdir(WORKDIR.value, writes=is_first()) as workdir:
+    with program.open_workdir(WORKDIR.value, writes=is_first()) as workdir:
         workdir.claim(spec, config)
         synchronize("workdir")  # All processes fail here if the first cannot claim the folder.
         if is_first():

@@ -5,14 +5,26 @@ The jars come with pycocoevalcap. Each function starts one Java process and ends
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from data.captions.ptb_tokenizer import LINE_BREAKS, PUNCTUATION
+
+# SPICE runs for minutes, which it must not do for a process that has been killed: on Linux, Java is
+# killed with it (1: PR_SET_PDEATHSIG).
+_END_WITH_PARENT = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class ScorerError(RuntimeError):
@@ -144,7 +156,8 @@ def _run(arguments: Sequence[str], folder: Path | None = None) -> str:
     if java is None:
         raise ScorerError("there is no java on PATH")
     try:
-        done = subprocess.run([java, *arguments], cwd=folder, capture_output=True, check=True)
+        command = [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), java]
+        done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, check=True)
     except OSError as error:
         raise ScorerError(f"java does not start: {error}") from error
     except subprocess.CalledProcessError as error:

@@ -1,9 +1,14 @@
 """Workdir of a run: its lock, its configuration and its files."""
 
+import contextlib
 import json
+import logging
+import math
 import os
 import secrets
 import socket
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +18,22 @@ import filelock
 
 from flaxnets.training.config import Config, differences, to_dict
 
+logger = logging.getLogger(__name__)
+
+HOLDER = "lock.holder"
+"""File that names the holder of the lock; its time of change is the last sign of life."""
+BEAT_SECONDS = 15.0
+"""Seconds between two signs of life of a lock's holder."""
+SILENT_SECONDS = 90.0
+"""Seconds without a sign of life after which the holder counts as dead."""
+
 
 class WorkdirError(Exception):
     """A workdir cannot be used; the message gives the reason and the fix."""
+
+
+class WorkdirInUse(WorkdirError):
+    """Another process holds the lock of a workdir."""
 
 
 class Workdir:
@@ -26,16 +44,24 @@ class Workdir:
     writes; all need to see the folder on a shared file system.
     """
 
-    def __init__(self, path: Path | str, *, writes: bool = True) -> None:
+    def __init__(
+        self, path: Path | str, *, writes: bool = True, break_lock_after: float = math.inf
+    ) -> None:
         """Sets the path; touches no file.
 
         Args:
           path: of the folder, which ``with`` makes if it is missing.
           writes: False for all but the first of several processes; neither locks nor writes.
+          break_lock_after: seconds without a sign of life of a holder on another machine after
+            which its lock is broken, at least ``SILENT_SECONDS``: a file system may keep the lock
+            of a machine that is gone. Infinite: never.
         """
         self.path = Path(path)
         self._writes = writes
+        self._break_lock_after = max(break_lock_after, SILENT_SECONDS)
         self._lock = filelock.FileLock(self.path / "lock")
+        self._ends = threading.Event()
+        self._beats: threading.Thread | None = None
         self._newly_claimed = False
 
     @property
@@ -61,23 +87,59 @@ class Workdir:
         """Makes the folder and locks it.
 
         Raises:
-          WorkdirError: not a folder, not writable, or in use by another process.
+          WorkdirInUse: another process holds the lock.
+          WorkdirError: not a folder, or not writable.
         """
         if not self._writes:
             return self
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(blocking=False)
-            self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+            try:
+                self._lock.acquire(blocking=False)
+                self._holder.write_text(_own_name() + "\n")
+            except filelock.Timeout:
+                # One process at a time: another one must not break the new lock.
+                with filelock.FileLock(self.path / "lock.breaking", timeout=BEAT_SECONDS):
+                    self._break_lock()
+                    self._lock.acquire(blocking=False)
+                    self._holder.write_text(_own_name() + "\n")
         except filelock.Timeout:
-            holder = self._holder.read_text().strip() if self._holder.exists() else "unknown"
-            raise WorkdirError(
-                f"{self.path}: in use by another process ({holder}); wait for it or name another "
-                "workdir"
-            ) from None
+            raise WorkdirInUse(f"{self.path}: in use by another process") from None
         except OSError as error:
+            self._lock.release()
             raise WorkdirError(f"{self.path}: no folder that can be written to: {error}") from error
+        self._ends.clear()
+        self._beats = threading.Thread(target=self._beat, name="workdir-lock", daemon=True)
+        self._beats.start()
         return self
+
+    def _beat(self) -> None:
+        """Shows others, on this machine and others, that the holder of the lock lives."""
+        while not self._ends.wait(BEAT_SECONDS):
+            with contextlib.suppress(OSError):  # A file server that is away ends no training.
+                if self._holder.read_text().strip() == _own_name():
+                    os.utime(self._holder)
+
+    def _break_lock(self) -> None:
+        """Puts the lock of a dead machine aside; raises WorkdirInUse where it may not be dead."""
+        clock = self.path / f".clock.{secrets.token_hex(4)}"
+        clock.touch()
+        now = clock.stat().st_mtime  # By the clock of the file server.
+        clock.unlink()
+        text, silent = read_holder(self.path, now)
+        since = "" if silent is None else f", last sign of life {_ago(silent)}"
+        problem = f"{self.path}: in use by another process ({text or 'unknown'}){since}; "
+        if silent is None or silent < SILENT_SECONDS or _lives_here(text):
+            raise WorkdirInUse(f"{problem}wait for it or name another workdir")
+        if silent < self._break_lock_after:
+            raise WorkdirInUse(
+                f"{problem}wait for it, name another workdir or, if its machine is gone, break the "
+                f"lock with --break_lock_after={SILENT_SECONDS:.0f}"
+            )
+        # Not deleted: a holder that lives after all keeps its lock on this file.
+        os.replace(self.path / "lock", self.path / f"lock.broken.{secrets.token_hex(4)}")
+        self._lock = filelock.FileLock(self.path / "lock")
+        logger.warning("%s: broke the lock of %s, silent for %d s", self.path, text, silent)
 
     def __exit__(
         self,
@@ -91,6 +153,12 @@ class Workdir:
         # Else the same command with, say, a corrected data path would be refused.
         if error is not None and self._newly_claimed and not self._has_begun:
             (self.path / "config.json").unlink(missing_ok=True)
+        self._ends.set()
+        if self._beats is not None:
+            self._beats.join()
+        with contextlib.suppress(OSError):
+            if self._holder.read_text().strip() == _own_name():
+                self._holder.unlink()
         self._lock.release()
 
     @property
@@ -99,7 +167,7 @@ class Workdir:
 
     @property
     def _holder(self) -> Path:
-        return self.path / "lock.holder"
+        return self.path / HOLDER
 
     def claim(self, experiment: str, config: Config) -> None:
         """Writes ``config.json``, or checks that the existing one is of the same run.
@@ -154,6 +222,68 @@ class Workdir:
             f"{path}: damaged ({reason}); expected JSON with experiment and config. Delete it and "
             "give the command of the training again, which writes it anew"
         )
+
+
+def read_holder(path: Path, now: float | None = None) -> tuple[str, float | None]:
+    """Returns who holds the lock of a workdir, as it wrote it, and the seconds since it lived.
+
+    It takes no lock, which could keep a run from starting at that moment.
+
+    Args:
+      path: of the workdir.
+      now: time by the file system's clock; None: by this machine's.
+
+    Returns:
+      ``process 4711 on node7`` and the age of its last sign of life; ("", None) without a holder.
+    """
+    try:
+        text = (path / HOLDER).read_text(encoding="utf-8", errors="replace").strip()
+        age = (time.time() if now is None else now) - (path / HOLDER).stat().st_mtime
+    except OSError:
+        return "", None
+    return text, max(age, 0.0)
+
+
+def is_in_use(path: Path) -> bool:
+    """Returns True if a process uses a workdir: one that lives, on this machine or another.
+
+    It takes no lock, either.
+    """
+    with contextlib.suppress(OSError):  # Of Linux: the locks that processes of this machine hold.
+        inode = str((path / "lock").stat().st_ino)
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()  # 1: FLOCK ADVISORY WRITE PID DEVICE:INODE START END
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode:
+                return True
+    text, silent = read_holder(path)
+    if silent is None or silent > SILENT_SECONDS:
+        return False
+    return text.rpartition(" on ")[2] != socket.gethostname() or _lives_here(text)
+
+
+def _own_name() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _lives_here(text: str) -> bool:
+    """Returns True if ``process 4711 on node7`` is a process of this machine that lives."""
+    process, _, host = text.removeprefix("process ").partition(" on ")
+    if host != socket.gethostname() or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _ago(seconds: float) -> str:
+    """Returns ``40 s ago``, ``3 min ago`` or ``2.5 h ago``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s ago"
+    return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.1f} h ago"
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:

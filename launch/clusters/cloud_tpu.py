@@ -20,6 +20,7 @@ from launch.clusters.jobs import (
     check_program,
     flag_value,
 )
+from launch.clusters.local_job import bind_to_parent
 from launch.clusters.tpu_types import TpuType, find_accelerator
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +137,7 @@ def run_commands(commands: Sequence[Sequence[str]]) -> int:
         )
     for command in commands:
         print(f"+ {shlex.join(command)}", file=sys.stderr, flush=True)
-        if code := subprocess.run(command, cwd=ROOT).returncode:
+        if code := subprocess.run(bind_to_parent(command), cwd=ROOT).returncode:
             return code
     return 0
 

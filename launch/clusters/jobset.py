@@ -32,7 +32,7 @@ JOB = "train"
 """Name of the replicated job, part of its pods' names."""
 PORT = 8476
 """Port on which the first process listens for the others."""
-SAVED = [138, 143]
+SAVED = [129, 138, 143]
 """Exit codes of ``launch.train`` after a signal and a saved checkpoint."""
 GRACE_SECONDS = 300
 """Time from SIGTERM to SIGKILL: enough to end a step and write a checkpoint to a slow volume."""

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from launch.clusters.jobs import flag_value
+from launch.clusters.local_job import bind_to_parent
 
 INDEX = "{index}"
 """Placeholder for the index of an array's element in the flags of a program."""
@@ -164,7 +165,7 @@ def submit_slurm_job(job: SlurmJob, *, wait: bool) -> int:
     if "%" not in str(folder):
         folder.mkdir(parents=True, exist_ok=True)  # Slurm does not make it, and the job would fail.
     with subprocess.Popen(
-        ["sbatch", "--parsable", *(["--wait"] if wait else [])],
+        bind_to_parent(["sbatch", "--parsable", *(["--wait"] if wait else [])]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -281,9 +282,9 @@ def _requeue(job: SlurmJob) -> str:
     # The last element of an array has the id of the whole array, so name it by ID_INDEX.
     number = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if job.array else "$SLURM_JOB_ID"
     return f"""\
-# 143 and 138: the run saved a checkpoint after SIGTERM or SIGUSR1. A job that was cancelled, or
-# that Slurm requeues by itself, is no longer RUNNING.
-if [ $code = 143 ] || [ $code = 138 ]; then
+# 143, 138 and 129: the run saved a checkpoint after SIGTERM, SIGUSR1 or SIGHUP. A job that was
+# cancelled, or that Slurm requeues by itself, is no longer RUNNING.
+if [ $code = 143 ] || [ $code = 138 ] || [ $code = 129 ]; then
     job={number}
     state=$(squeue --noheader --jobs="$job" --format=%T || true)
     if [ "$state" != RUNNING ]; then

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import jinja2
 
 from flaxnets.training.metric_writer import read_metrics
+from flaxnets.training.workdir import is_in_use
 from launch.reports.charts import make_charts
 from launch.reports.run_page import duration
 from launch.reports.statistics import speed_of
@@ -94,7 +94,7 @@ def summarize(workdir: Path, name: str) -> RunSummary | None:
     step = max((record["step"] for record in records), default=0)
     later = sum(best is not None and record["step"] > best["step"] for record in scored)
     patience = config.get("patience", 0)
-    if is_locked(workdir):
+    if is_in_use(workdir):
         state = RUNNING
     elif step >= num_steps:
         state = FINISHED
@@ -129,22 +129,6 @@ def overlay(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
         evaluated = [record for record in run.records if record["split"] == run.split]
         records += [{**record, "split": run.name} for record in evaluated or run.records]
     return records
-
-
-def is_locked(workdir: Path) -> bool:
-    """Returns True if a process uses the workdir."""
-    path = workdir / "lock"
-    if not path.exists():
-        return False
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        return True
-    except OSError:  # The folder is not writable, so no run can use it.
-        return False
-    lock.release()
-    return False
 
 
 def ranked(runs: Sequence[RunSummary]) -> list[RunSummary]:

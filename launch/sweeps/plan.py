@@ -2,12 +2,16 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flaxnets.training.config import Config
+from flaxnets.training.optimizer import make_optimizer
 from launch.sweeps.space import (
+    Choices,
     Dimension,
     Label,
     Suggest,
@@ -27,6 +31,8 @@ from launch.sweeps.study import (
 )
 
 DEFAULT_TRIALS = 16
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +102,7 @@ def make_plan(
     if not dimensions and suggest is None:
         raise ValueError("space: expected --space=FIELD=VALUES or --space_file, received none")
     _try_draw(settings, dimensions, suggest)
+    _check_names(settings.config, dimensions)
     return Plan(settings, dimensions, suggest, cells, trials or DEFAULT_TRIALS)
 
 
@@ -143,6 +150,30 @@ def _check_settings(settings: Settings) -> None:
         raise ValueError(f"seeds: expected each once, received {seeds}")
     for fold in range(1, settings.folds + 1):
         copy.deepcopy(config).set_fold(fold)
+
+
+def _check_names(config: Config, dimensions: Sequence[Dimension]) -> None:
+    """Raises ValueError for a text among the values of a field that names no part.
+
+    A draw would find it only in the trial that has it. Each text is tried alone; what it would lack
+    together with the other fields is left to the trials.
+    """
+    for dimension in dimensions:
+        for value in dimension.values if isinstance(dimension, Choices) else ():
+            if not isinstance(value, str):
+                continue
+            changed = copy.deepcopy(config)
+            apply(changed, {dimension.field: value})
+            optimizer = dataclasses.replace(changed.optimizer, multipliers={}, frozen=())
+            make = partial(make_optimizer, optimizer, changed.num_steps, {})
+            builds: list[Callable[[], Any]] = [changed.validate, make]
+            for build in (*builds, changed.make_model, changed.make_task):
+                try:
+                    build()
+                except Exception as error:
+                    if f"unknown {value!r}" in str(error):
+                        raise ValueError(f"space: {error}") from None
+                    logger.debug("%s=%s: %s", dimension.field, value, error)
 
 
 def _try_draw(settings: Settings, dimensions: Sequence[Dimension], suggest: Suggest | None) -> None:

@@ -5,6 +5,7 @@ is trained like any other run and resumes from its checkpoints. Its value is the
 objective on ``eval_split``; over folds and seeds, the mean.
 """
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING
 from flaxnets.training.config import Config
 from flaxnets.training.loop import train
 from flaxnets.training.metric_writer import read_metrics
-from flaxnets.training.workdir import Workdir
-from launch.reports.run_table import is_locked
+from flaxnets.training.workdir import WorkdirInUse
+from launch import program
 from launch.reports.statistics import speed_of
 from launch.sweeps.plan import Plan
 from launch.sweeps.space import apply, draw
@@ -114,9 +115,13 @@ class Runner:
 
         # A worker that was only slow may still train the trial that is retried here. Optuna refuses
         # its next report or its values, which ends it.
-        while is_locked(path):
-            time.sleep(LOCK_POLL_SECONDS)
-        with Workdir(path) as workdir:
+        with contextlib.ExitStack() as held:
+            while True:
+                try:
+                    workdir = held.enter_context(program.open_workdir(path))
+                    break
+                except WorkdirInUse:
+                    time.sleep(LOCK_POLL_SECONDS)
             workdir.claim(self.plan.settings.experiment, config)
             outcome = train(config, workdir, show_progress=False, on_evaluation=on_evaluation)
         if outcome.signal is not None:

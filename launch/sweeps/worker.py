@@ -12,12 +12,14 @@ import itertools
 import logging
 import math
 import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from flaxnets.training.preemption import handled_signals, prevailing_signal
 from launch.sweeps.study import (
     Database,
     DatabaseUnreachable,
@@ -121,13 +123,33 @@ def error_of(trial: "FrozenTrial") -> str:
 
 
 def raise_signals() -> None:
-    """Has SIGTERM, SIGUSR1 and SIGINT raise ``Interrupted``; while training, they save first."""
+    """Has SIGTERM, SIGHUP, SIGUSR1 and SIGINT raise ``Interrupted``.
+
+    While a trial trains, they save first. Of several signals the prevailing one counts.
+    """
+    before: list[int] = []
 
     def raise_interrupted(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number)
+        before[:] = [prevailing_signal(before[0] if before else None, number)]
+        raise Interrupted(before[0])
 
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for number in handled_signals():
         signal.signal(number, raise_interrupted)
+
+
+@contextlib.contextmanager
+def _collected_signals() -> Iterator[list[int]]:
+    """Context in which the signals that come are added to a list."""
+    numbers: list[int] = []
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in handled_signals():
+            previous[number] = signal.signal(number, lambda number, frame: numbers.append(number))
+    try:
+        yield numbers
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _is_lost(trial: "FrozenTrial") -> bool:
@@ -175,8 +197,8 @@ def _run_first(
             if not all(map(math.isfinite, values)):
                 raise ValueError(f"expected finite values, received {values}")
             return values
-        except KeyboardInterrupt:  # The second Ctrl-C, which a training does not wait for.
-            raise Interrupted(signal.SIGINT) from None
+        except KeyboardInterrupt as error:  # A second Ctrl-C, for which a training does not wait.
+            raise Interrupted(getattr(error, "signal", signal.SIGINT)) from None
         except (optuna.TrialPruned, DatabaseUnreachable, optuna.exceptions.StorageInternalError):
             raise  # An outage is not the trial's error: without one it is retried.
         except Exception as error:
@@ -186,12 +208,16 @@ def _run_first(
 
     try:
         study.optimize(objective, n_trials=1, catch=(Exception,))
-    except Interrupted:
-        # The trial keeps its number: an interruption, unlike a death, is not limited in number.
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            study._storage.set_trial_state_values(
-                waiting._trial_id, optuna.trial.TrialState.WAITING
-            )
+    except Interrupted as error:
+        # A further signal must not come between: it would leave the trial as running.
+        with _collected_signals() as further:
+            # The trial keeps its number: an interruption, unlike a death, is not limited in number.
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                study._storage.set_trial_state_values(
+                    waiting._trial_id, optuna.trial.TrialState.WAITING
+                )
+            for late in further:
+                error.signal = prevailing_signal(error.signal, late)
         raise
     except Exception:
         if not study.get_trials(deepcopy=False)[waiting.number].state.is_finished():

@@ -2,19 +2,23 @@
 
     python -m tests.chaos.run --rounds=50 --seed=0
 
-A round trains ``tests/launch/regression.py`` in a workdir, as one process with two devices or as
-two processes with one, and sends SIGKILL or SIGTERM to one or all processes: at a random time,
-after a random step, or while a checkpoint is being written. Then the newest checkpoint must be
-complete, and processes without a signal must have ended. The next round resumes in the same
-workdir. After the last step, the records must equal those of an uninterrupted run, without
-duplicates; every example must occur once per epoch; and the variables must be equal bit-for-bit.
-Then the rounds continue with an empty workdir.
+A round trains ``tests/launch/regression.py`` in a workdir, as one process with two devices, as two
+processes with one, or as two that ``launch.local`` starts, and sends SIGKILL, SIGTERM, SIGHUP or
+SIGUSR1 to one or all processes, or to the launcher: at a random time, after a random step, while a
+checkpoint is being written or during an evaluation. Then the newest checkpoint must be complete,
+and processes without a signal must have ended, within 15 s after the death of their launcher. The
+next round resumes in the same workdir. After the last step, the records must equal those of an
+uninterrupted run, without duplicates; every example must occur once per epoch; and the variables
+must be equal bit-for-bit. Then the rounds continue with an empty workdir.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import logging
+import os
 import random
+import re
 import shutil
 import signal
 import tempfile
@@ -28,28 +32,39 @@ import jax
 import numpy as np
 
 from flaxnets.training.checkpoint import DIGESTS, Checkpointer, damaged_files
+from flaxnets.training.distributed import LOST_PROCESS
 from flaxnets.training.metric_writer import read_metrics
-from tests.launch.jobs import Job
+from tests.launch.jobs import Job, LocalLaunch
 from tests.launch.regression import NUM_EXAMPLES, read_trace
 
 logger = logging.getLogger(__name__)
 
 STEPS = 60
 HEARTBEAT = 5
+ORPHAN_SECONDS = 15
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 FLAGS = (
     "--config=tests/launch/regression.py",
     f"--config.num_steps={STEPS}",
     "--config.checkpoint_every=3",
     "--config.delay=0.03",
+    "--config.eval_delay=0.1",
 )
 
 
 @dataclasses.dataclass
 class Runs:
-    """Workdirs of runs with one number of processes, and the uninterrupted reference."""
+    """Workdirs of runs with one number of processes, and the uninterrupted reference.
+
+    Attributes:
+      folder: holds the workdirs.
+      num_processes: number of processes.
+      launched: True if ``launch.local`` starts them.
+    """
 
     folder: Path
     num_processes: int
+    launched: bool = False
 
     def __post_init__(self) -> None:
         self.workdir = self.folder / "run"
@@ -62,9 +77,14 @@ class Runs:
     def start(self, workdir: Path | None = None) -> Job:
         """Starts or resumes the run."""
         path = workdir or self.workdir
+        arguments = [*FLAGS, f"--workdir={path}", f"--config.trace={path}.trace"]
+        if self.launched:
+            arguments += [f"--heartbeat_timeout={HEARTBEAT}", "--initialization_timeout=60"]
+            logs, cache = self.folder / "logs", self.folder / "cache"
+            return LocalLaunch(arguments, logs=logs, cache=cache, num_processes=self.num_processes)
         return Job(
             "launch.train",
-            [*FLAGS, f"--workdir={path}", f"--config.trace={path}.trace"],
+            arguments,
             logs=self.folder / "logs",
             num_processes=self.num_processes,
             devices=2 // self.num_processes,
@@ -76,7 +96,7 @@ class Runs:
     def clear(self) -> None:
         """Deletes the run."""
         shutil.rmtree(self.workdir)
-        for trace in self.folder.glob(f"{self.workdir.name}.trace.*"):
+        for trace in self.folder.glob(f"{self.workdir.name}.trace*"):
             trace.unlink()
 
     def step(self) -> int:
@@ -86,6 +106,11 @@ class Runs:
     def is_writing(self) -> bool:
         """Returns True while a checkpoint is being written."""
         return any((self.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+
+    def evaluated(self) -> int:
+        """Returns the number of batches that evaluations have read."""
+        trace = Path(f"{self.workdir}.trace-evaluation")
+        return trace.stat().st_size if trace.exists() else 0
 
     def check_checkpoints(self) -> int | None:
         """Returns the step of the newest checkpoint or None; all must be complete."""
@@ -133,50 +158,84 @@ def last_variables(workdir: Path) -> Any:
 
 def choose_moment(runs: Runs, rng: random.Random) -> tuple[str, Callable[[], bool]]:
     """Returns the moment of the signal, in words and as a condition."""
-    kind = rng.choice(["any time", "after a step", "during a save", "during a save"])
+    kind = rng.choice(["any time", "after a step", "during a save", "during an evaluation"])
     if kind == "any time":
         end = time.monotonic() + rng.uniform(0, runs.seconds)
         return kind, lambda: time.monotonic() >= end
     step = runs.step() + rng.randint(1, STEPS // 3)
     if kind == "after a step":
         return kind, lambda: runs.step() >= step
+    if kind == "during an evaluation":
+        # Of the next one or the one after that; the file grows at the start of each batch.
+        size = runs.evaluated() + rng.randint(1, 8)
+        return kind, lambda: runs.evaluated() > size
     return kind, lambda: runs.step() >= step and runs.is_writing()
 
 
 def play_round(runs: Runs, rng: random.Random) -> str:
     """Plays one round; returns its events in words."""
-    number = rng.choice([signal.SIGKILL, signal.SIGTERM])
+    number = rng.choice(SIGNALS)
     victims = sorted(rng.sample(range(runs.num_processes), rng.randint(1, runs.num_processes)))
+    # Half of the time the launcher, if there is one.
+    at_launcher = runs.launched and rng.random() < 0.5
     with runs.start() as job:
+        before = runs.step()
         moment, condition = choose_moment(runs, rng)
         if not job.wait_until(condition):
             moment, victims = "never: the run had finished", []
         time.sleep(rng.uniform(0, 0.02))
-        for victim in victims:
-            job.processes[victim].send_signal(number)
-        codes = job.wait(timeout=150)
-        text = job.text()
-    others = {-signal.SIGABRT, 1} if number == signal.SIGKILL else {128 + number, -signal.SIGABRT}
-    for process, code in enumerate(codes):
-        if process in victims:
-            assert code in {-number, 128 + number, 0, *others}, text
+        who = " and ".join(map(str, victims)) or "nobody"
+        if isinstance(job, LocalLaunch) and victims:
+            workers = job.workers()
+            targets = [workers[rank] for rank in victims if rank in workers]
+            if at_launcher or not targets:
+                who, targets = "the launcher", [job.processes[0].pid]
+            for target in targets:
+                with contextlib.suppress(ProcessLookupError):  # It has just ended.
+                    os.kill(target, number)
         else:
-            assert code == 0 or (victims and code in others), text
+            for victim in victims:
+                job.processes[victim].send_signal(number)
+        trained = runs.step() > before
+        codes = job.wait(timeout=150)
+        if isinstance(job, LocalLaunch):
+            job.wait_for_workers(ORPHAN_SECONDS)
+        text = job.text()
+    killed = number == signal.SIGKILL
+    lost = {-signal.SIGABRT, LOST_PROCESS, 1}
+    saved = {128 + number, 128 + signal.SIGTERM}
+    if who == "the launcher":
+        # What it started before its handlers were set has ended with it.
+        allowed = {-number} if killed else {0, -number, 128 + number}
+        assert codes[0] in allowed, text
+    elif runs.launched:
+        assert codes[0] in ({0, 128 + number} if killed else {0, *saved, *lost}), text
+        if codes[0] == 128 + signal.SIGKILL:
+            assert re.search(r"error: process \d of 2 was killed by SIGKILL", text), text
+    else:
+        others = lost if killed else {*saved, *lost}
+        for process, code in enumerate(codes):
+            if process in victims:
+                assert code in {-number, 0, *others}, text
+            else:
+                assert code == 0 or (victims and code in others), text
     latest = runs.check_checkpoints()
-    stopped = {128 + number}
-    if set(codes) == stopped:  # All processes saved the same step.
+    launcher_died = who == "the launcher" and killed and trained
+    told = "stopped at step" in text or not runs.launched  # Not before its handlers were set.
+    if (set(codes) <= saved and told) or launcher_died:  # All processes saved the same step.
         assert latest == runs.step(), text
-    assert "Traceback" not in text or number == signal.SIGKILL, text
-    done = all(code == 0 for code in codes)
+    assert "Traceback" not in text or killed, text
+    done = runs.step() == STEPS == latest
     if done:
-        assert latest == STEPS
         runs.check_finished()
         runs.clear()
-    who = f"{number.name} to {' and '.join(map(str, victims)) or 'nobody'}"
     end = (
         "all steps done, equal to the uninterrupted run" if done else f"newest checkpoint {latest}"
     )
-    return f"{runs.num_processes} processes, {who}, {moment}: exit codes {codes}, {end}"
+    kind = "processes of launch.local" if runs.launched else "processes"
+    return (
+        f"{runs.num_processes} {kind}, {number.name} to {who}, {moment}: exit codes {codes}, {end}"
+    )
 
 
 def play(rounds: int, seed: int, folder: Path, *, finish: bool = True) -> Counter[str]:
@@ -191,11 +250,12 @@ def play(rounds: int, seed: int, folder: Path, *, finish: bool = True) -> Counte
     Returns:
       Numbers of ``rounds`` and of finished ``runs``.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup would have the trainings ignore it.
     rng = random.Random(seed)
-    kinds = [Runs(folder / str(count), count) for count in (1, 2)]
+    kinds = [Runs(folder / "1", 1), Runs(folder / "2", 2), Runs(folder / "local", 2, True)]
     counts: Counter[str] = Counter()
     for number in range(rounds):
-        runs = kinds[number % 2]
+        runs = kinds[number % len(kinds)]
         story = play_round(runs, rng)
         counts["rounds"] += 1
         counts["runs"] += "all steps done" in story

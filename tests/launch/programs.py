@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from launch.clusters.local_job import bind_to_parent
+
 ROOT = Path(__file__).parents[2]
 MOVING_SHAPES = "--config=experiments/moving_shapes.py:smoke"
 
@@ -28,7 +30,7 @@ def start(
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         environment["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     return subprocess.Popen(
-        [sys.executable, "-m", f"launch.{program}", *arguments],
+        bind_to_parent([sys.executable, "-m", f"launch.{program}", *arguments]),
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -101,6 +101,9 @@ class Traced:
                 time.sleep(self.delay)
                 if self.trace and self.loader.train:
                     self.write(number, batch["index"].tolist())
+                elif self.trace:
+                    with open(f"{self.trace}-evaluation", "a") as file:
+                        file.write(f"{number}\n")
                 yield batch
 
     def write(self, number: int, examples: list[int]) -> None:
@@ -126,7 +129,8 @@ class RegressionConfig(Config):
     checkpoint_every: int = dataclasses.field(default=4, metadata={"runtime": True})
     log_every: int = dataclasses.field(default=1, metadata={"runtime": True})
     trace: str = dataclasses.field(default="", metadata={"runtime": True})
-    """Folder of the recorded batches, one file per process; empty: none."""
+    """Prefix of the files of recorded batches, one per process, and of ``-evaluation``, which grows
+    with each batch of the validation split; empty: none."""
     delay: float = dataclasses.field(default=0.0, metadata={"runtime": True})
     """Seconds per batch."""
     eval_delay: float = dataclasses.field(default=0.0, metadata={"runtime": True})

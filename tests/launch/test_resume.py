@@ -14,6 +14,7 @@ import pytest
 
 from flaxnets.training.checkpoint import Checkpointer
 from flaxnets.training.metric_writer import read_metrics
+from tests.launch.jobs import group_members
 from tests.launch.programs import (
     MOVING_SHAPES,
     finish,
@@ -69,21 +70,6 @@ def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) ->
             continue
         time.sleep(0.0005)
     return False
-
-
-def group_members(group: int) -> list[int]:
-    """Returns the living processes of a process group."""
-    members = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            state, _, its_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(its_group) == group and state != "Z":
-            members.append(int(entry.name))
-    return members
 
 
 def assert_no_process_is_left(group: int) -> None:
@@ -153,7 +139,7 @@ def test_killed_again_and_again_the_run_is_the_uninterrupted_one(
 @pytest.mark.stress
 @pytest.mark.parametrize(
     ("number", "whole_group"),
-    [(signal.SIGTERM, False), (signal.SIGINT, True)],
+    [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGHUP, True), (signal.SIGUSR1, True)],
 )
 def test_a_signal_ends_it_with_a_checkpoint_and_it_goes_on(
     number: int, whole_group: bool, uninterrupted: Path, tmp_path: Path, cache: Path

@@ -4,7 +4,9 @@ import json
 import math
 import os
 import stat
+import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,6 +239,27 @@ def test_java_that_fails_leaves_its_scores_out(monkeypatch, tmp_path):
     assert scores.left_out.startswith("METEOR left out: its process fails")
     with pytest.raises(java_scorers.ScorerError, match="java ended with status 1: no memory"):
         score_captions(CANDIDATES, REFERENCES, tokenizer="stanford")
+
+
+@pytest.mark.subprocess
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_java_ends_with_a_process_that_is_killed(monkeypatch, tmp_path):
+    begun = tmp_path / "begun"
+    text = "import os, pathlib, sys, time\n"
+    text += f"pathlib.Path({str(begun)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    fake_java(monkeypatch, tmp_path, text)
+    code = "from data.captions import java_scorers; java_scorers._run([])"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    end = time.monotonic() + 30
+    while not (begun.exists() and begun.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    state = Path(f"/proc/{begun.read_text()}/stat")
+    while state.exists() and " Z " not in state.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @pytest.mark.subprocess

@@ -1,16 +1,22 @@
 """Workdir of a run: lock, configuration, metrics."""
 
 import json
+import math
+import os
 import resource
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import filelock
 import pytest
 
+from flaxnets.training import workdir as workdir_module
 from flaxnets.training.config import Config
 from flaxnets.training.metric_writer import MetricsWriter, read_metrics
-from flaxnets.training.workdir import Workdir, WorkdirError
+from flaxnets.training.workdir import Workdir, WorkdirError, WorkdirInUse, is_in_use, read_holder
 
 
 @pytest.mark.subprocess
@@ -108,3 +114,69 @@ def test_records_after_the_checkpoint_are_dropped_and_a_cut_line_too(tmp_path: P
 
 def test_no_records_yet(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
+
+
+def holding(path: Path, text: str, silent: float = 0.0) -> filelock.FileLock:
+    """Returns the lock that another process would hold, which has shown no sign of life since."""
+    lock = filelock.FileLock(path / "lock", thread_local=False)
+    lock.acquire()
+    (path / "lock.holder").write_text(text + "\n")
+    moment = time.time() - silent
+    os.utime(path / "lock.holder", (moment, moment))
+    return lock
+
+
+def test_the_lock_of_a_dead_machine_is_broken_after_its_age(tmp_path: Path) -> None:
+    lock = holding(tmp_path, "process 17 on elsewhere", 3 * 3600)
+    text = r"\(process 17 on elsewhere\), last sign of life 3\.0 h ago; .*--break_lock_after=90$"
+    for limit in (math.inf, 4 * 3600):
+        with pytest.raises(WorkdirInUse, match=text):
+            Workdir(tmp_path, break_lock_after=limit).__enter__()
+    with Workdir(tmp_path, break_lock_after=3600):
+        assert (tmp_path / "lock.holder").read_text() == (
+            f"process {os.getpid()} on {socket.gethostname()}\n"
+        )
+        with pytest.raises(WorkdirInUse, match=rf"\(process {os.getpid()} on"):
+            Workdir(tmp_path, break_lock_after=3600).__enter__()
+    lock.release()
+
+
+@pytest.mark.parametrize("age", [0.0, 60.0])
+def test_the_lock_of_a_living_process_is_not_broken(age: float, tmp_path: Path) -> None:
+    lock = holding(tmp_path, "process 17 on elsewhere", age)
+    with pytest.raises(WorkdirInUse, match=r"wait for it or name another workdir$"):
+        Workdir(tmp_path, break_lock_after=0).__enter__()
+    lock.release()
+    lock = holding(tmp_path, f"process {os.getppid()} on {socket.gethostname()}", 9999)
+    with pytest.raises(WorkdirInUse, match=r"wait for it or name another workdir$"):
+        Workdir(tmp_path, break_lock_after=0).__enter__()
+    lock.release()
+
+
+def test_a_holder_shows_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workdir_module, "BEAT_SECONDS", 0.05)
+    with Workdir(tmp_path):
+        os.utime(tmp_path / "lock.holder", (1, 1))
+        end = time.monotonic() + 10
+        while read_holder(tmp_path)[1] > 60:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    assert read_holder(tmp_path) == ("", None)
+
+
+def test_whether_a_workdir_is_in_use_is_told_without_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_in_use(tmp_path)
+    monkeypatch.setattr(filelock.FileLock, "acquire", None)
+    for text, silent, used in (
+        ("process 17 on elsewhere", 0, True),
+        ("process 17 on elsewhere", 100, False),
+        (f"process {os.getpid()} on {socket.gethostname()}", 0, True),
+        (f"process {2**22 + 1} on {socket.gethostname()}", 0, False),
+    ):
+        (tmp_path / "lock.holder").write_text(text)
+        moment = time.time() - silent
+        os.utime(tmp_path / "lock.holder", (moment, moment))
+        assert is_in_use(tmp_path) == used, text
+    assert [path.name for path in tmp_path.iterdir()] == ["lock.holder"]

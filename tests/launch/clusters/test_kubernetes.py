@@ -197,7 +197,7 @@ def test_one_failure_ends_the_job_and_saved_ones_do_not_count() -> None:
     assert evicted["action"] == saved["action"] == "FailJob"
     # Kubernetes requires them sorted.
     assert saved["onExitCodes"]["values"] == SAVED == sorted(SAVED)
-    assert set(SAVED) == {128 + signal.SIGTERM, 128 + signal.SIGUSR1}
+    assert set(SAVED) == {128 + n for n in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM)}
     assert saved["onExitCodes"]["containerName"] == container_of(manifest)["name"]
     first, last = manifest["spec"]["failurePolicy"]["rules"]
     assert first["action"] == "RestartJobSetAndIgnoreMaxRestarts"

@@ -4,20 +4,25 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from flaxnets.training.metric_writer import read_metrics
+from flaxnets.training.preemption import SIGNALS
 from launch import local
 from launch.clusters.local_job import LocalJob, run_with_restarts
+from tests.launch.jobs import processes_with
 from tests.launch.programs import (
     MOVING_SHAPES,
+    ROOT,
     finish,
     sentence,
     start,
@@ -25,6 +30,14 @@ from tests.launch.programs import (
 )
 
 WAIT = "import time; time.sleep(60)"
+
+
+@pytest.fixture(autouse=True)
+def no_nohup() -> Iterator[None]:
+    """The tests may run under nohup, which the processes that they start would inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def run(
@@ -71,6 +84,32 @@ def test_a_killed_process_ends_the_job() -> None:
     code, lines, _ = run(WAIT, kills_itself, grace=0.2)
     assert code == 128 + signal.SIGKILL
     assert "[1] ended with exit code 137" in lines
+    assert any(line.startswith("[1] error: process 1 of 2 was killed by SIGKILL") for line in lines)
+
+
+def test_errors_that_follow_from_a_death_are_left_out() -> None:
+    dies = "import os, time; print('mine'); time.sleep(1); os.kill(os.getpid(), 9)"
+    # It loses its connection a moment before the death of the other one can be seen.
+    follows = "import sys, time; print('before'); time.sleep(0.9); print('Gloo AllGather failed'); "
+    code, lines, _ = run(dies, follows + "time.sleep(1); print('Traceback'); sys.exit(1)")
+    assert code == 137
+    assert [line for line in lines if "error" not in line] == [
+        "[0] ended with exit code 137",
+        "[0] mine",
+        "[1] before",
+        "[1] ended with exit code 1",
+    ]
+    # Another one may notice the death before the job does.
+    slow = "import os, sys, time; time.sleep({}); {}"
+    code, lines, _ = run(slow.format(0.2, "sys.exit(134)"), slow.format(0.8, "os.kill(0, 9)"))
+    assert code == 137
+    assert any(line.startswith("[1] error: process 1 of 2 was killed by SIGKILL") for line in lines)
+    # What ends well is shown, and so is the error that came first.
+    code, lines, _ = run("import sys; print('why'); sys.exit(3)", follows)
+    assert (code, lines) == (
+        3,
+        ["[0] ended with exit code 3", "[0] why", "[1] Gloo AllGather failed", "[1] before"],
+    )
 
 
 def test_children_of_a_process_end_with_the_job(tmp_path: Path) -> None:
@@ -90,14 +129,14 @@ import signal, sys, time
 def end(number, frame):
     print("signal", number)
     sys.exit(128 + number)
-signal.signal(signal.SIGTERM, end)
-signal.signal(signal.SIGINT, end)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    signal.signal(number, end)
 print("ready")
 time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signals_reach_every_process(number: int) -> None:
     output = io.StringIO()
     job = LocalJob([[sys.executable, "-u", "-c", HANDLES]] * 2, [{}, {}], output=output)
@@ -115,6 +154,86 @@ def test_signals_reach_every_process(number: int) -> None:
     assert {f"[{rank}] signal {int(number)}" for rank in range(2)} <= set(
         output.getvalue().splitlines()
     )
+
+
+def test_of_several_signals_one_that_is_requeued_gives_the_exit_code() -> None:
+    output = io.StringIO()
+    # One of the processes gets no further than SIGINT.
+    counts = HANDLES.replace("sys.exit(128 + number)", "time.sleep(0.5); sys.exit(130)")
+    job = LocalJob([[sys.executable, "-u", "-c", counts]] * 2, [{}, {}], output=output)
+
+    def send() -> None:
+        while output.getvalue().count("ready") < 2:
+            time.sleep(0.05)
+        for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert job.run() == 128 + signal.SIGUSR1
+    sender.join()
+
+
+LAUNCHER = """
+import sys
+from launch.clusters.local_job import LocalJob
+sys.exit(LocalJob([["sh", "-c", script] for script in sys.argv[2:]], [{}] * len(sys.argv[2:]),
+                  orphan_seconds=float(sys.argv[1])).run())
+"""
+
+
+def start_launcher(*scripts: str, seconds: float, **options: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", LAUNCHER, str(seconds), *scripts]
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **options)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGUSR1])
+def test_a_launcher_that_dies_takes_its_processes_with_it(number: int, tmp_path: Path) -> None:
+    saved, begun = tmp_path / "saved", tmp_path / "begun"
+    mark = f"sleep 6{tmp_path.stat().st_ino}"  # Found in the list of processes.
+    saves = f"trap 'sleep 0.3; echo x > {saved}; exit' TERM HUP USR1; echo >> {begun}; "
+    # A child of its own, for which it waits so that it hears of signals at once.
+    launcher = start_launcher(f"{saves} {mark} & wait $!", seconds=2, stdout=subprocess.DEVNULL)
+    wait_for(begun.exists)
+    wait_for(lambda: bool(processes_with(mark)))
+    launcher.send_signal(number)
+    launcher.wait(10)
+    wait_for(lambda: not processes_with(mark), 6)
+    assert saved.exists()
+
+
+@pytest.mark.subprocess
+def test_a_process_that_goes_on_without_its_launcher_is_killed(tmp_path: Path) -> None:
+    begun, mark = tmp_path / "begun", f"sleep 7{tmp_path.stat().st_ino}"
+    deaf = f"trap '' TERM; echo >> {begun}; {mark}"
+    launcher = start_launcher(deaf, deaf, seconds=1, stdout=subprocess.DEVNULL)
+    wait_for(lambda: begun.exists() and len(begun.read_text()) == 2)
+    launcher.kill()
+    launcher.wait()
+    time.sleep(0.4)
+    assert processes_with(mark)  # It has a second to save.
+    wait_for(lambda: not processes_with(mark), 5)
+
+
+@pytest.mark.subprocess
+def test_the_job_goes_on_when_nobody_reads_its_output(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    # More than fits into a pipe.
+    script = f"i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; echo > {done}"
+    launcher = start_launcher(script, seconds=1, stdout=subprocess.PIPE)
+    assert launcher.stdout is not None
+    launcher.stdout.close()
+    assert launcher.wait(30) == 0
+    assert done.exists()
 
 
 @pytest.mark.parametrize(

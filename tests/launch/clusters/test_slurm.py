@@ -48,9 +48,9 @@ srun --label --cpus-per-task=8 bash -c 'JAX_LOCAL_DEVICE_IDS=$(seq -s, $((SLURM_
 $(((SLURM_LOCALID + 1) * 2 - 1))) exec "$@"' bash /venv/bin/python -u -m launch.train \
 --workdir=runs/fold"$SLURM_ARRAY_TASK_ID" '--config.name=a b' || code=$?
 
-# 143 and 138: the run saved a checkpoint after SIGTERM or SIGUSR1. A job that was cancelled, or
-# that Slurm requeues by itself, is no longer RUNNING.
-if [ $code = 143 ] || [ $code = 138 ]; then
+# 143, 138 and 129: the run saved a checkpoint after SIGTERM, SIGUSR1 or SIGHUP. A job that was
+# cancelled, or that Slurm requeues by itself, is no longer RUNNING.
+if [ $code = 143 ] || [ $code = 138 ] || [ $code = 129 ]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     state=$(squeue --noheader --jobs="$job" --format=%T || true)
     if [ "$state" != RUNNING ]; then
@@ -162,6 +162,7 @@ def test_arguments_reach_the_program_as_they_are(commands: Path) -> None:
     [
         (143, "RUNNING", "", True),
         (138, "RUNNING", "99", True),
+        (129, "RUNNING", "", True),
         (143, "RUNNING", "100", False),
         (143, "COMPLETING", "", False),
         (143, "", "", False),
@@ -181,7 +182,7 @@ def test_only_what_a_signal_stopped_is_queued_again(
     found, output = run_script(commands, job, **variables)
     assert found == code
     assert ("scontrol requeue 41\n" in output) == queues
-    assert ("asked: --noheader --jobs=41 --format=%T" in output) == (code in (138, 143))
+    assert ("asked: --noheader --jobs=41 --format=%T" in output) == (code in (129, 138, 143))
 
 
 def test_of_an_array_the_element_alone_is_queued_again(commands: Path) -> None:

@@ -84,7 +84,7 @@ def test_state_and_best_of_each_run(runs: Path) -> None:
     }
     assert found["b/whole"].seconds == 20
     assert found["b/whole"].step == 40
-    # Reading the state leaves no lock behind.
+    # Reading the state takes no lock, and one that is left says nothing.
     assert {run.state for run in find_runs(runs) if run.name == "going"} == {"unfinished"}
 
 

@@ -1,0 +1,100 @@
+"""Programs in poor surroundings: closed streams, an ASCII locale, no device, a full terminal."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from launch import program
+from tests.launch.programs import ROOT
+
+REGRESSION = ("--config=tests/launch/regression.py", "--config.num_steps=2")
+
+
+def further(value: str) -> Any:
+    """Marks a value of the same kind, as each starts a program."""
+    return pytest.param(value, marks=pytest.mark.stress)
+
+
+def run(
+    name: str, *arguments: str, redirections: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program through the shell, with redirections as ``2>&-``."""
+    command = [sys.executable, "-m", f"launch.{name}", *arguments]
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirections}', "sh", *command],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **variables},
+        capture_output=True,
+        timeout=300,
+        text=True,
+    )
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize(
+    "redirections", ["<&- >&- 2>&-", further("2>&-"), further("> /dev/full 2>&1")]
+)
+def test_a_training_needs_no_open_streams(redirections: str, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    done = run("train", *REGRESSION, f"--workdir={workdir}", redirections=redirections)
+    assert done.returncode == 0, done.stderr
+    # No library wrote its messages into a file that has the number of a closed stream.
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 2]
+    assert json.loads((workdir / "config.json").read_text())["config"]["num_steps"] == 2
+    assert (workdir / "checkpoints/2").is_dir()
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("encoding", ["C", further("de_DE.ISO-8859-1")])
+def test_names_are_utf8_in_any_locale(encoding: str, tmp_path: Path) -> None:
+    workdir = tmp_path / "käse – मक्खन"
+    workdir.mkdir()
+    config = {"best_metric": "loss", "best_mode": "min", "eval_split": "test", "num_steps": 4}
+    record = {"experiment": "käse.py", "config": config}
+    (workdir / "config.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+    variables = {"LC_ALL": encoding, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run("runs", str(tmp_path), **variables)
+    assert done.returncode == 0, done.stderr
+    assert "käse – मक्खन  käse.py     not begun" in done.stdout
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("platform", ["cuda", further("tpu"), further("gpux")])
+def test_a_platform_without_a_device_is_one_sentence(platform: str, tmp_path: Path) -> None:
+    done = run("train", *REGRESSION, f"--workdir={tmp_path / 'run'}", JAX_PLATFORMS=platform)
+    assert done.returncode == 1
+    [error] = [line for line in done.stderr.splitlines() if "error" in line]
+    assert error.startswith(f"error: JAX_PLATFORMS={platform}: expected a platform that JAX has")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--config.optimizer.frozen=encoder", "--config.optimizer.frozen=head"), ("head",)),
+        (("--config.optimizer.frozen", "encoder", "--config.optimizer.frozen=head"), ("head",)),
+        (("--config.optimizer.frozen=('a','b')", "--config.optimizer.frozen=('c',)"), ("c",)),
+        (("--config.optimizer.frozen=a", "--config.optimizer.frozen=()"), ()),
+        (("--config.optimizer.frozen=a,b/c",), ("a", "b/c")),
+        (("--config.optimizer.frozen=23,04",), ("23", "04")),
+        (("--config.optimizer.frozen=7",), ("7",)),
+        (("--config.optimizer.frozen=",), ()),
+    ],
+)
+def test_of_a_tuple_that_is_given_again_the_last_counts(
+    arguments: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    argv = ["program", "--config=tests/launch/regression.py", *arguments]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    values(argv)
+    assert program.conform_texts(values.config).optimizer.frozen == expected
