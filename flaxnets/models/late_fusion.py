@@ -74,8 +74,9 @@ class LateFusion(nn.Module):
         if frames.ndim != 4:
             raise ValueError(f"frames: expected (B,T,S,D), received shape {frames.shape}")
         lengths = check_lengths(lengths, *frames.shape[:2])
-        x = zero_padding(frames, lengths)
+        x = frames
         if self.projection_features:
+            x = zero_padding(x, lengths)  # The networks do so themselves.
             x = StreamProjection(self.projection_features, name="projection")(x)
 
         def apply(network: nn.Module, stream: Array) -> Array:

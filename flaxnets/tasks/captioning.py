@@ -104,7 +104,7 @@ class Captioning:
         probability = None
         if self.scheduled_sampling is not None:
             probability = self.scheduled_sampling.probability(step)
-        inputs, lengths = model_inputs(batch)
+        inputs, lengths = model_inputs(zero_masked_inputs(batch))
         outputs, collections = model.apply(
             variables,
             inputs,
@@ -205,15 +205,22 @@ class Captioning:
 def model_inputs(batch: Batch) -> tuple[Array, Array | None]:
     """Returns the model's inputs: images, features or videos, and the videos' lengths or None.
 
-    Float inputs of rows that ``mask`` leaves out are zeros: NaN there would make gradients NaN.
-
     Raises:
       ValueError: a batch with none of ``INPUTS``, or several.
     """
     found = [name for name in INPUTS if name in batch]
     if len(found) != 1:
         raise ValueError(f"batch: expected one of {INPUTS}, received {sorted(batch)}")
-    return zero_where_masked(batch[found[0]], batch.get("mask")), batch.get("lengths")
+    return batch[found[0]], batch.get("lengths")
+
+
+def zero_masked_inputs(batch: Batch) -> Batch:
+    """Returns a batch whose float inputs are zero in rows that its mask leaves out.
+
+    A NaN there would make the gradient NaN, although the row's loss is multiplied by zero.
+    """
+    inputs = {name: batch[name] for name in INPUTS if name in batch}
+    return {**batch, **{name: zero_where_masked(x, batch["mask"]) for name, x in inputs.items()}}
 
 
 def word_mask(batch: Batch) -> Array:

@@ -12,7 +12,12 @@ import jax.numpy as jnp
 from flaxnets.decoders.hypotheses import BOS, PAD, UNK
 from flaxnets.decoders.sampling import greedy_search, sample
 from flaxnets.layers.padding import zero_where_masked
-from flaxnets.tasks.captioning import Captioning, model_inputs, start_search
+from flaxnets.tasks.captioning import (
+    Captioning,
+    model_inputs,
+    start_search,
+    zero_masked_inputs,
+)
 from flaxnets.tasks.cider import DocumentFrequencies, cider_d
 from flaxnets.typing import (
     Array,
@@ -91,6 +96,7 @@ class SelfCritical(Captioning):
         # Sampling is not differentiated. log p of the samples is recomputed by teacher forcing, in
         # one scan, and only that has a gradient.
         constants = jax.lax.stop_gradient(variables)
+        batch = zero_masked_inputs(batch)
         options: dict[str, Any] = {}
         if self.image_dropout:
             # One key for sampling and for log p, so that both drop the same parts of the image.
