@@ -89,11 +89,11 @@ def attend(keys: Array, query: Array, vector: Array, mask: Array | None) -> Arra
     # A softmax by hand: jax.nn.softmax of a row that is masked throughout is NaN, and so is its
     # gradient. Masked energies are the least finite number, not minus infinity, since
     # -inf - (-inf) is NaN. The shift by the maximum does not change α, so it needs no gradient.
-    least = jnp.finfo(energies.dtype).min  # Also the maximum of no regions at all.
+    if not energies.shape[-1]:
+        return energies  # Of no regions there is no maximum.
     if exists is not None:
-        energies = jnp.where(exists, energies, least)
-    largest = energies.max(-1, keepdims=True, initial=least)
-    powers = jnp.exp(energies - jax.lax.stop_gradient(largest))
+        energies = jnp.where(exists, energies, jnp.finfo(energies.dtype).min)
+    powers = jnp.exp(energies - jax.lax.stop_gradient(energies.max(-1, keepdims=True)))
     if exists is not None:
         powers = jnp.where(exists, powers, 0)
     total = powers.sum(-1, keepdims=True)

@@ -136,9 +136,11 @@ class AttentionPooling(nn.Module):
         query = self.param("query", nn.initializers.normal(self.features**-0.5), (self.features,))
         logits = hidden.astype(jnp.float32) @ query  # (B,T)
         # A softmax by hand: jax.nn.softmax gives NaN where no step is valid.
-        least = jnp.finfo(jnp.float32).min  # Also the maximum of no steps at all.
-        logits = jnp.where(valid, logits, least)
-        shift = jax.lax.stop_gradient(jnp.max(logits, axis=1, keepdims=True, initial=least))
+        logits = jnp.where(valid, logits, jnp.finfo(jnp.float32).min)
+        if not inputs.shape[1]:
+            self.sow("intermediates", "weights", logits)
+            return _without_steps(inputs)
+        shift = jax.lax.stop_gradient(jnp.max(logits, axis=1, keepdims=True))
         powers = jnp.where(valid, jnp.exp(logits - shift), 0.0)
         total = jnp.sum(powers, axis=1, keepdims=True)
         weights = powers / jnp.where(total > 0, total, 1.0)

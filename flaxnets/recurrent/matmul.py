@@ -159,9 +159,8 @@ def multiply_valid(x: Array, kernel: Array, valid: Array) -> Array:
       kernel: (F,G).
       valid: (...) bool.
     """
-    x = zero_where_masked(x, valid)
     if not is_batch_known_unsharded():
-        return jnp.where(valid[..., None], multiply(x, kernel), 0)
+        return jnp.where(valid[..., None], multiply(zero_where_masked(x, valid), kernel), 0)
     rows, mask = x.reshape(-1, x.shape[-1]), valid.reshape(-1)
     product = _multiply_rows(rows, kernel.astype(x.dtype), mask)
     return product.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -201,6 +200,7 @@ def _multiply_rows_backward(
         return gradient @ kernel.T, rows.T @ gradient
 
     rows, kernel, mask = residuals
+    rows = zero_where_masked(rows, mask)
     d_rows, d_kernel = _by_size(vjp_packed, vjp_all, mask, rows, kernel, gradient)
     return d_rows, d_kernel, None
 
