@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from flaxnets.layers.padding import zero_where_masked
 from flaxnets.typing import Array
 
 
@@ -76,7 +77,9 @@ class MeanAccumulator:
         return self._sums.get(name, (0.0, 0.0))[1]
 
 
-def cross_entropies(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
+def cross_entropies(
+    logits: Array, labels: Array, mask: Array | None = None, *, label_smoothing: float = 0.0
+) -> Array:
     """Returns the softmax cross-entropy of integer labels, entry by entry, in nats.
 
     With label smoothing s (Szegedy et al., 1512.00567, section 7) the target distribution is
@@ -85,17 +88,22 @@ def cross_entropies(logits: Array, labels: Array, *, label_smoothing: float = 0.
     Args:
       logits: (..., K) any float; computed in float32 at least.
       labels: (...) int32 in [0,K).
+      mask: (...) bool, entries that count; None: all. Logits and labels of others are not read:
+        their loss is zero, and so is the gradient, whatever they are.
       label_smoothing: s in [0,1).
 
     Returns:
       (...) float32 at least.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if mask is not None:
+        # Before the logarithm, too: its gradient at NaN is NaN, even times zero.
+        logits, labels = zero_where_masked(logits, mask), jnp.where(mask, labels, 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if label_smoothing:
         uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
         losses = (1 - label_smoothing) * losses + label_smoothing * uniform
-    return losses
+    return losses if mask is None else jnp.where(mask, losses, 0)
 
 
 def cross_entropy(
@@ -109,7 +117,7 @@ def cross_entropy(
     0.6931
 
     Args:
-      logits: (..., K) any float.
+      logits: (..., K) any float; not read where ``mask`` is False.
       labels: (...) int32 in [0,K); not read where ``mask`` is False.
       mask: (...) bool, entries that count.
       label_smoothing: see ``cross_entropies``.
@@ -117,6 +125,5 @@ def cross_entropy(
     Returns:
       The sum, () float32 at least, and the number of entries that count, () float32.
     """
-    labels = jnp.where(mask, labels, 0)
-    losses = cross_entropies(logits, labels, label_smoothing=label_smoothing)
-    return jnp.sum(jnp.where(mask, losses, 0.0)), jnp.sum(mask, dtype=jnp.float32)
+    losses = cross_entropies(logits, labels, mask, label_smoothing=label_smoothing)
+    return jnp.sum(losses), jnp.sum(mask, dtype=jnp.float32)

@@ -6,6 +6,8 @@
 they are computed once for all time steps and all captions of an image.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -31,7 +33,7 @@ def flatten_regions(features: Array, mask: Array | None) -> tuple[Array, Array |
         )
     if not jnp.issubdtype(features.dtype, jnp.floating):
         raise ValueError(f"features: expected a float dtype, received {features.dtype}")
-    regions = features.reshape(len(features), -1, features.shape[-1])
+    regions = features.reshape(len(features), math.prod(features.shape[1:-1]), features.shape[-1])
     if mask is None:
         return regions, None
     if mask.shape != regions.shape[:2] or mask.dtype != jnp.bool_:
@@ -46,15 +48,17 @@ def average_regions(regions: Array, mask: Array | None) -> Array:
     """Returns the mean over the regions that exist, summed in at least float32.
 
     Args:
-      regions: (B,R,D), zero where the mask is False.
+      regions: (B,R,D), not read where the mask is False.
       mask: (B,R) bool; None: all.
 
     Returns:
       (B,D) in the dtype of ``regions``; zero where no region exists.
     """
+    if mask is not None:
+        regions = jnp.where(mask[..., None], regions, 0)
     total = jnp.sum(regions, axis=1, dtype=jnp.promote_types(regions.dtype, jnp.float32))
     if mask is None:
-        return (total / regions.shape[1]).astype(regions.dtype)
+        return (total / max(regions.shape[1], 1)).astype(regions.dtype)
     count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
     return (total / count).astype(regions.dtype)
 
@@ -63,7 +67,7 @@ def attend(keys: Array, query: Array, vector: Array, mask: Array | None) -> Arra
     """Returns the attention weights of C queries per image.
 
     Args:
-      keys: (B,R,A), W_k v + b.
+      keys: (B,R,A), W_k v + b; not read where masked.
       query: (B,C,A), W_q h.
       vector: (A,), w.
       mask: (B,R), above zero where a region exists; None: all do.
@@ -76,13 +80,17 @@ def attend(keys: Array, query: Array, vector: Array, mask: Array | None) -> Arra
     >>> attend(jnp.ones((2, 3, 4)), jnp.ones((2, 1, 4)), jnp.ones(4), mask).tolist()
     [[[0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0]]]
     """
+    exists = None if mask is None else mask[:, None] > 0
+    if exists is not None:
+        keys = jnp.where(exists[:, 0, :, None], keys, 0)
     hidden = jnp.tanh(keys[:, None] + query[:, :, None])  # (B,C,R,A)
     energies = hidden @ vector.astype(hidden.dtype)
     energies = energies.astype(jnp.promote_types(energies.dtype, jnp.float32))
-    exists = None if mask is None else mask[:, None] > 0
     # A softmax by hand: jax.nn.softmax of a row that is masked throughout is NaN, and so is its
     # gradient. Masked energies are the least finite number, not minus infinity, since
     # -inf - (-inf) is NaN. The shift by the maximum does not change α, so it needs no gradient.
+    if not energies.shape[-1]:
+        return energies  # Of no regions there is no maximum.
     if exists is not None:
         energies = jnp.where(exists, energies, jnp.finfo(energies.dtype).min)
     powers = jnp.exp(energies - jax.lax.stop_gradient(energies.max(-1, keepdims=True)))

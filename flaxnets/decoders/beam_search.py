@@ -120,8 +120,8 @@ def beam_search(
             own = totals[:, group * size : (group + 1) * size]
             # The penalty is subtracted for the choice only; ``sums`` are read from ``own``.
             penalized = own - diversity_penalty * taken[:, None] if group else own
-            index = block_top_k(penalized.reshape(b, -1), size)[1]
-            sums = jnp.take_along_axis(own.reshape(b, -1), index, axis=1)
+            index = block_top_k(penalized.reshape(b, size * v), size)[1]
+            sums = jnp.take_along_axis(own.reshape(b, size * v), index, axis=1)
             words = index % v
             if group + 1 < num_groups:
                 # Dead slots choose arbitrary words, which must not be penalised.
@@ -235,9 +235,9 @@ def block_top_k(values: Array, k: int) -> tuple[Array, Array]:
     if n <= k * _BLOCK:
         return jax.lax.top_k(values, k)
     padded = jnp.pad(values, ((0, 0), (0, -n % _BLOCK)), constant_values=-jnp.inf)
-    blocks = padded.reshape(b, -1, _BLOCK)
+    blocks = padded.reshape(b, padded.shape[1] // _BLOCK, _BLOCK)
     # Blocks in rising order, so that ties resolve to the lower index across blocks as within them.
     # A value equal to the k-th may lie in a block left out, but only behind k blocks that reach it.
     chosen = jnp.sort(jax.lax.top_k(jnp.max(blocks, axis=-1), k)[1], axis=-1)  # (B,k)
-    best, index = jax.lax.top_k(gather(blocks, chosen).reshape(b, -1), k)
+    best, index = jax.lax.top_k(gather(blocks, chosen).reshape(b, k * _BLOCK), k)
     return best, jnp.take_along_axis(chosen, index // _BLOCK, axis=1) * _BLOCK + index % _BLOCK

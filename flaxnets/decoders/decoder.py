@@ -28,6 +28,7 @@ import numpy as np
 
 from flaxnets.decoders.attention import flatten_regions
 from flaxnets.decoders.cells import InnerCell
+from flaxnets.layers.padding import check_counts
 from flaxnets.recurrent.cell import Cell, ProjectHidden
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.matmul import ScanWeights, affine, multiply, multiply_valid, split_projected
@@ -262,8 +263,8 @@ class CaptionDecoder(nn.Module, kw_only=True):
         Args:
           features: (B,R,D), (B,h,w,D) or (B,D), float.
           tokens: (B,C,L) int32 in [0,V): words, the end token, padding; no begin token.
-          token_lengths: (B,C) int32 in [0,L], the end token included. Later steps leave the carry
-            unchanged; their logits are undefined.
+          token_lengths: (B,C) integers in [0,L], the end token included, an array or lists. Later
+            steps leave the carry unchanged; their logits are undefined.
           mask: (B,R) bool, regions that exist; None: all.
           train: dropout (key ``dropout``) and other noise (key ``sampling``) are applied.
           sampling_probability: of scheduled sampling (Bengio et al., 1506.03099), in [0,1]: with
@@ -277,7 +278,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
         if self.gradients not in GRADIENTS:
             raise ValueError(f"gradients: expected one of {GRADIENTS}, received {self.gradients!r}")
         regions, mask = flatten_regions(features, mask)
-        check_captions(tokens, token_lengths, len(regions), self.vocabulary_size)
+        token_lengths = check_captions(tokens, token_lengths, len(regions), self.vocabulary_size)
         weights = self.weights(regions.shape[-1])
         if train and self.weight_dropout_rate > 0:
             weights = weights._replace(scan=self._drop_weights(weights.scan))
@@ -290,7 +291,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
         # Time is the leading axis of everything that is scanned.
         first = jnp.full((b, c, 1), self.begin_token, tokens.dtype)
         previous = jnp.moveaxis(jnp.concatenate([first, tokens[..., :-1]], -1), -1, 0)  # (L,B,C)
-        valid = jnp.arange(num_steps) < jnp.asarray(token_lengths)[..., None]  # (B,C,L)
+        valid = jnp.arange(num_steps) < token_lengths[..., None]  # (B,C,L)
         flags = {"valid": jnp.moveaxis(valid, -1, 0)}
         # Random keys are taken in the order of the lines below: reordering them changes results.
         if train:
@@ -492,8 +493,8 @@ def bind_regions(scanned: ScanWeights, memory: Memory) -> ScanWeights:
 
 def check_captions(
     tokens: Array, token_lengths: Array, batch_size: int, vocabulary_size: int
-) -> None:
-    """Checks shapes, dtypes and ranges of captions.
+) -> Array:
+    """Returns the lengths as (B,C) int32, after a check of shapes, dtypes and ranges of captions.
 
     Values are checked only outside of ``jit``, where they are known.
 
@@ -505,23 +506,14 @@ def check_captions(
         raise ValueError(
             f"tokens: expected (B,C,L) with B = {batch_size}, received shape {tokens.shape}"
         )
-    if token_lengths.shape != tokens.shape[:2]:
-        raise ValueError(
-            f"token_lengths: expected shape {tokens.shape[:2]}, received {token_lengths.shape}"
-        )
-    ranges = (
-        ("tokens", tokens, vocabulary_size - 1),
-        ("token_lengths", token_lengths, tokens.shape[2]),
-    )
-    for name, values, largest in ranges:
-        if not jnp.issubdtype(values.dtype, jnp.integer):
-            raise ValueError(f"{name}: expected integers, received {values.dtype}")
-        if isinstance(values, jax.core.Tracer) or not values.size:
-            continue
-        known = np.asarray(values)
-        low, high = known.min(), known.max()
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"tokens: expected integers, received {tokens.dtype}")
+    if not isinstance(tokens, jax.core.Tracer) and tokens.size:
+        known = np.asarray(tokens)
+        low, high, largest = known.min(), known.max(), vocabulary_size - 1
         if low < 0 or high > largest:
-            raise ValueError(f"{name}: expected 0 to {largest}, received {low} to {high}")
+            raise ValueError(f"tokens: expected 0 to {largest}, received {low} to {high}")
+    return check_counts("token_lengths", token_lengths, tokens.shape[:2], tokens.shape[2])
 
 
 def _dropout(x: Array, rate: float, key: PRNGKey | None) -> Array:

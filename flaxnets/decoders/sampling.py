@@ -210,7 +210,7 @@ def _draw(probabilities: Array, first: Array, second: Array) -> Array:
     padding = -probabilities.shape[-1] % _BLOCK
     widths = [(0, 0)] * (probabilities.ndim - 1) + [(0, padding)]
     blocks = jnp.pad(probabilities, widths)
-    blocks = blocks.reshape(*probabilities.shape[:-1], -1, _BLOCK)
+    blocks = blocks.reshape(*probabilities.shape[:-1], blocks.shape[-1] // _BLOCK, _BLOCK)
     block = _invert_cdf(jnp.sum(blocks, axis=-1), first)
     chosen = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
     return block * _BLOCK + _invert_cdf(chosen, second)

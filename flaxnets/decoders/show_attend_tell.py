@@ -389,7 +389,8 @@ class HardAttention(SoftAttention):
         )
         baseline = self.baseline.value
         if train and not self.is_initializing() and self.is_mutable_collection("baseline"):
-            mean = self._mean_log_likelihood(outputs.logits, tokens, token_lengths)
+            counts = jnp.asarray(token_lengths)
+            mean = self._mean_log_likelihood(outputs.logits, tokens, counts)
             decay = self.baseline_decay
             self.baseline.value = decay * baseline + (1 - decay) * mean
         return outputs._replace(baseline=baseline)

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from flaxnets.configuration import nearest
+from flaxnets.layers.normalization import images_that_count
+from flaxnets.layers.padding import zero_where_masked
 from flaxnets.layers.pooling import adaptive_average_pool
 from flaxnets.typing import Array, Dtype, PRNGKey
 
@@ -107,7 +109,8 @@ class Encoder(nn.Module, kw_only=True):
         Args:
           images: (N,H,W,3) uint8 in [0,255], or float already normalised as by ``normalize``.
           mask: (N,) bool, images that count in BatchNorm's statistics in training, which padded
-            frames must not. None, or all False: all images count.
+            frames must not. None, or all False: all images count. Float images that do not count
+            are read as zeros in training: NaN in one would make the kernels' gradients NaN.
           train: whether to normalise by the statistics of this batch, to update the running ones
             (collection ``batch_stats``) and to apply dropout (key ``dropout``).
 
@@ -128,6 +131,9 @@ class Encoder(nn.Module, kw_only=True):
         if mask is not None and (mask.shape != (n,) or mask.dtype != jnp.bool_):
             raise ValueError(f"mask: expected ({n},) bool, received {mask.shape} {mask.dtype}")
 
+        if train and mask is not None:
+            axis_name = None if self.is_initializing() else self.axis_name
+            images = zero_where_masked(images, images_that_count(mask, axis_name))
         wanted = self.levels or (self.maps_level,)
         found: dict[str, Array] = {}
         for name, value in self.endpoints(self.normalize(images), mask, train=train):
@@ -248,7 +254,7 @@ def flatten_channels_first(maps: Array, size: int) -> Array:
       (N, C·size·size), in PyTorch's order: all positions of the first channel come first.
     """
     maps = adaptive_average_pool(maps, size)
-    return maps.transpose(0, 3, 1, 2).reshape(maps.shape[0], -1)
+    return maps.transpose(0, 3, 1, 2).reshape(maps.shape[0], math.prod(maps.shape[1:]))
 
 
 # Initialisers of PyTorch and torchvision.

@@ -1,8 +1,9 @@
 """Classification heads: logits of each step, or of the whole clip.
 
 Every head is called as ``head(inputs, lengths, train=...)`` with inputs (B,T,F) float and lengths
-(B,) int32 or None, and returns float32 logits: (B,T,K) for the steps, or (B,1,K) for the clip. T
-and the lengths may differ between batches, but for ``pool_concatenate``, which needs one T.
+(B,) integers (an array or a list) or None, and returns float32 logits: (B,T,K) for the steps, or
+(B,1,K) for the clip. T and the lengths may differ between batches, but for ``pool_concatenate``,
+which needs one T. What lies in padded steps has no effect on values or gradients.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flaxnets.layers.padding import mask_steps, zero_where_masked
 from flaxnets.typing import Array, Dtype
 
 Pooling = Callable[[Array, Array | None], Array]
@@ -44,14 +46,14 @@ class StepClassifier(nn.Module):
 
         Args:
           inputs: (B,T,F) float.
-          lengths: not read, as steps are independent; logits of padded steps are meaningless.
+          lengths: (B,) integers in [0,T], valid steps; None: T. Padded steps are read as zeros, and
+            their logits are meaningless.
           train: whether dropout acts.
 
         Raises:
-          ValueError: ``inputs`` of another rank.
+          ValueError: ``inputs`` or ``lengths`` of another rank or dtype, or lengths outside [0,T].
         """
-        _raise_on_rank(inputs)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(inputs)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(_read_steps(inputs, lengths))
         if self.hidden_features:
             x = nn.relu(nn.Dense(self.hidden_features, dtype=self.dtype, name="hidden")(x))
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
@@ -103,14 +105,13 @@ class ClipClassifier(nn.Module):
 
         Args:
           inputs: (B,T,F) float.
-          lengths: (B,) int32 in [0,T], valid steps; None: T. Padded steps change nothing.
+          lengths: (B,) integers in [0,T], valid steps; None: T. Padded steps change nothing.
           train: whether dropout acts.
 
         Raises:
           ValueError: ``inputs`` or ``lengths`` of another rank or dtype, or lengths outside [0,T].
         """
-        _raise_on_rank(inputs)
-        x = inputs
+        x = _read_steps(inputs, lengths)
         for layer, features in enumerate(self.step_features):
             x = self._hidden(x, features, f"step_{layer}", train)  # (B,T,features)
         pooled = self.pool(x, lengths)
@@ -133,6 +134,8 @@ def _at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _raise_on_rank(inputs: Array) -> None:
+def _read_steps(inputs: Array, lengths: Array | None) -> Array:
+    """Returns (B,T,F) with zeros at padded steps."""
     if inputs.ndim != 3:
         raise ValueError(f"inputs: expected (B,T,F), received shape {inputs.shape}")
+    return inputs if lengths is None else zero_where_masked(inputs, mask_steps(inputs, lengths))

@@ -1,9 +1,11 @@
 """Pooling over time: a sequence of steps to one vector, for one decision about the whole clip.
 
-Each is called as ``pool(inputs, lengths)`` with inputs (B,T,...) float and lengths (B,) int32 or
-None, and returns (B,...). Padded steps change nothing, and a sequence without steps gives zeros
-with zero gradients, so that lengths may be anything in [0,T].
+Each is called as ``pool(inputs, lengths)`` with inputs (B,T,...) float and lengths (B,) integers
+(an array or a list) or None, and returns (B,...). Padded steps change nothing, and a sequence
+without steps gives zeros with zero gradients, so that lengths may be anything in [0,T], and T zero.
 """
+
+import math
 
 import flax.linen as nn
 import jax
@@ -24,7 +26,7 @@ def pool_last(inputs: Array, lengths: Array | None = None) -> Array:
 
     Args:
       inputs: (B,T,...) float.
-      lengths: (B,) int32 in [0,T], valid steps; None: T.
+      lengths: (B,) integers in [0,T], valid steps; None: T.
 
     Returns:
       (B,...) in the dtype of ``inputs``.
@@ -33,6 +35,8 @@ def pool_last(inputs: Array, lengths: Array | None = None) -> Array:
       ValueError: as ``mask_steps``.
     """
     valid = mask_steps(inputs, lengths)
+    if not inputs.shape[1]:
+        return _without_steps(inputs)
     last = jnp.maximum(jnp.sum(valid, axis=1) - 1, 0)
     steps = jnp.take_along_axis(inputs, _over(last[:, None], inputs), axis=1)[:, 0]
     return jnp.where(_over(valid[:, 0], steps), steps, 0)
@@ -59,6 +63,8 @@ def pool_max(inputs: Array, lengths: Array | None = None) -> Array:
     [[1.0], [-2.0]]
     """
     valid = mask_steps(inputs, lengths)
+    if not inputs.shape[1]:
+        return _without_steps(inputs)
     largest = jnp.max(jnp.where(_over(valid, inputs), inputs, -jnp.inf), axis=1)
     return jnp.where(_over(valid[:, 0], largest), largest, 0)
 
@@ -70,13 +76,14 @@ def pool_concatenate(inputs: Array, lengths: Array | None = None) -> Array:
 
     Args:
       inputs: (B,T,F) float.
-      lengths: (B,) int32 in [0,T], valid steps; None: all.
+      lengths: (B,) integers in [0,T], valid steps; None: all.
 
     Raises:
       ValueError: as ``mask_steps``.
     """
     valid = mask_steps(inputs, lengths)
-    return jnp.where(_over(valid, inputs), inputs, 0).reshape(inputs.shape[0], -1)
+    steps = jnp.where(_over(valid, inputs), inputs, 0)
+    return steps.reshape(len(inputs), math.prod(inputs.shape[1:]))
 
 
 class AttentionPooling(nn.Module):
@@ -115,7 +122,7 @@ class AttentionPooling(nn.Module):
 
         Args:
           inputs: (B,T,F) float.
-          lengths: (B,) int32 in [0,T], valid steps; None: T.
+          lengths: (B,) integers in [0,T], valid steps; None: T.
 
         Raises:
           ValueError: as for ``mask_steps``, or ``inputs`` of another rank.
@@ -130,12 +137,20 @@ class AttentionPooling(nn.Module):
         logits = hidden.astype(jnp.float32) @ query  # (B,T)
         # A softmax by hand: jax.nn.softmax gives NaN where no step is valid.
         logits = jnp.where(valid, logits, jnp.finfo(jnp.float32).min)
+        if not inputs.shape[1]:
+            self.sow("intermediates", "weights", logits)
+            return _without_steps(inputs)
         shift = jax.lax.stop_gradient(jnp.max(logits, axis=1, keepdims=True))
         powers = jnp.where(valid, jnp.exp(logits - shift), 0.0)
         total = jnp.sum(powers, axis=1, keepdims=True)
         weights = powers / jnp.where(total > 0, total, 1.0)
         self.sow("intermediates", "weights", weights)
         return jnp.einsum("bt,btf->bf", weights, x.astype(jnp.float32)).astype(inputs.dtype)
+
+
+def _without_steps(inputs: Array) -> Array:
+    """Returns zeros (B,...), the pooled steps of (B,0,...)."""
+    return jnp.zeros((inputs.shape[0], *inputs.shape[2:]), inputs.dtype)
 
 
 def _over(values: Array, inputs: Array) -> Array:

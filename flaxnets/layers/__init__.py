@@ -14,7 +14,13 @@ from flaxnets.layers.convolution import (
 )
 from flaxnets.layers.depthwise import DepthwiseConv, depthwise_conv
 from flaxnets.layers.normalization import BatchNorm
-from flaxnets.layers.padding import check_lengths, mask_steps
+from flaxnets.layers.padding import (
+    check_counts,
+    check_lengths,
+    mask_steps,
+    zero_padding,
+    zero_where_masked,
+)
 from flaxnets.layers.pooling import adaptive_average_pool, average_pool, max_pool
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "Padding",
     "adaptive_average_pool",
     "average_pool",
+    "check_counts",
     "check_lengths",
     "conv2d",
     "depthwise_conv",
@@ -34,4 +41,6 @@ __all__ = [
     "max_pool",
     "tapped_conv",
     "winograd_conv",
+    "zero_padding",
+    "zero_where_masked",
 ]

@@ -80,7 +80,7 @@ def conv2d(
       groups: number of channel groups; each group of outputs reads one group of inputs.
 
     Returns:
-      (N,h,w,D) in the dtype of ``inputs``.
+      (N,h,w,D) in the dtype of ``inputs``, with h or w zero where the kernel does not fit.
 
     Raises:
       ValueError: inputs or kernel of another rank, or channels that do not match.
@@ -106,6 +106,8 @@ def conv2d(
             feature_group_count=groups,
         )
 
+    if is_empty(inputs, kernel_size, pads):
+        return direct(inputs, kernel)  # There are no chunks to loop over, and slices would fail.
     # The CPU algorithms loop over chunks of the batch, which a sharded batch would gather.
     if groups > 1 or inputs.dtype != jnp.float32 or is_batch_known_sharded():
         return direct(inputs, kernel)
@@ -117,6 +119,18 @@ def conv2d(
         tapped = partial(tapped_conv, strides=strides, pads=pads)
         return jax.lax.platform_dependent(inputs, kernel, cpu=tapped, default=direct)
     return direct(inputs, kernel)
+
+
+def is_empty(maps: Array, window: tuple[int, int], pads: Sequence[tuple[int, int]]) -> bool:
+    """Returns whether a result has no elements: of empty feature maps, or no window fits.
+
+    Args:
+      maps: (N,H,W,C).
+      window: height and width of the kernel or window, pixels.
+      pads: padding ((above, below), (left, right)), pixels.
+    """
+    sizes = (n + sum(pad) for n, pad in zip(maps.shape[1:3], pads, strict=True))
+    return not maps.size or any(n < k for n, k in zip(sizes, window, strict=True))
 
 
 def _suits_winograd(inputs: Array, kernel: Array) -> bool:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxnets.layers.convolution import Padding, resolve_padding
+from flaxnets.layers.convolution import Padding, is_empty, resolve_padding
 from flaxnets.typing import Array, Dtype
 
 _Pair = tuple[int, int]
@@ -71,6 +71,8 @@ def depthwise_conv(
         return shifted_depthwise_conv(features, kernel, strides, pads)
 
     kernel = kernel.astype(features.dtype)
+    if is_empty(features, (kernel_size[0], kernel_size[1]), pads):
+        return native(features, kernel)  # Slices would fail.
     return jax.lax.platform_dependent(features, kernel, cpu=shifted, default=native)
 
 

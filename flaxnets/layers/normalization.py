@@ -60,7 +60,9 @@ class BatchNorm(nn.Module):
         Args:
           inputs: feature maps of N images.
           mask: (N,) bool, images that count in the statistics in training; None, or all False: all
-            images count.
+            images count. The values of others, NaN included, have no effect on the statistics and
+            on the outputs of those that count, nor on their gradients. Without any pixel that
+            counts the running statistics keep their values.
           train: whether to normalise by the statistics of this batch and to update the running
             ones.
 
@@ -81,15 +83,19 @@ class BatchNorm(nn.Module):
         if train:
             # init runs outside of pmap and shard_map, where the axis name is unbound.
             axis_name = None if self.is_initializing() else self.axis_name
-            rows = _count_rows(mask, n, axis_name, x.dtype)
+            rows = jnp.ones(n, x.dtype)
+            if mask is not None:
+                rows = images_that_count(mask, axis_name).astype(x.dtype)
             outputs, (mean, var, count) = normalize_batch(
                 x, scale, bias, rows, self.epsilon, axis_name
             )
             if not self.is_initializing():
                 old = self.momentum
                 correction = count / jnp.maximum(count - 1, 1) if self.unbiased else 1.0
-                running_mean.value = old * running_mean.value + (1 - old) * mean
-                running_var.value = old * running_var.value + (1 - old) * var * correction
+                new_mean = old * running_mean.value + (1 - old) * mean
+                new_var = old * running_var.value + (1 - old) * var * correction
+                running_mean.value = jnp.where(count > 0, new_mean, running_mean.value)
+                running_var.value = jnp.where(count > 0, new_var, running_var.value)
         else:
             factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
             outputs = (x - running_mean.value) * factor + bias
@@ -136,11 +142,17 @@ def normalize_batch(
 def _measure(maps: Array, rows: Array, axis_name: str | None) -> Statistics:
     _, h, w, _ = maps.shape
     count = _psum(rows.sum() * (h * w), axis_name)
-    mean = _psum(rows @ maps.sum((1, 2)), axis_name) / count
+    divisor = jnp.maximum(count, 1)  # Empty batches have a mean and variance of zero.
+    mean = _psum(_sum_rows(rows, maps.sum((1, 2))), axis_name) / divisor
     # Two passes: E[x²] − μ² loses all digits of the variance where the mean is large.
     deviations = maps - mean
-    squares = _psum(rows @ (deviations * deviations).sum((1, 2)), axis_name)
-    return Statistics(mean, squares / count, count)
+    squares = _psum(_sum_rows(rows, (deviations * deviations).sum((1, 2))), axis_name)
+    return Statistics(mean, squares / divisor, count)
+
+
+def _sum_rows(rows: Array, sums: Array) -> Array:
+    """Returns the sum (C,) of the rows of (N,C) that count; others may hold NaN, and 0 · NaN is."""
+    return rows @ jnp.where(rows[:, None] > 0, sums, 0)
 
 
 def _forward(
@@ -156,16 +168,21 @@ def _backward(
     maps, scale, rows, (mean, var, count) = residuals
     gradient, _ = gradients
     inverse = jax.lax.rsqrt(var + epsilon)
+    counts = rows[:, None, None, None] > 0
     of_bias = gradient.sum((0, 1, 2))
-    of_scale = (gradient * (maps - mean)).sum((0, 1, 2)) * inverse
+    products = gradient * (maps - mean)
+    # An image that does not count may be read by nobody, and its gradient of zero times NaN is NaN.
+    products = jnp.where(counts | jnp.isfinite(products), products, 0)
+    of_scale = products.sum((0, 1, 2)) * inverse
     # μ and σ² depend on every image that counts, on all devices: hence the psum before the gradient
     # flows back through them.
     total, covariance = _psum((of_bias, of_scale), axis_name)
     factor = scale * inverse
-    slope = factor * inverse * covariance / count
-    offset = factor * total / count
+    divisor = jnp.maximum(count, 1)
+    slope = factor * inverse * covariance / divisor
+    offset = factor * total / divisor
     of_statistics = (maps - mean) * slope + offset
-    of_maps = gradient * factor - rows[:, None, None, None] * of_statistics
+    of_maps = gradient * factor - jnp.where(counts, of_statistics, 0)
     return of_maps, of_scale, of_bias, None
 
 
@@ -176,10 +193,11 @@ def _psum(sums: Any, axis_name: str | None) -> Any:
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
 
-def _count_rows(mask: Array | None, n: int, axis_name: str | None, dtype: Any) -> Array:
-    """Returns (N,): 1 for images that count, 0 for others; all 1 where none counts."""
-    if mask is None:
-        return jnp.ones(n, dtype)
-    # Statistics over no image would be NaN and stay in the running averages for ever.
-    counted = _psum(mask.sum(), axis_name)
-    return (mask | (counted == 0)).astype(dtype)
+def images_that_count(mask: Array, axis_name: str | None) -> Array:
+    """Returns (N,) bool, the images that count in statistics: all of them where the mask has none.
+
+    Args:
+      mask: (N,) bool.
+      axis_name: the mapped device axis over which images are counted; None: not mapped.
+    """
+    return mask | (_psum(mask.sum(), axis_name) == 0)

@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from flaxnets.layers.convolution import is_empty
 from flaxnets.typing import Array
 
 Pair = int | tuple[int, int]
@@ -51,9 +52,8 @@ def max_pool(
     def shifted(maps: Array) -> Array:
         return shifted_max_pool(maps, window, strides, pads)
 
-    sizes = (n + sum(pad) for n, pad in zip(maps.shape[1:3], pads, strict=True))
-    if any(n < k for n, k in zip(sizes, window, strict=True)):
-        return native(maps)  # No window fits: the result is empty, and slices would fail.
+    if is_empty(maps, window, pads):
+        return native(maps)  # Slices would fail.
     return jax.lax.platform_dependent(maps, cpu=shifted, default=native)
 
 
@@ -101,7 +101,7 @@ def average_pool(maps: Array, window: Pair, strides: Pair) -> Array:
       strides: vertical and horizontal, pixels.
 
     Returns:
-      (N,h,w,C) in the dtype of ``maps``.
+      (N,h,w,C) in the dtype of ``maps``, with h or w zero where no window fits.
 
     Raises:
       ValueError: ``maps`` is not of rank 4.
@@ -131,9 +131,13 @@ def adaptive_average_pool(maps: Array, size: Pair) -> Array:
       (N,*size,C) in the dtype of ``maps``.
 
     Raises:
-      ValueError: ``maps`` is not of rank 4.
+      ValueError: ``maps`` is not of rank 4, or has no pixels.
     """
     raise_on_rank(maps)
+    if 0 in maps.shape[1:3]:
+        raise ValueError(
+            f"maps: expected at least one pixel to average, received shape {maps.shape}"
+        )
     x = maps
     for axis, n in zip((1, 2), _pair(size), strict=True):
         length = x.shape[axis]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.decoders.decoder import CaptionDecoder, CaptionOutputs, Memory
+from flaxnets.layers.padding import zero_where_masked
 from flaxnets.models.crnn import check_clips, encode_frames, take_only_endpoint
 from flaxnets.typing import Array, Carry
 
@@ -94,8 +95,8 @@ class Captioner(nn.Module):
           inputs: (B,H,W,C) images, uint8 or float as the encoder takes them; or features, float:
             (B,R,D), (B,h,w,D) or (B,D); or, with ``lengths``, a video (B,T,...).
           tokens: (B,C,L) int32 in [0,V): words, the end token, padding; no begin token.
-          token_lengths: (B,C) int32 in [0,L], with the end token; 0: no such caption.
-          lengths: (B,) int32 in [0,T], valid steps of a video; None: the inputs are no video.
+          token_lengths: (B,C) integers in [0,L], with the end token; 0: no such caption.
+          lengths: (B,) integers in [0,T], valid steps of a video; None: the inputs are no video.
           mask: (B,) bool, examples that count in batch statistics; None: all.
           train: whether dropout acts and batch statistics are those of the batch.
           image_dropout: whether ``feature_dropout_rate`` and ``region_dropout_rate`` act; None: as
@@ -198,7 +199,7 @@ class Captioner(nn.Module):
     ) -> tuple[Array, Array | None]:
         """Returns regions (B,R,D), (B,h,w,D) or (B,D), and (B,R) bool, those that exist."""
         if lengths is not None:
-            check_clips(inputs, lengths, mask, name="inputs")
+            lengths = check_clips(inputs, lengths, mask, name="inputs")
             steps = inputs
             if self.encoder is not None:
                 steps = self.encoder(inputs, lengths, mask, train=train)
@@ -206,7 +207,8 @@ class Captioner(nn.Module):
                 raise ValueError(
                     f"inputs: expected a video that becomes (B,T,D), received {steps.shape}"
                 )
-            return steps, jnp.arange(steps.shape[1]) < jnp.asarray(lengths)[:, None]
+            exists = jnp.arange(steps.shape[1]) < lengths[:, None]
+            return zero_where_masked(steps, exists), exists
         if self.encoder is None:
             return inputs, None
         if inputs.ndim != 4:

@@ -9,13 +9,14 @@ Shapes on the way::
       → classifier  logits (B,T,K) of the steps, or (B,1,K) of the clip
 """
 
+import math
 from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.layers.padding import check_lengths
+from flaxnets.layers.padding import check_lengths, zero_where_masked
 from flaxnets.typing import Array
 
 POOLS = ("mean", "flatten", "none")
@@ -87,7 +88,8 @@ class CRNN(nn.Module):
         Args:
           frames: (B,T,H,W,C) uint8 in [0,255] or float as the encoder takes them; without
             ``encoder`` features (B,T,D) or (B,T,h,w,D) float.
-          lengths: (B,) int32 in [0,T], valid steps.
+          lengths: (B,) integers in [0,T], valid steps, an array or a list. What lies in padding has
+            no effect on values or gradients.
           mask: (B,) bool, clips that count in batch statistics; None: all.
           train: whether dropout acts and batch statistics are those of the batch.
 
@@ -101,7 +103,7 @@ class CRNN(nn.Module):
         if frames.ndim not in ranks:
             expected = " or ".join(map(str, ranks))
             raise ValueError(f"frames: expected rank {expected}, received shape {frames.shape}")
-        check_clips(frames, lengths, mask)
+        lengths = check_clips(frames, lengths, mask)
         b, t = frames.shape[:2]
         x = frames
         if self.encoder is not None:
@@ -117,7 +119,8 @@ class CRNN(nn.Module):
             )
             x = take_only_endpoint(maps, "encoder")  # (B,T,h,w,D) or (B,T,D)
         if x.ndim == 5 and self.pool != "none":
-            x = x.mean(axis=(2, 3)) if self.pool == "mean" else x.reshape(b, t, -1)
+            size = math.prod(x.shape[2:])
+            x = x.mean(axis=(2, 3)) if self.pool == "mean" else x.reshape(b, t, size)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         if self.recurrent is not None:
             x = self.recurrent(x, lengths, train=train)  # (B,T,F) or (B,T,h,w,F)
@@ -158,11 +161,14 @@ def encode_frames(
     them are encoded at a time. The backward pass recomputes each chunk (rematerialisation): memory
     holds the activations of one chunk and all outputs, for the cost of a second forward pass.
 
+    Padded float frames are read as zeros and so are, where batch statistics are taken, those of
+    clips that do not count: the gradient of a NaN there would be NaN.
+
     Args:
       encoder: (N,H,W,C) to feature maps (N,h,w,D), vectors (N,D) or a dictionary of endpoints,
         called with ``mask`` (N,) and ``train``.
       frames: (B,T,H,W,C) uint8 in [0,255] or float.
-      lengths: (B,) int32 in [0,T], valid frames.
+      lengths: (B,) integers in [0,T], valid frames, an array or a list.
       mask: (B,) bool, clips that count in batch statistics; None: all.
       train: whether this is a training step.
       chunk_frames: frames encoded at a time; 0: all.
@@ -175,16 +181,17 @@ def encode_frames(
     Raises:
       ValueError: as for ``check_clips``, or frames of another rank.
     """
-    check_clips(frames, lengths, mask)
+    lengths = check_clips(frames, lengths, mask)
     if frames.ndim != 5:
         raise ValueError(f"frames: expected rank 5, received shape {frames.shape}")
     b, t = frames.shape[:2]
-    images = frames.reshape(b * t, *frames.shape[2:])
-    if train and not (freeze_encoder or freeze_statistics):
-        counts = jnp.arange(t) < jnp.asarray(lengths)[:, None]  # (B,T)
-        if mask is not None:
-            counts &= mask[:, None]
-        outputs = encoder(images, counts.reshape(-1), train=True)
+    takes_statistics = train and not (freeze_encoder or freeze_statistics)
+    counts = jnp.arange(t) < lengths[:, None]  # (B,T)
+    if takes_statistics and mask is not None:
+        counts &= mask[:, None]
+    images = zero_where_masked(frames, counts).reshape(b * t, *frames.shape[2:])
+    if takes_statistics:
+        outputs = encoder(images, counts.reshape(b * t), train=True)
     else:
         outputs = _encode_in_chunks(encoder, images, chunk_frames)
     if freeze_encoder:
@@ -192,12 +199,14 @@ def encode_frames(
     return jax.tree.map(lambda x: x.reshape(b, t, *x.shape[1:]), outputs)
 
 
-def check_clips(frames: Array, lengths: Array, mask: Array | None, *, name: str = "frames") -> None:
-    """Raises an error unless clips, lengths and mask form one batch.
+def check_clips(
+    frames: Array, lengths: Array, mask: Array | None, *, name: str = "frames"
+) -> Array:
+    """Returns lengths as (B,) int32; raises an error unless all arguments form one batch.
 
     Args:
       frames: (B,T,...) uint8 or float.
-      lengths: (B,) integers in [0,T]; values are checked outside jitted functions only.
+      lengths: (B,) integers in [0,T], see ``check_lengths``.
       mask: (B,) bool or None.
       name: of ``frames`` in errors.
 
@@ -209,9 +218,10 @@ def check_clips(frames: Array, lengths: Array, mask: Array | None, *, name: str 
     if frames.dtype != jnp.uint8 and not jnp.issubdtype(frames.dtype, jnp.floating):
         raise ValueError(f"{name}: expected uint8 or a float dtype, received {frames.dtype}")
     b, t = frames.shape[:2]
-    check_lengths(lengths, b, t)
+    lengths = check_lengths(lengths, b, t)
     if mask is not None and (mask.shape != (b,) or mask.dtype != bool):
         raise ValueError(f"mask: expected {(b,)} bool, received {mask.shape} {mask.dtype}")
+    return lengths
 
 
 def check_names(name: str, expected: Mapping[str, object], received: Mapping[str, object]) -> None:

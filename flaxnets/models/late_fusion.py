@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flaxnets.layers.padding import check_lengths, zero_padding
 from flaxnets.typing import Array, Dtype
 
 
@@ -63,17 +64,19 @@ class LateFusion(nn.Module):
 
         Args:
           frames: (B,T,S,D) float, features of S streams.
-          lengths: (B,) int32 in [0,T], valid steps of all streams.
+          lengths: (B,) integers in [0,T], valid steps of all streams, an array or a list.
           mask: (B,) bool, clips that count in batch statistics; None: all.
           train: whether dropout acts.
 
         Raises:
-          ValueError: frames of another rank.
+          ValueError: frames of another rank, lengths of another shape, dtype or range.
         """
         if frames.ndim != 4:
             raise ValueError(f"frames: expected (B,T,S,D), received shape {frames.shape}")
+        lengths = check_lengths(lengths, *frames.shape[:2])
         x = frames
         if self.projection_features:
+            x = zero_padding(x, lengths)  # The networks do so themselves.
             x = StreamProjection(self.projection_features, name="projection")(x)
 
         def apply(network: nn.Module, stream: Array) -> Array:
@@ -89,4 +92,5 @@ class LateFusion(nn.Module):
                 axis_size=size,
             )
         logits = apply(self.network, x)  # (B,T,S,members,K)
-        return logits.reshape(*logits.shape[:2], -1, logits.shape[-1])
+        members = logits.shape[2] * logits.shape[3]
+        return logits.reshape(*logits.shape[:2], members, logits.shape[-1])

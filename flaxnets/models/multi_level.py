@@ -99,7 +99,7 @@ class MultiLevelCRNN(nn.Module):
         Args:
           frames: (B,T,H,W,C) as the encoder takes them; without ``encoder`` a dictionary of
             (B,T,h,w,D) or (B,T,D) by endpoint.
-          lengths: (B,) int32 in [0,T], valid steps.
+          lengths: (B,) integers in [0,T], valid steps, an array or a list.
           mask: (B,) bool, clips that count in batch statistics; None: all.
           train: whether dropout acts and batch statistics are those of the batch.
 

@@ -71,7 +71,7 @@ class StreamFusion(nn.Module):
 
         Args:
           frames: (B,T,...) by stream, as its network takes them.
-          lengths: (B,) int32 in [0,T], valid steps of all streams.
+          lengths: (B,) integers in [0,T], valid steps of all streams, an array or a list.
           mask: (B,) bool, clips that count in batch statistics; None: all.
           train: whether dropout acts and batch statistics are those of the batch.
 
@@ -91,7 +91,7 @@ class StreamFusion(nn.Module):
                     f"frames[{name!r}]: expected (B,T) = {clips} as the other streams, "
                     f"received shape {stream.shape}"
                 )
-            check_clips(stream, lengths, mask, name=f"frames[{name!r}]")
+            lengths = check_clips(stream, lengths, mask, name=f"frames[{name!r}]")
             x = network(stream, lengths, mask, train=train)
             if features and x.shape[:-1] != features[0].shape[:-1]:
                 raise ValueError(

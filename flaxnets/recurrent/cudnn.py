@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import rnn
 
+from flaxnets.layers.padding import zero_padding
 from flaxnets.recurrent.cell import check_carry
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.scan import ScanOptions
@@ -61,8 +62,8 @@ def run_cudnn(
 
     Args:
       cells: forward, or forward and backward; checked by ``check_cudnn``.
-      inputs: (B,T,D) float32.
-      lengths: (B,) int32 in [0,T], valid steps; None: all.
+      inputs: (B,T,D) float32, not empty.
+      lengths: (B,) int32 in [0,T], valid steps; None: all. Inputs behind them have no effect.
       initial_carry: (c,h) of the first cell, (B,F) each; None: zeros.
 
     Returns:
@@ -75,6 +76,7 @@ def run_cudnn(
     if inputs.dtype != jnp.float32:
         _refuse("inputs", "float32", inputs.dtype)
     batch, steps, width = inputs.shape
+    inputs = zero_padding(inputs, lengths)
     features = cells[0].features
     weights = pack_weights([cell.weights(inputs.shape) for cell in cells])
     cell_states, hiddens = (jnp.zeros((len(cells), batch, features)) for _ in range(2))

@@ -59,7 +59,8 @@ def scan_flax_steps(
     Args:
       cell: bound to the layer that owns its parameters.
       carry: before the first step.
-      xs: inputs (T,B,...) and (T,B) bool, the steps that change the carry; None: all.
+      xs: inputs (T,B,...), finite at padded steps, and (T,B) bool, the steps that change the
+        carry; None: all.
       reverse: from the last step to the first.
       unroll: steps in one turn of the loop.
 
@@ -75,10 +76,6 @@ def scan_flax_steps(
         cell: Callable[..., Any], carry: Carry, xs: tuple[Array, Array | None]
     ) -> tuple[Carry, Array]:
         inputs, valid = xs
-        if valid is not None:
-            # The cell reads zeros at padded steps: selecting its outputs alone would leave
-            # 0 · NaN in the gradient if the padding is, or overflows to, NaN or infinity.
-            inputs = _select(valid, inputs, jnp.zeros((), inputs.dtype))
         try:
             new_carry, output = cell(carry, inputs)
         except ScopeCollectionNotFound as error:

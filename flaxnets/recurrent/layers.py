@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.layers.padding import check_lengths
+from flaxnets.layers.padding import check_lengths, mask_steps, zero_padding, zero_where_masked
 from flaxnets.recurrent.cell import check_inputs
 from flaxnets.recurrent.cudnn import check_cudnn, run_cudnn
 from flaxnets.recurrent.scan import (
@@ -98,7 +98,8 @@ class Recurrent(nn.Module):
 
         Args:
           inputs: (B,T,D), or (B,T,H,W,C) for cells on feature maps, float.
-          lengths: (B,) int32 in [0,T], valid steps; None: all. Outputs at padded steps are zero.
+          lengths: (B,) integers in [0,T], valid steps, an array or a list; None: all. Outputs at
+            padded steps are zero; inputs there have no effect on values or gradients.
           train: applies dropout.
           initial_carry: the carry that ``return_carry`` gave for the steps before these; None:
             zeros.
@@ -114,7 +115,7 @@ class Recurrent(nn.Module):
         self._check_attributes(cells[0][0])
         check_inputs(inputs, "B,T", cells[0][0].num_feature_axes)
         if lengths is not None:
-            check_lengths(lengths, *inputs.shape[:2])
+            lengths = check_lengths(lengths, *inputs.shape[:2])
         if self.bidirectional and (initial_carry is not None or return_carry):
             raise ValueError(
                 "bidirectional: expected False where initial_carry or return_carry is used: "
@@ -123,6 +124,8 @@ class Recurrent(nn.Module):
         if initial_carry is None:
             initial_carry = {"cells": (None,) * self.num_layers, "inputs": None}
         x = inputs
+        if self.normalize_inputs or self.delta_features or self.input_features:
+            x = zero_padding(x, lengths)  # As ``scan_cell`` does where they are absent.
         if self.normalize_inputs:
             x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)
         last_inputs = None
@@ -157,7 +160,7 @@ class Recurrent(nn.Module):
         Args:
           carry: that of the chunk before; None for the first chunk.
           inputs: (B,T,...), the next steps.
-          lengths: (B,) int32 in [0,T], valid steps of this chunk; None: all.
+          lengths: (B,) integers in [0,T], valid steps of this chunk; None: all.
         """
         carry, outputs = self(inputs, lengths, train=False, initial_carry=carry, return_carry=True)
         return carry, outputs
@@ -181,7 +184,7 @@ class Recurrent(nn.Module):
         train: bool,
     ) -> tuple[list[Carry], list[Array]]:
         """Returns the carries and outputs of one layer's cells, forward and backward."""
-        if self.backend == "cudnn":
+        if self.backend == "cudnn" and inputs.size:  # cuDNN takes no empty arrays.
             return run_cudnn(cells, inputs, lengths, initial_carry)
         both = [
             scan_cell(
@@ -240,6 +243,8 @@ def _differences(x: Array, before: Last | None) -> Array:
 
     The step before the first one is ``before``; without it the first difference is zero.
     """
+    if not x.shape[1]:
+        return x
     first = x[:, 0]
     if before is not None:
         values, seen = before
@@ -249,6 +254,9 @@ def _differences(x: Array, before: Last | None) -> Array:
 
 def _last_step(x: Array, lengths: Array | None, before: Last | None) -> Last:
     """Returns the last valid step of (B,T,...), or ``before`` for sequences without one."""
+    if not x.shape[1]:
+        zeros = jnp.zeros((x.shape[0], *x.shape[2:]), x.dtype)
+        return (zeros, jnp.zeros(x.shape[0], bool)) if before is None else before
     if lengths is None:
         return x[:, -1], jnp.ones(x.shape[0], bool)
     index = jnp.maximum(lengths - 1, 0).reshape(-1, *[1] * (x.ndim - 1))
@@ -302,15 +310,18 @@ class FrameAverage(nn.Module):
 
         Args:
           inputs: (B,T,D) float.
-          lengths: (B,) int32 in [0,T], valid steps; None: all.
+          lengths: (B,) integers in [0,T], valid steps, an array or a list; None: all.
           train: has no effect; the signature is that of ``Recurrent``.
+
+        Raises:
+          ValueError: inputs of another rank or of integers, lengths as for ``Recurrent``.
         """
-        x = inputs
+        check_inputs(inputs, "B,T", 1)
+        valid = mask_steps(inputs, lengths)
+        x = inputs if lengths is None else zero_where_masked(inputs, valid)
         if self.normalize_inputs:
             x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)
         x = nn.relu(nn.Dense(self.features, dtype=x.dtype, name="hidden")(x))
-        steps = jnp.arange(x.shape[1])
-        valid = steps < (jnp.full(x.shape[:1], len(steps)) if lengths is None else lengths)[:, None]
         total = jnp.sum(jnp.where(valid[..., None], x, 0), axis=1, keepdims=True)
         mean = total / jnp.maximum(jnp.sum(valid, axis=1), 1)[:, None, None]
         return jnp.where(valid[..., None], mean, 0).astype(x.dtype)

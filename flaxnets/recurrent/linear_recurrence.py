@@ -35,7 +35,7 @@ def linear_recurrence(
     [1.0, 1.5, 1.75]
 
     Args:
-      coefficients: a, (...,T,...), float or complex, T > 0.
+      coefficients: a, (...,T,...), float or complex.
       inputs: b, of the same shape.
       initial: the state before the first step, of that shape without T.
       axis: index of T, >= 0.
@@ -48,7 +48,7 @@ def linear_recurrence(
       ValueError: coefficients or an initial state of another shape than that of the inputs.
     """
     alike = _in_one_dtype(axis, coefficients=coefficients, inputs=inputs, initial=initial)
-    return _recur_with_gradients(*alike, axis, reverse)
+    return _recur_with_gradients(*alike, axis, reverse) if inputs.shape[axis] else alike[1]
 
 
 def plain_recurrence(
@@ -56,7 +56,7 @@ def plain_recurrence(
 ) -> Array:
     """Returns ``linear_recurrence``, with derivatives by automatic differentiation, in any mode."""
     alike = _in_one_dtype(axis, coefficients=coefficients, inputs=inputs, initial=initial)
-    return _recur(*alike, axis, reverse)
+    return _recur(*alike, axis, reverse) if inputs.shape[axis] else alike[1]
 
 
 def gated_average(
@@ -73,7 +73,7 @@ def gated_average(
     only.
 
     Args:
-      gates: z, (...,T,...), float, T > 0; −∞ keeps the state.
+      gates: z, (...,T,...), float; −∞ keeps the state.
       candidates: k, of the same shape.
       initial: the state before the first step, of that shape without T.
       axis: index of T, >= 0.
@@ -86,7 +86,7 @@ def gated_average(
       ValueError: gates or an initial state of another shape than that of the candidates.
     """
     alike = _in_one_dtype(axis, gates=gates, candidates=candidates, initial=initial)
-    return _average_with_gradients(*alike, axis, reverse)
+    return _average_with_gradients(*alike, axis, reverse) if gates.shape[axis] else alike[1]
 
 
 def _in_one_dtype(axis: int, **arrays: Array) -> tuple[Array, Array, Array]:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from flaxnets.layers.batch_sharding import is_batch_known_unsharded
 from flaxnets.layers.convolution import conv2d, conv2d_kernel_gradient
+from flaxnets.layers.padding import zero_where_masked
 from flaxnets.typing import Array, PyTree
 
 HiddenVjp = jax.tree_util.Partial
@@ -154,12 +155,12 @@ def multiply_valid(x: Array, kernel: Array, valid: Array) -> Array:
     Reverse mode only: there is no forward-mode derivative. Under ``vmap`` all sizes are computed.
 
     Args:
-      x: (...,F) float.
+      x: (...,F) float; not read where not ``valid``.
       kernel: (F,G).
       valid: (...) bool.
     """
     if not is_batch_known_unsharded():
-        return jnp.where(valid[..., None], multiply(x, kernel), 0)
+        return jnp.where(valid[..., None], multiply(zero_where_masked(x, valid), kernel), 0)
     rows, mask = x.reshape(-1, x.shape[-1]), valid.reshape(-1)
     product = _multiply_rows(rows, kernel.astype(x.dtype), mask)
     return product.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -199,6 +200,7 @@ def _multiply_rows_backward(
         return gradient @ kernel.T, rows.T @ gradient
 
     rows, kernel, mask = residuals
+    rows = zero_where_masked(rows, mask)
     d_rows, d_kernel = _by_size(vjp_packed, vjp_all, mask, rows, kernel, gradient)
     return d_rows, d_kernel, None
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.layers.padding import check_lengths
+from flaxnets.layers.padding import check_lengths, zero_padding
 from flaxnets.recurrent.cell import (
     PROJECTION,
     Cell,
@@ -100,7 +100,8 @@ def scan_cell(
     """Scans one cell over time, in one direction.
 
     A padded step, from ``lengths`` on, keeps the carry and outputs zeros, so that a reversed scan
-    begins at each sequence's last valid step.
+    begins at each sequence's last valid step. Inputs there have no effect on values or gradients,
+    not even NaN. Without any step, T = 0, the carry is the initial one.
 
     >>> import flax.linen as nn, jax, jax.numpy as jnp
     >>> from flaxnets.recurrent import LSTMCell, scan_cell
@@ -117,7 +118,7 @@ def scan_cell(
       cell: a bound cell, or one that is called in a compact method: any of ours, of
         ``flax.linen``, or one of one's own (see ``cell.py``).
       inputs: (B,T,D), or (B,T,H,W,C) for cells on feature maps, float.
-      lengths: (B,) int32 in [0,T], valid steps; None: all.
+      lengths: (B,) integers in [0,T], valid steps, an array or a list; None: all.
       initial_carry: the carry before the first step; None: zeros.
       reverse: from the last step to the first.
       hidden_mask: (B,F) or (B,1,1,F), multiplies the hidden states that the hidden projections
@@ -141,9 +142,14 @@ def scan_cell(
     if hidden_mask is not None:
         check_hidden_dropout("hidden_mask", cell, None, f"shape {hidden_mask.shape}")
     check_inputs(inputs, "B,T", cell.num_feature_axes)
+    batch_size, num_steps = inputs.shape[:2]
     if lengths is not None:
-        check_lengths(lengths, *inputs.shape[:2])
-    step_shape = (inputs.shape[0], *inputs.shape[2:])
+        lengths = check_lengths(lengths, batch_size, num_steps)
+    step_shape = (batch_size, *inputs.shape[2:])
+    if not num_steps:
+        # A loop needs a step: one of padding, which keeps the carry and whose output is cut off.
+        inputs = jnp.zeros((batch_size, 1, *inputs.shape[2:]), inputs.dtype)
+        lengths = jnp.zeros(batch_size, jnp.int32)
     weights: Any
     scan_steps: Any
     lifted: dict[str, Any] = {}
@@ -169,12 +175,13 @@ def scan_cell(
         scan_steps,
         weights,
         initial_carry,
-        (inputs.swapaxes(0, 1), valid),
+        (zero_padding(inputs, lengths).swapaxes(0, 1), valid),
         reverse=reverse,
         options=options,
         **lifted,
     )
-    return carry, outputs.swapaxes(0, 1)
+    outputs = outputs.swapaxes(0, 1)
+    return carry, outputs if num_steps else outputs[:, :0]
 
 
 def check_options(cell: AnyCell, options: ScanOptions) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from flaxnets.decoders.hypotheses import DecodeStep, Hypotheses
 from flaxnets.decoders.search import SearchOptions, search_captions
+from flaxnets.layers.padding import zero_where_masked
 from flaxnets.metrics import cross_entropies
 from flaxnets.typing import (
     Array,
@@ -103,7 +104,7 @@ class Captioning:
         probability = None
         if self.scheduled_sampling is not None:
             probability = self.scheduled_sampling.probability(step)
-        inputs, lengths = model_inputs(batch)
+        inputs, lengths = model_inputs(zero_masked_inputs(batch))
         outputs, collections = model.apply(
             variables,
             inputs,
@@ -119,6 +120,7 @@ class Captioning:
         )
         counts = word_mask(batch)  # (B,C,L)
         weights = batch.get("caption_weights", jnp.ones(()))  # (B,C), or of all
+        weights = jnp.where(counts.any(-1), weights, 0)  # Absent captions may have any.
         sums = self._word_sums(outputs.logits, batch["tokens"], counts, weights)
         total, count = sums["loss"]
         if self.attention_penalty and outputs.attention is not None:
@@ -175,18 +177,15 @@ class Captioning:
         self, logits: Array, tokens: Array, counts: Array, weights: Array | float = 1.0
     ) -> Sums:
         words = jnp.where(counts, tokens, 0)
-        losses = cross_entropies(logits, words, label_smoothing=self.label_smoothing)
-        plain = cross_entropies(logits, words) if self.label_smoothing else losses
+        losses = cross_entropies(logits, words, counts, label_smoothing=self.label_smoothing)
+        plain = cross_entropies(logits, words, counts) if self.label_smoothing else losses
         count = jnp.sum(counts, dtype=jnp.float32)
         weighed = jnp.sum(weights * jnp.sum(counts, -1, jnp.float32))
         right = (jnp.argmax(logits, axis=-1) == words) & counts
 
-        def total(values: Array) -> Array:
-            return jnp.sum(jnp.where(counts, values, 0.0))
-
         return {
-            "loss": (total(losses * jnp.asarray(weights)[..., None]), weighed),
-            "cross_entropy": (total(plain), count),
+            "loss": (jnp.sum(losses * jnp.asarray(weights)[..., None]), weighed),
+            "cross_entropy": (jnp.sum(plain), count),
             "word_accuracy": (jnp.sum(right, dtype=jnp.float32), count),
         }
 
@@ -196,8 +195,7 @@ class Captioning:
         The score function estimator of ``HardAttention``'s docstring: the advantage is a constant,
         so that log p(y|s) itself gets its gradient from the cross-entropy only.
         """
-        words = jnp.where(counts, tokens, 0)
-        likelihood = jnp.where(counts, -cross_entropies(outputs.logits, words), 0).sum(-1)  # (B,C)
+        likelihood = -cross_entropies(outputs.logits, tokens, counts).sum(-1)  # (B,C)
         advantage = jax.lax.stop_gradient(likelihood - outputs.baseline)
         drawn = jnp.where(counts, outputs.log_probabilities, 0).sum(-1)
         entropy = jnp.where(counts, outputs.entropies, 0).sum(-1)
@@ -214,6 +212,15 @@ def model_inputs(batch: Batch) -> tuple[Array, Array | None]:
     if len(found) != 1:
         raise ValueError(f"batch: expected one of {INPUTS}, received {sorted(batch)}")
     return batch[found[0]], batch.get("lengths")
+
+
+def zero_masked_inputs(batch: Batch) -> Batch:
+    """Returns a batch whose float inputs are zero in rows that its mask leaves out.
+
+    A NaN there would make the gradient NaN, although the row's loss is multiplied by zero.
+    """
+    inputs = {name: batch[name] for name in INPUTS if name in batch}
+    return {**batch, **{name: zero_where_masked(x, batch["mask"]) for name, x in inputs.items()}}
 
 
 def word_mask(batch: Batch) -> Array:

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 
 from flaxnets.decoders.hypotheses import BOS, PAD, UNK
 from flaxnets.decoders.sampling import greedy_search, sample
-from flaxnets.tasks.captioning import Captioning, model_inputs, start_search
+from flaxnets.layers.padding import zero_where_masked
+from flaxnets.tasks.captioning import (
+    Captioning,
+    model_inputs,
+    start_search,
+    zero_masked_inputs,
+)
 from flaxnets.tasks.cider import DocumentFrequencies, cider_d
 from flaxnets.typing import (
     Array,
@@ -90,6 +96,7 @@ class SelfCritical(Captioning):
         # Sampling is not differentiated. log p of the samples is recomputed by teacher forcing, in
         # one scan, and only that has a gradient.
         constants = jax.lax.stop_gradient(variables)
+        batch = zero_masked_inputs(batch)
         options: dict[str, Any] = {}
         if self.image_dropout:
             # One key for sampling and for log p, so that both drop the same parts of the image.
@@ -108,9 +115,10 @@ class SelfCritical(Captioning):
         # An absent caption (length 0) becomes all padding, which ``cider_d`` ignores.
         words = jnp.arange(batch["tokens"].shape[-1]) < batch["token_lengths"][..., None]
         references = jnp.where(words, batch["tokens"], PAD)
-        reward = partial(
-            cider_d, self.frequencies, references=references, weights=batch.get("caption_weights")
-        )
+        weights = batch.get("caption_weights")
+        if weights is not None:  # Absent captions may have any.
+            weights = jnp.where(words.any(-1), weights, 0)
+        reward = partial(cider_d, self.frequencies, references=references, weights=weights)
         rewards = reward(drawn.tokens)  # (B,S)
         if self.baseline == "greedy":
             greedy = greedy_search(decode_step, carry, max_steps=max_steps)
@@ -148,7 +156,8 @@ class SelfCritical(Captioning):
     ) -> Array:
         """Returns log p of each word (B,S,L) float32 under the distribution ``sample`` drew from.
 
-        That is a softmax at ``temperature`` over the words that ``WordRules`` allows.
+        The distribution is a softmax at ``temperature`` over the words that ``WordRules`` allows.
+        log p is zero at padding and in rows that ``mask`` leaves out.
         """
         inputs, num_frames = model_inputs(batch)
         outputs: Any = model.apply(
@@ -156,8 +165,10 @@ class SelfCritical(Captioning):
         )
         ids = jnp.arange(outputs.logits.shape[-1])
         may_follow = (ids != PAD) & (ids != BOS) & (ids != UNK)
-        logits = jnp.where(may_follow, outputs.logits / self.temperature, -jnp.inf)
-        steps = jnp.arange(tokens.shape[-1]) < lengths[..., None]
+        steps = jnp.arange(tokens.shape[-1]) < lengths[..., None]  # (B,S,L)
+        steps &= batch["mask"][:, None, None]
+        logits = zero_where_masked(outputs.logits, steps)
+        logits = jnp.where(may_follow, logits / self.temperature, -jnp.inf)
         # An allowed word stands in for padding, whose logit is -inf: -inf would make NaN gradients.
         words = jnp.where(steps, tokens, ids[-1])[..., None]
         logs = jnp.take_along_axis(jax.nn.log_softmax(logits), words, axis=-1)[..., 0]

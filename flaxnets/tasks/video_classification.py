@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxnets.layers.padding import zero_where_masked
 from flaxnets.metrics import cross_entropies, cross_entropy, top_k_accuracy
 from flaxnets.typing import (
     Array,
@@ -112,6 +113,8 @@ class VideoClassification:
             lengths = jnp.minimum(lengths, lengths[pairs])  # Frames that both clips have.
             mask = mask & mask[pairs]
             targets = [(batch["label"], share), (batch["label"][pairs], 1 - share)]
+        # Clips that do not count are read as zeros: NaN in one would make the gradient NaN.
+        frames = jax.tree.map(lambda x: zero_where_masked(x, mask), frames)
         mutable = [name for name in variables if name != "params"]
         logits, collections = model.apply(
             variables,
@@ -125,7 +128,9 @@ class VideoClassification:
         logits = _with_networks(logits)  # (B,T,M,K)
         gains = self._gains(frames, lengths, logits)
         clip_logits = average_steps(logits, gains)  # (B,M,K)
-        per_clip = sum(share * self._clip_loss(logits, label, gains) for label, share in targets)
+        per_clip = sum(
+            share * self._clip_loss(logits, label, gains, mask) for label, share in targets
+        )
         count = jnp.sum(mask, dtype=jnp.float32)
         loss = (jnp.sum(jnp.where(mask, per_clip, 0.0)), count)
         accuracy = top_k_accuracy(clip_logits.mean(axis=1), batch["label"], mask)
@@ -154,13 +159,18 @@ class VideoClassification:
         gains = jnp.arange(1, num_steps + 1) / jnp.maximum(lengths, 1)[:, None]
         return jnp.where(steps, gains, 0.0)
 
-    def _clip_loss(self, logits: Array, label: Array, gains: Array) -> Array:
-        """Returns (B,) losses in nats, averaged over networks and, unless ``clip``, over steps."""
+    def _clip_loss(self, logits: Array, label: Array, gains: Array, mask: Array) -> Array:
+        """Returns (B,) losses in nats, averaged over networks and, unless ``clip``, over steps.
+
+        They are zero where ``mask`` (B,) is False.
+        """
         if self.loss_kind == "clip":
             logits, gains = average_steps(logits, gains)[:, None], gains[:, :1]
-        label = jnp.maximum(label, 0)[:, None, None]  # -1: no label; masked by the caller.
-        label = jnp.broadcast_to(label, logits.shape[:-1])
-        losses = cross_entropies(logits, label, label_smoothing=self.label_smoothing)  # (B,T,M)
+        read = (gains > 0) & mask[:, None]  # (B,T)
+        label, read = (
+            jnp.broadcast_to(x, logits.shape[:-1]) for x in (label[:, None, None], read[..., None])
+        )
+        losses = cross_entropies(logits, label, read, label_smoothing=self.label_smoothing)
         return average_steps(losses, gains).mean(axis=-1)
 
     def evaluate(
@@ -208,8 +218,8 @@ class VideoClassification:
 
 
 def valid_steps(lengths: Array, num_steps: int) -> Array:
-    """Returns (B,T) bool, True at steps before ``lengths`` (B,)."""
-    return jnp.arange(num_steps) < lengths[:, None]
+    """Returns (B,T) bool, True at steps before ``lengths`` (B,), an array or a list."""
+    return jnp.arange(num_steps) < jnp.asarray(lengths)[:, None]
 
 
 def average_steps(values: Array, gains: Array) -> Array:
@@ -224,7 +234,7 @@ def average_steps(values: Array, gains: Array) -> Array:
     """
     gains = gains.reshape(*gains.shape, *[1] * (values.ndim - 2))
     # The gains are float32, so that values in bfloat16 are summed in float32.
-    total = jnp.sum(jnp.where(gains > 0, gains * values, 0.0), axis=1)
+    total = jnp.sum(gains * jnp.where(gains > 0, values, 0), axis=1)
     weight = jnp.sum(gains, axis=1)
     return total / jnp.where(weight > 0, weight, 1.0)
 
