@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from flaxnets.layers.batch_sharding import in_auto_axes, vary_alike
 from flaxnets.layers.convolution import Padding, resolve_padding
 from flaxnets.typing import Array, Dtype
 
@@ -70,8 +71,11 @@ def depthwise_conv(
     def shifted(features: Array, kernel: Array) -> Array:
         return shifted_depthwise_conv(features, kernel, strides, pads)
 
-    kernel = kernel.astype(features.dtype)
-    return jax.lax.platform_dependent(features, kernel, cpu=shifted, default=native)
+    def convolve(features: Array, kernel: Array) -> Array:
+        return jax.lax.platform_dependent(features, kernel, cpu=shifted, default=native)
+
+    features, kernel = vary_alike((features, kernel.astype(features.dtype)))
+    return in_auto_axes(convolve, features)(features, kernel)
 
 
 def native_depthwise_conv(
