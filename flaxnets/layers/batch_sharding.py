@@ -15,7 +15,8 @@ In two places JAX makes sharding a part of an array's type, and a loop's carry o
 must then have the type of what it is computed from:
 
 - Within ``jax.shard_map`` (``check_vma=True``) an array may vary over the devices or not: the batch
-  does, parameters and new zeros do not. ``vary_alike`` casts what a loop or a custom gradient gets.
+  does, parameters and new zeros do not. ``vary_alike`` casts what a loop or a custom gradient gets,
+  ``settle_carry`` the carry of a loop whose body closes over arrays.
 - Under a mesh of Explicit axes every array knows its axes, and many operations (a sum of products
   over the batch, a concatenation with zeros) want to be told those of their result.
   ``in_auto_axes`` leaves this to XLA, as under a mesh of Auto axes.
@@ -90,8 +91,34 @@ def _varying_axes(leaf: Any) -> frozenset[str]:
     return frozenset(jax.typeof(leaf).manual_axis_type.varying)
 
 
+def settle_carry(step: Callable[[PyTree], PyTree], carry: PyTree) -> PyTree:
+    """Returns a loop's first carry, cast to the type that a step gives it.
+
+    Args:
+      step: a carry to the next one, of equal shapes and dtypes; it is traced, not run.
+      carry: before the first step.
+    """
+    if all(kind == AxisType.Auto for kind in jax.sharding.get_abstract_mesh().axis_types):
+        return carry
+
+    def cast(leaf: Array, after: Any) -> Array:
+        if not jax.typeof(leaf).sharding.is_equivalent_to(after.sharding, leaf.ndim):
+            leaf = jax.sharding.reshard(leaf, after.sharding.spec)
+        varying = after.manual_axis_type.varying if after.manual_axis_type else frozenset()
+        missing = tuple(sorted(varying - _varying_axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    # What one step casts may reach other leaves with the next.
+    for _ in jax.tree.leaves(carry):
+        settled = jax.tree.map(cast, carry, jax.eval_shape(step, carry))
+        if jax.tree.map(jax.typeof, settled) == jax.tree.map(jax.typeof, carry):
+            break
+        carry = settled
+    return carry
+
+
 def in_auto_axes(
-    function: Callable[..., Any], batch: Array, axis: int = 0, results: PyTree = 0
+    function: Callable[..., Any], batch: Array, axis: int = 0, results: PyTree = None
 ) -> Callable[..., Any]:
     """Returns a function of arrays that runs with Auto axes in place of a mesh's Explicit ones.
 
@@ -103,7 +130,7 @@ def in_auto_axes(
       batch: an array with the batch as its axis ``axis``; B is sharded alike in all results.
       axis: index of B.
       results: a pytree prefix of the results: the index of B in each of them, -1 where there is no
-        such axis.
+        such axis; None: ``axis`` in all.
     """
     mesh = jax.sharding.get_abstract_mesh()
     explicit = [
@@ -124,7 +151,7 @@ def in_auto_axes(
             made = function(*reshard(arguments, PartitionSpec()))
         specs = jax.tree.map(
             lambda at: PartitionSpec(*[None] * at, sharding) if at >= 0 else PartitionSpec(),
-            results,
+            axis if results is None else results,
         )
         return jax.tree.map(lambda spec, part: reshard(part, spec), specs, made)
 

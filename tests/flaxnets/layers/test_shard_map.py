@@ -15,9 +15,11 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from flaxnets.decoders.search import SearchOptions, search_captions
 from flaxnets.decoders.show_and_tell import FactoredLRCN, ShowAndTell
 from flaxnets.decoders.show_attend_tell import Att2in, HardAttention, SoftAttention
 from flaxnets.decoders.up_down import UpDown
+from flaxnets.layers import convolution
 from flaxnets.layers.convolution import Conv
 from flaxnets.layers.depthwise import DepthwiseConv
 from flaxnets.layers.normalization import BatchNorm
@@ -33,7 +35,10 @@ from flaxnets.recurrent import (
     MinLSTMCell,
     Recurrent,
     ScanOptions,
+    matmul,
 )
+from flaxnets.tasks.captioning import start_search
+from flaxnets.tasks.cider import DocumentFrequencies, cider_d
 from tests.flaxnets.meshes import make_mesh
 
 DEVICES = 4
@@ -176,3 +181,71 @@ def test_batch_norm_of_the_global_batch(run: Callable[..., Any]) -> None:
     name = "data" if run is in_shard_map else None
     sharded, _, _ = layer_case(Normalized(name), x, MASK)
     assert_close(run(sharded, params, batch), expected)
+
+
+@pytest.mark.parametrize("run", [in_shard_map, on_explicit_axes])
+def test_loops_over_chunks(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "_CHUNKS", {3: 1, 5: 1})
+    monkeypatch.setattr(convolution, "_CHUNK_SIZE", 1)
+    monkeypatch.setattr(matmul, "_FEWEST_ROWS", 1)
+    strided = nn.Sequential([Conv(32, (3, 3)), Conv(2, (1, 1)), Conv(2, (3, 3), strides=2)])
+    for make in (partial(layer_case, strided, draw(ROWS, 14, 14, 32)), CAPTIONERS["LRCN"]):
+        loss, params, batch = make()
+        expected = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, *batch)
+        assert_close(run(loss, params, batch), expected)
+
+
+def words_of(
+    options: SearchOptions, decoder: Any
+) -> tuple[Callable[..., Any], tuple[Any, np.ndarray]]:
+    """Returns a search for captions of (variables, features), and its arguments."""
+    make = partial(decoder, vocabulary_size=9, make_cell=partial(LSTMCell, 4), embed_features=4)
+    model, features = Captioner(make()), draw(ROWS, 3, 5)
+    tokens = np.ones((1, 1, 3), np.int32)
+    variables = model.init(KEY, features[:1], tokens, tokens[:, :, 0], train=False)
+
+    def search(variables: Any, features: Any) -> Any:
+        step, carry = start_search(model, variables, {"features": features})
+        return search_captions(step, carry, options, key=KEY).tokens
+
+    return search, (jax.tree.map(lambda x: x * 3, variables), features)
+
+
+@pytest.mark.parametrize("decoder", [ShowAndTell, FactoredLRCN, SoftAttention])
+@pytest.mark.parametrize(
+    "options",
+    [
+        SearchOptions(method="greedy", max_steps=4),
+        SearchOptions(beam_size=4, num_groups=2, diversity_penalty=0.5, max_steps=4),
+        SearchOptions(method="sample", top_k=3, top_p=0.9, max_steps=4),
+    ],
+    ids=["greedy", "beam", "sample"],
+)
+def test_searches_for_captions(options: SearchOptions, decoder: Any) -> None:
+    search, arguments = words_of(options, decoder)
+    specs = P(), P("data")
+    sharded = jax.shard_map(search, mesh=make_mesh(DEVICES), in_specs=specs, out_specs=P("data"))
+    found = jax.jit(sharded)(*arguments)
+    if options.method != "sample":  # Every device draws with the same key.
+        np.testing.assert_array_equal(found, jax.jit(search)(*arguments))
+    assert found.shape[0] == ROWS
+    assert len(np.unique(found.reshape(-1, 4), axis=0)) > 1
+
+
+def test_scheduled_sampling_and_cider() -> None:
+    decoder = FactoredLRCN(vocabulary_size=11, make_cell=partial(GRUCell, 4), embed_features=4)
+    references = [np.array([[5, 4, 2]]), np.array([[7, 4, 3, 2]])]
+    frequencies = DocumentFrequencies.count(references)
+    tokens = np.random.default_rng(0).integers(2, 11, (ROWS, 1, 4)).astype(np.int32)
+    batch = draw(ROWS, 5), tokens, np.full((ROWS, 1), 4, np.int32)
+    variables = decoder.init(KEY, *batch, train=False)
+
+    def loss(params: Any, *batch: Any) -> Any:
+        logits = decoder.apply(
+            params, *batch, train=False, sampling_probability=0.0, rngs={"sampling": KEY}
+        ).logits
+        rewards = cider_d(frequencies, batch[1], batch[1])
+        return (logits.max(-1).sum(-1) * (1 + rewards)).sum()
+
+    expected = jax.value_and_grad(loss, argnums=(0, 1))(variables, *batch)
+    assert_close(in_shard_map(loss, variables, batch), expected)
