@@ -1,10 +1,11 @@
 """Shared parts of the programs: the run under absl, errors without a traceback, experiments."""
 
+import contextlib
 import hashlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,26 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             return 1
 
     app.run(guarded, flags_parser=_parse)
+
+
+@contextlib.contextmanager
+def explained_memory(config: Config) -> Iterator[None]:
+    """Turns XLA's error of exhausted memory into one sentence that names what to change.
+
+    Raises:
+      ValueError: the memory of a device, or of the host for a CPU, does not suffice.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ValueError(
+            f"out of memory with batch_size={config.batch_size} and "
+            f"accumulate_steps={config.accumulate_steps}: lower batch_size, raise accumulate_steps "
+            "(the batch in as many parts), or recompute activations (model.encoder.remat=full, "
+            f"or remat_steps of the recurrent layer): {str(error).splitlines()[0]:.200}"
+        ) from error
 
 
 def _is_defect(error: BaseException) -> bool:

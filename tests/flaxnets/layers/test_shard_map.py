@@ -3,7 +3,8 @@
 Values and gradients are those of the program on one device.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import Any
 
@@ -135,6 +136,12 @@ CAPTIONERS = {
     "UpDown": partial(captioner, partial(UpDown, attention_features=4)),
 }
 CASES = SCANS | LAYERS | CAPTIONERS
+FAST = ("LSTM", "ConvLSTM", "minGRU", "stride 2", "depthwise", "soft attention")
+
+
+def mark_stress(names: Iterable[str], fast: Container[str]) -> list[Any]:
+    """Returns parameters of a test, of which all but a few run on request only."""
+    return [pytest.param(n, marks=[] if n in fast else pytest.mark.stress) for n in names]
 
 
 def in_shard_map(loss: Loss, params: Any, batch: tuple[Any, ...]) -> Any:
@@ -166,11 +173,17 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("run", [in_shard_map, on_explicit_axes])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mark_stress(CASES, FAST))
 def test_equal_to_one_device(name: str, run: Callable[..., Any]) -> None:
-    loss, params, batch = CASES[name]()
-    expected = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, *batch)
+    loss, params, batch, expected = reference(name)
     assert_close(run(loss, params, batch), expected)
+
+
+@functools.cache
+def reference(name: str) -> tuple[Any, ...]:
+    """Returns a case with its loss and gradients on one device."""
+    loss, params, batch = CASES[name]()
+    return loss, params, batch, jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, *batch)
 
 
 @pytest.mark.parametrize("run", [in_shard_map, on_explicit_axes])
@@ -211,17 +224,19 @@ def words_of(
     return search, (jax.tree.map(lambda x: x * 3, variables), features)
 
 
-@pytest.mark.parametrize("decoder", [ShowAndTell, FactoredLRCN, SoftAttention])
+SEARCHES = {
+    "greedy": SearchOptions(method="greedy", max_steps=4),
+    "beam": SearchOptions(beam_size=4, num_groups=2, diversity_penalty=0.5, max_steps=4),
+    "sample": SearchOptions(method="sample", top_k=3, top_p=0.9, max_steps=4),
+}
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        SearchOptions(method="greedy", max_steps=4),
-        SearchOptions(beam_size=4, num_groups=2, diversity_penalty=0.5, max_steps=4),
-        SearchOptions(method="sample", top_k=3, top_p=0.9, max_steps=4),
-    ],
-    ids=["greedy", "beam", "sample"],
+    "decoder", mark_stress((FactoredLRCN, ShowAndTell, SoftAttention), (FactoredLRCN,))
 )
-def test_searches_for_captions(options: SearchOptions, decoder: Any) -> None:
+@pytest.mark.parametrize("name", mark_stress(SEARCHES, ("beam", "sample")))
+def test_searches_for_captions(name: str, decoder: Any) -> None:
+    options = SEARCHES[name]
     search, arguments = words_of(options, decoder)
     specs = P(), P("data")
     sharded = jax.shard_map(search, mesh=make_mesh(DEVICES), in_specs=specs, out_specs=P("data"))
