@@ -5,7 +5,8 @@
 The file holds parameters and batch statistics, but no optimizer state, so no training can resume
 from it. Names are the paths of the variables, as ``params.classifier.scores.kernel``, and layouts
 are Flax's. ``--part=encoder`` writes only the encoder, with PyTorch's names and layouts, which
-``flaxnets.encoders.pretrained.load_pretrained`` and torchvision read.
+``flaxnets.encoders.pretrained.load_pretrained`` and torchvision read. A run on cached features has
+no encoder: the program then says which one made them, and so does the file's metadata ``inputs``.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,11 @@ def main(argv: Sequence[str]) -> None:
     workdir, out = Workdir(WORKDIR.value), Path(OUT.value)
     config = config_of(workdir)
     step, variables = restore_variables(workdir, STEP.value)
+    features = "" if "encoder" in variables["params"] else export.describe_features(config)
+    if PART.value == "encoder" and features:
+        raise ValueError(
+            f"--part=encoder: expected a model with an encoder, received one that reads {features}"
+        )
     if PART.value == "encoder":
         config.load_assets(workdir.path)
         encoder = getattr(config.make_model(), "encoder", None)
@@ -44,9 +50,13 @@ def main(argv: Sequence[str]) -> None:
     else:
         tensors = export.to_tensors(variables)
     metadata = {"experiment": str(workdir.read_config()["experiment"]), "step": str(step)}
+    if features:
+        metadata["inputs"] = features
     export.write_safetensors(out, tensors, metadata)
     size = sum(tensor.size for tensor in tensors.values())
     print(f"{len(tensors)} arrays of {size:,} numbers from step {step} in {out}")
+    if features:
+        print(f"the model reads {features}; the encoder is not in the file")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Shared parts of the programs: the run under absl, errors without a traceback, experiments."""
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -12,7 +13,7 @@ import signal
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,26 @@ def _find_missing_platform() -> str:
             "(pip install -e '.[cuda]' or '.[tpu]')"
         )
     return ""
+
+
+@contextlib.contextmanager
+def explained_memory(config: Config) -> Iterator[None]:
+    """Turns XLA's error of exhausted memory into one sentence that names what to change.
+
+    Raises:
+      ValueError: the memory of a device, or of the host for a CPU, does not suffice.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ValueError(
+            f"out of memory with batch_size={config.batch_size} and "
+            f"accumulate_steps={config.accumulate_steps}: lower batch_size, raise accumulate_steps "
+            "(the batch in as many parts), or recompute activations (model.encoder.remat=full, "
+            f"or remat_steps of the recurrent layer): {str(error).splitlines()[0]:.200}"
+        ) from error
 
 
 def _is_defect(error: BaseException) -> bool:

@@ -88,7 +88,10 @@ def run(spec: str, config: Config, profile_steps: tuple[int, int] | None) -> Out
         if is_first():
             program.log_to(workdir.log)
         logger.info("%s in %s on %s", spec, workdir.path, program.describe_devices())
-        return train(config, workdir, profile_steps=profile_steps, skip_damaged=SKIP_DAMAGED.value)
+        with program.explained_memory(config):
+            return train(
+                config, workdir, profile_steps=profile_steps, skip_damaged=SKIP_DAMAGED.value
+            )
 
 
 if __name__ == "__main__":

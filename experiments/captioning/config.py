@@ -40,7 +40,7 @@ from flaxnets.decoders.config import DecoderConfig, make_decoder
 from flaxnets.decoders.search import SearchOptions
 from flaxnets.encoders.config import EncoderConfig, make_encoder, with_encoder_weights
 from flaxnets.models.captioner import Captioner
-from flaxnets.models.config import CRNNConfig, make_crnn
+from flaxnets.models.config import CRNNConfig, check_gives_maps, make_crnn
 from flaxnets.recurrent.config import RecurrentConfig
 from flaxnets.tasks.captioning import Captioning, ScheduledSampling
 from flaxnets.tasks.task import Task
@@ -194,6 +194,10 @@ class CaptionConfig(Config):
         check_rates("model", model, "feature_dropout_rate", "region_dropout_rate")
         decoder = make_decoder(model.decoder, len(self.vocabulary), dtype=model.dtype)
         encoder: nn.Module | None = None
+        if not self.is_video and hasattr(decoder, "attention_features"):
+            # Attention over the one region of a vector is a constant.
+            name = f"model.decoder.name: {model.decoder.name}"
+            check_gives_maps(model.encoder, name, "a decoder without attention, as show_and_tell")
         if self.is_video:
             frames = CRNNConfig(
                 model.encoder, model.recurrent, spatial_pool="flatten", dtype=model.dtype

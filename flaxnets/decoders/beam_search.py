@@ -40,6 +40,7 @@ from flaxnets.decoders.hypotheses import (
     rank,
     repeat_carry,
 )
+from flaxnets.layers.batch_sharding import settle_carry
 from flaxnets.typing import Array, Carry
 
 
@@ -171,20 +172,17 @@ def beam_search(
     nothing = jnp.full((b, beam_size), -jnp.inf, jnp.float32)
     no_tokens = jnp.full((b, beam_size, max_steps), PAD, jnp.int32)
     no_lengths = jnp.zeros((b, beam_size), jnp.int32)
-    end = jax.lax.while_loop(
-        goes_on,
-        take_step,
-        _State(
-            step=jnp.int32(0),
-            carry=repeat_carry(carry, beam_size),
-            tokens=no_tokens,
-            # One live hypothesis per group: K equal ones would choose K equal continuations.
-            log_probs=jnp.where(jnp.arange(beam_size) % size == 0, 0.0, nothing),
-            previous=jnp.full((b, beam_size), BOS, jnp.int32),
-            pool=Hypotheses(no_tokens, no_lengths, nothing, nothing, no_lengths > 0),
-            done=jnp.zeros((b,), bool),
-        ),
+    start = _State(
+        step=jnp.int32(0),
+        carry=repeat_carry(carry, beam_size),
+        tokens=no_tokens,
+        # One live hypothesis per group: K equal ones would choose K equal continuations.
+        log_probs=jnp.where(jnp.arange(beam_size) % size == 0, 0.0, nothing),
+        previous=jnp.full((b, beam_size), BOS, jnp.int32),
+        pool=Hypotheses(no_tokens, no_lengths, nothing, nothing, no_lengths > 0),
+        done=jnp.zeros((b,), bool),
     )
+    end = jax.lax.while_loop(goes_on, take_step, settle_carry(take_step, start))
     none_ended = ~jnp.any(end.pool.ended, axis=1)
     unfinished = Hypotheses(
         end.tokens,

@@ -28,6 +28,7 @@ import numpy as np
 
 from flaxnets.decoders.attention import flatten_regions
 from flaxnets.decoders.cells import InnerCell
+from flaxnets.layers.batch_sharding import in_auto_axes, settle_carry
 from flaxnets.layers.padding import check_counts
 from flaxnets.recurrent.cell import Cell, ProjectHidden
 from flaxnets.recurrent.cells import LSTMCell
@@ -289,8 +290,9 @@ class CaptionDecoder(nn.Module, kw_only=True):
             self.initial_carry(weights, memory),
         )
         # Time is the leading axis of everything that is scanned.
-        first = jnp.full((b, c, 1), self.begin_token, tokens.dtype)
-        previous = jnp.moveaxis(jnp.concatenate([first, tokens[..., :-1]], -1), -1, 0)  # (L,B,C)
+        shift = (0, 0), (0, 0), (1, 0)
+        previous = jnp.pad(tokens, shift, constant_values=self.begin_token)[..., :-1]
+        previous = jnp.moveaxis(previous, -1, 0)  # (L,B,C)
         valid = jnp.arange(num_steps) < token_lengths[..., None]  # (B,C,L)
         flags = {"valid": jnp.moveaxis(valid, -1, 0)}
         # Random keys are taken in the order of the lines below: reordering them changes results.
@@ -443,7 +445,8 @@ class CaptionDecoder(nn.Module, kw_only=True):
         return jax.lax.optimization_barrier(regions.astype(self.dtype))
 
     def _embed(self, weights: DecoderWeights, words: Array, key: PRNGKey | None) -> Array:
-        embedded = jnp.asarray(weights.embedding, self.dtype)[words]
+        look_up = in_auto_axes(lambda table, words: table[words], words, axis=words.ndim - 2)
+        embedded = look_up(jnp.asarray(weights.embedding, self.dtype), words)
         return _dropout(embedded, self.embed_dropout_rate, key)
 
     def _logits(
@@ -570,4 +573,6 @@ def scan_sampled_words(
     like = jax.eval_shape(lambda: run_step(carry, *first)[1])
     inputs = words, xs, jax.random.split(key, num_steps), jnp.arange(num_steps) > 0
     state = carry, jnp.zeros(like.shape, like.dtype)
+    first_inputs = jax.tree.map(lambda leaf: leaf[0], inputs)
+    state = settle_carry(lambda state: body(state, first_inputs)[0], state)
     return jax.lax.scan(body, state, inputs)[1]

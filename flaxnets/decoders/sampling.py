@@ -1,6 +1,7 @@
 """Greedy search, and sampling with temperature, top-k and nucleus truncation."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from flaxnets.decoders.hypotheses import (
     rank,
     repeat_carry,
 )
+from flaxnets.layers.batch_sharding import settle_carry
 from flaxnets.typing import Array, Carry, PRNGKey
 
 Choose = Callable[[Array, Array], Array]
@@ -186,7 +188,8 @@ def _threshold(probabilities: Array, weights: Array, target: Array) -> Array:
     high = jax.lax.bitcast_convert_type(
         jnp.nextafter(jnp.float32(1.0), jnp.float32(2.0)), jnp.int32
     )
-    low, _ = jax.lax.fori_loop(0, 30, halve, (low, jnp.full_like(low, high)))
+    interval = settle_carry(partial(halve, 0), (low, jnp.full_like(low, high)))
+    low, _ = jax.lax.fori_loop(0, 30, halve, interval)
     return jax.lax.bitcast_convert_type(low, jnp.float32)
 
 
@@ -283,6 +286,8 @@ def _decode(
         jnp.int32(0), repeat_carry(carry, count), jnp.full((b, count), BOS, jnp.int32), empty
     )
     end = jax.lax.while_loop(
-        lambda state: (state.step < max_steps) & ~jnp.all(state.hypotheses.ended), take_step, start
+        lambda state: (state.step < max_steps) & ~jnp.all(state.hypotheses.ended),
+        take_step,
+        settle_carry(take_step, start),
     )
     return rank(end.hypotheses)

@@ -5,9 +5,13 @@
 Files are read without PyTorch, and reading them executes nothing that they contain: ``.pth`` files
 go through the interpreter in ``torch_checkpoint.py``, which knows tensors and containers only, and
 ``.safetensors`` files hold no code by design. Files of unknown origin are therefore safe to load.
+
+Training programs save the weights beside other things and with prefixes before their names:
+``read_weights`` unwraps them, and ``load_pretrained`` finds an encoder that is part of a model.
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -19,16 +23,40 @@ from flax import traverse_util
 
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.encoder import Encoder
-from flaxnets.encoders.torch_checkpoint import read_pth
+from flaxnets.encoders.torch_checkpoint import PthError, Skipped, read_pth
 from flaxnets.typing import PRNGKey
+
+logger = logging.getLogger(__name__)
 
 Variables = dict[str, dict[str, Any]]
 """``{"params": ..., "batch_stats": ...}``, nested dictionaries of arrays."""
 
 _LISTED = 10
 """Number of names of each kind that an error lists."""
-# Keys under which training programs save the state_dict.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+# Suffixes under which files of torch.save are found; the second of ".pth.tar" stands for both.
+_TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".th", ".pkl", ".model")
+# Keys under which training programs save the state_dict: the weights, then their averages.
+_WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "model_state", "net", "net_state_dict", "network"),
+    *(
+        "module",
+        "weights",
+        "params",
+        "checkpoint",
+        "model_ema",
+        "ema",
+        "ema_model",
+        "ema_state_dict",
+    ),
+    *("state_dict_ema", "model_ema_state_dict", "ema_state", "params_ema", "averaged_model"),
+)
+_MAX_NESTS = 8
+# Modules that torch.compile, FSDP and activation checkpoints put around a layer.
+_WRAPPING_MODULES = frozenset(
+    {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+)
+# Of torch.optim.swa_utils.AveragedModel.
+_AVERAGE_COUNT = "n_averaged"
 _SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -91,11 +119,13 @@ def load_pretrained(
     """Reads a weight file into the variables of an encoder, without executing anything in it.
 
     Ignored where present: entries of layers behind the deepest of ``encoder.levels``, of auxiliary
-    classifiers (GoogLeNet's), and PyTorch's counters ``num_batches_tracked``.
+    classifiers (GoogLeNet's), and PyTorch's counters ``num_batches_tracked``. Where the file is of
+    a larger model, which holds the whole encoder under a prefix (as ``backbone.``), the entries
+    with that prefix are taken and a warning is logged.
 
     Args:
       encoder: the network; its ``weight_name`` gives the names in the file.
-      path: a ``.pth``, ``.pt`` or ``.safetensors`` file; see ``read_weights``.
+      path: a file of ``torch.save`` or a ``.safetensors`` file; see ``read_weights``.
       strict: whether any difference is an error.
       key: PRNG key that initialises what the file lacks; required if not strict, else None.
 
@@ -105,16 +135,18 @@ def load_pretrained(
 
     Raises:
       FileNotFoundError: no such file.
-      UnsafePickleError: a ``.pth`` file asks for more than tensors and containers.
-      ValueError: the file cannot be read, or (strict) is of another architecture: the error lists
-        the first ten missing, unused and misshapen entries, with the number of all.
+      UnsafePickleError: as ``read_pth``.
+      ValueError: the file cannot be read, holds the encoder under several prefixes, or (strict) is
+        of another architecture: the error lists the first ten missing, unused and misshapen
+        entries, with the number of all.
     """
     if strict == (key is not None):
         raise ValueError(
             f"key: expected {'none when strict' if strict else 'one when not strict'}, "
             f"received {key}"
         )
-    found, report = fit_weights(encoder, read_weights(path))
+    state = _without_prefix(read_weights(path), weight_shapes(encoder), path)
+    found, report = fit_weights(encoder, state)
     if strict:
         if report:
             raise ValueError(f"{path}: the weights do not fit {type(encoder).__name__}: {report}")
@@ -170,6 +202,41 @@ def weight_shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
         encoder.weight_name(path): _torch_shape(leaf.shape, path[-1])
         for path, leaf in _leaves(encoder)
     }
+
+
+def _without_prefix(
+    state: dict[str, Any], expected: Mapping[str, Any], path: str | Path
+) -> dict[str, Any]:
+    """Returns the entries of the one prefix under which all expected names are found, without it.
+
+    Raises:
+      ValueError: there are several such prefixes.
+    """
+    if not expected or not expected.keys().isdisjoint(state):
+        return state
+    last = max(expected, key=len)
+    prefixes = sorted(
+        prefix
+        for prefix in (name.removesuffix(last) for name in state if name.endswith(f".{last}"))
+        if all(f"{prefix}{name}" in state for name in expected)
+    )
+    if len(prefixes) > 1:
+        raise ValueError(
+            f"{path}: expected the encoder's weights once, found them under the prefixes "
+            f"{', '.join(map(repr, prefixes[:_LISTED]))}; save the one to be loaded by itself"
+        )
+    for prefix in prefixes:
+        kept = {
+            name.removeprefix(prefix): array
+            for name, array in state.items()
+            if name.startswith(prefix)
+        }
+        logger.warning(
+            "%s: took the %d entries under the prefix %r, left out %d others",
+            *(path, len(kept), prefix, len(state) - len(kept)),
+        )
+        return kept
+    return state
 
 
 def _images(encoder: Encoder) -> np.ndarray:
@@ -237,13 +304,21 @@ def load_efficientnet_lite0_classifier(path: str | Path | None = None) -> Variab
     return load_pretrained(encoder, path or find_efficientnet_lite0())
 
 
-def read_weights(path: str | Path) -> dict[str, Any]:
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a ``state_dict`` without PyTorch and without executing anything in the file.
 
+    Training checkpoints are unwrapped:
+
+    - The dictionary of weights is taken from under ``state_dict``, ``model``, ``net`` and the like,
+      also nested. Averaged weights (``model_ema``, ``ema``) are taken where no others are there.
+      Under other names it must be the only dictionary of tensors.
+    - The prefixes ``module.`` (data-parallel training, ``AveragedModel`` with its ``n_averaged``)
+      and ``_orig_mod.`` (``torch.compile``), and FSDP's, are removed.
+    - What is no tensor is left out; a warning names what else than numbers and texts that is.
+
     Args:
-      path: ``.pth`` or ``.pt`` as ``torch.save`` writes them, or ``.safetensors``. Training
-        checkpoints are unwrapped: the dictionary under ``state_dict``, ``model_state_dict`` or
-        ``model`` is taken, and the prefix ``module.`` of data-parallel training is removed.
+      path: a file of ``torch.save``, called ``.pth``, ``.pt``, ``.pth.tar``, ``.ckpt``, ``.bin``,
+        ``.th``, ``.pkl`` or ``.model``; or ``.safetensors``.
 
     Returns:
       Names to arrays, in PyTorch's layout and the dtypes of the file (bfloat16 as
@@ -251,23 +326,120 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: no such file.
-      UnsafePickleError, PthError: see ``read_pth``.
+      UnsafePickleError, PthError: see ``read_pth``; or the file has no dictionary of weights, or
+        several.
       ValueError: another suffix, or a damaged ``.safetensors`` file.
     """
     path = Path(path)
-    if path.suffix in (".pth", ".pt"):
-        state = read_pth(path)
-    elif path.suffix == ".safetensors":
-        state = _read_safetensors(path)
-    else:
-        raise ValueError(f"path: expected a .pth, .pt or .safetensors file, received {path}")
-    for wrapper in _WRAPPERS:
-        if isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
+    if path.suffix.lower() in _TORCH_SUFFIXES and not _is_safetensors(path):
+        content = read_pth(path)
+        try:
+            state = _find_state(content)
+            if state is None:
+                raise PthError(f"found no dictionary of tensors{_objects_in(content)}")
+            return _without_wrapping_modules(state)
+        except PthError as error:
+            raise PthError(f"{path}: {error}") from None
+    if path.suffix.lower() in (*_TORCH_SUFFIXES, ".safetensors"):
+        return _without_wrapping_modules(_read_safetensors(path))
+    raise ValueError(
+        f"path: expected a .pth, .pt or .safetensors file (or {', '.join(_TORCH_SUFFIXES[2:])} "
+        f"of torch.save), received {path}"
+    )
+
+
+def _find_state(content: dict[Any, Any]) -> dict[Any, Any] | None:
+    """Returns the dictionary of weights in a checkpoint, None if there is none."""
+    # By identity, since a file may nest a dictionary in itself.
+    seen: set[int] = set()
+
+    def find(nest: dict[Any, Any], depth: int) -> dict[Any, Any] | None:
+        if id(nest) in seen or depth > _MAX_NESTS:
+            return None
+        seen.add(id(nest))
+        wrappers = [name for name in _WRAPPERS if isinstance(nest.get(name), dict)]
+        for name in wrappers:
+            if state := find(nest[name], depth + 1):
+                others = [
+                    w for w in wrappers if w != name and any(map(_is_weight, nest[w].values()))
+                ]
+                if others:
+                    logger.warning(
+                        "took the weights under %r, left out those under %s",
+                        name,
+                        ", ".join(others),
+                    )
+                return state
+        # A generator's state is an array of integers, an accuracy has no axes.
+        if any(_is_weight(value) and value.ndim for value in nest.values()):
+            return nest
+        others = [
+            name
+            for name, value in nest.items()
+            if isinstance(value, dict)
+            and id(value) not in seen
+            and any(map(_is_weight, value.values()))
+        ]
+        if len(others) > 1:
+            found = ", ".join(map(repr, others[:_LISTED]))
+            raise PthError(
+                f"expected one dictionary of weights, found {found}; save the one to be loaded by "
+                "itself"
+            )
+        if others:
+            return nest[others[0]]
+        return nest if any(map(_is_weight, nest.values())) else None
+
+    return find(content, 0)
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def _objects_in(content: dict[Any, Any]) -> str:
+    """Returns the end of an error: the objects of a checkpoint that may have held its weights."""
+    objects = [f"{k!r:.80} ({v.name:.80})" for k, v in content.items() if isinstance(v, Skipped)]
+    if not objects:
+        return ""
+    return (
+        f" beside the objects {', '.join(objects[:_LISTED])}, which are not read; "
+        "save the model's state_dict() instead"
+    )
+
+
+def _without_wrapping_modules(state: dict[Any, Any]) -> dict[str, np.ndarray]:
+    """Returns the arrays of a state under the names that they have in the bare network."""
+    arrays: dict[str, np.ndarray] = {}
+    left_out = []
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            left_out.append(f"{name!r:.80}")
+            continue
+        bare = ".".join(part for part in name.split(".") if part not in _WRAPPING_MODULES)
+        if bare in arrays:
+            raise PthError(f"{bare!r:.80} is there twice, with and without a wrapping module")
+        arrays[bare] = value
+    if left_out:
+        rest = ", …" if len(left_out) > _LISTED else ""
+        logger.warning("left out what is no tensor: %s%s", ", ".join(left_out[:_LISTED]), rest)
     prefix = "module."
-    if state and all(str(name).startswith(prefix) for name in state):
-        state = {name.removeprefix(prefix): array for name, array in state.items()}
-    return state
+    names = arrays.keys() - {_AVERAGE_COUNT}
+    while names and all(name.startswith(prefix) for name in names):
+        arrays = {
+            name.removeprefix(prefix): value
+            for name, value in arrays.items()
+            if name != _AVERAGE_COUNT
+        }
+        names = arrays.keys() - {_AVERAGE_COUNT}
+    return arrays
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Returns whether a file, whatever its suffix, begins as ``.safetensors`` do."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**32
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

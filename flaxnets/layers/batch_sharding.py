@@ -1,4 +1,4 @@
-"""Detection of sharded batches while tracing, and batches in chunks.
+"""Types of sharded arrays: detection while tracing, casts, and batches in chunks.
 
 Under ``jax.jit`` with sharded arguments XLA partitions a program along the batch, and each device
 computes its own rows. Two rewrites that are fast on one device force an all-gather there:
@@ -10,6 +10,16 @@ computes its own rows. Two rewrites that are fast on one device force an all-gat
 Layers therefore ask here, while they are traced, whether the batch axis is sharded. The trainer
 provides the mesh through ``jax.sharding.use_abstract_mesh``; without one the answer is unknown, and
 both functions return False on more than one device.
+
+In two places JAX makes sharding a part of an array's type, and a loop's carry or a custom gradient
+must then have the type of what it is computed from:
+
+- Within ``jax.shard_map`` (``check_vma=True``) an array may vary over the devices or not: the batch
+  does, parameters and new zeros do not. ``vary_alike`` casts what a loop or a custom gradient gets,
+  ``settle_carry`` the carry of a loop whose body closes over arrays.
+- Under a mesh of Explicit axes every array knows its axes, and many operations (a sum of products
+  over the batch, a concatenation with zeros) want to be told those of their result.
+  ``in_auto_axes`` leaves this to XLA, as under a mesh of Auto axes.
 """
 
 import math
@@ -17,8 +27,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import AxisType, PartitionSpec
 
-from flaxnets.typing import Array
+from flaxnets.typing import Array, PyTree
 
 
 def is_batch_known_sharded() -> bool:
@@ -49,8 +60,102 @@ def _num_shards() -> int:
     return math.prod(
         size
         for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-        if kind != jax.sharding.AxisType.Manual
+        if kind != AxisType.Manual
     )
+
+
+def vary_alike(tree: PyTree) -> PyTree:
+    """Returns arrays that all vary over those manual axes over which any of them does.
+
+    The gradient of an array that did not vary is the sum over the devices, as for any operation of
+    JAX. Outside of ``jax.shard_map``, and with ``check_vma=False``, the arrays come back as they
+    are.
+
+    Args:
+      tree: a pytree of arrays.
+    """
+    axes: set[str] = set()
+    for leaf in jax.tree.leaves(tree):
+        axes |= _varying_axes(leaf)
+    if not axes:
+        return tree
+
+    def cast(leaf: Array) -> Array:
+        missing = tuple(sorted(axes - _varying_axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def _varying_axes(leaf: Any) -> frozenset[str]:
+    return frozenset(jax.typeof(leaf).manual_axis_type.varying)
+
+
+def settle_carry(step: Callable[[PyTree], PyTree], carry: PyTree) -> PyTree:
+    """Returns a loop's first carry, cast to the type that a step gives it.
+
+    Args:
+      step: a carry to the next one, of equal shapes and dtypes; it is traced, not run.
+      carry: before the first step.
+    """
+    if all(kind == AxisType.Auto for kind in jax.sharding.get_abstract_mesh().axis_types):
+        return carry
+
+    def cast(leaf: Array, after: Any) -> Array:
+        if not jax.typeof(leaf).sharding.is_equivalent_to(after.sharding, leaf.ndim):
+            leaf = jax.sharding.reshard(leaf, after.sharding.spec)
+        varying = after.manual_axis_type.varying if after.manual_axis_type else frozenset()
+        missing = tuple(sorted(varying - _varying_axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    # What one step casts may reach other leaves with the next.
+    for _ in jax.tree.leaves(carry):
+        settled = jax.tree.map(cast, carry, jax.eval_shape(step, carry))
+        if jax.tree.map(jax.typeof, settled) == jax.tree.map(jax.typeof, carry):
+            break
+        carry = settled
+    return carry
+
+
+def in_auto_axes(
+    function: Callable[..., Any], batch: Array, axis: int = 0, results: PyTree = None
+) -> Callable[..., Any]:
+    """Returns a function of arrays that runs with Auto axes in place of a mesh's Explicit ones.
+
+    ``jax.sharding.auto_axes`` does the same, but wants the shardings of all results. Without
+    Explicit axes the function comes back as it is.
+
+    Args:
+      function: takes pytrees of arrays and closes over none.
+      batch: an array with the batch as its axis ``axis``; B is sharded alike in all results.
+      axis: index of B.
+      results: a pytree prefix of the results: the index of B in each of them, -1 where there is no
+        such axis; None: ``axis`` in all.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    explicit = [
+        name
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Explicit
+    ]
+    if not explicit:
+        return function
+    auto = mesh.update_axis_types(dict.fromkeys(explicit, AxisType.Auto))
+    sharding = jax.typeof(batch).sharding.spec[axis]
+
+    def reshard(tree: PyTree, spec: PartitionSpec) -> PyTree:
+        return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, spec), tree)
+
+    def run(*arguments: PyTree) -> Any:
+        with jax.sharding.use_abstract_mesh(auto):
+            made = function(*reshard(arguments, PartitionSpec()))
+        specs = jax.tree.map(
+            lambda at: PartitionSpec(*[None] * at, sharding) if at >= 0 else PartitionSpec(),
+            axis if results is None else results,
+        )
+        return jax.tree.map(lambda spec, part: reshard(part, spec), specs, made)
+
+    return run
 
 
 def map_in_chunks(encode: Callable[[Array], Any], images: Array, chunk_size: int = 2) -> Any:

@@ -16,9 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.layers.batch_sharding import is_batch_known_sharded, split_batch
+from flaxnets.layers.batch_sharding import (
+    in_auto_axes,
+    is_batch_known_sharded,
+    split_batch,
+    vary_alike,
+)
 from flaxnets.typing import Array, Dtype
 
+_Pair = tuple[int, int]
 Padding = str | int | Sequence[tuple[int, int]]
 """``SAME`` (TensorFlow's: uneven where the total is odd), ``VALID``, one number of pixels for all
 sides (PyTorch's), or ((above, below), (left, right))."""
@@ -94,7 +100,16 @@ def conv2d(
     _, height, width, _ = inputs.shape
     kernel_size = kernel.shape[0], kernel.shape[1]
     pads = resolve_padding(padding, (height, width), kernel_size, strides)
-    kernel = kernel.astype(inputs.dtype)
+    inputs, kernel = vary_alike((inputs, kernel.astype(inputs.dtype)))
+    convolve = partial(_convolve, strides=strides, pads=pads, groups=groups)
+    return in_auto_axes(convolve, inputs)(inputs, kernel)
+
+
+def _convolve(
+    inputs: Array, kernel: Array, *, strides: _Pair, pads: tuple[_Pair, _Pair], groups: int
+) -> Array:
+    """Runs ``conv2d`` by the algorithm that suits the platform."""
+    kernel_size = kernel.shape[0], kernel.shape[1]
 
     def direct(inputs: Array, kernel: Array) -> Array:
         return jax.lax.conv_general_dilated(
@@ -162,7 +177,7 @@ def conv2d_kernel_gradient(inputs: Array, gradient: Array, kernel_size: tuple[in
       (kernel_h,kernel_w,C,D) in the dtype of ``inputs``; XLA chooses the dtype of the sum.
     """
     shape = (*kernel_size, inputs.shape[-1], gradient.shape[-1])
-    zeros = jnp.zeros(shape, inputs.dtype)
+    zeros, _, _ = vary_alike((jnp.zeros(shape, inputs.dtype), inputs, gradient))
     _, pull = jax.vjp(lambda kernel: conv2d(inputs, kernel), zeros)
     return pull(gradient)[0]
 
@@ -344,7 +359,7 @@ def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, A
         return total + jnp.einsum("kpc,kpd->kcd", *transformed), None
 
     size = filter.size
-    zeros = jnp.zeros((size**2, *kernel.shape[2:]), inputs.dtype)
+    zeros, _ = vary_alike((jnp.zeros((size**2, *kernel.shape[2:]), inputs.dtype), inputs))
     limit = _CHUNKS[len(kernel)]
     chunks = split_batch(inputs, limit), split_batch(gradient, limit)
     of_weights, _ = jax.lax.scan(add, zeros, chunks)
@@ -412,7 +427,6 @@ def _count_tiles(height: int, width: int) -> tuple[int, int]:
 # time, a stride-2 layer of 32 channels on 512 feature maps of 16² takes a fourth of the time for
 # the kernel's gradient and a third for the inputs'. The values are those of XLA's convolution.
 
-_Pair = tuple[int, int]
 _CHUNK_SIZE = 2**18
 """Elements of inputs and gradient per chunk, which fit into the L2 cache of a CPU."""
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from flaxnets.layers.batch_sharding import in_auto_axes, vary_alike
 from flaxnets.layers.convolution import Padding, is_empty, resolve_padding
 from flaxnets.typing import Array, Dtype
 
@@ -73,7 +74,12 @@ def depthwise_conv(
     kernel = kernel.astype(features.dtype)
     if is_empty(features, (kernel_size[0], kernel_size[1]), pads):
         return native(features, kernel)  # Slices would fail.
-    return jax.lax.platform_dependent(features, kernel, cpu=shifted, default=native)
+
+    def convolve(features: Array, kernel: Array) -> Array:
+        return jax.lax.platform_dependent(features, kernel, cpu=shifted, default=native)
+
+    features, kernel = vary_alike((features, kernel))
+    return in_auto_axes(convolve, features)(features, kernel)
 
 
 def native_depthwise_conv(

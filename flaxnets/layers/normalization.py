@@ -1,12 +1,14 @@
 """Batch normalisation with masked images, on one device or many."""
 
 import functools
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxnets.layers.batch_sharding import in_auto_axes, vary_alike
 from flaxnets.typing import Array, Dtype
 
 
@@ -86,9 +88,9 @@ class BatchNorm(nn.Module):
             rows = jnp.ones(n, x.dtype)
             if mask is not None:
                 rows = images_that_count(mask, axis_name).astype(x.dtype)
-            outputs, (mean, var, count) = normalize_batch(
-                x, scale, bias, rows, self.epsilon, axis_name
-            )
+            normalize = partial(normalize_batch, epsilon=self.epsilon, axis_name=axis_name)
+            normalize_here = in_auto_axes(normalize, x, results=(0, -1))
+            outputs, (mean, var, count) = normalize_here(*vary_alike((x, scale, bias, rows)))
             if not self.is_initializing():
                 old = self.momentum
                 correction = count / jnp.maximum(count - 1, 1) if self.unbiased else 1.0

@@ -110,16 +110,37 @@ def check_level(config: CRNNConfig, *, field: str = "model") -> None:
     Raises:
       ValueError: the two do not go together; the message names the levels that would.
     """
-    encoder = config.encoder
-    if not encoder.level or not reads_maps(config.recurrent, field=f"{field}.recurrent"):
+    if reads_maps(config.recurrent, field=f"{field}.recurrent"):
+        check_gives_maps(
+            config.encoder,
+            f"{field}.recurrent.cell: {config.recurrent.cell}",
+            "a cell on vectors, as lstm",
+            field=f"{field}.encoder",
+        )
+
+
+def check_gives_maps(
+    encoder: EncoderConfig, reader: str, other: str, *, field: str = "model.encoder"
+) -> None:
+    """Refuses an encoder whose level gives vectors, for a part that reads feature maps.
+
+    Args:
+      encoder: the configuration.
+      reader: the part, with its field, for the error.
+      other: a part that reads vectors, for the error.
+      field: path of the encoder's configuration.
+
+    Raises:
+      ValueError: naming the levels that give maps.
+    """
+    if not encoder.level:
         return
-    network = make_encoder(encoder, field=f"{field}.encoder")
+    network = make_encoder(encoder, field=field)
     names = list(getattr(network, "level_names", ()))
     last_maps = getattr(network, "maps_level", None)
     if last_maps is None or encoder.level not in names[names.index(last_maps) + 1 :]:
         return
     raise ValueError(
-        f"{field}.recurrent.cell: {config.recurrent.cell} reads feature maps, and "
-        f"{field}.encoder.level={encoder.level} of {encoder.name} gives vectors; choose a level of "
-        f"{', '.join(names[: names.index(last_maps) + 1])}, or a cell on vectors, as lstm"
+        f"{reader} reads feature maps, and {field}.level={encoder.level} of {encoder.name} gives "
+        f"vectors; choose a level of {', '.join(names[: names.index(last_maps) + 1])}, or {other}"
     )

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxnets.layers.batch_sharding import vary_alike
 from flaxnets.typing import Array
 
 
@@ -102,7 +103,7 @@ def _in_one_dtype(axis: int, **arrays: Array) -> tuple[Array, Array, Array]:
         if shape != expected:
             raise ValueError(f"{name}: expected shape {expected}, received {shape}")
     dtype = jnp.result_type(a, b, initial, jnp.float32)
-    return a.astype(dtype), b.astype(dtype), initial.astype(dtype)
+    return vary_alike((a.astype(dtype), b.astype(dtype), initial.astype(dtype)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))

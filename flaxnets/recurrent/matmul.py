@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxnets.layers.batch_sharding import is_batch_known_unsharded
+from flaxnets.layers.batch_sharding import is_batch_known_unsharded, vary_alike
 from flaxnets.layers.convolution import conv2d, conv2d_kernel_gradient
 from flaxnets.layers.padding import zero_where_masked
 from flaxnets.typing import Array, PyTree
@@ -162,7 +162,7 @@ def multiply_valid(x: Array, kernel: Array, valid: Array) -> Array:
     if not is_batch_known_unsharded():
         return jnp.where(valid[..., None], multiply(zero_where_masked(x, valid), kernel), 0)
     rows, mask = x.reshape(-1, x.shape[-1]), valid.reshape(-1)
-    product = _multiply_rows(rows, kernel.astype(x.dtype), mask)
+    product = _multiply_rows(*vary_alike((rows, kernel.astype(x.dtype), mask)))
     return product.reshape(*x.shape[:-1], kernel.shape[-1])
 
 

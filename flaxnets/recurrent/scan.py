@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxnets.layers.batch_sharding import in_auto_axes, vary_alike
 from flaxnets.layers.padding import check_lengths, zero_padding
 from flaxnets.recurrent.cell import (
     PROJECTION,
@@ -168,20 +169,25 @@ def scan_cell(
     if initial_carry is None:
         initial_carry = zeros
     check_carry(initial_carry, zeros)
-    valid = None
-    if lengths is not None:
-        valid = jnp.arange(inputs.shape[1])[:, None] < lengths  # (T,B)
-    carry, outputs = scan_chunks(
-        scan_steps,
-        weights,
-        initial_carry,
-        (zero_padding(inputs, lengths).swapaxes(0, 1), valid),
-        reverse=reverse,
-        options=options,
-        **lifted,
-    )
-    outputs = outputs.swapaxes(0, 1)
-    return carry, outputs if num_steps else outputs[:, :0]
+
+    def scan_batch(
+        weights: Any, carry: Carry, inputs: Array, lengths: Array | None
+    ) -> tuple[Carry, Array]:
+        valid = None
+        if lengths is not None:
+            valid = jnp.arange(inputs.shape[1])[:, None] < lengths  # (T,B)
+        xs = zero_padding(inputs, lengths).swapaxes(0, 1), valid
+        carry, outputs = scan_chunks(
+            scan_steps, weights, carry, xs, reverse=reverse, options=options, **lifted
+        )
+        outputs = outputs.swapaxes(0, 1)
+        return carry, outputs if num_steps else outputs[:, :0]
+
+    if isinstance(cell, nn.RNNCellBase):
+        carry, inputs = vary_alike((initial_carry, inputs))
+        return scan_batch(cell, carry, inputs, lengths)
+    arguments = vary_alike((weights, initial_carry, inputs, lengths))
+    return in_auto_axes(scan_batch, inputs)(*arguments)
 
 
 def check_options(cell: AnyCell, options: ScanOptions) -> None:

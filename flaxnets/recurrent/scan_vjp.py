@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from flaxnets.layers.batch_sharding import in_auto_axes, vary_alike
 from flaxnets.recurrent.cell import ProjectHidden
 from flaxnets.recurrent.matmul import (
     HiddenVjp,
@@ -53,17 +54,37 @@ def plain_scan(
     unroll: int = 1,
 ) -> tuple[Carry, Any]:
     """Scans as ``deferred_scan`` does, with gradients by automatic differentiation, in any mode."""
-    added, rest = split_projected(weights, inputs)
 
-    def body(carry: Carry, xs: Any) -> tuple[Carry, Any]:
-        added, rest, flags = xs
+    def run(
+        weights: ScanWeights, carry: Carry, inputs: dict[str, Array], flags: PyTree
+    ) -> tuple[Carry, Any]:
+        added, rest = split_projected(weights, inputs)
 
-        def project_hidden(name: str, hidden: Array) -> Array:
-            return affine(weights, added, name, hidden)
+        def body(carry: Carry, xs: Any) -> tuple[Carry, Any]:
+            added, rest, flags = xs
 
-        return step(project_hidden, weights.others, flags, carry, rest)
+            def project_hidden(name: str, hidden: Array) -> Array:
+                return affine(weights, added, name, hidden)
 
-    return jax.lax.scan(body, carry, (added, rest, flags), reverse=reverse, unroll=unroll)
+            return step(project_hidden, weights.others, flags, carry, rest)
+
+        return jax.lax.scan(body, carry, (added, rest, flags), reverse=reverse, unroll=unroll)
+
+    return _run_on_mesh(run, weights, carry, inputs, flags)
+
+
+def _run_on_mesh(
+    run: Callable[..., Any],
+    weights: ScanWeights,
+    carry: Carry,
+    inputs: dict[str, Array],
+    *others: PyTree,
+) -> tuple[Carry, Any]:
+    """Calls ``run`` with arrays of those types that a loop and a custom gradient need."""
+    # Outside of the custom gradient, so that JAX sums gradients over the devices where it must.
+    arguments = vary_alike((weights, carry, inputs, *others))
+    first = jax.tree.leaves(inputs)[0]
+    return in_auto_axes(run, first, axis=1, results=(0, 1))(*arguments)
 
 
 def deferred_scan(
@@ -137,6 +158,7 @@ def deferred_scan(
             name: added.get(name, jnp.zeros((num_steps, *like.shape), like.dtype))
             for name, like in shapes.items()
         }
+        projections, _ = vary_alike((projections, carry))
 
         def body(carry: Carry, xs: Any, stored: dict[str, Array]) -> Any:
             rest, flags = xs
@@ -210,7 +232,7 @@ def deferred_scan(
 
     without_input = weights.kernels.keys() - inputs.keys()
     run.defvjp(forward, backward)
-    return run(weights, carry, inputs, flags, valid)
+    return _run_on_mesh(run, weights, carry, inputs, flags, valid)
 
 
 class _Loop(NamedTuple):

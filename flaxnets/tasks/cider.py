@@ -28,6 +28,7 @@ scores.
 import os
 import zipfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import flax.struct
@@ -37,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flaxnets.decoders.hypotheses import EOS, PAD
+from flaxnets.layers.batch_sharding import settle_carry
 from flaxnets.training.workdir import write_atomically
 from flaxnets.typing import Array
 
@@ -358,7 +360,8 @@ def _look_up(frequencies: DocumentFrequencies, tokens: Array) -> list[Array]:
             below = (low < high) & (words[middle] < last)
             return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
 
-        child, _ = jax.lax.fori_loop(0, depth, bisect, (low, end))
+        interval = settle_carry(partial(bisect, 0), (low, end))
+        child, _ = jax.lax.fori_loop(0, depth, bisect, interval)
         hit = (child < end) & (words[child] == last)
         ids = jnp.where(hit, child, -1)
         found.append(jnp.where(hit, frequencies.idf[n][ids], frequencies.unseen_idf))

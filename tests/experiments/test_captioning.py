@@ -270,6 +270,24 @@ def test_unknown_parts_are_refused(tmp_path: Path) -> None:
         config.make_prediction_data(["a.jpg"])
 
 
+def test_attention_needs_more_than_one_region(tmp_path: Path) -> None:
+    config = make_config(make_flickr8k(tmp_path, ["A dog", "The dog"]))
+    config.model.encoder.name, config.model.encoder.level = "resnet18", "pooled"
+    config.model.encoder.weights = ""
+    for name in ("soft_attention", "hard_attention", "att2in", "up_down"):
+        config.model.decoder.name = name
+        expected = (
+            rf"model\.decoder\.name: {name} reads feature maps, and model\.encoder\.level=pooled "
+            r"of resnet18 gives vectors; choose a level of stem, .*stage_4, or a decoder without"
+        )
+        with pytest.raises(ValueError, match=expected):
+            config.make_model()
+    config.model.decoder.name = "show_and_tell"
+    config.make_model()
+    config.model.decoder.name, config.model.encoder.level = "up_down", "stage_3"
+    config.make_model()
+
+
 def test_training_has_mirrored_images_with_mirrored_captions(tmp_path: Path) -> None:
     root = make_flickr8k(tmp_path, ["A dog on the left .", "The right dog"])
     config = make_config(root)

@@ -5,9 +5,12 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 import launch
+from flaxnets.training.config import Config
+from launch.program import explained_memory
 from tests.launch.programs import ROOT
 
 
@@ -66,3 +69,16 @@ program.run(main)
     assert [done.returncode for done in results] == [1, 1]
     assert results[0].stderr.strip() == "error: expected the extra x, found none"
     assert "Traceback" in results[1].stderr
+
+
+def test_exhausted_memory_is_one_sentence() -> None:
+    config = Config(batch_size=64, accumulate_steps=2)
+    told = "RESOURCE_EXHAUSTED: Out of memory allocating 137438953472 bytes.\nBufferAssignment: …"
+    expected = (
+        r"^out of memory with batch_size=64 and accumulate_steps=2: lower batch_size, raise "
+        r"accumulate_steps .*remat.*RESOURCE_EXHAUSTED: Out of memory allocating 137438953472 byt"
+    )
+    with pytest.raises(ValueError, match=expected), explained_memory(config):
+        raise jax.errors.JaxRuntimeError(told)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explained_memory(config):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")

@@ -1,5 +1,6 @@
 """Weight files: round trips of every format, and lists of mismatches."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,16 @@ from flaxnets.encoders.googlenet import GoogLeNet
 from flaxnets.encoders.pretrained import fit_weights, load_pretrained, read_weights
 from flaxnets.encoders.resnet import ResNet
 from flaxnets.encoders.small_cnn import SmallCNN
-from flaxnets.encoders.torch_checkpoint import read_pth
+from flaxnets.encoders.torch_checkpoint import PthError, read_pth
 from flaxnets.encoders.vgg import VGG
+from tests.flaxnets.encoders.pth_files import (
+    EMPTY_TUPLE,
+    named,
+    state,
+    storage,
+    tensor,
+    write_zip,
+)
 from tests.flaxnets.encoders.record_torchvision import draw_weight, make_network, read_shapes
 from tests.flaxnets.encoders.weights import draw_state, draw_variables
 
@@ -93,6 +102,129 @@ def test_files_of_pytorch(legacy: bool, tmp_path: Path) -> None:
     torch.save(wrapped, tmp_path / "checkpoint.pt", _use_new_zipfile_serialization=not legacy)
     assert_same(load_pretrained(encoder, tmp_path / "checkpoint.pt"), variables)
     assert read_pth(tmp_path / "checkpoint.pt")["epoch"] == 90
+
+
+class Checkpoint:
+    """Writer of nested dictionaries of arrays as ``torch.save`` writes them, without PyTorch."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, bytes] = {}
+
+    def pickled(self, value: Any) -> bytes:
+        """Returns the opcodes of a dictionary or an array; of bytes these themselves."""
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, dict):
+            return state(**{name: self.pickled(item) for name, item in value.items()})
+        key, array = f"{len(self.data)}", np.ascontiguousarray(value)
+        self.data[f"_{key}"] = array.tobytes()
+        strides = tuple(step // array.itemsize for step in array.strides)
+        # ascontiguousarray makes one axis of none.
+        shape, strides = (array.shape, strides) if np.ndim(value) else ((), ())
+        return tensor(storage(array.dtype.str.replace("|", ""), key, array.size), 0, shape, strides)
+
+    def write(self, path: Path, content: dict[str, Any]) -> Path:
+        """Writes a file and returns its path."""
+        return write_zip(path, self.pickled(content), **self.data)
+
+
+def prefixed(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{prefix}{name}": array for name, array in arrays.items()}
+
+
+WEIGHTS = draw_state(SMALL)
+COUNT = np.array(3, np.int64)
+NAMESPACE = named("argparse.Namespace") + EMPTY_TUPLE + b"\x81}b"
+OPTIMIZER = {"state": {"0": {"exp_avg": np.ones(3, np.float32)}}, "param_groups": b"]"}
+NESTS: dict[str, dict[str, Any]] = {
+    "compiled.pth": prefixed("_orig_mod.", WEIGHTS),
+    "averaged.pt": {"n_averaged": COUNT} | prefixed("module.", WEIGHTS),
+    "averaged_compiled.pt": {"n_averaged": COUNT} | prefixed("_orig_mod.module.", WEIGHTS),
+    "parallel_compiled.pt": prefixed("module._orig_mod.module.", WEIGHTS),
+    "sharded.bin": prefixed("_fsdp_wrapped_module.", WEIGHTS),
+    "inside.bin": {
+        name.replace(".", "._orig_mod._checkpoint_wrapped_module.", 1): array
+        for name, array in WEIGHTS.items()
+    },
+    "model_best.pth.tar": {
+        "epoch": b"K\x05",
+        "state_dict": prefixed("module.", WEIGHTS),
+        "best_acc1": np.array(71.2, np.float32),
+        "optimizer": OPTIMIZER,
+    },
+    "reference.PTH": {"model": WEIGHTS, "args": NAMESPACE, "lr_scheduler": NAMESPACE},
+    "dtype.pth": {"state_dict": WEIGHTS, "dtype": named("torch.float32")},
+    "net.th": {"net": WEIGHTS, "acc": b"N"},
+    "ema.pth": {"model_ema": {"n_averaged": COUNT} | prefixed("module.", WEIGHTS)},
+    "ema_object.pth": {"model": NAMESPACE, "ema": {"state_dict": WEIGHTS}},
+    "both.pth": {
+        "model_ema": prefixed("module.", WEIGHTS) | {"n_averaged": COUNT},
+        "model": WEIGHTS,
+    },
+    "settings.pth": {"model": {"depth": b"K\x12"}, "params": {"lr": b"N"}, "network": WEIGHTS},
+    "deep.model": {"checkpoint": {"model": {"state_dict": prefixed("module.", WEIGHTS)}}},
+    "own_name.pkl": {"my_cnn": WEIGHTS, "rng": np.ones(9, np.uint8), "loss": np.array(1.5)},
+    "lightning.ckpt": {
+        "pytorch-lightning_version": b"N",
+        "state_dict": prefixed("model.backbone.", WEIGHTS) | {"model.head.bias": np.ones(3)},
+        "hyper_parameters": NAMESPACE,
+    },
+    "segment.pth": prefixed("module.base_model.", WEIGHTS) | {"module.new_fc.bias": np.ones(3)},
+    "extra.pth": WEIGHTS | {"_extra_state": NAMESPACE, "epoch": b"K\x05"},
+}
+
+
+@pytest.mark.parametrize("name", NESTS)
+def test_checkpoints_as_people_have_them(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Checkpoint().write(tmp_path / name, NESTS[name])
+    assert_same(load_pretrained(SMALL, path), draw_variables(SMALL))
+    notes = {
+        "reference.PTH": "skipped what is neither a tensor nor a container: argparse.Namespace",
+        "dtype.pth": "skipped what is neither a tensor nor a container: torch.float32",
+        "both.pth": "took the weights under 'model', left out those under model_ema",
+        "lightning.ckpt": "under the prefix 'model.backbone.', left out 1 others",
+        "extra.pth": "left out what is no tensor: '_extra_state', 'epoch'",
+    }
+    assert notes.get(name, "") in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"student": WEIGHTS, "teacher": WEIGHTS},
+            "one dictionary of weights, found 'student', 't",
+        ),
+        ({"state_dict": prefixed("q.", WEIGHTS) | prefixed("k.", WEIGHTS)}, "prefixes 'k.', 'q.'"),
+        ({"model": NAMESPACE, "ema": b"N"}, "objects 'model' (argparse.Namespace), which are not"),
+        ({"epoch": b"K\x05", "model": {"lr": b"N"}}, "found no dictionary of tensors"),
+        (WEIGHTS | prefixed("_orig_mod.", WEIGHTS), "is there twice"),
+        ({"model": b"}q\x07(" + b"X\x05\0\0\0modelh\x07u"}, "found no dictionary of tensors"),
+        ({"state_dict": {"q": {"w": np.ones(3)}, "k": {"w": np.ones(3)}}}, "found 'q', 'k'"),
+    ],
+)
+def test_checkpoints_that_leave_a_choice_or_none(
+    content: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = Checkpoint().write(tmp_path / "a.pth", content)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        load_pretrained(SMALL, path)
+    assert str(path) in str(error.value)
+
+
+def test_a_dictionary_nested_in_itself_ends(tmp_path: Path) -> None:
+    names = ("model", "net", "ema", "state_dict", "module", "weights", "params", "network")
+    itself = b"".join(b"X" + len(n).to_bytes(4, "little") + n.encode() + b"h\x07" for n in names)
+    path = write_zip(tmp_path / "a.pth", b"}q\x07(" + itself + b"u")
+    with pytest.raises(PthError, match="found no dictionary of tensors"):
+        read_weights(path)
+
+
+def test_the_content_decides_between_the_two_formats(tmp_path: Path) -> None:
+    path = save(WEIGHTS, tmp_path / "weights.safetensors").rename(tmp_path / "weights.bin")
+    assert_same(load_pretrained(SMALL, path), draw_variables(SMALL))
 
 
 def test_layers_behind_the_deepest_endpoint_are_optional() -> None:
