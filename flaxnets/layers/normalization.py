@@ -82,8 +82,9 @@ class BatchNorm(nn.Module):
             # init runs outside of pmap and shard_map, where the axis name is unbound.
             axis_name = None if self.is_initializing() else self.axis_name
             rows = _count_rows(mask, n, axis_name, x.dtype)
+            # Cast: wider parameters would widen the outputs, and the gradient of the maps with them.
             outputs, (mean, var, count) = normalize_batch(
-                x, scale, bias, rows, self.epsilon, axis_name
+                x, scale.astype(x.dtype), bias.astype(x.dtype), rows, self.epsilon, axis_name
             )
             if not self.is_initializing():
                 old = self.momentum

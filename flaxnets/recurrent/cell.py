@@ -44,7 +44,8 @@ class Weights(NamedTuple):
     bias: dict[str, Array]
     """(G,), added by ``project_hidden`` to the projection of that name."""
     pointwise: dict[str, Array]
-    """Parameters of ``step``, used elementwise: peepholes, scales."""
+    """Parameters of ``step``, used elementwise: peepholes, scales. A step casts them to the dtype of
+    its states: wider parameters would widen the carry, which a scan refuses."""
 
 
 class ProjectHidden(Protocol):
