@@ -54,6 +54,7 @@ def conv2d(
     strides: tuple[int, int] = (1, 1),
     padding: Padding = "SAME",
     groups: int = 1,
+    autodiff: bool = False,
 ) -> Array:
     """Convolves images with a kernel (cross-correlation, as all networks call convolution).
 
@@ -79,6 +80,8 @@ def conv2d(
       strides: (vertical, horizontal), pixels.
       padding: zeros around the images, see ``Padding``.
       groups: number of channel groups; each group of outputs reads one group of inputs.
+      autodiff: leaves derivatives to JAX, in any mode, and uses XLA's convolution for it; False: in
+        float32 on a CPU the faster algorithms, whose derivatives are in reverse mode only.
 
     Returns:
       (N,h,w,D) in the dtype of ``inputs``.
@@ -108,7 +111,7 @@ def conv2d(
         )
 
     # The CPU algorithms loop over chunks of the batch, which a sharded batch would gather.
-    if groups > 1 or inputs.dtype != jnp.float32 or is_batch_known_sharded():
+    if autodiff or groups > 1 or inputs.dtype != jnp.float32 or is_batch_known_sharded():
         return direct(inputs, kernel)
     margin = kernel_size[0] // 2
     keeps_size = strides == (1, 1) and pads == ((margin, margin),) * 2

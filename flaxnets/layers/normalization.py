@@ -82,7 +82,7 @@ class BatchNorm(nn.Module):
             # init runs outside of pmap and shard_map, where the axis name is unbound.
             axis_name = None if self.is_initializing() else self.axis_name
             rows = _count_rows(mask, n, axis_name, x.dtype)
-            # Cast: wider parameters would widen the outputs, and the gradient of the maps with them.
+            # Cast: wider parameters would widen the outputs, and with them the maps' gradient.
             outputs, (mean, var, count) = normalize_batch(
                 x, scale.astype(x.dtype), bias.astype(x.dtype), rows, self.epsilon, axis_name
             )
@@ -137,10 +137,10 @@ def normalize_batch(
 def _measure(maps: Array, rows: Array, axis_name: str | None) -> Statistics:
     _, h, w, _ = maps.shape
     count = _psum(rows.sum() * (h * w), axis_name)
-    mean = _psum(rows @ maps.sum((1, 2)), axis_name) / count
+    mean = _psum(_weighted_sum(rows, maps.sum((1, 2))), axis_name) / count
     # Two passes: E[x²] − μ² loses all digits of the variance where the mean is large.
     deviations = maps - mean
-    squares = _psum(rows @ (deviations * deviations).sum((1, 2)), axis_name)
+    squares = _psum(_weighted_sum(rows, (deviations * deviations).sum((1, 2))), axis_name)
     return Statistics(mean, squares / count, count)
 
 
@@ -171,6 +171,11 @@ def _backward(
 
 
 normalize_batch.defvjp(_forward, _backward)
+
+
+def _weighted_sum(rows: Array, sums: Array) -> Array:
+    """Returns rows (N,) times sums (N,C), which a TPU would round to bfloat16 by default."""
+    return jnp.matmul(rows, sums, precision=jax.lax.Precision.HIGHEST)
 
 
 def _psum(sums: Any, axis_name: str | None) -> Any:

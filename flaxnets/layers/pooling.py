@@ -90,9 +90,10 @@ def shifted_max_pool(
 
 
 def average_pool(maps: Array, window: Pair, strides: Pair) -> Array:
-    """Returns the mean of each window that lies within the feature maps, summed in float32 at least.
+    """Returns the mean of each window that lies within the feature maps.
 
-    In bfloat16 a sum stops growing at 256 times a value, and in float16 it overflows.
+    It is summed in float32 at least: in bfloat16 a sum stops growing at 256 times a value, and in
+    float16 it overflows.
 
     >>> average_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2, 2)[0, :, :, 0].tolist()
     [[2.5, 4.5], [10.5, 12.5]]

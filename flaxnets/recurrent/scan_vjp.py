@@ -59,7 +59,7 @@ def plain_scan(
         added, rest, flags = xs
 
         def project_hidden(name: str, hidden: Array) -> Array:
-            return affine(weights, added, name, hidden)
+            return affine(weights, added, name, hidden, autodiff=True)
 
         return step(project_hidden, weights.others, flags, carry, rest)
 
