@@ -4,7 +4,8 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -83,16 +84,42 @@ def parameters_of(part: Callable[..., Any]) -> frozenset[str]:
 
 DTYPES = ("float32", "bfloat16", "float16")
 """Dtypes of the arithmetic of a model."""
+_DTYPE_WORDS = {"half": "float16", "single": "float32", "float": "float32", "double": "float64"}
 
 
-def check_dtype(field: str, name: str) -> None:
-    """Refuses a dtype in which no model computes.
+def check_dtype(field: str, name: Any, names: Sequence[str] = DTYPES) -> None:
+    """Refuses a dtype that a model, or a file, cannot have.
+
+    >>> check_dtype("model.dtype", "fp16")
+    Traceback (most recent call last):
+    ValueError: model.dtype: unknown 'fp16'; did you mean 'float16'?
+
+    Args:
+      field: the field or argument that the error names.
+      name: of the dtype.
+      names: that are allowed.
 
     Raises:
-      ValueError: none of ``DTYPES``, with the nearest.
+      ValueError: none of ``names``, with the nearest: that of an abbreviation, as fp16, or of
+        another spelling, as torch.half.
     """
-    if name not in DTYPES:
-        raise ValueError(f"{field}: unknown {name!r}{nearest(name, DTYPES)}")
+    if name in names:
+        return
+    spelled = str(name).lower().split(".")[-1]
+    meant = _DTYPE_WORDS.get(spelled) or re.sub(r"^(f|fp|tf)(?=\d)", "float", spelled)
+    # The abbreviations are far from their names, so the hint always suggests one (cutoff 0).
+    hint = nearest(re.sub(r"^bf(?=\d)", "bfloat", meant), names, cutoff=0.0)
+    raise ValueError(f"{field}: unknown {name!r}{hint}")
+
+
+def check_dtype_argument(dtype: Any) -> None:
+    """Refuses the name of a dtype that does not exist; dtypes themselves, as jnp.float32, pass.
+
+    Raises:
+      ValueError: a string that is none of ``DTYPES`` nor float64, with the nearest.
+    """
+    if isinstance(dtype, str):
+        check_dtype("dtype", dtype, (*DTYPES, "float64"))
 
 
 def check_at_least(prefix: str, config: Any, least: Mapping[str, int]) -> None:

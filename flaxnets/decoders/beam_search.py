@@ -34,6 +34,8 @@ from flaxnets.decoders.hypotheses import (
     Hypotheses,
     WordRules,
     check_at_least,
+    check_finite,
+    check_penalty,
     gather,
     infer_batch_size,
     length_normalizer,
@@ -58,6 +60,8 @@ class _State(NamedTuple):
     """The K/G best ended hypotheses of each group, group by group, best first."""
     done: Array
     """(B,) bool: no live hypothesis can enter its pool any more."""
+    failed: Array
+    """(B,) bool: before that a live hypothesis had logits that are not finite."""
 
 
 def beam_search(
@@ -87,25 +91,26 @@ def beam_search(
       length_alpha: exponent of ``wu``.
       no_repeat_ngram_size: see ``WordRules``; 3 blocks repeated trigrams, 0 nothing.
       num_groups: G, a divisor of K.
-      diversity_penalty: λ, at least 0, in nats.
+      diversity_penalty: λ, at least 0 and finite, in nats.
       forbid_unknown: ``<unk>`` is never chosen.
       early_exit: stop once no live hypothesis of any row can enter its pool. The result is the
         same: a log-probability only falls, and the divisor is largest at length L.
 
     Returns:
       Hypotheses, best first. Slots beyond those that ended are empty; a row where none ended
-      returns its live hypotheses of L tokens. Groups may return the same sentence.
+      returns its live hypotheses of L tokens. Groups may return the same sentence. A row with
+      logits that are not finite has no captions, and NaN for ``log_probs`` and ``scores``.
 
     Raises:
-      ValueError: an option out of its range, or a carry or step of another form than stated.
+      ValueError: an option out of its range, a carry or step of another form than stated, or,
+        outside of ``jit``, logits that are not finite.
     """
     check_at_least(1, beam_size=beam_size, max_steps=max_steps, num_groups=num_groups)
     if beam_size % num_groups:
         raise ValueError(
             f"num_groups: expected a divisor of beam_size {beam_size}, received {num_groups}"
         )
-    if not diversity_penalty >= 0:
-        raise ValueError(f"diversity_penalty: expected at least 0, received {diversity_penalty}")
+    check_penalty("diversity_penalty", diversity_penalty)
     normalizer = length_normalizer(length_normalization, length_alpha)
     rules = WordRules(no_repeat_ngram_size, forbid_unknown)
     b = infer_batch_size(decode_step, carry, batch_size)
@@ -141,6 +146,12 @@ def beam_search(
     def take_step(state: _State) -> _State:
         carry, logits = decode_step_all(state.carry, state.previous)
         log_probs = rules.log_probs(logits, state.tokens, state.step)
+        # A softmax is NaN for all words or for none, and ``<eos>`` is always allowed. Of NaN and a
+        # number top_k prefers NaN, which would crowd out the beam.
+        undefined = jnp.isnan(log_probs[..., EOS])  # (B,K)
+        lives = undefined & (state.log_probs > -jnp.inf)
+        failed = state.failed | (jnp.any(lives, axis=1) & ~state.done)
+        log_probs = jnp.where(undefined[..., None], -jnp.inf, log_probs)
         sums, parents, words = choose(state.log_probs[..., None] + log_probs)
         tokens = jax.lax.dynamic_update_index_in_dim(
             gather(state.tokens, parents), words, state.step, axis=2
@@ -163,11 +174,12 @@ def beam_search(
         # Scores are negative, so the factor raises the bound: a margin for XLA, which may replace a
         # division by a constant with an inexact multiplication. -inf <= -inf holds.
         done = jnp.all(bound * (1 - 1e-6) <= worst, axis=-1)
-        return _State(state.step + 1, gather(carry, parents), tokens, live, words, pool, done)
+        carry = gather(carry, parents)
+        return _State(state.step + 1, carry, tokens, live, words, pool, done, failed)
 
     def goes_on(state: _State) -> Array:
         going = state.step < max_steps
-        return going & ~jnp.all(state.done) if early_exit else going
+        return going & ~jnp.all(state.done | state.failed) if early_exit else going
 
     nothing = jnp.full((b, beam_size), -jnp.inf, jnp.float32)
     no_tokens = jnp.full((b, beam_size, max_steps), PAD, jnp.int32)
@@ -181,6 +193,7 @@ def beam_search(
         previous=jnp.full((b, beam_size), BOS, jnp.int32),
         pool=Hypotheses(no_tokens, no_lengths, nothing, nothing, no_lengths > 0),
         done=jnp.zeros((b,), bool),
+        failed=jnp.zeros((b,), bool),
     )
     end = jax.lax.while_loop(goes_on, take_step, settle_carry(take_step, start))
     none_ended = ~jnp.any(end.pool.ended, axis=1)
@@ -196,17 +209,21 @@ def beam_search(
         unfinished,
         end.pool,
     )
-    return rank(_clear(answers))
+    return check_finite(rank(_clear(answers, end.failed)))
 
 
-def _clear(hypotheses: Hypotheses) -> Hypotheses:
-    """Empties the slots of dead hypotheses, which still contain their tokens."""
-    filled = hypotheses.scores > -jnp.inf
+def _clear(hypotheses: Hypotheses, failed: Array) -> Hypotheses:
+    """Empties the slots of dead hypotheses, which still contain their tokens.
+
+    Those of rows that ``failed`` (B,) get NaN as log-probability and score.
+    """
+    filled = (hypotheses.scores > -jnp.inf) & ~failed[:, None]
+    nothing = jnp.where(failed, jnp.nan, -jnp.inf)[:, None]
     return Hypotheses(
         jnp.where(filled[..., None], hypotheses.tokens, PAD),
         jnp.where(filled, hypotheses.lengths, 0),
-        jnp.where(filled, hypotheses.log_probs, -jnp.inf),
-        hypotheses.scores,
+        jnp.where(filled, hypotheses.log_probs, nothing),
+        jnp.where(filled, hypotheses.scores, nothing),
         hypotheses.ended & filled,
     )
 

@@ -112,6 +112,12 @@ def hidden_state(cell: Cell, carry: Carry) -> Array:
     return jax.tree.leaves(carry)[-1].astype(cell.dtype)
 
 
+def hidden_width(cell: Cell) -> int:
+    """Returns the width of the hidden state: not ``features`` where the cell projects it."""
+    carry = jax.eval_shape(lambda: cell.initialize_carry(None, (1, cell.features)))
+    return int(jax.tree.leaves(carry)[-1].shape[-1])
+
+
 @dataclasses.dataclass(frozen=True)
 class InnerCell:
     """Recurrent cell as a part of a larger step.

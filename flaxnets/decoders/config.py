@@ -5,7 +5,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from flaxnets.configuration import check_at_least, check_rates, find_part, parameters_of
+from flaxnets.configuration import (
+    check_at_least,
+    check_dtype_argument,
+    check_rates,
+    find_part,
+    parameters_of,
+)
 from flaxnets.decoders.cells import MaxoutLSTMCell
 from flaxnets.decoders.decoder import CaptionDecoder
 from flaxnets.decoders.show_and_tell import FactoredLRCN, ShowAndTell
@@ -75,11 +81,12 @@ def make_decoder(
       field: the configuration's path, for errors.
 
     Raises:
-      ValueError: an unknown decoder or cell, or a name that makes neither.
+      ValueError: an unknown decoder, cell or dtype, or a name that makes neither.
 
     >>> make_decoder(DecoderConfig("up_down", features=8), vocabulary_size=10).vocabulary_size
     10
     """
+    check_dtype_argument(dtype)
     check_at_least(field, config, {"features": 1, "embed_features": 1, "attention_features": 1})
     check_rates(field, config, "dropout_rate", "embed_dropout_rate", "weight_dropout_rate")
     part = find_part(f"{field}.name", config.name, DECODERS, EXPECTED)

@@ -465,7 +465,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
             logits = multiply_valid(hidden, kernel, valid)
         else:
             logits = jnp.matmul(hidden, kernel, preferred_element_type=self._logits_dtype)
-        return logits + weights.unscanned["vocabulary_bias"]
+        return logits + weights.unscanned["vocabulary_bias"].astype(logits.dtype)
 
     def _drop_weights(self, scanned: ScanWeights) -> ScanWeights:
         keys = jax.random.split(self.make_rng("dropout"), len(scanned.kernels))

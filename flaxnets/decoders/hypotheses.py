@@ -28,7 +28,9 @@ class Hypotheses(NamedTuple):
     """The K captions found for each row: ended ones first, then by falling score.
 
     An empty slot has length 0, only ``<pad>`` tokens, and minus infinity for ``log_probs`` and
-    ``scores``.
+    ``scores``. Both are NaN where the model gave NaN, or no allowed word a probability: such a
+    caption has not ended and is ``<pad>`` from there on. Outside of ``jit`` a search raises an
+    error instead (``check_finite``).
     """
 
     tokens: Array
@@ -129,15 +131,14 @@ def length_normalizer(form: str, alpha: float) -> Callable[[Array | int], Array]
       alpha: exponent α of ``wu``, at least 0.
 
     Raises:
-      ValueError: an unknown form, or a negative ``alpha``.
+      ValueError: an unknown form, or an ``alpha`` that is negative or not finite.
 
     >>> float(length_normalizer("wu", 1.0)(7))
     2.0
     """
     if form not in NORMALIZATIONS:
         raise ValueError(f"length_normalization: expected one of {NORMALIZATIONS}, received {form}")
-    if not alpha >= 0:  # Not alpha < 0, which is False for NaN.
-        raise ValueError(f"length_alpha: expected at least 0, received {alpha}")
+    check_penalty("length_alpha", alpha)
 
     def normalizer(n: Array | int) -> Array:
         # At least 1: an empty caption (n = 0, log p = 0) must not become NaN.
@@ -158,6 +159,35 @@ def check_at_least(minimum: int, **values: int) -> None:
     for name, value in values.items():
         if value < minimum:
             raise ValueError(f"{name}: expected at least {minimum}, received {value}")
+
+
+def check_penalty(name: str, value: float) -> None:
+    """Checks that a penalty is a finite number of float32, at least 0.
+
+    Raises:
+      ValueError: another value; infinity times a count of zero would be NaN.
+    """
+    if not 0 <= value <= float(jnp.finfo(jnp.float32).max):  # False for NaN, too.
+        raise ValueError(f"{name}: expected a finite number of at least 0, received {value}")
+
+
+def check_finite(hypotheses: Hypotheses) -> Hypotheses:
+    """Returns the hypotheses, unless they show that the model's logits were not finite.
+
+    Values are known outside of ``jit`` only; within, such hypotheses have ``log_probs`` of NaN.
+
+    Raises:
+      ValueError: naming the rows.
+    """
+    if isinstance(hypotheses.log_probs, jax.core.Tracer):
+        return hypotheses
+    failed = jnp.flatnonzero(jnp.isnan(hypotheses.log_probs).any(axis=1)).tolist()
+    if failed:
+        raise ValueError(
+            "decode_step: expected finite logits, received NaN or infinity, or -inf for every word "
+            f"that may be chosen, in rows {failed[:8]} of the batch; has the training diverged?"
+        )
+    return hypotheses
 
 
 def infer_batch_size(decode_step: DecodeStep, carry: Carry, batch_size: int | None) -> int:
@@ -227,5 +257,6 @@ def rank(hypotheses: Hypotheses) -> Hypotheses:
     """
     # Two stable sorts, by the minor key first; they compile in half the time of one by two keys.
     k = hypotheses.scores.shape[1]
-    hypotheses = gather(hypotheses, jax.lax.top_k(hypotheses.scores, k)[1])
+    scores = jnp.where(jnp.isnan(hypotheses.scores), -jnp.inf, hypotheses.scores)  # NaN last.
+    hypotheses = gather(hypotheses, jax.lax.top_k(scores, k)[1])
     return gather(hypotheses, jax.lax.top_k(hypotheses.ended.astype(jnp.float32), k)[1])

@@ -15,6 +15,7 @@ from flaxnets.decoders.hypotheses import (
     Hypotheses,
     WordRules,
     check_at_least,
+    check_finite,
     infer_batch_size,
     length_normalizer,
     rank,
@@ -54,7 +55,8 @@ def greedy_search(
       Hypotheses with K = 1; unfinished where L tokens contain no ``<eos>``.
 
     Raises:
-      ValueError: an option out of its range, or a carry or step of another form than stated.
+      ValueError: an option out of its range, a carry or step of another form than stated, or,
+        outside of ``jit``, logits that are not finite.
     """
     return _decode(
         decode_step,
@@ -111,12 +113,12 @@ def sample(
       Hypotheses with K = num_samples, the ended before the unfinished, best first.
 
     Raises:
-      ValueError: an option out of its range, or a carry or step of another form than stated.
+      ValueError: an option out of its range, a carry or step of another form than stated, or,
+        outside of ``jit``, logits that are not finite.
     """
     check_at_least(1, num_samples=num_samples)
     check_at_least(0, top_k=top_k)
-    if not temperature > 0:  # Also refuses NaN.
-        raise ValueError(f"temperature: expected above 0, received {temperature}")
+    check_temperature(temperature)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p: expected in (0, 1], received {top_p}")
 
@@ -140,6 +142,20 @@ def sample(
         normalizer=length_normalizer(length_normalization, length_alpha),
         rules=WordRules(no_repeat_ngram_size, forbid_unknown),
     )
+
+
+def check_temperature(temperature: float) -> None:
+    """Checks that logits can be divided by a temperature in float32.
+
+    Raises:
+      ValueError: a temperature that is not above 0 or not finite, as a float32.
+    """
+    limits = jnp.finfo(jnp.float32)
+    if not float(limits.tiny) <= temperature <= float(limits.max):  # Also refuses NaN.
+        raise ValueError(
+            f"temperature: expected a finite number above {float(limits.tiny):.1e}, "
+            f"received {temperature}"
+        )
 
 
 def truncate(probabilities: Array, top_k: int, top_p: float) -> Array:
@@ -262,10 +278,14 @@ def _decode(
         log_probs = rules.log_probs(logits, tokens, state.step)  # (B,K,V)
         words = choose(log_probs, state.step).astype(jnp.int32)
         gains = jnp.take_along_axis(log_probs, words[..., None], axis=-1)[..., 0]
-        # Rows that ended run on with the others; their gains may be -inf and are not added.
-        words = jnp.where(ended, PAD, words)
-        sums = jnp.where(ended, sums, sums + gains)
-        lengths = jnp.where(ended, lengths, state.step + 1)
+        # Rows that stopped run on with the others; their gains may be -inf and are not added.
+        stopped = ended | jnp.isnan(sums)
+        # Of logits that are NaN, or -inf for each allowed word, ``choose`` makes no sense of: its
+        # word may lie outside of the vocabulary, where the gain is NaN.
+        chosen = jnp.isfinite(gains)
+        words = jnp.where(stopped | ~chosen, PAD, words)
+        sums = jnp.where(stopped, sums, jnp.where(chosen, sums + gains, jnp.nan))
+        lengths = jnp.where(stopped, lengths, state.step + 1)
         after = Hypotheses(
             jax.lax.dynamic_update_index_in_dim(tokens, words, state.step, axis=2),
             lengths,
@@ -285,9 +305,10 @@ def _decode(
     start = _State(
         jnp.int32(0), repeat_carry(carry, count), jnp.full((b, count), BOS, jnp.int32), empty
     )
-    end = jax.lax.while_loop(
-        lambda state: (state.step < max_steps) & ~jnp.all(state.hypotheses.ended),
-        take_step,
-        settle_carry(take_step, start),
-    )
-    return rank(end.hypotheses)
+
+    def goes_on(state: _State) -> Array:
+        _, _, sums, _, ended = state.hypotheses
+        return (state.step < max_steps) & ~jnp.all(ended | jnp.isnan(sums))
+
+    end = jax.lax.while_loop(goes_on, take_step, settle_carry(take_step, start))
+    return check_finite(rank(end.hypotheses))

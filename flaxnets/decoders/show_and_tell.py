@@ -7,7 +7,7 @@ Neither attends: the image is v, the mean over the regions (B,R,D), so a pooled 
 import flax.linen as nn
 
 from flaxnets.decoders.attention import average_regions
-from flaxnets.decoders.cells import InnerCell
+from flaxnets.decoders.cells import InnerCell, hidden_width
 from flaxnets.decoders.decoder import CaptionDecoder, DecoderWeights, Matmul, Memory
 from flaxnets.recurrent.cell import ProjectHidden
 from flaxnets.recurrent.matmul import ScanWeights, affine, multiply
@@ -48,7 +48,7 @@ class ShowAndTell(CaptionDecoder):
     def weights(self, width: int) -> DecoderWeights:
         """See ``CaptionDecoder.weights``."""
         self.check_width(width, "image_kernel")
-        embedding, unscanned = self.param_vocabulary(self.cell.features)
+        embedding, unscanned = self.param_vocabulary(hidden_width(self.cell))
         unscanned |= self.param_affine("image", width, self.embed_features)
         of_cell = self.cell.weights((1, self.embed_features))
         scanned = ScanWeights(of_cell.hidden, of_cell.bias, of_cell.pointwise)
@@ -135,9 +135,9 @@ class FactoredLRCN(CaptionDecoder):
     @nn.compact
     def weights(self, width: int) -> DecoderWeights:
         """See ``CaptionDecoder.weights``."""
-        lower_width = self.word_cell.features
+        lower_width = hidden_width(self.word_cell)
         self.check_width(width, "image_cell", "input_kernel", other_rows=lower_width)
-        embedding, unscanned = self.param_vocabulary(self.image_cell.features)
+        embedding, unscanned = self.param_vocabulary(hidden_width(self.image_cell))
         lower = InnerCell(self.word_cell, self.word_cell.weights((1, self.embed_features)))
         upper = InnerCell(
             self.image_cell, self.image_cell.weights((1, lower_width + width)), "image_"

@@ -23,6 +23,7 @@ from flaxnets.decoders.cells import (
     MaxoutLSTMCell,
     candidate_columns,
     hidden_state,
+    hidden_width,
 )
 from flaxnets.decoders.decoder import (
     CaptionDecoder,
@@ -110,7 +111,7 @@ class SoftAttention(CaptionDecoder):
         words = cell.input_kernel()
         columns = words[:, self._context_columns()].shape[-1]
         context = self.param_affine("context", width, columns, bias=False)
-        hidden = hidden_state(self.cell, self._zero_carry(1)).shape[-1]
+        hidden = hidden_width(self.cell)
         embedding, unscanned = self.param_vocabulary(embed if self.deep_output else hidden)
         unscanned |= self.param_affine("key", width, attention)
         unscanned |= self._param_start(width)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxnets.decoders.attention import attend, average_regions
-from flaxnets.decoders.cells import InnerCell, hidden_state
+from flaxnets.decoders.cells import InnerCell, hidden_state, hidden_width
 from flaxnets.decoders.decoder import (
     CaptionDecoder,
     DecoderWeights,
@@ -67,7 +67,7 @@ class UpDown(CaptionDecoder):
         """See ``CaptionDecoder.weights``."""
         self.check_width(width, "key_kernel")
         embed, attention = self.embed_features, self.attention_features
-        width_1, width_2 = self._hidden_widths()
+        width_1, width_2 = hidden_width(self.attention_cell), hidden_width(self.language_cell)
         embedding, unscanned = self.param_vocabulary(width_2)
         unscanned |= self.param_affine("key", width, attention)
         of_first = self.attention_cell.weights((1, width_2 + width + embed))
@@ -143,11 +143,3 @@ class UpDown(CaptionDecoder):
         gates = gates + project_hidden(second.input_name, context)
         carry_2, hidden = second.step(pointwise_2, project_hidden, carry_2, gates)
         return (carry_1, carry_2), {"hidden": hidden, "attention": attention}
-
-    def _hidden_widths(self) -> tuple[int, int]:
-        """Returns the widths of h^1 and h^2."""
-        widths = []
-        for cell in (self.attention_cell, self.language_cell):
-            carry = cell.initialize_carry(None, (1, self.embed_features))
-            widths.append(hidden_state(cell, carry).shape[-1])
-        return widths[0], widths[1]

@@ -189,9 +189,9 @@ def local_response_norm(
       beta: β.
 
     Returns:
-      The same shape and dtype; computed in float32.
+      The same shape and dtype; computed in float32 at least.
     """
-    x = maps.astype(jnp.float32)
+    x = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
     half = size // 2
     squares = jax.lax.reduce_window(
         x * x, 0.0, jax.lax.add, (1, 1, 1, size), (1, 1, 1, 1), ((0, 0),) * 3 + ((half, half),)

@@ -8,7 +8,13 @@ from typing import Any
 
 import flax.linen as nn
 
-from flaxnets.configuration import check_at_least, find_part, parameters_of, runtime
+from flaxnets.configuration import (
+    check_at_least,
+    check_dtype_argument,
+    find_part,
+    parameters_of,
+    runtime,
+)
 from flaxnets.encoders.alexnet import AlexNet, CaffeNet
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.encoder import DownsampledFrames, Encoder, unknown_name
@@ -91,12 +97,13 @@ def make_encoder(
       field: the configuration's path, for errors.
 
     Raises:
-      ValueError: an unknown name, a level that the encoder does not have, a value out of range, or
-        a ``package.module:Name`` that makes no encoder.
+      ValueError: an unknown name or dtype, a level that the encoder does not have, a value out of
+        range, or a ``package.module:Name`` that makes no encoder.
 
     >>> make_encoder(EncoderConfig("resnet18", level="stage_3")).levels
     ('stage_3',)
     """
+    check_dtype_argument(dtype)
     check_at_least(field, config, {"input_size": 0})
     part = find_part(f"{field}.name", config.name, ENCODERS, EXPECTED)
     taken = parameters_of(part)

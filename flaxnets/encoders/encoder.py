@@ -239,8 +239,8 @@ def unknown_name(argument: str, name: str, known: Sequence[str]) -> ValueError:
 
 
 def pool_globally(maps: Array) -> Array:
-    """Averages feature maps over positions: (N,h,w,D) to (N,D) float32."""
-    return jnp.mean(maps, axis=(1, 2), dtype=jnp.float32)
+    """Averages feature maps over positions: (N,h,w,D) to (N,D), float32 at least."""
+    return jnp.mean(maps, axis=(1, 2), dtype=jnp.promote_types(maps.dtype, jnp.float32))
 
 
 def flatten_channels_first(maps: Array, size: int) -> Array:
@@ -317,7 +317,8 @@ def normalize_pixels(
       ValueError: images of another dtype, whose range is unknown.
     """
     if images.dtype == jnp.uint8:
-        images = (images.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(scale)
+        wide = jnp.promote_types(dtype, jnp.float32)
+        images = (images.astype(wide) - jnp.asarray(mean, wide)) / jnp.asarray(scale, wide)
     elif not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images: expected uint8 or float, received {images.dtype}")
     return images.astype(dtype)
@@ -325,6 +326,8 @@ def normalize_pixels(
 
 def average_blocks(images: Array, size: int) -> Array:
     """Averages images over blocks of pixels: (N,H,W,C) float to (N,size,size,C).
+
+    Sums are in float32 at least, the result in the dtype of ``images``.
 
     Raises:
       ValueError: height or width is no multiple of ``size``.
@@ -334,11 +337,12 @@ def average_blocks(images: Array, size: int) -> Array:
         raise ValueError(f"images: expected sides that are multiples of {size}, received {(h, w)}")
     # Sums of slices: one reduction over both block axes takes forty times as long on a CPU.
     rows, columns = h // size, w // size
-    lines = images.reshape(n, size, rows, w, c)
+    wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+    lines = wide.reshape(n, size, rows, w, c)
     summed = functools.reduce(jnp.add, (lines[:, :, i] for i in range(rows)))
     summed = summed.reshape(n, size, size, columns, c)
     summed = functools.reduce(jnp.add, (summed[:, :, :, i] for i in range(columns)))
-    return summed / (rows * columns)
+    return (summed / (rows * columns)).astype(images.dtype)
 
 
 class DownsampledFrames(nn.Module):

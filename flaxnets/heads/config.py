@@ -7,7 +7,13 @@ from typing import Any
 
 import flax.linen as nn
 
-from flaxnets.configuration import check_at_least, check_rates, find_part, parameters_of
+from flaxnets.configuration import (
+    check_at_least,
+    check_dtype_argument,
+    check_rates,
+    find_part,
+    parameters_of,
+)
 from flaxnets.heads.classifier import ClipClassifier, StepClassifier
 from flaxnets.heads.pooling import (
     AttentionPooling,
@@ -95,12 +101,13 @@ def make_head(
       field: the configuration's path, for errors.
 
     Raises:
-      ValueError: an unknown name, a value out of range, or a head that needs a fixed length where
-        lengths vary.
+      ValueError: an unknown name or dtype, a value out of range, or a head that needs a fixed
+        length where lengths vary.
 
     >>> make_head(HeadConfig("last"), num_classes=3).num_classes
     3
     """
+    check_dtype_argument(dtype)
     check_at_least(field, config, {"hidden_features": 0, "attention_features": 1})
     check_rates(field, config, "dropout_rate")
     if config.pool in FIXED_LENGTH and not fixed_length:

@@ -43,14 +43,17 @@ def pool_last(inputs: Array, lengths: Array | None = None) -> Array:
 
 
 def pool_mean(inputs: Array, lengths: Array | None = None) -> Array:
-    """Returns the mean of the valid steps, summed in float32; arguments as for ``pool_last``.
+    """Returns the mean of the valid steps, summed in float32 at least.
+
+    Arguments are those of ``pool_last``.
 
     >>> steps, lengths = jnp.arange(6.0).reshape(2, 3, 1), jnp.array([3, 2])
     >>> pool_mean(steps, lengths).tolist()
     [[1.0], [3.5]]
     """
     valid = mask_steps(inputs, lengths)
-    total = jnp.sum(jnp.where(_over(valid, inputs), inputs, 0), axis=1, dtype=jnp.float32)
+    wide = jnp.promote_types(inputs.dtype, jnp.float32)
+    total = jnp.sum(jnp.where(_over(valid, inputs), inputs, 0), axis=1, dtype=wide)
     mean = total / _over(jnp.maximum(jnp.sum(valid, axis=1), 1), total)
     return mean.astype(inputs.dtype)
 
@@ -110,7 +113,7 @@ class AttentionPooling(nn.Module):
 
     Attributes:
       features: width of u and of the query q.
-      dtype: of the matmul; the attention weights are computed in float32.
+      dtype: of the matmul; the attention weights are float32 at least.
     """
 
     features: int
@@ -134,9 +137,10 @@ class AttentionPooling(nn.Module):
         x = jnp.where(valid[..., None], inputs, 0)
         hidden = nn.tanh(nn.Dense(self.features, dtype=self.dtype, name="hidden")(x))
         query = self.param("query", nn.initializers.normal(self.features**-0.5), (self.features,))
-        logits = hidden.astype(jnp.float32) @ query  # (B,T)
+        wide = jnp.promote_types(inputs.dtype, jnp.float32)
+        logits = hidden.astype(wide) @ query.astype(wide)  # (B,T)
         # A softmax by hand: jax.nn.softmax gives NaN where no step is valid.
-        logits = jnp.where(valid, logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(valid, logits, jnp.finfo(wide).min)
         if not inputs.shape[1]:
             self.sow("intermediates", "weights", logits)
             return _without_steps(inputs)
@@ -145,7 +149,7 @@ class AttentionPooling(nn.Module):
         total = jnp.sum(powers, axis=1, keepdims=True)
         weights = powers / jnp.where(total > 0, total, 1.0)
         self.sow("intermediates", "weights", weights)
-        return jnp.einsum("bt,btf->bf", weights, x.astype(jnp.float32)).astype(inputs.dtype)
+        return jnp.einsum("bt,btf->bf", weights, x.astype(wide)).astype(inputs.dtype)
 
 
 def _without_steps(inputs: Array) -> Array:

@@ -43,12 +43,12 @@ class Caption:
 
 @dataclasses.dataclass(frozen=True)
 class Captioned:
-    """Captions of an example, best first; none if it could not be read."""
+    """Captions of an example, best first; none if it could not be read or captioned."""
 
     index: int
     captions: tuple[Caption, ...]
     problem: str = ""
-    """Reason why it could not be read."""
+    """Reason why there are none."""
 
 
 class TrainedCaptioner:
@@ -233,6 +233,9 @@ class TrainedCaptioner:
             if not batch["mask"][row]:
                 if index >= 0:
                     yield Captioned(index, (), str(reasons.get(index, "could not be read")))
+                continue
+            if np.isnan(found.log_probs[row]).any():
+                yield Captioned(index, (), "the model's logits are not finite")
                 continue
             captions = []
             for k, length in enumerate(found.lengths[row]):

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from flaxnets.typing import Array, PyTree
@@ -192,7 +193,25 @@ def map_in_chunks(encode: Callable[[Array], Any], images: Array, chunk_size: int
 
 
 def split_batch(batch: Array, limit: int) -> Array:
-    """Reshapes (N,...) to chunks (N/n,n,...) of the largest n <= ``limit`` that divides N."""
+    """Splits a batch into chunks of equal size, the last of which is padded with zeros.
+
+    Of the sizes above half of ``limit`` it takes the one with the least padding: a batch of a prime
+    number of images is padded by a few instead of split into single images.
+
+    >>> import jax.numpy as jnp
+    >>> [split_batch(jnp.zeros(n), 8).shape for n in (7, 16, 17)]
+    [(1, 7), (2, 8), (3, 6)]
+
+    Args:
+      batch: (N,...).
+      limit: largest number of images in a chunk, >= 1.
+
+    Returns:
+      (N',n,...) with N' · n >= N: the batch, then zeros.
+    """
     n = len(batch)
-    size = max(size for size in range(1, min(n, limit) + 1) if n % size == 0)
-    return batch.reshape(n // size, size, *batch.shape[1:])
+    sizes = [n] if 0 < n <= limit else range(limit, limit // 2, -1)
+    size = min(sizes, key=lambda size: -n % size)  # Of equals the first, which is the largest.
+    if -n % size:
+        batch = jnp.pad(batch, [(0, -n % size), *[(0, 0)] * (batch.ndim - 1)])
+    return batch.reshape(-(-n // size), size, *batch.shape[1:])

@@ -45,7 +45,7 @@ def depthwise_conv(
 
     Returns:
       (N,h,w,C) in the dtype of ``features``, with ``SAME`` (N, ceil(H/s), ceil(W/s), C); summed in
-      float32.
+      float32, or float64 for such features.
 
     Raises:
       ValueError: features or kernel of another rank, channels that do not match, or strides < 1.
@@ -105,11 +105,12 @@ def shifted_depthwise_conv(features: Array, kernel: Array, strides: int, padding
     XLA sums the weight gradient of each tap in a slow loop. Reverse mode only.
     """
     kernel_size, _, outputs = _geometry(features, kernel, strides, padding)
+    dtype = jnp.promote_types(features.dtype, jnp.float32)
     padded = jnp.pad(features, ((0, 0), *padding, (0, 0)))
-    total = jnp.zeros((features.shape[0], *outputs, features.shape[-1]), jnp.float32)
+    total = jnp.zeros((features.shape[0], *outputs, features.shape[-1]), dtype)
     for i, j in np.ndindex(*kernel_size):
         window = _slice(padded, i, j, outputs, strides)
-        total += window.astype(jnp.float32) * kernel[i, j, 0].astype(jnp.float32)
+        total += window.astype(dtype) * kernel[i, j, 0].astype(dtype)
     return total.astype(features.dtype)
 
 
@@ -123,6 +124,7 @@ def _backward(
     strides: int, padding: _Pads, inputs: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     features, kernel = inputs
+    dtype = jnp.promote_types(features.dtype, jnp.float32)
     kernel_size, size, outputs = _geometry(features, kernel, strides, padding)
 
     # ∂x is ∂y, dilated by the strides, convolved with the flipped kernel.
@@ -132,18 +134,18 @@ def _backward(
         spread.append((low, n + k - 1 - low - (strides * (m - 1) + 1), strides - 1))
     zero = jnp.zeros((), gradient.dtype)
     padded_gradient = jax.lax.pad(gradient, zero, [*spread, (0, 0, 0)])
-    flipped = kernel[::-1, ::-1, 0].astype(jnp.float32)
-    of_features = jnp.zeros(features.shape, jnp.float32)
+    flipped = kernel[::-1, ::-1, 0].astype(dtype)
+    of_features = jnp.zeros(features.shape, dtype)
     for i, j in np.ndindex(*kernel_size):
         window = _slice(padded_gradient, i, j, size, 1)
-        of_features += window.astype(jnp.float32) * flipped[i, j]
+        of_features += window.astype(dtype) * flipped[i, j]
 
     # ∂w one tap at a time, in a loop: unrolled, XLA would compile each into a slow reduction.
     padded = jnp.pad(features, ((0, 0), *padding, (0, 0)))
 
     def sum_tap(tap: Array) -> Array:
         window = _slice(padded, tap // kernel_size[1], tap % kernel_size[1], outputs, strides)
-        return jnp.sum(window.astype(jnp.float32) * gradient.astype(jnp.float32), axis=(0, 1, 2))
+        return jnp.sum(window.astype(dtype) * gradient.astype(dtype), axis=(0, 1, 2))
 
     of_kernel = jax.lax.map(sum_tap, jnp.arange(kernel_size[0] * kernel_size[1]))
     return of_features.astype(features.dtype), of_kernel.reshape(kernel.shape).astype(kernel.dtype)

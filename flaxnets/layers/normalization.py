@@ -88,9 +88,11 @@ class BatchNorm(nn.Module):
             rows = jnp.ones(n, x.dtype)
             if mask is not None:
                 rows = images_that_count(mask, axis_name).astype(x.dtype)
+            # Cast: wider parameters would widen the outputs, and with them the maps' gradient.
+            arguments = vary_alike((x, scale.astype(x.dtype), bias.astype(x.dtype), rows))
             normalize = partial(normalize_batch, epsilon=self.epsilon, axis_name=axis_name)
             normalize_here = in_auto_axes(normalize, x, results=(0, -1))
-            outputs, (mean, var, count) = normalize_here(*vary_alike((x, scale, bias, rows)))
+            outputs, (mean, var, count) = normalize_here(*arguments)
             if not self.is_initializing():
                 old = self.momentum
                 correction = count / jnp.maximum(count - 1, 1) if self.unbiased else 1.0
@@ -154,7 +156,9 @@ def _measure(maps: Array, rows: Array, axis_name: str | None) -> Statistics:
 
 def _sum_rows(rows: Array, sums: Array) -> Array:
     """Returns the sum (C,) of the rows of (N,C) that count; others may hold NaN, and 0 · NaN is."""
-    return rows @ jnp.where(rows[:, None] > 0, sums, 0)
+    counted = jnp.where(rows[:, None] > 0, sums, 0)
+    # A TPU would round to bfloat16 by default.
+    return jnp.matmul(rows, counted, precision=jax.lax.Precision.HIGHEST)
 
 
 def _forward(

@@ -92,6 +92,9 @@ def shifted_max_pool(
 def average_pool(maps: Array, window: Pair, strides: Pair) -> Array:
     """Returns the mean of each window that lies within the feature maps.
 
+    It is summed in float32 at least: in bfloat16 a sum stops growing at 256 times a value, and in
+    float16 it overflows.
+
     >>> average_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2, 2)[0, :, :, 0].tolist()
     [[2.5, 4.5], [10.5, 12.5]]
 
@@ -108,10 +111,11 @@ def average_pool(maps: Array, window: Pair, strides: Pair) -> Array:
     """
     raise_on_rank(maps)
     window, strides = _pair(window), _pair(strides)
+    wide = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
     total = jax.lax.reduce_window(
-        maps, 0.0, jax.lax.add, (1, *window, 1), (1, *strides, 1), "VALID"
+        wide, 0.0, jax.lax.add, (1, *window, 1), (1, *strides, 1), "VALID"
     )
-    return total / math.prod(window)
+    return (total / math.prod(window)).astype(maps.dtype)
 
 
 def adaptive_average_pool(maps: Array, size: Pair) -> Array:

@@ -46,8 +46,8 @@ class Captioner(nn.Module):
         one endpoint, called with ``mask`` (N,) and ``train``. Of videos: (B,T,...) to (B,T,D),
         called with ``lengths``, ``mask`` and ``train``, as a ``CRNN`` without classifier. None: the
         inputs are features.
-      freeze_encoder: whether an encoder of images runs as in evaluation and gets no gradient; name
-        it in ``optimizer.frozen`` too, or weight decay changes it. A ``CRNN`` has an attribute
+      freeze_encoder: whether an encoder of images runs as in evaluation and is not trained:
+        ``make_train_step`` keeps it from weight decay, too. A ``CRNN`` has an attribute
         ``freeze_encoder`` of its own.
       freeze_statistics: whether an encoder of images runs as in evaluation while its parameters
         train: fine-tuning with frozen BatchNorm.

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxnets.layers.batch_sharding import is_batch_known_sharded
 from flaxnets.layers.padding import check_lengths, zero_where_masked
 from flaxnets.typing import Array
 
@@ -62,8 +63,8 @@ class CRNN(nn.Module):
       chunk_frames: frames encoded at a time where batch statistics do not change (see
         ``encode_frames``); 0: all. It bounds the memory of fine-tuning and of multi-view tests,
         and small chunks fit into the caches of a CPU.
-      freeze_encoder: whether the encoder runs as in evaluation and gets no gradient. Name it in
-        ``optimizer.frozen`` too, or weight decay changes it.
+      freeze_encoder: whether the encoder runs as in evaluation and is not trained:
+        ``make_train_step`` keeps it from weight decay, too.
       freeze_statistics: whether the encoder runs as in evaluation while its parameters train:
         fine-tuning with frozen BatchNorm.
     """
@@ -279,6 +280,8 @@ def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> EncoderO
         in_axes=1,
         out_axes=1,
     )
+    if not is_batch_known_sharded():  # As many chunks, but of equal size: less padding.
+        chunk = -(-n // -(-n // chunk))
     # Chunk k holds the images k, k + n/chunk, k + 2n/chunk …, so that every device of a sharded
     # batch has its share of every chunk.
     images = jnp.pad(images, [(0, -n % chunk), *[(0, 0)] * (images.ndim - 1)])

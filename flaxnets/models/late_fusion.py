@@ -20,12 +20,13 @@ class StreamProjection(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
-        """Maps (B,T,S,D) float to (B,T,S,P) float32, by ``kernel`` (S,D,P) and ``bias`` (S,P)."""
+        """Maps (B,T,S,D) to (B,T,S,P), float32 at least, by ``kernel`` (S,D,P), ``bias`` (S,P)."""
         streams, width = inputs.shape[-2:]
         init = nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
         kernel = self.param("kernel", init, (streams, width, self.features), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (streams, self.features), self.param_dtype)
-        return jnp.einsum("btsd,sdp->btsp", inputs.astype(jnp.float32), kernel) + bias
+        x = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
+        return jnp.einsum("btsd,sdp->btsp", x, kernel) + bias
 
 
 class LateFusion(nn.Module):

@@ -73,7 +73,7 @@ class MultiLevelCRNN(nn.Module):
         None: the inputs are such a dictionary.
       stacked: whether an endpoint also reads the one before it.
       chunk_frames: as for ``CRNN``, as are the next two.
-      freeze_encoder: whether the encoder gets no gradient and uses running statistics.
+      freeze_encoder: whether the encoder runs as in evaluation and is not trained.
       freeze_statistics: whether the encoder uses running statistics while it trains.
     """
 

@@ -44,7 +44,8 @@ class Weights(NamedTuple):
     bias: dict[str, Array]
     """(G,), added by ``project_hidden`` to the projection of that name."""
     pointwise: dict[str, Array]
-    """Parameters of ``step``, used elementwise: peepholes, scales."""
+    """Parameters of ``step``, used elementwise: peepholes, scales. A step casts them to the dtype
+    of its states: wider parameters would widen the carry, which a scan refuses."""
 
 
 class ProjectHidden(Protocol):
@@ -140,6 +141,13 @@ class CellModule(nn.Module):
     def state_dtype(self) -> Dtype:
         """Dtype of states that accumulate over many steps."""
         return jnp.promote_types(self.dtype, jnp.float32)
+
+    def project_with_autodiff(self: Any, weights: dict[str, Array], inputs: Array) -> Any:
+        """Returns ``project``, with derivatives that JAX takes in any mode.
+
+        Cells whose ``project`` has a derivative in reverse mode only override this.
+        """
+        return self.project(weights, inputs)
 
     def __call__(self: Any, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
         """Returns the new carry and the output of one step, for inputs (B,D) or (B,H,W,C).

@@ -176,12 +176,13 @@ class LSTMCell(DenseCell):
             gates = (
                 normalize(gates, weights["hidden_scale"])
                 + normalize(projected["inputs"], weights["input_scale"])
-                + weights["bias"]
+                + weights["bias"].astype(self.state_dtype)
             )
         cell, gate = update_cell_state(cell, gates, weights.get("peepholes"))
         exposed = cell
         if self.layer_norm:
-            exposed = normalize(cell, weights["cell_scale"]) + weights["cell_bias"]
+            exposed = normalize(cell, weights["cell_scale"])
+            exposed += weights["cell_bias"].astype(exposed.dtype)
         hidden = (gate * jnp.tanh(exposed)).astype(self.dtype)
         if self.projection_features:
             hidden = project_hidden(PROJECTION, hidden)
@@ -263,6 +264,7 @@ def update_cell_state(cell: Array, gates: Array, peepholes: Array | None) -> tup
         i, f, g, o = jnp.split(jnp.tanh(gates * half), 4, axis=-1)
         i, f, o = 0.5 * i + 0.5, 0.5 * f + 0.5, 0.5 * o + 0.5
         return f * cell + i * g, o
+    peepholes = peepholes.astype(cell.dtype)
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     i, f = i + peepholes[0] * cell, f + peepholes[1] * cell
     cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
@@ -319,7 +321,8 @@ def step_gru(
         gates, product = jnp.split(products, [2 * features], axis=-1)
         input_gates, candidate = jnp.split(projected["inputs"], [2 * features], axis=-1)
         r, z = sigmoids(input_gates + gates)
-        n = jnp.tanh(candidate.astype(state_dtype) + weights["bias"] + r * product)
+        bias = weights["bias"].astype(state_dtype)
+        n = jnp.tanh(candidate.astype(state_dtype) + bias + r * product)
     else:
         r, z = sigmoids(project_hidden("gates", hidden.astype(dtype)))
         n = jnp.tanh(project_hidden("candidate", (r * hidden).astype(dtype)).astype(state_dtype))
@@ -331,14 +334,14 @@ def normalize(x: Array, scale: Array, epsilon: float = 1e-5) -> Array:
 
     Args:
       x: (...,F).
-      scale: (F,).
+      scale: (F,), cast to the dtype of the result.
       epsilon: added to the variance.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = x.mean(-1, keepdims=True)
     centred = x - mean
     variance = jnp.mean(centred * centred, -1, keepdims=True)
-    return centred * (scale / jnp.sqrt(variance + epsilon))
+    return centred * (scale.astype(x.dtype) / jnp.sqrt(variance + epsilon))
 
 
 Initializer = Callable[..., Array]

@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from flaxnets.configuration import (
     check_at_least,
+    check_dtype_argument,
     check_rates,
     find_part,
     parameters_of,
@@ -86,8 +87,9 @@ def make_cell_type(
     """Returns the constructor of the configured cell, to be called with ``name``.
 
     Raises:
-      ValueError: an unknown name, or a ``package.module:Name`` that makes no cell.
+      ValueError: an unknown name or dtype, or a ``package.module:Name`` that makes no cell.
     """
+    check_dtype_argument(dtype)
     part = find_part(f"{field}.cell", config.cell, CELLS, EXPECTED)
     taken = parameters_of(part)
     options: dict[str, Any] = {"features": config.features}

@@ -1,5 +1,6 @@
 """Recurrent cells on feature maps, with convolutions in place of matmuls: ConvLSTM, ConvGRU."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -37,11 +38,21 @@ class ConvolutionalCell(CellModule):
 
     def project(self, weights: dict[str, Array], inputs: Array) -> dict[str, Array]:
         """Returns the input projections (...,H,W,G) ``dtype`` of (B,H,W,C) or (T,B,H,W,C)."""
+        return self._convolve(weights, inputs, autodiff=False)
+
+    def project_with_autodiff(self, weights: dict[str, Array], inputs: Array) -> dict[str, Array]:
+        """See ``CellModule.project_with_autodiff``."""
+        return self._convolve(weights, inputs, autodiff=True)
+
+    def _convolve(
+        self, weights: dict[str, Array], inputs: Array, *, autodiff: bool
+    ) -> dict[str, Array]:
+        convolve = partial(conv2d, autodiff=autodiff)
         maps = inputs.astype(self.dtype)
         if maps.ndim == 4:
-            return {name: conv2d(maps, kernel) for name, kernel in weights.items()}
+            return {name: convolve(maps, kernel) for name, kernel in weights.items()}
         images = merge_steps(maps)
-        gates = {name: conv2d(images, kernel) for name, kernel in weights.items()}
+        gates = {name: convolve(images, kernel) for name, kernel in weights.items()}
         return {name: split_steps(x, len(maps)) for name, x in gates.items()}
 
     def _kernels(self, channels: int, gates: int) -> tuple[Array, Array]:

@@ -322,6 +322,8 @@ class FrameAverage(nn.Module):
         if self.normalize_inputs:
             x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)
         x = nn.relu(nn.Dense(self.features, dtype=x.dtype, name="hidden")(x))
-        total = jnp.sum(jnp.where(valid[..., None], x, 0), axis=1, keepdims=True)
+        # Summed in float32 at least: float16 overflows after a few thousand steps.
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        total = jnp.sum(jnp.where(valid[..., None], x, 0), axis=1, keepdims=True, dtype=wide)
         mean = total / jnp.maximum(jnp.sum(valid, axis=1), 1)[:, None, None]
         return jnp.where(valid[..., None], mean, 0).astype(x.dtype)

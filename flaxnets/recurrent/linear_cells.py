@@ -15,7 +15,12 @@ import jax.numpy as jnp
 
 from flaxnets.recurrent.cell import CellModule, check_inputs
 from flaxnets.recurrent.cells import Initializer, per_gate
-from flaxnets.recurrent.linear_recurrence import gated_average, linear_recurrence, plain_recurrence
+from flaxnets.recurrent.linear_recurrence import (
+    gate_weights,
+    gated_average,
+    linear_recurrence,
+    plain_recurrence,
+)
 from flaxnets.recurrent.matmul import multiply
 from flaxnets.typing import (
     Array,
@@ -137,8 +142,8 @@ class AveragingCell(LinearCell):
     def coefficients(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
         """See ``LinearCell.coefficients``."""
         gate, candidate = self.gates(weights, inputs)
-        kept = nn.sigmoid(-gate)
-        return kept, (1 - kept) * candidate
+        entering, kept = gate_weights(gate)
+        return kept, entering * candidate
 
     def compute_states(
         self,

@@ -65,13 +65,14 @@ def gated_average(
 ) -> Array:
     r"""Returns the states of :math:`h_t = (1 - σ(z_t)) ∘ h_{t-1} + σ(z_t) ∘ k_t`.
 
-    This ``linear_recurrence`` stores less for its backward pass, the states and 1 − σ(z):
+    This ``linear_recurrence`` stores z, k and the states alone for its backward pass:
 
     .. math::
-        ∂L/∂k_t = g_t ∘ σ(z_t), \quad ∂L/∂z_t = g_t ∘ (h_t - h_{t-1}) ∘ (1 - σ(z_t))
+        ∂L/∂k_t = g_t ∘ σ(z_t), \quad
+        ∂L/∂z_t = g_t ∘ σ(z_t) ∘ (1 - σ(z_t)) ∘ (k_t - h_{t-1})
 
-    since :math:`h_t - h_{t-1} = σ(z_t) ∘ (k_t - h_{t-1})`. The first derivative is in reverse mode
-    only.
+    Neither takes a small σ(z) from 1 − (1 − σ(z)) or from :math:`h_t - h_{t-1}`, whose digits
+    cancel: see ``gate_weights``. The first derivative is in reverse mode only.
 
     Args:
       gates: z, (...,T,...), float; −∞ keeps the state.
@@ -88,6 +89,36 @@ def gated_average(
     """
     alike = _in_one_dtype(axis, gates=gates, candidates=candidates, initial=initial)
     return _average_with_gradients(*alike, axis, reverse) if gates.shape[axis] else alike[1]
+
+
+@jax.custom_jvp
+def gate_weights(gates: Array) -> tuple[Array, Array]:
+    """Returns σ(z) and 1 − σ(z), both with all their digits, as have their derivatives.
+
+    A long memory has gates far below zero. In float32 1 − σ(−z) is wrong by 16 % at z = −17 and is
+    zero from −18 on, and so are the derivatives σ(z) (1 − σ(z)) that JAX takes of it.
+
+    >>> entering, kept = gate_weights(jnp.array([-20.0, 20.0]))
+    >>> [f"{x:.3e}" for x in entering], [f"{x:.3e}" for x in kept]
+    (['2.061e-09', '1.000e+00'], ['1.000e+00', '2.061e-09'])
+
+    Args:
+      gates: z, of any shape, float; ±∞ are allowed.
+
+    Returns:
+      Two arrays like ``gates``, with derivatives of every order in any mode.
+    """
+    # Two exponentials: with one for both, XLA on CPUs recomputes it for each and selects.
+    return jax.nn.sigmoid(gates), jax.nn.sigmoid(-gates)
+
+
+@gate_weights.defjvp
+def _gate_weights_jvp(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    entering, kept = gate_weights(*primals)
+    slope = entering * kept * tangents[0]
+    return (entering, kept), (slope, -slope)
 
 
 def _in_one_dtype(axis: int, **arrays: Array) -> tuple[Array, Array, Array]:
@@ -139,19 +170,21 @@ def _average_with_gradients(
 
 
 def _average(gates: Array, candidates: Array, initial: Array, axis: int, reverse: bool) -> Any:
-    kept = jax.nn.sigmoid(-gates)
-    states = _recur(kept, (1 - kept) * candidates, initial, axis, reverse)
-    return states, (kept, states, initial)
+    entering, kept = gate_weights(gates)
+    states = _recur(kept, entering * candidates, initial, axis, reverse)
+    return states, (gates, candidates, states, initial)
 
 
 def _average_backward(
     axis: int, reverse: bool, residuals: Any, d_states: Array
 ) -> tuple[Array, Array, Array]:
-    kept, states, initial = residuals
+    gates, candidates, states, initial = residuals
+    entering, kept = gate_weights(gates)
     d_sums = _recur_back(kept, d_states, axis, reverse)
-    moved = states - _shift(states, initial, axis, reverse)
+    before = _shift(states, initial, axis, reverse)
+    d_candidates = d_sums * entering
     first = _first_step(axis, reverse)
-    return d_sums * moved * kept, d_sums * (1 - kept), kept[first] * d_sums[first]
+    return d_candidates * kept * (candidates - before), d_candidates, kept[first] * d_sums[first]
 
 
 _average_with_gradients.defvjp(_average, _average_backward)

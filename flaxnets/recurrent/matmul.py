@@ -42,7 +42,14 @@ class ScanWeights(NamedTuple):
     """All other parameters of a step; their gradients are summed within the scan."""
 
 
-def affine(weights: ScanWeights, added: Mapping[str, Array], name: str, hidden: Array) -> Array:
+def affine(
+    weights: ScanWeights,
+    added: Mapping[str, Array],
+    name: str,
+    hidden: Array,
+    *,
+    autodiff: bool = False,
+) -> Array:
     """Returns h U + b + x: a hidden projection with its bias and its projected inputs.
 
     Args:
@@ -50,8 +57,9 @@ def affine(weights: ScanWeights, added: Mapping[str, Array], name: str, hidden: 
       added: projected inputs x of this step by name; may be missing.
       name: of the projection.
       hidden: h, (B,...,F).
+      autodiff: see ``multiply``.
     """
-    product = multiply(hidden, weights.kernels[name])
+    product = multiply(hidden, weights.kernels[name], autodiff=autodiff)
     if name in weights.biases:
         product = product + weights.biases[name].astype(product.dtype)
     return product + added[name] if name in added else product
@@ -65,16 +73,18 @@ def split_projected(
     return added, {name: x for name, x in projected.items() if name not in added}
 
 
-def multiply(hidden: Array, kernel: Array) -> Array:
+def multiply(hidden: Array, kernel: Array, *, autodiff: bool = False) -> Array:
     """Returns the matmul or convolution of hidden states with a kernel, in their dtype.
 
     Args:
       hidden: (...,F), (B,C,F) or (B,H,W,F).
       kernel: (F,G) for a matmul, (B,F,G) for one matrix per row, (h,w,F,G) for a convolution.
+      autodiff: has derivatives in any mode; else those of a convolution may be in reverse mode
+        only.
     """
     kernel = kernel.astype(hidden.dtype)
     if kernel.ndim == 4:
-        return conv2d(hidden, kernel)
+        return conv2d(hidden, kernel, autodiff=autodiff)
     if kernel.ndim == 3 or not is_batch_known_unsharded():
         return hidden @ kernel
     # With several leading axes XLA's kernel gradient copies the product's gradient on CPUs.

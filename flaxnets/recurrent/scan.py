@@ -48,8 +48,8 @@ class ScanOptions:
         ``truncate_steps`` steps of the scan the carry's gradient is stopped; 0: never.
       gradients: ``deferred`` forms the kernels' gradients once, after the scan (for linear cells:
         runs their recurrence backwards), and has no forward-mode derivative; ``autodiff`` leaves
-        everything to JAX. ``auto`` is ``deferred``, or ``autodiff`` for cells of ``flax.linen``,
-        which allow nothing else.
+        everything to JAX, convolutions included, and has derivatives in any mode. ``auto`` is
+        ``deferred``, or ``autodiff`` for cells of ``flax.linen``, which allow nothing else.
 
     Raises:
       ValueError: a value below its minimum, unknown ``gradients``, or ``truncate_steps`` that is no
@@ -319,7 +319,10 @@ def _scan_steps(
     """Scans one of our cells over the (T,B,...) inputs of one chunk."""
     parameters, hidden_mask = weights
     inputs, valid = xs
-    projected = cell.project(parameters.input, inputs)
+    project = cell.project
+    if not options.deferred:  # A cell of one's own may have the members of ``Cell`` alone.
+        project = getattr(cell, "project_with_autodiff", project)
+    projected = project(parameters.input, inputs)
 
     def step(
         project_hidden: ProjectHidden,

@@ -64,7 +64,7 @@ def plain_scan(
             added, rest, flags = xs
 
             def project_hidden(name: str, hidden: Array) -> Array:
-                return affine(weights, added, name, hidden)
+                return affine(weights, added, name, hidden, autodiff=True)
 
             return step(project_hidden, weights.others, flags, carry, rest)
 
@@ -136,7 +136,7 @@ def deferred_scan(
             added, rest, flags = xs
 
             def project_hidden(name: str, hidden: Array) -> Array:
-                return affine(weights, added, name, hidden)
+                return affine(weights, added, name, hidden, autodiff=True)
 
             carry, output = step(project_hidden, weights.others, flags, carry, rest)
             return carry, stored, output

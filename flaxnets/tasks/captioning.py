@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.decoders.hypotheses import DecodeStep, Hypotheses
+from flaxnets.decoders.hypotheses import DecodeStep, Hypotheses, check_penalty
 from flaxnets.decoders.search import SearchOptions, search_captions
 from flaxnets.layers.padding import zero_where_masked
 from flaxnets.metrics import cross_entropies
@@ -83,6 +83,9 @@ class Captioning:
     scheduled_sampling: ScheduledSampling | None = None
     reinforce_weight: float = 1.0
     entropy_weight: float = 0.002
+
+    def __post_init__(self) -> None:
+        check_penalty("attention_penalty", self.attention_penalty)
 
     def initialize(self, model: nn.Module, key: PRNGKey, batch: Batch) -> PyTree:
         """Returns random variables; the shapes of one example suffice."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.decoders.hypotheses import BOS, PAD, UNK
-from flaxnets.decoders.sampling import greedy_search, sample
+from flaxnets.decoders.sampling import check_temperature, greedy_search, sample
 from flaxnets.layers.padding import zero_where_masked
 from flaxnets.tasks.captioning import (
     Captioning,
@@ -69,6 +69,7 @@ class SelfCritical(Captioning):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.baseline not in BASELINES:
             raise ValueError(f"baseline: expected one of {BASELINES}, received {self.baseline!r}")
         least = 2 if self.baseline == "leave_one_out" else 1
@@ -77,8 +78,7 @@ class SelfCritical(Captioning):
                 f"num_samples: expected at least {least} for {self.baseline}, "
                 f"received {self.num_samples}"
             )
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: expected above 0, received {self.temperature}")
+        check_temperature(self.temperature)
 
     def loss(
         self,

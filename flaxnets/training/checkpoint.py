@@ -731,7 +731,10 @@ def initialize_from(
     )
     return {
         collection: {
-            part: tree if part in skipped else saved[collection][part]
+            # Cast: an average of parameters in bfloat16 is float32.
+            part: tree
+            if part in skipped
+            else jax.tree.map(lambda x, like: x.astype(like.dtype), saved[collection][part], tree)
             for part, tree in parts.items()
         }
         for collection, parts in variables.items()

@@ -70,7 +70,9 @@ class OptimizerConfig:
     """Factors of the learning rate by parameter path or prefix of one, as
     ``{"classifier": 10.0, "decoder/embedding": 0.1}``; the longest matching prefix counts."""
     frozen: tuple[str, ...] = ()
-    """Paths, or prefixes of paths, of parameters that are not trained, as ``("encoder",)``."""
+    """Paths, or prefixes of paths, of parts that are not trained, as ``("encoder",)``: neither
+    gradient nor weight decay, and the part runs as in evaluation: BatchNorm uses its running
+    statistics and keeps them, nothing is dropped out."""
 
 
 class UndefinedMethod(TypeError):

@@ -93,12 +93,26 @@ def count_flops(function: Callable[..., Any], *arguments: Any, platform: str = "
 
     Raises:
       ValueError: platform-dependent code without a branch for ``platform``.
+      RuntimeError: a JAX whose dead-code elimination has another name.
     """
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    # Dead code is removed, as by XLA: the jaxpr of a gradient still computes the value. JAX has no
-    # documented name for it: test_flops.py holds this one on each JAX that is allowed.
-    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return _count_jaxpr(jaxpr, platform)
+    return _count_jaxpr(_remove_dead_code(jaxpr), platform)
+
+
+def _remove_dead_code(jaxpr: Any) -> Any:
+    """Removes equations that no output needs, as XLA does: a gradient still computes the value.
+
+    Raises:
+      RuntimeError: a JAX without ``dce_jaxpr``, for which it documents no other name.
+    """
+    remove = getattr(partial_eval, "dce_jaxpr", None)
+    if remove is None:
+        raise RuntimeError(
+            "count_flops: expected a JAX with jax.interpreters.partial_eval.dce_jaxpr, as 0.10, "
+            f"received {jax.__version__}; install a version that constraints.txt names"
+        )
+    jaxpr, _ = remove(jaxpr, [True] * len(jaxpr.outvars))
+    return jaxpr
 
 
 def _count_jaxpr(jaxpr: Any, platform: str) -> Flops:

@@ -21,7 +21,8 @@ class TrainState(flax.struct.PyTreeNode):
       params: nested dict of float arrays.
       collections: Linen's other collections, as ``{"batch_stats": …}``; may be empty.
       optimizer: the optax state.
-      ema: exponential moving average of ``params``, of the same structure; empty if none is kept.
+      ema: exponential moving average of ``params``, of the same structure, in float32 at least;
+        empty if none is kept.
       key: (2,) uint32, raw key data of the run; ``step_key`` derives the key of a step.
     """
 
@@ -77,9 +78,13 @@ def make_state(
         collections=collections,
         optimizer=jax.jit(optimizer.init)(params),
         # Copies: a step donates the state, and the same buffer cannot be donated twice.
-        ema=jax.tree.map(jnp.copy, params) if ema else {},
+        ema=jax.tree.map(_copy_wide, params) if ema else {},
         key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
     )
+
+
+def _copy_wide(x: Array) -> Array:
+    return jnp.array(x, jnp.promote_types(jnp.asarray(x).dtype, jnp.float32), copy=True)
 
 
 def count_parameters(params: PyTree) -> int:

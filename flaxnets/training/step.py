@@ -1,6 +1,9 @@
 """Pure functions that training compiles: one step, and the evaluation of one batch."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from flaxnets.tasks.task import Task
-from flaxnets.training.optimizer import frozen_mask
+from flaxnets.training.optimizer import frozen_mask, longest_prefix
 from flaxnets.training.parallel import Strategy, with_axis_name
 from flaxnets.training.state import TrainState
 from flaxnets.typing import (
@@ -53,14 +56,19 @@ def make_train_step(
       model: the network.
       task: its loss.
       optimizer: from ``make_optimizer``.
-      frozen: paths, or prefixes of paths, of parameters without a gradient.
+      frozen: paths, or prefixes of paths, of parts that are not trained: their parameters get
+        neither a gradient nor weight decay, their modules run as in evaluation, and their other
+        variables, as BatchNorm's statistics, stay as they are. An encoder is frozen, too, where the
+        model, or a part of it, has ``freeze_encoder``.
       strategy: compiles the step; None: plain ``jax.jit``, or no compilation.
       accumulate_steps: number of micro-batches; divides each device's rows evenly.
-      ema_decay: d in the average d · ema + (1 − d) · params after each step; 0: no average. At step
-        n = 0, 1, … d is at most (1 + n) / (10 + n), or the random start would stay in it for long.
+      ema_decay: d in the average d · ema + (1 − d) · params after each step, in float32 at least;
+        0: no average. At step n = 0, 1, … d is at most (1 + n) / (10 + n), or the random start
+        would stay in it for long.
     """
     axis_name = None if strategy is None else strategy.axis_name
     model = with_axis_name(model, axis_name)
+    frozen = (*frozen, *_frozen_encoders(model))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = state.step_key()
@@ -75,7 +83,8 @@ def make_train_step(
             params = jax.tree.map(
                 lambda leaf, cut: jax.lax.stop_gradient(leaf) if cut else leaf, params, is_frozen
             )
-            return task.loss(model, {"params": params, **collections}, rows, key, state.step)
+            with nn.intercept_methods(partial(_evaluate_frozen, frozen)):
+                return task.loss(model, {"params": params, **collections}, rows, key, state.step)
 
         params = state.params if strategy is None else strategy.gather(state.params)
         gradients, sums, collections = accumulate_gradients(
@@ -92,12 +101,21 @@ def make_train_step(
         if strategy is not None:  # Else XLA would shard the backward pass as the state is.
             gradients = strategy.gather(gradients)
         # The division comes after all sums, so that each counted row weighs the same however the
-        # rows are spread over devices and micro-batches.
+        # rows are spread over devices and micro-batches. The count of weighed rows may be below 1.
         total, count = sums["loss"]
-        gradients = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), gradients)
+        divisor = jnp.where(count > 0, count, 1)
+        gradients = jax.tree.map(lambda leaf: leaf / divisor.astype(leaf.dtype), gradients)
         norm = optax.tree.norm(gradients).astype(jnp.float32)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        # Weight decay moves what has no gradient, too.
+        updates = jax.tree.map(
+            lambda leaf, cut: jnp.zeros_like(leaf) if cut else leaf, updates, is_frozen
+        )
         params = optax.apply_updates(state.params, updates)
+        collections = {
+            name: _keep_frozen(tree, state.collections[name], frozen)
+            for name, tree in collections.items()
+        }
         new_state = state.replace(
             params=params,
             collections=collections,
@@ -118,13 +136,56 @@ def make_train_step(
     return train_step
 
 
+def _frozen_encoders(module: nn.Module, path: str = "") -> Iterator[str]:
+    """Yields the paths of the encoders that a model's ``freeze_encoder`` freezes."""
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name, None)
+        if field.name == "parent":
+            continue
+        parts = {field.name: value}
+        if isinstance(value, Mapping):  # Linen calls its modules by field and key.
+            parts = {f"{field.name}_{key}": part for key, part in value.items()}
+        for name, part in parts.items():
+            if not isinstance(part, nn.Module):
+                continue
+            if name == "encoder" and getattr(module, "freeze_encoder", False):
+                yield path + name
+            else:
+                yield from _frozen_encoders(part, f"{path}{name}/")
+
+
+def _evaluate_frozen(
+    frozen: tuple[str, ...],
+    method: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: nn.module.InterceptorContext,
+) -> Any:
+    """Calls a method of a module, with ``train=False`` where the module is frozen."""
+    if (
+        kwargs.get("train") is True
+        and longest_prefix("/".join(context.module.path), frozen) is not None
+    ):
+        kwargs = {**kwargs, "train": False}
+    return method(*args, **kwargs)
+
+
+def _keep_frozen(new: PyTree, old: PyTree, frozen: tuple[str, ...]) -> PyTree:
+    """Returns the variables of a collection, those of frozen parts as they were."""
+    return jax.tree.map(
+        lambda cut, new, old: old if cut else new, frozen_mask(new, frozen), new, old
+    )
+
+
 def _average(ema: PyTree, params: PyTree, decay: float, step: Array) -> PyTree:
+    """Returns the moving average, in float32 at least: bfloat16 rounds a decay of 0.999 to 1."""
     if not decay:
         return ema
 
     def average(old: Array, new: Array) -> Array:
-        kept = jnp.minimum(decay, (1 + step) / (10 + step)).astype(new.dtype)
-        return kept * old + (1 - kept) * new
+        dtype = jnp.promote_types(old.dtype, jnp.float32)
+        kept = jnp.minimum(decay, (1 + step) / (10 + step)).astype(dtype)
+        return kept * old.astype(dtype) + (1 - kept) * new.astype(dtype)
 
     return jax.tree.map(average, ema, params)
 
@@ -200,9 +261,13 @@ def accumulate_gradients(
         )
         return (jax.tree.map(jnp.add, summed, of_rows), collections), sums
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    # Summed in float32 at least, so that bfloat16 does not swallow the later micro-batches.
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros_like(leaf, jnp.promote_types(leaf.dtype, jnp.float32)), params
+    )
     micros = jnp.arange(num_micro), jax.tree.map(rows_of_micro, dict(batch))
     (gradients, collections), stacked = jax.lax.scan(add_micro, (zeros, collections), micros)
+    gradients = jax.tree.map(lambda summed, leaf: summed.astype(leaf.dtype), gradients, params)
     return gradients, jax.tree.map(lambda x: x.sum(0), stacked), collections
 
 
