@@ -1,22 +1,50 @@
 """Probing and exact decoding of video files, by PyAV."""
 
+import functools
+import logging
+import re
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 
-# MPEG-4 part 2: each picture starts with this code; a "not coded" picture (N-VOP) has at most this
-# many bytes.
-_VOP_START = b"\x00\x00\x01\xb6"
-_EMPTY_VOP_BYTES = 8
+MAX_PIXELS = 8192 * 8192
+"""Greatest number of pixels of a picture, as stored and as scaled: 200 MB in RGB. A file with
+larger pictures is refused before any is allocated."""
 
-# A stream may lack the last pictures that its packets announce, because the encoder held them back
-# for B-frames; a player goes on showing the last one.
+MAX_DAMAGED_SHARE = 0.25
+"""Greatest share of damaged pictures in a video that is used; a single one is always allowed."""
+
+FORMATS = (
+    *("asf", "avi", "dv", "flv", "gif", "gxf", "h264", "hevc", "ivf", "m4v", "matroska", "mjpeg"),
+    *("mov", "mpeg", "mpegts", "mpegvideo", "mxf", "nut", "obu", "ogg", "rm", "vc1", "wtv"),
+    *("yuv4mpegpipe",),
+    # of sound alone
+    *("aac", "ac3", "aiff", "amr", "ape", "au", "caf", "dts", "eac3", "flac", "mp3", "nistsphere"),
+    *("tta", "voc", "w64", "wav", "wv"),
+)
+"""FFmpeg's names of the containers that are read. None opens a further file or an address, as
+``concat``, ``hls`` and ``image2`` do; ``mov`` includes mp4 and 3gp, ``matroska`` includes WebM."""
+
+# A decoder may not return the last pictures of a stream, which its encoder held back for B-frames;
+# a player goes on showing the last one.
 _HELD_BACK = 2
+
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_NUT_INDEX = bytes.fromhex("4e58dd672f23e64e")
+
+# As git does: within this time a file may change without another time of modification.
+_RACY_SECONDS = 2.0
+
+_logger = logging.getLogger(__name__)
+_tell_lock = threading.Lock()
 
 
 class VideoError(Exception):
@@ -36,10 +64,10 @@ class VideoInfo:
     """Properties of a video file.
 
     Attributes:
-        num_frames: number of frames.
+        num_frames: number of frames that the decoder returns.
         rate: average frames/s.
-        height: pixels.
-        width: pixels.
+        height: of the first frame as it is shown, pixels.
+        width: of the first frame as it is shown, pixels.
     """
 
     num_frames: int
@@ -49,44 +77,30 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Returns the properties of a video file; reads its packets without decoding them.
+    """Returns the properties of a video file; decodes all of it, once in a process.
+
+    Neither headers nor packets say how many frames a decoder returns: a packet may be empty or
+    damaged, or hold two frames or one that is never shown. The result is kept until the file
+    changes, so that the videos of a data set are counted once and not in every epoch.
+
+    A damaged frame counts as one and looks as the decoder conceals it; a packet that gives no frame
+    counts as none. One line of the log names such a file.
 
     Args:
-        path: the file, in any container that FFmpeg knows.
+        path: the file, in one of ``FORMATS``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        VideoError: the file is unreadable, has no video stream or no frames, or is truncated.
+        VideoError: the file is unreadable, has no video stream or no frames, is truncated, has
+            frames above ``MAX_PIXELS``, or more damaged ones than ``MAX_DAMAGED_SHARE``.
     """
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        num_packets = num_frames = pending = end = 0
-        for packet in _packets(container, stream, path):
-            num_packets += 1
-            pending += _pictures(packet, stream.codec_context.name)
-            if pending:  # a decoder returns at most one picture per packet, and none at the end
-                pending -= 1
-                num_frames += 1
-            end = max(end, (packet.pts or 0) + (packet.duration or 0))
-        declared = stream.frames
-        if num_frames == 0:
-            declared_frames = f" of {declared}" if declared else ""
-            raise VideoError(path, f"no frames{declared_frames}")
-        rate = stream.average_rate or stream.guessed_rate
-        if not rate:
-            raise VideoError(path, "no frame rate")
-        lasts = float((end - (stream.start_time or 0)) * stream.time_base)
-        should_last = _declared_duration(container, stream)
-        is_short = should_last is not None and lasts + _HELD_BACK / rate < should_last
-        is_mp4 = "mp4" in container.format.name.split(",")
-        # The edit list of an mp4 may hide frames, so fewer packets alone prove nothing there; AVI
-        # has no trustworthy duration, Matroska no number of frames.
-        if declared > 0 and num_packets < declared and (is_short or not is_mp4):
-            raise VideoError(path, f"truncated: {num_packets} of {declared} frames")
-        if declared == 0 and is_short:
-            raise VideoError(path, f"truncated: {lasts:.2f} of {should_last:.2f} seconds")
-        height, width = stream.codec_context.height, stream.codec_context.width
-        return VideoInfo(num_frames, float(rate), height, width)
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a video file")
+    status = path.stat()
+    if time.time() - status.st_mtime < _RACY_SECONDS:
+        return _probe(str(path))
+    return _probe_once(str(path), status.st_size, status.st_mtime_ns)
 
 
 def decode(
@@ -95,11 +109,13 @@ def decode(
     """Decodes chosen frames.
 
     The stream is decoded from its start to the last requested frame, which is exact for every
-    codec; seeking is not. Up to 2 frames at the end that the encoder held back are replaced by the
-    last decoded one, as in a player.
+    codec; seeking is not. Frames are rotated and mirrored as the file's display matrix says. If
+    their size changes within the video, all are scaled to the first one's. A damaged frame looks as
+    the decoder conceals it. Up to 2 frames at the end that the encoder held back are replaced by
+    the last decoded one, as in a player.
 
     Args:
-        path: the file.
+        path: the file, in one of ``FORMATS``.
         frames: (T,) int, frame numbers >= 0 in any order, repeats allowed.
         short_side: pixels to which the frames' short side is scaled, keeping the aspect ratio;
             None does not scale.
@@ -109,120 +125,469 @@ def decode(
 
     Raises:
         FileNotFoundError: there is no such file.
-        VideoError: the file is unreadable, damaged before the last requested frame, or ends early.
+        VideoError: the file is unreadable or ends early, or its frames are above ``MAX_PIXELS``, as
+            stored or as scaled.
         ValueError: ``frames`` is empty or has negative numbers, or ``short_side`` is below 1.
     """
     requested = np.asarray(frames)
     if requested.ndim != 1 or requested.size == 0 or requested.min() < 0:
         raise ValueError(f"frames: expected (T,) numbers from 0 on, T >= 1, received {frames}")
-    if short_side is not None and short_side < 1:
-        raise ValueError(f"short_side: expected at least 1 pixel, received {short_side}")
-    rows = {int(number): row for row, number in enumerate(np.unique(requested))}
-    last = int(requested.max())
-    pictures: np.ndarray | None = None
-    picture = None
-    count = 0
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        for frame in _frames(container, stream, path):
-            if pictures is None:
-                height, width = _scaled(frame.height, frame.width, short_side)
-                pictures = np.empty((len(rows), height, width, 3), np.uint8)
-            picture = frame
-            if count in rows:
-                pictures[rows[count]] = _rgb(picture, height, width)
-            count += 1
-            if count > last:
-                break
-        if pictures is None or picture is None or count + _HELD_BACK <= last:
-            raise VideoError(path, f"the stream ends after {count} frames, before frame {last}")
-        for number, row in rows.items():
-            if number >= count:
-                pictures[row] = _rgb(picture, height, width)
-    order = np.searchsorted(np.fromiter(rows, np.int64), requested)
-    return pictures[order]
+    numbers, order = np.unique(requested, return_inverse=True)
+    to_rgb = _ToRgb(short_side)
+    with open_media(path) as container:
+        pictures = _Pictures(container, path)
+        decoded: np.ndarray | None = None
+        picture, filled = None, 0
+        for number, picture in enumerate(pictures):
+            if decoded is None:
+                decoded = np.empty((len(numbers), *to_rgb.size_of(picture), 3), np.uint8)
+            if number == numbers[filled]:
+                decoded[filled] = to_rgb(picture)
+                filled += 1
+                if filled == len(numbers):
+                    break
+        else:
+            pictures.check_end()
+        if decoded is None or picture is None or pictures.count + _HELD_BACK <= numbers[-1]:
+            raise VideoError(
+                path, f"the stream ends after {pictures.count} frames, before frame {numbers[-1]}"
+            )
+        if filled < len(numbers):
+            decoded[filled:] = to_rgb(picture)
+        pictures.log_damage()
+    return decoded if np.array_equal(numbers, requested) else decoded[order]
 
 
-def _open(path: str | Path) -> Any:
+def iterate(path: str | Path, *, short_side: int | None = None) -> Iterator[np.ndarray]:
+    """Yields all frames in order, each as ``decode`` returns it, (H,W,3) uint8.
+
+    Only one frame is in memory, whatever the length of the video. Arguments and errors are those of
+    ``decode``.
+    """
+    to_rgb = _ToRgb(short_side)
+    with open_media(path) as container:
+        pictures = _Pictures(container, path)
+        for picture in pictures:
+            yield to_rgb(picture)
+        pictures.check_end()
+        pictures.log_damage()
+
+
+@contextmanager
+def open_media(
+    path: str | Path,
+    *,
+    expected: str = "a video file",
+    unreadable: str = "not a readable video",
+    error: type[VideoError] = VideoError,
+) -> Iterator[Any]:
+    """Opens a file with PyAV and closes it; whatever fails meanwhile becomes an ``error``.
+
+    The path is never taken for an address, and nothing else is opened: only containers in
+    ``FORMATS`` are read, by FFmpeg's ``file`` protocol.
+
+    Args:
+        path: the file.
+        expected: its kind, for the message if there is no such file.
+        unreadable: first words of the reason if it cannot be read.
+        error: class of the errors.
+
+    Yields:
+        The ``av.container.InputContainer``, whose decoders refuse pictures above ``MAX_PIXELS``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        VideoError: an ``error``; the file, or what is done with it, fails.
+    """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: expected a video file")
+        raise FileNotFoundError(f"{path}: expected {expected}")
+    url = f"file:{path}"  # Without it, a colon in the name would make it an address.
+    safe = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+    limit = {"max_pixels": str(MAX_PIXELS)}
     try:
-        return av.open(str(path))
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise VideoError(path, f"not a readable video ({_reason(error)})") from error
+        # FFmpeg decodes pictures while it opens a file, in some containers without a limit of their
+        # size. So their sizes are read first, with no decoder allowed.
+        undecoded = {**safe, "codec_whitelist": "none"}
+        with av.open(url, container_options=undecoded, metadata_errors="replace") as container:
+            for stream in container.streams.video:
+                if stream.codec_context is not None:
+                    _check_size(stream.codec_context.height, stream.codec_context.width)
+        with av.open(
+            url, options=limit, container_options=safe, metadata_errors="replace"
+        ) as container:
+            for stream in container.streams.video:
+                if stream.codec_context is not None:
+                    stream.codec_context.options = limit
+            yield container
+    except (VideoError, FileNotFoundError):
+        raise
+    except _TooLarge as large:
+        raise error(path, str(large)) from None
+    # PyAV raises what it finds, from AttributeError to MemoryError, and one bad file of thousands
+    # must not end a run.
+    except Exception as found:
+        raise error(path, f"{unreadable} ({_reason(found)})") from found
+
+
+def picture_streams(container: Any) -> list[Any]:
+    """Returns the video streams of an ``InputContainer`` without covers, which are no videos."""
+    cover = av.stream.Disposition.attached_pic
+    return [stream for stream in container.streams.video if not stream.disposition & cover]
+
+
+class _TooLarge(Exception):
+    """A picture above ``MAX_PIXELS``."""
+
+
+class _Pictures:
+    """Iterator over the pictures of a file in the order of display, and what it met on the way.
+
+    Attributes:
+        stream: the file's first video stream.
+        count: number of pictures so far.
+    """
+
+    def __init__(self, container: Any, path: str | Path):
+        self._container, self._path = container, path
+        self.stream = _video_stream(container, path)
+        self.count = 0
+        self._damaged: list[int] = []  # numbers of pictures
+        self._lost = 0  # packets that the decoder refused
+        self._why_lost = ""
+        self._num_packets = 0
+        self._last_corrupt = 0  # Number of the last packet that the demuxer calls corrupt, from 1.
+        self._next_dts = 0
+        self._last_pts: int | None = None  # of the last packet
+        self._greatest_pts: int | None = None  # of all packets
+        self._shown_pts: int | None = None  # of all pictures
+        self._end = self._end_of_all = 0.0  # seconds, of this stream and of all
+        self._ends_damaged = False
+
+    def __iter__(self) -> Iterator[Any]:
+        for packet in chain(self._packets(), [None]):
+            try:
+                pictures = self.stream.decode(packet)
+            except av.FFmpegError as error:
+                if isinstance(error, MemoryError):
+                    raise
+                self._lost += packet is not None
+                self._why_lost = self._why_lost or _reason(error)
+                self._ends_damaged = True
+                continue
+            if packet is None and self._repeats_last():
+                continue
+            for picture in pictures:
+                _check_size(picture.height, picture.width)
+                self._ends_damaged = bool(picture.is_corrupt)
+                if picture.is_corrupt:
+                    self._damaged.append(self.count)
+                self._shown_pts = _greatest(self._shown_pts, picture.pts)
+                self.count += 1
+                yield picture
+
+    def _repeats_last(self) -> bool:
+        """True if the decoder, flushed, can only return its last picture once more.
+
+        FFmpeg's decoder of MPEG-4 part 2 does so after a picture that is not coded (N-VOP), with
+        which Xvid fills up.
+        """
+        decoder = self.stream.codec_context
+        return decoder.name == "mpeg4" and not decoder.has_b_frames
+
+    def _packets(self) -> Iterator[Any]:
+        sound = self._container.streams.audio  # It may end later than the pictures.
+        try:
+            for packet in self._container.demux(self.stream, *sound):
+                if packet.size == 0:
+                    continue
+                if packet.pts is not None:
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    self._end_of_all = max(self._end_of_all, end)
+                if packet.stream.index != self.stream.index:
+                    continue
+                self._num_packets += 1
+                if packet.is_corrupt:
+                    self._last_corrupt = self._num_packets
+                if packet.dts is not None:
+                    self._next_dts = packet.dts + 1
+                if packet.pts is not None and not packet.is_discard:
+                    self._end = max(self._end, end)
+                    self._last_pts = packet.pts
+                    self._greatest_pts = _greatest(self._greatest_pts, packet.pts)
+                yield packet
+        except av.FFmpegError as error:
+            raise VideoError(
+                self._path, f"damaged after frame {self.count} ({_reason(error)})"
+            ) from error
+
+    @property
+    def rate(self) -> float:
+        """Average frames/s.
+
+        Raises:
+            VideoError: the file has none.
+        """
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        if not rate:
+            raise VideoError(self._path, "no frame rate")
+        return float(rate)
+
+    def check_end(self) -> None:
+        """Raises a ``VideoError`` if the file, read to its end, is not a whole video."""
+        if self.count == 0:
+            found = f"none of {self._num_packets} packets could be decoded"
+            detail = f"{found}, {self._why_lost}" if self._why_lost else found
+            raise VideoError(self._path, f"no frames ({detail})")
+        truncated = self._truncation()
+        if truncated:
+            raise VideoError(self._path, f"truncated: {truncated}")
+        damaged = len(self._damaged) + self._lost
+        allowed = max(1, int(MAX_DAMAGED_SHARE * (self.count + self._lost)))
+        if damaged > allowed or len(self._damaged) == self.count:
+            raise VideoError(self._path, f"damaged: {damaged} of {self.count + self._lost} frames")
+
+    def log_damage(self) -> None:
+        """Writes a line to the log if there are damaged pictures, once for each file."""
+        if self._damaged or self._lost:
+            parts = []
+            if len(self._damaged) == 1:
+                parts.append(f"1 damaged frame (number {self._damaged[0]}) is shown as concealed")
+            elif self._damaged:
+                first = ", ".join(map(str, self._damaged[:3]))
+                parts.append(
+                    f"{len(self._damaged)} damaged frames (first {first}) are shown as concealed"
+                )
+            if self._lost:
+                parts.append(f"{self._lost} damaged packets gave no frame ({self._why_lost})")
+            _log_once(str(self._path), "; ".join(parts))
+
+    def _truncation(self) -> str | None:
+        """Returns what shows that the file's end is missing; None if nothing does."""
+        kinds = self._container.format.name.split(",")
+        rate = self.rate
+        of_declared = f" of {self.stream.frames}" if self.stream.frames else ""
+        # A short read, which leaves the last packet incomplete; the demuxer of MPEG program streams
+        # only sees it one packet later. In a transport stream the flag means a joint.
+        if "mpegts" not in kinds and 0 < self._num_packets - self._last_corrupt + 1 <= 2:
+            return f"{self._last_corrupt - 1}{of_declared} frames, the next is cut off"
+        if "mov" in kinds:
+            missing = len(self.stream.index_entries) - self._num_packets
+            if missing > 0:
+                missing = sum(e.size > 0 for e in self.stream.index_entries) - self._num_packets
+            if missing > 0:
+                return f"{self._num_packets} of {self._num_packets + missing} frames"
+        whole = _has_declared_size(self._path, kinds)
+        if "avi" in kinds and whole is False and self._next_dts < self.stream.frames:
+            return f"{self._num_packets}{of_declared} frames"
+        if "matroska" in kinds and not whole:
+            lasts, should_last = self._end, _duration_tag(self.stream)
+            if should_last is None and self._container.duration is not None:
+                lasts, should_last = self._end_of_all, self._container.duration / av.time_base
+            if should_last is None and whole is False:
+                return "the file is shorter than it declares"
+            if should_last is not None and lasts + 0.5 / rate < should_last:
+                return f"{lasts:.2f} of {should_last:.2f} seconds"
+        if "flv" in kinds and self._container.duration is not None:
+            lasts, should_last = self._end_of_all, self._container.duration / av.time_base
+            if lasts + _HELD_BACK / rate + 0.1 < should_last:
+                return f"{lasts:.2f} of {should_last:.2f} seconds"
+        if {"asf", "mpegts", "nut"}.intersection(kinds) and whole is False:
+            return f"{self.count} frames, then the file breaks off"
+        if self._greatest_pts is not None and self._shown_pts is not None:
+            late = float((self._greatest_pts - self._shown_pts) * self.stream.time_base)
+            if late > (_HELD_BACK + 0.5) / rate:
+                return f"decoding ends {late:.2f} seconds before the last packet"
+        if self._ends_damaged and whole is None and "mov" not in kinds:
+            return f"{self.count} frames, the last is incomplete"
+        return None
+
+
+class _ToRgb:
+    """Conversion of decoded pictures to upright RGB arrays of one size, that of the first."""
+
+    def __init__(self, short_side: int | None):
+        if short_side is not None and short_side < 1:
+            raise ValueError(f"short_side: expected at least 1 pixel, received {short_side}")
+        self._short_side = short_side
+        self._size: tuple[int, int] | None = None
+
+    def size_of(self, picture: Any) -> tuple[int, int]:
+        """Returns height and width of all results, given the first picture."""
+        if self._size is None:
+            height, width = _shown_size(picture)
+            if self._short_side is not None:
+                scale = self._short_side / min(height, width)
+                height, width = max(1, round(height * scale)), max(1, round(width * scale))
+                _check_size(height, width, "scaled to ")
+            self._size = height, width
+        return self._size
+
+    def __call__(self, picture: Any) -> np.ndarray:
+        """Returns a picture, (H,W,3) uint8."""
+        turned, flip_rows, flip_columns = _orientation(picture)
+        height, width = self.size_of(picture)
+        if turned:
+            height, width = width, height
+        rgb = picture.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+        if turned:
+            rgb = rgb.transpose(1, 0, 2)
+        return rgb[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+@functools.lru_cache(maxsize=2**18)
+def _probe_once(path: str, size: int, modified: int) -> VideoInfo:
+    del size, modified  # They tell one content of the file from another.
+    return _probe(path)
+
+
+def _probe(path: str) -> VideoInfo:
+    shown = (0, 0)
+    with open_media(path) as container:
+        pictures = _Pictures(container, path)
+        for picture in pictures:
+            if pictures.count == 1:
+                shown = _shown_size(picture)
+        pictures.check_end()
+        pictures.log_damage()
+        return VideoInfo(pictures.count, pictures.rate, *shown)
 
 
 def _video_stream(container: Any, path: str | Path) -> Any:
-    if not container.streams.video:
+    streams = picture_streams(container)
+    if not streams:
         raise VideoError(path, "no video stream")
-    stream = container.streams.video[0]
+    if streams[0].codec_context is None:
+        raise VideoError(path, "there is no decoder for its codec")
     # The loader decodes clips in parallel; threads within each decoder would only compete.
-    stream.codec_context.thread_count = 1
-    return stream
+    streams[0].codec_context.thread_count = 1
+    return streams[0]
 
 
-def _packets(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
-    try:
-        for number, packet in enumerate(container.demux(stream)):
-            if packet.size == 0:
-                continue
-            if packet.is_corrupt:
-                declared = f" of {stream.frames}" if stream.frames else ""
-                raise VideoError(path, f"truncated: {number}{declared} frames, the next is cut off")
-            yield packet
-    except av.FFmpegError as error:
-        raise VideoError(path, f"damaged ({_reason(error)})") from error
+def _check_size(height: int, width: int, how: str = "") -> None:
+    if height * width > MAX_PIXELS:
+        raise _TooLarge(
+            f"frames of {how}{height} × {width} pixels, more than the {MAX_PIXELS} of MAX_PIXELS"
+        )
 
 
-def _frames(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
-    count = 0
-    try:
-        for packet in chain(_packets(container, stream, path), [None]):
-            for frame in stream.decode(packet):
-                if frame.is_corrupt:
-                    raise VideoError(path, f"frame {count} is damaged")
-                yield frame
-                count += 1
-    except av.FFmpegError as error:
-        raise VideoError(path, f"damaged after frame {count} ({_reason(error)})") from error
+def _orientation(picture: Any) -> tuple[bool, bool, bool]:
+    """Returns whether to exchange rows and columns, then to flip rows, then columns.
 
-
-def _pictures(packet: Any, codec: str) -> int:
-    """Returns the number of pictures in a packet.
-
-    It is one, except in MPEG-4 part 2 as DivX and Xvid write it into AVI: a packet may hold two
-    pictures ("packed B-frames"), and the next packet an empty picture or a filler byte.
+    FFmpeg's display matrix [[a, b, u], [c, d, v], [x, y, w]] shows the pixel at column p and row q
+    at column a·p + c·q + x and row b·p + d·q + y.
     """
-    if packet.is_discard:
-        return 0
-    if codec != "mpeg4":
-        return 1
-    return bytes(packet).count(_VOP_START) if packet.size > _EMPTY_VOP_BYTES else 0
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    (a, b, _), (c, d, _), _ = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return True, b < 0, c < 0
+    return False, d < 0, a < 0
 
 
-def _declared_duration(container: Any, stream: Any) -> float | None:
-    """Returns the duration that the container declares, seconds; None if it declares none."""
-    tag = stream.metadata.get("DURATION")
-    if tag:
-        hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is not None and len(container.streams) == 1:
-        return float(container.duration / av.time_base)
+def _shown_size(picture: Any) -> tuple[int, int]:
+    turned, _, _ = _orientation(picture)
+    return (picture.width, picture.height) if turned else (picture.height, picture.width)
+
+
+def _duration_tag(stream: Any) -> float | None:
+    """Returns the time at which a stream of Matroska ends by its tag, seconds."""
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", stream.metadata.get("DURATION", "").strip())
+    if tag is None:
+        return None
+    hours, minutes, seconds = tag.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
+    """Returns whether a file has all bytes that its container declares; None if it declares none.
+
+    A whole file may hold fewer pictures, or shorter ones, than its headers say.
+    """
+    actual = Path(path).stat().st_size
+    with open(path, "rb") as file:
+        if "avi" in kinds:
+            declared = _riff_size(file)
+        elif "matroska" in kinds:
+            declared = _segment_end(file.read(4096))
+        elif "mpegts" in kinds:
+            size = _transport_packet_size(file.read(4096))
+            declared = None if size is None else -(-actual // size) * size
+        elif "asf" in kinds:
+            declared = _asf_size(file.read(4096))
+        elif "nut" in kinds:
+            # An index ends the file, and a pointer to it ends the index.
+            file.seek(-min(12, actual), 2)
+            index = actual - int.from_bytes(file.read(8), "big")
+            file.seek(index if 0 < index < actual else 0)
+            declared = actual if file.read(8) == _NUT_INDEX else actual + 1
+        else:
+            declared = None
+    return None if declared is None else actual >= declared
+
+
+def _riff_size(file: BinaryIO) -> int | None:
+    """Returns the end of the last RIFF chunk; AVI above 1 GB has several."""
+    end = None
+    while len(header := file.read(8)) == 8 and header[:4] == b"RIFF":
+        size = int.from_bytes(header[4:], "little")
+        if size in (0, 0xFFFFFFFF):  # The recording was never finished, so nothing is declared.
+            return None
+        end = (end or 0) + 8 + size
+        file.seek(end)
+    return end
+
+
+def _segment_end(head: bytes) -> int | None:
+    """Returns the end of a Matroska file's segment, given the file's first bytes."""
+    start = 0
+    while start + 12 <= len(head):
+        name_bytes = 9 - head[start].bit_length()
+        name, start = head[start : start + name_bytes], start + name_bytes
+        size_bytes = 9 - head[start].bit_length() if start < len(head) else 9
+        if size_bytes > 8:
+            return None
+        bits = 7 * size_bytes
+        size = int.from_bytes(head[start : start + size_bytes], "big") & (2**bits - 1)
+        start += size_bytes
+        if name == b"\x18\x53\x80\x67":
+            return None if size == 2**bits - 1 else start + size  # All ones: unknown.
+        start += size
     return None
 
 
-def _scaled(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    if short_side is None:
-        return height, width
-    scale = short_side / min(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def _asf_size(head: bytes) -> int | None:
+    """Returns the size of the file by its "file properties object", given the first bytes."""
+    start = head.find(_ASF_PROPERTIES)
+    if start < 0 or start + 92 > len(head) or head[start + 88] & 1:  # The flag of broadcasts.
+        return None
+    return int.from_bytes(head[start + 40 : start + 48], "little") or None
 
 
-def _rgb(frame: Any, height: int, width: int) -> np.ndarray:
-    return frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+def _transport_packet_size(head: bytes) -> int | None:
+    for size, offset in ((188, 0), (192, 4), (204, 0)):
+        marks = head[offset::size]
+        if len(marks) > 1 and set(marks) == {0x47}:
+            return size
+    return None
+
+
+def _greatest(first: int | None, second: int | None) -> int | None:
+    return max((number for number in (first, second) if number is not None), default=None)
+
+
+def _log_once(path: str, message: str) -> None:
+    with _tell_lock:
+        _log(path, message)
+
+
+@functools.lru_cache(maxsize=2**18)
+def _log(path: str, message: str) -> None:
+    _logger.warning("%s: %s", path, message)
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    text = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, av.FFmpegError | UnicodeError | OSError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
