@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import re
 import threading
 import time
@@ -38,6 +39,7 @@ FORMATS = (
 _HELD_BACK = 2
 
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_SEGMENT, _CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")  # of Matroska
 _NUT_INDEX = bytes.fromhex("4e58dd672f23e64e")
 
 # As git does: within this time a file may change without another time of modification.
@@ -94,10 +96,7 @@ def probe(path: str | Path) -> VideoInfo:
         VideoError: the file is unreadable, has no video stream or no frames, is truncated, has
             frames above ``MAX_PIXELS``, or more damaged ones than ``MAX_DAMAGED_SHARE``.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a video file")
-    status = path.stat()
+    status = _status(path, "a video file", VideoError)
     if time.time() - status.st_mtime < _RACY_SECONDS:
         return _probe(str(path))
     return _probe_once(str(path), status.st_size, status.st_mtime_ns)
@@ -199,8 +198,7 @@ def open_media(
         FileNotFoundError: there is no such file.
         VideoError: an ``error``; the file, or what is done with it, fails.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: expected {expected}")
+    _status(path, expected, error)
     url = f"file:{path}"  # Without it, a colon in the name would make it an address.
     safe = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
     limit = {"max_pixels": str(MAX_PIXELS)}
@@ -208,21 +206,19 @@ def open_media(
         # FFmpeg decodes pictures while it opens a file, in some containers without a limit of their
         # size. So their sizes are read first, with no decoder allowed.
         undecoded = {**safe, "codec_whitelist": "none"}
-        with av.open(url, container_options=undecoded, metadata_errors="replace") as container:
+        with _open(url, container_options=undecoded) as container:
             for stream in container.streams.video:
                 if stream.codec_context is not None:
                     _check_size(stream.codec_context.height, stream.codec_context.width)
-        with av.open(
-            url, options=limit, container_options=safe, metadata_errors="replace"
-        ) as container:
+        with _open(url, options=limit, container_options=safe) as container:
             for stream in container.streams.video:
                 if stream.codec_context is not None:
                     stream.codec_context.options = limit
             yield container
     except (VideoError, FileNotFoundError):
         raise
-    except _TooLarge as large:
-        raise error(path, str(large)) from None
+    except _Refused as refused:
+        raise error(path, str(refused)) from None
     # PyAV raises what it finds, from AttributeError to MemoryError, and one bad file of thousands
     # must not end a run.
     except Exception as found:
@@ -235,8 +231,8 @@ def picture_streams(container: Any) -> list[Any]:
     return [stream for stream in container.streams.video if not stream.disposition & cover]
 
 
-class _TooLarge(Exception):
-    """A picture above ``MAX_PIXELS``."""
+class _Refused(Exception):
+    """A file that is not read; the message is the reason."""
 
 
 class _Pictures:
@@ -253,11 +249,13 @@ class _Pictures:
         self.count = 0
         self._damaged: list[int] = []  # numbers of pictures
         self._lost = 0  # packets that the decoder refused
+        # Likewise before its first picture. They are not damaged: a video that was cut without
+        # encoding it anew cannot be decoded before its first keyframe.
+        self._skipped = 0
         self._why_lost = ""
         self._num_packets = 0
         self._last_corrupt = 0  # Number of the last packet that the demuxer calls corrupt, from 1.
         self._next_dts = 0
-        self._last_pts: int | None = None  # of the last packet
         self._greatest_pts: int | None = None  # of all packets
         self._shown_pts: int | None = None  # of all pictures
         self._end = self._end_of_all = 0.0  # seconds, of this stream and of all
@@ -270,7 +268,10 @@ class _Pictures:
             except av.FFmpegError as error:
                 if isinstance(error, MemoryError):
                     raise
-                self._lost += packet is not None
+                if packet is not None and self.count > 0:
+                    self._lost += 1
+                elif packet is not None:
+                    self._skipped += 1
                 self._why_lost = self._why_lost or _reason(error)
                 self._ends_damaged = True
                 continue
@@ -312,7 +313,6 @@ class _Pictures:
                     self._next_dts = packet.dts + 1
                 if packet.pts is not None and not packet.is_discard:
                     self._end = max(self._end, end)
-                    self._last_pts = packet.pts
                     self._greatest_pts = _greatest(self._greatest_pts, packet.pts)
                 yield packet
         except av.FFmpegError as error:
@@ -340,7 +340,7 @@ class _Pictures:
             raise VideoError(self._path, f"no frames ({detail})")
         truncated = self._truncation()
         if truncated:
-            raise VideoError(self._path, f"truncated: {truncated}")
+            raise VideoError(self._path, truncated)
         damaged = len(self._damaged) + self._lost
         allowed = max(1, int(MAX_DAMAGED_SHARE * (self.count + self._lost)))
         if damaged > allowed or len(self._damaged) == self.count:
@@ -348,7 +348,7 @@ class _Pictures:
 
     def log_damage(self) -> None:
         """Writes a line to the log if there are damaged pictures, once for each file."""
-        if self._damaged or self._lost:
+        if self._damaged or self._lost or self._skipped:
             parts = []
             if len(self._damaged) == 1:
                 parts.append(f"1 damaged frame (number {self._damaged[0]}) is shown as concealed")
@@ -359,46 +359,49 @@ class _Pictures:
                 )
             if self._lost:
                 parts.append(f"{self._lost} damaged packets gave no frame ({self._why_lost})")
+            if self._skipped:
+                parts.append(f"{self._skipped} packets before the first frame cannot be decoded")
             _log_once(str(self._path), "; ".join(parts))
 
     def _truncation(self) -> str | None:
-        """Returns what shows that the file's end is missing; None if nothing does."""
+        """Returns the reason if the file's end is missing; None if nothing shows that it is."""
         kinds = self._container.format.name.split(",")
         rate = self.rate
         of_declared = f" of {self.stream.frames}" if self.stream.frames else ""
         # A short read, which leaves the last packet incomplete; the demuxer of MPEG program streams
         # only sees it one packet later. In a transport stream the flag means a joint.
-        if "mpegts" not in kinds and 0 < self._num_packets - self._last_corrupt + 1 <= 2:
-            return f"{self._last_corrupt - 1}{of_declared} frames, the next is cut off"
+        is_cut = self._last_corrupt > 0 and self._num_packets - self._last_corrupt <= 1
+        if "mpegts" not in kinds and is_cut:
+            return f"truncated: {self._last_corrupt - 1}{of_declared} frames, the next is cut off"
         if "mov" in kinds:
             missing = len(self.stream.index_entries) - self._num_packets
             if missing > 0:
                 missing = sum(e.size > 0 for e in self.stream.index_entries) - self._num_packets
             if missing > 0:
-                return f"{self._num_packets} of {self._num_packets + missing} frames"
+                return f"truncated: {self._num_packets} of {self._num_packets + missing} frames"
         whole = _has_declared_size(self._path, kinds)
         if "avi" in kinds and whole is False and self._next_dts < self.stream.frames:
-            return f"{self._num_packets}{of_declared} frames"
-        if "matroska" in kinds and not whole:
-            lasts, should_last = self._end, _duration_tag(self.stream)
+            return f"truncated: {self._num_packets}{of_declared} frames"
+        if "matroska" in kinds or "flv" in kinds:
+            lasts, should_last = self._end, _duration_tag(self.stream, kinds)
             if should_last is None and self._container.duration is not None:
                 lasts, should_last = self._end_of_all, self._container.duration / av.time_base
             if should_last is None and whole is False:
-                return "the file is shorter than it declares"
-            if should_last is not None and lasts + 0.5 / rate < should_last:
-                return f"{lasts:.2f} of {should_last:.2f} seconds"
-        if "flv" in kinds and self._container.duration is not None:
-            lasts, should_last = self._end_of_all, self._container.duration / av.time_base
-            if lasts + _HELD_BACK / rate + 0.1 < should_last:
-                return f"{lasts:.2f} of {should_last:.2f} seconds"
+                return f"truncated: {self.count} frames, the last cluster is cut off"
+            is_short = should_last is not None and lasts + max(_HELD_BACK / rate, 0.1) < should_last
+            if should_last is not None and (whole is False or is_short):
+                how = "truncated" if whole is False else "truncated or damaged"
+                return f"{how}: {lasts:.2f} of {should_last:.2f} seconds"
         if {"asf", "mpegts", "nut"}.intersection(kinds) and whole is False:
-            return f"{self.count} frames, then the file breaks off"
+            return f"truncated: {self.count} frames, then the file breaks off"
         if self._greatest_pts is not None and self._shown_pts is not None:
             late = float((self._greatest_pts - self._shown_pts) * self.stream.time_base)
             if late > (_HELD_BACK + 0.5) / rate:
-                return f"decoding ends {late:.2f} seconds before the last packet"
+                return (
+                    f"truncated or damaged: decoding ends {late:.2f} seconds before the last packet"
+                )
         if self._ends_damaged and whole is None and "mov" not in kinds:
-            return f"{self.count} frames, the last is incomplete"
+            return f"truncated: {self.count} frames, the last is incomplete"
         return None
 
 
@@ -418,7 +421,7 @@ class _ToRgb:
             if self._short_side is not None:
                 scale = self._short_side / min(height, width)
                 height, width = max(1, round(height * scale)), max(1, round(width * scale))
-                _check_size(height, width, "scaled to ")
+                _check_size(height, width, "scaled to")
             self._size = height, width
         return self._size
 
@@ -452,6 +455,25 @@ def _probe(path: str) -> VideoInfo:
         return VideoInfo(pictures.count, pictures.rate, *shown)
 
 
+def _status(path: str | Path, expected: str, error: type[VideoError]) -> os.stat_result:
+    """Returns the status of a regular file; never one of a folder, device or pipe."""
+    try:
+        if Path(path).is_file():
+            return Path(path).stat()
+    except OSError as found:
+        raise error(path, f"cannot be opened ({_reason(found)})") from found
+    raise FileNotFoundError(f"{path}: expected {expected}")
+
+
+def _open(url: str, **settings: Any) -> Any:
+    try:
+        # A tag in another encoding is no reason to refuse a video.
+        return av.open(url, metadata_errors="replace", **settings)
+    except av.error.ArgumentError as error:
+        reason = f"its container is none of data.video.decoding.FORMATS ({_reason(error)})"
+        raise _Refused(reason) from error
+
+
 def _video_stream(container: Any, path: str | Path) -> Any:
     streams = picture_streams(container)
     if not streams:
@@ -463,10 +485,10 @@ def _video_stream(container: Any, path: str | Path) -> Any:
     return streams[0]
 
 
-def _check_size(height: int, width: int, how: str = "") -> None:
+def _check_size(height: int, width: int, how: str = "of") -> None:
     if height * width > MAX_PIXELS:
-        raise _TooLarge(
-            f"frames of {how}{height} × {width} pixels, more than the {MAX_PIXELS} of MAX_PIXELS"
+        raise _Refused(
+            f"frames {how} {height} × {width} pixels, more than the {MAX_PIXELS} of MAX_PIXELS"
         )
 
 
@@ -490,8 +512,10 @@ def _shown_size(picture: Any) -> tuple[int, int]:
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
-def _duration_tag(stream: Any) -> float | None:
+def _duration_tag(stream: Any, kinds: Sequence[str]) -> float | None:
     """Returns the time at which a stream of Matroska ends by its tag, seconds."""
+    if "matroska" not in kinds:  # Others keep the tags of the file from which they were copied.
+        return None
     tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", stream.metadata.get("DURATION", "").strip())
     if tag is None:
         return None
@@ -509,7 +533,7 @@ def _has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
         if "avi" in kinds:
             declared = _riff_size(file)
         elif "matroska" in kinds:
-            declared = _segment_end(file.read(4096))
+            return _has_whole_clusters(file, actual)
         elif "mpegts" in kinds:
             size = _transport_packet_size(file.read(4096))
             declared = None if size is None else -(-actual // size) * size
@@ -538,22 +562,27 @@ def _riff_size(file: BinaryIO) -> int | None:
     return end
 
 
-def _segment_end(head: bytes) -> int | None:
-    """Returns the end of a Matroska file's segment, given the file's first bytes."""
+def _has_whole_clusters(file: BinaryIO, actual: int) -> bool | None:
+    """Returns whether all clusters of a Matroska file end within it; None if one has no size."""
     start = 0
-    while start + 12 <= len(head):
-        name_bytes = 9 - head[start].bit_length()
-        name, start = head[start : start + name_bytes], start + name_bytes
-        size_bytes = 9 - head[start].bit_length() if start < len(head) else 9
-        if size_bytes > 8:
+    while start < actual:
+        file.seek(start)
+        head = file.read(12)
+        name_bytes = 9 - head[0].bit_length()
+        if name_bytes > 4 or len(head) <= name_bytes or head[name_bytes] == 0:
             return None
-        bits = 7 * size_bytes
-        size = int.from_bytes(head[start : start + size_bytes], "big") & (2**bits - 1)
-        start += size_bytes
-        if name == b"\x18\x53\x80\x67":
-            return None if size == 2**bits - 1 else start + size  # All ones: unknown.
+        size_bytes = 9 - head[name_bytes].bit_length()
+        unknown = 2 ** (7 * size_bytes) - 1
+        size = int.from_bytes(head[name_bytes : name_bytes + size_bytes], "big") & unknown
+        start += name_bytes + size_bytes
+        if head.startswith(_SEGMENT):
+            continue  # Its elements follow.
+        if size == unknown:
+            return None
         start += size
-    return None
+        if head.startswith(_CLUSTER) and start > actual:
+            return False
+    return True
 
 
 def _asf_size(head: bytes) -> int | None:
