@@ -201,7 +201,8 @@ def open_media(
     _status(path, expected, error)
     url = f"file:{path}"  # Without it, a colon in the name would make it an address.
     safe = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
-    limit = {"max_pixels": str(MAX_PIXELS)}
+    # Twice, because FFmpeg includes the margins of its buffers; each picture is measured below.
+    limit = {"max_pixels": str(2 * MAX_PIXELS)}
     try:
         # FFmpeg decodes pictures while it opens a file, in some containers without a limit of their
         # size. So their sizes are read first, with no decoder allowed.
@@ -344,7 +345,10 @@ class _Pictures:
         damaged = len(self._damaged) + self._lost
         allowed = max(1, int(MAX_DAMAGED_SHARE * (self.count + self._lost)))
         if damaged > allowed or len(self._damaged) == self.count:
-            raise VideoError(self._path, f"damaged: {damaged} of {self.count + self._lost} frames")
+            reason = f"damaged: {damaged} of {self.count + self._lost} frames"
+            if self._lost:  # FFmpeg gives a size that it refuses no reason of its own.
+                reason += f" ({self._why_lost}, or above the {MAX_PIXELS} pixels of MAX_PIXELS)"
+            raise VideoError(self._path, reason)
 
     def log_damage(self) -> None:
         """Writes a line to the log if there are damaged pictures, once for each file."""

@@ -54,9 +54,10 @@ class GeneratedVideo:
         rotation: counter-clockwise rotation that the display matrix asks for, degrees.
         mirrored: left and right are exchanged after the rotation.
         damage: "none"; "null_frames" (AVI: times without picture); "hidden_frames" (VP8: pictures
-            that are never shown); "no_keyframe" (begins between two keyframes); "joined" (a second
-            recording of another size follows); "noise" (in one packet); "cut" (the file's end is
-            missing); "cut_after_packet" (likewise, between two packets).
+            that are never shown, as its alternate references are); "no_keyframe" (begins between
+            two keyframes); "joined" (a second recording of another size follows); "noise" (in one
+            packet); "cut" (the file's end is missing); "cut_after_packet" (likewise, between two
+            packets).
         seed: of the pictures, and of the place and contents of the damage.
     """
 
@@ -177,14 +178,15 @@ def _encode(
     height, width = size
     texture = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     texture = texture.repeat(8, 0).repeat(8, 1)
-    container_options = {}
+    container_options = {"fflags": "bitexact"}  # No random identifiers.
     if video.container in ("mp4", "mov", "3gp") and video.damage != "none":
         # The index first, without which nothing of a cut file can be read.
-        container_options = {"movflags": "faststart"}
+        container_options["movflags"] = "faststart"
     with av.open(str(path), "w", options=container_options) as container:
         stream: Any = container.add_stream(video.codec, rate=video.rate)
         stream.width, stream.height = width, height
         stream.pix_fmt = _PIXELS.get(video.codec, "yuv420p")
+        stream.codec_context.thread_count = 1  # Several make another file each time.
         stream.codec_context.bit_rate = 1_000_000
         stream.codec_context.gop_size = 12
         stream.codec_context.max_b_frames = video.b_frames
@@ -208,7 +210,7 @@ def _encode(
             if video.damage == "null_frames" and rng.random() < 0.1:
                 skipped += 1
             image = np.roll(texture, 2 * number, axis=1)
-            image[: height // 4] = 5 * number
+            image[: height // 4] = 4 * number % 256
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = int(moment) + (video.start + skipped) * fine
             frame.time_base = 1 / (video.rate * fine)
@@ -219,6 +221,8 @@ def _encode(
             packets += _encode_sound(sound, seconds, rng)
         if video.damage == "no_keyframe":
             packets = packets[5:]
+        if video.damage == "hidden_frames":
+            packets = _with_hidden(packets, rng)
         packets.sort(key=lambda packet: float(packet.dts * packet.time_base))
         for packet in packets:
             container.mux(packet)
@@ -226,18 +230,29 @@ def _encode(
 
 def _encoder_options(video: GeneratedVideo) -> dict[str, str]:
     if video.codec == "libx264":
-        return {"threads": "1", "bf": str(video.b_frames), "preset": "veryfast"}
+        # Its macroblock tree depends on memory that was never written.
+        return {"bf": str(video.b_frames), "preset": "veryfast", "mbtree": "0"}
     if video.codec == "libx265":
-        return {"x265-params": f"log-level=none:pools=none:bframes={video.b_frames}:keyint=12"}
+        settings = f"bframes={video.b_frames}:keyint=12:log-level=none"
+        return {"x265-params": f"{settings}:pools=none:frame-threads=1"}
     if video.codec.startswith("libvpx"):
-        hidden = video.damage == "hidden_frames"
-        return {
-            "deadline": "good",
-            "cpu-used": "4",
-            "auto-alt-ref": str(int(hidden)),
-            "lag-in-frames": "16" if hidden else "0",
-        }
+        return {"deadline": "good", "cpu-used": "4", "lag-in-frames": "0"}
     return {}
+
+
+def _with_hidden(packets: list[Any], rng: np.random.Generator) -> list[Any]:
+    """Returns packets of VP8 with a few that are decoded, but never shown, before others."""
+    result = []
+    for number, packet in enumerate(packets):
+        if not packet.is_keyframe and (number == 5 or rng.random() < 0.1):
+            data = bytearray(bytes(packet))
+            data[0] &= ~0x10  # RFC 6386, section 9.1: show_frame
+            hidden = av.Packet(bytes(data))
+            hidden.stream, hidden.time_base = packet.stream, packet.time_base
+            hidden.pts, hidden.dts = packet.pts, packet.dts
+            result.append(hidden)
+        result.append(packet)
+    return result
 
 
 def _encode_sound(stream: Any, seconds: float, rng: np.random.Generator) -> list[Any]:
