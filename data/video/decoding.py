@@ -417,6 +417,9 @@ class _ToRgb:
             raise ValueError(f"short_side: expected at least 1 pixel, received {short_side}")
         self._short_side = short_side
         self._size: tuple[int, int] | None = None
+        # By rotation. A frame whose side data was read is part of a reference cycle, so that the
+        # garbage collector frees it much later.
+        self._orientations: dict[int, tuple[bool, bool, bool]] = {}
 
     def size_of(self, picture: Any) -> tuple[int, int]:
         """Returns height and width of all results, given the first picture."""
@@ -431,7 +434,9 @@ class _ToRgb:
 
     def __call__(self, picture: Any) -> np.ndarray:
         """Returns a picture, (H,W,3) uint8."""
-        turned, flip_rows, flip_columns = _orientation(picture)
+        if picture.rotation not in self._orientations:
+            self._orientations[picture.rotation] = _orientation(picture)
+        turned, flip_rows, flip_columns = self._orientations[picture.rotation]
         height, width = self.size_of(picture)
         if turned:
             height, width = width, height
