@@ -45,6 +45,8 @@ _NUT_INDEX = bytes.fromhex("4e58dd672f23e64e")
 # As git does: within this time a file may change without another time of modification.
 _RACY_SECONDS = 2.0
 
+_NO_INDEX = "truncated: its index (moov) is missing or cut off"
+
 _logger = logging.getLogger(__name__)
 _tell_lock = threading.Lock()
 
@@ -223,7 +225,10 @@ def open_media(
     # PyAV raises what it finds, from AttributeError to MemoryError, and one bad file of thousands
     # must not end a run.
     except Exception as found:
-        raise error(path, f"{unreadable} ({_reason(found)})") from found
+        reason = _reason(found)
+        if isinstance(found, av.FFmpegError) and _lacks_index(path):
+            reason = _NO_INDEX
+        raise error(path, f"{unreadable} ({reason})") from found
 
 
 def picture_streams(container: Any) -> list[Any]:
@@ -254,6 +259,7 @@ class _Pictures:
         # encoding it anew cannot be decoded before its first keyframe.
         self._skipped = 0
         self._why_lost = ""
+        self._missing = 0  # packets that the demuxer did not find
         self._num_packets = 0
         self._last_corrupt = 0  # Number of the last packet that the demuxer calls corrupt, from 1.
         self._next_dts = 0
@@ -297,9 +303,10 @@ class _Pictures:
         return decoder.name == "mpeg4" and not decoder.has_b_frames
 
     def _packets(self) -> Iterator[Any]:
-        sound = self._container.streams.audio  # It may end later than the pictures.
+        # All streams, because the sound, say, may end later than the pictures.
+        streams = [s for s in self._container.streams if s.index != self.stream.index]
         try:
-            for packet in self._container.demux(self.stream, *sound):
+            for packet in self._container.demux(self.stream, *streams):
                 if packet.size == 0:
                     continue
                 if packet.pts is not None:
@@ -335,24 +342,26 @@ class _Pictures:
 
     def check_end(self) -> None:
         """Raises a ``VideoError`` if the file, read to its end, is not a whole video."""
+        truncated = self._truncation()
+        if truncated:
+            raise VideoError(self._path, truncated)
         if self.count == 0:
             found = f"none of {self._num_packets} packets could be decoded"
             detail = f"{found}, {self._why_lost}" if self._why_lost else found
             raise VideoError(self._path, f"no frames ({detail})")
-        truncated = self._truncation()
-        if truncated:
-            raise VideoError(self._path, truncated)
-        damaged = len(self._damaged) + self._lost
-        allowed = max(1, int(MAX_DAMAGED_SHARE * (self.count + self._lost)))
+        self._missing = self._missing_packets(self._container.format.name.split(","))
+        lost = self._lost + self._missing
+        damaged = len(self._damaged) + lost
+        allowed = max(1, int(MAX_DAMAGED_SHARE * (self.count + lost)))
         if damaged > allowed or len(self._damaged) == self.count:
-            reason = f"damaged: {damaged} of {self.count + self._lost} frames"
+            reason = f"damaged: {damaged} of {self.count + lost} frames"
             if self._lost:  # FFmpeg gives a size that it refuses no reason of its own.
                 reason += f" ({self._why_lost}, or above the {MAX_PIXELS} pixels of MAX_PIXELS)"
             raise VideoError(self._path, reason)
 
     def log_damage(self) -> None:
         """Writes a line to the log if there are damaged pictures, once for each file."""
-        if self._damaged or self._lost or self._skipped:
+        if self._damaged or self._lost or self._skipped or self._missing:
             parts = []
             if len(self._damaged) == 1:
                 parts.append(f"1 damaged frame (number {self._damaged[0]}) is shown as concealed")
@@ -363,44 +372,58 @@ class _Pictures:
                 )
             if self._lost:
                 parts.append(f"{self._lost} damaged packets gave no frame ({self._why_lost})")
+            if self._missing:
+                parts.append(f"{self._missing} packets are not where the index says")
             if self._skipped:
                 parts.append(f"{self._skipped} packets before the first frame cannot be decoded")
             _log_once(str(self._path), "; ".join(parts))
 
+    def _missing_packets(self, kinds: Sequence[str]) -> int:
+        """Returns how many packets of the index of an mp4 or AVI file were not found."""
+        if not {"mov", "avi"}.intersection(kinds):
+            return 0
+        index = self.stream.index_entries
+        if len(index) <= self._num_packets:
+            return 0
+        return max(0, sum(entry.size > 0 for entry in index) - self._num_packets)
+
     def _truncation(self) -> str | None:
         """Returns the reason if the file's end is missing; None if nothing shows that it is."""
         kinds = self._container.format.name.split(",")
-        rate = self.rate
+        frame = float(1 / (self.stream.average_rate or self.stream.guessed_rate or 25))  # seconds
         of_declared = f" of {self.stream.frames}" if self.stream.frames else ""
         # A short read, which leaves the last packet incomplete; the demuxer of MPEG program streams
         # only sees it one packet later. In a transport stream the flag means a joint.
         is_cut = self._last_corrupt > 0 and self._num_packets - self._last_corrupt <= 1
         if "mpegts" not in kinds and is_cut:
             return f"truncated: {self._last_corrupt - 1}{of_declared} frames, the next is cut off"
-        if "mov" in kinds:
-            missing = len(self.stream.index_entries) - self._num_packets
-            if missing > 0:
-                missing = sum(e.size > 0 for e in self.stream.index_entries) - self._num_packets
-            if missing > 0:
-                return f"truncated: {self._num_packets} of {self._num_packets + missing} frames"
+        missing = self._missing_packets(kinds)
+        if "mov" in kinds and missing > 0:
+            return f"truncated: {self._num_packets} of {self._num_packets + missing} frames"
+        if "mov" in kinds and self.stream.frames == 0:
+            boxes, fill_file = _boxes(self._path)
+            if not fill_file and b"mfra" not in boxes:  # It follows the last fragment.
+                return f"truncated or damaged: {self.count} frames, then no whole fragment"
         whole = _has_declared_size(self._path, kinds)
         if "avi" in kinds and whole is False and self._next_dts < self.stream.frames:
             return f"truncated: {self._num_packets}{of_declared} frames"
-        if "matroska" in kinds or "flv" in kinds:
+        if {"asf", "mpegts", "nut"}.intersection(kinds) and whole is False:
+            return f"truncated: {self.count} frames, then the file breaks off"
+        if {"matroska", "flv", "nut"}.intersection(kinds):
             lasts, should_last = self._end, _duration_tag(self.stream, kinds)
             if should_last is None and self._container.duration is not None:
                 lasts, should_last = self._end_of_all, self._container.duration / av.time_base
             if should_last is None and whole is False:
                 return f"truncated: {self.count} frames, the last cluster is cut off"
-            is_short = should_last is not None and lasts + max(_HELD_BACK / rate, 0.1) < should_last
+            is_short = (
+                should_last is not None and lasts + max(_HELD_BACK * frame, 0.1) < should_last
+            )
             if should_last is not None and (whole is False or is_short):
                 how = "truncated" if whole is False else "truncated or damaged"
                 return f"{how}: {lasts:.2f} of {should_last:.2f} seconds"
-        if {"asf", "mpegts", "nut"}.intersection(kinds) and whole is False:
-            return f"truncated: {self.count} frames, then the file breaks off"
         if self._greatest_pts is not None and self._shown_pts is not None:
             late = float((self._greatest_pts - self._shown_pts) * self.stream.time_base)
-            if late > (_HELD_BACK + 0.5) / rate:
+            if late > (_HELD_BACK + 0.5) * frame:
                 return (
                     f"truncated or damaged: decoding ends {late:.2f} seconds before the last packet"
                 )
@@ -488,7 +511,8 @@ def _video_stream(container: Any, path: str | Path) -> Any:
     if not streams:
         raise VideoError(path, "no video stream")
     if streams[0].codec_context is None:
-        raise VideoError(path, "there is no decoder for its codec")
+        cut_off = _lacks_index(path)
+        raise VideoError(path, _NO_INDEX if cut_off else "there is no decoder for its codec")
     # The loader decodes clips in parallel; threads within each decoder would only compete.
     streams[0].codec_context.thread_count = 1
     return streams[0]
@@ -540,12 +564,11 @@ def _has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
     actual = Path(path).stat().st_size
     with open(path, "rb") as file:
         if "avi" in kinds:
-            declared = _riff_size(file)
+            declared = _avi_size(file, actual)
         elif "matroska" in kinds:
             return _has_whole_clusters(file, actual)
         elif "mpegts" in kinds:
-            size = _transport_packet_size(file.read(4096))
-            declared = None if size is None else -(-actual // size) * size
+            declared = _transport_size(file, actual)
         elif "asf" in kinds:
             declared = _asf_size(file.read(4096))
         elif "nut" in kinds:
@@ -559,16 +582,52 @@ def _has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
     return None if declared is None else actual >= declared
 
 
-def _riff_size(file: BinaryIO) -> int | None:
-    """Returns the end of the last RIFF chunk; AVI above 1 GB has several."""
-    end = None
-    while len(header := file.read(8)) == 8 and header[:4] == b"RIFF":
-        size = int.from_bytes(header[4:], "little")
+def _boxes(path: str | Path) -> tuple[list[bytes], bool]:
+    """Returns the names of an mp4 file's whole boxes, and whether nothing else is in the file."""
+    actual = Path(path).stat().st_size
+    start, names = 0, []
+    with open(path, "rb") as file:
+        while len(head := file.read(16)) >= 8:
+            size, name = int.from_bytes(head[:4], "big"), head[4:8]
+            if size == 1:
+                size = int.from_bytes(head[8:], "big")
+            elif size == 0 and name == b"mdat":  # It extends to the end.
+                size = actual - start
+            if size < 8 or start + size > actual:
+                break
+            names.append(name)
+            start += size
+            file.seek(start)
+    return names, start == actual
+
+
+def _lacks_index(path: str | Path) -> bool:
+    """Returns True for an mp4 or QuickTime file whose ``moov`` box is missing or cut off."""
+    with open(path, "rb") as file:
+        is_mp4 = file.read(8)[4:] in (b"ftyp", b"moov", b"wide", b"mdat")
+    return is_mp4 and b"moov" not in _boxes(path)[0]
+
+
+def _avi_size(file: BinaryIO, actual: int) -> int | None:
+    """Returns the end of the last RIFF chunk; AVI above 1 GB has several.
+
+    It lies beyond the end of a file in which something else takes the place of the index, zeros for
+    example.
+    """
+    end = 0
+    while len(header := file.read(12)) == 12 and header[:4] == b"RIFF":
+        size = int.from_bytes(header[4:8], "little")
         if size in (0, 0xFFFFFFFF):  # The recording was never finished, so nothing is declared.
             return None
-        end = (end or 0) + 8 + size
+        start, end = end + 12, end + 8 + size
+        while start + 8 <= min(end, actual):
+            file.seek(start)
+            chunk = file.read(8)
+            if min(chunk[:4]) < ord(" "):
+                return actual + 1
+            start += 8 + int.from_bytes(chunk[4:], "little") + chunk[4] % 2
         file.seek(end)
-    return end
+    return end or None
 
 
 def _has_whole_clusters(file: BinaryIO, actual: int) -> bool | None:
@@ -602,11 +661,15 @@ def _asf_size(head: bytes) -> int | None:
     return int.from_bytes(head[start + 40 : start + 48], "little") or None
 
 
-def _transport_packet_size(head: bytes) -> int | None:
+def _transport_size(file: BinaryIO, actual: int) -> int | None:
+    """Returns the size of a transport stream with all of its last packet."""
+    head = file.read(4096)
     for size, offset in ((188, 0), (192, 4), (204, 0)):
         marks = head[offset::size]
         if len(marks) > 1 and set(marks) == {0x47}:
-            return size
+            file.seek((actual - 1) // size * size + offset)
+            ends_marked = file.read(1) == b"\x47"
+            return -(-actual // size) * size if ends_marked else actual + 1
     return None
 
 
