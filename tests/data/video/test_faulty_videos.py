@@ -269,13 +269,47 @@ def test_a_video_with_one_damaged_frame_is_used(
     assert said == [f"{path}: 1 damaged frame (number 13) is shown as concealed"]
 
 
-def test_a_destroyed_cluster_is_no_shorter_video(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mkv", codec="libx264")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
-    path.write_bytes(content)
-    with pytest.raises(VideoError, match="truncated or damaged: "):
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("a.avi", {}, r"truncated: \d+ of 20 frames"),
+        ("a.mp4", {}, r"truncated: its index \(moov\) is missing or cut off"),
+        ("faststart.mp4", {"movflags": "faststart"}, "truncated or damaged: decoding ends"),
+        ("a.mkv", {}, r"truncated or damaged: 0\.\d\d of 0\.80 seconds"),
+        ("a.flv", {}, r"truncated or damaged: 0\.\d\d of 0\.8\d seconds"),
+        ("a.ts", {}, r"truncated: \d+ frames, then the file breaks off"),
+        ("a.nut", {}, "damaged after frame"),
+        ("a.3gp", {"movflags": "frag_keyframe+empty_moov"}, "no whole fragment"),
+    ],
+)
+def test_zeros_in_place_of_the_second_half_are_no_shorter_video(
+    tmp_path: Path, name: str, options: dict[str, str], reason: str
+) -> None:
+    """An unfinished download may already have its full size."""
+    path = write_video(
+        tmp_path / name, codec="mpeg4" if name == "a.nut" else "libx264", options=options
+    )
+    check_whole(path)
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + bytes(len(content) - half))
+    with pytest.raises(VideoError, match=reason):
         probe(path)
+
+
+def test_packets_that_the_index_of_an_avi_names_are_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_video(tmp_path / "a.avi")
+    with av.open(str(path)) as container:
+        packets: list[Any] = [packet for packet in container.demux(video=0) if packet.size]
+    content = bytearray(path.read_bytes())
+    first, end = packets[8].pos - 8, packets[10].pos - 8  # with the chunks' headers
+    content[first:end] = bytes(end - first)
+    path.write_bytes(content)
+    assert probe(path).num_frames < 20
+    (record,) = caplog.records
+    assert "packets are not where the index says" in record.getMessage()
 
 
 # Hostile files
