@@ -262,6 +262,7 @@ class _Pictures:
         self._missing = 0  # packets that the demuxer did not find
         self._num_packets = 0
         self._last_corrupt = 0  # Number of the last packet that the demuxer calls corrupt, from 1.
+        self._breaks_off = False  # The last packet, of any stream, is incomplete.
         self._next_dts = 0
         self._greatest_pts: int | None = None  # of all packets
         self._shown_pts: int | None = None  # of all pictures
@@ -312,6 +313,7 @@ class _Pictures:
                 if packet.pts is not None:
                     end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                     self._end_of_all = max(self._end_of_all, end)
+                self._breaks_off = packet.is_corrupt
                 if packet.stream.index != self.stream.index:
                     continue
                 self._num_packets += 1
@@ -409,10 +411,15 @@ class _Pictures:
             return f"truncated: {self._num_packets}{of_declared} frames"
         if {"asf", "mpegts", "nut"}.intersection(kinds) and whole is False:
             return f"truncated: {self.count} frames, then the file breaks off"
+        if "flv" in kinds and self._breaks_off:  # Pictures and sound lie in the order of time.
+            return f"truncated: {self.count} frames, then the sound is cut off"
         if {"matroska", "flv", "nut"}.intersection(kinds):
-            lasts, should_last = self._end, _duration_tag(self.stream, kinds)
-            if should_last is None and self._container.duration is not None:
-                lasts, should_last = self._end_of_all, self._container.duration / av.time_base
+            lasts, should_last = self._end_of_all, self._container.duration
+            should_last = None if should_last is None else should_last / av.time_base
+            of_stream = _duration_tag(self.stream, kinds)
+            # Its tag may come from the file from which this one was cut, but then lasts too long.
+            if of_stream is not None and (should_last is None or of_stream < should_last + frame):
+                lasts, should_last = self._end, of_stream
             if should_last is None and whole is False:
                 return f"truncated: {self.count} frames, the last cluster is cut off"
             is_short = (

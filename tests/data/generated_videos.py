@@ -31,7 +31,7 @@ _RATES = tuple(
 )
 _SLOW_RATES = (Fraction(10), Fraction(15))  # not in MPEG-1 and MPEG-2
 _INTRA = ("mjpeg", "ffv1", "huffyuv", "prores")
-_ROTATES = ("mp4", "mov", "3gp")  # containers with a display matrix
+_ROTATES = ("mp4", "mov", "3gp", "mkv", "webm")  # containers with a display matrix
 
 HEIGHT, WIDTH = 48, 64
 CUTS = ("cut", "cut_after_packet")
@@ -103,7 +103,7 @@ def draw_video(seed: int) -> GeneratedVideo:
         kinds += ["joined"] * 2
     damage = str(rng.choice(kinds))
     is_mpeg = codec in ("mpeg1video", "mpeg2video")
-    has_sound = container in ("avi", "mkv", "webm", "mp4", "mov", "ts") and rng.random() < 0.4
+    has_sound = container not in ("3gp", "mpg", "wmv") and rng.random() < 0.4
     return GeneratedVideo(
         container=container,
         codec=codec,

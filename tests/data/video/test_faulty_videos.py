@@ -204,6 +204,37 @@ def test_strange_tags_are_no_durations(tmp_path: Path, tag: str) -> None:
     check_whole(remux(source, tmp_path / "a.nut", metadata={"DURATION": tag}))
 
 
+def test_a_tag_of_the_file_from_which_a_part_was_cut(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", codec="libx264")
+    content = path.read_bytes()
+    assert content.count(b"00:00:00.800000000") == 1
+    for tag in (b"00:10:00.800000000", b"99:99:99.999999999", b"ten minutes, about"):
+        path.write_bytes(content.replace(b"00:00:00.800000000", tag))
+        check_whole(path)
+
+
+def test_flv_that_breaks_off_in_its_sound(tmp_path: Path) -> None:
+    path = tmp_path / "a.flv"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("flv", rate=50)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound: Any = container.add_stream("pcm_s16le", rate=44100, layout="mono")
+        for t in range(20):
+            image = np.full((48, 64, 3), 11 * t, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            noise = np.zeros((1, 882), np.int16)
+            frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 44100, 882 * t, Fraction(1, 44100)
+            container.mux(sound.encode(frame))
+        container.mux(stream.encode())
+    assert probe(path).num_frames == 20
+    with av.open(str(path)) as container:
+        ends = [packet.pos for packet in container.demux(audio=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: ends[-2] + 200])
+    with pytest.raises(VideoError, match=r"truncated: .* the sound is cut off"):
+        probe(path)
+
+
 # Rotation
 
 
