@@ -45,6 +45,9 @@ _NUT_INDEX = bytes.fromhex("4e58dd672f23e64e")
 # As git does: within this time a file may change without another time of modification.
 _RACY_SECONDS = 2.0
 
+# A hostile file may consist of nothing but headers; what follows so many is not looked at.
+_MAX_ELEMENTS = 100_000
+
 _NO_INDEX = "truncated: its index (moov) is missing or cut off"
 
 _logger = logging.getLogger(__name__)
@@ -101,7 +104,8 @@ def probe(path: str | Path) -> VideoInfo:
     status = _status(path, "a video file", VideoError)
     if time.time() - status.st_mtime < _RACY_SECONDS:
         return _probe(str(path))
-    return _probe_once(str(path), status.st_size, status.st_mtime_ns)
+    content = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _probe_once(str(path), content)
 
 
 def decode(
@@ -226,7 +230,7 @@ def open_media(
     # must not end a run.
     except Exception as found:
         reason = _reason(found)
-        if isinstance(found, av.FFmpegError) and _lacks_index(path):
+        if isinstance(found, av.error.InvalidDataError) and _lacks_index(path):
             reason = _NO_INDEX
         raise error(path, f"{unreadable} ({reason})") from found
 
@@ -477,8 +481,8 @@ class _ToRgb:
 
 
 @functools.lru_cache(maxsize=2**18)
-def _probe_once(path: str, size: int, modified: int) -> VideoInfo:
-    del size, modified  # They tell one content of the file from another.
+def _probe_once(path: str, content: tuple[int, ...]) -> VideoInfo:
+    del content  # It tells one content of the path from another.
     return _probe(path)
 
 
@@ -594,7 +598,7 @@ def _boxes(path: str | Path) -> tuple[list[bytes], bool]:
     actual = Path(path).stat().st_size
     start, names = 0, []
     with open(path, "rb") as file:
-        while len(head := file.read(16)) >= 8:
+        while len(head := file.read(16)) >= 8 and len(names) < _MAX_ELEMENTS:
             size, name = int.from_bytes(head[:4], "big"), head[4:8]
             if size == 1:
                 size = int.from_bytes(head[8:], "big")
@@ -627,9 +631,11 @@ def _avi_size(file: BinaryIO, actual: int) -> int | None:
         if size in (0, 0xFFFFFFFF):  # The recording was never finished, so nothing is declared.
             return None
         start, end = end + 12, end + 8 + size
-        while start + 8 <= min(end, actual):
+        for _ in range(_MAX_ELEMENTS):
             file.seek(start)
             chunk = file.read(8)
+            if len(chunk) < 8 or start >= end:
+                break
             if min(chunk[:4]) < ord(" "):
                 return actual + 1
             start += 8 + int.from_bytes(chunk[4:], "little") + chunk[4] % 2
@@ -640,9 +646,11 @@ def _avi_size(file: BinaryIO, actual: int) -> int | None:
 def _has_whole_clusters(file: BinaryIO, actual: int) -> bool | None:
     """Returns whether all clusters of a Matroska file end within it; None if one has no size."""
     start = 0
-    while start < actual:
+    for _ in range(_MAX_ELEMENTS):
         file.seek(start)
         head = file.read(12)
+        if not head:
+            return True
         name_bytes = 9 - head[0].bit_length()
         if name_bytes > 4 or len(head) <= name_bytes or head[name_bytes] == 0:
             return None
@@ -657,7 +665,7 @@ def _has_whole_clusters(file: BinaryIO, actual: int) -> bool | None:
         start += size
         if head.startswith(_CLUSTER) and start > actual:
             return False
-    return True
+    return None
 
 
 def _asf_size(head: bytes) -> int | None:
