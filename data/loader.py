@@ -21,7 +21,8 @@ from data.batches import UNKNOWN_LABEL
 Batch = dict[str, np.ndarray]
 """Arrays with a leading axis B (``data.batches``)."""
 Transform = Callable[[Any, np.random.Generator], Mapping[str, np.ndarray]]
-"""(record, random numbers) to an example."""
+"""(record, random numbers) to an example. An optional method ``explain(record) -> str`` returns the
+reason why a record is unreadable, ahead of ``Records.explain``."""
 
 _logger = logging.getLogger(__name__)
 
@@ -227,14 +228,21 @@ class Loader:
         )
         return iter(batches.mp_prefetch(workers, worker_init_fn=_exit_with_parent))
 
+    def _explain(self, index: int) -> str:
+        """Returns why an example has ``mask`` False."""
+        if explain := getattr(self._transform, "explain", None):
+            return str(explain(self.source[index]))
+        if explain := getattr(self.source, "explain", None):
+            return str(explain(index))
+        return f"example {index}"
+
     def _note_bad(self, batch: Batch) -> None:
         if "mask" not in batch or "index" not in batch:
             return
         found = batch["index"][~batch["mask"] & (batch["index"] >= 0)]
         for index in map(int, found):
             if index not in self.bad:
-                explain = getattr(self.source, "explain", None)
-                self.bad[index] = explain(index) if explain else f"example {index}"
+                self.bad[index] = self._explain(index)
                 _logger.warning("skipped an unreadable example: %s", self.bad[index])
         if len(self.bad) > self._max_bad_share * self.num_examples:
             raise TooManyBadExamples(

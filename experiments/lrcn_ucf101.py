@@ -243,7 +243,7 @@ class LRCNConfig(Config):
         whole = self._whole_videos(source)
         encode = make_encode(self.model.encoder, self._pool)
         examples = [encode_example(whole[index], encode) for index in range(len(whole))]
-        features = VideoFeatures(examples, source)
+        features = VideoFeatures(examples, whole)
         return self._loader(features, self._cut_clip("test"), 1, train=False)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
@@ -288,7 +288,7 @@ class LRCNConfig(Config):
             },
             source={path: digest_file(path) for path in source.paths},
         )
-        return VideoFeatures(features, source)
+        return VideoFeatures(features, whole)
 
     def _whole_videos(self, source: VideoSource) -> WholeVideos:
         return WholeVideos(source, self._transform(1), short_side=self.data.frame_size[0])

@@ -36,6 +36,7 @@ from data.features import digest_file
 from data.loader import Loader
 from data.video.clips import VideoSource
 from data.video.decoding import decode, probe
+from data.video.feature_clips import VideoFeatures
 from data.video.streams import (
     CutFeatures,
     StreamSource,
@@ -191,16 +192,16 @@ class UTInteractionConfig(Config):
 
     def make_data(self, split: str) -> Loader:
         """Returns clips of cached features of ``train`` or ``test``."""
-        return self._loader(self._examples(split), train=split == "train")
+        files = VideoSource(self._videos(split).paths)
+        source = VideoFeatures(self._examples(split), self._streams(files))
+        return self._loader(source, train=split == "train")
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
         """Returns clips of features of the given files, which are encoded at once."""
-        source = StreamSource(
-            VideoSource(tuple(paths)), tuple(self.data.streams), self.data.stored_steps
-        )
+        source = self._streams(VideoSource(tuple(paths)))
         encode = make_encode(self.model.encoder, self.data.pool)
         examples = [encode_example(source[index], encode) for index in range(len(source))]
-        return self._loader(examples, train=False)
+        return self._loader(VideoFeatures(examples, source), train=False)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
         """Returns 16 frames spread evenly over a video, (16,H,W,3) uint8."""
@@ -233,6 +234,9 @@ class UTInteractionConfig(Config):
             name: predict_linear(values, labels, indices("train"), indices("test"))
             for name, values in inputs.items()
         }
+
+    def _streams(self, videos: VideoSource) -> StreamSource:
+        return StreamSource(videos, tuple(self.data.streams), self.data.stored_steps)
 
     def _videos(self, split: str) -> VideoList:
         if not self.data.root:
@@ -293,7 +297,7 @@ class UTInteractionConfig(Config):
         )
         return [cached[index] for index in range(len(cached))]
 
-    def _loader(self, examples: Examples, *, train: bool) -> Loader:
+    def _loader(self, examples: VideoFeatures, *, train: bool) -> Loader:
         return Loader(
             examples,
             transform=CutFeatures(

@@ -3,7 +3,8 @@
     python -m launch.predict --workdir=runs/lrcn CLIP.avi …
 
 A line is ``{"path": …, "predictions": [{"label": …, "probability": …}, …]}``, most probable class
-first, or ``{"path": …, "error": …}`` for a file that cannot be decoded; then the exit code is 1.
+first, or ``{"path": …, "error": REASON}`` for a file that is missing or cannot be decoded; then the
+exit code is 1.
 """
 
 import json
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv:
         raise ValueError("expected paths of video files after the flags, received none")
     missing = [path for path in argv if not Path(path).is_file()]
-    if missing:
+    if len(missing) == len(argv):  # Rather a wrong folder; single ones are told line by line.
         raise FileNotFoundError(
             f"{len(missing)} of {len(argv)} clips do not exist: {', '.join(missing[:3])}"
         )
@@ -40,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
         path = argv[record["index"]]
         if "error" in record:
             failed += 1
-            print(json.dumps({"path": path, "error": "could not be decoded as video"}))
+            reason = record["error"].removeprefix(f"{path}: ")
+            print(json.dumps({"path": path, "error": reason}), flush=True)
             continue
         probabilities = record["probabilities"]
         order = sorted(range(len(probabilities)), key=lambda k: -probabilities[k])

@@ -6,7 +6,7 @@ from typing import Any
 import av
 import numpy as np
 
-from data.video.decoding import VideoError
+from data.video.decoding import VideoError, open_media, picture_streams
 
 
 class AudioError(VideoError, ValueError):
@@ -21,7 +21,7 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
     not filled.
 
     Args:
-      path: the file, in any container that FFmpeg knows.
+      path: the file, in one of ``data.video.decoding.FORMATS``.
       sample_rate: samples/s of the result, at least 1.
 
     Returns:
@@ -34,26 +34,24 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
     """
     if sample_rate < 1:
         raise ValueError(f"sample_rate: expected at least 1 Hz, received {sample_rate}")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: expected a file with sound")
     parts: list[np.ndarray] = []
     begin = start = 0.0
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise AudioError(path, "no audio stream")
-            stream = container.streams.audio[0]
-            resampler = av.AudioResampler(format="fltp", rate=sample_rate)
-            for number, frame in enumerate(container.decode(stream)):
-                if number == 0:
-                    begin = frame.time or 0.0
-                    start = _first_picture(container, begin)
-                parts += [piece.to_ndarray() for piece in resampler.resample(frame)]  # (C,n)
-            if parts:
-                parts += [piece.to_ndarray() for piece in resampler.resample(None)]
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise AudioError(path, f"its sound is not readable ({reason})") from error
+    with open_media(
+        path, expected="a file with sound", unreadable="its sound is not readable", error=AudioError
+    ) as container:
+        if not container.streams.audio:
+            raise AudioError(path, "no audio stream")
+        stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise AudioError(path, "there is no decoder for the codec of its sound")
+        resampler = av.AudioResampler(format="fltp", rate=sample_rate)
+        for number, frame in enumerate(container.decode(stream)):
+            if number == 0:
+                begin = frame.time or 0.0
+                start = _first_picture(container, begin)
+            parts += [piece.to_ndarray() for piece in resampler.resample(frame)]  # (C,n)
+        if parts:
+            parts += [piece.to_ndarray() for piece in resampler.resample(None)]
     if not parts:
         raise AudioError(path, "no sound in its audio stream")
     samples = np.clip(np.concatenate(parts, axis=1).mean(axis=0), -1.0, 1.0)
@@ -64,9 +62,7 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
 
 def _first_picture(container: Any, otherwise: float) -> float:
     """Returns the start of a file's pictures, seconds."""
-    if not container.streams.video:
+    streams = picture_streams(container)
+    if not streams or streams[0].start_time is None:
         return otherwise
-    stream = container.streams.video[0]
-    if stream.start_time is None:
-        return otherwise
-    return float(stream.start_time * stream.time_base)
+    return float(streams[0].start_time * streams[0].time_base)

@@ -1,5 +1,6 @@
 """Clips of videos: the choice of their frames, the source of files, and the decoding transform."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
@@ -180,11 +181,16 @@ class VideoSource:
     def explain(self, index: int) -> str:
         """Returns why video ``index`` cannot be decoded, by decoding all of it."""
         path = self.paths[index]
-        try:
-            decode(path, [probe(path).num_frames - 1])
-        except (VideoError, FileNotFoundError) as error:
-            return str(error)
-        return f"{path}: decoding failed before, but succeeds now"
+        return explain_failure(path, lambda: decode(path, [probe(path).num_frames - 1]))
+
+
+def explain_failure(path: str, read: Callable[[], object]) -> str:
+    """Returns why a video cannot be read, by calling ``read`` once more."""
+    try:
+        read()
+    except (VideoError, FileNotFoundError) as error:
+        return str(error)
+    return f"{path}: decoding failed before, but succeeds now"
 
 
 @dataclass(frozen=True)
@@ -237,6 +243,13 @@ class DecodeClip:
             mask=np.asarray(readable),
             index=np.asarray(record["index"], np.int32),
         )
+
+    def explain(self, record: VideoRecord) -> str:
+        """Returns why the video of ``record`` cannot be decoded as this transform does."""
+        if self.train:
+            rng = np.random.default_rng(0)
+            return explain_failure(record["path"], lambda: self._train_clip(record, rng))
+        return explain_failure(record["path"], lambda: self._views(record))
 
     def _train_clip(
         self, record: VideoRecord, rng: np.random.Generator

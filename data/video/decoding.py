@@ -1,22 +1,57 @@
 """Probing and exact decoding of video files, by PyAV."""
 
+import functools
+import logging
+import os
+import re
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 
-# MPEG-4 part 2: each picture starts with this code; a "not coded" picture (N-VOP) has at most this
-# many bytes.
-_VOP_START = b"\x00\x00\x01\xb6"
-_EMPTY_VOP_BYTES = 8
+MAX_PIXELS = 8192 * 8192
+"""Greatest number of pixels of a picture, as stored and as scaled: 200 MB in RGB. A file with
+larger pictures is refused before any is allocated."""
 
-# A stream may lack the last pictures that its packets announce, because the encoder held them back
-# for B-frames; a player goes on showing the last one.
+MAX_DAMAGED_SHARE = 0.25
+"""Greatest share of damaged pictures in a video that is used; a single one is always allowed."""
+
+FORMATS = (
+    *("asf", "avi", "dv", "flv", "gif", "gxf", "h264", "hevc", "ivf", "m4v", "matroska", "mjpeg"),
+    *("mov", "mpeg", "mpegts", "mpegvideo", "mxf", "nut", "obu", "ogg", "rm", "vc1", "wtv"),
+    *("yuv4mpegpipe",),
+    # of sound alone
+    *("aac", "ac3", "aiff", "amr", "ape", "au", "caf", "dts", "eac3", "flac", "mp3", "nistsphere"),
+    *("tta", "voc", "w64", "wav", "wv"),
+)
+"""FFmpeg's names of the containers that are read. None opens a further file or an address, as
+``concat``, ``hls`` and ``image2`` do; ``mov`` includes mp4 and 3gp, ``matroska`` includes WebM."""
+
+# A decoder may not return the last pictures of a stream, which its encoder held back for B-frames;
+# a player goes on showing the last one.
 _HELD_BACK = 2
+
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_SEGMENT, _CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")  # of Matroska
+_NUT_INDEX = bytes.fromhex("4e58dd672f23e64e")
+
+# As git does: within this time a file may change without another time of modification.
+_RACY_SECONDS = 2.0
+
+# A hostile file may consist of nothing but headers; what follows so many is not looked at.
+_MAX_ELEMENTS = 100_000
+
+_NO_INDEX = "truncated: its index (moov) is missing or cut off"
+
+_logger = logging.getLogger(__name__)
+_tell_lock = threading.Lock()
 
 
 class VideoError(Exception):
@@ -36,10 +71,10 @@ class VideoInfo:
     """Properties of a video file.
 
     Attributes:
-        num_frames: number of frames.
+        num_frames: number of frames that the decoder returns.
         rate: average frames/s.
-        height: pixels.
-        width: pixels.
+        height: of the first frame as it is shown, pixels.
+        width: of the first frame as it is shown, pixels.
     """
 
     num_frames: int
@@ -49,44 +84,28 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Returns the properties of a video file; reads its packets without decoding them.
+    """Returns the properties of a video file; decodes all of it, once in a process.
+
+    Neither headers nor packets say how many frames a decoder returns: a packet may be empty or
+    damaged, or hold two frames or one that is never shown. The result is kept until the file
+    changes, so that the videos of a data set are counted once and not in every epoch.
+
+    A damaged frame counts as one and looks as the decoder conceals it; a packet that gives no frame
+    counts as none. One line of the log names such a file.
 
     Args:
-        path: the file, in any container that FFmpeg knows.
+        path: the file, in one of ``FORMATS``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        VideoError: the file is unreadable, has no video stream or no frames, or is truncated.
+        VideoError: the file is unreadable, has no video stream or no frames, is truncated, has
+            frames above ``MAX_PIXELS``, or more damaged ones than ``MAX_DAMAGED_SHARE``.
     """
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        num_packets = num_frames = pending = end = 0
-        for packet in _packets(container, stream, path):
-            num_packets += 1
-            pending += _pictures(packet, stream.codec_context.name)
-            if pending:  # a decoder returns at most one picture per packet, and none at the end
-                pending -= 1
-                num_frames += 1
-            end = max(end, (packet.pts or 0) + (packet.duration or 0))
-        declared = stream.frames
-        if num_frames == 0:
-            declared_frames = f" of {declared}" if declared else ""
-            raise VideoError(path, f"no frames{declared_frames}")
-        rate = stream.average_rate or stream.guessed_rate
-        if not rate:
-            raise VideoError(path, "no frame rate")
-        lasts = float((end - (stream.start_time or 0)) * stream.time_base)
-        should_last = _declared_duration(container, stream)
-        is_short = should_last is not None and lasts + _HELD_BACK / rate < should_last
-        is_mp4 = "mp4" in container.format.name.split(",")
-        # The edit list of an mp4 may hide frames, so fewer packets alone prove nothing there; AVI
-        # has no trustworthy duration, Matroska no number of frames.
-        if declared > 0 and num_packets < declared and (is_short or not is_mp4):
-            raise VideoError(path, f"truncated: {num_packets} of {declared} frames")
-        if declared == 0 and is_short:
-            raise VideoError(path, f"truncated: {lasts:.2f} of {should_last:.2f} seconds")
-        height, width = stream.codec_context.height, stream.codec_context.width
-        return VideoInfo(num_frames, float(rate), height, width)
+    status = _status(path, "a video file", VideoError)
+    if time.time() - status.st_mtime < _RACY_SECONDS:
+        return _probe(str(path))
+    content = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _probe_once(str(path), content)
 
 
 def decode(
@@ -95,11 +114,13 @@ def decode(
     """Decodes chosen frames.
 
     The stream is decoded from its start to the last requested frame, which is exact for every
-    codec; seeking is not. Up to 2 frames at the end that the encoder held back are replaced by the
-    last decoded one, as in a player.
+    codec; seeking is not. Frames are rotated and mirrored as the file's display matrix says. If
+    their size changes within the video, all are scaled to the first one's. A damaged frame looks as
+    the decoder conceals it. Up to 2 frames at the end that the encoder held back are replaced by
+    the last decoded one, as in a player.
 
     Args:
-        path: the file.
+        path: the file, in one of ``FORMATS``.
         frames: (T,) int, frame numbers >= 0 in any order, repeats allowed.
         short_side: pixels to which the frames' short side is scaled, keeping the aspect ratio;
             None does not scale.
@@ -109,120 +130,580 @@ def decode(
 
     Raises:
         FileNotFoundError: there is no such file.
-        VideoError: the file is unreadable, damaged before the last requested frame, or ends early.
+        VideoError: the file is unreadable or ends early, or its frames are above ``MAX_PIXELS``, as
+            stored or as scaled.
         ValueError: ``frames`` is empty or has negative numbers, or ``short_side`` is below 1.
     """
     requested = np.asarray(frames)
     if requested.ndim != 1 or requested.size == 0 or requested.min() < 0:
         raise ValueError(f"frames: expected (T,) numbers from 0 on, T >= 1, received {frames}")
-    if short_side is not None and short_side < 1:
-        raise ValueError(f"short_side: expected at least 1 pixel, received {short_side}")
-    rows = {int(number): row for row, number in enumerate(np.unique(requested))}
-    last = int(requested.max())
-    pictures: np.ndarray | None = None
-    picture = None
-    count = 0
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        for frame in _frames(container, stream, path):
-            if pictures is None:
-                height, width = _scaled(frame.height, frame.width, short_side)
-                pictures = np.empty((len(rows), height, width, 3), np.uint8)
-            picture = frame
-            if count in rows:
-                pictures[rows[count]] = _rgb(picture, height, width)
-            count += 1
-            if count > last:
-                break
-        if pictures is None or picture is None or count + _HELD_BACK <= last:
-            raise VideoError(path, f"the stream ends after {count} frames, before frame {last}")
-        for number, row in rows.items():
-            if number >= count:
-                pictures[row] = _rgb(picture, height, width)
-    order = np.searchsorted(np.fromiter(rows, np.int64), requested)
-    return pictures[order]
+    numbers, order = np.unique(requested, return_inverse=True)
+    to_rgb = _ToRgb(short_side)
+    with open_media(path) as container:
+        pictures = _Pictures(container, path)
+        decoded: np.ndarray | None = None
+        picture, filled = None, 0
+        for number, picture in enumerate(pictures):
+            if decoded is None:
+                decoded = np.empty((len(numbers), *to_rgb.size_of(picture), 3), np.uint8)
+            if number == numbers[filled]:
+                decoded[filled] = to_rgb(picture)
+                filled += 1
+                if filled == len(numbers):
+                    break
+        else:
+            pictures.check_end()
+        if decoded is None or picture is None or pictures.count + _HELD_BACK <= numbers[-1]:
+            raise VideoError(
+                path, f"the stream ends after {pictures.count} frames, before frame {numbers[-1]}"
+            )
+        if filled < len(numbers):
+            decoded[filled:] = to_rgb(picture)
+        pictures.log_damage()
+    return decoded if np.array_equal(numbers, requested) else decoded[order]
 
 
-def _open(path: str | Path) -> Any:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: expected a video file")
+def iterate(path: str | Path, *, short_side: int | None = None) -> Iterator[np.ndarray]:
+    """Yields all frames in order, each as ``decode`` returns it, (H,W,3) uint8.
+
+    Only one frame is in memory, whatever the length of the video. Arguments and errors are those of
+    ``decode``.
+    """
+    to_rgb = _ToRgb(short_side)
+    with open_media(path) as container:
+        pictures = _Pictures(container, path)
+        for picture in pictures:
+            yield to_rgb(picture)
+        pictures.check_end()
+        pictures.log_damage()
+
+
+@contextmanager
+def open_media(
+    path: str | Path,
+    *,
+    expected: str = "a video file",
+    unreadable: str = "not a readable video",
+    error: type[VideoError] = VideoError,
+) -> Iterator[Any]:
+    """Opens a file with PyAV and closes it; whatever fails meanwhile becomes an ``error``.
+
+    The path is never taken for an address, and nothing else is opened: only containers in
+    ``FORMATS`` are read, by FFmpeg's ``file`` protocol.
+
+    Args:
+        path: the file.
+        expected: its kind, for the message if there is no such file.
+        unreadable: first words of the reason if it cannot be read.
+        error: class of the errors.
+
+    Yields:
+        The ``av.container.InputContainer``, whose decoders refuse pictures above ``MAX_PIXELS``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        VideoError: an ``error``; the file, or what is done with it, fails.
+    """
+    _status(path, expected, error)
+    url = f"file:{path}"  # Without it, a colon in the name would make it an address.
+    safe = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+    # Twice, because FFmpeg includes the margins of its buffers; each picture is measured below.
+    limit = {"max_pixels": str(2 * MAX_PIXELS)}
     try:
-        return av.open(str(path))
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise VideoError(path, f"not a readable video ({_reason(error)})") from error
+        # FFmpeg decodes pictures while it opens a file, in some containers without a limit of their
+        # size. So their sizes are read first, with no decoder allowed.
+        undecoded = {**safe, "codec_whitelist": "none"}
+        with _open(url, container_options=undecoded) as container:
+            for stream in container.streams.video:
+                if stream.codec_context is not None:
+                    _check_size(stream.codec_context.height, stream.codec_context.width)
+        with _open(url, options=limit, container_options=safe) as container:
+            for stream in container.streams.video:
+                if stream.codec_context is not None:
+                    stream.codec_context.options = limit
+            yield container
+    except (VideoError, FileNotFoundError):
+        raise
+    except _Refused as refused:
+        raise error(path, str(refused)) from None
+    # PyAV raises what it finds, from AttributeError to MemoryError, and one bad file of thousands
+    # must not end a run.
+    except Exception as found:
+        reason = _reason(found)
+        if isinstance(found, av.error.InvalidDataError) and _lacks_index(path):
+            reason = _NO_INDEX
+        raise error(path, f"{unreadable} ({reason})") from found
+
+
+def picture_streams(container: Any) -> list[Any]:
+    """Returns the video streams of an ``InputContainer`` without covers, which are no videos."""
+    cover = av.stream.Disposition.attached_pic
+    return [stream for stream in container.streams.video if not stream.disposition & cover]
+
+
+class _Refused(Exception):
+    """A file that is not read; the message is the reason."""
+
+
+class _Pictures:
+    """Iterator over the pictures of a file in the order of display, and what it met on the way.
+
+    Attributes:
+        stream: the file's first video stream.
+        count: number of pictures so far.
+    """
+
+    def __init__(self, container: Any, path: str | Path):
+        self._container, self._path = container, path
+        self.stream = _video_stream(container, path)
+        self.count = 0
+        self._damaged: list[int] = []  # numbers of pictures
+        self._lost = 0  # packets that the decoder refused
+        # Likewise before its first picture. They are not damaged: a video that was cut without
+        # encoding it anew cannot be decoded before its first keyframe.
+        self._skipped = 0
+        self._why_lost = ""
+        self._missing = 0  # packets that the demuxer did not find
+        self._num_packets = 0
+        self._last_corrupt = 0  # Number of the last packet that the demuxer calls corrupt, from 1.
+        self._breaks_off = False  # The last packet, of any stream, is incomplete.
+        self._next_dts = 0
+        self._greatest_pts: int | None = None  # of all packets
+        self._shown_pts: int | None = None  # of all pictures
+        self._end = self._end_of_all = 0.0  # seconds, of this stream and of all
+        self._ends_damaged = False
+
+    def __iter__(self) -> Iterator[Any]:
+        for packet in chain(self._packets(), [None]):
+            try:
+                pictures = self.stream.decode(packet)
+            except av.FFmpegError as error:
+                if isinstance(error, MemoryError):
+                    raise
+                if packet is not None and self.count > 0:
+                    self._lost += 1
+                elif packet is not None:
+                    self._skipped += 1
+                self._why_lost = self._why_lost or _reason(error)
+                self._ends_damaged = True
+                continue
+            if packet is None and self._repeats_last():
+                continue
+            for picture in pictures:
+                _check_size(picture.height, picture.width)
+                self._ends_damaged = bool(picture.is_corrupt)
+                if picture.is_corrupt:
+                    self._damaged.append(self.count)
+                self._shown_pts = _greatest(self._shown_pts, picture.pts)
+                self.count += 1
+                yield picture
+
+    def _repeats_last(self) -> bool:
+        """True if the decoder, flushed, can only return its last picture once more.
+
+        FFmpeg's decoder of MPEG-4 part 2 does so after a picture that is not coded (N-VOP), with
+        which Xvid fills up.
+        """
+        decoder = self.stream.codec_context
+        return decoder.name == "mpeg4" and not decoder.has_b_frames
+
+    def _packets(self) -> Iterator[Any]:
+        # All streams, because the sound, say, may end later than the pictures.
+        streams = [s for s in self._container.streams if s.index != self.stream.index]
+        try:
+            for packet in self._container.demux(self.stream, *streams):
+                if packet.size == 0:
+                    continue
+                if packet.pts is not None:
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    self._end_of_all = max(self._end_of_all, end)
+                self._breaks_off = packet.is_corrupt
+                if packet.stream.index != self.stream.index:
+                    continue
+                self._num_packets += 1
+                if packet.is_corrupt:
+                    self._last_corrupt = self._num_packets
+                if packet.dts is not None:
+                    self._next_dts = packet.dts + 1
+                if packet.pts is not None and not packet.is_discard:
+                    self._end = max(self._end, end)
+                    self._greatest_pts = _greatest(self._greatest_pts, packet.pts)
+                yield packet
+        except av.FFmpegError as error:
+            raise VideoError(
+                self._path, f"damaged after frame {self.count} ({_reason(error)})"
+            ) from error
+
+    @property
+    def rate(self) -> float:
+        """Average frames/s.
+
+        Raises:
+            VideoError: the file has none.
+        """
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        if not rate:
+            raise VideoError(self._path, "no frame rate")
+        return float(rate)
+
+    def check_end(self) -> None:
+        """Raises a ``VideoError`` if the file, read to its end, is not a whole video."""
+        truncated = self._truncation()
+        if truncated:
+            raise VideoError(self._path, truncated)
+        if self.count == 0:
+            found = f"none of {self._num_packets} packets could be decoded"
+            detail = f"{found}, {self._why_lost}" if self._why_lost else found
+            raise VideoError(self._path, f"no frames ({detail})")
+        self._missing = self._missing_packets(self._container.format.name.split(","))
+        lost = self._lost + self._missing
+        damaged = len(self._damaged) + lost
+        allowed = max(1, int(MAX_DAMAGED_SHARE * (self.count + lost)))
+        if damaged > allowed or len(self._damaged) == self.count:
+            reason = f"damaged: {damaged} of {self.count + lost} frames"
+            if self._lost:  # FFmpeg gives a size that it refuses no reason of its own.
+                reason += f" ({self._why_lost}, or above the {MAX_PIXELS} pixels of MAX_PIXELS)"
+            raise VideoError(self._path, reason)
+
+    def log_damage(self) -> None:
+        """Writes a line to the log if there are damaged pictures, once for each file."""
+        if self._damaged or self._lost or self._skipped or self._missing:
+            parts = []
+            if len(self._damaged) == 1:
+                parts.append(f"1 damaged frame (number {self._damaged[0]}) is shown as concealed")
+            elif self._damaged:
+                first = ", ".join(map(str, self._damaged[:3]))
+                parts.append(
+                    f"{len(self._damaged)} damaged frames (first {first}) are shown as concealed"
+                )
+            if self._lost:
+                parts.append(f"{self._lost} damaged packets gave no frame ({self._why_lost})")
+            if self._missing:
+                parts.append(f"{self._missing} packets are not where the index says")
+            if self._skipped:
+                parts.append(f"{self._skipped} packets before the first frame cannot be decoded")
+            _log_once(str(self._path), "; ".join(parts))
+
+    def _missing_packets(self, kinds: Sequence[str]) -> int:
+        """Returns how many packets of the index of an mp4 or AVI file were not found."""
+        if not {"mov", "avi"}.intersection(kinds):
+            return 0
+        index = self.stream.index_entries
+        if len(index) <= self._num_packets:
+            return 0
+        return max(0, sum(entry.size > 0 for entry in index) - self._num_packets)
+
+    def _truncation(self) -> str | None:
+        """Returns the reason if the file's end is missing; None if nothing shows that it is."""
+        kinds = self._container.format.name.split(",")
+        frame = float(1 / (self.stream.average_rate or self.stream.guessed_rate or 25))  # seconds
+        of_declared = f" of {self.stream.frames}" if self.stream.frames else ""
+        # A short read, which leaves the last packet incomplete; the demuxer of MPEG program streams
+        # only sees it one packet later. In a transport stream the flag means a joint.
+        is_cut = self._last_corrupt > 0 and self._num_packets - self._last_corrupt <= 1
+        if "mpegts" not in kinds and is_cut:
+            return f"truncated: {self._last_corrupt - 1}{of_declared} frames, the next is cut off"
+        missing = self._missing_packets(kinds)
+        if "mov" in kinds and missing > 0:
+            return f"truncated: {self._num_packets} of {self._num_packets + missing} frames"
+        if "mov" in kinds and self.stream.frames == 0:
+            boxes, fill_file = _boxes(self._path)
+            if not fill_file and b"mfra" not in boxes:  # It follows the last fragment.
+                return f"truncated or damaged: {self.count} frames, then no whole fragment"
+        whole = _has_declared_size(self._path, kinds)
+        if "avi" in kinds and whole is False and self._next_dts < self.stream.frames:
+            return f"truncated: {self._num_packets}{of_declared} frames"
+        if {"asf", "mpegts", "nut"}.intersection(kinds) and whole is False:
+            return f"truncated: {self.count} frames, then the file breaks off"
+        if "flv" in kinds and self._breaks_off:  # Pictures and sound lie in the order of time.
+            return f"truncated: {self.count} frames, then the sound is cut off"
+        if {"matroska", "flv", "nut"}.intersection(kinds):
+            lasts, should_last = self._end_of_all, self._container.duration
+            should_last = None if should_last is None else should_last / av.time_base
+            of_stream = _duration_tag(self.stream, kinds)
+            # Its tag may come from the file from which this one was cut, but then lasts too long.
+            if of_stream is not None and (should_last is None or of_stream < should_last + frame):
+                lasts, should_last = self._end, of_stream
+            if should_last is None and whole is False:
+                return f"truncated: {self.count} frames, the last cluster is cut off"
+            is_short = (
+                should_last is not None and lasts + max(_HELD_BACK * frame, 0.1) < should_last
+            )
+            if should_last is not None and (whole is False or is_short):
+                how = "truncated" if whole is False else "truncated or damaged"
+                return f"{how}: {lasts:.2f} of {should_last:.2f} seconds"
+        if self._greatest_pts is not None and self._shown_pts is not None:
+            late = float((self._greatest_pts - self._shown_pts) * self.stream.time_base)
+            if late > (_HELD_BACK + 0.5) * frame:
+                return (
+                    f"truncated or damaged: decoding ends {late:.2f} seconds before the last packet"
+                )
+        if self._ends_damaged and whole is None and "mov" not in kinds:
+            return f"truncated: {self.count} frames, the last is incomplete"
+        return None
+
+
+class _ToRgb:
+    """Conversion of decoded pictures to upright RGB arrays of one size, that of the first."""
+
+    def __init__(self, short_side: int | None):
+        if short_side is not None and short_side < 1:
+            raise ValueError(f"short_side: expected at least 1 pixel, received {short_side}")
+        self._short_side = short_side
+        self._size: tuple[int, int] | None = None
+        # By rotation. A frame whose side data was read is part of a reference cycle, so that the
+        # garbage collector frees it much later.
+        self._orientations: dict[int, tuple[bool, bool, bool]] = {}
+
+    def size_of(self, picture: Any) -> tuple[int, int]:
+        """Returns height and width of all results, given the first picture."""
+        if self._size is None:
+            height, width = _shown_size(picture)
+            if self._short_side is not None:
+                scale = self._short_side / min(height, width)
+                height, width = max(1, round(height * scale)), max(1, round(width * scale))
+                _check_size(height, width, "scaled to")
+            self._size = height, width
+        return self._size
+
+    def __call__(self, picture: Any) -> np.ndarray:
+        """Returns a picture, (H,W,3) uint8."""
+        if picture.rotation not in self._orientations:
+            self._orientations[picture.rotation] = _orientation(picture)
+        turned, flip_rows, flip_columns = self._orientations[picture.rotation]
+        height, width = self.size_of(picture)
+        if turned:
+            height, width = width, height
+        rgb = picture.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+        if turned:
+            rgb = rgb.transpose(1, 0, 2)
+        return rgb[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+@functools.lru_cache(maxsize=2**18)
+def _probe_once(path: str, content: tuple[int, ...]) -> VideoInfo:
+    del content  # It tells one content of the path from another.
+    return _probe(path)
+
+
+def _probe(path: str) -> VideoInfo:
+    shown = (0, 0)
+    with open_media(path) as container:
+        pictures = _Pictures(container, path)
+        for picture in pictures:
+            if pictures.count == 1:
+                shown = _shown_size(picture)
+        pictures.check_end()
+        pictures.log_damage()
+        return VideoInfo(pictures.count, pictures.rate, *shown)
+
+
+def _status(path: str | Path, expected: str, error: type[VideoError]) -> os.stat_result:
+    """Returns the status of a regular file; never one of a folder, device or pipe."""
+    try:
+        if Path(path).is_file():
+            return Path(path).stat()
+    except OSError as found:
+        raise error(path, f"cannot be opened ({_reason(found)})") from found
+    raise FileNotFoundError(f"{path}: expected {expected}")
+
+
+def _open(url: str, **settings: Any) -> Any:
+    try:
+        # A tag in another encoding is no reason to refuse a video.
+        return av.open(url, metadata_errors="replace", **settings)
+    except av.error.ArgumentError as error:
+        reason = f"its container is none of data.video.decoding.FORMATS ({_reason(error)})"
+        raise _Refused(reason) from error
 
 
 def _video_stream(container: Any, path: str | Path) -> Any:
-    if not container.streams.video:
+    streams = picture_streams(container)
+    if not streams:
         raise VideoError(path, "no video stream")
-    stream = container.streams.video[0]
+    if streams[0].codec_context is None:
+        cut_off = _lacks_index(path)
+        raise VideoError(path, _NO_INDEX if cut_off else "there is no decoder for its codec")
     # The loader decodes clips in parallel; threads within each decoder would only compete.
-    stream.codec_context.thread_count = 1
-    return stream
+    streams[0].codec_context.thread_count = 1
+    return streams[0]
 
 
-def _packets(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
-    try:
-        for number, packet in enumerate(container.demux(stream)):
-            if packet.size == 0:
-                continue
-            if packet.is_corrupt:
-                declared = f" of {stream.frames}" if stream.frames else ""
-                raise VideoError(path, f"truncated: {number}{declared} frames, the next is cut off")
-            yield packet
-    except av.FFmpegError as error:
-        raise VideoError(path, f"damaged ({_reason(error)})") from error
+def _check_size(height: int, width: int, how: str = "of") -> None:
+    if height * width > MAX_PIXELS:
+        raise _Refused(
+            f"frames {how} {height} × {width} pixels, more than the {MAX_PIXELS} of MAX_PIXELS"
+        )
 
 
-def _frames(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
-    count = 0
-    try:
-        for packet in chain(_packets(container, stream, path), [None]):
-            for frame in stream.decode(packet):
-                if frame.is_corrupt:
-                    raise VideoError(path, f"frame {count} is damaged")
-                yield frame
-                count += 1
-    except av.FFmpegError as error:
-        raise VideoError(path, f"damaged after frame {count} ({_reason(error)})") from error
+def _orientation(picture: Any) -> tuple[bool, bool, bool]:
+    """Returns whether to exchange rows and columns, then to flip rows, then columns.
 
-
-def _pictures(packet: Any, codec: str) -> int:
-    """Returns the number of pictures in a packet.
-
-    It is one, except in MPEG-4 part 2 as DivX and Xvid write it into AVI: a packet may hold two
-    pictures ("packed B-frames"), and the next packet an empty picture or a filler byte.
+    FFmpeg's display matrix [[a, b, u], [c, d, v], [x, y, w]] shows the pixel at column p and row q
+    at column a·p + c·q + x and row b·p + d·q + y.
     """
-    if packet.is_discard:
-        return 0
-    if codec != "mpeg4":
-        return 1
-    return bytes(packet).count(_VOP_START) if packet.size > _EMPTY_VOP_BYTES else 0
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    (a, b, _), (c, d, _), _ = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return True, b < 0, c < 0
+    return False, d < 0, a < 0
 
 
-def _declared_duration(container: Any, stream: Any) -> float | None:
-    """Returns the duration that the container declares, seconds; None if it declares none."""
-    tag = stream.metadata.get("DURATION")
-    if tag:
-        hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is not None and len(container.streams) == 1:
-        return float(container.duration / av.time_base)
+def _shown_size(picture: Any) -> tuple[int, int]:
+    turned, _, _ = _orientation(picture)
+    return (picture.width, picture.height) if turned else (picture.height, picture.width)
+
+
+def _duration_tag(stream: Any, kinds: Sequence[str]) -> float | None:
+    """Returns the time at which a stream of Matroska ends by its tag, seconds."""
+    if "matroska" not in kinds:  # Others keep the tags of the file from which they were copied.
+        return None
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", stream.metadata.get("DURATION", "").strip())
+    if tag is None:
+        return None
+    hours, minutes, seconds = tag.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
+    """Returns whether a file has all bytes that its container declares; None if it declares none.
+
+    A whole file may hold fewer pictures, or shorter ones, than its headers say.
+    """
+    actual = Path(path).stat().st_size
+    with open(path, "rb") as file:
+        if "avi" in kinds:
+            declared = _avi_size(file, actual)
+        elif "matroska" in kinds:
+            return _has_whole_clusters(file, actual)
+        elif "mpegts" in kinds:
+            declared = _transport_size(file, actual)
+        elif "asf" in kinds:
+            declared = _asf_size(file.read(4096))
+        elif "nut" in kinds:
+            # An index ends the file, and a pointer to it ends the index.
+            file.seek(-min(12, actual), 2)
+            index = actual - int.from_bytes(file.read(8), "big")
+            file.seek(index if 0 < index < actual else 0)
+            declared = actual if file.read(8) == _NUT_INDEX else actual + 1
+        else:
+            declared = None
+    return None if declared is None else actual >= declared
+
+
+def _boxes(path: str | Path) -> tuple[list[bytes], bool]:
+    """Returns the names of an mp4 file's whole boxes, and whether nothing else is in the file."""
+    actual = Path(path).stat().st_size
+    start, names = 0, []
+    with open(path, "rb") as file:
+        while len(head := file.read(16)) >= 8 and len(names) < _MAX_ELEMENTS:
+            size, name = int.from_bytes(head[:4], "big"), head[4:8]
+            if size == 1:
+                size = int.from_bytes(head[8:], "big")
+            elif size == 0 and name == b"mdat":  # It extends to the end.
+                size = actual - start
+            if size < 8 or start + size > actual:
+                break
+            names.append(name)
+            start += size
+            file.seek(start)
+    return names, start == actual
+
+
+def _lacks_index(path: str | Path) -> bool:
+    """Returns True for an mp4 or QuickTime file whose ``moov`` box is missing or cut off."""
+    with open(path, "rb") as file:
+        is_mp4 = file.read(8)[4:] in (b"ftyp", b"moov", b"wide", b"mdat")
+    return is_mp4 and b"moov" not in _boxes(path)[0]
+
+
+def _avi_size(file: BinaryIO, actual: int) -> int | None:
+    """Returns the end of the last RIFF chunk; AVI above 1 GB has several.
+
+    It lies beyond the end of a file in which something else takes the place of the index, zeros for
+    example.
+    """
+    end = 0
+    while len(header := file.read(12)) == 12 and header[:4] == b"RIFF":
+        size = int.from_bytes(header[4:8], "little")
+        if size in (0, 0xFFFFFFFF):  # The recording was never finished, so nothing is declared.
+            return None
+        start, end = end + 12, end + 8 + size
+        for _ in range(_MAX_ELEMENTS):
+            file.seek(start)
+            chunk = file.read(8)
+            if len(chunk) < 8 or start >= end:
+                break
+            if min(chunk[:4]) < ord(" "):
+                return actual + 1
+            start += 8 + int.from_bytes(chunk[4:], "little") + chunk[4] % 2
+        file.seek(end)
+    return end or None
+
+
+def _has_whole_clusters(file: BinaryIO, actual: int) -> bool | None:
+    """Returns whether all clusters of a Matroska file end within it; None if one has no size."""
+    start = 0
+    for _ in range(_MAX_ELEMENTS):
+        file.seek(start)
+        head = file.read(12)
+        if not head:
+            return True
+        name_bytes = 9 - head[0].bit_length()
+        if name_bytes > 4 or len(head) <= name_bytes or head[name_bytes] == 0:
+            return None
+        size_bytes = 9 - head[name_bytes].bit_length()
+        unknown = 2 ** (7 * size_bytes) - 1
+        size = int.from_bytes(head[name_bytes : name_bytes + size_bytes], "big") & unknown
+        start += name_bytes + size_bytes
+        if head.startswith(_SEGMENT):
+            continue  # Its elements follow.
+        if size == unknown:
+            return None
+        start += size
+        if head.startswith(_CLUSTER) and start > actual:
+            return False
     return None
 
 
-def _scaled(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    if short_side is None:
-        return height, width
-    scale = short_side / min(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def _asf_size(head: bytes) -> int | None:
+    """Returns the size of the file by its "file properties object", given the first bytes."""
+    start = head.find(_ASF_PROPERTIES)
+    if start < 0 or start + 92 > len(head) or head[start + 88] & 1:  # The flag of broadcasts.
+        return None
+    return int.from_bytes(head[start + 40 : start + 48], "little") or None
 
 
-def _rgb(frame: Any, height: int, width: int) -> np.ndarray:
-    return frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+def _transport_size(file: BinaryIO, actual: int) -> int | None:
+    """Returns the size of a transport stream with all of its last packet."""
+    head = file.read(4096)
+    for size, offset in ((188, 0), (192, 4), (204, 0)):
+        marks = head[offset::size]
+        if len(marks) > 1 and set(marks) == {0x47}:
+            file.seek((actual - 1) // size * size + offset)
+            ends_marked = file.read(1) == b"\x47"
+            return -(-actual // size) * size if ends_marked else actual + 1
+    return None
+
+
+def _greatest(first: int | None, second: int | None) -> int | None:
+    return max((number for number in (first, second) if number is not None), default=None)
+
+
+def _log_once(path: str, message: str) -> None:
+    with _tell_lock:
+        _log(path, message)
+
+
+@functools.lru_cache(maxsize=2**18)
+def _log(path: str, message: str) -> None:
+    _logger.warning("%s: %s", path, message)
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    text = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, av.FFmpegError | UnicodeError | OSError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from data.batches import UNKNOWN_LABEL, Source, VideoExample
-from data.video.clips import ClipSampler, VideoSource
-from data.video.decoding import VideoError, decode, probe
+from data.video.clips import ClipSampler, VideoSource, explain_failure
+from data.video.decoding import VideoError, iterate, probe
 from data.video.transforms import SpatialTransform, pad_clip
 
 
@@ -36,23 +36,43 @@ class WholeVideos:
         video that cannot be decoded gives one blank frame and ``mask`` False.
         """
         record = self.videos[index]
-        path, label, rate, readable = record["path"], record["label"], 1.0, True
+        label, rate, readable = record["label"], 1.0, True
         try:
-            info = probe(path)
-            frames = decode(path, np.arange(info.num_frames), short_side=self.short_side)
-            clip, rate = self.transform.test_views(frames)[0], float(info.rate)
+            views, rate = self._read(record["path"])
         except (VideoError, FileNotFoundError):
-            clip = np.zeros((1, *self.transform.size, 3), np.uint8)
+            views = np.zeros((1 + self.transform.flip, 1, *self.transform.size, 3), np.uint8)
             label, readable = UNKNOWN_LABEL, False
-        views = [clip, clip[:, :, ::-1]] if self.transform.flip else [clip]
         return {
-            "video": np.stack(views),
-            "lengths": np.full(len(views), len(clip), np.int32),
+            "video": views,
+            "lengths": np.full(len(views), views.shape[1], np.int32),
             "rate": np.asarray(rate, np.float32),
             "label": np.asarray(label, np.int32),
             "mask": np.asarray(readable),
             "index": np.asarray(index, np.int32),
         }
+
+    def explain(self, index: int) -> str:
+        """Returns why video ``index`` cannot be read, by reading all of it."""
+        path = self.videos.paths[index]
+        return explain_failure(path, lambda: self._read(path))
+
+    def _read(self, path: str) -> tuple[np.ndarray, float]:
+        """Returns the views (V,T,h,w,3) uint8 and the frames/s; holds no other whole video."""
+        info = probe(path)
+        shape = (1 + self.transform.flip, info.num_frames, *self.transform.size, 3)
+        views = np.empty(shape, np.uint8)
+        for t, frame in enumerate(iterate(path, short_side=self.short_side)):
+            views[0, t] = self.transform.test_views(frame[None])[0, 0]
+        if self.transform.flip:
+            views[1] = views[0, :, :, ::-1]
+        return views, info.rate
+
+
+class Explains(Protocol):
+    """Source of videos that tells why one of them is unreadable."""
+
+    def explain(self, index: int) -> str:
+        """Returns why video ``index`` cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +81,11 @@ class VideoFeatures:
 
     Attributes:
       features: the examples.
-      videos: the files, in the same order.
+      videos: the source that was encoded, in the same order.
     """
 
     features: Source | Sequence[Mapping[str, np.ndarray]] = field(repr=False)
-    videos: VideoSource
+    videos: Explains
 
     def __len__(self) -> int:
         return len(self.features)
@@ -74,7 +94,7 @@ class VideoFeatures:
         return self.features[index]
 
     def explain(self, index: int) -> str:
-        """Returns why video ``index`` cannot be decoded."""
+        """Returns why video ``index`` cannot be read."""
         return self.videos.explain(index)
 
 

@@ -1,6 +1,7 @@
 """Motion images: differences of grey frames, and crops around the motion."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -9,7 +10,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def grey(video: np.ndarray) -> np.ndarray:
-    """Returns the luma of (T,H,W,3) uint8 RGB frames: (T,H,W) float32 in [0,255]."""
+    """Returns the luma of (...,H,W,3) uint8 RGB frames: (...,H,W) float32 in [0,255]."""
     return video.astype(np.float32) @ _LUMA
 
 
@@ -33,31 +34,65 @@ def difference_images(
     Raises:
       ValueError: ``gap`` is odd or below 2.
     """
+    return np.stack(
+        [difference_image(luma[frames]) for frames in difference_frames(times, len(luma), gap=gap)]
+    )
+
+
+def difference_frames(
+    times: Sequence[int] | np.ndarray, num_frames: int, *, gap: int = 8
+) -> np.ndarray:
+    """Returns the numbers of the frames that ``difference_images`` compares, (n,4) int.
+
+    Args:
+      times: (n,) frame numbers t.
+      num_frames: number of frames of the clip.
+      gap: as in ``difference_images``.
+
+    Raises:
+      ValueError: ``gap`` is odd or below 2.
+    """
     if gap < 2 or gap % 2:
         raise ValueError(f"gap: expected an even number of at least 2, received {gap}")
-    last = len(luma) - 1
     offsets = gap // 2 * np.array([-3, -1, 1, 3])
-    frames = luma[np.clip(np.asarray(times)[:, None] + offsets, 0, last)]  # (n,4,H,W)
-    differences = np.moveaxis(frames[:, 1:] - frames[:, :-1], 1, -1)
+    return np.clip(np.asarray(times)[:, None] + offsets, 0, num_frames - 1)
+
+
+def difference_image(luma: np.ndarray) -> np.ndarray:
+    """Returns the image (H,W,3) uint8 of the differences of four frames, (4,H,W) float32."""
+    differences = np.moveaxis(luma[1:] - luma[:-1], 0, -1)
     return np.clip(differences / 2 + 127, 0, 255).astype(np.uint8)
 
 
-def motion_centre(luma: np.ndarray, *, gap: int = 8, threshold: float = 20.0) -> int:
+def motion_centre(luma: Iterable[np.ndarray], *, gap: int = 8, threshold: float = 20.0) -> int:
     """Returns the column with half of the clip's motion to its left.
 
     Args:
-      luma: (T,H,W) float32 in [0,255].
+      luma: frames (H,W) float32 in [0,255], at least one; ``gap`` of them are kept at a time.
       gap: distance of the compared frames, frames.
       threshold: grey levels; smaller differences count as noise.
 
     Returns:
       A column in [0,W); the middle one if nothing moves.
+
+    Raises:
+      ValueError: no frames.
     """
-    moved = np.abs(luma[gap:] - luma[:-gap]) if len(luma) > gap else np.zeros_like(luma)
-    energy = np.clip(moved - threshold, 0, None).sum((0, 1)).astype(np.float64)
+    recent: deque[np.ndarray] = deque(maxlen=gap)
+    energy: np.ndarray | None = None  # (W,) float32
+    for frame in luma:
+        if energy is None:
+            energy = np.zeros(frame.shape[1], np.float32)
+        if len(recent) == gap:
+            moved = np.clip(np.abs(frame - recent[0]) - threshold, 0, None)
+            # Row by row, as a sum over all frames at once adds up: the same rounding.
+            energy = np.concatenate([energy[None], moved]).sum(0)
+        recent.append(frame)
+    if energy is None:
+        raise ValueError("luma: expected at least one frame, received none")
     if not energy.any():
-        return luma.shape[2] // 2
-    cumulated = np.cumsum(energy)
+        return len(energy) // 2
+    cumulated = np.cumsum(energy.astype(np.float64))
     return int(np.searchsorted(cumulated, cumulated[-1] / 2))
 
 

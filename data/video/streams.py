@@ -1,15 +1,17 @@
 """Streams of images of whole videos for a frozen encoder, and clips cut from its features."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from data.batches import UNKNOWN_LABEL, VideoExample
-from data.video.clips import VideoSource
-from data.video.decoding import VideoError, decode, probe
+from data.video.clips import VideoSource, explain_failure
+from data.video.decoding import VideoError, iterate, probe
 from data.video.motion import (
-    difference_images,
+    difference_frames,
+    difference_image,
     grey,
     motion_centre,
     square_around,
@@ -59,8 +61,7 @@ class StreamSource:
         record = self.videos[index]
         path, label = record["path"], record["label"]
         try:
-            video = decode(path, np.arange(probe(path).num_frames))
-            images, readable = self.images(video), True
+            images, readable = self._read(path), True
         except (VideoError, FileNotFoundError):
             images, readable, label = np.zeros(shape, np.uint8), False, UNKNOWN_LABEL
         return VideoExample(
@@ -71,19 +72,56 @@ class StreamSource:
             index=np.asarray(index, np.int32),
         )
 
+    def explain(self, index: int) -> str:
+        """Returns why video ``index`` cannot be read, by reading all of it."""
+        path = self.videos.paths[index]
+        return explain_failure(path, lambda: self._read(path))
+
+    def _read(self, path: str) -> np.ndarray:
+        num_frames = probe(path).num_frames
+        return self._images(iterate(path), num_frames)
+
     def images(self, video: np.ndarray) -> np.ndarray:
         """Returns the views (2·S,T,size,size,3) uint8 of a whole video (T',H,W,3) uint8."""
-        times = segment_centres(self.num_steps, len(video))
-        luma = grey(video)
-        centre = motion_centre(luma, gap=self.gap)
+        return self._images(video, len(video))
+
+    def _images(self, video: Iterable[np.ndarray], num_frames: int) -> np.ndarray:
+        """Returns ``images`` of frames that come one by one.
+
+        Only those that the images show are kept, and ``gap`` grey ones.
+        """
+        times = segment_centres(self.num_steps, num_frames)
+        compared = difference_frames(times, num_frames, gap=self.gap)
+        contents, views_of_frames = zip(*(s.split("_") for s in self.streams), strict=True)
+        shown = set(times.tolist()) if "rgb" in contents else set()
+        if "difference" in contents:
+            shown |= set(compared.ravel().tolist())
+        kept: dict[int, np.ndarray] = {}
+
+        def frames() -> Iterator[np.ndarray]:
+            for number, frame in enumerate(video):
+                if number in shown:
+                    kept[number] = frame
+                yield frame
+
+        if "square" in views_of_frames:
+            centre = motion_centre(map(grey, frames()), gap=self.gap)
+        else:
+            centre = 0
+            deque(frames(), maxlen=0)
         views = []
-        for stream in self.streams:
-            content, _, view = stream.partition("_")
-            x = video[times] if content == "rgb" else difference_images(luma, times, gap=self.gap)
-            if view == "square":
-                x = square_around(x, centre)
-            height, width = x.shape[1:3]
-            plain = Crop(0, 0, height, width).apply(x, (self.size, self.size))
+        for content, view in zip(contents, views_of_frames, strict=True):
+            plain = np.empty((self.num_steps, self.size, self.size, 3), np.uint8)
+            for step, (time, numbers) in enumerate(zip(times, compared, strict=True)):
+                if content == "rgb":
+                    image = kept[time]
+                else:
+                    image = difference_image(grey(np.stack([kept[n] for n in numbers])))
+                if view == "square":
+                    image = square_around(image[None], centre)[0]
+                height, width = image.shape[:2]
+                crop = Crop(0, 0, height, width)
+                plain[step] = crop.apply(image[None], (self.size, self.size))[0]
             views += [plain, plain[:, :, ::-1]]
         return np.stack(views)
 

@@ -120,17 +120,20 @@ class TrainedModel:
     def predict(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yields a record for each file: its ``index`` in ``paths`` and its outputs.
 
-        A file that could not be read yields ``{"index": …, "error": True}``.
+        A file that could not be read yields ``{"index": …, "error": REASON}``.
 
         Raises:
           UndefinedMethod: the experiment does not define ``make_prediction_data``.
         """
-        for batch in prediction_data(self.config, paths).batches():
+        data = prediction_data(self.config, paths)
+        for batch in data.batches():
             _, outputs = self._evaluation_step(self.variables, self._strategy.shard(batch))
             for row in range(len(batch["index"])):
                 # Index -1 fills up the last batch.
-                if not batch["mask"][row] and batch["index"][row] >= 0:
-                    yield {"index": int(batch["index"][row]), "error": True}
+                index = int(batch["index"][row])
+                if not batch["mask"][row] and index >= 0:
+                    reasons = getattr(data, "bad", {})  # those of ``data.loader.Loader``
+                    yield {"index": index, "error": reasons.get(index, "could not be read")}
             yield from self._records(batch, jax.device_get(outputs))
 
     def _records(

@@ -131,11 +131,12 @@ def test_one_truncated_video_is_named_counted_and_skipped(
     good = root / "UCF-101" / file_name("Archery", 1, 1)
     no_video = tmp_path / "text.avi"
     no_video.write_text("this is no video")
-    clips = [str(path) for path in (no_video, good, broken["test"])]
+    missing = tmp_path / "2026-11-28T12:00:00.avi"
+    clips = [str(path) for path in (no_video, missing, good, broken["test"])]
     done = finish(start("predict", f"--workdir={run}", *clips, cache=cache))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "error: 2 of 3 clips could not be decoded" in done.stderr
+    assert "error: 3 of 4 clips could not be decoded" in done.stderr
     records = {record["path"]: record for record in map(json.loads, done.stdout.splitlines())}
     assert sorted(records) == sorted(clips)
     predictions = records[str(good)]["predictions"]
@@ -143,8 +144,12 @@ def test_one_truncated_video_is_named_counted_and_skipped(
     probabilities = [entry["probability"] for entry in predictions]
     assert probabilities == sorted(probabilities, reverse=True)
     assert sum(probabilities) == pytest.approx(1, abs=1e-4)
-    for path in (no_video, broken["test"]):
-        assert "decoded" in records[str(path)]["error"]
+    for path, reason in (
+        (no_video, "not a readable video (Invalid data found when processing input)"),
+        (missing, "expected a video file"),
+        (broken["test"], "truncated: 9 of 20 frames, the next is cut off"),
+    ):
+        assert records[str(path)]["error"] == reason
 
 
 @pytest.mark.stress

@@ -105,3 +105,51 @@ def test_files_without_sound_are_refused(tmp_path: Path) -> None:
         read_audio(tmp_path / "none.wav")
     with pytest.raises(ValueError, match="sample_rate: expected at least 1 Hz, received 0"):
         read_audio(silent, 0)
+
+
+@pytest.mark.parametrize("name", ["12:30.wav", "pipe:0", "http:a.wav", "concat:a.wav|b.wav"])
+def test_names_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    written = write_sound(tmp_path / "a.wav", tone(440)[None], "pcm_s16le", rate=RATE)
+    expected = read_audio(written)
+    written.rename(tmp_path / name)
+    np.testing.assert_array_equal(read_audio(tmp_path / name), expected)
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(read_audio(name), expected)
+
+
+def test_a_script_of_other_files_is_not_followed(tmp_path: Path) -> None:
+    write_sound(tmp_path / "secret.wav", tone(440)[None], "pcm_s16le", rate=RATE)
+    script = tmp_path / "concat.wav"
+    script.write_text("ffconcat version 1.0\nfile 'secret.wav'\n")
+    with pytest.raises(AudioError, match=r"concat\.wav: its container is none of .*FORMATS"):
+        read_audio(script)
+
+
+def test_sound_without_a_decoder_is_named(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.wav", tone(440)[None], "pcm_s16le", rate=RATE)
+    content = bytearray(path.read_bytes())
+    format_tag = content.find(b"fmt ") + 8
+    content[format_tag : format_tag + 2] = b"\x99\x99"
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match=r"a\.wav: there is no decoder for the codec of its sound"):
+        read_audio(path)
+
+
+def test_a_cover_is_no_picture_at_whose_time_sound_begins(tmp_path: Path) -> None:
+    plain = write_sound(tmp_path / "a.mp4", tone(440)[None], "aac", rate=RATE)
+    covered = tmp_path / "covered.mp4"
+    with av.open(str(plain)) as reads, av.open(str(covered), "w") as writes:
+        sound = reads.streams.audio[0]
+        copy = writes.add_stream_from_template(sound)
+        cover: Any = writes.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        image = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+        packets: list[Any] = [*cover.encode(image), *cover.encode()]
+        for packet in reads.demux(sound):
+            if packet.size:
+                packet.stream = copy
+                packets.append(packet)
+        for packet in packets:
+            writes.mux(packet)
+    np.testing.assert_array_equal(read_audio(covered), read_audio(plain))

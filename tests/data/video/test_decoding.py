@@ -1,6 +1,7 @@
 """Probing and decoding: exact frames, and every damage is reported."""
 
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +83,35 @@ def test_truncation_says_how_many_frames(tmp_path):
         probe(path)
 
 
-def test_damage_inside_is_noticed_from_there_on(tmp_path):
-    path = write_video(tmp_path / "a.avi")
+def damage(path: Path, numbers: Iterable[int]) -> None:
+    """Overwrites a part of these packets with noise."""
     with av.open(str(path)) as container:
         packets: list[Any] = [packet for packet in container.demux(video=0) if packet.size]
     content = bytearray(path.read_bytes())
-    middle = packets[10].pos + 8 + packets[10].size // 2
-    content[middle : middle + 100] = np.random.default_rng(0).bytes(100)
+    for number in numbers:
+        middle = packets[number].pos + 8 + packets[number].size // 2
+        content[middle : middle + 100] = np.random.default_rng(0).bytes(100)
     path.write_bytes(content)
-    assert frame_numbers(decode(path, [9])).tolist() == [9]
-    with pytest.raises(VideoError, match="damaged"):
-        decode(path, [0, 15])
+
+
+def test_a_damaged_frame_costs_that_frame_and_is_said_once(tmp_path, caplog):
+    path = write_video(tmp_path / "a.avi")
+    whole = decode(path, range(20))
+    damage(path, [10])
+    assert probe(path).num_frames == 20
+    decoded = decode(path, range(20))
+    np.testing.assert_array_equal(decoded, decode_all(path))
+    np.testing.assert_array_equal(decoded[:10], whole[:10])
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == f"{path}: 1 damaged frame (number 10) is shown as concealed"
+
+
+def test_a_video_of_damaged_frames_is_refused(tmp_path):
+    path = write_video(tmp_path / "a.avi")
+    damage(path, range(2, 12))
+    with pytest.raises(VideoError, match=r"damaged: 10 of 20 frames"):
+        probe(path)
 
 
 def test_empty_pictures_are_not_counted(tmp_path):
