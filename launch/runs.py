@@ -20,7 +20,7 @@ from launch.reports.run_table import (
     row_of,
 )
 
-OUT = flags.DEFINE_string("out", None, "HTML file for the table and the curves of the runs.")
+OUT = program.define_path("out", None, "HTML file for the table and the curves of the runs.")
 MATCH = flags.DEFINE_string("match", "", "List only runs whose name contains this text.")
 
 

@@ -57,7 +57,9 @@ class WholeVideos:
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """Encoded videos that can explain why one of them is unreadable.
+    """Encoded videos under the labels of a list, which can explain why one is unreadable.
+
+    The labels are those of ``videos``: cached features may have been encoded under others.
 
     Attributes:
       features: the examples.
@@ -70,8 +72,10 @@ class VideoFeatures:
     def __len__(self) -> int:
         return len(self.features)
 
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        return self.features[index]
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        example = self.features[index]
+        label = self.videos[index]["label"] if example["mask"] else UNKNOWN_LABEL
+        return {**example, "label": np.asarray(label, np.int32)}
 
     def explain(self, index: int) -> str:
         """Returns why video ``index`` cannot be decoded."""

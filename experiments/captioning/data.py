@@ -9,7 +9,6 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +25,7 @@ from data.datasets import (
     flickr8k,
     karpathy,
 )
-from data.loader import Batch, Loader
+from data.loader import Batch, Loader, describe_examples
 from data.moving_shapes.source import MovingShapes
 from data.sources import ConcatenatedSources
 from experiments.captioning.caption_weights import (
@@ -35,8 +34,14 @@ from experiments.captioning.caption_weights import (
     find_neighbours,
     weigh_captions,
 )
-from experiments.features.frozen_features import Encode, cache_features, digest_images, make_encode
-from flaxnets.configuration import nearest, runtime
+from experiments.features.frozen_features import (
+    Encode,
+    cache_features,
+    describe_encoder,
+    digest_images,
+    make_encode,
+)
+from flaxnets.configuration import nearest, path_field, runtime
 from flaxnets.encoders.config import EncoderConfig
 
 CORNERS = ((0.0, 0.0), (0.2, 0.2), (0.0, 0.2), (0.2, 0.0))
@@ -55,12 +60,13 @@ class CaptionDataConfig:
     """``moving_shapes``: the embedded videos. ``flickr8k``: its own folders. ``karpathy``: the JSON
     of Karpathy's splits of Flickr8k, Flickr30k or COCO. ``coco``: its own folder and JSON, with the
     validation images as the test split. ``coco_tfds``: TFDS's coco_captions, once prepared."""
-    root: str = ""
+    root: str = path_field(runtime=True)
     """Folder of the data set; for ``karpathy`` the folder of images, for ``coco_tfds`` TFDS's
-    folder. Required except for ``moving_shapes``."""
-    annotations: str = ""
+    folder. Required except for ``moving_shapes`` and for captions of other images. It may be moved:
+    the workdir records the vocabulary, and digests of the lists."""
+    annotations: str = path_field(runtime=True)
     """``karpathy`` only: the JSON file."""
-    cache: str = runtime("runs/features")
+    cache: str = path_field("runs/features", runtime=True)
     """Folder of cached features and document frequencies."""
     image_size: int = 288
     """Height and width of the encoder's images, pixels; a multiple of 32."""
@@ -119,6 +125,10 @@ class CaptionedSplit:
     names: tuple[str | int, ...]
     digest: str
 
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies names and captions, wherever the images lie, for JSON."""
+        return describe_examples(self.names, self.captions)
+
 
 def read_split(config: CaptionDataConfig, split: str) -> CaptionedSplit:
     """Returns a split of the configured data set.
@@ -173,9 +183,8 @@ def _images(
 ) -> CaptionedSplit:
     if kind == "coco_tfds":
         prepared = coco_captions_tfds.read_split(root, split)
-        digest = f"coco_captions {Path(root).resolve()} {split}"
         images: Any = prepared.images(transform)
-        return CaptionedSplit(images, prepared.captions, prepared.image_ids, digest)
+        return CaptionedSplit(images, prepared.captions, prepared.image_ids, prepared.digest)
     if kind == "flickr8k":
         listed = flickr8k.read_split(root, split)
     elif kind == "coco":
@@ -184,6 +193,14 @@ def _images(
         listed = karpathy.read_split(annotations, root, split)
     images = ImageSource(listed.paths, transform)
     return CaptionedSplit(images, listed.captions, listed.image_ids, digest_images(listed.paths))
+
+
+def describe_preprocessing(config: CaptionDataConfig, encoder: EncoderConfig) -> dict[str, Any]:
+    """Returns the transform of images, and a frozen encoder with its weights' digest, for JSON."""
+    if config.kind == "moving_shapes":
+        return {}
+    frozen = describe_encoder(encoder) if encoder.frozen else {}
+    return {"transform": dataclasses.asdict(image_transform(config)), **frozen}
 
 
 def make_vocabulary(config: CaptionDataConfig) -> Vocabulary:
@@ -280,6 +297,8 @@ def make_loader(
     """
     train = split == "train"
     read = read_split(config, split)
+    preprocessing = {"preprocessing": describe_preprocessing(config, encoder)}
+    identity = {**read.describe(), **preprocessing, "vocabulary": vocabulary.digest}
     has_images = config.kind != "moving_shapes"
     cached = caches_features(config, encoder)
     augment = None
@@ -317,6 +336,7 @@ def make_loader(
         batch_size=batch_size,
         train=train,
         order=order,
+        identity=identity,
         transform=augment,
         seed=seed,
         process_index=jax.process_index(),

@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from flaxnets.configuration import check_at_least, find_part, parameters_of, runtime
+from flaxnets.configuration import check_at_least, find_part, parameters_of, path_field, runtime
 from flaxnets.encoders.alexnet import AlexNet, CaffeNet
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.encoder import DownsampledFrames, Encoder, unknown_name
@@ -57,7 +57,7 @@ class EncoderConfig:
     """A name in ``ENCODERS``, or ``package.module:Name`` of a Linen module that maps images
     (N,H,W,C), called with ``mask`` (N,) and ``train``, to feature maps (N,h,w,D) or vectors
     (N,D)."""
-    weights: str = ""
+    weights: str = path_field()
     """Empty: random. ``imagenet``: those of efficientnet_lite0 in the extra ``pretrained``. Else a
     ``.pth``, ``.pt`` or ``.safetensors`` file with torchvision's names."""
     level: str = ""

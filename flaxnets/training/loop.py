@@ -24,7 +24,7 @@ from flaxnets.training.checkpoint import (
     check_order,
     initialize_from,
 )
-from flaxnets.training.config import Config
+from flaxnets.training.config import Config, describe_run
 from flaxnets.training.distributed import broadcast_from_first, is_first, synchronize
 from flaxnets.training.evaluation import evaluate
 from flaxnets.training.metric_writer import (
@@ -155,6 +155,9 @@ def train(
             state = strategy.place(restored)
             del restored
             logger.info("resuming from step %d", int(state.step))
+        # After the checkpoint's own check: data that it refuses are not recorded.
+        if is_first():
+            workdir.claim_data(describe_run(config), resumes=resumes)
 
         # ---- Compiled functions -----------------------------------------------------------------
         # Both compile at their first call. A training step donates the state: XLA writes the new

@@ -11,7 +11,8 @@ from typing import Any
 
 import filelock
 
-from flaxnets.training.config import Config, differences, to_dict
+from flaxnets.configuration import local_path
+from flaxnets.training.config import Config, data_differences, differences, plain, to_dict
 
 
 class WorkdirError(Exception):
@@ -21,9 +22,9 @@ class WorkdirError(Exception):
 class Workdir:
     """Folder of a run, locked inside ``with``.
 
-    Contains ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``tensorboard/``, ``log.txt``,
-    ``predictions/`` and ``report.html``. Of several processes the first one holds the lock and
-    writes; all need to see the folder on a shared file system.
+    Contains ``config.json``, ``data.json``, ``metrics.jsonl``, ``checkpoints/``,
+    ``tensorboard/``, ``log.txt``, ``predictions/`` and ``report.html``. Of several processes the
+    first one holds the lock and writes; all need to see the folder on a shared file system.
     """
 
     def __init__(self, path: Path | str, *, writes: bool = True) -> None:
@@ -32,8 +33,11 @@ class Workdir:
         Args:
           path: of the folder, which ``with`` makes if it is missing.
           writes: False for all but the first of several processes; neither locks nor writes.
+
+        Raises:
+          ValueError: a URL.
         """
-        self.path = Path(path)
+        self.path = Path(local_path("workdir", os.fspath(path)))
         self._writes = writes
         self._lock = filelock.FileLock(self.path / "lock")
         self._newly_claimed = False
@@ -107,7 +111,7 @@ class Workdir:
         Fields made by ``flaxnets.configuration.runtime`` may differ.
 
         Args:
-          experiment: ``FILE[:variant]``.
+          experiment: ``FILE[:variant]``; a relative path starts at the root of the repository.
           config: the configuration of the run.
 
         Raises:
@@ -143,7 +147,122 @@ class Workdir:
             raise WorkdirError(
                 f"{self.path}: no config.json in it; expected a workdir that launch.train made"
             )
-        return json.loads(path.read_text())
+        return self._read_json("config.json", "experiment", "config")
+
+    def claim_data(self, described: Mapping[str, Any], *, resumes: bool) -> None:
+        """Writes ``data.json``, or checks that the existing one is of the same data.
+
+        Args:
+          described: what ``flaxnets.training.config.describe_run`` returned.
+          resumes: the run continues from a checkpoint, so the existing file counts.
+
+        Raises:
+          WorkdirError: the run was trained on other data; names the differences.
+        """
+        if not self._writes:
+            return
+        path, described = self.path / "data.json", plain(described)
+        if resumes and path.exists():
+            recorded = self.read_data()
+            splits = recorded["splits"]
+            known = {name: now for name, now in described["splits"].items() if name in splits}
+            lines = [
+                f"{name}: {line}"
+                for name, now in known.items()
+                for line in data_differences(splits[name], now)
+            ]
+            lines += preprocessing_differences(recorded, described["preprocessing"])
+            if recorded["class_names"] != described["class_names"]:
+                lines += data_differences(
+                    {"class_names": recorded["class_names"]},
+                    {"class_names": described["class_names"]},
+                )
+            if lines:
+                raise WorkdirError(
+                    f"{self.path}: was trained on other data, so the run cannot resume: "
+                    + "; ".join(dict.fromkeys(lines))
+                )
+            described = {**recorded, **described, "splits": {**splits, **described["splits"]}}
+        write_text_atomically(path, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+
+    def check_trained(self) -> None:
+        """Raises FileNotFoundError if the run has no checkpoints."""
+        if not self.checkpoints.is_dir():
+            raise FileNotFoundError(
+                f"{self.checkpoints}: no checkpoints; expected a workdir that has trained"
+            )
+
+    def read_data(self) -> Mapping[str, Any]:
+        """Returns what ``claim_data`` wrote.
+
+        ``class_names`` by label, ``preprocessing``, and ``splits``: the description of each split
+        that training read; in ``evaluated`` that of each split whose predictions are there.
+
+        Raises:
+          FileNotFoundError: the run has not begun.
+          WorkdirError: no such file, or a damaged one.
+        """
+        self.check_trained()
+        if not (self.path / "data.json").exists():
+            raise WorkdirError(
+                f"{self.path}: no data.json in it, which holds the names of the classes; expected "
+                "a workdir that launch.train made, with all its files"
+            )
+        return self._read_json("data.json", "class_names", "preprocessing", "splits")
+
+    def check_data(self, split: str, described: Mapping[str, Any]) -> None:
+        """Checks that the data of a split are those that the run knows.
+
+        The classes must be those of the training. The list must be that of the training, too, if
+        training has read the split.
+
+        Args:
+          split: the split that is evaluated.
+          described: what ``Config.describe_data`` returned.
+
+        Raises:
+          WorkdirError: they are others; names the differences.
+        """
+        recorded = self.read_data()
+        there: Mapping[str, Any] = {"class_names": recorded["class_names"]}
+        now: Mapping[str, Any] = {"class_names": described.get("class_names", there["class_names"])}
+        if split in recorded["splits"]:
+            there, now = recorded["splits"][split], described
+        if lines := data_differences(there, now):
+            raise WorkdirError(
+                f"{self.path}: was trained on other data than those of the split {split}, whose "
+                f"labels would be wrong: {'; '.join(lines)}"
+            )
+
+    def record_evaluated(self, split: str, described: Mapping[str, Any]) -> None:
+        """Records the data of the split's predictions in ``data.json``."""
+        recorded = self.read_data()
+        evaluated = {**recorded.get("evaluated", {}), split: plain(described)}
+        text = json.dumps({**recorded, "evaluated": evaluated}, indent=1, ensure_ascii=False)
+        write_text_atomically(self.path / "data.json", text + "\n")
+
+    def _read_json(self, name: str, *keys: str) -> dict[str, Any]:
+        """Returns a JSON object of the folder; raises WorkdirError if it lacks one of ``keys``."""
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise WorkdirError(
+                f"{path}: damaged, no JSON ({error}); expected the file as launch.train wrote it"
+            ) from None
+        missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+        if missing:
+            raise WorkdirError(
+                f"{path}: damaged, lacks {', '.join(missing)}; expected the file as launch.train "
+                "wrote it"
+            )
+        return dict(content)
+
+
+def preprocessing_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each setting of the preprocessing that differs from ``data.json``."""
+    there = {"preprocessing": recorded["preprocessing"]}
+    return data_differences(there, {"preprocessing": dict(now)})
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
