@@ -289,7 +289,7 @@ def load_experiment(spec: str) -> Config:
     path = Path(name) if Path(name).is_file() else ROOT / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"--config={spec}: no file {path}; expected the path of an experiment, as "
+            f"--config={spec}: no file {name}; expected the path of an experiment, as "
             "experiments/lrcn_ucf101.py or experiments/lrcn_ucf101.py:smoke"
         )
     module_name = f"experiment_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"

@@ -41,6 +41,7 @@ class Workdir:
         self._writes = writes
         self._lock = filelock.FileLock(self.path / "lock")
         self._newly_claimed = False
+        self._previous: str | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -95,6 +96,8 @@ class Workdir:
         # Else the same command with, say, a corrected data path would be refused.
         if error is not None and self._newly_claimed and not self._has_begun:
             (self.path / "config.json").unlink(missing_ok=True)
+        elif error is not None and self._previous is not None:
+            write_text_atomically(self.path / "config.json", self._previous)
         self._lock.release()
 
     @property
@@ -108,7 +111,8 @@ class Workdir:
     def claim(self, experiment: str, config: Config) -> None:
         """Writes ``config.json``, or checks that the existing one is of the same run.
 
-        Fields made by ``flaxnets.configuration.runtime`` may differ.
+        Fields made by ``flaxnets.configuration.runtime`` may differ. Their new values are withdrawn
+        if the run fails before ``claim_data`` finds that the data are the same.
 
         Args:
           experiment: ``FILE[:variant]``; a relative path starts at the root of the repository.
@@ -132,6 +136,7 @@ class Workdir:
                     "give these flags as they were:\n  " + "\n  ".join(lines)
                 )
         record = {"experiment": experiment, "config": to_dict(config)}
+        self._previous = None if self._newly_claimed else path.read_text(encoding="utf-8")
         write_text_atomically(path, json.dumps(record, indent=2) + "\n")
 
     def read_config(self) -> Mapping[str, Any]:
@@ -147,7 +152,13 @@ class Workdir:
             raise WorkdirError(
                 f"{self.path}: no config.json in it; expected a workdir that launch.train made"
             )
-        return self._read_json("config.json", "experiment", "config")
+        record = self._read_json("config.json", "experiment", "config")
+        if not isinstance(record["experiment"], str) or not isinstance(record["config"], dict):
+            raise WorkdirError(
+                f"{path}: damaged; expected the experiment as text and its configuration as values "
+                "by name, as launch.train wrote them"
+            )
+        return record
 
     def claim_data(self, described: Mapping[str, Any], *, resumes: bool) -> None:
         """Writes ``data.json``, or checks that the existing one is of the same data.
@@ -184,6 +195,7 @@ class Workdir:
                 )
             described = {**recorded, **described, "splits": {**splits, **described["splits"]}}
         write_text_atomically(path, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+        self._previous = None
 
     def check_trained(self) -> None:
         """Raises FileNotFoundError if the run has no checkpoints."""
