@@ -315,7 +315,7 @@ class LRCNConfig(Config):
             # No paths: moved videos are the same, and the list has the labels.
             source=[digest_file(path) for path in source.paths],
         )
-        return VideoFeatures(features, source)
+        return VideoFeatures(features, source, source.labels)
 
     def _whole_videos(self, source: VideoSource) -> WholeVideos:
         return WholeVideos(source, self._transform(1), short_side=self.data.frame_size[0])

@@ -315,7 +315,7 @@ class UTInteractionConfig(Config):
             # No paths: moved videos are the same, and the list has the labels.
             source=[digest_file(path) for path in source.videos.paths],
         )
-        labelled = VideoFeatures(cached, source.videos)
+        labelled = VideoFeatures(cached, source.videos, source.videos.labels)
         return [labelled[index] for index in range(len(cached))]
 
     def _loader(self, examples: Examples, split: str = "") -> Loader:

@@ -270,10 +270,15 @@ def experiment_of_flag(argv: Sequence[str]) -> tuple[str, Config]:
     if not isinstance(config, Config):
         load_experiment(spec)  # The flag hides the reason; this raises it.
     localize(config)
+    return recorded_name(spec), config
+
+
+def recorded_name(spec: str) -> str:
+    """Returns FILE[:variant] as a workdir records it; see ``experiment_of_flag``."""
     name, colon, variant = spec.partition(":")
     file = Path(name).resolve()
     name = file.relative_to(ROOT).as_posix() if file.is_relative_to(ROOT) else str(file)
-    return name + colon + variant, config
+    return name + colon + variant
 
 
 def load_experiment(spec: str) -> Config:

@@ -59,23 +59,25 @@ class WholeVideos:
 class VideoFeatures:
     """Encoded videos under the labels of a list, which can explain why one is unreadable.
 
-    The labels are those of ``videos``: cached features may have been encoded under others.
-
     Attributes:
       features: the examples.
       videos: the files, in the same order.
+      labels: class indices, in the same order; cached features may have been encoded under others.
+        None: those of ``features``.
     """
 
     features: Source | Sequence[Mapping[str, np.ndarray]] = field(repr=False)
     videos: VideoSource
+    labels: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, index: int, /) -> dict[str, Any]:
-        example = self.features[index]
-        label = self.videos[index]["label"] if example["mask"] else UNKNOWN_LABEL
-        return {**example, "label": np.asarray(label, np.int32)}
+        example = dict(self.features[index])
+        if self.labels is not None and example["mask"]:
+            example["label"] = np.asarray(self.labels[index], np.int32)
+        return example
 
     def explain(self, index: int) -> str:
         """Returns why video ``index`` cannot be decoded."""

@@ -9,17 +9,12 @@ import jax
 import numpy as np
 
 from flaxnets.training.checkpoint import restore_variables
-from flaxnets.training.config import Config, Data, UndefinedMethod
+from flaxnets.training.config import Config, Data, UndefinedMethod, data_differences
 from flaxnets.training.distributed import is_first
 from flaxnets.training.evaluation import evaluate, gather_records
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.step import make_evaluation_step
-from flaxnets.training.workdir import (
-    Workdir,
-    WorkdirError,
-    preprocessing_differences,
-    write_text_atomically,
-)
+from flaxnets.training.workdir import Workdir, WorkdirError, write_text_atomically
 
 
 @runtime_checkable
@@ -78,7 +73,8 @@ class TrainedModel:
         self.class_names: tuple[str, ...] = tuple(recorded["class_names"])
         # Before the model is built, whose sizes may depend on them (a vocabulary).
         config.load_assets(workdir.path)
-        if lines := preprocessing_differences(recorded, config.describe_preprocessing()):
+        preprocessing = {"preprocessing": config.describe_preprocessing()}
+        if lines := data_differences({"preprocessing": recorded["preprocessing"]}, preprocessing):
             raise WorkdirError(
                 f"{workdir.path}: was trained with another preprocessing: {'; '.join(lines)}"
             )

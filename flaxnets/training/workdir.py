@@ -112,7 +112,7 @@ class Workdir:
         """Writes ``config.json``, or checks that the existing one is of the same run.
 
         Fields made by ``flaxnets.configuration.runtime`` may differ. Their new values are withdrawn
-        if the run fails before ``claim_data`` finds that the data are the same.
+        if the run fails before ``record_run``, as on other data.
 
         Args:
           experiment: ``FILE[:variant]``; a relative path starts at the root of the repository.
@@ -143,7 +143,7 @@ class Workdir:
         """Returns what ``claim`` wrote: ``{"experiment": FILE[:variant], "config": {…}}``.
 
         Raises:
-          WorkdirError: the folder does not exist, or holds no run.
+          WorkdirError: the folder does not exist or holds no run, or the file is damaged.
         """
         path = self.path / "config.json"
         if not self.path.is_dir():
@@ -152,49 +152,55 @@ class Workdir:
             raise WorkdirError(
                 f"{self.path}: no config.json in it; expected a workdir that launch.train made"
             )
-        record = self._read_json("config.json", "experiment", "config")
-        if not isinstance(record["experiment"], str) or not isinstance(record["config"], dict):
-            raise WorkdirError(
-                f"{path}: damaged; expected the experiment as text and its configuration as values "
-                "by name, as launch.train wrote them"
-            )
-        return record
+        try:
+            record = json.loads(path.read_bytes())
+            if isinstance(record["experiment"], str) and isinstance(record["config"], dict):
+                return record
+            reason = "experiment is no text or config no table"
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        raise WorkdirError(
+            f"{path}: damaged ({reason}); expected JSON with experiment and config, as "
+            "launch.train writes it. Delete it and give the training command again, which writes "
+            "it anew"
+        )
 
-    def claim_data(self, described: Mapping[str, Any], *, resumes: bool) -> None:
-        """Writes ``data.json``, or checks that the existing one is of the same data.
+    def check_run(self, described: Mapping[str, Any]) -> None:
+        """Checks that a run that resumes reads the data of its ``data.json``, if there is one.
 
         Args:
           described: what ``flaxnets.training.config.describe_run`` returned.
-          resumes: the run continues from a checkpoint, so the existing file counts.
 
         Raises:
           WorkdirError: the run was trained on other data; names the differences.
         """
-        if not self._writes:
+        if not (self.path / "data.json").exists():
             return
-        path, described = self.path / "data.json", plain(described)
-        if resumes and path.exists():
-            recorded = self.read_data()
-            splits = recorded["splits"]
-            known = {name: now for name, now in described["splits"].items() if name in splits}
-            lines = [
-                f"{name}: {line}"
-                for name, now in known.items()
-                for line in data_differences(splits[name], now)
-            ]
-            lines += preprocessing_differences(recorded, described["preprocessing"])
-            if recorded["class_names"] != described["class_names"]:
-                lines += data_differences(
-                    {"class_names": recorded["class_names"]},
-                    {"class_names": described["class_names"]},
-                )
-            if lines:
-                raise WorkdirError(
-                    f"{self.path}: was trained on other data, so the run cannot resume: "
-                    + "; ".join(dict.fromkeys(lines))
-                )
-            described = {**recorded, **described, "splits": {**splits, **described["splits"]}}
-        write_text_atomically(path, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+        recorded, described = self.read_data(), plain(described)
+        splits = recorded["splits"]
+        lines = [
+            f"{name}: {line}"
+            for name, now in described["splits"].items()
+            if name in splits
+            for line in data_differences(splits[name], now)
+        ]
+        for part in ("class_names", "preprocessing"):
+            lines += data_differences({part: recorded[part]}, {part: described[part]})
+        if lines:
+            raise WorkdirError(
+                f"{self.path}: was trained on other data, so the run cannot resume: "
+                + "; ".join(lines)
+            )
+
+    def record_run(self, described: Mapping[str, Any]) -> None:
+        """Writes ``data.json``: the data of this run are those of its checkpoints.
+
+        Args:
+          described: what ``flaxnets.training.config.describe_run`` returned.
+        """
+        path = self.path / "data.json"
+        evaluated = self.read_data().get("evaluated", {}) if path.exists() else {}
+        _write_json(path, {**plain(described), "evaluated": evaluated})
         self._previous = None
 
     def check_trained(self) -> None:
@@ -205,7 +211,7 @@ class Workdir:
             )
 
     def read_data(self) -> Mapping[str, Any]:
-        """Returns what ``claim_data`` wrote.
+        """Returns what ``record_run`` wrote.
 
         ``class_names`` by label, ``preprocessing``, and ``splits``: the description of each split
         that training read; in ``evaluated`` that of each split whose predictions are there.
@@ -220,7 +226,21 @@ class Workdir:
                 f"{self.path}: no data.json in it, which holds the names of the classes; expected "
                 "a workdir that launch.train made, with all its files"
             )
-        return self._read_json("data.json", "class_names", "preprocessing", "splits")
+        path = self.path / "data.json"
+        try:
+            record = json.loads(path.read_bytes())
+            tables = (record["preprocessing"], record["splits"], record.get("evaluated", {}))
+            names = record["class_names"]
+            if all(isinstance(table, dict) for table in tables) and isinstance(names, list):
+                return record
+            reason = "class_names is no list, or preprocessing or splits no table"
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        raise WorkdirError(
+            f"{path}: damaged ({reason}); expected JSON with class_names, preprocessing and "
+            "splits, as launch.train writes it. Delete it and give the training command again, "
+            "which writes it anew"
+        )
 
     def check_data(self, split: str, described: Mapping[str, Any]) -> None:
         """Checks that the data of a split are those that the run knows.
@@ -250,31 +270,11 @@ class Workdir:
         """Records the data of the split's predictions in ``data.json``."""
         recorded = self.read_data()
         evaluated = {**recorded.get("evaluated", {}), split: plain(described)}
-        text = json.dumps({**recorded, "evaluated": evaluated}, indent=1, ensure_ascii=False)
-        write_text_atomically(self.path / "data.json", text + "\n")
-
-    def _read_json(self, name: str, *keys: str) -> dict[str, Any]:
-        """Returns a JSON object of the folder; raises WorkdirError if it lacks one of ``keys``."""
-        path = self.path / name
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise WorkdirError(
-                f"{path}: damaged, no JSON ({error}); expected the file as launch.train wrote it"
-            ) from None
-        missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-        if missing:
-            raise WorkdirError(
-                f"{path}: damaged, lacks {', '.join(missing)}; expected the file as launch.train "
-                "wrote it"
-            )
-        return dict(content)
+        _write_json(self.path / "data.json", {**recorded, "evaluated": evaluated})
 
 
-def preprocessing_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each setting of the preprocessing that differs from ``data.json``."""
-    there = {"preprocessing": recorded["preprocessing"]}
-    return data_differences(there, {"preprocessing": dict(now)})
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    write_text_atomically(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:

@@ -35,7 +35,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workdir:
 def write_predictions(workdir: Workdir, split: str) -> None:
     config = load_experiment(EXPERIMENT)
     workdir.checkpoints.mkdir(exist_ok=True)
-    workdir.claim_data(describe_run(config), resumes=True)
+    workdir.record_run(describe_run(config))
     workdir.record_evaluated(split, config.describe_data(split))
     records = [
         {
