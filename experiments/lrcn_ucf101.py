@@ -253,13 +253,15 @@ class LRCNConfig(Config):
         """Returns the clips of ``train``, ``validation`` or ``test``."""
         if self.data.dataset == "moving_shapes":
             clips = MovingShapes(split, self.data.num_examples)
-            return self._loader(clips, None, self.batch_size, split)
+            return self._loader(clips, None, self.batch_size, split, clips.describe())
         videos = self._videos(split)
         source = VideoSource(videos.paths, videos.labels)
         size = 1 if split == "test" else self.batch_size  # Each test video is many clips.
+        described = videos.describe()
         if self.caches_features:
-            return self._loader(self._features(source), self._cut_clip(split), size, split)
-        return self._loader(source, self._decode_clip(split), size, split)
+            features = self._features(source)
+            return self._loader(features, self._cut_clip(split), size, split, described)
+        return self._loader(source, self._decode_clip(split), size, split, described)
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
         """Returns the clips of the given files, cut as at test; unreadable ones are masked."""
@@ -348,16 +350,22 @@ class LRCNConfig(Config):
             test_crops=test_crops,  # type: ignore[arg-type]
         )
 
-    def _loader(self, source: Any, transform: Any, batch_size: int, split: str = "") -> Loader:
-        """Returns the batches of a split, or of files without labels."""
+    def _loader(
+        self,
+        source: Any,
+        transform: Any,
+        batch_size: int,
+        split: str = "",
+        described: Mapping[str, Any] | None = None,
+    ) -> Loader:
+        """Returns the batches of a split that ``described`` identifies, or of unlabelled files."""
         train = split == "train"
-        identity = {"preprocessing": self.describe_preprocessing()}
         return Loader(
             source,
             transform=transform,
             batch_size=-(-batch_size // jax.device_count()) * jax.device_count(),
             train=train,
-            identity={**self.describe_data(split), **identity} if split else identity,
+            identity={**(described or {}), "preprocessing": self.describe_preprocessing()},
             seed=self.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

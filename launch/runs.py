@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
+from flaxnets.configuration import local_path
 from launch import program
 from launch.reports.run_table import (
     build_runs_page,
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints the table and writes the page."""
     if len(argv) != 1:
         raise ValueError(f"expected one folder, received {' '.join(argv) or 'none'}")
-    folder = Path(argv[0])
+    folder = Path(local_path("folder", argv[0]))
     runs = [run for run in find_runs(folder) if MATCH.value in run.name]
     if not runs:
         raise ValueError(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.lrcn_ucf101 import NUM_FRAMES
+from flaxnets.inference.trained_captioner import TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.checkpoint import DataChanged
 from flaxnets.training.config import describe_run
@@ -19,6 +20,7 @@ from launch.program import config_of
 from launch.reports.run_page import write_report
 from tests.data.video_files import write_video
 from tests.experiments import grid
+from tests.launch import captioners
 from tests.launch.programs import finish, sentence, start, succeed
 
 # ml_collections loads the file of an experiment by a deprecated function.
@@ -311,3 +313,34 @@ def test_fields_that_change_the_results_must_not_differ(moved: Path) -> None:
             config_of(workdir, overrides=[override])
     config: Any = config_of(workdir, overrides=["data.num_threads=3", "model.encoder.weights=x"])
     assert (config.data.num_threads, config.model.encoder.weights) == (3, "x")
+
+
+def test_a_captioner_needs_no_data_and_knows_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(images: np.ndarray) -> np.ndarray:
+        return np.zeros((len(images), 2, 2, 1280), np.float32) + images.mean() / 255
+
+    monkeypatch.setattr("experiments.captioning.data.make_encode", lambda *_: encode)
+    monkeypatch.setattr("experiments.features.frozen_features.make_encode", lambda *_: encode)
+    config = captioners.make_config(captioners.make_flickr8k(tmp_path / "A"))
+    config.search.method = "greedy"  # Quicker to compile.
+    captioners.make_run(tmp_path / "run", config)
+    moved = (tmp_path / "A").rename(tmp_path / "B")
+    workdir = Workdir(tmp_path / "run")
+
+    photograph = moved / "Flicker8k_Dataset" / "test0.jpg"
+    model = TrainedModel(config_of(workdir), workdir)
+    (found,) = TrainedCaptioner([model]).caption_files([str(photograph)])
+    assert found.captions
+
+    overrides = [f"data.root={moved}", f"data.cache={tmp_path / 'cache'}"]
+    there = config_of(workdir, overrides=overrides)
+    workdir.check_data("validation", there.describe_data("validation"))
+    # The splits are read once in a process, so the other captions lie elsewhere.
+    other = captioners.make_flickr8k(tmp_path / "C", ["A red dog runs .", "Two", "The dog is big"])
+    config = config_of(workdir, overrides=[f"data.root={other}", overrides[1]])
+    with pytest.raises(WorkdirError, match="the same files have other labels or captions"):
+        TrainedModel(config, workdir).evaluate("validation")
+    with pytest.raises(WorkdirError, match="train: the same files have other labels or captions"):
+        workdir.check_run(describe_run(config))
