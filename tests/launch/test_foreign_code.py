@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import types
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from flaxnets.training.config import Config, localize, set_runtime
 from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.program import ForeignCode, check_experiment, check_parts, config_of, load_experiment
+from launch.sweeps.page import command
 from tests.experiments.grid import OWN_CELL
 from tests.launch.programs import finish, sentence, start
 
@@ -85,6 +87,17 @@ def test_a_link_counts_as_the_file_that_it_names(tmp_path: Path) -> None:
     link.unlink()
     link.symlink_to(ROOT / "experiments" / "moving_shapes.py")
     assert config_of(write_workdir(tmp_path / "run", f"{link}:smoke")).num_steps == 6
+
+
+def test_a_sweep_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
+    (tmp_path / "theirs.py").write_text(MARKED)
+    trial: Any = types.SimpleNamespace(user_attrs={"overrides": {"seed": 3}})
+    settings = {"experiment": f"{tmp_path}/theirs.py:smoke", "config": {"num_steps": 7}}
+    with pytest.raises(ForeignCode, match=r"study\.db: names .*theirs\.py as its experiment"):
+        command(trial, settings, tmp_path)
+    assert not (tmp_path / "was_run").exists()
+    words = command(trial, settings, tmp_path, allowed=[str(tmp_path / "theirs.py")])
+    assert {"--config.num_steps=7", "--config.seed=3"} <= set(words)
 
 
 @pytest.mark.parametrize("place", ["runs/other/theirs.py", ".venv/theirs.py", "mine/run/theirs.py"])
@@ -255,7 +268,7 @@ def test_no_flag_that_is_a_path_is_a_plain_text() -> None:
 def test_programs_make_no_folder_of_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = "--config=experiments/moving_shapes.py:smoke"
     names = {path.name for path in ROOT.iterdir()}
-    for command in (
+    for words in (
         ("train", config, "--workdir=gs://bucket/x"),
         ("train", config, "--workdir", "s3:/bucket/x"),
         ("train", config.replace("=", "=gs://"), f"--workdir={tmp_path}"),
@@ -264,7 +277,7 @@ def test_programs_make_no_folder_of_a_url(tmp_path: Path, monkeypatch: pytest.Mo
         ("evaluate", "--workdir=gs://bucket/x"),
     ):
         assert "expected a path on this machine, received the URL" in sentence(
-            finish(start(*command))
+            finish(start(*words))
         )
     assert {path.name for path in ROOT.iterdir()} <= names | {"__pycache__"}
     assert not list(tmp_path.iterdir())
