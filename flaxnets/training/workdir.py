@@ -42,6 +42,7 @@ class Workdir:
         self._lock = filelock.FileLock(self.path / "lock")
         self._newly_claimed = False
         self._previous: str | None = None
+        self._data_checked = False
 
     @property
     def checkpoints(self) -> Path:
@@ -191,6 +192,7 @@ class Workdir:
                 f"{self.path}: was trained on other data, so the run cannot resume: "
                 + "; ".join(lines)
             )
+        self._data_checked = True
 
     def record_run(self, described: Mapping[str, Any]) -> None:
         """Writes ``data.json``: the data of this run are those of its checkpoints.
@@ -198,9 +200,9 @@ class Workdir:
         Args:
           described: what ``flaxnets.training.config.describe_run`` returned.
         """
-        path = self.path / "data.json"
-        evaluated = self.read_data().get("evaluated", {}) if path.exists() else {}
-        _write_json(path, {**plain(described), "evaluated": evaluated})
+        # Without a check it may be left from a call that failed before its first checkpoint.
+        known = self.read_data().get("evaluated", {}) if self._data_checked else {}
+        _write_json(self.path / "data.json", {**plain(described), "evaluated": known})
         self._previous = None
 
     def check_trained(self) -> None:
@@ -262,8 +264,8 @@ class Workdir:
             there, now = recorded["splits"][split], described
         if lines := data_differences(there, now):
             raise WorkdirError(
-                f"{self.path}: was trained on other data than those of the split {split}, whose "
-                f"labels would be wrong: {'; '.join(lines)}"
+                f"{self.path}: the data of the split {split} are not those of the run: "
+                + "; ".join(lines)
             )
 
     def record_evaluated(self, split: str, described: Mapping[str, Any]) -> None:

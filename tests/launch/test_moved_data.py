@@ -196,7 +196,7 @@ def test_another_list_of_the_validation_split_is_refused(moved: Path) -> None:
     listed.write_text("\n".join(line for line in lines if line != f"{name_of('Kick', 2)} 3") + "\n")
     workdir = Workdir(moved / "run")
     config = configure(moved / "B")
-    with pytest.raises(WorkdirError, match=r"validation, .*other files .*num_examples: 3"):
+    with pytest.raises(WorkdirError, match=r"split validation are not .*num_examples: 3"):
         TrainedModel(config, workdir).evaluate("validation")
     # The training split is as it was, so that only the record of the workdir tells.
     with pytest.raises(WorkdirError, match="cannot resume: validation: other files are listed"):
@@ -344,3 +344,11 @@ def test_a_captioner_needs_no_data_and_knows_its_own(
         TrainedModel(config, workdir).evaluate("validation")
     with pytest.raises(WorkdirError, match="train: the same files have other labels or captions"):
         workdir.check_run(describe_run(config))
+
+
+def test_a_call_that_failed_before_its_first_checkpoint_leaves_no_identity(tmp_path: Path) -> None:
+    with Workdir(tmp_path) as workdir:
+        workdir.checkpoints.mkdir()
+        (tmp_path / "data.json").write_text("{")
+        workdir.record_run(describe_run(configure(write_data(tmp_path / "A"))))
+    assert Workdir(tmp_path).read_data()["class_names"] == list(CLASSES)
