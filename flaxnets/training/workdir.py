@@ -178,15 +178,14 @@ class Workdir:
         if not (self.path / "data.json").exists():
             return
         recorded, described = self.read_data(), plain(described)
-        splits = recorded["splits"]
-        lines = [
-            f"{name}: {line}"
-            for name, now in described["splits"].items()
-            if name in splits
-            for line in data_differences(splits[name], now)
-        ]
+        lines = []
         for part in ("class_names", "preprocessing"):
             lines += data_differences({part: recorded[part]}, {part: described[part]})
+        for name, now in described["splits"].items():
+            there = recorded["splits"].get(name, now)
+            # Classes that differ are told once.
+            same = {"class_names": now["class_names"]} if lines and "class_names" in now else {}
+            lines += [f"{name}: {line}" for line in data_differences({**there, **same}, now)]
         if lines:
             raise WorkdirError(
                 f"{self.path}: was trained on other data, so the run cannot resume: "
