@@ -18,14 +18,16 @@ def runtime(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"runtime": True})
 
 
-def path_field(default: str = "", *, runtime: bool = False) -> Any:
+def path_field(default: str = "", *, runtime: bool = False, names: tuple[str, ...] = ()) -> Any:
     """Returns a dataclass field that holds a path; ``flaxnets.training.config.localize`` reads it.
 
     Args:
       default: the path, or empty.
       runtime: the path may differ when a run is resumed, as for ``runtime``.
+      names: values that are no paths.
     """
-    return dataclasses.field(default=default, metadata={"path": True, "runtime": runtime})
+    metadata = {"path": True, "runtime": runtime, "names": names}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 # One slash suffices: pathlib makes ``gs:/bucket`` of ``gs://bucket``. One letter is a drive.

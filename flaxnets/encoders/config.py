@@ -57,7 +57,7 @@ class EncoderConfig:
     """A name in ``ENCODERS``, or ``package.module:Name`` of a Linen module that maps images
     (N,H,W,C), called with ``mask`` (N,) and ``train``, to feature maps (N,h,w,D) or vectors
     (N,D)."""
-    weights: str = path_field()
+    weights: str = path_field(names=(IMAGENET,))
     """Empty: random. ``imagenet``: those of efficientnet_lite0 in the extra ``pretrained``. Else a
     ``.pth``, ``.pt`` or ``.safetensors`` file with torchvision's names."""
     level: str = ""

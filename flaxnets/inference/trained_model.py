@@ -96,6 +96,7 @@ class TrainedModel:
 
         Raises:
           ValueError: ``train``, or a split that the experiment does not have.
+          FileNotFoundError: the data are not where they were.
           WorkdirError: data of other classes, or another list of a split that training read.
         """
         if split == "train":
@@ -103,7 +104,12 @@ class TrainedModel:
                 "split: expected one that ends, as validation, received 'train': the training "
                 "data have no end"
             )
-        described = self.config.describe_data(split)
+        try:
+            described = self.config.describe_data(split)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error}; if the data were moved, --config.data.root=FOLDER tells where they are"
+            ) from error
         self.workdir.check_data(split, described)
         records: list[dict[str, Any]] = []
 

@@ -311,7 +311,7 @@ def localize(config: Any, prefix: str = "") -> None:
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             localize(value, f"{prefix}{field.name}.")
-        elif field.metadata.get("path") and isinstance(value, str) and value:
+        elif field.metadata.get("path") and value not in ("", *field.metadata["names"]):
             local = local_path(prefix + field.name, value)
             if value != field.default and os.path.exists(local):
                 local = os.path.abspath(local)

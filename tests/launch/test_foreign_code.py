@@ -230,6 +230,7 @@ def test_every_path_of_an_experiment_is_local(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
+    (tmp_path / "imagenet").mkdir()  # The name of weights all the same.
     base = load_experiment(str(ROOT / "experiments" / experiment))
     names = path_fields(base)
     assert {"initialize_from", "compilation_cache", "model.encoder.weights"} <= names
@@ -237,7 +238,7 @@ def test_every_path_of_an_experiment_is_local(
         for text, expected in (
             ("~/x", f"{tmp_path}/x"),
             ("there", f"{tmp_path}/there"),
-            ("imagenet", "imagenet"),
+            ("imagenet", "imagenet" if name.endswith("weights") else f"{tmp_path}/imagenet"),
             ("gs://b/x", None),
         ):
             config = load_experiment(str(ROOT / "experiments" / experiment))
@@ -295,3 +296,37 @@ def test_a_run_records_its_experiment_so_that_any_folder_finds_it(
     assert program.recorded_name("mine.py:x") == f"{tmp_path}/mine.py:x"
     assert check_experiment(name, tmp_path / "run/config.json") == f"{ROOT}/{name}"
     assert isinstance(load_experiment(name), Config)
+
+
+def rewritten(*argv: str) -> list[str]:
+    return list(program._rewrite(["prog", *argv]))[1:]
+
+
+def test_flags_of_the_configuration_in_a_program_that_reads_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(program.flags, "FLAGS", {"override": None, "workdir": None})
+    assert rewritten("--workdir=x", "--config.data.root=/b", "-config.a", "1", "file.avi") == [
+        *("--workdir=x", "--override=data.root=/b", "--override=a=1", "file.avi"),
+    ]
+    assert rewritten("--config.a=b=c", "--", "--config.x=1") == [
+        *("--override=a=b=c", "--", "--config.x=1"),
+    ]
+
+
+def test_the_experiment_of_the_command_line_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program.flags, "FLAGS", {"config": None})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    name = "experiments/moving_shapes.py:smoke"
+    assert rewritten(f"--config={name}", "--config.seed=1") == [
+        *(f"--config={ROOT}/{name}", "--config.seed=1"),
+    ]
+    assert rewritten("--config", "~/mine.py:v") == [f"--config={tmp_path}/mine.py:v"]
+    with pytest.raises(ValueError, match="--config: expected a path on this machine"):
+        rewritten("--config=https://x.org/mine.py")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "moving_shapes.py").touch()  # One's own comes first.
+    assert rewritten(f"--config={name}") == [f"--config={name}"]
