@@ -5,12 +5,15 @@ processes, threads or workers, and not on the batch at which the iteration start
 therefore one number, and a run resumes exactly on other machines.
 """
 
+import hashlib
+import json
 import logging
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import grain
@@ -87,6 +90,8 @@ class Loader:
             whose last batch is padded with rows of zeros (``mask`` False, ``lengths`` 1, ``label``
             and ``index`` -1), so that every process sees ``batches_per_epoch`` batches.
         order: replaces the shuffle in training and finishes each batch.
+        identity: what tells these examples from others, for JSON, as of ``describe_examples``;
+            ``describe`` includes it.
         seed: of the order and of the transform's random numbers, 0..2**32 - 1.
         process_index: index p of this process; it gets the rows [p, p + 1) × batch_size /
             process_count of each batch.
@@ -111,6 +116,7 @@ class Loader:
         transform: Transform | None = None,
         train: bool,
         order: Order | None = None,
+        identity: Mapping[str, Any] | None = None,
         seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -148,6 +154,8 @@ class Loader:
                 )
         self.source = source
         self.order = order
+        # Through JSON and back, so that it equals what a checkpoint returns.
+        self.identity: dict[str, Any] = json.loads(json.dumps(dict(identity or {})))
         self.batch_size = batch_size
         self.train = train
         self.seed = seed
@@ -170,8 +178,12 @@ class Loader:
         return -(-self.num_examples // self.batch_size)
 
     def describe(self) -> dict[str, Any]:
-        """Returns the settings that fix the order, for JSON; a position is valid for these only."""
+        """Returns what fixes the batches, for JSON; a position is valid for these only.
+
+        The settings of the order, and ``identity``.
+        """
         return {
+            **self.identity,
             "num_examples": self.num_examples,
             "batch_size": self.batch_size,
             "seed": self.seed,
@@ -340,6 +352,41 @@ class BatchIterator(Iterator[Batch]):
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+
+
+def describe_examples(names: Sequence[str | int], targets: Sequence[Any]) -> dict[str, Any]:
+    """Returns digests that tell examples of other files, other targets or another order apart.
+
+    They depend neither on the folder of the files nor on their contents: moved data are the same.
+
+    >>> a = describe_examples(["Wave/1.mp4", "Clap/2.mp4"], ["Wave", "Clap"])
+    >>> b = describe_examples(["Clap/2.mp4", "Wave/1.mp4"], ["Clap", "Wave"])
+    >>> [key for key in a if a[key] != b[key]]
+    ['order']
+
+    Args:
+        names: name of each example, relative to the folder of the data.
+        targets: label or captions of each, values for JSON; labels as names of classes, so that a
+            permutation of the classes is no other target.
+
+    Returns:
+        ``num_examples``; ``files``, the digest of the sorted names; ``targets``, that of the sorted
+        pairs of name and target; ``order``, that of the pairs in order.
+    """
+    # File systems of macOS decompose letters with accents.
+    texts = [unicodedata.normalize("NFC", str(name)) for name in names]
+    pairs = [json.dumps(pair) for pair in zip(texts, targets, strict=True)]
+
+    def digest(lines: Sequence[str]) -> str:
+        content = json.dumps(lines).encode()
+        return hashlib.sha256(content).hexdigest()[:32]
+
+    return {
+        "num_examples": len(texts),
+        "files": digest(sorted(texts)),
+        "targets": digest(sorted(pairs)),
+        "order": digest(pairs),
+    }
 
 
 class _OrderedExamples:

@@ -46,6 +46,7 @@ Variants:
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -62,10 +63,11 @@ from data.video.feature_clips import FeatureClip, VideoFeatures, WholeVideos
 from data.video.transforms import SpatialTransform
 from experiments.features.frozen_features import (
     cache_features,
+    describe_encoder,
     encode_example,
     make_encode,
 )
-from flaxnets.configuration import check_at_least, nearest, runtime
+from flaxnets.configuration import check_at_least, nearest, path_field, runtime
 from flaxnets.encoders.config import EncoderConfig, with_encoder_weights
 from flaxnets.heads.config import PER_STEP, HeadConfig
 from flaxnets.models.config import CRNNConfig, make_crnn, pool_of
@@ -73,6 +75,7 @@ from flaxnets.recurrent.config import NONE, RecurrentConfig
 from flaxnets.tasks.task import Task
 from flaxnets.tasks.video_classification import VideoClassification
 from flaxnets.training.config import Config, OptimizerConfig
+from flaxnets.training.workdir import Workdir
 
 VARIANTS = ("smoke", "ut_interaction")
 DATASETS = ("ucf101", "moving_shapes")
@@ -86,9 +89,10 @@ class DataConfig:
 
     dataset: str = "ucf101"
     """``ucf101``, or ``moving_shapes``, the embedded data set."""
-    root: str = ""
+    root: str = path_field(runtime=True)
     """Folder of UCF101, with ``UCF-101/`` and ``ucfTrainTestlist/``, or ``videos/`` and
-    ``splits/``; required for ``ucf101``."""
+    ``splits/``; required for ``ucf101``, but not for predictions. It may be moved: the workdir
+    records the classes, and digests of the lists."""
     fold: int = 1
     """Official split, 1 to 3."""
     validation_groups: tuple[str, ...] = ("23", "24", "25")
@@ -111,7 +115,7 @@ class DataConfig:
     which needs ``flip``."""
     num_examples: int = 64
     """``moving_shapes`` only: clips of each split."""
-    cache: str = runtime("runs/features")
+    cache: str = path_field("runs/features", runtime=True)
     """Folder of a frozen encoder's cached features; empty: the encoder runs in every step."""
     max_bad_share: float = runtime(0.01)
     """Training fails when more than this share of the videos, in [0,1], cannot be decoded."""
@@ -155,6 +159,10 @@ class LRCNConfig(Config):
         )
     )
 
+    def __post_init__(self) -> None:
+        # No field, so it is neither a flag nor part of config.json.
+        self._class_names: tuple[str, ...] = ()
+
     def validate(self) -> None:
         """Checks the values as ``Config.validate``, and those of the data."""
         super().validate()
@@ -174,10 +182,29 @@ class LRCNConfig(Config):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the actions, by label."""
+        """Names of the actions, by label: the trained model's, or else the data's."""
         if self.data.dataset == "moving_shapes":
             return MovingShapes.class_names
-        return self._videos("train").class_names
+        return self._class_names or self._videos("train").class_names
+
+    def load_assets(self, folder: Path) -> None:
+        """Reads the names of a trained model's classes."""
+        self._class_names = tuple(Workdir(folder).read_data()["class_names"])
+
+    def describe_data(self, split: str) -> dict[str, Any]:
+        """Returns the classes, and digests of the list and its labels."""
+        if self.data.dataset == "moving_shapes":
+            return MovingShapes(split, self.data.num_examples).describe()
+        return self._videos(split).describe()
+
+    def describe_preprocessing(self) -> dict[str, Any]:
+        """Returns the settings of the clips, and the frozen encoder with its weights' digest."""
+        return {
+            "num_frames": NUM_FRAMES,
+            "short_side": self.data.frame_size[0],
+            "transform": dataclasses.asdict(self._transform(1)),
+            **(describe_encoder(self.model.encoder) if self.caches_features else {}),
+        }
 
     @property
     def caches_features(self) -> bool:
@@ -226,25 +253,26 @@ class LRCNConfig(Config):
         """Returns the clips of ``train``, ``validation`` or ``test``."""
         if self.data.dataset == "moving_shapes":
             clips = MovingShapes(split, self.data.num_examples)
-            return self._loader(clips, None, self.batch_size, train=split == "train")
+            return self._loader(clips, None, self.batch_size, split, clips.describe())
         videos = self._videos(split)
         source = VideoSource(videos.paths, videos.labels)
         size = 1 if split == "test" else self.batch_size  # Each test video is many clips.
-        train = split == "train"
+        described = videos.describe()
         if self.caches_features:
-            return self._loader(self._features(source), self._cut_clip(split), size, train=train)
-        return self._loader(source, self._decode_clip(split), size, train=train)
+            features = self._features(source)
+            return self._loader(features, self._cut_clip(split), size, split, described)
+        return self._loader(source, self._decode_clip(split), size, split, described)
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
         """Returns the clips of the given files, cut as at test; unreadable ones are masked."""
         source = VideoSource(tuple(paths))
         if not self.caches_features:
-            return self._loader(source, self._decode_clip("test"), 1, train=False)
+            return self._loader(source, self._decode_clip("test"), 1)
         whole = self._whole_videos(source)
         encode = make_encode(self.model.encoder, self._pool)
         examples = [encode_example(whole[index], encode) for index in range(len(whole))]
         features = VideoFeatures(examples, whole)
-        return self._loader(features, self._cut_clip("test"), 1, train=False)
+        return self._loader(features, self._cut_clip("test"), 1)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
         """Returns 16 frames spread evenly over a video, (16,H,W,3) uint8."""
@@ -286,9 +314,10 @@ class LRCNConfig(Config):
                 "short_side": whole.short_side,
                 "pool": self._pool,
             },
-            source={path: digest_file(path) for path in source.paths},
+            # No paths: moved videos are the same, and the list has the labels.
+            source=[digest_file(path) for path in source.paths],
         )
-        return VideoFeatures(features, whole)
+        return VideoFeatures(features, whole, source.labels)
 
     def _whole_videos(self, source: VideoSource) -> WholeVideos:
         return WholeVideos(source, self._transform(1), short_side=self.data.frame_size[0])
@@ -321,12 +350,22 @@ class LRCNConfig(Config):
             test_crops=test_crops,  # type: ignore[arg-type]
         )
 
-    def _loader(self, source: Any, transform: Any, batch_size: int, *, train: bool) -> Loader:
+    def _loader(
+        self,
+        source: Any,
+        transform: Any,
+        batch_size: int,
+        split: str = "",
+        described: Mapping[str, Any] | None = None,
+    ) -> Loader:
+        """Returns the batches of a split that ``described`` identifies, or of unlabelled files."""
+        train = split == "train"
         return Loader(
             source,
             transform=transform,
             batch_size=-(-batch_size // jax.device_count()) * jax.device_count(),
             train=train,
+            identity={**(described or {}), "preprocessing": self.describe_preprocessing()},
             seed=self.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

@@ -113,6 +113,14 @@ class MovingShapesConfig(Config):
         """Names of the motions, by label."""
         return MovingShapes.class_names
 
+    def describe_data(self, split: str) -> dict[str, Any]:
+        """Returns the classes, the split and the seed of the scenes, or the fold."""
+        data = self.data
+        if not data.fold:
+            return MovingShapes(split, self._sizes.get(split), seed=data.seed).describe()
+        clips = MovingShapes("train", data.num_train, seed=data.seed).describe()
+        return {**clips, "split": split, "fold": data.fold, "num_folds": data.num_folds}
+
     def make_model(self) -> nn.Module:
         """Returns the network that ``model`` describes, for clips of one length."""
         return make_crnn(self.model, len(self.class_names), fixed_length=True)
@@ -156,6 +164,7 @@ class MovingShapesConfig(Config):
             transform=OneFrame(train) if self.data.single_frame else None,
             batch_size=self.batch_size,
             train=train,
+            identity=self.describe_data(split),
             seed=self.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -167,8 +176,12 @@ class MovingShapesConfig(Config):
         if data.fold:
             clips = MovingShapes("train", data.num_train, seed=data.seed)
             return FoldExamples(clips, split, num_folds=data.num_folds, fold=data.fold)
-        sizes = {"train": data.num_train, "validation": data.num_validation, "test": data.num_test}
-        return MovingShapes(split, sizes.get(split), seed=data.seed)
+        return MovingShapes(split, self._sizes.get(split), seed=data.seed)
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        data = self.data
+        return {"train": data.num_train, "validation": data.num_validation, "test": data.num_test}
 
 
 def get_config(variant: str | None = None) -> MovingShapesConfig:

@@ -50,7 +50,7 @@ from data.loader import Loader
 from experiments.captioning.caption_weights import count_frequencies
 from experiments.captioning.config import VOCABULARY, CaptionConfig, configure
 from experiments.captioning.data import read_split
-from flaxnets.configuration import runtime
+from flaxnets.configuration import path_field, runtime
 from flaxnets.tasks.self_critical import SelfCritical
 from flaxnets.tasks.task import Task
 from flaxnets.training.checkpoint import restore_variables
@@ -69,7 +69,7 @@ class SCSTConfig(CaptionConfig):
     checkpoint_every: int = runtime(200)
     patience: int = 5
     ema_decay: float = 0.99
-    start: str = ""
+    start: str = path_field()
     """Workdir of a trained captioner with the same decoder and vocabulary; empty: random
     parameters, for embedded videos only."""
     start_step: int = 0

@@ -25,6 +25,7 @@ softmax; AdamW, mixup, label smoothing; several members a stream.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -46,13 +47,14 @@ from data.video.streams import (
 from experiments.features.frozen_features import (
     Examples,
     cache_features,
+    describe_encoder,
     encode_example,
     fit_projection,
     make_encode,
     plain_features,
 )
 from experiments.features.linear_baselines import over_time, predict_linear
-from flaxnets.configuration import runtime
+from flaxnets.configuration import path_field, runtime
 from flaxnets.encoders.config import EncoderConfig
 from flaxnets.heads.config import HeadConfig
 from flaxnets.models.config import CRNNConfig, make_crnn
@@ -61,17 +63,19 @@ from flaxnets.recurrent.config import RecurrentConfig, reads_maps
 from flaxnets.tasks.task import Task
 from flaxnets.tasks.video_classification import VideoClassification
 from flaxnets.training.config import Config, OptimizerConfig
+from flaxnets.training.workdir import Workdir
 
 
 @dataclasses.dataclass
 class DataConfig:
     """Location of the clips, and the images of them that the encoder sees."""
 
-    root: str = ""
-    """Folder with ``videos/`` and ``splits/``; required."""
+    root: str = path_field(runtime=True)
+    """Folder with ``videos/`` and ``splits/``; required, but not for predictions. It may be moved:
+    the workdir records the classes, and digests of the lists."""
     fold: int = 1
     """Number of the sequence that is tested, 1 to 10."""
-    cache: str = runtime("runs/features")
+    cache: str = path_field("runs/features", runtime=True)
     """Folder of cached features."""
     streams: tuple[str, ...] = ("difference_whole", "difference_square")
     """Streams of images of each video (``data/video/streams.py``), one group of networks each."""
@@ -136,10 +140,27 @@ class UTInteractionConfig(Config):
         )
     )
 
+    def __post_init__(self) -> None:
+        # No field, so it is neither a flag nor part of config.json.
+        self._class_names: tuple[str, ...] = ()
+
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the interactions, by label."""
-        return self._videos("train").class_names
+        """Names of the interactions, by label: the trained model's, or else the data's."""
+        return self._class_names or self._videos("train").class_names
+
+    def load_assets(self, folder: Path) -> None:
+        """Reads the names of a trained model's classes."""
+        self._class_names = tuple(Workdir(folder).read_data()["class_names"])
+
+    def describe_data(self, split: str) -> dict[str, Any]:
+        """Returns the classes, and digests of the list and its labels."""
+        return self._videos(split).describe()
+
+    def describe_preprocessing(self) -> dict[str, Any]:
+        """Returns the streams of images, and the encoder with the digest of its weights."""
+        source = self._streams(VideoSource(()))
+        return {**_describe(source, self.data.pool), **describe_encoder(self.model.encoder)}
 
     def set_fold(self, fold: int) -> None:
         """Selects the fold, the number of the sequence that is tested."""
@@ -193,15 +214,14 @@ class UTInteractionConfig(Config):
     def make_data(self, split: str) -> Loader:
         """Returns clips of cached features of ``train`` or ``test``."""
         files = VideoSource(self._videos(split).paths)
-        source = VideoFeatures(self._examples(split), self._streams(files))
-        return self._loader(source, train=split == "train")
+        return self._loader(VideoFeatures(self._examples(split), self._streams(files)), split)
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
         """Returns clips of features of the given files, which are encoded at once."""
         source = self._streams(VideoSource(tuple(paths)))
         encode = make_encode(self.model.encoder, self.data.pool)
         examples = [encode_example(source[index], encode) for index in range(len(source))]
-        return self._loader(VideoFeatures(examples, source), train=False)
+        return self._loader(VideoFeatures(examples, source))
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
         """Returns 16 frames spread evenly over a video, (16,H,W,3) uint8."""
@@ -235,9 +255,6 @@ class UTInteractionConfig(Config):
             for name, values in inputs.items()
         }
 
-    def _streams(self, videos: VideoSource) -> StreamSource:
-        return StreamSource(videos, tuple(self.data.streams), self.data.stored_steps)
-
     def _videos(self, split: str) -> VideoList:
         if not self.data.root:
             raise ValueError(
@@ -249,11 +266,24 @@ class UTInteractionConfig(Config):
     def _all_videos(self) -> VideoList:
         """Returns all clips, in the same order for each fold, so that the folds share a cache."""
         parts = [self._videos(split) for split in ("train", "test")]
+        # By names, so that the order is the same wherever the videos lie.
         rows = sorted(
-            row for part in parts for row in zip(part.paths, part.labels, part.groups, strict=True)
+            row
+            for part in parts
+            for row in zip(part.names, part.paths, part.labels, part.groups, strict=True)
         )
-        paths, labels, groups = zip(*rows, strict=True)
-        return VideoList(paths, labels, groups, parts[0].class_names)
+        names, paths, labels, groups = zip(*rows, strict=True)
+        return VideoList(paths, labels, groups, parts[0].class_names, names)
+
+    def _streams(
+        self,
+        videos: VideoSource,
+        streams: tuple[str, ...] | None = None,
+        steps: int | None = None,
+    ) -> StreamSource:
+        return StreamSource(
+            videos, streams or tuple(self.data.streams), steps or self.data.stored_steps
+        )
 
     def _indices(self, split: str) -> np.ndarray:
         """Returns the indices of a split's clips among all clips, in the split's order."""
@@ -272,11 +302,7 @@ class UTInteractionConfig(Config):
         steps: int | None = None,
     ) -> Examples:
         """Returns the features of all clips; encodes those that no cache has."""
-        source = StreamSource(
-            VideoSource(videos.paths, videos.labels),
-            streams or tuple(self.data.streams),
-            steps or self.data.stored_steps,
-        )
+        source = self._streams(VideoSource(videos.paths, videos.labels), streams, steps)
         return self._load_features(source, pool or self.data.pool)
 
     def _load_features(self, source: StreamSource, pool: str) -> Examples:
@@ -286,18 +312,17 @@ class UTInteractionConfig(Config):
             source,
             self.model.encoder,
             pool,
-            preprocessing={
-                "streams": source.streams,
-                "steps": source.num_steps,
-                "size": source.size,
-                "gap": source.gap,
-                "pool": pool,
-            },
-            source={path: digest_file(path) for path in source.videos.paths},
+            preprocessing=_describe(source, pool),
+            # No paths: moved videos are the same, and the list has the labels.
+            source=[digest_file(path) for path in source.videos.paths],
         )
-        return [cached[index] for index in range(len(cached))]
+        labelled = VideoFeatures(cached, source, source.videos.labels)
+        return [labelled[index] for index in range(len(cached))]
 
-    def _loader(self, examples: VideoFeatures, *, train: bool) -> Loader:
+    def _loader(self, examples: VideoFeatures, split: str = "") -> Loader:
+        """Returns the batches of a split, or of files without labels."""
+        train = split == "train"
+        identity = {"preprocessing": self.describe_preprocessing()}
         return Loader(
             examples,
             transform=CutFeatures(
@@ -305,11 +330,23 @@ class UTInteractionConfig(Config):
             ),
             batch_size=self.batch_size,
             train=train,
+            identity={**self.describe_data(split), **identity} if split else identity,
             seed=self.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             max_bad_share=0.05 if train else 1.0,
         )
+
+
+def _describe(source: StreamSource, pool: str) -> dict[str, Any]:
+    """Returns the settings of the images that the encoder sees, for JSON."""
+    return {
+        "streams": source.streams,
+        "steps": source.num_steps,
+        "size": source.size,
+        "gap": source.gap,
+        "pool": pool,
+    }
 
 
 def get_config(variant: str | None = None) -> UTInteractionConfig:

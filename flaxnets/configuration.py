@@ -1,9 +1,10 @@
-"""Fields of configurations and parts that are chosen by name."""
+"""Fields of configurations, local paths, and parts that are chosen by name."""
 
 import dataclasses
 import difflib
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,46 @@ def runtime(default: Any) -> Any:
     Such a field may differ when a run is resumed.
     """
     return dataclasses.field(default=default, metadata={"runtime": True})
+
+
+def path_field(default: str = "", *, runtime: bool = False, names: tuple[str, ...] = ()) -> Any:
+    """Returns a dataclass field that holds a path; ``flaxnets.training.config.localize`` reads it.
+
+    Args:
+      default: the path, or empty.
+      runtime: the path may differ when a run is resumed, as for ``runtime``.
+      names: values that are no paths.
+    """
+    metadata = {"path": True, "runtime": runtime, "names": names}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+# One slash suffices: pathlib makes ``gs:/bucket`` of ``gs://bucket``. One letter is a drive.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local_path(argument: str, text: str) -> str:
+    """Returns a path with the home folder in place of a leading ``~``.
+
+    Args:
+      argument: the flag or field that the error names.
+      text: the path, as it was given; empty stays empty.
+
+    Raises:
+      ValueError: a URL, or the home folder of an unknown user.
+    """
+    if _URL.match(text):
+        raise ValueError(
+            f"{argument}: expected a path on this machine, received the URL {text!r}; mount the "
+            "storage, or copy its files"
+        )
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~") and not os.path.lexists(expanded):
+        raise ValueError(
+            f"{argument}: no home folder for {text!r}; a file whose name starts with ~ is given as "
+            f"./{text}"
+        )
+    return expanded
 
 
 def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:

@@ -26,14 +26,11 @@ from flaxnets.tasks.captioning import Captioning
 from flaxnets.training.config import Config, UndefinedMethod
 from flaxnets.training.workdir import Workdir
 from launch import program
-from launch.program import config_of
 from launch.reports.captions import draw_attention
 
-WORKDIR = flags.DEFINE_multi_string(
-    "workdir", None, "Folder of the run; several runs decode as an ensemble", required=True
-)
+WORKDIR = program.define_run("Folder of the run; several runs decode as an ensemble", several=True)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
-ATTENTION = flags.DEFINE_string("attention", None, "Folder for drawings of the attention weights.")
+ATTENTION = program.define_path("attention", None, "Folder for drawings of the attention weights.")
 NUM_CAPTIONS = flags.DEFINE_integer(
     "num_captions", 1, "Most captions of each image.", lower_bound=1
 )
@@ -110,7 +107,7 @@ def _restore() -> tuple[TrainedCaptioner, Config]:
     workdirs = [Workdir(path) for path in WORKDIR.value]
     if STEP.value is not None and len(workdirs) > 1:
         raise ValueError("--step: expected a single --workdir, received several")
-    configs = [config_of(workdir) for workdir in workdirs]
+    configs = [program.recorded_config(workdir) for workdir in workdirs]
     for config in configs:
         config.batch_size = BATCH_SIZE.value or configs[0].batch_size
         if MAX_PIXELS.value is not None:

@@ -28,7 +28,7 @@ from launch import program
 config_flags.DEFINE_config_file(
     "config", None, "Experiment, FILE[:variant]; --config.FIELD=VALUE overrides a field."
 )
-WORKDIR = flags.DEFINE_string(
+WORKDIR = program.define_path(
     "workdir", None, "Folder of all runs; created if missing.", required=True
 )
 FOLDS = flags.DEFINE_list(

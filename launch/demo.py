@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.loop import train
 from flaxnets.training.state import count_parameters
@@ -25,7 +23,7 @@ from launch.reports.run_page import write_report
 EXPERIMENT = "experiments/moving_shapes.py"
 VARIANTS = ("frame", "cnn", "rnn", "crnn")
 
-WORKDIR = flags.DEFINE_string(
+WORKDIR = program.define_path(
     "workdir", None, "Folder of all runs; created if missing.", required=True
 )
 

@@ -4,6 +4,8 @@
 
 Prints the metrics as one JSON object and writes them to ``--out``; the outputs of each example go
 to ``predictions/SPLIT.jsonl`` in the workdir. Several processes work as in ``launch.train``.
+``--config.data.root=FOLDER`` tells where the data are now, if they were moved: they must have the
+classes and the lists of the training, which the workdir records.
 """
 
 import json
@@ -15,12 +17,11 @@ from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.distributed import is_first
 from flaxnets.training.workdir import Workdir, write_text_atomically
 from launch import processes, program
-from launch.program import config_of
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+WORKDIR = program.define_run()
 SPLIT = flags.DEFINE_string("split", "test", "Split to evaluate.")
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
-OUT = flags.DEFINE_string("out", None, "JSON file for the metrics.")
+OUT = program.define_path("out", None, "JSON file for the metrics.")
 # --helpshort lists the flags that connect processes, too.
 flags.adopt_module_key_flags(processes)
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     program.refuse_arguments(argv)
     with processes.joined():
         workdir = Workdir(WORKDIR.value)
-        model = TrainedModel(config_of(workdir), workdir, STEP.value)
+        model = TrainedModel(program.recorded_config(workdir), workdir, STEP.value)
         result = {"split": SPLIT.value, "step": model.step, **model.evaluate(SPLIT.value)}
         if is_first():
             print(json.dumps(result))

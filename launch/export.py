@@ -19,10 +19,9 @@ from flaxnets.inference import export
 from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.workdir import Workdir
 from launch import program
-from launch.program import config_of
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-OUT = flags.DEFINE_string("out", None, "Output file, FILE.safetensors.", required=True)
+WORKDIR = program.define_run()
+OUT = program.define_path("out", None, "Output file, FILE.safetensors.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
 PART = flags.DEFINE_enum("part", "all", ("all", "encoder"), "Variables to export.")
 
@@ -31,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     """Writes the file and prints its size."""
     program.refuse_arguments(argv)
     workdir, out = Workdir(WORKDIR.value), Path(OUT.value)
-    config = config_of(workdir)
+    config = program.recorded_config(workdir)
     step, variables = restore_variables(workdir, STEP.value)
     features = "" if "encoder" in variables["params"] else export.describe_features(config)
     if PART.value == "encoder" and features:

@@ -3,8 +3,9 @@
     python -m launch.predict --workdir=runs/lrcn CLIP.avi …
 
 A line is ``{"path": …, "predictions": [{"label": …, "probability": …}, …]}``, most probable class
-first, or ``{"path": …, "error": REASON}`` for a file that is missing or cannot be decoded; then the
-exit code is 1.
+first, under the names of the classes in training (the data are not needed), or
+``{"path": …, "error": REASON}`` for a file that is missing or cannot be decoded; then the exit code
+is 1.
 """
 
 import json
@@ -17,9 +18,8 @@ from absl import flags
 from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.workdir import Workdir
 from launch import program
-from launch.program import config_of
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+WORKDIR = program.define_run()
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
 TOP = flags.DEFINE_integer("top", 5, "Number of classes on each line.", lower_bound=1)
 
@@ -34,9 +34,8 @@ def main(argv: Sequence[str]) -> int:
             f"{len(missing)} of {len(argv)} clips do not exist: {', '.join(missing[:3])}"
         )
     workdir = Workdir(WORKDIR.value)
-    config = config_of(workdir)
-    model = TrainedModel(config, workdir, STEP.value)
-    failed = 0
+    model = TrainedModel(program.recorded_config(workdir), workdir, STEP.value)
+    names, failed = model.class_names, 0
     for record in model.predict(list(argv)):
         path = argv[record["index"]]
         if "error" in record:
@@ -47,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         probabilities = record["probabilities"]
         order = sorted(range(len(probabilities)), key=lambda k: -probabilities[k])
         top = [
-            {"label": config.class_names[k], "probability": probabilities[k]}
+            {"label": names[k] if names else f"class {k}", "probability": probabilities[k]}
             for k in order[: TOP.value]
         ]
         print(json.dumps({"path": path, "predictions": top}), flush=True)

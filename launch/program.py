@@ -1,9 +1,15 @@
-"""Shared parts of the programs: the run under absl, errors without a traceback, experiments."""
+"""Shared parts of the programs: flags, errors without a traceback, experiments and their code.
+
+A workdir names the file of its experiment, and may name parts as ``package.module:Name``. Both are
+Python code that runs when the workdir is used. ``config_of`` imports only what lies in this
+repository, outside of the folders of runs, or what the user has named on the command line.
+"""
 
 import ast
 import contextlib
 import dataclasses
 import hashlib
+import importlib.machinery
 import importlib.util
 import logging
 import math
@@ -23,12 +29,14 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
-from flaxnets.configuration import nearest
+from flaxnets.configuration import local_path, nearest
 from flaxnets.training import distributed
 from flaxnets.training.config import (
     Config,
     UndefinedMethod,
     flatten,
+    localize,
+    set_runtime,
     update,
 )
 from flaxnets.training.metric_writer import NonFiniteLoss, RecordFile
@@ -52,6 +60,70 @@ EXPECTED_ERRORS = (
     UndefinedMethod,
     distributed.LostProcess,
 )
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Root of the repository, or folder of the installed packages."""
+LIBRARIES = ("flax", "flaxnets")
+"""Packages whose parts any workdir may name."""
+RUNS = "runs"
+"""Folder of the repository for workdirs, which may have come from elsewhere."""
+
+# The flags below belong to the programs that define them by these functions.
+flags.disclaim_key_flags()
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    """Parser of flags that are paths."""
+
+    syntactic_help = "a path; ~ is the home folder"
+
+    def parse(self, argument: str) -> str:
+        return local_path("path", argument)
+
+
+def define_path(
+    name: str, default: str | None, help: str, *, required: bool = False
+) -> flags.FlagHolder[Any]:
+    """Defines a flag that is a path: ``~`` is expanded, URLs are refused."""
+    return flags.DEFINE(
+        _PathParser(), name, default, help, serializer=flags.ArgumentSerializer(), required=required
+    )
+
+
+def define_run(help: str = "Folder of the run.", *, several: bool = False) -> flags.FlagHolder[Any]:
+    """Defines the flags of a program that uses a trained run, and returns ``--workdir``.
+
+    ``--config.FIELD=VALUE`` sets a field that may differ from the run's, ``--experiment`` and
+    ``--allow_code`` name code that may run; ``recorded_config`` reads all of them.
+
+    Args:
+      help: of ``--workdir``.
+      several: ``--workdir`` may be given several times; its value is a list.
+    """
+    flags.DEFINE_multi_string(
+        "override",
+        [],
+        "FIELD=VALUE, also written --config.FIELD=VALUE: another value than the run's of a field "
+        "that does not change its results, as data.root",
+    )
+    define_path(
+        "experiment", None, "The run's experiment, FILE[:variant], if it is not where it was."
+    )
+    define_allow_code()
+    if several:
+        return flags.DEFINE_multi(
+            _PathParser(), flags.ArgumentSerializer(), "workdir", None, help, required=True
+        )
+    return define_path("workdir", None, help, required=True)
+
+
+def define_allow_code() -> None:
+    """Defines ``--allow_code``."""
+    flags.DEFINE_multi_string(
+        "allow_code",
+        [],
+        "FILE or module outside of the repository that the workdir names and that may run",
+    )
 
 
 class _TupleParser(flags.ArgumentParser):
@@ -204,6 +276,11 @@ def _is_defect(error: BaseException) -> bool:
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
+        argv = list(_rewrite(argv))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
         return flags.FLAGS(tuple(argv))
     except flags.Error as error:
         print(f"error: {_explain_experiment(argv) or error}", file=sys.stderr)
@@ -211,6 +288,40 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         explained = _explain_experiment(argv) or _explain_field(argv)
         print(f"error: {explained or error}", file=sys.stderr)
     sys.exit(2)
+
+
+def _rewrite(argv: Sequence[str]) -> Iterator[str]:
+    """Yields the arguments in the form that absl knows.
+
+    The file of ``--config`` becomes a local path, which is looked for at the root of the repository
+    too. In a program without ``--config``, ``--config.FIELD=VALUE`` becomes
+    ``--override=FIELD=VALUE``.
+    """
+    overrides = "override" in flags.FLAGS and "config" not in flags.FLAGS
+    rest = iter(argv)
+    for argument in rest:
+        if argument == "--":
+            yield argument
+            yield from rest
+            return
+        name, equals, value = argument.partition("=")
+        flag = name.lstrip("-")
+        if name.startswith("-") and flag == "config" and not overrides:
+            value = value if equals else next(rest, "")
+            yield f"--config={_user_experiment(value)}" if value else argument
+        elif name.startswith("-") and flag.startswith("config.") and overrides:
+            value = value if equals else next(rest, "")
+            yield f"--override={flag.removeprefix('config.')}={value}"
+        else:
+            yield argument
+
+
+def _user_experiment(spec: str) -> str:
+    """Returns FILE[:variant] of the command line with a local path."""
+    name, colon, variant = local_path("--config", spec).partition(":")
+    if not Path(name).is_file() and (ROOT / name).is_file():
+        name = str(ROOT / name)
+    return name + colon + variant
 
 
 def _explain_experiment(argv: Sequence[str]) -> str:
@@ -270,6 +381,9 @@ def refuse_arguments(argv: Sequence[str]) -> None:
 def experiment_of_flag(argv: Sequence[str]) -> tuple[str, Config]:
     """Returns FILE[:variant] of the flag ``--config``, and its configuration with all overrides.
 
+    A file inside the repository is named relative to its root, any other by its absolute path, so
+    that the name is valid in any folder.
+
     Args:
       argv: positional arguments; must be empty.
 
@@ -282,7 +396,8 @@ def experiment_of_flag(argv: Sequence[str]) -> tuple[str, Config]:
     config = flags.FLAGS.config
     if not isinstance(config, Config):
         load_experiment(spec)  # The flag hides the reason; this raises it.
-    return spec, conform_texts(config)
+    localize(config)
+    return recorded_name(spec), conform_texts(config)
 
 
 def conform_texts(config: Any) -> Any:
@@ -300,18 +415,28 @@ def conform_texts(config: Any) -> Any:
     return config
 
 
+def recorded_name(spec: str) -> str:
+    """Returns FILE[:variant] as a workdir records it; see ``experiment_of_flag``."""
+    name, colon, variant = spec.partition(":")
+    file = Path(name).resolve()
+    name = file.relative_to(ROOT).as_posix() if file.is_relative_to(ROOT) else str(file)
+    return name + colon + variant
+
+
 def load_experiment(spec: str) -> Config:
-    """Returns the configuration of the experiment ``FILE[:variant]``.
+    """Returns the configuration of the experiment ``FILE[:variant]``; runs the file.
+
+    A relative path starts at the working directory, or else at the root of the repository.
 
     Raises:
       FileNotFoundError: no such file.
       ValueError: the file has no ``get_config`` or returns no ``Config``.
     """
     name, _, variant = spec.partition(":")
-    path = Path(name)
+    path = Path(name) if Path(name).is_file() else ROOT / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"--config={spec}: no file {path}; expected the path of an experiment, as "
+            f"--config={spec}: no file {name}; expected the path of an experiment, as "
             "experiments/lrcn_ucf101.py or experiments/lrcn_ucf101.py:smoke"
         )
     module_name = f"experiment_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
@@ -333,17 +458,48 @@ def load_experiment(spec: str) -> Config:
     return config
 
 
-def config_of(workdir: Workdir) -> Config:
-    """Returns the configuration with which a workdir was trained.
+def recorded_config(workdir: Workdir) -> Config:
+    """Returns ``config_of`` a workdir under the flags of ``define_run``."""
+    values = flags.FLAGS
+    return config_of(
+        workdir,
+        experiment=values.experiment,
+        allowed=values.allow_code,
+        overrides=values.override,
+    )
+
+
+def config_of(
+    workdir: Workdir,
+    *,
+    experiment: str | None = None,
+    allowed: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Config:
+    """Returns the configuration with which a workdir was trained; runs the experiment's file.
+
+    Args:
+      workdir: of the run.
+      experiment: FILE[:variant] in place of the recorded one; may lie anywhere.
+      allowed: files and modules outside of the repository that may be imported.
+      overrides: ``FIELD=VALUE`` of fields that may differ from the run's.
 
     Raises:
       flaxnets.training.workdir.WorkdirError: the workdir holds no run.
-      FileNotFoundError: no such experiment file; run from the root of the repository.
-      ValueError: the experiment no longer has a field that the run recorded.
+      FileNotFoundError: no such experiment file.
+      ForeignCode: the workdir names code that is not allowed.
+      ValueError: the experiment no longer has a field that the run recorded, or an override of a
+        field that must not differ.
     """
     record = workdir.read_config()
-    config = load_experiment(record["experiment"])
+    source = workdir.path / "config.json"
+    spec = experiment or check_experiment(str(record["experiment"]), source, allowed)
+    check_parts(record["config"], source, allowed)
+    config = load_experiment(spec)
     update(config, record["config"])
+    for override in overrides:
+        set_runtime(config, override)
+    localize(config)
     return config
 
 
@@ -373,6 +529,126 @@ def open_workdir(path: Path | str, *, writes: bool = True) -> Workdir:
     """Returns a workdir whose lock is broken after the time in ``--break_lock_after``."""
     given = BREAK_LOCK_AFTER.value
     return Workdir(path, writes=writes, break_lock_after=math.inf if given is None else given)
+
+
+class ForeignCode(ValueError):
+    """A workdir names code outside of the repository, which the user has not allowed."""
+
+
+def check_experiment(recorded: str, source: Path, allowed: Sequence[str] = ()) -> str:
+    """Returns FILE[:variant] with the absolute path of an experiment that may be run.
+
+    Args:
+      recorded: FILE[:variant] as a workdir records it; a relative path starts at the root of the
+        repository, never at the working directory.
+      source: the file that records it, inside the workdir.
+      allowed: files that may be run, too.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ForeignCode: a file outside of the repository, or in a folder of runs.
+    """
+    name, colon, variant = recorded.partition(":")
+    path = (ROOT / name).resolve()
+    own = _is_own(path, source) or any(_names_file(one, path) for one in allowed)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{source}: no file {path}, the run's experiment; give --experiment=FILE[:variant]"
+        )
+    if not own:
+        raise ForeignCode(
+            f"{source}: names {path} as its experiment, which would be run and is not part of this "
+            f"repository; if you trust the file, add --allow_code={path}"
+        )
+    return f"{path}{colon}{variant}"
+
+
+def check_parts(config: Any, source: Path, allowed: Sequence[str] = ()) -> None:
+    """Checks that no value of a configuration names a module that must not be imported.
+
+    Args:
+      config: nested values, as a workdir records them.
+      source: the file that records them, inside the workdir.
+      allowed: files and modules that may be imported.
+
+    Raises:
+      ForeignCode: a ``package.module:Name`` outside of the repository and of ``LIBRARIES``.
+    """
+    for field, value in _texts(config):
+        module, colon, _ = value.partition(":")
+        if not colon or module.split(".")[0] in LIBRARIES:
+            continue
+        if any(module == one.partition(":")[0] for one in allowed):
+            continue
+        for file in _find_module(module):
+            if file is not None and _is_own(file, source):
+                continue
+            if file is not None and any(_names_file(one, file) for one in allowed):
+                continue
+            raise ForeignCode(
+                f"{source}: {field} is {value!r}, which would import {file or module}, and that is "
+                f"not part of this repository; if you trust it, add --allow_code={module}"
+            )
+
+
+def _is_own(file: Path, source: Path) -> bool:
+    """Returns True for a file of the repository that is no part of a run or an environment."""
+    if not file.is_relative_to(ROOT):
+        return False
+    top = file.relative_to(ROOT).parts[0]
+    workdir = source.resolve().parent
+    if workdir == ROOT:  # Its files are those of the repository.
+        return False
+    inside = workdir.relative_to(ROOT).parts[:1] if workdir.is_relative_to(ROOT) else ()
+    return top not in (RUNS, *inside) and not top.startswith(".")
+
+
+def _names_file(allowed: str, file: Path) -> bool:
+    name = allowed if Path(allowed).expanduser().is_file() else allowed.partition(":")[0]
+    return Path(name).expanduser().resolve() == file
+
+
+def _texts(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the path and value of each text in nested values."""
+    if isinstance(values, str):
+        yield prefix, values
+    elif isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _texts(value, f"{prefix}.{name}" if prefix else str(name))
+    elif isinstance(values, Sequence):
+        for value in values:
+            yield from _texts(value, prefix)
+
+
+def _find_module(module: str) -> list[Path | None]:
+    """Returns the files that importing a module would run: its packages' and its own.
+
+    None stands for a module without a file, such as a built-in one. Empty: there is no such module;
+    the text is no part, or the part's constructor will say so. Unlike ``importlib.util.find_spec``
+    this imports no package on the way.
+    """
+    files: list[Path | None] = []
+    folders: list[str] | None = None
+    parts = module.split(".")
+    for number in range(len(parts)):
+        name = ".".join(parts[: number + 1])
+        try:
+            if number == 0:
+                spec = importlib.util.find_spec(name)
+            else:
+                spec = importlib.machinery.PathFinder.find_spec(name, folders)
+        except (ValueError, ImportError):
+            break
+        if spec is None:
+            break
+        folders = list(spec.submodule_search_locations or ())
+        if spec.has_location and spec.origin:
+            files.append(Path(spec.origin).resolve())
+        elif not folders:  # A folder without __init__.py runs nothing.
+            files.append(None)
+        if not folders:
+            break
+    return files
 
 
 def log_to(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
+from flaxnets.configuration import local_path
 from launch import program
 from launch.reports.run_table import (
     build_runs_page,
@@ -20,7 +21,7 @@ from launch.reports.run_table import (
     row_of,
 )
 
-OUT = flags.DEFINE_string("out", None, "HTML file for the table and the curves of the runs.")
+OUT = program.define_path("out", None, "HTML file for the table and the curves of the runs.")
 MATCH = flags.DEFINE_string("match", "", "List only runs whose name contains this text.")
 
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints the table and writes the page."""
     if len(argv) != 1:
         raise ValueError(f"expected one folder, received {' '.join(argv) or 'none'}")
-    folder = Path(argv[0])
+    folder = Path(local_path("folder", argv[0]))
     runs = [run for run in find_runs(folder) if MATCH.value in run.name]
     if not runs:
         raise ValueError(

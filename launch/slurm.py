@@ -53,7 +53,7 @@ ARRAY_LIMIT = flags.DEFINE_integer(
     "array_limit", 0, "Most elements of the array that run at the same time; 0: no limit."
 )
 JOB_NAME = flags.DEFINE_string("job_name", "", "Job name; empty: the program's.")
-OUTPUT = flags.DEFINE_string(
+OUTPUT = program.define_path(
     "output", "", "File of the job's output, with Slurm's %x, %j, %A, %a; empty: in runs/slurm."
 )
 SETUP = flags.DEFINE_string(

@@ -58,9 +58,10 @@ if TYPE_CHECKING:
 config_flags.DEFINE_config_file(
     "config", None, "The experiment: FILE[:variant]; --config.FIELD=VALUE overrides a field."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all trials.", required=True)
+WORKDIR = program.define_path("workdir", None, "Folder of all trials.", required=True)
+program.define_allow_code()
 SPACE = flags.DEFINE_multi_string("space", [], "Field that varies: FIELD=VALUES.")
-SPACE_FILE = flags.DEFINE_string("space_file", None, "Python file with suggest(trial).")
+SPACE_FILE = program.define_path("space_file", None, "Python file with suggest(trial).")
 OBJECTIVE = flags.DEFINE_multi_string(
     "objective", [], "METRIC:max or METRIC:min; by default the experiment's best_metric."
 )
@@ -103,7 +104,8 @@ def main(argv: Sequence[str]) -> int:
     optuna.logging.enable_propagation()
     if PAGE.value:
         with contextlib.closing(Database(_address(workdir, exists=True))) as database:
-            print(write_page(load_study(database, STUDY.value), workdir))
+            study = load_study(database, STUDY.value)
+            print(write_page(study, workdir, flags.FLAGS.allow_code))
         return 0
     if not flags.FLAGS["config"].value:
         raise ValueError("config: expected --config=FILE[:variant], received none")
@@ -134,9 +136,14 @@ def _sweep(plan: Plan, database: Database, workdir: Path) -> int:
     code = _start_workers() if WORKERS.value > 1 else _work(database, study, Runner(plan, workdir))
     if not is_done(study):
         return code
-    print(summarize(study, workdir))
+    # The file of the command line, which the study has just been compared with.
+    allowed = [
+        *flags.FLAGS.allow_code,
+        str(program.ROOT / plan.settings.experiment.partition(":")[0]),
+    ]
+    print(summarize(study, workdir, allowed))
     try:
-        print(write_page(study, workdir))
+        print(write_page(study, workdir, allowed))
     except ValueError as error:  # Without Plotly, the sweep is done nevertheless.
         logger.warning("no page: %s", error)
     return 0

@@ -45,7 +45,7 @@ from launch import processes, program
 config_flags.DEFINE_config_file(
     "config", None, "Experiment, FILE[:variant]; --config.FIELD=VALUE overrides a field."
 )
-WORKDIR = flags.DEFINE_string(
+WORKDIR = program.define_path(
     "workdir", None, "Folder of the run; created if missing.", required=True
 )
 PROFILE_STEPS = flags.DEFINE_string(

@@ -6,6 +6,7 @@ TensorFlow once, on any machine, and must write the format that is readable with
     tfds.builder("coco_captions", data_dir=DIR).download_and_prepare(file_format="array_record")
 """
 
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +56,13 @@ class PreparedCaptions:
         records: TFDS's data source, with ``image`` still encoded.
         captions: the original captions of each image, by ascending id.
         image_ids: COCO's ids.
+        digest: SHA-256 of all images in order, wherever the records lie.
     """
 
     records: Any
     captions: tuple[tuple[str, ...], ...]
     image_ids: tuple[int, ...]
+    digest: str
 
     def __len__(self) -> int:
         return len(self.records)
@@ -104,12 +107,13 @@ def read_split(data_dir: str | Path, split: str, *, restval: bool = True) -> Pre
     records = builder.as_data_source(
         split="+".join(names), decoders={"image": tfds.decode.SkipDecoding()}
     )
-    captions, image_ids = [], []
+    captions, image_ids, digest = [], [], hashlib.sha256()
     for record in records:
+        digest.update(hashlib.sha256(record["image"]).digest())
         numbered = zip(record["captions"]["id"], record["captions"]["text"], strict=True)
         captions.append(tuple(text.decode().strip() for _, text in sorted(numbered)))
         image_ids.append(int(record["image/id"]))
-    return PreparedCaptions(records, tuple(captions), tuple(image_ids))
+    return PreparedCaptions(records, tuple(captions), tuple(image_ids), digest.hexdigest())
 
 
 def _find(data_dir: Path) -> Path:

@@ -13,10 +13,12 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.files import find_files, normal_name, read_lines
+from data.loader import describe_examples
 
 SPLITS = ("train", "validation", "test")
 UCF101_GROUP = r"_g(\d+)_c\d+"
@@ -41,15 +43,25 @@ class VideoList:
         labels: class indices >= 0.
         groups: recording group (same people and place) of each file; "" if its name has none.
         class_names: name of each class.
+        names: path of each file, relative to the folder of the class folders.
     """
 
     paths: tuple[str, ...]
     labels: tuple[int, ...]
     groups: tuple[str, ...]
     class_names: tuple[str, ...]
+    names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies the list, wherever it lies, for JSON: classes and digests."""
+        labels = [self.class_names[label] for label in self.labels]
+        return {
+            "class_names": list(self.class_names),
+            **describe_examples(self.names, labels),
+        }
 
 
 def read_split(
@@ -114,6 +126,7 @@ def read_split(
         labels=tuple(labels[i] for i in chosen),
         groups=tuple(groups[i] for i in chosen),
         class_names=class_names,
+        names=tuple(names[i] for i in chosen),
     )
 
 

@@ -6,6 +6,7 @@ single frame nor the unordered frames reveal the label.
 """
 
 import operator
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,15 @@ class MovingShapes:
             f"MovingShapes(split={self.split!r}, num_examples={self.num_examples}, "
             f"seed={self.seed})"
         )
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies the examples, for JSON."""
+        return {
+            "class_names": list(self.class_names),
+            "split": self.split,
+            "num_examples": self.num_examples,
+            "scene_seed": self.seed,
+        }
 
     def __getitem__(self, index: int, /) -> VideoExample:
         """Draws and renders example ``index``.

@@ -77,21 +77,27 @@ class Explains(Protocol):
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """Encoded videos that can explain why one of them is unreadable.
+    """Encoded videos under the labels of a list, which can explain why one is unreadable.
 
     Attributes:
       features: the examples.
       videos: the source that was encoded, in the same order.
+      labels: class indices, in the same order; cached features may have been encoded under others.
+        None: those of ``features``.
     """
 
     features: Source | Sequence[Mapping[str, np.ndarray]] = field(repr=False)
     videos: Explains
+    labels: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        return self.features[index]
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        example = dict(self.features[index])
+        if self.labels is not None and example["mask"]:
+            example["label"] = np.asarray(self.labels[index], np.int32)
+        return example
 
     def explain(self, index: int) -> str:
         """Returns why video ``index`` cannot be read."""

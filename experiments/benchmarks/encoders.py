@@ -26,6 +26,7 @@ from absl import app, flags
 from flax import linen as nn
 
 from experiments.benchmarks.timing import measure
+from flaxnets.configuration import local_path
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_efficientnet_lite0
 from flaxnets.layers.batch_sharding import map_in_chunks
@@ -156,7 +157,7 @@ def main(argv: list[str]) -> None:
         )
     if PYTORCH not in results:
         print("PyTorch is not installed: no comparison with it")
-    path = Path(_OUT.value)
+    path = Path(local_path("out", _OUT.value))
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "batch_size": len(images),

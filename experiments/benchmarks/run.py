@@ -40,6 +40,7 @@ from experiments.benchmarks.timing import (
     compare,
     measure,
 )
+from flaxnets.configuration import local_path
 from flaxnets.training.workdir import write_text_atomically
 
 GROUPS: dict[str, Callable[[], list[Case]]] = {
@@ -140,6 +141,7 @@ def main(argv: list[str]) -> None:
     unknown = sorted(set(_ONLY.value) - set(GROUPS))
     if unknown:
         raise app.UsageError(f"--only: expected some of {list(GROUPS)}, received {unknown}")
+    folder = Path(local_path("out", _OUT.value))
     for name, groups in TABLES.items():
         results: Results = {}
         for group in groups:
@@ -147,9 +149,9 @@ def main(argv: list[str]) -> None:
                 results.update(
                     run_cases(GROUPS[group](), _ROUNDS.value, group if _FRESH.value else "")
                 )
-                write(name, results, Path(_OUT.value))
+                write(name, results, folder)
         if results:
-            print(f"written to {Path(_OUT.value) / name}.json and .md\n", flush=True)
+            print(f"written to {folder / name}.json and .md\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from data.loader import Loader
 from experiments.captioning import scoring
 from experiments.captioning.data import (
     CaptionDataConfig,
+    describe_preprocessing,
     image_transform,
     make_loader,
     make_prediction_data,
@@ -167,6 +168,14 @@ class CaptionConfig(Config):
     def load_assets(self, folder: Path) -> None:
         """Reads the vocabulary of a trained model."""
         self._vocabulary = Vocabulary.load(folder / VOCABULARY)
+
+    def describe_data(self, split: str) -> dict[str, Any]:
+        """Returns digests of the names and captions of a split."""
+        return read_split(self.data, split).describe()
+
+    def describe_preprocessing(self) -> dict[str, Any]:
+        """Returns the transform of the images, and a frozen encoder with its weights' digest."""
+        return describe_preprocessing(self.data, self.model.encoder)
 
     def check_variables(self, variables: Mapping[str, Any]) -> None:
         """Checks that the vocabulary has as many ids as the embedding has rows."""

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, cast, get_args
 
 import jax
@@ -28,7 +27,7 @@ from data.datasets import (
     karpathy,
 )
 from data.datasets.captioned_images import Missing, first_few
-from data.loader import Batch, Loader
+from data.loader import Batch, Loader, describe_examples
 from data.moving_shapes.source import MovingShapes
 from data.sources import ConcatenatedSources
 from experiments.captioning.caption_weights import (
@@ -37,8 +36,14 @@ from experiments.captioning.caption_weights import (
     find_neighbours,
     weigh_captions,
 )
-from experiments.features.frozen_features import Encode, cache_features, digest_images, make_encode
-from flaxnets.configuration import nearest, runtime
+from experiments.features.frozen_features import (
+    Encode,
+    cache_features,
+    describe_encoder,
+    digest_images,
+    make_encode,
+)
+from flaxnets.configuration import nearest, path_field, runtime
 from flaxnets.encoders.config import EncoderConfig
 
 logger = logging.getLogger(__name__)
@@ -60,10 +65,11 @@ class CaptionDataConfig:
     """``moving_shapes``: the embedded videos. ``flickr8k``: its own folders. ``karpathy``: the JSON
     of Karpathy's splits of Flickr8k, Flickr30k or COCO. ``coco``: its own folder and JSON, with the
     validation images as the test split. ``coco_tfds``: TFDS's coco_captions, once prepared."""
-    root: str = ""
+    root: str = path_field(runtime=True)
     """Folder of the data set; for ``karpathy`` the folder of images, for ``coco_tfds`` TFDS's
-    folder. Required except for ``moving_shapes``."""
-    annotations: str = ""
+    folder. Required except for ``moving_shapes`` and for captions of other images. It may be moved:
+    the workdir records the vocabulary, and digests of the lists."""
+    annotations: str = path_field(runtime=True)
     """``karpathy`` only: the JSON file."""
     missing: str = "error"
     """Treatment of listed images without a file: ``error``, or ``skip`` to leave them out and log
@@ -71,7 +77,7 @@ class CaptionDataConfig:
     max_pixels: int = runtime(MAX_PIXELS)
     """Larger images count as unreadable; they are refused before they are decoded. Each thread that
     reads images needs up to 8 bytes a pixel, 20 for WebP."""
-    cache: str = runtime("runs/features")
+    cache: str = path_field("runs/features", runtime=True)
     """Folder of cached features and document frequencies."""
     image_size: int = 288
     """Height and width of the encoder's images, pixels; a multiple of 32."""
@@ -129,6 +135,10 @@ class CaptionedSplit:
     captions: tuple[tuple[str, ...], ...]
     names: tuple[str | int, ...]
     digest: str
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies names and captions, wherever the images lie, for JSON."""
+        return describe_examples(self.names, self.captions)
 
 
 def read_split(config: CaptionDataConfig, split: str) -> CaptionedSplit:
@@ -204,9 +214,8 @@ def _images(
 ) -> CaptionedSplit:
     if kind == "coco_tfds":
         prepared = coco_captions_tfds.read_split(root, split)
-        digest = f"coco_captions {Path(root).resolve()} {split}"
         images: Any = prepared.images(transform, max_pixels=max_pixels)
-        return CaptionedSplit(images, prepared.captions, prepared.image_ids, digest)
+        return CaptionedSplit(images, prepared.captions, prepared.image_ids, prepared.digest)
     if kind == "flickr8k":
         listed = flickr8k.read_split(root, split, missing=missing)
     elif kind == "coco":
@@ -223,6 +232,14 @@ def _images(
         )
     images = ImageSource(listed.paths, transform, max_pixels=max_pixels)
     return CaptionedSplit(images, listed.captions, listed.image_ids, digest_images(listed.paths))
+
+
+def describe_preprocessing(config: CaptionDataConfig, encoder: EncoderConfig) -> dict[str, Any]:
+    """Returns the transform of images, and a frozen encoder with its weights' digest, for JSON."""
+    if config.kind == "moving_shapes":
+        return {}
+    frozen = describe_encoder(encoder) if encoder.frozen else {}
+    return {"transform": dataclasses.asdict(image_transform(config)), **frozen}
 
 
 def make_vocabulary(config: CaptionDataConfig) -> Vocabulary:
@@ -321,6 +338,8 @@ def make_loader(
     """
     train = split == "train"
     read = read_split(config, split)
+    preprocessing = {"preprocessing": describe_preprocessing(config, encoder)}
+    identity = {**read.describe(), **preprocessing, "vocabulary": vocabulary.digest}
     has_images = config.kind != "moving_shapes"
     cached = caches_features(config, encoder)
     augment = None
@@ -358,6 +377,7 @@ def make_loader(
         batch_size=batch_size,
         train=train,
         order=order,
+        identity=identity,
         transform=augment,
         seed=seed,
         process_index=jax.process_index(),

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from flaxnets.configuration import local_path
 from flaxnets.training.workdir import write_text_atomically
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
@@ -63,7 +64,7 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 def main(argv: Sequence[str]) -> None:
     """Writes the table."""
     rows = [make_row(Path(workdir), _SPLIT.value) for workdir in argv[1:]]
-    write_text_atomically(_OUT.value, format_table(rows))
+    write_text_atomically(local_path("out", _OUT.value), format_table(rows))
 
 
 if __name__ == "__main__":

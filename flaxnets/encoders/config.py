@@ -13,6 +13,7 @@ from flaxnets.configuration import (
     check_dtype_argument,
     find_part,
     parameters_of,
+    path_field,
     runtime,
 )
 from flaxnets.encoders.alexnet import AlexNet, CaffeNet
@@ -63,7 +64,7 @@ class EncoderConfig:
     """A name in ``ENCODERS``, or ``package.module:Name`` of a Linen module that maps images
     (N,H,W,C), called with ``mask`` (N,) and ``train``, to feature maps (N,h,w,D) or vectors
     (N,D)."""
-    weights: str = ""
+    weights: str = path_field(names=(IMAGENET,))
     """Empty: random. ``imagenet``: those of efficientnet_lite0 in the extra ``pretrained``. Else a
     ``.pth``, ``.pt`` or ``.safetensors`` file with torchvision's names."""
     level: str = ""

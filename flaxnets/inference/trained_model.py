@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from flaxnets.training.checkpoint import restore_variables
-from flaxnets.training.config import Config, Data, UndefinedMethod
+from flaxnets.training.config import Config, Data, UndefinedMethod, data_differences
 from flaxnets.training.distributed import is_first
 from flaxnets.training.evaluation import evaluate, gather_records
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.step import make_evaluation_step
-from flaxnets.training.workdir import Workdir, write_text_atomically
+from flaxnets.training.workdir import Workdir, WorkdirError, write_text_atomically
 
 
 @runtime_checkable
@@ -51,6 +51,7 @@ class TrainedModel:
       config: the configuration of the run.
       workdir: the folder of the run.
       step: the step of the checkpoint.
+      class_names: names of the classes in training, by label; empty if the labels have none.
       variables: Linen's collections; averaged parameters if the run kept an average.
     """
 
@@ -65,10 +66,18 @@ class TrainedModel:
         Raises:
           FileNotFoundError: no checkpoint, or none of that step.
           ValueError: a checkpoint that does not fit the assets beside it.
+          WorkdirError: no record of the data, or another preprocessing than in training.
         """
         self.config, self.workdir = config, workdir
+        recorded = workdir.read_data()
+        self.class_names: tuple[str, ...] = tuple(recorded["class_names"])
         # Before the model is built, whose sizes may depend on them (a vocabulary).
         config.load_assets(workdir.path)
+        preprocessing = {"preprocessing": config.describe_preprocessing()}
+        if lines := data_differences({"preprocessing": recorded["preprocessing"]}, preprocessing):
+            raise WorkdirError(
+                f"{workdir.path}: was trained with another preprocessing: {'; '.join(lines)}"
+            )
         self.step, variables = restore_variables(workdir, step)
         config.check_variables(variables)
         self._strategy = DataParallel()
@@ -87,12 +96,21 @@ class TrainedModel:
 
         Raises:
           ValueError: ``train``, or a split that the experiment does not have.
+          FileNotFoundError: the data are not where they were.
+          WorkdirError: data of other classes, or another list of a split that training read.
         """
         if split == "train":
             raise ValueError(
                 "split: expected one that ends, as validation, received 'train': the training "
                 "data have no end"
             )
+        try:
+            described = self.config.describe_data(split)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error}; if the data were moved, --config.data.root=FOLDER tells where they are"
+            ) from error
+        self.workdir.check_data(split, described)
         records: list[dict[str, Any]] = []
 
         def keep(batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
@@ -113,6 +131,7 @@ class TrainedModel:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = [json.dumps(record) + "\n" for record in all_records]
             write_text_atomically(path, "".join(lines))
+            self.workdir.record_evaluated(split, described)
             if isinstance(self.config, WritesResults):
                 self.config.write_results(path, split, all_records)
         return metrics

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
+from flaxnets.training.config import data_differences
 from flaxnets.training.distributed import broadcast_from_first, is_first
 from flaxnets.training.state import TrainState
 from flaxnets.training.workdir import Workdir, write_atomically
@@ -59,7 +60,7 @@ class Position:
 
     Attributes:
       next_batch: number of the next batch; equals the state's step, as each step reads one batch.
-      order: what determines the order of the batches, from ``Data.describe``.
+      order: what determines the batches and their order, from ``Data.describe``.
     """
 
     next_batch: int
@@ -68,12 +69,7 @@ class Position:
 
 def check_order(position: Position, order: Mapping[str, Any]) -> None:
     """Raises DataChanged if the data of a checkpoint differ from ``order``."""
-    lines = [
-        f"{name}: {position.order.get(name)!r} there, {order.get(name)!r} now"
-        for name in sorted(position.order.keys() | order.keys())
-        if position.order.get(name) != order.get(name)
-    ]
-    if lines:
+    if lines := data_differences(position.order, order):
         raise DataChanged(
             "the training data are not those of the checkpoint, so the run cannot resume: "
             + "; ".join(lines)
@@ -547,10 +543,7 @@ def restore_variables(
       DamagedCheckpoint: its files differ from what was written.
       ValueError: names or shapes differ from those of ``like``.
     """
-    if not workdir.checkpoints.is_dir():
-        raise FileNotFoundError(
-            f"{workdir.checkpoints}: no checkpoints; expected a workdir that has trained"
-        )
+    workdir.check_trained()
     config = workdir.read_config()["config"]
     for attempt in range(_ATTEMPTS):
         before = steps_on_disk(workdir.checkpoints)

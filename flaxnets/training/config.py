@@ -1,16 +1,20 @@
 """Typed configuration of an experiment: hyper-parameters, and the methods that build its parts."""
 
 import dataclasses
+import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import flax.linen as nn
 import numpy as np
 
-from flaxnets.configuration import nearest, runtime
-from flaxnets.tasks.task import Task
+from flaxnets.configuration import local_path, nearest, path_field, runtime
+
+if TYPE_CHECKING:  # The tasks import ``flaxnets.training.workdir``, which imports this.
+    from flaxnets.tasks.task import Task
 
 
 class Data(Protocol):
@@ -25,7 +29,11 @@ class Data(Protocol):
         """Number of batches in one pass over the split."""
 
     def describe(self) -> dict[str, Any]:
-        """Returns what determines the order of the batches, as JSON; checkpoints record it."""
+        """Returns what determines the batches and their order, as JSON; checkpoints record it.
+
+        A run resumes only where all of it is equal: the settings of the order, and what
+        ``Config.describe_data`` and ``Config.describe_preprocessing`` return.
+        """
 
     def batches(self, start: int = 0) -> Iterator[Mapping[str, np.ndarray]]:
         """Returns a new iterator that starts at batch number ``start``.
@@ -124,15 +132,16 @@ class Config:
     ema_decay: float = 0.0
     """Decay d of the exponential moving average of the parameters, at most (1 + n) / (10 + n) at
     step n; evaluation and inference use the average. 0: no average."""
-    initialize_from: str = ""
+    initialize_from: str = path_field()
     """Workdir of a run whose best checkpoint gives the initial parameters and statistics; empty:
     none. Step, optimizer and schedule start anew."""
     initialize_except: tuple[str, ...] = ()
     """Top-level parts that ``initialize_from`` does not load, as ``("classifier",)``."""
     max_nonfinite_steps: int = runtime(0)
     """Steps in a row with a non-finite loss or gradient that are skipped; one more ends the run."""
-    compilation_cache: str = runtime("")
-    """Folder of compiled programs that later runs reuse; empty: none."""
+    compilation_cache: str = path_field(runtime=True)
+    """Folder of compiled programs that later runs reuse; empty: none. They are executed, so the
+    folder must be one's own."""
     strategy: str = runtime("jit")
     """``jit``, ``pmap`` or ``single``; see ``flaxnets.training.parallel``."""
     fsdp: int = runtime(1)
@@ -152,7 +161,7 @@ class Config:
         frozen = dict.fromkeys((*self.optimizer.frozen, *self.frozen_parts()))
         return dataclasses.replace(self.optimizer, frozen=tuple(frozen))
 
-    def make_task(self) -> Task:
+    def make_task(self) -> "Task":
         """Returns the task: loss, metrics, and how the network is called."""
         raise UndefinedMethod(self, "make_task")
 
@@ -173,14 +182,36 @@ class Config:
         """
         return None
 
-    def make_prediction_task(self) -> Task:
+    def make_prediction_task(self) -> "Task":
         """Returns the task of a trained model, built without the training data."""
         return self.make_task()
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, by label; empty if the labels have none."""
+        """Names of the classes, by label; empty if the labels have none.
+
+        The workdir records them (``data.json``), and a trained model is used under these names.
+        """
         return ()
+
+    def describe_data(self, split: str) -> Mapping[str, Any]:
+        """Returns what identifies the examples of a split, as JSON; reads no example.
+
+        The workdir records it for the splits that training reads, and other data are refused. It
+        depends on names relative to the data's folder, so the folder may be moved. By default the
+        class names alone.
+
+        Returns:
+          ``class_names``, and what ``data.loader.describe_examples`` returns.
+        """
+        return {"class_names": list(self.class_names)}
+
+    def describe_preprocessing(self) -> Mapping[str, Any]:
+        """Returns what the model's inputs depend on besides the files, as JSON.
+
+        A trained model is refused where it is not what the workdir recorded.
+        """
+        return {}
 
     def set_fold(self, fold: int) -> None:
         """Selects the fold of a cross-validation, from 1 on."""
@@ -204,7 +235,8 @@ class Config:
         """
 
     def validate(self) -> None:
-        """Raises ValueError for values with which a run cannot start."""
+        """Localizes the paths; raises ValueError for values with which a run cannot start."""
+        localize(self)
         positive = ("batch_size", "num_steps", "eval_every", "log_every", "checkpoint_every")
         for name in (*positive, "keep_checkpoints", "accumulate_steps"):
             value = getattr(self, name)
@@ -232,6 +264,60 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, value
+
+
+def set_runtime(config: Config, text: str) -> None:
+    """Sets a field that may differ from the run's, in place.
+
+    Args:
+      config: the configuration of a run.
+      text: ``FIELD=VALUE``.
+
+    Raises:
+      ValueError: no such field, one that must not differ, or a value of another type.
+    """
+    name, equals, value = text.partition("=")
+    values, changeable = dict(flatten(config)), set(_runtime_fields(config))
+    if not equals or name not in values:
+        hint = nearest(name, values, cutoff=0.4)
+        raise ValueError(f"--config.{name}: no such field of the configuration{hint}")
+    # The place of a file changes no result: what is read there is compared with the record.
+    if name not in changeable | set(_path_fields(config)):
+        raise ValueError(
+            f"--config.{name}: expected as it was in training, {values[name]!r}; only these may "
+            f"differ: {', '.join(sorted(changeable))}"
+        )
+    kind = type(values[name])
+    known = {"true": True, "false": False} if kind is bool else None
+    try:
+        parsed = known[value.lower()] if known else kind(value)
+    except (KeyError, ValueError):
+        raise ValueError(f"--config.{name}: expected {kind.__name__}, received {value!r}") from None
+    *parents, last = name.split(".")
+    owner: Any = config
+    for parent in parents:
+        owner = getattr(owner, parent)
+    setattr(owner, last, parsed)
+
+
+def localize(config: Any, prefix: str = "") -> None:
+    """Replaces the values of path fields by local paths, in place.
+
+    ``~`` becomes the home folder, and what exists at a relative path is named by its absolute one,
+    so that a run works from any folder; the defaults stay as they are.
+
+    Raises:
+      ValueError: a URL; names the field.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            localize(value, f"{prefix}{field.name}.")
+        elif field.metadata.get("path") and value not in ("", *field.metadata["names"]):
+            local = local_path(prefix + field.name, value)
+            if value != field.default and os.path.exists(local):
+                local = os.path.abspath(local)
+            setattr(config, field.name, local)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -279,6 +365,64 @@ def differences(
     return lines
 
 
+def describe_run(config: Config) -> dict[str, Any]:
+    """Returns what ``data.json`` of a workdir records: class names, preprocessing and splits."""
+    splits = [split for split in ("train", config.eval_split) if split]
+    return plain(
+        {
+            "class_names": list(config.class_names),
+            "preprocessing": config.describe_preprocessing(),
+            "splits": {split: config.describe_data(split) for split in splits},
+        }
+    )
+
+
+def plain(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a description as it is read from a JSON file, so that both compare equal."""
+    values: dict[str, Any] = json.loads(json.dumps(described))
+    return values
+
+
+def data_differences(recorded: Mapping[str, Any], described: Mapping[str, Any]) -> list[str]:
+    """Returns a sentence for each way in which data differ from those of a run.
+
+    Args:
+      recorded: what a ``Data.describe`` or a ``Config.describe_data`` returned then.
+      described: what it returns now.
+    """
+    there, now = plain(recorded), plain(described)
+    lines = []
+    names = there.pop("class_names", None), now.pop("class_names", None)
+    if names[0] != names[1]:
+        lines.append(_class_difference(*names))
+    files, targets, order = (
+        (there.pop(name, None), now.pop(name, None)) for name in ("files", "targets", "order")
+    )
+    if files[0] != files[1]:
+        lines.append("other files are listed")
+    elif targets[0] != targets[1]:
+        lines.append("the same files have other labels or captions")
+    elif order[0] != order[1]:
+        lines.append("the same files are listed in another order")
+    then, here = dict(_flatten_mapping(there)), dict(_flatten_mapping(now))
+    return lines + [
+        f"{name}: {then.get(name, 'absent')!r} there, {here.get(name, 'absent')!r} now"
+        for name in sorted(then.keys() | here.keys())
+        if then.get(name, "absent") != here.get(name, "absent")
+    ]
+
+
+def _class_difference(there: list[str] | None, now: list[str] | None) -> str:
+    if there is None or now is None or len(there) != len(now):
+        counts = ["none" if names is None else f"{len(names)}" for names in (there, now)]
+        strange = sorted(set(there or ()) ^ set(now or ()))
+        which = f" ({', '.join(strange[:3])}{', ...' if len(strange) > 3 else ''})"
+        return f"classes: {counts[0]} there, {counts[1]} now{which if strange else ''}"
+    label = next(k for k in range(len(now)) if there[k] != now[k])
+    same = ", the same classes in another order" if sorted(there) == sorted(now) else ""
+    return f"class {label}: {there[label]!r} there, {now[label]!r} now{same}"
+
+
 def _flatten_mapping(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -293,6 +437,15 @@ def _runtime_fields(config: Any, prefix: str = "") -> Iterator[str]:
         if dataclasses.is_dataclass(value):
             yield from _runtime_fields(value, f"{prefix}{field.name}.")
         elif field.metadata.get("runtime"):
+            yield prefix + field.name
+
+
+def _path_fields(config: Any, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _path_fields(value, f"{prefix}{field.name}.")
+        elif field.metadata.get("path"):
             yield prefix + field.name
 
 

@@ -24,7 +24,7 @@ from flaxnets.training.checkpoint import (
     check_order,
     initialize_from,
 )
-from flaxnets.training.config import Config
+from flaxnets.training.config import Config, describe_run
 from flaxnets.training.distributed import broadcast_from_first, is_first, synchronize
 from flaxnets.training.evaluation import EvaluationStopped, close_batches, evaluate
 from flaxnets.training.metric_writer import (
@@ -123,8 +123,12 @@ def train(
         batches = data.batches()
         first_batch = next(batches)
         close_batches(batches)
+        resumes = checkpointer.latest_step is not None
+        described = describe_run(config) if is_first() else {}
         # After the data were read: a run that cannot start leaves no assets behind.
         if is_first():
+            if resumes:  # Before the model, whose shape other classes change.
+                workdir.check_run(described)
             config.save_assets(workdir.path)
         synchronize("assets")  # The other processes may read them from here on.
 
@@ -137,7 +141,6 @@ def train(
         # 4. Random values from `seed`.
         # They are applied from the last to the first. A run that resumes makes 4 and 3 too: they
         # give the structure, the shapes and the shardings that the checkpoint is restored into.
-        resumes = checkpointer.latest_step is not None
         variables = make_variables(config, model, task, first_batch)  # 4, then 3
         if config.initialize_from and not resumes:
             folder, skipped = Path(config.initialize_from), config.initialize_except
@@ -160,6 +163,9 @@ def train(
             state = strategy.place(restored)
             del restored
             logger.info("resuming from step %d", int(state.step))
+        # After the checkpoint's own check: data that it refuses are not recorded.
+        if is_first():
+            workdir.record_run(described)
 
         # ---- Compiled functions -----------------------------------------------------------------
         # Both compile at their first call. A training step donates the state: XLA writes the new

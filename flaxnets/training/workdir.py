@@ -16,7 +16,8 @@ from typing import Any
 
 import filelock
 
-from flaxnets.training.config import Config, differences, to_dict
+from flaxnets.configuration import local_path
+from flaxnets.training.config import Config, data_differences, differences, plain, to_dict
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,9 @@ class WorkdirInUse(WorkdirError):
 class Workdir:
     """Folder of a run, locked inside ``with``.
 
-    Contains ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``tensorboard/``, ``log.txt``,
-    ``predictions/`` and ``report.html``. Of several processes the first one holds the lock and
-    writes; all need to see the folder on a shared file system.
+    Contains ``config.json``, ``data.json``, ``metrics.jsonl``, ``checkpoints/``,
+    ``tensorboard/``, ``log.txt``, ``predictions/`` and ``report.html``. Of several processes the
+    first one holds the lock and writes; all need to see the folder on a shared file system.
     """
 
     def __init__(
@@ -55,14 +56,19 @@ class Workdir:
           break_lock_after: seconds without a sign of life of a holder on another machine after
             which its lock is broken, at least ``SILENT_SECONDS``: a file system may keep the lock
             of a machine that is gone. Infinite: never.
+
+        Raises:
+          ValueError: a URL.
         """
-        self.path = Path(path)
+        self.path = Path(local_path("workdir", os.fspath(path)))
         self._writes = writes
         self._break_lock_after = max(break_lock_after, SILENT_SECONDS)
         self._lock = filelock.FileLock(self.path / "lock")
         self._ends = threading.Event()
         self._beats: threading.Thread | None = None
         self._newly_claimed = False
+        self._previous: str | None = None
+        self._data_checked = False
 
     @property
     def checkpoints(self) -> Path:
@@ -153,6 +159,8 @@ class Workdir:
         # Else the same command with, say, a corrected data path would be refused.
         if error is not None and self._newly_claimed and not self._has_begun:
             (self.path / "config.json").unlink(missing_ok=True)
+        elif error is not None and self._previous is not None:
+            write_text_atomically(self.path / "config.json", self._previous)
         self._ends.set()
         if self._beats is not None:
             self._beats.join()
@@ -172,10 +180,11 @@ class Workdir:
     def claim(self, experiment: str, config: Config) -> None:
         """Writes ``config.json``, or checks that the existing one is of the same run.
 
-        Fields made by ``flaxnets.configuration.runtime`` may differ.
+        Fields made by ``flaxnets.configuration.runtime`` may differ. Their new values are withdrawn
+        if the run fails before ``record_run``, as on other data.
 
         Args:
-          experiment: ``FILE[:variant]``.
+          experiment: ``FILE[:variant]``; a relative path starts at the root of the repository.
           config: the configuration of the run.
 
         Raises:
@@ -196,6 +205,7 @@ class Workdir:
                     "give these flags as they were:\n  " + "\n  ".join(lines)
                 )
         record = {"experiment": experiment, "config": to_dict(config)}
+        self._previous = None if self._newly_claimed else path.read_text(encoding="utf-8")
         write_text_atomically(path, json.dumps(record, indent=2) + "\n")
 
     def read_config(self) -> Mapping[str, Any]:
@@ -222,6 +232,113 @@ class Workdir:
             f"{path}: damaged ({reason}); expected JSON with experiment and config. Delete it and "
             "give the command of the training again, which writes it anew"
         )
+
+    def check_run(self, described: Mapping[str, Any]) -> None:
+        """Checks that a run that resumes reads the data of its ``data.json``, if there is one.
+
+        Args:
+          described: what ``flaxnets.training.config.describe_run`` returned.
+
+        Raises:
+          WorkdirError: the run was trained on other data; names the differences.
+        """
+        if not (self.path / "data.json").exists():
+            return
+        recorded, described = self.read_data(), plain(described)
+        lines = []
+        for part in ("class_names", "preprocessing"):
+            lines += data_differences({part: recorded[part]}, {part: described[part]})
+        for name, now in described["splits"].items():
+            there = recorded["splits"].get(name, now)
+            # Classes that differ are told once.
+            same = {"class_names": now["class_names"]} if lines and "class_names" in now else {}
+            lines += [f"{name}: {line}" for line in data_differences({**there, **same}, now)]
+        if lines:
+            raise WorkdirError(
+                f"{self.path}: was trained on other data, so the run cannot resume: "
+                + "; ".join(lines)
+            )
+        self._data_checked = True
+
+    def record_run(self, described: Mapping[str, Any]) -> None:
+        """Writes ``data.json``: the data of this run are those of its checkpoints.
+
+        Args:
+          described: what ``flaxnets.training.config.describe_run`` returned.
+        """
+        # Without a check it may be left from a call that failed before its first checkpoint.
+        known = self.read_data().get("evaluated", {}) if self._data_checked else {}
+        _write_json(self.path / "data.json", {**plain(described), "evaluated": known})
+        self._previous = None
+
+    def check_trained(self) -> None:
+        """Raises FileNotFoundError if the run has no checkpoints."""
+        if not self.checkpoints.is_dir():
+            raise FileNotFoundError(
+                f"{self.checkpoints}: no checkpoints; expected a workdir that has trained"
+            )
+
+    def read_data(self) -> Mapping[str, Any]:
+        """Returns what ``record_run`` wrote.
+
+        ``class_names`` by label, ``preprocessing``, and ``splits``: the description of each split
+        that training read; in ``evaluated`` that of each split whose predictions are there.
+
+        Raises:
+          FileNotFoundError: the run has not begun.
+          WorkdirError: no such file, or a damaged one.
+        """
+        self.check_trained()
+        if not (self.path / "data.json").exists():
+            raise WorkdirError(
+                f"{self.path}: no data.json in it, which holds the names of the classes; expected "
+                "a workdir that launch.train made, with all its files"
+            )
+        path = self.path / "data.json"
+        try:
+            record = json.loads(path.read_bytes())
+            tables = (record["preprocessing"], record["splits"], record.get("evaluated", {}))
+            names = record["class_names"]
+            if all(isinstance(table, dict) for table in tables) and isinstance(names, list):
+                return record
+            reason = "class_names is no list, or preprocessing or splits no table"
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        raise WorkdirError(
+            f"{path}: damaged ({reason}); expected JSON with class_names, preprocessing and "
+            "splits, as launch.train writes it. Delete it and give the training command again, "
+            "which writes it anew"
+        )
+
+    def check_data(self, split: str, described: Mapping[str, Any]) -> None:
+        """Checks that the data of a split are those that the run knows.
+
+        The classes must be those of the training. The list must be that of the training, too, if
+        training has read the split.
+
+        Args:
+          split: the split that is evaluated.
+          described: what ``Config.describe_data`` returned.
+
+        Raises:
+          WorkdirError: they are others; names the differences.
+        """
+        recorded = self.read_data()
+        there: Mapping[str, Any] = {"class_names": recorded["class_names"]}
+        now: Mapping[str, Any] = {"class_names": described.get("class_names", there["class_names"])}
+        if split in recorded["splits"]:
+            there, now = recorded["splits"][split], described
+        if lines := data_differences(there, now):
+            raise WorkdirError(
+                f"{self.path}: the data of the split {split} are not those of the run: "
+                + "; ".join(lines)
+            )
+
+    def record_evaluated(self, split: str, described: Mapping[str, Any]) -> None:
+        """Records the data of the split's predictions in ``data.json``."""
+        recorded = self.read_data()
+        evaluated = {**recorded.get("evaluated", {}), split: plain(described)}
+        _write_json(self.path / "data.json", {**recorded, "evaluated": evaluated})
 
 
 def read_holder(path: Path, now: float | None = None) -> tuple[str, float | None]:
@@ -284,6 +401,10 @@ def _ago(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s ago"
     return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.1f} h ago"
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    write_text_atomically(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:

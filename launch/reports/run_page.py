@@ -18,7 +18,7 @@ import numpy as np
 
 from flaxnets.inference.trained_captioner import TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
-from flaxnets.training.config import Config
+from flaxnets.training.config import Config, data_differences
 from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.workdir import Workdir, write_text_atomically
 from launch.program import config_of
@@ -56,6 +56,7 @@ class Run:
       predictions: records ``{"index", "label" (-1 unknown), "prediction", "probabilities": [K]}``;
         of a captioner ``{"index", "caption", "log_probability", "ended"}``.
       load_clip: maps an index of the split to frames (T,H,W,3) uint8; None: not available.
+      has_data: False: a note says why the examples of the predictions are not at hand.
       scores: caption metrics of the predictions, by name.
       galleries: captioned examples.
       notes: sentences about missing or outdated parts.
@@ -69,6 +70,7 @@ class Run:
     class_names: Sequence[str] = ()
     predictions: Sequence[Mapping[str, Any]] = ()
     load_clip: Callable[[int], np.ndarray] | None = None
+    has_data: bool = True
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     galleries: Sequence[Gallery] = ()
     notes: Sequence[str] = ()
@@ -80,7 +82,11 @@ class Run:
 
 
 def write_report(
-    workdir: Workdir, split: str = "test", comparison: Sequence[Mapping[str, str]] = ()
+    workdir: Workdir,
+    split: str = "test",
+    comparison: Sequence[Mapping[str, str]] = (),
+    *,
+    config: Config | None = None,
 ) -> Path:
     """Writes ``report.html`` of a run; evaluates the split first if it has no predictions.
 
@@ -88,6 +94,7 @@ def write_report(
       workdir: workdir of the run.
       split: split of the predictions; not ``train``, which repeats without end.
       comparison: rows of a table at the top of the page, column to text.
+      config: the run's configuration; by default as recorded.
 
     Returns:
       Path of the page.
@@ -98,18 +105,22 @@ def write_report(
       ValueError: no such split, or predictions that are not records of this experiment.
     """
     record = workdir.read_config()
-    config = config_of(workdir)
+    config = config or config_of(workdir)
     predictions, notes = _predictions(workdir, config, split)
-    scores, galleries = _captions(workdir, config, split, predictions, notes)
+    has_data = bool(predictions) and _knows_data(workdir, config, split, notes)
+    scores, galleries = _captions(workdir, config, split, predictions if has_data else [], notes)
     run = Run(
         experiment=record["experiment"],
         workdir=str(workdir.path),
         config=record["config"],
         metrics=read_metrics(workdir.path),
         split=split,
-        class_names=config.class_names,
+        class_names=workdir.read_data()["class_names"] if predictions else (),
         predictions=predictions,
-        load_clip=partial(config.load_clip, split) if isinstance(config, ShowsClips) else None,
+        load_clip=partial(config.load_clip, split)
+        if has_data and isinstance(config, ShowsClips)
+        else None,
+        has_data=has_data or not predictions,
         scores=scores,
         galleries=galleries,
         notes=notes,
@@ -236,6 +247,8 @@ def _describe_outputs(run: Run, notes: list[str]) -> dict[str, Any] | None:
         )
         return None
     names = _class_names(run)
+    if run.load_clip is None and run.has_data:
+        notes.append("No film strips: the experiment does not define load_clip().")
     known = [record for record in run.predictions if record["label"] >= 0]
     matrix = confusion_matrix(run.predictions, len(names))
     unknown = len(run.predictions) - len(known)
@@ -243,8 +256,6 @@ def _describe_outputs(run: Run, notes: list[str]) -> dict[str, Any] | None:
         notes.append(
             f"{unknown:,} of {len(run.predictions):,} clips have no label and count nowhere."
         )
-    if run.load_clip is None:
-        notes.append("No film strips: the experiment does not define load_clip().")
     rates = list(zip(names, per_class(matrix), strict=True))
     shares = [rate.share for _, rate in rates if rate.count]
     # Classes without examples come last; of equal accuracies the larger class comes first.
@@ -313,6 +324,28 @@ def _predictions(
             f"--workdir={workdir.path} --split={split} updates them."
         )
     return records, notes
+
+
+def _knows_data(workdir: Workdir, config: Config, split: str, notes: list[str]) -> bool:
+    """Returns True if the data are those of the predictions; appends what is missing to ``notes``.
+
+    Predictions name examples by their number, so another list would show them beside others.
+    """
+    recorded = workdir.read_data()
+    known = recorded.get("evaluated", {}).get(split, recorded["splits"].get(split))
+    try:
+        lines = data_differences(known or {}, config.describe_data(split))
+    except (OSError, ValueError) as error:
+        reason = f"{error}. --config.data.root=FOLDER tells where the data are now"
+    else:
+        if not lines:
+            return True
+        reason = (
+            f"the data are not those of the predictions: {'; '.join(lines)}. python -m "
+            f"launch.evaluate --workdir={workdir.path} --split={split} predicts anew"
+        )
+    notes.append(f"No examples of the split {split} are shown: {reason}.")
+    return False
 
 
 def _captions(

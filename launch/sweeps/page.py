@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from flaxnets.training.config import Config, flatten, update
+from flaxnets.training.config import flatten, update
 from flaxnets.training.workdir import write_text_atomically
 from launch import reports
-from launch.program import load_experiment
+from launch.program import check_experiment, load_experiment
 from launch.reports.run_page import duration
 from launch.sweeps.space import apply, flag
 from launch.sweeps.study import (
@@ -37,27 +37,29 @@ LOW, HIGH = (210, 95, 20), (59, 125, 234)
 logger = logging.getLogger(__name__)
 
 
-def write_page(study: "Study", workdir: Path) -> Path:
+def write_page(study: "Study", workdir: Path, allowed: Sequence[str] = ()) -> Path:
     """Writes ``sweep.html`` into the sweep's workdir; returns its path.
 
     Raises:
-      ValueError: Plotly is not installed.
+      ValueError: as ``build_page``.
     """
     path = workdir / PAGE
     # Several workers may write it at once, when the last trials end.
-    write_text_atomically(path, build_page(study, workdir))
+    write_text_atomically(path, build_page(study, workdir, allowed))
     return path
 
 
-def build_page(study: "Study", workdir: Path) -> str:
-    """Returns the page as HTML text.
+def build_page(study: "Study", workdir: Path, allowed: Sequence[str] = ()) -> str:
+    """Returns the page as HTML text; runs the file of the experiment.
 
     Args:
       study: made by ``open_study``.
       workdir: workdir of the sweep, which the commands name.
+      allowed: files outside of the repository that may be run.
 
     Raises:
-      ValueError: Plotly is not installed.
+      ValueError: Plotly is not installed; ``launch.program.ForeignCode``: the study names an
+        experiment that may not be run.
     """
     script = _plotly_script()
     environment = jinja2.Environment(
@@ -75,13 +77,13 @@ def build_page(study: "Study", workdir: Path) -> str:
         settings=settings,
         counts=_count_states(trials),
         objectives=settings["objectives"],
-        best=[_best(trial, settings, workdir) for trial in best_trials(study)[:MAX_BEST]],
+        best=[_best(trial, settings, workdir, allowed) for trial in best_trials(study)[:MAX_BEST]],
         parameters=list(dict.fromkeys(name for trial in trials for name in trial.params)),
         trials=[_row(trial) for trial in trials],
         titles=list(figures),
-        # "</script>" in a name must not end the script.
+        # "</script>" or "<!--" in a name must not end or extend the script.
         figures=json.dumps([json.loads(each.to_json()) for each in figures.values()]).replace(
-            "</", "<\\/"
+            "<", "\\u003c"
         ),
         plotly=script,
     )
@@ -94,7 +96,7 @@ def best_trials(study: "Study") -> list["FrozenTrial"]:
     return [study.best_trial] if len(study.directions) == 1 else study.best_trials
 
 
-def summarize(study: "Study", workdir: Path) -> str:
+def summarize(study: "Study", workdir: Path, allowed: Sequence[str] = ()) -> str:
     """Returns lines of text: trials by state, the best trials, and the commands that train them."""
     settings, trials = study.user_attrs[SETTINGS], current_trials(study)
     counts = ", ".join(f"{count} {state}" for state, count in _count_states(trials).items())
@@ -103,25 +105,25 @@ def summarize(study: "Study", workdir: Path) -> str:
         values = zip(settings["objectives"], _row(trial)["values"], strict=True)
         reached = ", ".join(f"{name} {value}" for name, value in values)
         lines.append(f"best: trial {run_number(trial)}, {reached}")
-        lines.append("  " + shlex.join(command(trial, settings, workdir)))
+        lines.append("  " + shlex.join(command(trial, settings, workdir, allowed)))
     return "\n".join(lines)
 
 
-def command(trial: "FrozenTrial", settings: Mapping[str, Any], workdir: Path) -> list[str]:
+def command(
+    trial: "FrozenTrial",
+    settings: Mapping[str, Any],
+    workdir: Path,
+    allowed: Sequence[str] = (),
+) -> list[str]:
     """Returns the words of the command that trains a trial's configuration."""
-    base, config = load_experiment(settings["experiment"]), config_of(trial, settings)
+    experiment = check_experiment(settings["experiment"], workdir / "study.db", allowed)
+    base, config = load_experiment(experiment), load_experiment(experiment)
+    update(config, settings["config"])
+    apply(config, trial.user_attrs.get("overrides", {}))
     default = dict(flatten(base))
     changed = [flag(name, value) for name, value in flatten(config) if value != default[name]]
     head = ["python", "-m", "launch.train", f"--config={settings['experiment']}"]
     return [*head, f"--workdir={workdir / 'best'}", *changed]
-
-
-def config_of(trial: "FrozenTrial", settings: Mapping[str, Any]) -> Config:
-    """Returns the configuration of a trial, without its folds and seeds."""
-    config = load_experiment(settings["experiment"])
-    update(config, settings["config"])
-    apply(config, trial.user_attrs.get("overrides", {}))
-    return config
 
 
 def _plotly_script() -> str:
@@ -136,11 +138,13 @@ def _plotly_script() -> str:
     return get_plotlyjs()
 
 
-def _best(trial: "FrozenTrial", settings: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+def _best(
+    trial: "FrozenTrial", settings: Mapping[str, Any], workdir: Path, allowed: Sequence[str]
+) -> dict[str, Any]:
     return {
         **_row(trial),
         "overrides": trial.user_attrs.get("overrides", {}),
-        "command": shlex.join(command(trial, settings, workdir)),
+        "command": shlex.join(command(trial, settings, workdir, allowed)),
     }
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import numpy as np
 
-from flaxnets.configuration import nearest
+from flaxnets.configuration import local_path, nearest
 from flaxnets.training.config import Config, differences, to_dict
 from launch.sweeps.space import Label
 
@@ -183,6 +183,8 @@ def _parse_address(address: str) -> Any:
             "storage: expected sqlite:///FILE or postgresql://USER@HOST/NAME, received "
             f"{address if url is None else url.render_as_string()}"
         )
+    if url.get_backend_name() == "sqlite":
+        url = url.set(database=local_path("storage", url.database))
     return url
 
 

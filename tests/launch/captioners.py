@@ -11,6 +11,7 @@ from PIL import Image
 
 from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.checkpoint import Checkpointer, Position
+from flaxnets.training.config import describe_run
 from flaxnets.training.state import initialize_variables, make_state
 from flaxnets.training.workdir import Workdir
 from launch.program import load_experiment
@@ -67,6 +68,7 @@ def make_run(path: Path, config: Any, experiment: str = EXPERIMENT) -> TrainedMo
     with Workdir(path) as workdir:
         workdir.claim(experiment, config)
         config.save_assets(path)
+        workdir.record_run(describe_run(config))
     variables = initialize_variables(
         config.make_model(), config.make_prediction_task(), batch, config.seed
     )

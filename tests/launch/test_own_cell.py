@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiments.grid import OWN_CELL
-from tests.launch.programs import MOVING_SHAPES, start, succeed
+from tests.launch.programs import MOVING_SHAPES, finish, sentence, start, succeed
 
 
 @pytest.mark.slow
@@ -21,4 +21,9 @@ def test_a_cell_in_a_file_elsewhere_trains_and_is_evaluated(
     succeed(start("train", MOVING_SHAPES, workdir, *flags, f"{recurrent}.bidirectional=True"))
     recorded = json.loads((tmp_path / "run/config.json").read_text())
     assert recorded["config"]["model"]["recurrent"]["cell"] == "own_cell:LeakyCell"
-    assert json.loads(succeed(start("evaluate", workdir, "--split=test")))["step"] == 6
+    # The workdir names code outside of the repository, which the user has to allow.
+    refused = sentence(finish(start("evaluate", workdir, "--split=test")))
+    assert f"would import {tmp_path / 'own_cell.py'}" in refused
+    assert "add --allow_code=own_cell" in refused
+    allowed = ("--split=test", "--allow_code=own_cell")
+    assert json.loads(succeed(start("evaluate", workdir, *allowed)))["step"] == 6

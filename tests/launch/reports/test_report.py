@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flaxnets.training.config import describe_run
 from flaxnets.training.workdir import Workdir, WorkdirError
 from launch.program import load_experiment
 from launch.reports import run_page
@@ -32,6 +33,10 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workdir:
 
 
 def write_predictions(workdir: Workdir, split: str) -> None:
+    config = load_experiment(EXPERIMENT)
+    workdir.checkpoints.mkdir(exist_ok=True)
+    workdir.record_run(describe_run(config))
+    workdir.record_evaluated(split, config.describe_data(split))
     records = [
         {
             "index": index,
