@@ -17,8 +17,8 @@ import av
 import numpy as np
 
 MAX_PIXELS = 8192 * 8192
-"""Greatest number of pixels of a picture, as stored and as scaled: 200 MB in RGB. A file with
-larger pictures is refused before any is allocated."""
+"""Greatest number of pixels of a picture, 200 MB in RGB; a sixteenth of it where ``short_side``
+enlarges pictures, as those of a strip. Larger ones are refused before any is allocated."""
 
 MAX_DAMAGED_SHARE = 0.25
 """Greatest share of damaged pictures in a video that is used; a single one is always allowed."""
@@ -102,7 +102,7 @@ def probe(path: str | Path) -> VideoInfo:
             frames above ``MAX_PIXELS``, or more damaged ones than ``MAX_DAMAGED_SHARE``.
     """
     status = _status(path, "a video file", VideoError)
-    if time.time() - status.st_mtime < _RACY_SECONDS:
+    if abs(time.time() - status.st_mtime) < _RACY_SECONDS:
         return _probe(str(path))
     content = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     return _probe_once(str(path), content)
@@ -131,7 +131,7 @@ def decode(
     Raises:
         FileNotFoundError: there is no such file.
         VideoError: the file is unreadable or ends early, or its frames are above ``MAX_PIXELS``, as
-            stored or as scaled.
+            stored or as enlarged.
         ValueError: ``frames`` is empty or has negative numbers, or ``short_side`` is below 1.
     """
     requested = np.asarray(frames)
@@ -163,7 +163,7 @@ def decode(
     return decoded if np.array_equal(numbers, requested) else decoded[order]
 
 
-def iterate(path: str | Path, *, short_side: int | None = None) -> Iterator[np.ndarray]:
+def decode_all(path: str | Path, *, short_side: int | None = None) -> Iterator[np.ndarray]:
     """Yields all frames in order, each as ``decode`` returns it, (H,W,3) uint8.
 
     Only one frame is in memory, whatever the length of the video. Arguments and errors are those of
@@ -462,7 +462,8 @@ class _ToRgb:
             if self._short_side is not None:
                 scale = self._short_side / min(height, width)
                 height, width = max(1, round(height * scale)), max(1, round(width * scale))
-                _check_size(height, width, "scaled to")
+                if scale > 1:
+                    _check_size(height, width, "enlarged to", MAX_PIXELS // 16)
             self._size = height, width
         return self._size
 
@@ -529,10 +530,11 @@ def _video_stream(container: Any, path: str | Path) -> Any:
     return streams[0]
 
 
-def _check_size(height: int, width: int, how: str = "of") -> None:
-    if height * width > MAX_PIXELS:
+def _check_size(height: int, width: int, how: str = "of", limit: int | None = None) -> None:
+    limit = MAX_PIXELS if limit is None else limit
+    if height * width > limit:
         raise _Refused(
-            f"frames {how} {height} × {width} pixels, more than the {MAX_PIXELS} of MAX_PIXELS"
+            f"frames {how} {height} × {width} pixels, more than the {limit} allowed (MAX_PIXELS)"
         )
 
 
@@ -596,7 +598,8 @@ def _has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
 def _boxes(path: str | Path) -> tuple[list[bytes], bool]:
     """Returns the names of an mp4 file's whole boxes, and whether nothing else is in the file."""
     actual = Path(path).stat().st_size
-    start, names = 0, []
+    start = 0
+    names: list[bytes] = []
     with open(path, "rb") as file:
         while len(head := file.read(16)) >= 8 and len(names) < _MAX_ELEMENTS:
             size, name = int.from_bytes(head[:4], "big"), head[4:8]
