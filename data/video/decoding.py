@@ -38,6 +38,10 @@ FORMATS = (
 # a player goes on showing the last one.
 _HELD_BACK = 2
 
+# A picture that is not coded, because nothing has changed, has at most so many bytes (N-VOP of
+# MPEG-4 part 2). A decoder returns none for it.
+_NOT_CODED_BYTES = 8
+
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _SEGMENT, _CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")  # of Matroska
 _NUT_INDEX = bytes.fromhex("4e58dd672f23e64e")
@@ -268,7 +272,8 @@ class _Pictures:
         self._last_corrupt = 0  # Number of the last packet that the demuxer calls corrupt, from 1.
         self._breaks_off = False  # The last packet, of any stream, is incomplete.
         self._next_dts = 0
-        self._greatest_pts: int | None = None  # of all packets
+        self._first_pts: int | None = None  # of the first packet
+        self._greatest_pts: int | None = None  # of all packets that must give a picture
         self._shown_pts: int | None = None  # of all pictures
         self._end = self._end_of_all = 0.0  # seconds, of this stream and of all
         self._ends_damaged = False
@@ -327,7 +332,10 @@ class _Pictures:
                     self._next_dts = packet.dts + 1
                 if packet.pts is not None and not packet.is_discard:
                     self._end = max(self._end, end)
-                    self._greatest_pts = _greatest(self._greatest_pts, packet.pts)
+                    if self._first_pts is None:
+                        self._first_pts = packet.pts
+                    if packet.size > _NOT_CODED_BYTES:
+                        self._greatest_pts = _greatest(self._greatest_pts, packet.pts)
                 yield packet
         except av.FFmpegError as error:
             raise VideoError(
@@ -432,8 +440,11 @@ class _Pictures:
             if should_last is not None and (whole is False or is_short):
                 how = "truncated" if whole is False else "truncated or damaged"
                 return f"{how}: {lasts:.2f} of {should_last:.2f} seconds"
-        if self._greatest_pts is not None and self._shown_pts is not None:
-            late = float((self._greatest_pts - self._shown_pts) * self.stream.time_base)
+        first, last, shown = self._first_pts, self._greatest_pts, self._shown_pts
+        if first is not None and last is not None and shown is not None:
+            late = float((last - shown) * self.stream.time_base)
+            # The declared rate may be far too high.
+            frame = max(frame, float((last - first) * self.stream.time_base) / self._num_packets)
             if late > (_HELD_BACK + 0.5) * frame:
                 return (
                     f"truncated or damaged: decoding ends {late:.2f} seconds before the last packet"
