@@ -270,7 +270,6 @@ class _Pictures:
         self._missing = 0  # packets that the demuxer did not find
         self._num_packets = 0
         self._last_corrupt = 0  # Number of the last packet that the demuxer calls corrupt, from 1.
-        self._breaks_off = False  # The last packet, of any stream, is incomplete.
         self._next_dts = 0
         self._first_pts: int | None = None  # of the first packet
         self._greatest_pts: int | None = None  # of all packets that must give a picture
@@ -322,7 +321,6 @@ class _Pictures:
                 if packet.pts is not None:
                     end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                     self._end_of_all = max(self._end_of_all, end)
-                self._breaks_off = packet.is_corrupt
                 if packet.stream.index != self.stream.index:
                     continue
                 self._num_packets += 1
@@ -421,10 +419,8 @@ class _Pictures:
         whole = _has_declared_size(self._path, kinds)
         if "avi" in kinds and whole is False and self._next_dts < self.stream.frames:
             return f"truncated: {self._num_packets}{of_declared} frames"
-        if {"asf", "mpegts", "nut"}.intersection(kinds) and whole is False:
+        if {"asf", "flv", "mpegts", "nut"}.intersection(kinds) and whole is False:
             return f"truncated: {self.count} frames, then the file breaks off"
-        if "flv" in kinds and self._breaks_off:  # Pictures and sound lie in the order of time.
-            return f"truncated: {self.count} frames, then the sound is cut off"
         if {"matroska", "flv", "nut"}.intersection(kinds):
             lasts, should_last = self._end_of_all, self._container.duration
             should_last = None if should_last is None else should_last / av.time_base
@@ -595,6 +591,8 @@ def _has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
             declared = _transport_size(file, actual)
         elif "asf" in kinds:
             declared = _asf_size(file.read(4096))
+        elif "flv" in kinds:
+            declared = _flv_size(file)
         elif "nut" in kinds:
             # An index ends the file, and a pointer to it ends the index.
             file.seek(-min(12, actual), 2)
@@ -688,6 +686,20 @@ def _asf_size(head: bytes) -> int | None:
     if start < 0 or start + 92 > len(head) or head[start + 88] & 1:  # The flag of broadcasts.
         return None
     return int.from_bytes(head[start + 40 : start + 48], "little") or None
+
+
+def _flv_size(file: BinaryIO) -> int | None:
+    """Returns the end of the last tag of an FLV file; None if something else follows."""
+    start = int.from_bytes(file.read(9)[5:], "big") + 4
+    for _ in range(_MAX_ELEMENTS):
+        file.seek(start)
+        head = file.read(11)
+        if not head:
+            return start
+        if head[0] & 0x1F not in (8, 9, 18):  # sound, picture, metadata
+            return None
+        start += 11 + int.from_bytes(head[1:4], "big") + 4
+    return None
 
 
 def _transport_size(file: BinaryIO, actual: int) -> int | None:

@@ -231,7 +231,7 @@ def test_flv_that_breaks_off_in_its_sound(tmp_path: Path) -> None:
     with av.open(str(path)) as container:
         ends = [packet.pos for packet in container.demux(audio=0) if packet.size]
     path.write_bytes(path.read_bytes()[: ends[-2] + 200])
-    with pytest.raises(VideoError, match=r"truncated: .* the sound is cut off"):
+    with pytest.raises(VideoError, match=r"truncated: \d+ frames, then the file breaks off"):
         probe(path)
 
 
