@@ -9,13 +9,19 @@ from data.video.clips import (
     VideoSource,
 )
 from data.video.decoding import (
+    FORMATS,
+    MAX_DAMAGED_SHARE,
+    MAX_PIXELS,
     VideoError,
     VideoInfo,
     decode,
+    decode_all,
     probe,
 )
 from data.video.feature_clips import FeatureClip, WholeVideos
 from data.video.motion import (
+    difference_frames,
+    difference_image,
     difference_images,
     grey,
     motion_centre,
@@ -31,6 +37,9 @@ from data.video.streams import (
 from data.video.transforms import Crop, SpatialTransform, pad_clip
 
 __all__ = [
+    "FORMATS",
+    "MAX_DAMAGED_SHARE",
+    "MAX_PIXELS",
     "STREAMS",
     "ClipSampler",
     "Crop",
@@ -47,6 +56,9 @@ __all__ = [
     "VideoSource",
     "WholeVideos",
     "decode",
+    "decode_all",
+    "difference_frames",
+    "difference_image",
     "difference_images",
     "grey",
     "motion_centre",

@@ -17,8 +17,8 @@ import av
 import numpy as np
 
 MAX_PIXELS = 8192 * 8192
-"""Greatest number of pixels of a picture, as stored and as scaled: 200 MB in RGB. A file with
-larger pictures is refused before any is allocated."""
+"""Greatest number of pixels of a picture, 200 MB in RGB; a sixteenth of it where ``short_side``
+enlarges pictures, as those of a strip. Larger ones are refused before any is allocated."""
 
 MAX_DAMAGED_SHARE = 0.25
 """Greatest share of damaged pictures in a video that is used; a single one is always allowed."""
@@ -37,6 +37,10 @@ FORMATS = (
 # A decoder may not return the last pictures of a stream, which its encoder held back for B-frames;
 # a player goes on showing the last one.
 _HELD_BACK = 2
+
+# A picture that is not coded, because nothing has changed, has at most so many bytes (N-VOP of
+# MPEG-4 part 2). A decoder returns none for it.
+_NOT_CODED_BYTES = 8
 
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _SEGMENT, _CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")  # of Matroska
@@ -102,7 +106,7 @@ def probe(path: str | Path) -> VideoInfo:
             frames above ``MAX_PIXELS``, or more damaged ones than ``MAX_DAMAGED_SHARE``.
     """
     status = _status(path, "a video file", VideoError)
-    if time.time() - status.st_mtime < _RACY_SECONDS:
+    if abs(time.time() - status.st_mtime) < _RACY_SECONDS:
         return _probe(str(path))
     content = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     return _probe_once(str(path), content)
@@ -131,7 +135,7 @@ def decode(
     Raises:
         FileNotFoundError: there is no such file.
         VideoError: the file is unreadable or ends early, or its frames are above ``MAX_PIXELS``, as
-            stored or as scaled.
+            stored or as enlarged.
         ValueError: ``frames`` is empty or has negative numbers, or ``short_side`` is below 1.
     """
     requested = np.asarray(frames)
@@ -163,7 +167,7 @@ def decode(
     return decoded if np.array_equal(numbers, requested) else decoded[order]
 
 
-def iterate(path: str | Path, *, short_side: int | None = None) -> Iterator[np.ndarray]:
+def decode_all(path: str | Path, *, short_side: int | None = None) -> Iterator[np.ndarray]:
     """Yields all frames in order, each as ``decode`` returns it, (H,W,3) uint8.
 
     Only one frame is in memory, whatever the length of the video. Arguments and errors are those of
@@ -266,9 +270,9 @@ class _Pictures:
         self._missing = 0  # packets that the demuxer did not find
         self._num_packets = 0
         self._last_corrupt = 0  # Number of the last packet that the demuxer calls corrupt, from 1.
-        self._breaks_off = False  # The last packet, of any stream, is incomplete.
         self._next_dts = 0
-        self._greatest_pts: int | None = None  # of all packets
+        self._first_pts: int | None = None  # of the first packet
+        self._greatest_pts: int | None = None  # of all packets that must give a picture
         self._shown_pts: int | None = None  # of all pictures
         self._end = self._end_of_all = 0.0  # seconds, of this stream and of all
         self._ends_damaged = False
@@ -317,7 +321,6 @@ class _Pictures:
                 if packet.pts is not None:
                     end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                     self._end_of_all = max(self._end_of_all, end)
-                self._breaks_off = packet.is_corrupt
                 if packet.stream.index != self.stream.index:
                     continue
                 self._num_packets += 1
@@ -327,7 +330,10 @@ class _Pictures:
                     self._next_dts = packet.dts + 1
                 if packet.pts is not None and not packet.is_discard:
                     self._end = max(self._end, end)
-                    self._greatest_pts = _greatest(self._greatest_pts, packet.pts)
+                    if self._first_pts is None:
+                        self._first_pts = packet.pts
+                    if packet.size > _NOT_CODED_BYTES:
+                        self._greatest_pts = _greatest(self._greatest_pts, packet.pts)
                 yield packet
         except av.FFmpegError as error:
             raise VideoError(
@@ -413,10 +419,8 @@ class _Pictures:
         whole = _has_declared_size(self._path, kinds)
         if "avi" in kinds and whole is False and self._next_dts < self.stream.frames:
             return f"truncated: {self._num_packets}{of_declared} frames"
-        if {"asf", "mpegts", "nut"}.intersection(kinds) and whole is False:
+        if {"asf", "flv", "mpegts", "nut"}.intersection(kinds) and whole is False:
             return f"truncated: {self.count} frames, then the file breaks off"
-        if "flv" in kinds and self._breaks_off:  # Pictures and sound lie in the order of time.
-            return f"truncated: {self.count} frames, then the sound is cut off"
         if {"matroska", "flv", "nut"}.intersection(kinds):
             lasts, should_last = self._end_of_all, self._container.duration
             should_last = None if should_last is None else should_last / av.time_base
@@ -432,8 +436,11 @@ class _Pictures:
             if should_last is not None and (whole is False or is_short):
                 how = "truncated" if whole is False else "truncated or damaged"
                 return f"{how}: {lasts:.2f} of {should_last:.2f} seconds"
-        if self._greatest_pts is not None and self._shown_pts is not None:
-            late = float((self._greatest_pts - self._shown_pts) * self.stream.time_base)
+        first, last, shown = self._first_pts, self._greatest_pts, self._shown_pts
+        if first is not None and last is not None and shown is not None:
+            late = float((last - shown) * self.stream.time_base)
+            # The declared rate may be far too high.
+            frame = max(frame, float((last - first) * self.stream.time_base) / self._num_packets)
             if late > (_HELD_BACK + 0.5) * frame:
                 return (
                     f"truncated or damaged: decoding ends {late:.2f} seconds before the last packet"
@@ -462,7 +469,8 @@ class _ToRgb:
             if self._short_side is not None:
                 scale = self._short_side / min(height, width)
                 height, width = max(1, round(height * scale)), max(1, round(width * scale))
-                _check_size(height, width, "scaled to")
+                if scale > 1:
+                    _check_size(height, width, "enlarged to", MAX_PIXELS // 16)
             self._size = height, width
         return self._size
 
@@ -529,10 +537,11 @@ def _video_stream(container: Any, path: str | Path) -> Any:
     return streams[0]
 
 
-def _check_size(height: int, width: int, how: str = "of") -> None:
-    if height * width > MAX_PIXELS:
+def _check_size(height: int, width: int, how: str = "of", limit: int | None = None) -> None:
+    limit = MAX_PIXELS if limit is None else limit
+    if height * width > limit:
         raise _Refused(
-            f"frames {how} {height} × {width} pixels, more than the {MAX_PIXELS} of MAX_PIXELS"
+            f"frames {how} {height} × {width} pixels, more than the {limit} allowed (MAX_PIXELS)"
         )
 
 
@@ -582,6 +591,8 @@ def _has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
             declared = _transport_size(file, actual)
         elif "asf" in kinds:
             declared = _asf_size(file.read(4096))
+        elif "flv" in kinds:
+            declared = _flv_size(file)
         elif "nut" in kinds:
             # An index ends the file, and a pointer to it ends the index.
             file.seek(-min(12, actual), 2)
@@ -596,7 +607,8 @@ def _has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
 def _boxes(path: str | Path) -> tuple[list[bytes], bool]:
     """Returns the names of an mp4 file's whole boxes, and whether nothing else is in the file."""
     actual = Path(path).stat().st_size
-    start, names = 0, []
+    start = 0
+    names: list[bytes] = []
     with open(path, "rb") as file:
         while len(head := file.read(16)) >= 8 and len(names) < _MAX_ELEMENTS:
             size, name = int.from_bytes(head[:4], "big"), head[4:8]
@@ -674,6 +686,20 @@ def _asf_size(head: bytes) -> int | None:
     if start < 0 or start + 92 > len(head) or head[start + 88] & 1:  # The flag of broadcasts.
         return None
     return int.from_bytes(head[start + 40 : start + 48], "little") or None
+
+
+def _flv_size(file: BinaryIO) -> int | None:
+    """Returns the end of the last tag of an FLV file; None if something else follows."""
+    start = int.from_bytes(file.read(9)[5:], "big") + 4
+    for _ in range(_MAX_ELEMENTS):
+        file.seek(start)
+        head = file.read(11)
+        if not head:
+            return start
+        if head[0] & 0x1F not in (8, 9, 18):  # sound, picture, metadata
+            return None
+        start += 11 + int.from_bytes(head[1:4], "big") + 4
+    return None
 
 
 def _transport_size(file: BinaryIO, actual: int) -> int | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.batches import UNKNOWN_LABEL, VideoExample
 from data.video.clips import VideoSource, explain_failure
-from data.video.decoding import VideoError, iterate, probe
+from data.video.decoding import MAX_PIXELS, VideoError, decode_all, probe
 from data.video.motion import (
     difference_frames,
     difference_image,
@@ -78,8 +78,10 @@ class StreamSource:
         return explain_failure(path, lambda: self._read(path))
 
     def _read(self, path: str) -> np.ndarray:
-        num_frames = probe(path).num_frames
-        return self._images(iterate(path), num_frames)
+        info = probe(path)
+        if info.height**2 > MAX_PIXELS:  # ``square_around`` would widen them.
+            raise VideoError(path, f"frames of {info.height} × {info.width} pixels are too high")
+        return self._images(decode_all(path), info.num_frames)
 
     def images(self, video: np.ndarray) -> np.ndarray:
         """Returns the views (2·S,T,size,size,3) uint8 of a whole video (T',H,W,3) uint8."""

@@ -114,7 +114,8 @@ def test_a_video_of_damaged_frames_is_refused(tmp_path):
         probe(path)
 
 
-def test_empty_pictures_are_not_counted(tmp_path):
+@pytest.mark.parametrize("at_end", [1, 10])
+def test_empty_pictures_are_not_counted(tmp_path, at_end):
     """Xvid writes a packet of a few bytes to repeat the previous picture."""
     path = write_video(tmp_path / "a.avi")
     padded = tmp_path / "padded.avi"
@@ -122,7 +123,8 @@ def test_empty_pictures_are_not_counted(tmp_path):
         stream = target.add_stream_from_template(source.streams.video[0])
         packets = [bytes(packet) for packet in source.demux(video=0) if packet.size]
         not_coded = b"\x00\x00\x01\xb6\x5b\x4f"
-        for number, content in enumerate([*packets[:5], not_coded, *packets[5:], not_coded]):
+        contents = [*packets[:5], not_coded, *packets[5:], *[not_coded] * at_end]
+        for number, content in enumerate(contents):
             packet = av.Packet(content)
             packet.stream, packet.pts, packet.dts = stream, number, number
             packet.is_keyframe = number == 0

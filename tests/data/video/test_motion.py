@@ -99,6 +99,13 @@ def test_noise_below_the_threshold_is_no_motion() -> None:
     assert motion_centre(noise, threshold=0) > 15
 
 
+def test_the_motion_centre_is_found_frame_by_frame() -> None:
+    video = moving_block(15 + RNG.integers(-5, 6, 24))
+    assert motion_centre(iter(video)) == motion_centre(video)
+    with pytest.raises(ValueError, match="luma: expected at least one frame, received none"):
+        motion_centre([])
+
+
 @pytest.mark.parametrize(
     ("column", "start"), [(0, 0), (5, 0), (12, 7), (13, 8), (15, 10), (19, 10)]
 )

@@ -1,6 +1,7 @@
 """Streams of images of whole videos, and the clips cut from their features."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,18 @@ def test_an_unreadable_file_counts_nowhere(source: StreamSource, index: int) -> 
     for key in ("video", "lengths", "label", "mask", "index"):
         assert example[key].shape == readable[key].shape
         assert example[key].dtype == readable[key].dtype
+
+
+def test_a_high_strip_is_not_widened_to_a_square(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "strip.mkv", 2, codec="ffv1", size=(16384, 16))
+    strip = StreamSource(VideoSource((str(path),)), ("rgb_square",), 2, size=8)
+    assert not strip[0]["mask"]
+    assert strip.explain(0) == f"{path}: frames of 16384 × 16 pixels are too high"
+
+
+def test_the_reason_of_an_unreadable_file_is_told(source: StreamSource) -> None:
+    assert "truncated: 12 of 20 frames" in source.explain(1)
+    assert "gone.avi: expected a video file" in source.explain(2)
 
 
 def test_without_labels_they_are_unknown(source: StreamSource) -> None:
