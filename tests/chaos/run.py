@@ -4,11 +4,11 @@
 
 A round trains ``tests/launch/regression.py`` in a workdir, as one process with two devices or as
 two processes with one, and sends SIGKILL or SIGTERM to one or all processes: at a random time,
-after a random step, or while a checkpoint is being written. Then the newest checkpoint must be
-complete, and processes without a signal must have ended. The next round resumes in the same
-workdir. After the last step, the records must equal those of an uninterrupted run, without
-duplicates; every example must occur once per epoch; and the variables must be equal bit-for-bit.
-Then the rounds continue with an empty workdir.
+after a random step, while a checkpoint is being written, or during an evaluation. Then the newest
+checkpoint must be complete, and processes without a signal must have ended. The next round resumes
+in the same workdir. After the last step, the records must equal those of an uninterrupted run,
+without duplicates; every example must occur once per epoch; and the variables must be equal
+bit-for-bit. Then the rounds continue with an empty workdir.
 """
 
 import argparse
@@ -27,7 +27,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxnets.training.checkpoint import DIGESTS, Checkpointer, damaged_files
+from flaxnets.training.checkpoint import (
+    DIGESTS,
+    METRICS,
+    Checkpointer,
+    damaged_files,
+    steps_on_disk,
+)
 from flaxnets.training.metric_writer import read_metrics
 from tests.launch.jobs import Job
 from tests.launch.regression import NUM_EXAMPLES, read_trace
@@ -41,6 +47,7 @@ FLAGS = (
     f"--config.num_steps={STEPS}",
     "--config.checkpoint_every=3",
     "--config.delay=0.03",
+    "--config.eval_delay=0.1",
 )
 
 
@@ -86,6 +93,14 @@ class Runs:
     def is_writing(self) -> bool:
         """Returns True while a checkpoint is being written."""
         return any((self.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+
+    def is_evaluating(self) -> bool:
+        """Returns True while a checkpoint is on disk whose evaluation is not finished."""
+        steps = steps_on_disk(self.workdir / "checkpoints")
+        return any(
+            step % 10 == 0 and not (self.workdir / "checkpoints" / str(step) / METRICS).exists()
+            for step in steps
+        )
 
     def check_checkpoints(self) -> int | None:
         """Returns the step of the newest checkpoint or None; all must be complete."""
@@ -133,14 +148,15 @@ def last_variables(workdir: Path) -> Any:
 
 def choose_moment(runs: Runs, rng: random.Random) -> tuple[str, Callable[[], bool]]:
     """Returns the moment of the signal, in words and as a condition."""
-    kind = rng.choice(["any time", "after a step", "during a save", "during a save"])
+    kind = rng.choice(["any time", "after a step", "during a save", "during an evaluation"])
     if kind == "any time":
         end = time.monotonic() + rng.uniform(0, runs.seconds)
         return kind, lambda: time.monotonic() >= end
     step = runs.step() + rng.randint(1, STEPS // 3)
     if kind == "after a step":
         return kind, lambda: runs.step() >= step
-    return kind, lambda: runs.step() >= step and runs.is_writing()
+    happens = runs.is_writing if kind == "during a save" else runs.is_evaluating
+    return kind, lambda: runs.step() >= step and happens()
 
 
 def play_round(runs: Runs, rng: random.Random) -> str:
