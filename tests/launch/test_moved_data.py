@@ -137,7 +137,7 @@ def test_trained_at_a_predicts_evaluates_reports_and_resumes_at_b(moved: Path) -
     assert len(record["probabilities"]) == len(CLASSES)
 
     with pytest.raises(
-        FileNotFoundError, match=r"A: expected the folder of a data .*if the data were"
+        FileNotFoundError, match=r"A: expected the folder .*if the data were"
     ):
         model.evaluate("test")
     there = config_of(workdir, overrides=[f"data.root={moved / 'B'}"])
