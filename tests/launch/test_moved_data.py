@@ -136,9 +136,7 @@ def test_trained_at_a_predicts_evaluates_reports_and_resumes_at_b(moved: Path) -
     (record,) = model.predict([str(clip)])
     assert len(record["probabilities"]) == len(CLASSES)
 
-    with pytest.raises(
-        FileNotFoundError, match=r"A: expected the folder of a data .*if the data were"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"A: expected the folder .*if the data were"):
         model.evaluate("test")
     there = config_of(workdir, overrides=[f"data.root={moved / 'B'}"])
     for split in ("validation", "test"):
