@@ -168,8 +168,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     def guarded(argv: Sequence[str]) -> int | None:
         code = report_errors(argv)
         if code in SAVED:
-            # It is ending, and no further signal may change the exit code.
-            for number in handled_signals():
+            # It is ending, and no further signal may change the exit code, except that after
+            # SIGINT alone one that has the run started again still does.
+            only = [signal.SIGINT] if code == 128 + signal.SIGINT else handled_signals()
+            for number in only:
                 signal.signal(number, signal.SIG_IGN)
         return code
 
@@ -187,9 +189,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             return main(argv[1:])
         except EXPECTED_ERRORS as error:
             if _is_defect(error):
-                if distributed.describe_process():
-                    traceback.print_exc()
-                    distributed.leave(1)
+                _leave_others()
                 raise
             logging.getLogger(__name__).debug("failed", exc_info=True)
             who = distributed.describe_process()
@@ -205,10 +205,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         except Exception:
             problem = _find_missing_platform()
             if not problem:
-                if distributed.describe_process():
-                    # An orderly exit would wait for the other processes, which wait for this one.
-                    traceback.print_exc()
-                    distributed.leave(1)
+                _leave_others()
                 raise
             print(f"error: {problem}", file=sys.stderr)
             return 1
@@ -223,6 +220,16 @@ def _tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         logging.getLogger(__name__).debug("a writer was left behind: %s", error)
         return
     sys.__unraisablehook__(unraisable)
+
+
+def _leave_others() -> None:
+    """Shows the error that is handled and exits, if there are other processes.
+
+    An orderly exit would wait for them, and they wait for this one.
+    """
+    if distributed.describe_process():
+        traceback.print_exc()
+        distributed.leave(1)
 
 
 def _find_missing_platform() -> str:

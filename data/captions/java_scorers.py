@@ -22,6 +22,7 @@ _END_WITH_PARENT = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it.
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """

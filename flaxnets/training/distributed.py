@@ -430,7 +430,8 @@ def leave(code: int) -> None:
 
 def describe_process() -> str:
     """Returns a text as ``process 1 of 2 (4711 on node7)``; empty for a single process."""
-    if jax.process_count() == 1:
+    # The first condition spares a program that fails early the search for devices.
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return ""
     return (
         f"process {jax.process_index()} of {jax.process_count()} "

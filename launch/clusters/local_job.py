@@ -40,6 +40,7 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG, which outlives exec
 if os.getppid() != parent:
     sys.exit(128 + signal.SIGTERM)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it.
 try:
     os.execvp(command[0], command)
 except OSError as error:
@@ -255,8 +256,9 @@ class LocalJob:
             number = -failed[cause]
             name = signal.Signals(number).name if number in list(signal.Signals) else str(number)
             why = ", which the kernel sends when memory runs out" if name == "SIGKILL" else ""
+            others = "; the others end with it" if len(self._commands) > 1 else ""
             process = f"process {cause} of {len(self._commands)}"
-            self._say(cause, f"error: {process} was killed by {name}{why}; the others end with it")
+            self._say(cause, f"error: {process} was killed by {name}{why}{others}")
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)

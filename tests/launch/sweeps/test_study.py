@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from flaxnets.training.config import Config
+from flaxnets.training.preemption import SIGNALS
 from launch.sweeps.plan import Plan, make_plan
 from launch.sweeps.space import draw
 from launch.sweeps.study import (
@@ -29,6 +32,7 @@ from launch.sweeps.worker import (
     TooManyFailures,
     error_of,
     is_done,
+    raise_signals,
     work,
 )
 
@@ -334,3 +338,39 @@ def test_samplers_and_pruners_that_cannot_be_used_are_refused(
         make(sampler="tpee")
     with pytest.raises(ValueError, match="pruner: expected none with several objectives"):
         make(pruner="median", objectives=["accuracy", "step_seconds"])
+
+
+def test_of_several_signals_to_a_worker_the_prevailing_one_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
+    plan = make(trials=1)
+
+    def send(*numbers: int) -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    def train(trial: Any, number: int) -> list[float]:
+        send(signal.SIGINT)
+        raise AssertionError("the signal raises")
+
+    try:
+        raise_signals()
+        with connect(tmp_path) as database:
+            study = open_study(database, "s", plan.settings, trials=1, cells=plan.cells)
+            give_back = study._storage.set_trial_state_values
+
+            def interrupted(*arguments: Any, **options: Any) -> Any:
+                if optuna.trial.TrialState.WAITING in arguments:
+                    send(signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+                return give_back(*arguments, **options)
+
+            monkeypatch.setattr(study._storage, "set_trial_state_values", interrupted)
+            with pytest.raises(Interrupted) as error:
+                work(database, study, plan.settings, train, poll_seconds=0.02)
+            assert error.value.signal == signal.SIGUSR1
+            assert states(study) == {"WAITING": 1}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shlex
 import threading
 from collections.abc import Callable, Mapping
@@ -100,6 +101,24 @@ def test_a_trial_is_a_run_whose_value_is_its_best_evaluation(tmp_path: Path) -> 
     best = max(records, key=lambda record: record["accuracy"])
     assert trial.values[:2] == [best["accuracy"], best["loss"]]
     assert trial.values[2] > 0
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "nearest"),
+    [
+        ("model.recurrent.cell", "lstm,lstn", "'lstn'; did you mean 'lstm'?"),
+        ("optimizer.name", "adam,adamm", "'adamm'; did you mean 'adam'?"),
+        ("optimizer.schedule", "cosine,cosin", "'cosin'; did you mean 'cosine'?"),
+        ("model.encoder.name", "small_cnn,smal_cnn", "'smal_cnn'; did you mean 'small_cnn'?"),
+    ],
+)
+def test_a_misspelt_name_is_refused_before_the_first_trial(
+    field: str, values: str, nearest: str
+) -> None:
+    config = load_experiment("experiments/moving_shapes.py:smoke")
+    with pytest.raises(ValueError, match=re.escape(f"space: {field}: unknown {nearest}")):
+        make(config, space=[f"{field}={values}"])
+    assert make(config, space=["model.recurrent.cell=lstm,gru"]).trials > 1
 
 
 def test_folds_and_seeds_give_the_mean_and_the_spread(tmp_path: Path, made_up: Any) -> None:
