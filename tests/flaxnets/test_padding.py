@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flaxnets.decoders.attention import attend, average_regions
+from flaxnets.decoders.show_attend_tell import SoftAttention
+from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.heads.classifier import ClipClassifier, StepClassifier
 from flaxnets.heads.pooling import (
     AttentionPooling,
@@ -35,11 +37,19 @@ from flaxnets.layers.normalization import BatchNorm
 from flaxnets.layers.padding import check_lengths, zero_where_masked
 from flaxnets.layers.pooling import average_pool, max_pool
 from flaxnets.metrics import cross_entropies, cross_entropy
+from flaxnets.models.captioner import Captioner
+from flaxnets.models.crnn import CRNN
+from flaxnets.models.late_fusion import LateFusion
+from flaxnets.models.multi_level import MultiLevelCRNN
 from flaxnets.recurrent import FrameAverage, LSTMCell, MinGRUCell, Recurrent
 from flaxnets.recurrent.scan import ScanOptions
+from flaxnets.tasks.captioning import Captioning
+from flaxnets.tasks.cider import DocumentFrequencies
+from flaxnets.tasks.self_critical import SelfCritical
+from flaxnets.tasks.video_classification import VideoClassification
 from tests.flaxnets.decoders import caption_cases
 from tests.flaxnets.meshes import make_mesh, tracing_on
-from tests.flaxnets.models.networks import random_variables
+from tests.flaxnets.models.networks import ThreeLevels, random_variables
 from tests.flaxnets.recurrent import reference
 from tests.flaxnets.recurrent.cases import CASES, FLOAT64, call_scan
 from tests.flaxnets.recurrent.linear_cases import LINEAR_CASES
@@ -731,6 +741,138 @@ def test_decoders_equal_numpy_and_read_no_masked_region(case: Any) -> None:
 @given(decoders)
 def test_more_decoders_equal_numpy_and_read_no_masked_region(case: Any) -> None:
     check_decoder(*case)
+
+
+# Whole models and their tasks.
+
+ROWS, STEPS = 3, 3
+LENGTHS = np.array([3, 1, 2], np.int32)
+MASK = np.array([True, True, False])
+READ = (np.arange(STEPS) < LENGTHS[:, None]) & MASK[:, None]
+
+
+def lstm(**attributes: Any) -> Recurrent:
+    return Recurrent(partial(LSTMCell, 4), **attributes)
+
+
+MODELS: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, Any]]] = {
+    "batch-statistics": (
+        CRNN(StepClassifier(3), SmallCNN((4,), (2,)), lstm(normalize_inputs=True)),
+        (8, 8, 3),
+        {"label_smoothing": 0.1},
+    ),
+    "frozen-statistics": (
+        CRNN(StepClassifier(3), SmallCNN((4,), (2,)), chunk_frames=2, freeze_statistics=True),
+        (8, 8, 3),
+        {"loss_kind": "clip"},
+    ),
+    "features": (CRNN(StepClassifier(3), None, lstm()), (4,), {"mixup": 0.5}),
+    "late-fusion": (
+        LateFusion(CRNN(ClipClassifier(3, pool_mean)), members=2, projection_features=3),
+        (2, 4),
+        {},
+    ),
+    "levels": (
+        MultiLevelCRNN({"top": lstm()}, partial(StepClassifier, 3), ThreeLevels(("top",))),
+        (8, 8, 3),
+        {"loss_kind": "linear_gain"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_on_clips_reads_neither_padding_nor_rows_left_out(name: str) -> None:
+    model, axes, options = MODELS[name]
+    task = VideoClassification(**options)
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(ROWS, STEPS, *axes)).astype(np.float32)
+    variables = random_variables(model, inputs, LENGTHS)
+
+    @jax.jit
+    def run(params: Any, inputs: Any) -> Any:
+        def total(params: Any) -> Any:
+            batch = {
+                "features": inputs,
+                "lengths": jnp.asarray(LENGTHS),
+                "label": jnp.array([0, 2, -1]),
+                "mask": jnp.asarray(MASK),
+            }
+            every = {**variables, "params": params}
+            sums, collections = task.loss(model, every, batch, jax.random.key(0))
+            return sums["loss"][0], (sums, collections)
+
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    poisoned, clean = (
+        jax.device_get(run(variables["params"], with_padding(inputs, READ, value)))
+        for value in (np.nan, 0.0)
+    )
+    assert_equal_bits(poisoned, clean)
+
+
+@pytest.mark.parametrize("self_critical", [False, True])
+def test_training_on_captions_reads_neither_padding_nor_rows_left_out(self_critical: bool) -> None:
+    decoder = SoftAttention(
+        vocabulary_size=8,
+        make_cell=partial(LSTMCell, 4),
+        embed_features=3,
+        attention_features=5,
+        dropout_rate=0.0,
+    )
+    model = Captioner(decoder, region_features=4, feature_dropout_rate=0.1)
+    task: Any = Captioning(str, attention_penalty=1.0)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(4, 8, (ROWS, 2, 4)).astype(np.int32)
+    tokens[..., -1] = 2
+    if self_critical:
+        frequencies = DocumentFrequencies.count(list(tokens))
+        task = SelfCritical(words=str, frequencies=frequencies, num_samples=2, drawn_steps=3)
+    token_lengths = np.array([[4, 2], [3, 0], [1, 4]], np.int32)
+    features = rng.normal(size=(ROWS, STEPS, 6)).astype(np.float32)
+    weights = np.ones((ROWS, 2), np.float32)
+    absent = (token_lengths == 0) | ~MASK[:, None]
+    variables = random_variables(model, features, tokens, token_lengths, LENGTHS)
+
+    @jax.jit
+    def run(params: Any, features: Any, weights: Any) -> Any:
+        def total(params: Any) -> Any:
+            batch = {
+                "features": features,
+                "lengths": LENGTHS,
+                "tokens": tokens,
+                "token_lengths": token_lengths,
+                "caption_weights": weights,
+                "mask": jnp.asarray(MASK),
+            }
+            sums, _ = task.loss(model, {"params": params}, batch, jax.random.key(0))
+            return sums["loss"][0], sums
+
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    poisoned, clean = (
+        jax.device_get(
+            run(
+                variables["params"],
+                with_padding(features, READ, value),
+                with_padding(weights, ~absent, value),
+            )
+        )
+        for value in (np.nan, 0.0)
+    )
+    assert_equal_bits(poisoned, clean)
+
+
+@pytest.mark.parametrize("sizes", [(2, 0), (0, 2)])
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_no_steps_or_no_clips_have_logits(name: str, sizes: tuple[int, int]) -> None:
+    model, axes, _ = MODELS[name]
+    variables = random_variables(model, np.zeros((1, 2, *axes), np.float32), [1])
+    inputs = np.zeros((*sizes, *axes), np.float32)
+    apply = partial(model.apply, train=False)
+    logits = jax.eval_shape(apply, variables, inputs, [0] * sizes[0])
+    assert logits.shape[0] == sizes[0]
+    assert logits.shape[1] in (1, sizes[1])
+    assert logits.shape[-1] == 3
 
 
 # Lengths.
