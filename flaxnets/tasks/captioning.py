@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets.decoders.hypotheses import DecodeStep, Hypotheses
-from flaxnets.decoders.hypotheses import check_penalty
+from flaxnets.decoders.hypotheses import DecodeStep, Hypotheses, check_penalty
 from flaxnets.decoders.search import SearchOptions, search_captions
 from flaxnets.metrics import cross_entropies
 from flaxnets.typing import (
