@@ -86,7 +86,7 @@ def test_float64_keeps_its_precision() -> None:
         projected, variables = StreamProjection(2, param_dtype=jnp.float64).init_with_output(
             jax.random.key(0), x
         )
-        kernel = np.asarray(variables["params"]["kernel"])
+        weights = np.asarray(variables["params"]["kernel"])
         np.testing.assert_allclose(
-            projected, np.einsum("btsd,sdp->btsp", np.asarray(x), kernel), rtol=1e-12, atol=1e-14
+            projected, np.einsum("btsd,sdp->btsp", np.asarray(x), weights), rtol=1e-12, atol=1e-14
         )

@@ -23,7 +23,7 @@ from flaxnets.recurrent.scan import ScanOptions
 
 WIDE: dict[str, Any] = {"dtype": jnp.float32, "param_dtype": jnp.float64}
 VECTORS, MAPS = (2, 3, 4), (2, 3, 4, 4, 2)
-CELLS = {
+CELLS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "Elman": (ElmanCell, VECTORS),
     "LSTM": (LSTMCell, VECTORS),
     "peepholes": (partial(LSTMCell, peepholes=True), VECTORS),

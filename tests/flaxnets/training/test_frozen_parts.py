@@ -23,6 +23,7 @@ from tests.flaxnets.training.regression import Line, Regression, rows, variables
 RNG = np.random.default_rng(0)
 BATCH = {
     "video": RNG.integers(0, 256, (2, 3, 8, 8, 3)).astype(np.uint8),
+    "audio": RNG.normal(size=(2, 3, 4)).astype(np.float32),
     "lengths": np.array([3, 2], np.int32),
     "label": np.array([0, 1], np.int32),
     "mask": np.ones(2, bool),
@@ -36,7 +37,7 @@ def crnn(**options: Any) -> CRNN:
 
 def train(model: nn.Module, frozen: tuple[str, ...], task: Any = None) -> tuple[Any, Any, Any]:
     """Returns the state before and after three steps with decay, and the last sums."""
-    task = task or VideoClassification(num_classes=2)
+    task = task or VideoClassification()
     variables = initialize_variables(model, task, BATCH, 0)
     config = OptimizerConfig(name="adamw", learning_rate=0.1, weight_decay=0.1, frozen=frozen)
     optimizer = make_optimizer(config, 9, variables["params"])
@@ -83,9 +84,12 @@ def test_without_a_switch_everything_moves() -> None:
 
 
 def test_an_encoder_inside_a_stream_is_frozen() -> None:
-    streams = {"video": CRNN(None, encoder=ENCODER(), freeze_encoder=True)}
+    streams = {
+        "video": CRNN(None, encoder=ENCODER(), freeze_encoder=True),
+        "audio": CRNN(None),
+    }
     model = StreamFusion(streams, StepClassifier(2))
-    before, after, _ = train(model, (), VideoClassification(num_classes=2, inputs=("video",)))
+    before, after, _ = train(model, (), VideoClassification(inputs=("video", "audio")))
     changes = moved(before, after)
     assert changes["params/streams_video"] == changes["collections/streams_video"] == 0
     assert changes["params/classifier"] > 0
