@@ -44,7 +44,8 @@ def top_k_accuracy(logits: Array, labels: Array, mask: Array, *, k: int = 1) -> 
 class MeanAccumulator:
     """Accumulator of the (sum, count) of many batches, on the host, in float64.
 
-    Addition on the host in a fixed order keeps the metrics of a resumed run equal bit-for-bit.
+    Addition on the host in a fixed order keeps the metrics of a resumed run equal bit-for-bit where
+    its batches are: on CPUs, see ``flaxnets/training/loop.py``.
 
     >>> means = MeanAccumulator()
     >>> means.add({"loss": (3.0, 1.0)})

@@ -167,8 +167,10 @@ def check_penalty(name: str, value: float) -> None:
     Raises:
       ValueError: another value; infinity times a count of zero would be NaN.
     """
-    if not 0 <= value <= float(jnp.finfo(jnp.float32).max):  # False for NaN, too.
-        raise ValueError(f"{name}: expected a finite number of at least 0, received {value}")
+    if not value >= 0:  # Not value < 0, which is False for NaN.
+        raise ValueError(f"{name}: expected at least 0, received {value}")
+    if value > float(jnp.finfo(jnp.float32).max):
+        raise ValueError(f"{name}: expected a finite float32, received {value}")
 
 
 def check_finite(hypotheses: Hypotheses) -> Hypotheses:

@@ -150,10 +150,13 @@ def check_temperature(temperature: float) -> None:
     Raises:
       ValueError: a temperature that is not above 0 or not finite, as a float32.
     """
+    if not temperature > 0:  # Also refuses NaN.
+        raise ValueError(f"temperature: expected above 0, received {temperature}")
     limits = jnp.finfo(jnp.float32)
-    if not float(limits.tiny) <= temperature <= float(limits.max):  # Also refuses NaN.
+    least, most = float(limits.tiny), float(limits.max)
+    if not least <= temperature <= most:
         raise ValueError(
-            f"temperature: expected a finite number above {float(limits.tiny):.1e}, "
+            f"temperature: expected {least:.1e} to {most:.1e}, the range of float32, "
             f"received {temperature}"
         )
 

@@ -2,6 +2,11 @@
 
 ``train`` is one function, to be read from top to bottom: devices and compilation, data, model and
 state with the precedence of checkpoints, the compiled functions, the loop, and its end.
+
+A resumed run equals an uninterrupted one bit-for-bit on CPUs, where this is tested, with as many
+devices and the same versions. A GPU sums in an order that changes from run to run, unless the
+environment has ``XLA_FLAGS=--xla_gpu_deterministic_ops=true``, which makes some operations slower;
+autotuning may still choose other kernels in another process (``--xla_gpu_autotune_level=0``).
 """
 
 import contextlib

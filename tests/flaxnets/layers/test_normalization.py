@@ -141,3 +141,15 @@ def test_bfloat16_keeps_float32_statistics(maps: np.ndarray) -> None:
 def test_wrong_arguments_are_refused(x: Any, mask: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BatchNorm().init(jax.random.key(0), x, mask, train=True)
+
+
+def test_sums_over_images_name_their_precision() -> None:
+    layer, x = BatchNorm(), jnp.ones((3, 2, 2, 4))
+    variables = layer.init(jax.random.key(0), x, train=False)
+    mask = jnp.array([True, True, False])
+
+    def normalize(x: Any) -> Any:
+        return layer.apply(variables, x, mask, train=True, mutable=["batch_stats"])
+
+    text = str(jax.make_jaxpr(normalize)(x))
+    assert text.count("dot_general") == text.count("Precision.HIGHEST, Precision.HIGHEST") > 0

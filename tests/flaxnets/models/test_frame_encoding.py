@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,3 +129,26 @@ def test_impossible_clips_are_refused(
     call = {"frames": video, "lengths": LENGTHS} | arguments
     with pytest.raises(ValueError, match=message):
         make().init(jax.random.key(0), **call, train=False)
+
+
+@pytest.mark.parametrize(("frames", "chunk", "encoded"), [(17, 16, 18), (13, 5, 15), (12, 5, 12)])
+def test_chunks_of_any_number_of_frames_hold_little_padding(
+    frames: int, chunk: int, encoded: int
+) -> None:
+    shapes = []
+
+    class Spy(nn.Module):
+        @nn.compact
+        def __call__(self, images: Any, mask: Any = None, *, train: bool) -> Any:
+            shapes.append(images.shape[0])
+            return images.astype(jnp.float32).mean((1, 2))
+
+    model = make(encoder=Spy(), chunk_frames=chunk)
+    video = np.random.default_rng(0).integers(0, 256, (1, frames, S, S, 3)).astype(np.uint8)
+    lengths = np.array([frames], np.int32)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), video, lengths, train=False))
+    shapes.clear()
+    jax.eval_shape(lambda v: model.apply(v, video, lengths, train=False), variables)
+    (size,) = set(shapes)
+    assert size <= chunk
+    assert -(-frames // size) * size == encoded

@@ -207,3 +207,9 @@ def test_convlstm() -> None:
     np.testing.assert_allclose(counted, expected, rtol=0.05)
     counted = count_flops(gradient, variables, inputs, platform="cuda").products
     np.testing.assert_allclose(counted, 3 * expected - 2 * b * t * of_input, rtol=0.05)
+
+
+def test_a_jax_without_dead_code_elimination_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("jax.interpreters.partial_eval.dce_jaxpr")
+    with pytest.raises(RuntimeError, match=r"expected a JAX with .*dce_jaxpr.*, received \d"):
+        count_flops(jnp.sin, jnp.ones(3))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -139,3 +140,54 @@ def test_the_first_step_that_is_not_finite_stops_by_default() -> None:
     window.add(2, sums_of(np.nan))
     with pytest.raises(NonFiniteLoss, match="step 2: the loss is nan; stopped"):
         window.add(3, sums_of(1.0))
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.1, 0.01, 1e-6])
+def test_the_gradient_is_that_of_the_quotient_when_weights_sum_to_less_than_one(
+    weight: float,
+) -> None:
+    class Weighed(Regression):
+        def loss(self, *arguments: Any) -> Any:
+            sums, collections = super().loss(*arguments)
+            total, count = sums["loss"]
+            return {**sums, "loss": (weight * total, weight * count)}, collections
+
+    batch = rows(3, np.ones(8, bool))
+    model, optimizer = Line(), optax.sgd(RATE)
+    norms = []
+    for task in (Regression(), Weighed()):
+        state = make_state(variables_of(model), optimizer, 0)
+        _, sums = jax.jit(make_train_step(model, task, optimizer))(state, batch)
+        norms.append(float(sums["gradient_norm"][0]))
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
+def test_an_average_of_parameters_in_half_precision_moves(dtype: Any) -> None:
+    model, optimizer = Line(), optax.sgd(0.0)
+    variables = jax.tree.map(lambda x: jnp.ones(x.shape, dtype), variables_of(model))
+    state = make_state(variables, optimizer, 0, ema=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.ema)} == {np.dtype(np.float32)}
+    ema = jax.tree.map(jnp.zeros_like, state.ema)
+    state = state.replace(step=jnp.int32(20_000), ema=ema)
+    step = make_train_step(model, Regression(), optimizer, ema_decay=0.999)
+    batch = rows(3, np.ones(8, bool))
+    steps = jax.jit(lambda state: jax.lax.fori_loop(0, 1000, lambda _, s: step(s, batch)[0], state))
+    state = steps(state)
+    for leaf in jax.tree.leaves(state.ema):
+        np.testing.assert_allclose(leaf, 1 - 0.999**1000, rtol=1e-3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(dtype)}
+
+
+def test_gradients_of_many_micro_batches_add_up_in_float32() -> None:
+    model, optimizer = Line(), optax.sgd(1.0)
+    variables = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.bfloat16), variables_of(model))
+    batch = {**rows(3, np.ones(1024, bool))}
+    batch["inputs"] = np.ones_like(batch["inputs"])
+    slopes = []
+    for accumulate_steps in (1, 1024):
+        state = make_state(variables, optimizer, 0)
+        step = make_train_step(model, Regression(), optimizer, accumulate_steps=accumulate_steps)
+        after, _ = jax.jit(step)(state, batch)
+        slopes.append(np.asarray(after.params["line"]["bias"], np.float32))
+    np.testing.assert_allclose(slopes[1], slopes[0], rtol=2**-7)
