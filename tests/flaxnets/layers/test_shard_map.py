@@ -181,6 +181,20 @@ def test_equal_to_one_device(name: str, run: Callable[..., Any]) -> None:
     assert_close(run(loss, params, batch), expected)
 
 
+@pytest.mark.parametrize("name", mark_stress(("LSTM", "minGRU", "stride 2"), ("LSTM",)))
+def test_a_mesh_of_which_some_axes_are_manual(name: str) -> None:
+    loss, params, batch, (_, (expected, *_)) = reference(name)
+    devices = np.array(jax.devices()[:DEVICES]).reshape(2, 2)
+    mesh = jax.sharding.Mesh(devices, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    def gradient(params: Any, *batch: Any) -> Any:
+        return jax.grad(loss)(params, *batch)
+
+    specs = P(), *[P("data")] * len(batch)
+    sharded = jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=P(), axis_names={"data"})
+    assert_close(jax.jit(sharded)(params, *batch), expected)
+
+
 @functools.cache
 def reference(name: str) -> tuple[Any, ...]:
     """Returns a case with its loss and gradients on one device."""
