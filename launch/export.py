@@ -14,6 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
+from flaxnets.encoders.config import EncoderConfig, describe_features
 from flaxnets.encoders.encoder import Encoder
 from flaxnets.inference import export
 from flaxnets.training.checkpoint import restore_variables
@@ -32,7 +33,10 @@ def main(argv: Sequence[str]) -> None:
     workdir, out = Workdir(WORKDIR.value), Path(OUT.value)
     config = program.recorded_config(workdir)
     step, variables = restore_variables(workdir, STEP.value)
-    features = "" if "encoder" in variables["params"] else export.describe_features(config)
+    frozen = getattr(getattr(config, "model", None), "encoder", None)
+    features = ""
+    if "encoder" not in variables["params"] and isinstance(frozen, EncoderConfig):
+        features = describe_features(frozen)
     if PART.value == "encoder" and features:
         raise ValueError(
             f"--part=encoder: expected a model with an encoder, received one that reads {features}"

@@ -28,7 +28,7 @@ import numpy as np
 
 from flaxnets.decoders.attention import flatten_regions
 from flaxnets.decoders.cells import InnerCell
-from flaxnets.layers.batch_sharding import in_auto_axes, settle_carry
+from flaxnets.layers.batch_sharding import cast_like, in_auto_axes, settle_carry
 from flaxnets.layers.padding import check_counts
 from flaxnets.recurrent.cell import Cell, ProjectHidden
 from flaxnets.recurrent.cells import LSTMCell
@@ -287,7 +287,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
         b, c, num_steps = tokens.shape
         carry = jax.tree.map(
             lambda x: jnp.broadcast_to(x[:, None], (b, c, *x.shape[1:])),
-            self.initial_carry(weights, memory),
+            cast_like(self.initial_carry(weights, memory), regions),
         )
         # Time is the leading axis of everything that is scanned.
         shift = (0, 0), (0, 0), (1, 0)
@@ -355,7 +355,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
         regions, mask = flatten_regions(features, mask)
         weights = self.weights(regions.shape[-1])
         memory = self.encode_memory(weights, self._cast(regions), mask)
-        return memory, self.initial_carry(weights, memory)
+        return memory, cast_like(self.initial_carry(weights, memory), regions)
 
     def decode_step(
         self, memory: Memory, carry: Carry, previous: Array
@@ -564,7 +564,7 @@ def scan_sampled_words(
         choose_key, draw_key = jax.random.split(key)
         chosen = may_draw & jax.random.bernoulli(choose_key, probability, given.shape)
         drawn = jax.random.categorical(draw_key, jax.lax.stop_gradient(logits))
-        word = jnp.where(chosen, drawn.astype(given.dtype), given)
+        word = jnp.where(cast_like(chosen, given), drawn.astype(given.dtype), given)
         carry, logits, outputs = run_step(carry, word, x)
         return (carry, logits), (logits, outputs)
 
@@ -572,7 +572,7 @@ def scan_sampled_words(
     first = jax.tree.map(lambda leaf: leaf[0], (words, xs))
     like = jax.eval_shape(lambda: run_step(carry, *first)[1])
     inputs = words, xs, jax.random.split(key, num_steps), jnp.arange(num_steps) > 0
-    state = carry, jnp.zeros(like.shape, like.dtype)
+    state = carry, cast_like(jnp.zeros(like.shape, like.dtype), like)
     first_inputs = jax.tree.map(lambda leaf: leaf[0], inputs)
     state = settle_carry(lambda state: body(state, first_inputs)[0], state)
     return jax.lax.scan(body, state, inputs)[1]

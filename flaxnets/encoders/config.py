@@ -200,6 +200,17 @@ def load_encoder(config: EncoderConfig, *, field: str = "model.encoder") -> dict
         raise ValueError(f"{field}.weights of {config.name}: {error}") from error
 
 
+def describe_features(config: EncoderConfig) -> str:
+    """Describes the features of a frozen encoder in words: its name, level and weights.
+
+    >>> describe_features(EncoderConfig("vgg16", level="fc7", weights="vgg.pth"))
+    'features of a frozen vgg16 (level fc7, weights vgg.pth)'
+    """
+    level = f"level {config.level}" if config.level else "its last feature maps"
+    weights = f"weights {config.weights}" if config.weights else "random weights"
+    return f"features of a frozen {config.name} ({level}, {weights})"
+
+
 def with_encoder_weights(
     config: EncoderConfig, variables: Mapping[str, Any], *, field: str = "model.encoder"
 ) -> Mapping[str, Any]:

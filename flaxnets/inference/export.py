@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from flaxnets.encoders.config import EncoderConfig
 from flaxnets.training.workdir import write_atomically
 from flaxnets.typing import PyTree
 
@@ -63,23 +62,6 @@ def _to_torch_layout(array: np.ndarray, leaf: str) -> np.ndarray:
     elif leaf == "kernel" and array.ndim == 2:
         array = array.T  # (in,out) -> (out,in)
     return np.ascontiguousarray(array)
-
-
-def describe_features(config: object) -> str:
-    """Describes the cached features that a model without encoder reads.
-
-    Args:
-      config: of the run, with the encoder at ``model.encoder``.
-
-    Returns:
-      Encoder, level and weights in words; empty if the configuration names no encoder.
-    """
-    encoder = getattr(getattr(config, "model", None), "encoder", None)
-    if not isinstance(encoder, EncoderConfig):
-        return ""
-    level = f"level {encoder.level}" if encoder.level else "its last feature maps"
-    weights = f"weights {encoder.weights}" if encoder.weights else "random weights"
-    return f"features of a frozen {encoder.name} ({level}, {weights})"
 
 
 def write_safetensors(

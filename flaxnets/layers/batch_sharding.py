@@ -16,7 +16,7 @@ must then have the type of what it is computed from:
 
 - Within ``jax.shard_map`` (``check_vma=True``) an array may vary over the devices or not: the batch
   does, parameters and new zeros do not. ``vary_alike`` casts what a loop or a custom gradient gets,
-  ``settle_carry`` the carry of a loop whose body closes over arrays.
+  ``cast_like`` new arrays, ``settle_carry`` the carry of a loop whose body closes over arrays.
 - Under a mesh of Explicit axes every array knows its axes, and many operations (a sum of products
   over the batch, a concatenation with zeros) want to be told those of their result.
   ``in_auto_axes`` leaves this to XLA, as under a mesh of Auto axes.
@@ -75,21 +75,43 @@ def vary_alike(tree: PyTree) -> PyTree:
     Args:
       tree: a pytree of arrays.
     """
-    axes: set[str] = set()
-    for leaf in jax.tree.leaves(tree):
-        axes |= _varying_axes(leaf)
-    if not axes:
+    axes = frozenset[str]().union(*map(_varying_axes, jax.tree.leaves(tree)))
+    return jax.tree.map(lambda leaf: _vary(leaf, axes), tree) if axes else tree
+
+
+def cast_like(tree: PyTree, batch: Array) -> PyTree:
+    """Returns new arrays (B,...), as zeros of a first carry, sharded as a batch (B,...) is.
+
+    Args:
+      tree: a pytree of arrays (B,...).
+      batch: (B,...), or what ``jax.eval_shape`` returns for it.
+    """
+    axes = _varying_axes(batch)
+    tree = jax.tree.map(lambda leaf: _vary(leaf, axes), tree)
+    if not _explicit_axes():
         return tree
+    spec = PartitionSpec(*_type_of(batch).sharding.spec[:1])
+    return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, spec), tree)
 
-    def cast(leaf: Array) -> Array:
-        missing = tuple(sorted(axes - _varying_axes(leaf)))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
-    return jax.tree.map(cast, tree)
+def _vary(leaf: Array, axes: frozenset[str]) -> Array:
+    missing = tuple(sorted(axes - _varying_axes(leaf)))
+    return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
 
 def _varying_axes(leaf: Any) -> frozenset[str]:
-    return frozenset(jax.typeof(leaf).manual_axis_type.varying)
+    manual = _type_of(leaf).manual_axis_type  # None: of a shape outside of shard_map.
+    return frozenset(manual.varying if manual else ())
+
+
+def _type_of(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+
+
+def _explicit_axes() -> list[str]:
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return [name for name, kind in kinds if kind == AxisType.Explicit]
 
 
 def settle_carry(step: Callable[[PyTree], PyTree], carry: PyTree) -> PyTree:
@@ -102,12 +124,10 @@ def settle_carry(step: Callable[[PyTree], PyTree], carry: PyTree) -> PyTree:
     if all(kind == AxisType.Auto for kind in jax.sharding.get_abstract_mesh().axis_types):
         return carry
 
-    def cast(leaf: Array, after: Any) -> Array:
-        if not jax.typeof(leaf).sharding.is_equivalent_to(after.sharding, leaf.ndim):
+    def cast(leaf: Array, after: jax.ShapeDtypeStruct) -> Array:
+        if _explicit_axes() and jax.typeof(leaf).sharding != after.sharding:
             leaf = jax.sharding.reshard(leaf, after.sharding.spec)
-        varying = after.manual_axis_type.varying if after.manual_axis_type else frozenset()
-        missing = tuple(sorted(varying - _varying_axes(leaf)))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+        return _vary(leaf, _varying_axes(after))
 
     # What one step casts may reach other leaves with the next.
     for _ in jax.tree.leaves(carry):
@@ -133,15 +153,12 @@ def in_auto_axes(
       results: a pytree prefix of the results: the index of B in each of them, -1 where there is no
         such axis; None: ``axis`` in all.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    explicit = [
-        name
-        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if kind == AxisType.Explicit
-    ]
+    explicit = _explicit_axes()
     if not explicit:
         return function
-    auto = mesh.update_axis_types(dict.fromkeys(explicit, AxisType.Auto))
+    auto = jax.sharding.get_abstract_mesh().update_axis_types(
+        dict.fromkeys(explicit, AxisType.Auto)
+    )
     sharding = jax.typeof(batch).sharding.spec[axis]
 
     def reshard(tree: PyTree, spec: PartitionSpec) -> PyTree:

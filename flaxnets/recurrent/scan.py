@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.layers.batch_sharding import in_auto_axes, vary_alike
+from flaxnets.layers.batch_sharding import cast_like, in_auto_axes, vary_alike
 from flaxnets.layers.padding import check_lengths, zero_padding
 from flaxnets.recurrent.cell import (
     PROJECTION,
@@ -184,8 +184,7 @@ def scan_cell(
         return carry, outputs if num_steps else outputs[:, :0]
 
     if isinstance(cell, nn.RNNCellBase):
-        carry, inputs = vary_alike((initial_carry, inputs))
-        return scan_batch(cell, carry, inputs, lengths)
+        return scan_batch(cell, cast_like(initial_carry, inputs), inputs, lengths)
     arguments = vary_alike((weights, initial_carry, inputs, lengths))
     return in_auto_axes(scan_batch, inputs)(*arguments)
 

@@ -305,6 +305,7 @@ def _projection_shapes(
     """Returns shapes and dtypes of one step's hidden projections by name."""
 
     def trace(weights: ScanWeights, carry: Carry, inputs: Any, flags: Any) -> dict[str, Array]:
+        inputs, flags = jax.tree.map(lambda x: x[0], (inputs, flags))
         added, rest = split_projected(weights, inputs)
         projections: dict[str, Array] = {}
 
@@ -315,8 +316,7 @@ def _projection_shapes(
         step(project_hidden, weights.others, flags, carry, rest)
         return projections
 
-    first = jax.tree.map(lambda x: jax.eval_shape(lambda y: y[0], x), (inputs, flags))
-    return jax.eval_shape(trace, weights, carry, *first)
+    return jax.eval_shape(trace, weights, carry, inputs, flags)
 
 
 @jax.custom_vjp

@@ -28,7 +28,6 @@ scores.
 import os
 import zipfile
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 import flax.struct
@@ -38,7 +37,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flaxnets.decoders.hypotheses import EOS, PAD
-from flaxnets.layers.batch_sharding import settle_carry
 from flaxnets.training.workdir import write_atomically
 from flaxnets.typing import Array
 
@@ -339,7 +337,8 @@ def _count(equal: Array, valid: Array) -> Array:
 
 def _look_up(frequencies: DocumentFrequencies, tokens: Array) -> list[Array]:
     """Returns for each order the idf of the n-gram at each position, (...,L-n+1) float32."""
-    ids = jnp.zeros(tokens.shape, jnp.int32)  # Of n-grams of the order before; -1: unseen.
+    # Of n-grams of the order before; -1: unseen. Sharded as the tokens are, for the loop's carry.
+    ids = jnp.zeros_like(tokens, jnp.int32)
     found = []
     for n in range(min(ORDERS, tokens.shape[-1])):
         starts, words, depth = frequencies.starts[n], frequencies.words[n], frequencies.depths[n]
@@ -360,8 +359,7 @@ def _look_up(frequencies: DocumentFrequencies, tokens: Array) -> list[Array]:
             below = (low < high) & (words[middle] < last)
             return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
 
-        interval = settle_carry(partial(bisect, 0), (low, end))
-        child, _ = jax.lax.fori_loop(0, depth, bisect, interval)
+        child, _ = jax.lax.fori_loop(0, depth, bisect, (low, end))
         hit = (child < end) & (words[child] == last)
         ids = jnp.where(hit, child, -1)
         found.append(jnp.where(hit, frequencies.idf[n][ids], frequencies.unseen_idf))

@@ -1,7 +1,6 @@
 """Exported variables equal the original ones when they are read back."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import flax.linen as nn
@@ -11,16 +10,9 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from flaxnets.encoders.config import EncoderConfig
 from flaxnets.encoders.pretrained import load_pretrained, read_weights
 from flaxnets.encoders.resnet import ResNet
-from flaxnets.inference.export import (
-    describe_features,
-    to_encoder_tensors,
-    to_tensors,
-    write_safetensors,
-)
-from flaxnets.models.config import CRNNConfig
+from flaxnets.inference.export import to_encoder_tensors, to_tensors, write_safetensors
 
 
 def random_variables(model: nn.Module, inputs: np.ndarray, **options: Any) -> Any:
@@ -54,15 +46,6 @@ def test_an_encoder_is_read_as_pretrained_weights_are(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "encoder.safetensors", tensors, {})
     loaded = load_pretrained(encoder, tmp_path / "encoder.safetensors")
     jax.tree.map(np.testing.assert_array_equal, loaded, own)
-
-
-def test_the_encoder_of_cached_features_is_named() -> None:
-    config = SimpleNamespace(model=CRNNConfig(EncoderConfig("resnet18", weights="r.pth")))
-    expected = "features of a frozen resnet18 (its last feature maps, weights r.pth)"
-    assert describe_features(config) == expected
-    config.model.encoder = EncoderConfig("vgg16", level="fc7")
-    assert describe_features(config) == "features of a frozen vgg16 (level fc7, random weights)"
-    assert describe_features(SimpleNamespace()) == ""
 
 
 def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:

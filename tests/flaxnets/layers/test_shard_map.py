@@ -116,6 +116,8 @@ SCANS = {
     "minGRU autodiff": partial(recurrence, partial(MinGRUCell, 4), 3, **AUTODIFF),
     "minLSTM": partial(recurrence, partial(MinLSTMCell, 4), 3),
     "LRU": partial(recurrence, partial(LRUCell, 4), 3),
+    "LSTM of Flax": partial(recurrence, partial(nn.OptimizedLSTMCell, 4), 3, bidirectional=True),
+    "GRU of Flax": partial(recurrence, partial(nn.GRUCell, 4), 3),
 }
 LAYERS = {
     "3×3 Winograd": partial(layer_case, Conv(32, (3, 3)), draw(ROWS, 14, 14, 32)),
@@ -179,6 +181,20 @@ def test_equal_to_one_device(name: str, run: Callable[..., Any]) -> None:
     assert_close(run(loss, params, batch), expected)
 
 
+@pytest.mark.parametrize("name", mark_stress(("LSTM", "minGRU", "stride 2"), ("LSTM",)))
+def test_a_mesh_of_which_some_axes_are_manual(name: str) -> None:
+    loss, params, batch, (_, (expected, *_)) = reference(name)
+    devices = np.array(jax.devices()[:DEVICES]).reshape(2, 2)
+    mesh = jax.sharding.Mesh(devices, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    def gradient(params: Any, *batch: Any) -> Any:
+        return jax.grad(loss)(params, *batch)
+
+    specs = P(), *[P("data")] * len(batch)
+    sharded = jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=P(), axis_names={"data"})
+    assert_close(jax.jit(sharded)(params, *batch), expected)
+
+
 @functools.cache
 def reference(name: str) -> tuple[Any, ...]:
     """Returns a case with its loss and gradients on one device."""
@@ -196,8 +212,7 @@ def test_batch_norm_of_the_global_batch(run: Callable[..., Any]) -> None:
     assert_close(run(sharded, params, batch), expected)
 
 
-@pytest.mark.parametrize("run", [in_shard_map, on_explicit_axes])
-def test_loops_over_chunks(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loops_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "_CHUNKS", {3: 1, 5: 1})
     monkeypatch.setattr(convolution, "_CHUNK_SIZE", 1)
     monkeypatch.setattr(matmul, "_FEWEST_ROWS", 1)
@@ -205,7 +220,7 @@ def test_loops_over_chunks(run: Callable[..., Any], monkeypatch: pytest.MonkeyPa
     for make in (partial(layer_case, strided, draw(ROWS, 14, 14, 32)), CAPTIONERS["LRCN"]):
         loss, params, batch = make()
         expected = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, *batch)
-        assert_close(run(loss, params, batch), expected)
+        assert_close(in_shard_map(loss, params, batch), expected)
 
 
 def words_of(
@@ -215,7 +230,8 @@ def words_of(
     make = partial(decoder, vocabulary_size=9, make_cell=partial(LSTMCell, 4), embed_features=4)
     model, features = Captioner(make()), draw(ROWS, 3, 5)
     tokens = np.ones((1, 1, 3), np.int32)
-    variables = model.init(KEY, features[:1], tokens, tokens[:, :, 0], train=False)
+    init = jax.jit(partial(model.init, train=False))
+    variables = init(KEY, features[:1], tokens, tokens[:, :, 0])
 
     def search(variables: Any, features: Any) -> Any:
         step, carry = start_search(model, variables, {"features": features})
@@ -247,20 +263,21 @@ def test_searches_for_captions(name: str, decoder: Any) -> None:
     assert len(np.unique(found.reshape(-1, 4), axis=0)) > 1
 
 
-def test_scheduled_sampling_and_cider() -> None:
+@pytest.mark.parametrize("run", [in_shard_map, on_explicit_axes])
+def test_scheduled_sampling_and_cider(run: Callable[..., Any]) -> None:
     decoder = FactoredLRCN(vocabulary_size=11, make_cell=partial(GRUCell, 4), embed_features=4)
     references = [np.array([[5, 4, 2]]), np.array([[7, 4, 3, 2]])]
     frequencies = DocumentFrequencies.count(references)
     tokens = np.random.default_rng(0).integers(2, 11, (ROWS, 1, 4)).astype(np.int32)
     batch = draw(ROWS, 5), tokens, np.full((ROWS, 1), 4, np.int32)
-    variables = decoder.init(KEY, *batch, train=False)
+    variables = jax.jit(partial(decoder.init, train=False))(KEY, *batch)
 
     def loss(params: Any, *batch: Any) -> Any:
         logits = decoder.apply(
             params, *batch, train=False, sampling_probability=0.0, rngs={"sampling": KEY}
         ).logits
-        rewards = cider_d(frequencies, batch[1], batch[1])
-        return (logits.max(-1).sum(-1) * (1 + rewards)).sum()
+        rewards = 1.0 if run is on_explicit_axes else cider_d(frequencies, batch[1], batch[1]) + 1
+        return (logits.max(-1).sum(-1) * rewards).sum()
 
-    expected = jax.value_and_grad(loss, argnums=(0, 1))(variables, *batch)
-    assert_close(in_shard_map(loss, variables, batch), expected)
+    expected = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(variables, *batch)
+    assert_close(run(loss, variables, batch), expected)
