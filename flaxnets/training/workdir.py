@@ -70,7 +70,11 @@ class Workdir:
             self._lock.acquire(blocking=False)
             self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         except filelock.Timeout:
-            holder = self._holder.read_text().strip() if self._holder.exists() else "unknown"
+            holder = (
+                self._holder.read_text(errors="replace").strip()
+                if self._holder.exists()
+                else "unknown"
+            )
             raise WorkdirError(
                 f"{self.path}: in use by another process ({holder}); wait for it or name another "
                 "workdir"
