@@ -168,5 +168,18 @@ class TrainedModel:
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """Returns the records that ``TrainedModel.evaluate`` wrote."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Returns the records that ``TrainedModel.evaluate`` wrote.
+
+    Raises:
+      ValueError: a line is damaged; names it.
+    """
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path}, line {number}: damaged ({error}); expected one JSON record per line, as "
+                "launch.evaluate writes them; evaluate again"
+            ) from None
+    return records

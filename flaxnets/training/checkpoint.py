@@ -169,7 +169,8 @@ class Checkpointer:
             longer count.
 
         Raises:
-          DamagedCheckpoint: ``skip_damaged``, and all checkpoints are damaged.
+          DamagedCheckpoint: the metrics of a step are damaged, unless ``read_only``; or all
+            checkpoints are damaged, for ``skip_damaged``.
         """
         self._directory = directory.absolute()
         self._keep, self._best_metric = keep, best_metric
@@ -180,6 +181,8 @@ class Checkpointer:
             self._delete_removed()
         if skip_damaged:
             self._set_damaged_aside()
+        if not read_only:
+            _ = self.best_evaluated_step  # Else damaged metrics are told at the first save.
         options = ocp.CheckpointManagerOptions(
             # Old steps are removed here, by a ranking that Orbax does not know.
             preservation_policy=LatestN(n=None),
@@ -202,7 +205,7 @@ class Checkpointer:
     @property
     def latest_step(self) -> int | None:
         """The newest complete step; None without any."""
-        return self._manager.latest_step()
+        return max(self.steps, default=None)
 
     @property
     def best_step(self) -> int | None:
@@ -235,7 +238,7 @@ class Checkpointer:
     @property
     def steps(self) -> list[int]:
         """All complete steps, ascending."""
-        return sorted(self._manager.all_steps())
+        return steps_on_disk(self._directory)
 
     def metrics(self, step: int) -> dict[str, float] | None:
         """Returns the metrics that ``rank`` gave to a step; None if it was not evaluated.

@@ -130,6 +130,8 @@ def test_damaged_metrics_are_told_when_the_best_step_is_wanted(saved: Path, tmp_
     with pytest.raises(DamagedCheckpoint, match=r"1: the checkpoint is damaged.*metrics\.json"):
         _ = checkpointer.best_step
     checkpointer.close()
+    with pytest.raises(DamagedCheckpoint, match=r"1: the checkpoint is damaged.*metrics\.json"):
+        Checkpointer(folder)  # A training could not tell which steps to keep.
     assert is_restored(folder, 2)
 
 

@@ -355,6 +355,13 @@ def test_evaluation_counts_every_example_once(finished: Path) -> None:
     assert metrics["top5_accuracy"] == 1.0
 
 
+def test_a_damaged_line_of_the_outputs_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_bytes(b'{"index": 0}\n{"index": \xff}\n')
+    with pytest.raises(ValueError, match=r"test\.jsonl, line 2: damaged .*evaluate again"):
+        read_predictions(path)
+
+
 def test_a_checkpoint_that_is_not_there_names_those_that_are(finished: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 5; there are .*8, 12"):
         TrainedModel(TinyConfig(), Workdir(finished), step=5)
