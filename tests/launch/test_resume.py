@@ -153,7 +153,7 @@ def test_a_signal_ends_it_with_a_checkpoint_and_it_goes_on(
     assert done.returncode == 128 + number, done.stderr
     assert "Traceback" not in done.stderr
     step = max(record["step"] for record in read_metrics(path))
-    assert f"stopped at step {step} by signal {number}, with a checkpoint" in done.stderr
+    assert f"stopped at step {step} by signal {number} after saving a checkpoint" in done.stderr
     assert (path / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").is_file()
     assert_no_process_is_left(process.pid)
     succeed(start_training(path, cache))
