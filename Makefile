@@ -33,10 +33,10 @@ test: lint
 test-core: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (stress or slow or subprocess)' tests/flaxnets tests/data
 
-# Several real processes, killed and resumed, and fifty rounds of kills at random: half an hour.
+# Several real processes, killed and resumed, and eighty rounds of kills at random: an hour.
 stress: $(INSTALLED)
 	$(BIN)/python -m pytest -m stress
-	$(BIN)/python -m tests.chaos.run --rounds=50
+	$(BIN)/python -m tests.chaos.run --rounds=80
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

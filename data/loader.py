@@ -5,6 +5,7 @@ processes, threads or workers, and not on the batch at which the iteration start
 therefore one number, and a run resumes exactly on other machines.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,6 +15,7 @@ import signal
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, Self
 
 import grain
@@ -291,11 +293,15 @@ class BatchIterator(Iterator[Batch]):
             self._stop()
             raise StopIteration
         try:
-            if self._iterator is None:
-                self._iterator = loader._open(self._next)
+            with contextlib.ExitStack() as stack:
+                if self._iterator is None:
+                    if loader._num_workers:  # Started by the first call of next.
+                        stack.enter_context(_blocked_signals())
+                    self._iterator = loader._open(self._next)
+                elements = next(self._iterator)
             # A worker's arrays lie in shared memory that is freed with them, and jax may alias it.
             own = np.array if loader._num_workers else np.asarray
-            batch = {key: own(value) for key, value in next(self._iterator).items()}
+            batch = {key: own(value) for key, value in elements.items()}
             loader._note_bad(batch)
             if loader.order is not None:
                 batch = loader.order.finish(self._next, batch)
@@ -450,14 +456,36 @@ class _ProcessRows:
         return self._blank
 
 
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Signals that terminals and schedulers send to the whole process group."""
+
+
+@contextlib.contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Context in which processes start that a signal to the group must not end on their way.
+
+    They inherit the mask of signals: the workers until they ignore these signals, and Python's
+    tracker of shared memory for good. This process gets what has come at the end of the context.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    try:
+        # It unblocks two of them once it has started the tracker, so not between.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _exit_with_parent(worker_index: int, worker_count: int) -> None:
     """Makes a worker process exit when its parent has died, and not before.
 
     A terminal or scheduler signals the whole process group. The worker ignores these signals: the
     parent still needs batches for the step at which it stops, and then ends its workers itself.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    for number in _GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -157,8 +157,10 @@ class LocalJob:
                 code = self._watch(watch)
         finally:
             self._kill()
-            for reader in self._readers:
-                reader.join(READER_SECONDS)
+            end = time.monotonic() + READER_SECONDS  # Something may keep an output open.
+            while any(map(threading.Thread.is_alive, self._readers)) and time.monotonic() < end:
+                self._write_lines(time.monotonic())
+                time.sleep(POLL_SECONDS / 10)
             self._write_lines(math.inf)
             for number, handler in previous.items():
                 signal.signal(number, handler)

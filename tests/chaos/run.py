@@ -1,6 +1,6 @@
 """Kills a training again and again, and checks that it equals an uninterrupted one.
 
-    python -m tests.chaos.run --rounds=50 --seed=0
+    python -m tests.chaos.run --rounds=80 --seed=0
 
 A round trains ``tests/launch/regression.py`` in a workdir, as one process with two devices, as two
 processes with one, or as two that ``launch.local`` starts, and sends SIGKILL, SIGTERM, SIGHUP or
@@ -270,7 +270,7 @@ def play(rounds: int, seed: int, folder: Path, *, finish: bool = True) -> Counte
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)

@@ -1,4 +1,4 @@
-"""A few rounds of ``tests.chaos.run``; fifty take minutes."""
+"""A few rounds of ``tests.chaos.run``; eighty take an hour."""
 
 from pathlib import Path
 

@@ -3,7 +3,11 @@
 import json
 import logging
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,6 +191,52 @@ def test_an_error_in_the_transform_surfaces(num_workers):
     loader = make_loader(transform=fail_at_seven, train=False, num_workers=num_workers)
     with pytest.raises(RuntimeError, match="seven fails"):
         list(loader.batches())
+
+
+@pytest.mark.subprocess
+def test_a_signal_to_the_group_ends_no_worker(tmp_path):
+    # Whenever it comes: while they start, too. The parent gets it when they have.
+    code = """
+import os, signal, threading, time
+from absl import flags
+from tests.data.numbers import make_loader
+
+got = []
+if __name__ == "__main__":
+    flags.FLAGS.mark_as_parsed()
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: got.append(number))
+    def send():
+        for _ in range(40):
+            time.sleep(0.1)
+            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+                os.killpg(0, number)
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    with make_loader(num_workers=1).batches() as batches:
+        next(batches)
+        thread.join()
+        for _ in range(3):
+            print(next(batches)["index"].tolist())
+    print(sorted(set(got)))
+"""
+    (tmp_path / "signals.py").write_text(code)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "signals.py")],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = take(make_loader(), 4)[1:]
+    assert done.stdout.splitlines() == [
+        *(str(batch["index"].tolist()) for batch in expected),
+        "[1, 2, 10, 15]",
+    ]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.subprocess

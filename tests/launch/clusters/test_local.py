@@ -67,6 +67,13 @@ def test_lines_of_processes_do_not_mix() -> None:
     assert lines == [f"[{rank}] {'x' * 200}" for rank in range(3) for _ in range(300)]
 
 
+def test_no_line_is_lost_at_the_end() -> None:
+    script = "import sys; sys.stdout.write('line\\n' * 60_000)"
+    code, lines, seconds = run(script)
+    assert (code, len(lines)) == (0, 60_000)
+    assert seconds < 9
+
+
 def test_when_one_fails_the_others_get_a_little_time() -> None:
     code, lines, seconds = run("import sys; sys.exit(3)", WAIT, "print('done')", grace=0.5)
     assert code == 3
