@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flaxnets.layers.padding import check_lengths
 from flaxnets.layers.pooling import max_pool
 from flaxnets.models.crnn import (
     average_over_space,
@@ -108,6 +109,7 @@ class MultiLevelCRNN(nn.Module):
             pooling cannot reach, or arguments of another rank, dtype or range.
         """
         maps = self._encode(frames, lengths, mask, train)
+        lengths = check_lengths(lengths, *next(iter(maps.values())).shape[:2])
         logits = []
         below = None
         for level, recurrent in self.recurrent.items():

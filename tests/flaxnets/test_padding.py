@@ -192,10 +192,10 @@ def check_cell(
             valid = np.arange(t) < lengths[:, None]
 
             def place(x: np.ndarray) -> Any:
-                x = jnp.asarray(x, jnp.bfloat16 if dtype == "bfloat16" else narrow)
+                array = jnp.asarray(x, jnp.bfloat16 if dtype == "bfloat16" else narrow)
                 if not sharded:
-                    return x
-                return jax.device_put(x, NamedSharding(make_mesh(8), PartitionSpec("data")))
+                    return array
+                return jax.device_put(array, NamedSharding(make_mesh(8), PartitionSpec("data")))
 
             poisoned = jax.device_get(
                 run(given, place(with_padding(x, valid, poison)), jnp.asarray(lengths))
