@@ -65,7 +65,7 @@ def gated_average(
 ) -> Array:
     r"""Returns the states of :math:`h_t = (1 - σ(z_t)) ∘ h_{t-1} + σ(z_t) ∘ k_t`.
 
-    This ``linear_recurrence`` stores z, k and the states alone for its backward pass:
+    This ``linear_recurrence`` stores less for its backward pass, z and :math:`k_t - h_{t-1}`:
 
     .. math::
         ∂L/∂k_t = g_t ∘ σ(z_t), \quad
@@ -172,19 +172,19 @@ def _average_with_gradients(
 def _average(gates: Array, candidates: Array, initial: Array, axis: int, reverse: bool) -> Any:
     entering, kept = gate_weights(gates)
     states = _recur(kept, entering * candidates, initial, axis, reverse)
-    return states, (gates, candidates, states, initial)
+    differences = candidates - _shift(states, initial, axis, reverse)
+    return states, (gates, differences, kept[_first_step(axis, reverse)])
 
 
 def _average_backward(
     axis: int, reverse: bool, residuals: Any, d_states: Array
 ) -> tuple[Array, Array, Array]:
-    gates, candidates, states, initial = residuals
+    gates, differences, first_kept = residuals
     entering, kept = gate_weights(gates)
     d_sums = _recur_back(kept, d_states, axis, reverse)
-    before = _shift(states, initial, axis, reverse)
     d_candidates = d_sums * entering
-    first = _first_step(axis, reverse)
-    return d_candidates * kept * (candidates - before), d_candidates, kept[first] * d_sums[first]
+    d_initial = first_kept * d_sums[_first_step(axis, reverse)]
+    return d_candidates * kept * differences, d_candidates, d_initial
 
 
 _average_with_gradients.defvjp(_average, _average_backward)

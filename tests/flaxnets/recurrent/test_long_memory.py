@@ -62,7 +62,7 @@ def test_cells_and_streams(name: str, gate: float, gradients: str) -> None:
                     carry, output = cell.apply({"params": params}, carry, x[:, t])
                 return output[0, 0]
 
-            found.append([jax.value_and_grad(f)(params) for f in (scanned, streamed)])
+            found.append([jax.jit(jax.value_and_grad(f))(params) for f in (scanned, streamed)])
     for narrow, wide in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(narrow, wide, rtol=RTOL)
         assert np.abs(wide).min() > 0
