@@ -66,7 +66,7 @@ class EncoderConfig:
     (N,D)."""
     weights: str = path_field(names=(IMAGENET,))
     """Empty: random. ``imagenet``: those of efficientnet_lite0 in the extra ``pretrained``. Else a
-    ``.pth``, ``.pt`` or ``.safetensors`` file with torchvision's names."""
+    file of ``torch.save`` (``.pth``, ``.ckpt``, …) or ``.safetensors`` with torchvision's names."""
     level: str = ""
     """The endpoint whose output is used, as ``stage_3`` or ``pooled``; empty: the last feature
     maps."""

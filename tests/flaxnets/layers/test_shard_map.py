@@ -104,6 +104,7 @@ AUTODIFF = {"options": ScanOptions(gradients="autodiff")}
 SCANS = {
     "Elman": partial(recurrence, partial(ElmanCell, 4), 3),
     "LSTM": partial(recurrence, partial(LSTMCell, 4, projection_features=3), 3, num_layers=2),
+    "GRU": partial(recurrence, partial(GRUCell, 4), 3),
     "GRU both": partial(recurrence, partial(GRUCell, 4), 3, bidirectional=True),
     "LSTM autodiff": partial(recurrence, partial(LSTMCell, 4), 3, **AUTODIFF),
     "LSTM remat": partial(recurrence, partial(LSTMCell, 4), 3, options=ScanOptions(remat_steps=2)),
@@ -138,7 +139,7 @@ CAPTIONERS = {
     "UpDown": partial(captioner, partial(UpDown, attention_features=4)),
 }
 CASES = SCANS | LAYERS | CAPTIONERS
-FAST = ("LSTM", "ConvLSTM", "minGRU", "stride 2", "depthwise", "soft attention")
+FAST = ("GRU", "ConvLSTM", "minGRU", "stride 2", "depthwise", "soft attention")
 
 
 def mark_stress(names: Iterable[str], fast: Container[str]) -> list[Any]:
@@ -181,7 +182,7 @@ def test_equal_to_one_device(name: str, run: Callable[..., Any]) -> None:
     assert_close(run(loss, params, batch), expected)
 
 
-@pytest.mark.parametrize("name", mark_stress(("LSTM", "minGRU", "stride 2"), ("LSTM",)))
+@pytest.mark.parametrize("name", mark_stress(("GRU", "LSTM", "minGRU", "stride 2"), ("GRU",)))
 def test_a_mesh_of_which_some_axes_are_manual(name: str) -> None:
     loss, params, batch, (_, (expected, *_)) = reference(name)
     devices = np.array(jax.devices()[:DEVICES]).reshape(2, 2)
@@ -217,10 +218,17 @@ def test_loops_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "_CHUNK_SIZE", 1)
     monkeypatch.setattr(matmul, "_FEWEST_ROWS", 1)
     strided = nn.Sequential([Conv(32, (3, 3)), Conv(2, (1, 1)), Conv(2, (3, 3), strides=2)])
-    for make in (partial(layer_case, strided, draw(ROWS, 14, 14, 32)), CAPTIONERS["LRCN"]):
-        loss, params, batch = make()
-        expected = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, *batch)
-        assert_close(in_shard_map(loss, params, batch), expected)
+    loss, params, batch = layer_case(strided, draw(ROWS, 14, 14, 32))
+    expected = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, *batch)
+    assert_close(in_shard_map(loss, params, batch), expected)
+
+    def packed(kernel: Any, x: Any, mask: Any) -> Any:
+        return jnp.sin(matmul.multiply_valid(x, kernel, mask)).sum()
+
+    rows = draw(4, 3), (draw(ROWS, 5, 4), np.arange(5 * ROWS).reshape(ROWS, 5) % 3 > 0)
+    with jax.sharding.use_abstract_mesh(make_mesh(1).abstract_mesh):
+        expected = jax.jit(jax.value_and_grad(packed, argnums=(0, 1)))(rows[0], *rows[1])
+    assert_close(in_shard_map(packed, *rows), expected)
 
 
 def words_of(
