@@ -146,9 +146,11 @@ class _TupleParser(flags.ArgumentParser):
 
     def _parse_part(self, text: str) -> Any:
         try:
-            return ast.literal_eval(text)
+            value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             return text
+        # Another spelling of a number, as 00, is the name of something.
+        return text if isinstance(value, int) and str(value) != text else value
 
     def flag_type(self) -> str:
         """Returns the type's name for ``--help``."""

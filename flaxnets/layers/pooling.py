@@ -142,7 +142,8 @@ def adaptive_average_pool(maps: Array, size: Pair) -> Array:
         raise ValueError(
             f"maps: expected at least one pixel to average, received shape {maps.shape}"
         )
-    x = maps
+    # One rounding at the end, not one for each axis.
+    x = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
     for axis, n in zip((1, 2), _pair(size), strict=True):
         length = x.shape[axis]
         if n == length:
@@ -154,7 +155,7 @@ def adaptive_average_pool(maps: Array, size: Pair) -> Array:
             for i in range(n)
         ]
         x = jnp.concatenate(blocks, axis)
-    return x
+    return x.astype(maps.dtype)
 
 
 def raise_on_rank(maps: Array) -> None:

@@ -86,6 +86,7 @@ def test_a_platform_without_a_device_is_one_sentence(platform: str, tmp_path: Pa
         (("--config.optimizer.frozen=a", "--config.optimizer.frozen=()"), ()),
         (("--config.optimizer.frozen=a,b/c",), ("a", "b/c")),
         (("--config.optimizer.frozen=23,04",), ("23", "04")),
+        (("--config.optimizer.frozen=00,1_0",), ("00", "1_0")),
         (("--config.optimizer.frozen=7",), ("7",)),
         (("--config.optimizer.frozen=",), ()),
     ],
