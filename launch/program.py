@@ -604,12 +604,14 @@ def _is_own(file: Path, source: Path) -> bool:
     """Returns True for a file of the repository that is no part of a run or an environment."""
     if not file.is_relative_to(ROOT):
         return False
-    top = file.relative_to(ROOT).parts[0]
-    workdir = source.resolve().parent
+    parts = file.relative_to(ROOT).parts
+    workdir = source.parent.resolve()  # The file itself may be a link to anywhere.
     if workdir == ROOT:  # Its files are those of the repository.
         return False
     inside = workdir.relative_to(ROOT).parts[:1] if workdir.is_relative_to(ROOT) else ()
-    return top not in (RUNS, *inside) and not top.startswith(".")
+    if parts[0] in (RUNS, *inside) or "site-packages" in parts:
+        return False
+    return not any(part.startswith(".") for part in parts)
 
 
 def _names_file(allowed: str, file: Path) -> bool:

@@ -100,7 +100,16 @@ def test_a_sweep_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
     assert {"--config.num_steps=7", "--config.seed=3"} <= set(words)
 
 
-@pytest.mark.parametrize("place", ["runs/other/theirs.py", ".venv/theirs.py", "mine/run/theirs.py"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "runs/other/theirs.py",
+        ".venv/theirs.py",
+        "mine/run/theirs.py",
+        "experiments/.theirs/theirs.py",
+        "env/lib/python3.12/site-packages/theirs.py",
+    ],
+)
 def test_folders_of_runs_inside_the_repository_are_not_the_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -110,6 +119,11 @@ def test_folders_of_runs_inside_the_repository_are_not_the_repository(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(MARKED)
     record = root / "mine" / "run" / "config.json"
+    with pytest.raises(ForeignCode):
+        check_experiment(place, record)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "elsewhere.json").touch()
+    record.symlink_to(tmp_path / "elsewhere.json")  # The run is where the link is.
     with pytest.raises(ForeignCode):
         check_experiment(place, record)
     assert check_experiment("experiments/ours.py:x", record) == f"{root}/experiments/ours.py:x"
