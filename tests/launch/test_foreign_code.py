@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import types
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,17 @@ def test_a_link_counts_as_the_file_that_it_names(tmp_path: Path) -> None:
     link.unlink()
     link.symlink_to(ROOT / "experiments" / "moving_shapes.py")
     assert config_of(write_workdir(tmp_path / "run", f"{link}:smoke")).num_steps == 6
+
+
+def test_the_flag_of_the_message_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    file = tmp_path / "their place; ls" / "theirs.py"
+    file.parent.mkdir()
+    file.write_text(MARKED)
+    workdir = write_workdir(tmp_path / "run", f"{file}:smoke")
+    with pytest.raises(ForeignCode) as caught:
+        config_of(workdir)
+    flag = shlex.split(str(caught.value).partition("add ")[2])
+    assert flag == [f"--allow_code={file}"]
 
 
 def test_a_sweep_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
