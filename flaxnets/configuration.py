@@ -95,6 +95,8 @@ def find_part(
             raise ValueError(f"{argument}: unknown {name!r}{nearest(name, table)}")
         return table[name]
     module_name, _, attribute = name.partition(":")
+    if not attribute.isidentifier():
+        raise ValueError(f"{argument}: expected package.module:Name, {expected}, received {name!r}")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # A module of the user's may raise anything.

@@ -526,7 +526,11 @@ def config_of(
     spec = experiment or check_experiment(str(record["experiment"]), source, allowed)
     check_parts(record["config"], source, allowed)
     config = load_experiment(spec)
-    update(config, record["config"])
+    try:
+        update(config, record["config"])
+        conform_tuples(config)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     for override in overrides:
         set_runtime(config, override)
     localize(config)
@@ -605,8 +609,9 @@ def check_parts(config: Any, source: Path, allowed: Sequence[str] = ()) -> None:
       ForeignCode: a ``package.module:Name`` outside of the repository and of ``LIBRARIES``.
     """
     for field, value in _texts(config):
-        module, colon, _ = value.partition(":")
-        if not colon or module.split(".")[0] in LIBRARIES:
+        module, _, name = value.partition(":")
+        # ``find_part`` imports nothing for another text, as a URL or "random: the baseline".
+        if not name.isidentifier() or module.split(".")[0] in LIBRARIES:
             continue
         if any(module == one.partition(":")[0] for one in allowed):
             continue

@@ -178,9 +178,39 @@ def test_modules_of_python_and_of_its_packages_are_no_parts(value: str) -> None:
 
 
 def test_parts_of_flax_and_of_the_repository_and_other_texts_are_no_foreign_code() -> None:
-    texts = ["flax.linen:GRUCell", "flaxnets.recurrent.cells:LSTMCell", "LSTM: 3 layers", "a:b:c"]
+    texts = [
+        "http://a/b",
+        "random: the baseline",
+        "flax.linen:GRUCell",
+        "flaxnets.recurrent.cells:LSTMCell",
+        "LSTM: 3 layers",
+        "a:b:c",
+    ]
     texts += ["tests.experiments.grid:OWN_CELL", "no_such_module:Name", ":x", ".x:y", "/a/b:c"]
     check_parts({"a": texts, "b": {"c": 1, "d": None}}, Path("elsewhere/config.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_steps": "6"}, "num_steps: expected a value of type int, received '6'"),
+        ({"seed": True}, "seed: expected a value of type int, received True"),
+        ({"ema_decay": None}, "ema_decay: expected a value of type float, received None"),
+        ({"model": None}, "model: expected a value of type .*, received None"),
+        ({"optimizer": {"frozen": "encoder"}}, "frozen: expected a value of type tuple, received"),
+        ({"optimizer": {"multipliers": [1]}}, "multipliers: expected a value of type dict"),
+        ({"optimizer": {"name": 3}}, "optimizer.name: expected a value of type str, received 3"),
+    ],
+)
+def test_values_of_another_type_are_named_with_their_file(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    workdir = write_workdir(tmp_path, "experiments/moving_shapes.py:smoke")
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["config"].update(change)
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"config\.json: .*{message}"):
+        config_of(workdir)
 
 
 @pytest.mark.stress

@@ -242,7 +242,7 @@ def test_what_slurm_could_do_nothing_with(options: dict[str, Any], message: str)
 
 
 def test_a_url_is_refused_before_the_job_waits() -> None:
-    with pytest.raises(ValueError, match="^--workdir: expected a path .* the URL 'gs://bucket/x'"):
+    with pytest.raises(ValueError, match=r"^--workdir: expected a path .* the URL 'gs://bucket/x'"):
         make_job("--workdir=gs://bucket/x")
 
 
