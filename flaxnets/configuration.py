@@ -95,6 +95,8 @@ def find_part(
             raise ValueError(f"{argument}: unknown {name!r}{nearest(name, table)}")
         return table[name]
     module_name, _, attribute = name.partition(":")
+    if not attribute.isidentifier():
+        raise ValueError(f"{argument}: expected package.module:Name, {expected}, received {name!r}")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # A module of the user's may raise anything.
@@ -146,8 +148,10 @@ def check_dtype(field: str, name: Any, names: Sequence[str] = DTYPES) -> None:
     """
     if name in names:
         return
-    spelled = str(name).lower().split(".")[-1]
+    spelled = re.sub(r"[\s_-]|precision", "", str(name).lower().split(".")[-1])
     meant = _DTYPE_WORDS.get(spelled) or re.sub(r"^(f|fp|tf)(?=\d)", "float", spelled)
+    if meant == "float64" and meant not in names:
+        meant = "float32"  # The widest; by its letters float16 would be as near.
     # The abbreviations are far from their names, so the hint always suggests one (cutoff 0).
     hint = nearest(re.sub(r"^bf(?=\d)", "bfloat", meant), names, cutoff=0.0)
     raise ValueError(f"{field}: unknown {name!r}{hint}")

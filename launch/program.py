@@ -5,7 +5,6 @@ Python code that runs when the workdir is used. ``config_of`` imports only what 
 repository, outside of the folders of runs, or what the user has named on the command line.
 """
 
-import ast
 import contextlib
 import dataclasses
 import hashlib
@@ -15,6 +14,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 import traceback
@@ -136,21 +136,16 @@ class _TupleParser(flags.ArgumentParser):
     def parse(self, argument: Any) -> tuple[Any, ...]:
         """Returns the tuple of a text as ``1,2``, ``a,b`` or ``('a', 'b')``; empty of "".
 
+        Without brackets and quotes its items are texts, to which ``conform_tuples`` gives the
+        field's type: 00 and 1e3 may be names.
+
         Raises:
           ValueError: brackets or quotes that do not match.
         """
         if not isinstance(argument, str) or re.search(r"[()\[\]'\"]", argument):
             return tuple_parser.TupleParser().parse(argument)
         parts = [part.strip() for part in argument.split(",")]
-        return tuple(self._parse_part(part) for part in parts if part)
-
-    def _parse_part(self, text: str) -> Any:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return text
-        # Another spelling of a number, as 00, is the name of something.
-        return text if isinstance(value, int) and str(value) != text else value
+        return tuple(part for part in parts if part)
 
     def flag_type(self) -> str:
         """Returns the type's name for ``--help``."""
@@ -406,22 +401,48 @@ def experiment_of_flag(argv: Sequence[str]) -> tuple[str, Config]:
     if not isinstance(config, Config):
         load_experiment(spec)  # The flag hides the reason; this raises it.
     localize(config)
-    return recorded_name(spec), conform_texts(config)
+    return recorded_name(spec), conform_tuples(config)
 
 
-def conform_texts(config: Any) -> Any:
-    """Returns a configuration whose tuples of texts hold texts alone, changed in place.
+def conform_tuples(config: Any, prefix: str = "") -> Any:
+    """Returns a configuration whose tuples are of their fields' types, changed in place.
 
-    A flag's ``23,24`` is parsed as two numbers, as its parser does not know the field's type.
+    The parser of a flag does not know the field's type: ``23,24`` may be texts or numbers.
+
+    Args:
+      config: the configuration.
+      prefix: its path, for errors.
+
+    Raises:
+      ValueError: an item of another type, or another number of items than the field's.
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
-            conform_texts(value)
-        elif hints[field.name] == tuple[str, ...]:
-            setattr(config, field.name, tuple(map(str, value)))
+            conform_tuples(value, f"{name}.")
+        elif typing.get_origin(hints[field.name]) is tuple and isinstance(value, tuple):
+            kinds = typing.get_args(hints[field.name])
+            if kinds[1:] == (...,):
+                kinds = kinds[:1] * len(value)
+            if len(kinds) != len(value):
+                raise ValueError(f"{name}: expected {len(kinds)} values, received {value}")
+            items = [_conform(name, *pair) for pair in zip(value, kinds, strict=True)]
+            setattr(config, field.name, tuple(items))
     return config
+
+
+def _conform(name: str, item: Any, kind: Any) -> Any:
+    """Returns an item of the tuple ``name`` as the type of the field's items."""
+    if kind not in (str, int, float):
+        return item
+    try:
+        made = kind(item)
+    except (TypeError, ValueError):
+        made = None
+    if made is None or (kind is int and not isinstance(item, str) and made != item):
+        raise ValueError(f"{name}: expected values of type {kind.__name__}, received {item!r}")
+    return made
 
 
 def recorded_name(spec: str) -> str:
@@ -505,7 +526,11 @@ def config_of(
     spec = experiment or check_experiment(str(record["experiment"]), source, allowed)
     check_parts(record["config"], source, allowed)
     config = load_experiment(spec)
-    update(config, record["config"])
+    try:
+        update(config, record["config"])
+        conform_tuples(config)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     for override in overrides:
         set_runtime(config, override)
     localize(config)
@@ -567,7 +592,7 @@ def check_experiment(recorded: str, source: Path, allowed: Sequence[str] = ()) -
     if not own:
         raise ForeignCode(
             f"{source}: names {path} as its experiment, which would be run and is not part of this "
-            f"repository; if you trust the file, add --allow_code={path}"
+            f"repository; if you trust the file, add --allow_code={shlex.quote(str(path))}"
         )
     return f"{path}{colon}{variant}"
 
@@ -584,8 +609,9 @@ def check_parts(config: Any, source: Path, allowed: Sequence[str] = ()) -> None:
       ForeignCode: a ``package.module:Name`` outside of the repository and of ``LIBRARIES``.
     """
     for field, value in _texts(config):
-        module, colon, _ = value.partition(":")
-        if not colon or module.split(".")[0] in LIBRARIES:
+        module, _, name = value.partition(":")
+        # ``find_part`` imports nothing for another text, as a URL or "random: the baseline".
+        if not name.isidentifier() or module.split(".")[0] in LIBRARIES:
             continue
         if any(module == one.partition(":")[0] for one in allowed):
             continue
@@ -604,12 +630,14 @@ def _is_own(file: Path, source: Path) -> bool:
     """Returns True for a file of the repository that is no part of a run or an environment."""
     if not file.is_relative_to(ROOT):
         return False
-    top = file.relative_to(ROOT).parts[0]
-    workdir = source.resolve().parent
+    parts = file.relative_to(ROOT).parts
+    workdir = source.parent.resolve()  # The file itself may be a link to anywhere.
     if workdir == ROOT:  # Its files are those of the repository.
         return False
     inside = workdir.relative_to(ROOT).parts[:1] if workdir.is_relative_to(ROOT) else ()
-    return top not in (RUNS, *inside) and not top.startswith(".")
+    if parts[0] in (RUNS, *inside) or "site-packages" in parts:
+        return False
+    return not any(part.startswith(".") for part in parts)
 
 
 def _names_file(allowed: str, file: Path) -> bool:

@@ -8,6 +8,8 @@ TensorFlow once, on any machine, and must write the format that is readable with
 
 import hashlib
 import io
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,10 +85,11 @@ def read_split(data_dir: str | Path, split: str, *, restval: bool = True) -> Pre
     Raises:
         FileNotFoundError: the data set is not prepared there.
         ValueError: the split is unknown or not prepared, or the files are of another format or data
-            set.
+            set, or name code outside of TFDS.
     """
     name = find_split(split, SPLITS)
     directory = _find(Path(data_dir))
+    _check_features(directory / "features.json")
     builder = tfds.builder_from_directory(directory)
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(
@@ -126,3 +129,37 @@ def _find(data_dir: Path) -> Path:
             f"{data_dir / 'coco_captions'}; its preparation needs TensorFlow"
         )
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
+
+
+def _check_features(path: Path) -> None:
+    """Refuses features whose class TFDS would import from a module that is not its own.
+
+    Raises:
+        ValueError: such a class, or no JSON.
+    """
+    try:
+        names = [*_named_classes(json.loads(path.read_bytes()))]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: expected the JSON of TFDS's features ({type(error).__name__}: {error}); "
+            "prepare the data set again"
+        ) from error
+    strange = [name for name in names if not name.startswith("tensorflow_datasets.")]
+    if strange:
+        raise ValueError(
+            f"{path}: expected features of tensorflow_datasets, received {strange[0]!r}, whose "
+            "module would be imported; prepare the data set again"
+        )
+
+
+def _named_classes(value: Any) -> Iterator[str]:
+    """Yields the classes that nested values of ``features.json`` name, by old and new keys."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("pythonClassName", "python_class_name", "type") and isinstance(inner, str):
+                yield inner
+            else:
+                yield from _named_classes(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _named_classes(inner)

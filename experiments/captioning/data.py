@@ -71,9 +71,10 @@ class CaptionDataConfig:
     the workdir records the vocabulary, and digests of the lists."""
     annotations: str = path_field(runtime=True)
     """``karpathy`` only: the JSON file."""
-    missing: str = "error"
+    missing: str = runtime("error")
     """Treatment of listed images without a file: ``error``, or ``skip`` to leave them out and log
-    their number. Not for ``coco_tfds``, whose images are in its records."""
+    their number; a run refuses another list than that of its training. Not for ``coco_tfds``, whose
+    images are in its records."""
     max_pixels: int = runtime(MAX_PIXELS)
     """Larger images count as unreadable; they are refused before they are decoded. Each thread that
     reads images needs up to 8 bytes a pixel, 20 for WebP."""

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -329,19 +330,42 @@ def update(config: Any, values: Mapping[str, Any], prefix: str = "") -> None:
     """Sets fields in place from a dict as ``to_dict`` makes it.
 
     Raises:
-      ValueError: a field that the configuration does not have; names the nearest one.
+      ValueError: a field that the configuration does not have, and names the nearest one, or a
+        value of another type.
     """
     names = {field.name for field in dataclasses.fields(config)}
+    hints = typing.get_type_hints(type(config))
     for name, value in values.items():
         if name not in names:
             near = nearest(name, names)
             raise ValueError(f"{prefix}{name}: no such field of the configuration{near}")
         current = getattr(config, name)
+        if not _fits(hints[name], value):
+            kind = getattr(hints[name], "__name__", hints[name])
+            raise ValueError(f"{prefix}{name}: expected a value of type {kind}, received {value!r}")
         if dataclasses.is_dataclass(current):
             update(current, value, f"{prefix}{name}.")
         else:
             # JSON has no tuples; a list in the file stands for one.
             setattr(config, name, tuple(value) if isinstance(value, list) else value)
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Returns True if a value, as JSON has it, is of a field's type; unknown types fit any."""
+    kind = typing.get_origin(hint) or hint
+    if dataclasses.is_dataclass(kind):
+        return isinstance(value, Mapping)
+    accepted = {
+        bool: (bool,),
+        int: (int,),
+        float: (int, float),
+        str: (str,),
+        tuple: (list, tuple),
+        dict: (Mapping,),
+    }.get(kind)
+    return accepted is None or (
+        isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
+    )
 
 
 def differences(

@@ -109,11 +109,12 @@ def train(
 
     with contextlib.ExitStack() as cleanup:  # Entered in this order, left in the reverse one.
         # ---- Data, and the parts that the experiment builds -------------------------------------
+        # For the records alone; made before the data, which may take hours to encode.
+        schedule = make_schedule(config.optimizer, config.num_steps)
         model, task = config.make_model(), config.make_task()
         data = config.make_data("train")
         eval_data = config.make_data(config.eval_split) if config.eval_split else None
         score = config.make_scorer(config.eval_split) if config.eval_split else None
-        schedule = make_schedule(config.optimizer, config.num_steps)  # For the records alone.
         # After all parts are built without an error, since it starts threads.
         checkpointer = Checkpointer(
             workdir.checkpoints,

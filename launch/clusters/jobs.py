@@ -5,6 +5,8 @@ import posixpath
 import re
 from collections.abc import Iterable, Sequence
 
+from flaxnets.configuration import local_path
+
 CODE = ("flaxnets", "data", "experiments", "launch")
 """Folders of the repository that a program needs on the machine where it runs."""
 GROUP_PROGRAMS = ("launch.train", "launch.evaluate")
@@ -25,7 +27,7 @@ def check_program(program: str, arguments: Sequence[str], processes: int) -> Non
 
     Raises:
       ValueError: no such program, or one that does not run as several processes; no flags; a flag
-        that the launcher passes itself; no ``--workdir``.
+        that the launcher passes itself; no ``--workdir``, or a URL.
     """
     if not re.fullmatch(r"launch\.\w+", program) or importlib.util.find_spec(program) is None:
         raise ValueError(f"program: expected a module as launch.train, received {program!r}")
@@ -41,10 +43,12 @@ def check_program(program: str, arguments: Sequence[str], processes: int) -> Non
     for name in OWN_FLAGS:
         if flag_value(arguments, name) is not None:
             raise ValueError(f"--{name}: set by the launcher, expected none after --")
-    if not flag_value(arguments, "workdir"):
+    workdir = flag_value(arguments, "workdir")
+    if not workdir:
         raise ValueError(
             f"expected --workdir=DIR among the flags of {program} after --, received none"
         )
+    local_path("--workdir", workdir)  # A URL is refused now, not after the wait in a queue.
 
 
 def flag_value(arguments: Sequence[str], name: str) -> str | None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flaxnets.configuration import local_path
 from launch.clusters.jobs import flag_value
 from launch.clusters.local_job import bind_to_parent
 
@@ -89,6 +90,8 @@ class SlurmJob:
                 )
         if not 1 <= self.signal_seconds <= 65_535:
             raise ValueError(f"signal_seconds: expected 1 to 65535, received {self.signal_seconds}")
+        # A URL is refused now, not after the wait in the queue.
+        local_path("--workdir", flag_value(self.arguments, "workdir") or "")
         self._check_time()
         self._check_array()
         for name in ("partition", "name", "output", "root"):

@@ -14,7 +14,7 @@ from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.state import initialize_variables, make_state
 from flaxnets.training.step import make_train_step
-from launch.program import conform_texts
+from launch.program import conform_tuples
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -81,7 +81,7 @@ def parse(spec: str, *given: str) -> Any:
     arguments = ["test", f"--config={EXPERIMENTS / spec}", *given]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     values(arguments)
-    return conform_texts(values.config)
+    return conform_tuples(values.config)
 
 
 def encoder_flags(name: str) -> tuple[str, ...]:

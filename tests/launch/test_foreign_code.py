@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import types
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,17 @@ def test_a_link_counts_as_the_file_that_it_names(tmp_path: Path) -> None:
     assert config_of(write_workdir(tmp_path / "run", f"{link}:smoke")).num_steps == 6
 
 
+def test_the_flag_of_the_message_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    file = tmp_path / "their place; ls" / "theirs.py"
+    file.parent.mkdir()
+    file.write_text(MARKED)
+    workdir = write_workdir(tmp_path / "run", f"{file}:smoke")
+    with pytest.raises(ForeignCode) as caught:
+        config_of(workdir)
+    flag = shlex.split(str(caught.value).partition("add ")[2])
+    assert flag == [f"--allow_code={file}"]
+
+
 def test_a_sweep_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
     (tmp_path / "theirs.py").write_text(MARKED)
     trial: Any = types.SimpleNamespace(user_attrs={"overrides": {"seed": 3}})
@@ -100,7 +112,16 @@ def test_a_sweep_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
     assert {"--config.num_steps=7", "--config.seed=3"} <= set(words)
 
 
-@pytest.mark.parametrize("place", ["runs/other/theirs.py", ".venv/theirs.py", "mine/run/theirs.py"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "runs/other/theirs.py",
+        ".venv/theirs.py",
+        "mine/run/theirs.py",
+        "experiments/.theirs/theirs.py",
+        "env/lib/python3.12/site-packages/theirs.py",
+    ],
+)
 def test_folders_of_runs_inside_the_repository_are_not_the_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -110,6 +131,11 @@ def test_folders_of_runs_inside_the_repository_are_not_the_repository(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(MARKED)
     record = root / "mine" / "run" / "config.json"
+    with pytest.raises(ForeignCode):
+        check_experiment(place, record)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "elsewhere.json").touch()
+    record.symlink_to(tmp_path / "elsewhere.json")  # The run is where the link is.
     with pytest.raises(ForeignCode):
         check_experiment(place, record)
     assert check_experiment("experiments/ours.py:x", record) == f"{root}/experiments/ours.py:x"
@@ -152,9 +178,39 @@ def test_modules_of_python_and_of_its_packages_are_no_parts(value: str) -> None:
 
 
 def test_parts_of_flax_and_of_the_repository_and_other_texts_are_no_foreign_code() -> None:
-    texts = ["flax.linen:GRUCell", "flaxnets.recurrent.cells:LSTMCell", "LSTM: 3 layers", "a:b:c"]
+    texts = [
+        "http://a/b",
+        "random: the baseline",
+        "flax.linen:GRUCell",
+        "flaxnets.recurrent.cells:LSTMCell",
+        "LSTM: 3 layers",
+        "a:b:c",
+    ]
     texts += ["tests.experiments.grid:OWN_CELL", "no_such_module:Name", ":x", ".x:y", "/a/b:c"]
     check_parts({"a": texts, "b": {"c": 1, "d": None}}, Path("elsewhere/config.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_steps": "6"}, "num_steps: expected a value of type int, received '6'"),
+        ({"seed": True}, "seed: expected a value of type int, received True"),
+        ({"ema_decay": None}, "ema_decay: expected a value of type float, received None"),
+        ({"model": None}, "model: expected a value of type .*, received None"),
+        ({"optimizer": {"frozen": "encoder"}}, "frozen: expected a value of type tuple, received"),
+        ({"optimizer": {"multipliers": [1]}}, "multipliers: expected a value of type dict"),
+        ({"optimizer": {"name": 3}}, "optimizer.name: expected a value of type str, received 3"),
+    ],
+)
+def test_values_of_another_type_are_named_with_their_file(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    workdir = write_workdir(tmp_path, "experiments/moving_shapes.py:smoke")
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["config"].update(change)
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"config\.json: .*{message}"):
+        config_of(workdir)
 
 
 @pytest.mark.stress

@@ -88,6 +88,7 @@ def test_a_platform_without_a_device_is_one_sentence(platform: str, tmp_path: Pa
         (("--config.optimizer.frozen=23,04",), ("23", "04")),
         (("--config.optimizer.frozen=00,1_0",), ("00", "1_0")),
         (("--config.optimizer.frozen=7",), ("7",)),
+        (("--config.optimizer.frozen=1e3,01.50,None",), ("1e3", "01.50", "None")),
         (("--config.optimizer.frozen=",), ()),
     ],
 )
@@ -98,4 +99,31 @@ def test_of_a_tuple_that_is_given_again_the_last_counts(
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
     values(argv)
-    assert program.conform_texts(values.config).optimizer.frozen == expected
+    assert program.conform_tuples(values.config).optimizer.frozen == expected
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("120,160", (120, 160)),
+        ("(120, 160.0)", (120, 160)),
+        ("240", "expected 2 values, received"),
+        ("", "expected 2 values, received"),
+        ("240,wide", "expected values of type int, received 'wide'"),
+        ("240.5,320", "expected values of type int, received '240.5'"),
+        ("(240.5,320)", r"expected values of type int, received 240\.5"),
+    ],
+)
+def test_values_of_a_tuple_are_of_the_field_s_type(
+    value: str, expected: tuple[int, int] | str
+) -> None:
+    argv = ["program", "--config=experiments/lrcn_ucf101.py", f"--config.data.frame_size={value}"]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    values(argv)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=rf"^data\.frame_size: {expected}"):
+            program.conform_tuples(values.config)
+    else:
+        assert program.conform_tuples(values.config).data.frame_size == expected

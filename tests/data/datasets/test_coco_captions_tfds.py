@@ -178,3 +178,22 @@ def test_prepared_otherwise(
     (folder / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(ValueError, match=message):
         coco_captions_tfds.read_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_features_of_other_modules_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    (tmp_path / "their_features.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "coco_captions/2014/1.1.0"
+    folder.mkdir(parents=True)
+    features = {
+        "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+        "featuresDict": {"features": {"image": {key: "their_features.Image", "content": {}}}},
+    }
+    (folder / "dataset_info.json").write_text(json.dumps({"name": "coco_captions"}))
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(ValueError, match=r"features\.json: expected .*'their_features\.Image'"):
+        coco_captions_tfds.read_split(tmp_path, "train")
+    assert "their_features" not in sys.modules

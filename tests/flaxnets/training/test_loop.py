@@ -342,6 +342,16 @@ def test_a_batch_that_the_devices_cannot_divide_is_refused(tmp_path: Path) -> No
         run(TinyConfig(batch_size=12), tmp_path, strategy)
 
 
+def test_a_schedule_that_does_not_fit_is_told_before_any_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TinyConfig, "make_data", lambda *_: pytest.fail("read the data"))
+    config = TinyConfig(num_steps=4)
+    config.optimizer.warmup_steps = 200
+    with pytest.raises(ValueError, match=r"optimizer\.warmup_steps: expected 0 to num_steps - 1"):
+        run(config, tmp_path)
+
+
 def test_evaluation_counts_every_example_once(finished: Path) -> None:
     config, workdir = TinyConfig(), Workdir(finished)
     model = TrainedModel(config, workdir)

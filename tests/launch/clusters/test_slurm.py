@@ -241,6 +241,11 @@ def test_what_slurm_could_do_nothing_with(options: dict[str, Any], message: str)
         make_job(**options)
 
 
+def test_a_url_is_refused_before_the_job_waits() -> None:
+    with pytest.raises(ValueError, match=r"^--workdir: expected a path .* the URL 'gs://bucket/x'"):
+        make_job("--workdir=gs://bucket/x")
+
+
 def test_an_index_needs_an_array_and_workers_of_a_sweep_need_no_index() -> None:
     with pytest.raises(ValueError, match=r"^\{index\} in --workdir=\{index\}: expected --array"):
         make_job("--workdir={index}")

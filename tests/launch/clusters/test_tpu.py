@@ -175,6 +175,7 @@ def test_accelerator_types_have_their_machines(value: str, hosts: int) -> None:
         ({"repository": "--upload-pack=x"}, "repository: expected a URL"),
         ({"arguments": []}, "expected the flags of launch.train after --, received none"),
         ({"arguments": ["-x"]}, "expected --workdir=DIR"),
+        ({"arguments": ["--workdir", "gs://bucket/x"]}, "--workdir: expected a path .* the URL"),
         ({"arguments": ["--workdir=a", "--cluster=none"]}, "--cluster: set by the launcher"),
         ({"type": "v6e-16"}, "workdir: expected an absolute path .* the 4 machines share it"),
         ({"delete": True}, "workdir: expected an absolute path .* since it outlives them"),
