@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 
 MAX_PIXELS = 8192 * 8192
 """Greatest number of pixels of a picture, 200 MB in RGB; a sixteenth of it where ``short_side``
@@ -41,6 +43,9 @@ _HELD_BACK = 2
 # A picture that is not coded, because nothing has changed, has at most so many bytes (N-VOP of
 # MPEG-4 part 2). A decoder returns none for it.
 _NOT_CODED_BYTES = 8
+
+# Kinds of side data that FFmpeg may know beyond those of PyAV; there are four in FFmpeg 8.
+_UNKNOWN_KINDS = 16
 
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _SEGMENT, _CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")  # of Matroska
@@ -551,13 +556,40 @@ def _orientation(picture: Any) -> tuple[bool, bool, bool]:
     FFmpeg's display matrix [[a, b, u], [c, d, v], [x, y, w]] shows the pixel at column p and row q
     at column a·p + c·q + x and row b·p + d·q + y.
     """
-    matrix = picture.side_data.get("DISPLAYMATRIX")
+    matrix = _side_data(picture).get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False
     (a, b, _), (c, d, _), _ = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3).tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
         return True, b < 0, c < 0
     return False, d < 0, a < 0
+
+
+def _side_data(picture: Any) -> Any:
+    """Returns what comes with a picture, without the kinds that PyAV does not know.
+
+    It raises ValueError if there is one of these, such as the EXIF data of a JPEG or TIFF picture.
+    """
+    try:
+        return picture.side_data
+    except ValueError:
+        # "sidedata" deletes one kind, which FFmpeg counts from 0 on.
+        last = max(int(kind.value) for kind in Type)
+        graph = av.filter.Graph()
+        nodes: list[Any] = [
+            graph.add_buffer(
+                width=picture.width,
+                height=picture.height,
+                format=picture.format,
+                time_base=Fraction(1, 1000),
+            )
+        ]
+        unknown = range(last + 1, last + 1 + _UNKNOWN_KINDS)
+        nodes += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in unknown]
+        nodes.append(graph.add("buffersink"))
+        graph.link_nodes(*nodes).configure()
+        graph.push(picture)
+        return graph.pull().side_data
 
 
 def _shown_size(picture: Any) -> tuple[int, int]:

@@ -428,3 +428,14 @@ def test_wrong_images(image: np.ndarray) -> None:
         resize_crop(image, 4)
     with pytest.raises(ValueError, match=r"image: expected \(H,W,3\) uint8"):
         ImageTransform(4, stretch=True)(image)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (64, 48)).save(path, progressive=True)
+    assert read_image(path).shape == (48, 64, 3)
+    content = path.read_bytes()
+    last_scan = content[content.rindex(b"\xff\xda") : -2]
+    path.write_bytes(content[:-2] + 1000 * last_scan + content[-2:])
+    with pytest.raises(ImageError, match="expected at most 100 scans of a JPEG, received 10"):
+        read_image(path)

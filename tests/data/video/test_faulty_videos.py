@@ -12,8 +12,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.audio import AudioError, read_audio
+from data.captions.images import read_image
 from data.loader import Loader, TooManyBadExamples
 from data.video import decoding
 from data.video.clips import DecodeClip, UniformClip, VideoSource
@@ -264,6 +266,30 @@ def test_rotated_and_mirrored_videos_are_upright(
         VideoSource((str(path),))[0], np.random.default_rng(0)
     )
     np.testing.assert_array_equal(example["video"], SQUARE.test_views(expected)[0])
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mkv", "mov"])
+@pytest.mark.parametrize("orientation", [1, 2, 6])
+def test_pictures_with_exif_data_are_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """FFmpeg passes on what a camera wrote into each JPEG, of a kind that PyAV does not know."""
+    image = Image.new("RGB", (64, 48), "white")
+    image.paste((0, 0, 0), (0, 0, 32, 48))
+    exif = Image.Exif()
+    exif[0x10F], exif[0x112] = "maker", orientation
+    image.save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj444p"
+        for t in range(3):
+            packet = av.Packet((tmp_path / "a.jpg").read_bytes())
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 10), t, t
+            container.mux(packet)
+    expected = read_image(tmp_path / "a.jpg")
+    info = probe(path)
+    assert (info.num_frames, info.height, info.width) == (3, *expected.shape[:2])
+    for frame in decode_all(path):
+        np.testing.assert_allclose(frame, expected, atol=8)
 
 
 # Damage
