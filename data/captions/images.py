@@ -155,7 +155,9 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 def _band_to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):
         # Files of more than 8 bits (PNG, PGM, TIFF) use 0..65535; convert() would clip at 255.
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels are integers beyond 16 bits, of unknown range")
         return ((values + 128) // 257).astype(np.uint8)[..., None]
     if image.has_transparency_data:
         image = image.convert("RGBA")

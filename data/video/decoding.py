@@ -275,6 +275,7 @@ class _Pictures:
         self._missing = 0  # packets that the demuxer did not find
         self._num_packets = 0
         self._last_corrupt = 0  # Number of the last packet that the demuxer calls corrupt, from 1.
+        self._since_corrupt: int | None = None  # packets of all streams after one that it calls so
         self._next_dts = 0
         self._first_pts: int | None = None  # of the first packet
         self._greatest_pts: int | None = None  # of all packets that must give a picture
@@ -323,6 +324,10 @@ class _Pictures:
             for packet in self._container.demux(self.stream, *streams):
                 if packet.size == 0:
                     continue
+                if packet.is_corrupt:
+                    self._since_corrupt = 0
+                elif self._since_corrupt is not None:
+                    self._since_corrupt += 1
                 if packet.pts is not None:
                     end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                     self._end_of_all = max(self._end_of_all, end)
@@ -414,6 +419,10 @@ class _Pictures:
         is_cut = self._last_corrupt > 0 and self._num_packets - self._last_corrupt <= 1
         if "mpegts" not in kinds and is_cut:
             return f"truncated: {self._last_corrupt - 1}{of_declared} frames, the next is cut off"
+        since = self._since_corrupt
+        if "mpeg" in kinds and since is not None and since <= len(self._container.streams):
+            # The sound is cut off; each stream may have a packet more, which was complete.
+            return f"truncated: {self.count} frames, then the file breaks off"
         missing = self._missing_packets(kinds)
         if "mov" in kinds and missing > 0:
             return f"truncated: {self._num_packets} of {self._num_packets + missing} frames"
@@ -424,7 +433,7 @@ class _Pictures:
         whole = _has_declared_size(self._path, kinds)
         if "avi" in kinds and whole is False and self._next_dts < self.stream.frames:
             return f"truncated: {self._num_packets}{of_declared} frames"
-        if {"asf", "flv", "mpegts", "nut"}.intersection(kinds) and whole is False:
+        if whole is False and not {"avi", "matroska"}.intersection(kinds):
             return f"truncated: {self.count} frames, then the file breaks off"
         if {"matroska", "flv", "nut"}.intersection(kinds):
             lasts, should_last = self._end_of_all, self._container.duration
@@ -625,6 +634,10 @@ def _has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
             declared = _asf_size(file.read(4096))
         elif "flv" in kinds:
             declared = _flv_size(file)
+        elif "ogg" in kinds:
+            declared = _ogg_size(file)
+        elif "gif" in kinds:
+            declared = _gif_size(file.read())
         elif "nut" in kinds:
             # An index ends the file, and a pointer to it ends the index.
             file.seek(-min(12, actual), 2)
@@ -732,6 +745,49 @@ def _flv_size(file: BinaryIO) -> int | None:
             return None
         start += 11 + int.from_bytes(head[1:4], "big") + 4
     return None
+
+
+def _ogg_size(file: BinaryIO) -> int | None:
+    """Returns the end of the last page of an Ogg file; None if something else follows."""
+    start = 0
+    for _ in range(_MAX_ELEMENTS):
+        file.seek(start)
+        head = file.read(27)
+        if not head:
+            return start
+        if not head.startswith(b"OggS"):
+            return None
+        sizes = file.read(head[26]) if len(head) == 27 else b""
+        start += 27 + len(sizes) + sum(sizes)
+    return None
+
+
+def _gif_size(content: bytes) -> int | None:
+    """Returns the end of a GIF file, which lies beyond it within a block that is cut off.
+
+    None if something else than a block follows.
+    """
+    start = 13
+    if content[10:11] and content[10] & 0x80:
+        start += 3 << (content[10] & 7) + 1  # the colours of all pictures
+    while start < len(content):
+        kind = content[start]
+        if kind == 0x3B:
+            return start + 1
+        if kind == 0x21:
+            start += 2
+        elif kind == 0x2C and start + 9 < len(content):
+            flags = content[start + 9]
+            start += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        elif kind == 0x2C:
+            return len(content) + 1
+        else:
+            return None
+        while start < len(content) and content[start]:
+            start += content[start] + 1
+        start += 1
+    # The trailer may be missing.
+    return start
 
 
 def _transport_size(file: BinaryIO, actual: int) -> int | None:

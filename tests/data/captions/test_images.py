@@ -96,9 +96,19 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, suffix: str) -> None:
     assert (read == read[..., :1]).all()
 
 
-def test_floating_point_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.tif", Image.fromarray(np.ones((2, 2), np.float32)))
-    with pytest.raises(ImageError, match="floating-point numbers of unknown range"):
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (1.0, np.float32, "floating-point numbers of unknown range"),
+        (65536, np.int32, "integers beyond 16 bits, of unknown range"),
+        (-1, np.int32, "integers beyond 16 bits, of unknown range"),
+    ],
+)
+def test_unknown_ranges_are_refused(
+    tmp_path: Path, value: float, dtype: type, message: str
+) -> None:
+    path = save(tmp_path / "a.tif", Image.fromarray(np.full((2, 2), value, dtype)))
+    with pytest.raises(ImageError, match=message):
         read_image(path)
 
 

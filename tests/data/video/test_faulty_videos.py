@@ -237,6 +237,45 @@ def test_flv_that_breaks_off_in_its_sound(tmp_path: Path) -> None:
         probe(path)
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.gif", "gif"), ("a.ogv", "libvpx")])
+def test_containers_without_declared_size_that_break_off(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    pixels = "rgb8" if codec == "gif" else "yuv420p"
+    path = write_video(tmp_path / name, codec=codec, pixels=pixels)
+    content = path.read_bytes()
+    assert probe(path).num_frames == 20
+    path.write_bytes(content + b"more")
+    assert probe(path).num_frames == 20
+    for share in (0.5, 0.7, 0.9):
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(VideoError, match="truncated"):
+            probe(path)
+
+
+def test_mpeg_program_stream_that_breaks_off_in_its_sound(tmp_path: Path) -> None:
+    path = tmp_path / "a.mpg"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mpeg1video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("mp2", rate=48000, layout="mono")
+        for t in range(25):
+            image = np.full((48, 64, 3), 10 * t, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for t in range(42):
+            noise = np.random.default_rng(t).integers(-9999, 9999, (1, 1152)).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, 1152 * t, Fraction(1, 48000)
+            container.mux(sound.encode(frame))
+        container.mux(stream.encode())
+        container.mux(sound.encode())
+    assert probe(path).num_frames == 25
+    pack = path.read_bytes().index(b"\0\0\1\xba", path.stat().st_size // 2)
+    path.write_bytes(path.read_bytes()[: pack + 1000])
+    with pytest.raises(VideoError, match=r"truncated: \d+ frames, then the file breaks off"):
+        probe(path)
+
+
 # Rotation
 
 
