@@ -583,7 +583,8 @@ def _side_data(picture: Any) -> Any:
         return picture.side_data
     except ValueError:
         # "sidedata" deletes one kind, which FFmpeg counts from 0 on.
-        last = max(int(kind.value) for kind in Type)
+        values: list[Any] = [kind.value for kind in Type]
+        last = max(values)
         graph = av.filter.Graph()
         nodes: list[Any] = [
             graph.add_buffer(
