@@ -47,6 +47,10 @@ _NOT_CODED_BYTES = 8
 # Kinds of side data that FFmpeg may know beyond those of PyAV; there are four in FFmpeg 8.
 _UNKNOWN_KINDS = 16
 
+# Boxes of mp4 files that lead to lists of samples; several tracks may share the same bytes.
+_BOXES_OF_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+_MAX_SAMPLES_A_BYTE = 4
+
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _SEGMENT, _CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")  # of Matroska
 _NUT_INDEX = bytes.fromhex("4e58dd672f23e64e")
@@ -219,6 +223,7 @@ def open_media(
     # Twice, because FFmpeg includes the margins of its buffers; each picture is measured below.
     limit = {"max_pixels": str(2 * MAX_PIXELS)}
     try:
+        _check_samples(path)
         # FFmpeg decodes pictures while it opens a file, in some containers without a limit of their
         # size. So their sizes are read first, with no decoder allowed.
         undecoded = {**safe, "codec_whitelist": "none"}
@@ -557,6 +562,38 @@ def _check_size(height: int, width: int, how: str = "of", limit: int | None = No
         raise _Refused(
             f"frames {how} {height} × {width} pixels, more than the {limit} allowed (MAX_PIXELS)"
         )
+
+
+def _check_samples(path: str | Path) -> None:
+    """Refuses an mp4 file that declares more samples than bytes; FFmpeg would list all of them."""
+    actual = Path(path).stat().st_size
+    samples = 0
+    rest = [(0, actual)]
+    with open(path, "rb") as file:
+        for _ in range(_MAX_ELEMENTS):
+            if not rest:
+                break
+            start, end = rest.pop()
+            if start + 8 > end:
+                continue
+            file.seek(start)
+            head = file.read(20)
+            size, name = int.from_bytes(head[:4], "big"), head[4:8]
+            body = start + 8
+            if size == 1:
+                size, body = int.from_bytes(head[8:16], "big"), start + 16
+            elif size == 0:
+                size = end - start
+            if size < 8:
+                continue
+            rest.append((start + size, end))
+            if name in _BOXES_OF_BOXES:
+                rest.append((body, min(start + size, end)))
+            elif name in (b"trun", b"stsz"):
+                file.seek(body + (4 if name == b"trun" else 8))
+                samples += int.from_bytes(file.read(4), "big")
+    if samples > _MAX_SAMPLES_A_BYTE * actual:
+        raise _Refused(f"damaged: {samples} samples are declared in {actual} bytes")
 
 
 def _orientation(picture: Any) -> tuple[bool, bool, bool]:

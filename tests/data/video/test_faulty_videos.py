@@ -606,6 +606,25 @@ def test_a_strip_is_not_scaled_beyond_the_limit(tmp_path: Path) -> None:
     assert "enlarged to 256 × 2097152" in loader.bad[0]
 
 
+@pytest.mark.parametrize(
+    ("box", "place", "options"),
+    [(b"trun", 8, {"movflags": "frag_keyframe+empty_moov"}), (b"stsz", 12, {})],
+)
+def test_an_index_longer_than_its_file_is_refused(
+    tmp_path: Path, box: bytes, place: int, options: dict[str, str]
+) -> None:
+    """Listing 30 million samples would take a gigabyte."""
+    path = write_video(tmp_path / "a.mp4", codec="libx264", options=options)
+    check_whole(path)
+    content = bytearray(path.read_bytes())
+    start = content.index(box) + place
+    content[start : start + 4] = (30_000_000).to_bytes(4, "big")
+    path.write_bytes(content)
+    for read in (probe, read_audio):
+        with pytest.raises(VideoError, match=r"damaged: 300\d+ samples are declared in \d+ bytes"):
+            read(path)
+
+
 # Cost
 
 
