@@ -72,7 +72,8 @@ def read_json(path: str | os.PathLike[str], expected: str) -> Any:
 
 
 def _decode(path: str | os.PathLike[str]) -> str:
-    """Returns a file's text; errors begin with the line and do not name the file."""
+    """Returns a file's text; a ValueError begins with the line and does not name the file."""
+    require_file(path, "a text file")
     content = Path(path).read_bytes()
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     zero = content.find(0) if encoding == "utf-8" else -1
@@ -100,6 +101,20 @@ def _decode(path: str | os.PathLike[str]) -> str:
             f"0x{content[error.start]:02x} after {before!r}; if it is Latin-1, convert it by: "
             f"{_iconv('ISO-8859-1', path)}"
         ) from None
+
+
+def require_file(path: str | os.PathLike[str], expected: str) -> None:
+    """Raises FileNotFoundError for what is no file: opening a pipe would wait for its writer.
+
+    Args:
+      path: the file.
+      expected: its kind, for the error.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: expected {expected}, which does not exist")
+    if not Path(path).is_file():
+        found = "a folder" if Path(path).is_dir() else "a pipe or device"
+        raise FileNotFoundError(f"{path}: expected {expected}, received {found}")
 
 
 def _iconv(encoding: str, path: str | os.PathLike[str]) -> str:
@@ -141,24 +156,25 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path | None]:
     def variants(path: Path) -> list[Path]:
         """Returns the existing files and folders whose path has the same composed form."""
         folders = [path.parent]
-        if path.parent != path and not (path.parent.name.isascii() and path.parent.is_dir()):
+        if path.parent != path and not (path.parent.name.isascii() and os.path.isdir(path.parent)):
             folders = variants(path.parent)
         name = normal_name(path.name)
         return [
             folder / variant
             for folder in folders
-            if folder.is_dir()
+            if os.path.isdir(folder)
             for variant in in_folder(folder).get(name, ())
         ]
 
     found: list[Path | None] = []
     for path in map(Path, paths):
-        if path.is_file():
+        # Unlike Path's, os.path's functions also answer for names that are too long.
+        if os.path.isfile(path):
             found.append(path)
             continue
         # ASCII has one form, so most missing files need no look into their folder.
         others = [] if str(path).isascii() else variants(path)
-        found.append(next((other for other in others if other.is_file()), None))
+        found.append(next((other for other in others if os.path.isfile(other)), None))
     return found
 
 

@@ -8,6 +8,8 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from data.files import require_file
+
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -22,6 +24,7 @@ MAX_PIXELS = 50_000_000
 """Default limit of an image's pixels. Decoding takes at most 8 bytes a pixel, 14 if it is a
 progressive JPEG, 20 if it is WebP."""
 _BAND = 1 << 20  # pixels that are converted at once, so that conversion needs no further copies
+_MAX_SCANS = 100  # Encoders write about ten, and each takes time for all pixels.
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 
 
@@ -51,12 +54,18 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         (H,W,3) uint8 in [0,255].
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImageError: the file is no image in one of the formats, is truncated or damaged, or has more
-            than ``max_pixels``.
+        FileNotFoundError: there is no such file, or it is a folder or pipe.
+        ImageError: the file cannot be opened, is no image in one of the formats, is truncated or
+            damaged, or has more than ``max_pixels``.
     """
-    with open(path, "rb") as file:
-        return decode_image(file, str(path), max_pixels=max_pixels)
+    try:
+        require_file(path, "an image file")
+        with open(path, "rb") as file:
+            return decode_image(file, str(path), max_pixels=max_pixels)
+    except (FileNotFoundError, ImageError):
+        raise
+    except OSError as error:
+        raise ImageError(path, f"cannot be opened ({error.strerror})") from error
 
 
 def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -76,6 +85,7 @@ def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> 
     try:
         with Image.open(file, formats=FORMATS) as image:
             _check_size(image, max_pixels)
+            _check_scans(image, file)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
@@ -109,6 +119,18 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         )
 
 
+def _check_scans(image: Image.Image, file: BinaryIO) -> None:
+    """Refuses a JPEG whose scans, of ten bytes each, would keep the decoder busy for minutes."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    position = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")
+    file.seek(position)
+    if scans > _MAX_SCANS:
+        raise ValueError(f"expected at most {_MAX_SCANS} scans of a JPEG, received {scans}")
+
+
 def _reason(error: Exception, max_pixels: int) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"no image in a format that is read ({', '.join(FORMATS)})"
@@ -133,7 +155,9 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 def _band_to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):
         # Files of more than 8 bits (PNG, PGM, TIFF) use 0..65535; convert() would clip at 255.
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels are integers beyond 16 bits, of unknown range")
         return ((values + 128) // 257).astype(np.uint8)[..., None]
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -26,11 +26,20 @@ _KATAKANA = r"[\p{Katakana}\u30fc\uff70&&\p{L}]"
 _UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Line_Break=Complex_Context}]&&[\p{L}\p{Nl}]]"
 # What belongs to the letter before it: combining marks, joiners, the vowel sign am of Thai and Lao,
 # half-width voicing marks, the Armenian and Hebrew signs that stand inside of words, and consonants
-# that are stacked below it. A non-joiner at the end of a word has no effect.
+# that are stacked below it. A non-joiner at the end of a word has no effect, so it belongs to a
+# word only before what continues that word.
 _SIGNS = r"[\p{M}\u180e\u200d\u0e33\u0eb3\uff9e\uff9f\u055b\u055c\u055e\u05f3]"
-_MARKS = rf"(?:[\u17d2\u1039\u1a60]\p{{L}}|{_SIGNS}|\u200c(?=[\p{{L}}\p{{M}}]))*+"
-_CHARACTER = rf"(?:(?:{_KATAKANA}{_MARKS})++|{_UNSPACED}{_MARKS})"
-_SPACED = rf"(?:[[\p{{L}}\p{{N}}]--{_KATAKANA}--{_UNSPACED}]{_MARKS})++"
+_LETTER = rf"[[\p{{L}}\p{{N}}]--{_KATAKANA}--{_UNSPACED}]"  # of scripts with spaces
+
+
+def _marks(following: str) -> str:
+    """Returns the pattern of a letter's signs, if ``following`` letters continue its word."""
+    following = f"[{following}\\p{{M}}]"
+    return rf"(?:[\u17d2\u1039\u1a60]\p{{L}}|{_SIGNS}|\u200c++(?={following}))*+"
+
+
+_CHARACTER = rf"(?:(?:{_KATAKANA}{_marks(_KATAKANA)})++|{_UNSPACED}{_marks('')})"
+_SPACED = rf"(?:{_LETTER}{_marks(_LETTER)})++"
 # "'s" is a word; other apostrophes and hyphens belong to the word that contains them, as do the
 # Catalan middle dot and the gershayim of Hebrew acronyms.
 _POSSESSIVE = r"'s(?![\p{L}\p{N}\p{M}_])"
@@ -47,9 +56,10 @@ def _words(letters: str) -> regex.Pattern[str]:
 
 _WORD, _ASCII_WORD = _words(_SPACED), _words("[a-z0-9]++")  # The latter is four times as fast.
 # Soft hyphens and marks of direction do not divide words; a space of zero width does.
-_INVISIBLE = regex.compile(
-    r"(?![\u180e\u200b-\u200d])\p{Cf}|(?<=[\p{Latin}\p{Greek}\p{Cyrillic}])[\u200c\u200d]"
-)
+_INVISIBLE = regex.compile(r"(?![\u180e\u200b-\u200d])\p{Cf}")
+_JOINERS = regex.compile(r"[\u200c\u200d]")
+# What follows a letter of an alphabet in which joiners have no effect.
+_JOINED = regex.compile(r"(?<=[\p{Latin}\p{Greek}\p{Cyrillic}])[\p{M}\u200c\u200d]++")
 _CHARACTERS = regex.compile(_CHARACTER, regex.VERSION1)
 # Two runs of Katakana keep their space, and so does what would become one character without it.
 _NEEDLESS_SPACE = regex.compile(
@@ -91,8 +101,11 @@ def split_words(caption: str) -> list[str]:
     text = caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     if text.isascii():
         return _ASCII_WORD.findall(text)
+    text = _INVISIBLE.sub("", text)
+    if _JOINERS.search(text):
+        text = _JOINED.sub(lambda found: _JOINERS.sub("", found[0]), text)
     # Composed last, because a small letter may compose with a mark where the capital does not.
-    return _WORD.findall(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)))
+    return _WORD.findall(unicodedata.normalize("NFC", text))
 
 
 def join_words(words: Iterable[str]) -> str:

@@ -90,7 +90,8 @@ def _parse(path: str | Path, images_root: str | Path) -> CaptionedImages:
         image_id, name = _id(image, "id", where), _text(image, "file_name", where)
         if names.setdefault(image_id, name) != name:
             raise ValueError(f"{where} with an id of its own, received {image_id!r} again")
-    # Some files have numbers in one list and their digits as text, padded or not, in the other.
+    # Some files have numbers in one list and their digits as text, padded, as "7.0" or not, in the
+    # other.
     by_digits = {_digits(image_id): image_id for image_id in names}
     captions: dict[int | str, list[tuple[Any, str]]] = {image_id: [] for image_id in names}
     stray = []
@@ -130,13 +131,14 @@ def _id(entry: dict[str, Any], key: str, where: str) -> int | str:
     value = entry.get(key)
     if isinstance(value, float) and value.is_integer():  # As tables with gaps write integers.
         return int(value)
-    if not isinstance(value, int | str):
+    if not isinstance(value, int | str) or isinstance(value, bool):
         raise ValueError(f"{where} with a number or text {key!r}, received {value!r:.60}")
     return value
 
 
 def _digits(image_id: int | str) -> str:
-    return str(image_id).lstrip("0")
+    text = str(image_id).strip().removesuffix(".0")
+    return text.lstrip("0") or text[-1:]
 
 
 def _text(entry: dict[str, Any], key: str, where: str) -> str:

@@ -138,7 +138,7 @@ def _read_tokens(path: Path) -> dict[str, tuple[str, ...]]:
         head, _, caption = line.partition("\t")
         name, sharp, order = head.strip().rpartition("#")
         # The line of a caption without words has lost its tab with the spaces at its end.
-        if not (name and sharp and order.isdecimal()):
+        if not (name and sharp and order.isdecimal() and len(order) < 10):
             raise ValueError(
                 f"{path}, line {number}: expected 'NAME.jpg#0<tab>caption', received {line[:60]!r}"
             )

@@ -194,7 +194,8 @@ def _read_list(path: Path, class_names: Sequence[str]) -> tuple[list[str], list[
     names, labels, wrong = [], [], []
     for line_number, line in read_lines(path):
         *first, last = line.rsplit(maxsplit=1)
-        name, listed = (first[0], int(last)) if first and last.isdecimal() else (line, None)
+        is_labelled = bool(first) and last.isdecimal() and len(last) < 10
+        name, listed = (first[0], int(last)) if is_labelled else (line, None)
         label = number.get(normal_name(name.split("/")[0]))
         if label is None:
             wrong.append(f"line {line_number}: {name} (no such class)")

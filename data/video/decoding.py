@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 
 MAX_PIXELS = 8192 * 8192
 """Greatest number of pixels of a picture, 200 MB in RGB; a sixteenth of it where ``short_side``
@@ -41,6 +43,13 @@ _HELD_BACK = 2
 # A picture that is not coded, because nothing has changed, has at most so many bytes (N-VOP of
 # MPEG-4 part 2). A decoder returns none for it.
 _NOT_CODED_BYTES = 8
+
+# Kinds of side data that FFmpeg may know beyond those of PyAV; there are four in FFmpeg 8.
+_UNKNOWN_KINDS = 16
+
+# Boxes of mp4 files that lead to lists of samples; several tracks may share the same bytes.
+_BOXES_OF_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+_MAX_SAMPLES_A_BYTE = 4
 
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _SEGMENT, _CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")  # of Matroska
@@ -214,6 +223,7 @@ def open_media(
     # Twice, because FFmpeg includes the margins of its buffers; each picture is measured below.
     limit = {"max_pixels": str(2 * MAX_PIXELS)}
     try:
+        _check_samples(path)
         # FFmpeg decodes pictures while it opens a file, in some containers without a limit of their
         # size. So their sizes are read first, with no decoder allowed.
         undecoded = {**safe, "codec_whitelist": "none"}
@@ -270,6 +280,7 @@ class _Pictures:
         self._missing = 0  # packets that the demuxer did not find
         self._num_packets = 0
         self._last_corrupt = 0  # Number of the last packet that the demuxer calls corrupt, from 1.
+        self._since_corrupt: int | None = None  # packets of all streams after one that it calls so
         self._next_dts = 0
         self._first_pts: int | None = None  # of the first packet
         self._greatest_pts: int | None = None  # of all packets that must give a picture
@@ -318,6 +329,10 @@ class _Pictures:
             for packet in self._container.demux(self.stream, *streams):
                 if packet.size == 0:
                     continue
+                if packet.is_corrupt:
+                    self._since_corrupt = 0
+                elif self._since_corrupt is not None:
+                    self._since_corrupt += 1
                 if packet.pts is not None:
                     end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                     self._end_of_all = max(self._end_of_all, end)
@@ -409,6 +424,10 @@ class _Pictures:
         is_cut = self._last_corrupt > 0 and self._num_packets - self._last_corrupt <= 1
         if "mpegts" not in kinds and is_cut:
             return f"truncated: {self._last_corrupt - 1}{of_declared} frames, the next is cut off"
+        since = self._since_corrupt
+        if "mpeg" in kinds and since is not None and since <= len(self._container.streams):
+            # The sound is cut off; each stream may have a packet more, which was complete.
+            return f"truncated: {self.count} frames, then the file breaks off"
         missing = self._missing_packets(kinds)
         if "mov" in kinds and missing > 0:
             return f"truncated: {self._num_packets} of {self._num_packets + missing} frames"
@@ -419,7 +438,7 @@ class _Pictures:
         whole = _has_declared_size(self._path, kinds)
         if "avi" in kinds and whole is False and self._next_dts < self.stream.frames:
             return f"truncated: {self._num_packets}{of_declared} frames"
-        if {"asf", "flv", "mpegts", "nut"}.intersection(kinds) and whole is False:
+        if whole is False and not {"avi", "matroska"}.intersection(kinds):
             return f"truncated: {self.count} frames, then the file breaks off"
         if {"matroska", "flv", "nut"}.intersection(kinds):
             lasts, should_last = self._end_of_all, self._container.duration
@@ -545,19 +564,79 @@ def _check_size(height: int, width: int, how: str = "of", limit: int | None = No
         )
 
 
+def _check_samples(path: str | Path) -> None:
+    """Refuses an mp4 file that declares more samples than bytes; FFmpeg would list all of them."""
+    actual = Path(path).stat().st_size
+    samples = 0
+    rest = [(0, actual)]
+    with open(path, "rb") as file:
+        for _ in range(_MAX_ELEMENTS):
+            if not rest:
+                break
+            start, end = rest.pop()
+            if start + 8 > end:
+                continue
+            file.seek(start)
+            head = file.read(20)
+            size, name = int.from_bytes(head[:4], "big"), head[4:8]
+            body = start + 8
+            if size == 1:
+                size, body = int.from_bytes(head[8:16], "big"), start + 16
+            elif size == 0:
+                size = end - start
+            if size < 8:
+                continue
+            rest.append((start + size, end))
+            if name in _BOXES_OF_BOXES:
+                rest.append((body, min(start + size, end)))
+            elif name in (b"trun", b"stsz"):
+                file.seek(body + (4 if name == b"trun" else 8))
+                samples += int.from_bytes(file.read(4), "big")
+    if samples > _MAX_SAMPLES_A_BYTE * actual:
+        raise _Refused(f"damaged: {samples} samples are declared in {actual} bytes")
+
+
 def _orientation(picture: Any) -> tuple[bool, bool, bool]:
     """Returns whether to exchange rows and columns, then to flip rows, then columns.
 
     FFmpeg's display matrix [[a, b, u], [c, d, v], [x, y, w]] shows the pixel at column p and row q
     at column a·p + c·q + x and row b·p + d·q + y.
     """
-    matrix = picture.side_data.get("DISPLAYMATRIX")
+    matrix = _side_data(picture).get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False
     (a, b, _), (c, d, _), _ = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3).tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
         return True, b < 0, c < 0
     return False, d < 0, a < 0
+
+
+def _side_data(picture: Any) -> Any:
+    """Returns what comes with a picture, without the kinds that PyAV does not know.
+
+    It raises ValueError if there is one of these, such as the EXIF data of a JPEG or TIFF picture.
+    """
+    try:
+        return picture.side_data
+    except ValueError:
+        # "sidedata" deletes one kind, which FFmpeg counts from 0 on.
+        values: list[Any] = [kind.value for kind in Type]
+        last = max(values)
+        graph = av.filter.Graph()
+        nodes: list[Any] = [
+            graph.add_buffer(
+                width=picture.width,
+                height=picture.height,
+                format=picture.format,
+                time_base=Fraction(1, 1000),
+            )
+        ]
+        unknown = range(last + 1, last + 1 + _UNKNOWN_KINDS)
+        nodes += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in unknown]
+        nodes.append(graph.add("buffersink"))
+        graph.link_nodes(*nodes).configure()
+        graph.push(picture)
+        return graph.pull().side_data
 
 
 def _shown_size(picture: Any) -> tuple[int, int]:
@@ -593,6 +672,10 @@ def _has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
             declared = _asf_size(file.read(4096))
         elif "flv" in kinds:
             declared = _flv_size(file)
+        elif "ogg" in kinds:
+            declared = _ogg_size(file)
+        elif "gif" in kinds:
+            declared = _gif_size(file.read())
         elif "nut" in kinds:
             # An index ends the file, and a pointer to it ends the index.
             file.seek(-min(12, actual), 2)
@@ -700,6 +783,49 @@ def _flv_size(file: BinaryIO) -> int | None:
             return None
         start += 11 + int.from_bytes(head[1:4], "big") + 4
     return None
+
+
+def _ogg_size(file: BinaryIO) -> int | None:
+    """Returns the end of the last page of an Ogg file; None if something else follows."""
+    start = 0
+    for _ in range(_MAX_ELEMENTS):
+        file.seek(start)
+        head = file.read(27)
+        if not head:
+            return start
+        if not head.startswith(b"OggS"):
+            return None
+        sizes = file.read(head[26]) if len(head) == 27 else b""
+        start += 27 + len(sizes) + sum(sizes)
+    return None
+
+
+def _gif_size(content: bytes) -> int | None:
+    """Returns the end of a GIF file, which lies beyond it within a block that is cut off.
+
+    None if something else than a block follows.
+    """
+    start = 13
+    if content[10:11] and content[10] & 0x80:
+        start += 3 << (content[10] & 7) + 1  # the colours of all pictures
+    while start < len(content):
+        kind = content[start]
+        if kind == 0x3B:
+            return start + 1
+        if kind == 0x21:
+            start += 2
+        elif kind == 0x2C and start + 9 < len(content):
+            flags = content[start + 9]
+            start += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        elif kind == 0x2C:
+            return len(content) + 1
+        else:
+            return None
+        while start < len(content) and content[start]:
+            start += content[start] + 1
+        start += 1
+    # The trailer may be missing.
+    return start
 
 
 def _transport_size(file: BinaryIO, actual: int) -> int | None:

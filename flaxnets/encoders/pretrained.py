@@ -331,6 +331,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
       ValueError: another suffix, or a damaged ``.safetensors`` file.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # Opening a pipe would wait for its writer.
+        raise FileNotFoundError(f"{path}: expected a file of weights")
     if path.suffix.lower() in _TORCH_SUFFIXES and not _is_safetensors(path):
         content = read_pth(path)
         try:

@@ -169,6 +169,8 @@ def read_pth(path: str | Path) -> dict[Any, Any]:
       PthError: not a ``.pth`` file, truncated, with tensors that reach beyond their storage, or of
         a type that NumPy does not have (float8).
     """
+    if not Path(path).is_file():  # Opening a pipe would wait for its writer.
+        raise FileNotFoundError(f"{path}: expected a file of torch.save")
     content = Path(path).read_bytes()
     try:
         if content.startswith(_ZIP_MAGIC):

@@ -2,11 +2,15 @@
 
 import os
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from data.captions.images import ImageError, read_image
+from data.captions.vocabulary import Vocabulary
 from data.files import find_files, read_json, read_lines, read_text
+from flaxnets.encoders.torch_checkpoint import read_pth
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -96,3 +100,22 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
     path.touch()
     assert find_files([path, tmp_path / "caf\xe9.txt"]) == [path, None]
+
+
+def test_pipes_and_folders_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reads: tuple[Callable[[Path], object], ...] = (
+        *(read_text, read_lines, lambda path: read_json(path, "a table"), Vocabulary.load),
+        *(read_image, read_pth),
+    )
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "absent"):
+        for read in reads:
+            with pytest.raises(FileNotFoundError, match=f"{path}: expected a"):
+                read(path)
+
+
+def test_names_that_are_too_long(tmp_path: Path) -> None:
+    names = ["x" * 300, "é" * 300, "x" * 300 + "/a", "é" * 300 + "/é"]
+    assert find_files(tmp_path / name for name in names) == [None] * 4
+    with pytest.raises(ImageError, match="cannot be opened"):
+        read_image(tmp_path / names[0])

@@ -15,6 +15,7 @@ def write_video(
     rate: int = 25,
     codec: str = "mpeg4",
     b_frames: int = 0,
+    pixels: str = "yuv420p",
     options: dict[str, str] | None = None,
 ) -> Path:
     """Writes a video whose frame t has grey level 11 × t + 20 above a textured lower half."""
@@ -23,7 +24,7 @@ def write_video(
     texture = np.random.default_rng(0).integers(0, 256, (height // 2, width, 3), np.uint8)
     with av.open(str(path), "w", options=options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.codec_context.bit_rate = 2_000_000
         stream.codec_context.gop_size = 10
         stream.codec_context.max_b_frames = b_frames

@@ -96,9 +96,19 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, suffix: str) -> None:
     assert (read == read[..., :1]).all()
 
 
-def test_floating_point_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.tif", Image.fromarray(np.ones((2, 2), np.float32)))
-    with pytest.raises(ImageError, match="floating-point numbers of unknown range"):
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (1.0, np.float32, "floating-point numbers of unknown range"),
+        (65536, np.int32, "integers beyond 16 bits, of unknown range"),
+        (-1, np.int32, "integers beyond 16 bits, of unknown range"),
+    ],
+)
+def test_unknown_ranges_are_refused(
+    tmp_path: Path, value: float, dtype: type, message: str
+) -> None:
+    path = save(tmp_path / "a.tif", Image.fromarray(np.full((2, 2), value, dtype)))
+    with pytest.raises(ImageError, match=message):
         read_image(path)
 
 
@@ -428,3 +438,14 @@ def test_wrong_images(image: np.ndarray) -> None:
         resize_crop(image, 4)
     with pytest.raises(ValueError, match=r"image: expected \(H,W,3\) uint8"):
         ImageTransform(4, stretch=True)(image)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (64, 48)).save(path, progressive=True)
+    assert read_image(path).shape == (48, 64, 3)
+    content = path.read_bytes()
+    last_scan = content[content.rindex(b"\xff\xda") : -2]
+    path.write_bytes(content[:-2] + 1000 * last_scan + content[-2:])
+    with pytest.raises(ImageError, match="expected at most 100 scans of a JPEG, received 10"):
+        read_image(path)

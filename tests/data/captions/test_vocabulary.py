@@ -242,3 +242,25 @@ def test_padding() -> None:
     for num_captions, num_tokens in ((1, 4), (2, 2)):
         with pytest.raises(ValueError, match="received 2, the longest of 3"):
             pad_captions([[4, 5, EOS], [6, EOS]], num_captions, num_tokens)
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("一\u200c只", ["一", "只"]),
+        ("น\u200cا", ["น", "ا"]),
+        ("ض\u200cー", ["ض", "ー"]),
+        ("e\u200d\u200d犬", ["e", "犬"]),
+        ("ca\u0301\u200d\u0301\u200d e\u00ad\u200d", ["cá\u0301", "e"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        ("क्\u200dष", ["क्\u200dष"]),
+    ],
+)
+def test_joiners_that_join_nothing_are_dropped(caption: str, words: list[str]) -> None:
+    for form in ("NFC", "NFD"):
+        assert split_words(unicodedata.normalize(form, caption)) == [
+            unicodedata.normalize("NFC", word) for word in words
+        ]
+    assert Vocabulary.from_captions([caption], min_count=1).decode(
+        Vocabulary.from_captions([caption], min_count=1).encode(caption)
+    )

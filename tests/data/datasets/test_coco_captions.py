@@ -57,7 +57,7 @@ def test_captions_whose_ids_are_not_all_numbers_stay_in_the_file_s_order(
     assert images.captions == (("9, 0",), tuple(f"4, {n}" for n in order))
 
 
-@pytest.mark.parametrize("kind", [int, str, float, "{:012}".format])
+@pytest.mark.parametrize("kind", [int, str, float, "{:012}".format, "{}.0".format, " {}".format])
 def test_ids_of_images_are_numbers_or_text(tmp_path: Path, kind: Callable[[int], Any]) -> None:
     notes = [{**note, "image_id": kind(note["image_id"])} for note in COCO["annotations"]]
     images = coco_captions.read_split(write_coco(tmp_path, annotations=notes), "train")
@@ -121,6 +121,7 @@ def test_coco_s_folder_of_either_year(tmp_path: Path) -> None:
         ({"images": 3}, "COCO's JSON of captions, received no list 'images'"),
         ({"images": [3]}, r"images\[0\] a record, received 3"),
         ({"images": [{"file_name": "9.jpg"}]}, r"images\[0\] .* text 'id', received None"),
+        ({"images": [{"id": True, "file_name": "9.jpg"}]}, r"text 'id', received True"),
         ({"images": [{"id": 9}]}, r"images\[0\] with a text 'file_name', received None"),
         (
             {"images": [*COCO["images"], {"id": 9, "file_name": "8.jpg"}]},

@@ -114,6 +114,13 @@ def test_class_list_against_lists(root):
         read_split(root, "train")
 
 
+def test_a_number_too_long_for_a_label(root):
+    path = root / "ucfTrainTestlist" / "trainlist01.txt"
+    path.write_text(path.read_text().rstrip() + "1" * 5000)
+    with pytest.raises(FileNotFoundError, match=r"trainlist01\.txt: 1 of \d+ files are not in"):
+        read_split(root, "train")
+
+
 def test_class_list_that_is_no_such_list(root):
     path = root / "ucfTrainTestlist/classInd.txt"
     for text in ("", "0 Archery\n1 Bowling\n2 Diving", "Archery\nBowling", "1 Archery\n2 Archery"):

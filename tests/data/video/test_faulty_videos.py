@@ -12,8 +12,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.audio import AudioError, read_audio
+from data.captions.images import read_image
 from data.loader import Loader, TooManyBadExamples
 from data.video import decoding
 from data.video.clips import DecodeClip, UniformClip, VideoSource
@@ -235,6 +237,45 @@ def test_flv_that_breaks_off_in_its_sound(tmp_path: Path) -> None:
         probe(path)
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.gif", "gif"), ("a.ogv", "libvpx")])
+def test_containers_without_declared_size_that_break_off(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    pixels = "rgb8" if codec == "gif" else "yuv420p"
+    path = write_video(tmp_path / name, codec=codec, pixels=pixels)
+    content = path.read_bytes()
+    assert probe(path).num_frames == 20
+    path.write_bytes(content + b"more")
+    assert probe(path).num_frames == 20
+    for share in (0.5, 0.7, 0.9):
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(VideoError, match="truncated"):
+            probe(path)
+
+
+def test_mpeg_program_stream_that_breaks_off_in_its_sound(tmp_path: Path) -> None:
+    path = tmp_path / "a.mpg"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mpeg1video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("mp2", rate=48000, layout="mono")
+        for t in range(25):
+            image = np.full((48, 64, 3), 10 * t, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for t in range(42):
+            noise = np.random.default_rng(t).integers(-9999, 9999, (1, 1152)).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, 1152 * t, Fraction(1, 48000)
+            container.mux(sound.encode(frame))
+        container.mux(stream.encode())
+        container.mux(sound.encode())
+    assert probe(path).num_frames == 25
+    pack = path.read_bytes().index(b"\0\0\1\xba", path.stat().st_size // 2)
+    path.write_bytes(path.read_bytes()[: pack + 1000])
+    with pytest.raises(VideoError, match=r"truncated: \d+ frames, then the file breaks off"):
+        probe(path)
+
+
 # Rotation
 
 
@@ -264,6 +305,30 @@ def test_rotated_and_mirrored_videos_are_upright(
         VideoSource((str(path),))[0], np.random.default_rng(0)
     )
     np.testing.assert_array_equal(example["video"], SQUARE.test_views(expected)[0])
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mkv", "mov"])
+@pytest.mark.parametrize("orientation", [1, 2, 6])
+def test_pictures_with_exif_data_are_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """FFmpeg passes on what a camera wrote into each JPEG, of a kind that PyAV does not know."""
+    image = Image.new("RGB", (64, 48), "white")
+    image.paste((0, 0, 0), (0, 0, 32, 48))
+    exif = Image.Exif()
+    exif[0x10F], exif[0x112] = "maker", orientation
+    image.save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj444p"
+        for t in range(3):
+            packet = av.Packet((tmp_path / "a.jpg").read_bytes())
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 10), t, t
+            container.mux(packet)
+    expected = read_image(tmp_path / "a.jpg")
+    info = probe(path)
+    assert (info.num_frames, info.height, info.width) == (3, *expected.shape[:2])
+    for frame in decode_all(path):
+        np.testing.assert_allclose(frame, expected, atol=8)
 
 
 # Damage
@@ -539,6 +604,25 @@ def test_a_strip_is_not_scaled_beyond_the_limit(tmp_path: Path) -> None:
     with loader.batches() as batches:
         assert not next(batches)["mask"].any()
     assert "enlarged to 256 × 2097152" in loader.bad[0]
+
+
+@pytest.mark.parametrize(
+    ("box", "place", "options"),
+    [(b"trun", 8, {"movflags": "frag_keyframe+empty_moov"}), (b"stsz", 12, {})],
+)
+def test_an_index_longer_than_its_file_is_refused(
+    tmp_path: Path, box: bytes, place: int, options: dict[str, str]
+) -> None:
+    """Listing 30 million samples would take a gigabyte."""
+    path = write_video(tmp_path / "a.mp4", codec="libx264", options=options)
+    check_whole(path)
+    content = bytearray(path.read_bytes())
+    start = content.index(box) + place
+    content[start : start + 4] = (30_000_000).to_bytes(4, "big")
+    path.write_bytes(content)
+    for read in (probe, read_audio):
+        with pytest.raises(VideoError, match=r"damaged: 300\d+ samples are declared in \d+ bytes"):
+            read(path)
 
 
 # Cost

@@ -1,5 +1,6 @@
 """Weight files: round trips of every format, and lists of mismatches."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -344,3 +345,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_bytes(good.replace(b'"F32"', b'"U32"'))
     with pytest.raises(ValueError, match=r"a: expected numbers of F64, .*received U32"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_a_pipe_is_no_file_of_weights(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="expected a file of weights"):
+        read_weights(tmp_path / name)
