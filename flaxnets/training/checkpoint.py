@@ -248,7 +248,7 @@ class Checkpointer:
         """
         path = self._directory / str(step) / METRICS
         try:
-            return _unsealed(path.read_bytes())
+            return _read_sealed(path)
         except FileNotFoundError:
             return None
         except ValueError:
@@ -488,7 +488,7 @@ class Checkpointer:
             for step, names in damaged.items():
                 folder = self._directory / str(step)
                 aside = folder.with_name(f"{step}{_DAMAGED}")
-                if aside.exists():  # Of an earlier call: the same step, computed again.
+                if aside.is_dir():  # Of an earlier call: the same step, computed again.
                     shutil.rmtree(aside)
                 folder.rename(aside)
                 logger.warning(
@@ -582,7 +582,8 @@ def steps_on_disk(directory: Path) -> list[int]:
     if not directory.is_dir():
         return []
     names = (path.name for path in directory.iterdir())
-    return sorted(int(name) for name in names if name.isdecimal())
+    # Another spelling of a number, as 008, is the name of somebody's copy.
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
 def write_digests(folder: Path, step: int) -> None:
@@ -597,16 +598,19 @@ def write_digests(folder: Path, step: int) -> None:
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Returns the files of a checkpoint that are missing or differ from their digest.
+    """Returns the files of a checkpoint that are missing, unreadable or differ from their digest.
 
     ``digests.json`` itself is among them if it is missing, altered or of another step, and
     ``metrics.json`` if it is altered.
 
     Args:
       folder: one checkpoint, named after its step.
+
+    Raises:
+      PermissionError: a file may not be read.
     """
     try:
-        content = _unsealed((folder / DIGESTS).read_bytes())
+        content = _read_sealed(folder / DIGESTS)
         if str(content["step"]) != folder.name:
             return [DIGESTS]
     except (FileNotFoundError, ValueError):
@@ -614,10 +618,10 @@ def damaged_files(folder: Path) -> list[str]:
     damaged = [
         name
         for name, digest in content["files"].items()
-        if not ((folder / name).is_file() and _digest(folder / name) == digest)
+        if _digest_if_readable(folder / name) != digest
     ]
     try:
-        _unsealed((folder / METRICS).read_bytes())
+        _read_sealed(folder / METRICS)
     except FileNotFoundError:  # The step was not evaluated.
         return damaged
     except ValueError:
@@ -629,6 +633,23 @@ def _sealed(content: Mapping[str, Any]) -> bytes:
     """Returns JSON text with a digest of itself, by which any other byte in it is found."""
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return (json.dumps({"content": content, "sha256": digest}, indent=1) + "\n").encode()
+
+
+def _read_sealed(path: Path) -> dict[str, Any]:
+    """Returns the content of a file of ``_sealed``.
+
+    Raises:
+      FileNotFoundError: no such file.
+      PermissionError: it may not be read.
+      ValueError: a byte differs, or the file system cannot read it, as on a damaged disk.
+    """
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return _unsealed(text)
 
 
 def _unsealed(text: bytes) -> dict[str, Any]:
@@ -645,6 +666,16 @@ def _unsealed(text: bytes) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_if_readable(path: Path) -> str | None:
+    """Returns the digest of a file; None if it is missing or the file system cannot read it."""
+    try:
+        return _digest(path)
+    except PermissionError:
+        raise
+    except OSError:
+        return None
 
 
 def shapes_of(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,9 @@
 """Damaged, missing and unwritable checkpoints: a clear error each, and older ones are kept."""
 
 import contextlib
+import errno
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -168,6 +171,58 @@ def test_damaged_steps_are_set_aside_on_demand(
     with pytest.raises(DamagedCheckpoint, match="Undamaged steps: none"):
         Checkpointer(folder, skip_damaged=True)
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "2.damaged"]
+
+
+@pytest.mark.parametrize("name", ["digests.json", "metrics.json", "state/_METADATA", ""])
+def test_what_cannot_be_read_is_damaged_and_set_aside(
+    name: str, saved: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "checkpoints")
+    path = folder / "2" / name
+    if name:  # A folder under the name of a file, as a repaired file system may have it.
+        path.unlink()
+        path.mkdir()
+    else:
+        shutil.rmtree(path)
+        path.write_text("")
+    assert damaged_files(folder / "2") == [name or "digests.json"]
+    with pytest.raises(DamagedCheckpoint, match=r"2: the checkpoint is damaged.* steps: 1;"):
+        is_restored(folder, 2)
+    checkpointer = Checkpointer(folder, skip_damaged=True)
+    assert checkpointer.steps == [1]
+    save(checkpointer, 2)
+    checkpointer.close()
+    assert is_restored(folder, 2)
+    assert (folder / "2.damaged").exists()
+
+
+def test_a_bad_sector_is_damage(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "checkpoints")
+    bad = folder / "2" / "state" / "_METADATA"
+
+    def read_digest(file: Any, name: str) -> Any:
+        if Path(file.name) == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return hashlib.sha256(file.read())
+
+    monkeypatch.setattr(hashlib, "file_digest", read_digest)
+    assert damaged_files(folder / "2") == ["state/_METADATA"]
+    assert damaged_files(folder / "1") == []
+
+
+def test_a_copy_under_another_spelling_of_a_step_does_not_count(
+    saved: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "checkpoints")
+    shutil.copytree(folder / "1", folder / "0001")
+    checkpointer = Checkpointer(folder, keep=1, mode="min")
+    assert checkpointer.steps == [1, 2]
+    save(checkpointer, 3)
+    assert checkpointer.steps == [3]
+    checkpointer.close()
+    assert (folder / "0001").is_dir()
 
 
 def test_the_best_step_is_the_best_with_a_finite_metric_and_of_equal_ones_the_last(
