@@ -19,20 +19,18 @@ from data.video.decoding import (
     probe,
 )
 from data.video.feature_clips import FeatureClip, WholeVideos
-from data.video.motion import (
+from data.video.streams import (
+    STREAMS,
+    CutFeatures,
+    StreamSource,
     difference_frames,
     difference_image,
     difference_images,
     grey,
     motion_centre,
-    square_around,
-)
-from data.video.streams import (
-    STREAMS,
-    CutFeatures,
-    StreamSource,
     segment_centres,
     select_examples,
+    square_around,
 )
 from data.video.transforms import Crop, SpatialTransform, pad_clip
 

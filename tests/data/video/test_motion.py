@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.video.motion import (
+from data.video.streams import (
     difference_images,
     grey,
     motion_centre,

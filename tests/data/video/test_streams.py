@@ -9,11 +9,12 @@ import pytest
 
 from data.video.clips import VideoSource
 from data.video.decoding import decode
-from data.video.motion import difference_images, grey
 from data.video.streams import (
     STREAMS,
     CutFeatures,
     StreamSource,
+    difference_images,
+    grey,
     segment_centres,
     select_examples,
 )
