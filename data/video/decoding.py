@@ -51,6 +51,11 @@ _UNKNOWN_KINDS = 16
 
 _MAX_SAMPLES_A_BYTE = 4
 
+# A tag in another encoding is no reason to refuse a video; PyAV 19 accepts it by itself.
+_TAGS: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+
 # As git does: within this time a file may change without another time of modification.
 _RACY_SECONDS = 2.0
 
@@ -533,8 +538,7 @@ def _status(path: str | Path, expected: str, error: type[VideoError]) -> os.stat
 
 def _open(url: str, **settings: Any) -> Any:
     try:
-        # A tag in another encoding is no reason to refuse a video.
-        return av.open(url, metadata_errors="replace", **settings)
+        return av.open(url, **_TAGS, **settings)
     except av.error.ArgumentError as error:
         reason = f"its container is none of data.video.decoding.FORMATS ({_reason(error)})"
         raise _Refused(reason) from error

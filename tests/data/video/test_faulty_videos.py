@@ -500,6 +500,7 @@ def test_a_hostile_file_is_a_bad_example_with_its_reason(tmp_path: Path, kind: s
         *("data:text.avi", "subfile,,start,0,end,9,,:a.avi", "a%03d.avi", "-i.avi", "[a]*?.avi"),
         *("ä ö.avi", "\udcff.avi", "fd:0", "crypto:a.avi", "cache:a.avi"),
     ],
+    ids=ascii,  # Processes of a test run cannot tell each other of half a surrogate.
 )
 def test_names_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     check_whole(write_video(tmp_path / "a.avi").rename(tmp_path / name))
