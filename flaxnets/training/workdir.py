@@ -221,17 +221,7 @@ class Workdir:
             raise WorkdirError(
                 f"{self.path}: no config.json in it; expected a workdir that launch.train made"
             )
-        try:
-            record = json.loads(path.read_bytes())
-            if isinstance(record["experiment"], str) and isinstance(record["config"], dict):
-                return record
-            reason = "experiment is no text or config no table"
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            reason = f"{type(error).__name__}: {error}"
-        raise WorkdirError(
-            f"{path}: damaged ({reason}); expected JSON with experiment and config. Delete it and "
-            "give the command of the training again, which writes it anew"
-        )
+        return _read_record(path, {"experiment": str, "config": dict})
 
     def check_run(self, described: Mapping[str, Any]) -> None:
         """Checks that a run that resumes reads the data of its ``data.json``, if there is one.
@@ -267,7 +257,7 @@ class Workdir:
           described: what ``flaxnets.training.config.describe_run`` returned.
         """
         # Without a check it may be left from a call that failed before its first checkpoint.
-        known = self.read_data().get("evaluated", {}) if self._data_checked else {}
+        known = self.read_data()["evaluated"] if self._data_checked else {}
         _write_json(self.path / "data.json", {**plain(described), "evaluated": known})
         self._previous = None
 
@@ -295,20 +285,8 @@ class Workdir:
                 "a workdir that launch.train made, with all its files"
             )
         path = self.path / "data.json"
-        try:
-            record = json.loads(path.read_bytes())
-            tables = (record["preprocessing"], record["splits"], record.get("evaluated", {}))
-            names = record["class_names"]
-            if all(isinstance(table, dict) for table in tables) and isinstance(names, list):
-                return record
-            reason = "class_names is no list, or preprocessing or splits no table"
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            reason = f"{type(error).__name__}: {error}"
-        raise WorkdirError(
-            f"{path}: damaged ({reason}); expected JSON with class_names, preprocessing and "
-            "splits, as launch.train writes it. Delete it and give the training command again, "
-            "which writes it anew"
-        )
+        types = {"class_names": list, "preprocessing": dict, "splits": dict, "evaluated": dict}
+        return _read_record(path, types)
 
     def check_data(self, split: str, described: Mapping[str, Any]) -> None:
         """Checks that the data of a split are those that the run knows.
@@ -337,7 +315,7 @@ class Workdir:
     def record_evaluated(self, split: str, described: Mapping[str, Any]) -> None:
         """Records the data of the split's predictions in ``data.json``."""
         recorded = self.read_data()
-        evaluated = {**recorded.get("evaluated", {}), split: plain(described)}
+        evaluated = {**recorded["evaluated"], split: plain(described)}
         _write_json(self.path / "data.json", {**recorded, "evaluated": evaluated})
 
 
@@ -401,6 +379,22 @@ def _ago(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s ago"
     return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.1f} h ago"
+
+
+def _read_record(path: Path, types: Mapping[str, type]) -> Mapping[str, Any]:
+    """Returns the record of a JSON file, whose fields have the given types, or WorkdirError."""
+    try:
+        record = json.loads(path.read_bytes())
+        wrong = [name for name, kind in types.items() if not isinstance(record[name], kind)]
+        if not wrong:
+            return record
+        reason = f"{wrong[0]} is {record[wrong[0]]!r:.40}"
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    raise WorkdirError(
+        f"{path}: damaged ({reason}); expected JSON with {', '.join(types)}. Delete it and give "
+        "the command of the training again, which writes it anew"
+    )
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -4,9 +4,7 @@ import contextlib
 import json
 import re
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 
 from flaxnets.training.checkpoint import Checkpointer, damaged_files, steps_on_disk
 from flaxnets.training.metric_writer import read_metrics
+from tests.file_systems import mounted
 from tests.launch.jobs import Job
 
 # File systems in memory are mounted, which needs root, and programs take seconds each to start.
@@ -31,23 +30,6 @@ FLAGS = (
     "--config.checkpoint_every=10",
     "--config.delay=0.1",
 )
-
-
-@contextlib.contextmanager
-def mounted(path: Path, size: str = "2m") -> Iterator[Path]:
-    """Mounts a small file system in memory."""
-    path.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("no mount")
-    if done.returncode:
-        pytest.skip(f"mounting is not allowed: {done.stderr}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def fill(disk: Path, leave: int = 0) -> None:

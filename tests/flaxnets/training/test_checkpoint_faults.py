@@ -1,13 +1,11 @@
 """Damaged, missing and unwritable checkpoints: a clear error each, and older ones are kept."""
 
-import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from flaxnets.training.checkpoint import (
 from flaxnets.training.config import Config
 from flaxnets.training.state import TrainState
 from flaxnets.training.workdir import Workdir
+from tests.file_systems import mounted
 
 SIZE = 50_000
 """Elements of an array that gets a file of its own in a checkpoint."""
@@ -68,23 +67,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(checkpointer, 1, 2)
     checkpointer.close()
     return path
-
-
-@contextlib.contextmanager
-def mounted(path: Path, options: str) -> Iterator[Path]:
-    """Mounts a file system in memory."""
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("no mount")
-    if done.returncode:
-        pytest.skip(f"mounting is not allowed: {done.stderr}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
 
 
 def flip(path: Path, place: int) -> None:
