@@ -161,7 +161,7 @@ def test_a_full_disk_of_one_file_alone_is_told_once_and_the_run_goes_on(
     name: str, uninterrupted: Path, cache: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with mounted(tmp_path / "disk", "64k") as disk:
+    with mounted(tmp_path / "disk", "size=64k") as disk:
         run.mkdir()
         if name == "tensorboard":
             (disk / name).mkdir()
@@ -226,7 +226,7 @@ def test_a_process_that_alone_cannot_write_ends_both(
 def test_an_evaluation_whose_outputs_cannot_be_written_names_the_file(
     uninterrupted: Path, cache: Path, tmp_path: Path
 ) -> None:
-    with mounted(tmp_path / "disk", "64k") as disk:
+    with mounted(tmp_path / "disk", "size=64k") as disk:
         fill(disk)
         (uninterrupted / "predictions").symlink_to(disk)
         try:
