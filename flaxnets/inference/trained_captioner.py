@@ -9,6 +9,7 @@ import numpy as np
 
 from flaxnets.decoders.hypotheses import EOS, Hypotheses
 from flaxnets.decoders.search import SearchOptions, ensemble, search_captions
+from flaxnets.inference.runtime.results import Caption
 from flaxnets.inference.trained_model import TrainedModel, prediction_data
 from flaxnets.tasks.captioning import Captioning, model_inputs, start_search
 from flaxnets.training.checkpoint import check_shapes
@@ -23,22 +24,6 @@ class DecodesTogether(Protocol):
 
     def check_same_outputs(self, other: Config) -> None:
         """Raises ValueError if the ids of the other captioner stand for other words."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Caption:
-    """One caption of an image or video."""
-
-    words: tuple[str, ...]
-    text: str
-    """The words joined as the script has it, most by spaces."""
-    log_probability: float
-    """Of all tokens, the end token included, in nats, under the model or the ensemble."""
-    ended: bool
-    """The end token was reached within the maximum length."""
-    attention: np.ndarray | None = None
-    """(n,h,w) float32, attention weights over an image at each of n words, each summing to one; for
-    a video (n,T), over its steps."""
 
 
 @dataclasses.dataclass(frozen=True)

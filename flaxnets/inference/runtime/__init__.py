@@ -1,0 +1,6 @@
+"""Use of a model without its training code: reading of files, preprocessing, results.
+
+An export copies this folder beside its functions and parameters, so it imports nothing of flaxnets:
+the standard library, JAX, NumPy, Pillow and safetensors, and PyAV where a video is read. Its
+modules import each other by relative names.
+"""
