@@ -26,7 +26,9 @@ If a file of the newest checkpoint is damaged, training refuses to resume, and `
 resumes from the newest undamaged one. A full disk ends a training when a checkpoint cannot be
 written; metrics, TensorBoard and log do not.
 
-``--profile_steps=FROM:TO`` writes a trace of these steps to ``profile/`` in the workdir.
+``--config=FILE --help`` lists the fields of the experiment, each a flag, and ``--show`` prints the
+configuration as it would run. ``--profile_steps=FROM:TO`` writes a trace of these steps to
+``profile/`` in the workdir.
 """
 
 import logging
@@ -45,8 +47,9 @@ from launch import processes, program
 config_flags.DEFINE_config_file(
     "config", None, "Experiment, FILE[:variant]; --config.FIELD=VALUE overrides a field."
 )
-WORKDIR = program.define_path(
-    "workdir", None, "Folder of the run; created if missing.", required=True
+WORKDIR = program.define_path("workdir", None, "Folder of the run; created if missing.")
+SHOW = flags.DEFINE_bool(
+    "show", False, "Prints the configuration as it would run, with all overrides, and ends."
 )
 PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "FROM:TO, the first and the last step of the trace."
@@ -67,6 +70,13 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str]) -> int:
     """Trains the experiment; returns the exit code."""
     spec, config = program.experiment_of_flag(argv)
+    if SHOW.value:
+        default = program.load_experiment(spec)
+        print(program.import_explain().describe_values(config, default))
+        config.validate()
+        return 0
+    if WORKDIR.value is None:
+        raise ValueError("--workdir: expected the folder of the run, received none")
     steps = parse_steps(PROFILE_STEPS.value)
     with processes.joined():
         outcome = run(spec, config, steps)
