@@ -222,9 +222,9 @@ def _read_list(path: Path) -> tuple[str, list[_Entry]]:
         raise ValueError(f"{path}: expected images and captions, received an empty file")
     if start not in "[{":
         return _read_table(path, text)
-    first = next(line for line in text.splitlines() if line.strip())
-    lines = path.suffix.lower() in (".jsonl", ".ndjson")
-    if start == "{" and (lines or _is_record(first)) and len(text.split("\n", 1)[-1].strip()):
+    lines = [line for line in text.splitlines() if line.strip()]
+    named = path.suffix.lower() in (".jsonl", ".ndjson")
+    if start == "{" and len(lines) > 1 and (named or _is_record(lines[0])):
         return "JSON lines", _read_json_lines(path)
     return _read_json(path)
 
