@@ -1,8 +1,10 @@
 """Features of frozen encoders: encoding, cache on disk, projection on principal components."""
 
+import dataclasses
 import functools
 import hashlib
 import inspect
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,10 +61,18 @@ def cache_features(
             logger.info("encoded %d of %d examples", done, total)
 
     # A complete cache needs no encoder, so it is built at the first example.
-    encode = functools.cache(lambda: make_encode(encoder, pool))
-    return write_features(
-        root, examples, lambda images: encode()(images), key=key, on_progress=report
-    )
+    def encode(images: np.ndarray) -> np.ndarray:
+        return _encode_of(json.dumps(dataclasses.asdict(encoder)), pool)(images)
+
+    return write_features(root, examples, encode, key=key, on_progress=report)
+
+
+@functools.lru_cache(maxsize=1)
+def _encode_of(encoder: str, pool: str) -> Encode:
+    """Returns ``make_encode`` of a configuration in JSON; views of the same images share it."""
+    values = json.loads(encoder)  # In which tuples are lists.
+    kept = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return make_encode(EncoderConfig(**kept), pool)
 
 
 def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
