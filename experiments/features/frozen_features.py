@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -62,11 +63,19 @@ def cache_features(
     if cached is None and stands_in(f"features of {encoder.name}"):
         return StandIns(examples, encoder, pool)
     # A complete cache needs no encoder, so it is built at the first example.
-    encode = functools.cache(lambda: make_encode(encoder, pool))
+    def encode(images: np.ndarray) -> np.ndarray:
+        return _encode_of(json.dumps(dataclasses.asdict(encoder)), pool)(images)
+
     with Progress("encoded", "example") as progress:
-        return write_features(
-            root, examples, lambda images: encode()(images), key=key, on_progress=progress
-        )
+        return write_features(root, examples, encode, key=key, on_progress=progress)
+
+
+@functools.lru_cache(maxsize=1)
+def _encode_of(encoder: str, pool: str) -> Encode:
+    """Returns ``make_encode`` of a configuration in JSON; views of the same images share it."""
+    values = json.loads(encoder)  # In which tuples are lists.
+    kept = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return make_encode(EncoderConfig(**kept), pool)
 
 
 class Progress:
