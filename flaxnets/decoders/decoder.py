@@ -373,7 +373,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
         Raises:
           ValueError: words of another shape or dtype, memory of another width than the parameters'.
         """
-        b = len(next(iter(memory.values())))
+        b = next(iter(memory.values())).shape[0]
         if previous.shape != (b,) or not jnp.issubdtype(previous.dtype, jnp.integer):
             raise ValueError(
                 f"previous: expected {(b,)} integers, received {previous.shape} {previous.dtype}"
