@@ -1,5 +1,6 @@
 """Features of frozen encoders: encoding, cache on disk, projection on principal components."""
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -78,6 +79,25 @@ def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
         if getattr(encoder, name)
     }
     return {**described, **({"options": given} if given else {})}
+
+
+def describe_frozen_encoder(
+    encoder: EncoderConfig, pool: str, *, dtype: str = "float32"
+) -> dict[str, Any]:
+    """Returns the ``encoder`` of ``Config.describe_inference`` for a network on its features.
+
+    Args:
+      encoder: the frozen encoder.
+      pool: pooling over space, as for ``make_encode``.
+      dtype: to which the features are rounded in predictions.
+    """
+    path = weights_file(encoder)
+    return {
+        "config": dataclasses.asdict(encoder),
+        "pool": pool,
+        "feature_dtype": dtype,
+        "digest": digest_file(path) if path else "",
+    }
 
 
 def digest_images(paths: Sequence[str]) -> str:

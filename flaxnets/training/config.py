@@ -214,6 +214,23 @@ class Config:
         """
         return {}
 
+    def describe_inference(self) -> Mapping[str, Any] | None:
+        """Returns how the trained model is used without this experiment; None: it cannot be.
+
+        The workdir records it as ``model.json``, from which ``flaxnets.load`` makes a function of
+        files, equal to that of ``make_prediction_data`` and ``make_prediction_task``.
+
+        Returns:
+          ``kind``: ``video_classification``, ``image_classification`` or ``captioning``; ``name``;
+          ``network``: what ``make_model`` returns; ``preprocessing``: the settings of
+          ``flaxnets/inference/runtime/preprocessing.py`` at test. Of classifiers ``labels``, and
+          ``averaging``: ``VideoClassification.loss_kind``. Of captioners ``search``: the fields of
+          ``SearchOptions``. ``encoder``: None, or for a network on features of a frozen encoder
+          ``config``, the fields of its ``EncoderConfig``; ``pool``: ``max``, ``mean`` or ``none``;
+          ``feature_dtype``, to which the features are rounded; ``digest`` of the weights.
+        """
+        return None
+
     def set_fold(self, fold: int) -> None:
         """Selects the fold of a cross-validation, from 1 on."""
         raise UndefinedMethod(self, "set_fold")

@@ -171,7 +171,7 @@ def train(
             logger.info("resuming from step %d", int(state.step))
         # After the checkpoint's own check: data that it refuses are not recorded.
         if is_first():
-            workdir.record_run(described)
+            workdir.record_run(described, config.describe_inference())
 
         # ---- Compiled functions -----------------------------------------------------------------
         # Both compile at their first call. A training step donates the state: XLA writes the new
