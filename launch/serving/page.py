@@ -201,6 +201,13 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
         best = {label.label: label.probability for label in prediction.top(TOP)}
         return best, _chart(gradio, prediction), ""
 
+    def convert(file: Any) -> Any:
+        try:
+            path = model.preview(_path(file))
+        except Unreadable:  # Told beside it.
+            path = None
+        return gradio.Video(None if path is None else str(path), visible=path is not None)
+
     def predict_file(file: Any) -> dict:
         found = _or_error(gradio, lambda: model.predict(_path(file)))
         answer = {"model": model.name, "label": found.label, "top": to_json(found.top(TOP))}
@@ -254,6 +261,16 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
     outputs = [labels, chart, problem]
     _add_examples(gradio, files, file, show, [file], outputs)
     _listen(gradio, button, file, show, [file], outputs)
+    if clips:
+        file.change(
+            convert,
+            [file],
+            [copy],
+            preprocess=False,
+            show_progress="hidden",
+            api_visibility="private",
+            concurrency_id="models",
+        )
     gradio.api(predict_clip if clips else predict_image, api_name=name, concurrency_id="models")
 
 

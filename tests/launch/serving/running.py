@@ -78,11 +78,13 @@ def file(path: str) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(*flags: str, folder: Path, **environment: str) -> Iterator[Server]:
+def serving(
+    *flags: str, folder: Path, program: str = "tests.launch.serving.server", **environment: str
+) -> Iterator[Server]:
     """Runs a server; its uploads and its file ``stderr`` lie in a folder."""
     with (folder / "stderr").open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.launch.serving.server", "--port=0", *flags],
+            [sys.executable, "-m", program, "--port=0", *flags],
             cwd=ROOT,
             env={**os.environ, "TMPDIR": str(folder), "GRADIO_SHARE": "True", **environment},
             stdout=subprocess.PIPE,
