@@ -1,4 +1,4 @@
-"""Configuration of the documentation: ``make docs`` builds it, offline and with warnings as errors."""
+"""Configuration of the documentation; ``make docs`` builds it offline, with warnings as errors."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 project = "flaxnets"
 author = "The flaxnets authors"
-copyright = "the flaxnets authors, Apache-2.0"  # noqa: A001 (Sphinx's name)
+copyright = "the flaxnets authors, Apache-2.0"
 release = version = metadata.version("flaxnets")
 
 extensions = [
@@ -78,6 +78,7 @@ add_module_names = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_use_rtype = False
 
 # -- Pages ----------------------------------------------------------------------------------------
@@ -90,6 +91,11 @@ html_theme_options = {
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "home_page_in_toc": True,
+    # The sidebar has the search field; above the page it would stand a second time.
+    "navbar_start": [],
+    "navbar_center": [],
+    "navbar_end": [],
+    "navbar_persistent": [],
     "use_download_button": False,
     "use_fullscreen_button": False,
     "pygments_light_style": "a11y-high-contrast-light",

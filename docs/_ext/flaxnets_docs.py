@@ -24,8 +24,8 @@ from typing import Any, ClassVar
 from absl import flags
 from docutils import nodes
 from docutils.parsers.rst import directives
-from docutils.statemachine import StringList
 from path_picture import draw_path
+from sphinx.domains.python import PyObject
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ class LaunchProgram(MarkdownDirective):
             for flag in described
         ]
         text = f"{first}\n\n{_literal_tables(rest)}\n\n"
-        return self.parse(text) + [list_table(self, ("flag", "value", "meaning"), rows)]
+        return [*self.parse(text), list_table(self, ("flag", "value", "meaning"), rows)]
 
 
 def _describe(flag: Flag) -> str:
@@ -263,7 +263,8 @@ class PathOfTheData(SphinxDirective):
 
 
 DTYPE = re.compile(
-    r"~?str \| ~?type\[~?(typing\.)?Any\] \| ~?(numpy\.)?dtype \| ~?(jax\._src\.typing\.)?SupportsDType"
+    r"~?str \| ~?type\[~?(typing\.)?Any\] \| ~?(numpy\.)?dtype"
+    r" \| ~?(jax\._src\.typing\.)?SupportsDType"
 )
 
 
@@ -277,6 +278,7 @@ def clean_signature(
     if what == "class":
         signature = re.sub(r",?\s*name: str \| None = None", "", signature)
     signature = signature.replace("(, ", "(").replace(", *)", ")").replace("(*)", "()")
+    signature = re.sub(r"<PjitFunction of <function (?:[\w.]*\.)?(\w+)[^>]*>>", r"\1", signature)
     signature = re.sub(r"<(?:class|function) '?(?:[\w.]*\.)?(\w+)'?[^>]*>", r"\1", signature)
     signature = re.sub(r"<(\w+)[^<>]*>", r"\1", signature)
     signature = DTYPE.sub("Dtype", signature)
@@ -372,6 +374,9 @@ def fill_in(app: Any, docname: str, source: list[str]) -> None:
 
 def setup(app: Any) -> dict[str, bool]:
     """Registers the directives and the events."""
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"  # Sphinx says Variables.
     app.add_directive("launch-program", LaunchProgram)
     app.add_directive("public-names", PublicNames)
     app.add_directive("parts", Parts)
