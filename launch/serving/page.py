@@ -59,6 +59,13 @@ class Served(Protocol):
           Unreadable: the reason why not.
         """
 
+    def preview(self, path: Path) -> Path | None:
+        """Returns a copy of a clip for the player; None if browsers play the clip itself.
+
+        Raises:
+          Unreadable: the reason why not.
+        """
+
     def caption(self, path: Path, num_captions: int) -> tuple[np.ndarray, list[Caption]]:
         """Captions an image; returns what the model sees, (H,W,3) uint8, and captions, best first.
 
@@ -244,6 +251,9 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
                 file = gradio.Image(
                     label="Photograph", sources=["upload", "clipboard"], type="filepath", height=300
                 )
+            copy = gradio.Video(
+                label="Converted for the player", visible=False, height=300, buttons=[]
+            )
             chart = gradio.LinePlot(
                 x="seconds",
                 y="probability",
