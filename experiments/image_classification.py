@@ -63,7 +63,7 @@ class ImageClassificationConfig(FileClassification):
 
     name: str = "CNN"
     batch_size: int = 64
-    num_steps: int = 1_000
+    num_steps: int = 500
     eval_every: int = 50
     patience: int = 5
     checkpoint_every: int = runtime(200)
