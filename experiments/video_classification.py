@@ -58,6 +58,7 @@ from data.video.transforms import SpatialTransform
 from experiments.classification.config import FileClassification, FilesConfig
 from experiments.features.frozen_features import (
     cache_features,
+    describe_frozen_encoder,
     encode_example,
     fit_projection,
     make_encode,
@@ -173,6 +174,42 @@ class VideoClassificationConfig(FileClassification):
         if self.caches_features:
             return {**self._describe_streams(self._streams(())), **self.describe_encoder()}
         return {"num_steps": data.num_steps, "transform": dataclasses.asdict(self._transform)}
+
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the networks, behind their encoder where it is frozen, and clips as at test."""
+        data = self.data
+        clips: dict[str, Any] = {
+            "kind": "clip",
+            "sampler": "uniform",
+            "num_frames": data.num_steps,
+            "num_clips": data.test_views,
+            "short_side": data.size,
+            "size": [data.size, data.size],
+            "keep_aspect": False,
+        }
+        if self.caches_features:
+            source = self._streams(())
+            clips = {
+                "kind": "streams",
+                "streams": list(source.streams),
+                "num_steps": data.num_steps,
+                "stored_steps": source.num_steps,
+                "num_views": data.test_views,
+                "mirror": source.mirror,
+                "size": source.size,
+                "gap": source.gap,
+            }
+        return {
+            "kind": "video_classification",
+            "name": self.name,
+            "labels": list(self.class_names),
+            "network": self.make_model(),
+            "encoder": describe_frozen_encoder(self.model.encoder, data.pool)
+            if self.caches_features
+            else None,
+            "averaging": "per_step" if self.model.head.pool == PER_STEP else "clip",
+            "preprocessing": clips,
+        }
 
     def make_model(self) -> nn.Module:
         """Returns a network for each stream of cached features, or the network on frames."""
