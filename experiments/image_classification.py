@@ -32,7 +32,11 @@ from data.moving_shapes.source import MovingShapes
 from data.sources import SelectedExamples
 from data.video.transforms import SpatialTransform
 from experiments.classification.config import FileClassification, FilesConfig
-from experiments.features.frozen_features import cache_features, make_encode
+from experiments.features.frozen_features import (
+    cache_features,
+    describe_frozen_encoder,
+    make_encode,
+)
 from experiments.moving_shapes import OneFrame
 from flaxnets.configuration import check_at_least, nearest, runtime
 from flaxnets.encoders.config import EncoderConfig
@@ -103,8 +107,29 @@ class ImageClassificationConfig(FileClassification):
         """Returns the transform of the images, and the frozen encoder with its weights' digest."""
         described: dict[str, Any] = {"transform": dataclasses.asdict(self._transform)}
         if self.caches_features:
-            return {**described, "pool": pool_of(self.model), **self.describe_encoder()}
+            return {**described, "pool": self._pool, **self.describe_encoder()}
         return {**described, "random": dataclasses.asdict(self._random)}
+
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the classifier, behind its encoder where it is frozen, and images as at test."""
+        transform = self._transform
+        return {
+            "kind": "image_classification",
+            "name": self.name,
+            "labels": list(self.class_names),
+            "network": self.make_model(),
+            "encoder": describe_frozen_encoder(self.model.encoder, self._pool)
+            if self.caches_features
+            else None,
+            "averaging": "clip",
+            "preprocessing": {
+                "kind": "image",
+                "size": transform.size,
+                "short_side": transform.short_side,
+                "resampling": transform.resampling,
+                "stretch": transform.stretch,
+            },
+        }
 
     def make_model(self) -> nn.Module:
         """Returns the classifier of features, behind the encoder where it is fine-tuned."""
@@ -160,6 +185,11 @@ class ImageClassificationConfig(FileClassification):
         return f"images of {self.data.size}²"
 
     @property
+    def _pool(self) -> str:
+        """Pooling over space of the features that are cached: ``mean``, or ``none`` for maps."""
+        return "mean" if pool_of(self.model) == "mean" else "none"
+
+    @property
     def _transform(self) -> ImageTransform:
         return ImageTransform(self.data.size)
 
@@ -171,13 +201,12 @@ class ImageClassificationConfig(FileClassification):
         """Returns the cached features of a split; all splits and folds share one cache."""
         files, positions = self.in_order_of_names(split)
         whole = WholeImages(ImageSource(files.paths, files.labels), self._transform)
-        pool = "mean" if pool_of(self.model) == "mean" else "none"
         cached = cache_features(
             self.data.cache,
             whole,
             self.model.encoder,
-            pool,
-            preprocessing={"transform": dataclasses.asdict(self._transform), "pool": pool},
+            self._pool,
+            preprocessing={"transform": dataclasses.asdict(self._transform), "pool": self._pool},
             # No paths: moved images are the same, and the labels are those of the list.
             source=[digest_file(path) for path in files.paths],
         )
