@@ -274,7 +274,10 @@ class ImageCaptioningConfig(CaptionConfig):
             f"images        {len(listed.names)} with {captions} captions",
             *([f"left out      {'; '.join(left_out)}"] if left_out else []),
             *(f"split         {note}" for note in listed.notes),
-            "split         " + ", ".join(f"{name} {counts[name]}" for name in counts),
+            "split         "
+            + ", ".join(
+                f"{name} {counts[name]}" for name in ("train", "validation", "test") if counts[name]
+            ),
             f"vocabulary    {len(known)} words{' of ' + self.start + ' and' if self.start else ''} "
             f"that occur {self.data.min_count} times in training captions; {unknown:.1%} of their "
             "words are unknown",
