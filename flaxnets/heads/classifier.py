@@ -11,6 +11,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flaxnets.configuration import check_dtype_argument
 from flaxnets.layers.padding import mask_steps, zero_where_masked
 from flaxnets.typing import Array, Dtype
 
@@ -39,6 +40,11 @@ class StepClassifier(nn.Module):
     hidden_features: int = 0
     dropout_rate: float = 0.0
     dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:
@@ -98,6 +104,11 @@ class ClipClassifier(nn.Module):
     hidden_features: tuple[int, ...] = ()
     dropout_rate: float = 0.0
     dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:

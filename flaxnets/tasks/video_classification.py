@@ -126,7 +126,7 @@ class VideoClassification:
             mutable=mutable,
         )
         logits = _with_networks(logits)  # (B,T,M,K)
-        gains = self._gains(frames, lengths, logits)
+        gains = self._gains(jax.tree.leaves(frames)[0].shape[1], lengths, logits)
         clip_logits = average_steps(logits, gains)  # (B,M,K)
         per_clip = sum(
             share * self._clip_loss(logits, label, gains, mask) for label, share in targets
@@ -146,9 +146,12 @@ class VideoClassification:
                 )
         return batch[names[0]] if len(names) == 1 else {name: batch[name] for name in names}
 
-    def _gains(self, frames: Frames, lengths: Array, logits: Array) -> Array:
-        """Returns (B,T) float32 weights of the steps of (B,T,M,K) logits, zero in the padding."""
-        num_steps, expected = logits.shape[1], jax.tree.leaves(frames)[0].shape[1]
+    def _gains(self, expected: int, lengths: Array, logits: Array) -> Array:
+        """Returns (B,T) float32 weights of the steps of (B,T,M,K) logits, zero in the padding.
+
+        ``expected`` is the clips' T; logits of one step alone are the clip's.
+        """
+        num_steps = logits.shape[1]
         if num_steps not in (1, expected):
             raise ValueError(f"logits: expected 1 or {expected} steps, received {num_steps}")
         if num_steps == 1:  # The clip's only one, whatever its length.
@@ -198,15 +201,23 @@ class VideoClassification:
             frames = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), frames)
             lengths = lengths.reshape(-1)
         logits: Any = model.apply(variables, frames, lengths, train=False)
-        logits = _with_networks(logits)  # (B·V,T,M,K)
-        gains = self._gains(frames, lengths, logits)
+        num_steps = jax.tree.leaves(frames)[0].shape[1]
+        probabilities = self.clip_probabilities(logits, lengths, num_steps)  # (B·V,K)
+        return probabilities.reshape(-1, views, probabilities.shape[-1]).mean(axis=1)
+
+    def clip_probabilities(self, logits: Array, lengths: Array, num_steps: int) -> Array:
+        """Returns (B,K) float32 probabilities of clips, averaged over steps and networks.
+
+        Args:
+          logits: (B,T,K), (B,1,K) or (B,T,M,K), as the model returned them.
+          lengths: (B,) integers in [0,T].
+          num_steps: T, steps of the clips.
+        """
+        logits = _with_networks(logits)  # (B,T,M,K)
+        gains = self._gains(num_steps, lengths, logits)
         if self.loss_kind == "clip":
-            probabilities = jax.nn.softmax(average_steps(logits, gains))
-        else:
-            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-            probabilities = average_steps(jax.nn.softmax(logits), gains)
-        # (B·V,M,K)
-        return probabilities.reshape(-1, views * logits.shape[2], logits.shape[3]).mean(axis=1)
+            return jax.nn.softmax(average_steps(logits, gains)).mean(axis=1)
+        return average_steps(_softmax(logits), gains).mean(axis=1)
 
     def describe_outputs(self, outputs: dict[str, Any], row: int) -> dict[str, Any]:
         """Returns ``{"prediction": class, "probabilities": [K floats]}`` of one video."""
@@ -237,6 +248,19 @@ def average_steps(values: Array, gains: Array) -> Array:
     total = jnp.sum(gains * jnp.where(gains > 0, values, 0), axis=1)
     weight = jnp.sum(gains, axis=1)
     return total / jnp.where(weight > 0, weight, 1.0)
+
+
+def step_probabilities(logits: Array) -> Array:
+    """Returns (B,T,K) float32 probabilities of each step alone, averaged over networks.
+
+    Args:
+      logits: (B,T,K) or (B,T,M,K).
+    """
+    return _softmax(_with_networks(logits)).mean(axis=2)
+
+
+def _softmax(logits: Array) -> Array:
+    return jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 
 def _with_networks(logits: Array) -> Array:
