@@ -62,6 +62,7 @@ def cache_features(
     cached = find_features(root, key, examples=len(examples)) if len(examples) else None
     if cached is None and stands_in(f"features of {encoder.name}"):
         return StandIns(examples, encoder, pool)
+
     # A complete cache needs no encoder, so it is built at the first example.
     def encode(images: np.ndarray) -> np.ndarray:
         return _encode_of(json.dumps(dataclasses.asdict(encoder)), pool)(images)

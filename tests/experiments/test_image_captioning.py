@@ -5,18 +5,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from data.captions import java_scorers
 from data.captions.vocabulary import Vocabulary
 from data.datasets.image_captions import read_captioned_images
 from experiments import image_captioning
 from experiments.captioning.config import VOCABULARY
 from experiments.image_captioning import SPLIT, extend_variables
+from flaxnets.inference import trained_captioner, trained_model
 from flaxnets.inference.trained_captioner import TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.loop import train
+from flaxnets.training.parallel import DataParallel
 from flaxnets.training.workdir import Workdir, WorkdirError
 from launch.program import config_of
 from launch.reports.run_page import write_report
@@ -50,7 +54,8 @@ def make_config(root: Path, **changes: Any) -> Any:
     decoder.features = decoder.embed_features = decoder.attention_features = 16
     config.model.region_features = 16
     config.batch_size, config.num_steps, config.eval_every, config.log_every = 8, 4, 2, 1
-    config.search.beam_size, config.search.max_steps = 2, 6
+    config.search.method, config.search.max_steps = "greedy", 6
+    config.strategy = "single"
     config.optimizer.warmup_steps = 0
     for name, value in changes.items():
         setattr(config, name, value)
@@ -61,6 +66,16 @@ def run(path: Path, config: Any) -> None:
     with Workdir(path) as workdir:
         workdir.claim(EXPERIMENT, config)
         train(config, workdir, show_progress=False)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps what is evaluated on one of the session's devices, which compiles sooner."""
+    strategy = DataParallel(jax.devices()[:1])
+    for module in (trained_model, trained_captioner):
+        monkeypatch.setattr(module, "DataParallel", lambda: strategy)
+    # METEOR takes seconds to start, and has tests of its own.
+    monkeypatch.setattr(java_scorers, "find_java", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +99,7 @@ def test_what_is_chosen_is_said_before_anything_is_encoded(
     assert "24 with 48 captions" in text
     assert "1 captions without words (0.png); 1 repeated captions (23.png)" in text
     assert "train 16, validation 4, test 4" in text
-    assert "vocabulary    6 words" in text
+    assert "vocabulary    7 words" in text
     assert "3 views of each training image" in text
     assert 8 <= len(lines) <= 12
     with caplog.at_level(logging.INFO):
@@ -181,7 +196,9 @@ def test_fine_tuning_keeps_words_and_parameters_and_adds_new_ones(
     assert np.abs(new[: len(old)] - old).max() < 0.01 < np.abs(old).max()
     other = make_config(tmp_path, start=str(trained / "run"))
     other.data.image_size = 64
-    with pytest.raises(ValueError, match=r"start: expected a captioner with this encoder and pre"):
+    with pytest.raises(
+        ValueError, match=r"start: expected a captioner of images .*size: 32 there, 64 now"
+    ):
         other.validate()
     other = make_config(tmp_path, start=str(trained / "run"))
     other.model.decoder.features = 8
