@@ -75,9 +75,7 @@ def cache_features(
 def _encode_of(encoder: str, pool: str) -> Encode:
     """Returns ``make_encode`` of a configuration in JSON; views of the same images share it."""
     values = json.loads(encoder)  # In which tuples are lists.
-    kept: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
-    }
+    kept: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     return make_encode(EncoderConfig(**kept), pool)
 
 

@@ -14,6 +14,7 @@ from flaxnets.metrics import cross_entropies, cross_entropy, top_k_accuracy
 from flaxnets.typing import (
     Array,
     Batch,
+    Carry,
     PRNGKey,
     PyTree,
     Sums,
@@ -155,7 +156,7 @@ class VideoClassification:
         if num_steps not in (1, expected):
             raise ValueError(f"logits: expected 1 or {expected} steps, received {num_steps}")
         if num_steps == 1:  # The clip's only one, whatever its length.
-            return jnp.ones((len(logits), 1), jnp.float32)
+            return jnp.ones((logits.shape[0], 1), jnp.float32)
         steps = valid_steps(lengths, num_steps)
         if self.loss_kind != "linear_gain":
             return steps.astype(jnp.float32)
@@ -218,6 +219,60 @@ class VideoClassification:
         if self.loss_kind == "clip":
             return jax.nn.softmax(average_steps(logits, gains)).mean(axis=1)
         return average_steps(_softmax(logits), gains).mean(axis=1)
+
+    def start_stream(self, model: nn.Module, variables: PyTree, frames: Array) -> Carry:
+        """Returns the carry of ``predict_step`` before the first frame.
+
+        Args:
+          model: with ``stream``, as ``CRNN``.
+          variables: of the model.
+          frames: (B,...) frames or features of which only the shape and dtype are used.
+
+        Raises:
+          ValueError: a model that needs the whole clip.
+        """
+        nothing = frames[:, None][:, :0]  # (B,0,...)
+        streamed: Any = model.apply(variables, None, nothing, method="stream")
+        inner, logits = streamed
+        b, _, k = logits.steps.shape
+        return inner, (jnp.zeros((b, k)), jnp.zeros((b,), jnp.int32))
+
+    def predict_step(
+        self, model: nn.Module, variables: PyTree, carry: Carry, frames: Array
+    ) -> tuple[Carry, Array, Array]:
+        """Reads the next frame of clips with a causal model.
+
+        The probabilities of the clip of all frames so far are those of ``predict``. (Gains of
+        ``linear_gain`` are divided by their sum, so that they need not know the clip's length.)
+
+        Args:
+          model: with ``stream``, as ``CRNN``.
+          variables: of the model.
+          carry: of the frame before, or of ``start_stream``.
+          frames: (B,...), the next frame or features of each clip.
+
+        Returns:
+          The new carry; (B,K) float32 probabilities of this step alone; (B,K) float32 those of the
+          clip so far.
+
+        Raises:
+          ValueError: a model that needs the whole clip.
+        """
+        inner, running = carry
+        streamed: Any = model.apply(variables, inner, frames[:, None], method="stream")
+        inner, logits = streamed
+        steps = logits.steps[:, 0].astype(jnp.promote_types(logits.steps.dtype, jnp.float32))
+        probabilities = jax.nn.softmax(steps)
+        if logits.clips is not None:
+            return (inner, running), probabilities, jax.nn.softmax(logits.clips[:, 0])
+        mean, count = running
+        count = count + 1
+        # Of gains 1, 2, …, n the last one is 2 / (n + 1) of their sum.
+        share = 2 / (count + 1) if self.loss_kind == "linear_gain" else 1 / count
+        values = steps if self.loss_kind == "clip" else probabilities
+        mean = mean + (values - mean) * share[:, None]
+        clips = jax.nn.softmax(mean) if self.loss_kind == "clip" else mean
+        return (inner, (mean, count)), probabilities, clips
 
     def describe_outputs(self, outputs: dict[str, Any], row: int) -> dict[str, Any]:
         """Returns ``{"prediction": class, "probabilities": [K floats]}`` of one video."""

@@ -280,6 +280,12 @@ class Config:
     def load_assets(self, folder: Path) -> None:
         """Reads what ``save_assets`` wrote, before a trained model is used."""
 
+    def resume_assets(self, folder: Path) -> None:
+        """Reads what ``save_assets`` wrote and training needs again, as a split of the data.
+
+        ``train`` calls it before the data are made; the folder may be that of a new run.
+        """
+
     def check_variables(self, variables: Mapping[str, Any]) -> None:
         """Checks that a checkpoint's variables fit what ``load_assets`` read.
 

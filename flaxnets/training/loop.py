@@ -107,6 +107,7 @@ def train(
     """
     # ---- Devices and compilation ----------------------------------------------------------------
     config.validate()
+    config.resume_assets(workdir.path)
     # Before the first compilation: programs that were compiled earlier are not in the cache.
     use_compilation_cache(config.compilation_cache)
     strategy = strategy or make_strategy(config.strategy, fsdp=config.fsdp)
