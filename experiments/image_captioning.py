@@ -211,7 +211,9 @@ class ImageCaptioningConfig(CaptionConfig):
         if self.start:
             encoder, transform = self.model.encoder, image_transform(self.data)
             now = {
-                "encoder": describe_frozen_encoder(encoder, "none")["digest"],
+                "encoder": describe_frozen_encoder(encoder, "none")["digest"]
+                if encoder.frozen
+                else "",
                 "size": transform.size,
                 "stretch": transform.stretch,
             }
