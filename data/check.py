@@ -181,7 +181,7 @@ def format_table(findings: Sequence[Finding]) -> str:
     if counts[ERROR]:
         lines.append(f"\nTraining would fail: {count(counts[ERROR], 'error')}, {warnings}.")
     elif counts[WARNING]:
-        lines.append(f"\nTraining works; {warnings}.")
+        lines.append(f"\nTraining can start; {warnings}.")
     else:
         lines.append("\nNothing is wrong.")
     return "\n".join(lines)
