@@ -79,6 +79,9 @@ if sys.argv[:1] == ["-m"]:
     open_standard_streams()
     problem = find_problem()
     if problem and not is_doctor(sys.orig_argv):
-        sys.exit(f"error: {problem}; make demo sets up .venv: use .venv/bin/python")
+        sys.exit(
+            f"error: {problem}; make demo sets up .venv: use .venv/bin/python; "
+            "python -m launch.doctor tells more"
+        )
     if not problem:
         use_utf8()

@@ -40,6 +40,16 @@ def write(path: Path, clip: np.ndarray, codec: str = "mpeg4", rate: int = 25) ->
     return path
 
 
+def damage_packet(path: Path, number: int) -> None:
+    """Overwrites a packet of a video with noise."""
+    with av.open(str(path)) as container:
+        packets: list[Any] = [packet for packet in container.demux(video=0) if packet.size]
+        start, size = packets[number].pos + 8, packets[number].size
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = np.random.default_rng(0).bytes(size)
+    path.write_bytes(content)
+
+
 def clip(seed: int, num_frames: int = 8) -> np.ndarray:
     return walk(seed, background=1000 + seed, num_frames=num_frames)
 
@@ -95,10 +105,12 @@ def test_faults_of_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (root / "train" / "Wave" / "evil\n\x1b[31m.mp4").write_bytes(os.urandom(3000))
     (root / "train" / "Wave" / "empty.mp4").touch()
     write(root / "train" / "Rare" / "long.mp4", clip(60, num_frames=40))
+    noisy = write(root / "train" / "Wave" / "noisy.avi", clip(51, num_frames=12))
+    damage_packet(noisy, 6)
 
     found, files = check(str(root))
     [unreadable] = rows(found, "readable")
-    assert unreadable.level == ERROR  # 2 of 17 are more than a tenth.
+    assert unreadable.level == ERROR  # 2 of 18 are more than a tenth.
     assert len(unreadable.files) == 2
     assert any("cut.avi (truncated" in name for name in unreadable.files)
     assert len([row for row in files if row["error"]]) == 2
@@ -116,6 +128,8 @@ def test_faults_of_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     [lengths] = rows(found, "frames", WARNING)
     assert lengths.files == ("train/Rare/long.mp4 (40)",)
     assert rows(found, "rates", WARNING)
+    [damaged] = rows(found, "damaged", WARNING)
+    assert damaged.files[0].startswith("train/Wave/noisy.avi (1 damaged ")
     assert "empty.mp4" in " ".join(row.text for row in rows(found, "reader", WARNING))
 
     assert main([str(root)]) == 1
