@@ -3,6 +3,7 @@
 from __future__ import annotations  # Older Pythons must get as far as the check below.
 
 import importlib.metadata
+import importlib.util
 import io
 import locale
 import os
@@ -37,6 +38,28 @@ def find_problem() -> str | None:
             return f"{name} is not installed in {where}"
         if name in ("jax", "flax") and not bounds.contains(version, prereleases=True):
             return f"expected {name}{bounds}, received {name} {version} in {where}"
+    return None
+
+
+def find_foreign() -> str | None:
+    """Returns which package of this repository another one hides; None if none is hidden.
+
+    Other people have packages ``data`` and ``experiments`` too: in the working directory, on
+    ``PYTHONPATH`` or installed. The root of this repository therefore becomes the first folder in
+    which modules are looked for. Only what was imported before cannot be replaced.
+    """
+    root = Path(__file__).resolve().parents[1]
+    sys.path.insert(0, str(root))
+    importlib.invalidate_caches()
+    for name in ("data", "experiments", "flaxnets"):
+        module = sys.modules.get(name)
+        spec = importlib.util.find_spec(name) if module is None else module.__spec__
+        origin = spec.origin if spec is not None else None
+        if origin is None or not Path(origin).resolve().is_relative_to(root):
+            return (
+                f"expected the package {name} of {root}, received {origin or 'none'}; "
+                "something imports it before the program starts, as a sitecustomize.py does"
+            )
     return None
 
 
@@ -78,10 +101,13 @@ def is_doctor(arguments: list[str]) -> bool:
 if sys.argv[:1] == ["-m"]:
     open_standard_streams()
     problem = find_problem()
-    if problem and not is_doctor(sys.orig_argv):
-        sys.exit(
-            f"error: {problem}; make demo sets up .venv: use .venv/bin/python; "
-            "python -m launch.doctor tells more"
-        )
+    if not is_doctor(sys.orig_argv):
+        if problem:
+            sys.exit(
+                f"error: {problem}; make demo sets up .venv: use .venv/bin/python; "
+                "python -m launch.doctor tells more"
+            )
+        if foreign := find_foreign():
+            sys.exit(f"error: {foreign}")
     if not problem:
         use_utf8()

@@ -74,6 +74,7 @@ class ImageCaptions:
         wordless: names of the images of captions without words, one for each of these captions.
         repeated: names of the images of captions that repeat one of the same image exactly, one for
             each of these captions, which are left out.
+        notes: sentences on how the splits were made.
     """
 
     images: CaptionedImages
@@ -84,6 +85,7 @@ class ImageCaptions:
     uncaptioned: tuple[str, ...] = ()
     wordless: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def has_splits(self) -> bool:

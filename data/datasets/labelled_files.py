@@ -53,6 +53,7 @@ class LabelledFiles:
         class_names: name of each class, by label.
         names: path of each file relative to the root, "/" between folders, in NFC.
         layout: how the files were found, in words.
+        official_folds: True if the data come in folds of their own, as UCF101.
         notes: sentences about what was left out or looks wrong.
     """
 
@@ -63,6 +64,7 @@ class LabelledFiles:
     class_names: tuple[str, ...]
     names: tuple[str, ...]
     layout: str = ""
+    official_folds: bool = False
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -368,8 +370,9 @@ def _read_ucf101(root: Path, lists: str, fold: int, group_pattern: str) -> Label
     }
     joined = {
         name: tuple(value for part in parts.values() for value in getattr(part, name))
-        for name in ("paths", "labels", "groups", "names")
+        for name in ("paths", "labels", "groups")
     }
+    joined["names"] = tuple(_relative(os.path.relpath(path, root)) for path in joined["paths"])
     splits = tuple(split for split, part in parts.items() for _ in range(len(part)))
     if len(set(joined["names"])) != len(joined["names"]):
         twice = [name for name, count in Counter(joined["names"]).items() if count > 1]
@@ -382,6 +385,7 @@ def _read_ucf101(root: Path, lists: str, fold: int, group_pattern: str) -> Label
         splits=splits,
         class_names=parts["train"].class_names,
         layout=f"UCF101's layout, lists {fold:02d}",
+        official_folds=True,
     )
 
 
