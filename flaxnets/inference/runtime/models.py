@@ -92,7 +92,7 @@ class Classifier:
         Raises:
           ValueError: a classifier of images, or a bidirectional one without ``window``.
         """
-        from .streaming import Stream  # type: ignore
+        from .streaming import Stream
 
         return Stream(self, window=window, **options)
 
