@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxnets.configuration import check_dtype_argument
 from flaxnets.decoders.attention import flatten_regions
 from flaxnets.decoders.cells import InnerCell
 from flaxnets.layers.batch_sharding import cast_like, in_auto_axes, settle_carry
@@ -110,6 +111,11 @@ class CaptionDecoder(nn.Module, kw_only=True):
     unroll: int = 1
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     # --- Parameters: helpers for ``weights``, the one compact method of a decoder.
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flaxnets.configuration import check_dtype_argument
 from flaxnets.heads.pooling import RUNNING_POOLS
 from flaxnets.layers.padding import mask_steps, zero_where_masked
 from flaxnets.typing import Array, Carry, Dtype
@@ -51,6 +52,11 @@ class StepClassifier(nn.Module):
     hidden_features: int = 0
     dropout_rate: float = 0.0
     dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:
@@ -121,6 +127,11 @@ class ClipClassifier(nn.Module):
     hidden_features: tuple[int, ...] = ()
     dropout_rate: float = 0.0
     dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:
         """Maps (B,T,F) float to logits (B,1,K) of the clips, float32 at least.

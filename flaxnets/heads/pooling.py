@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxnets.configuration import check_dtype_argument
 from flaxnets.layers.padding import mask_steps
 from flaxnets.typing import Array, Carry, Dtype
 
@@ -183,6 +184,11 @@ class AttentionPooling(nn.Module):
 
     features: int
     dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, inputs: Array, lengths: Array | None = None) -> Array:

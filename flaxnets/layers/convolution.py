@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxnets.configuration import check_dtype_argument
 from flaxnets.layers.batch_sharding import (
     in_auto_axes,
     is_batch_known_sharded,
@@ -229,6 +230,11 @@ class Conv(nn.Module):
     param_dtype: Dtype = jnp.float32
     kernel_init: Any = nn.initializers.lecun_normal()
     bias_init: Any = nn.initializers.zeros
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
