@@ -14,9 +14,11 @@ Each file is written under a temporary name and renamed when it is complete: aft
 call resumes with the first missing file. A lock on the directory admits one writer at a time.
 """
 
+import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,7 +45,17 @@ _REQUIRED = ("encoder", "weights", "preprocessing", "source")
 
 
 def digest_file(path: str | Path) -> str:
-    """Returns the SHA-256 of a file, 64 hexadecimal digits; it identifies weights in a key."""
+    """Returns the SHA-256 of a file, 64 hexadecimal digits; it identifies weights in a key.
+
+    A process reads a file once, unless it changes: its videos are digested for several splits.
+    """
+    found = os.stat(path)
+    return _digest(os.path.abspath(path), found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1_000_000)
+def _digest(path: str, size: int, changed: int) -> str:
+    """Returns the digest of a file of this size and time of change."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -127,6 +139,21 @@ def write_features(
 
                 write_atomically(path, write)
     return FeatureSource(directory, described)
+
+
+def find_features(
+    root: str | Path, key: Mapping[str, Any], *, dtype: str = "float16", examples: int
+) -> "FeatureSource | None":
+    """Returns the complete cache of a key, or None; arguments as for ``write_features``.
+
+    Raises:
+      ValueError: as ``FeatureSource``.
+    """
+    directory = cache_directory(root, key, dtype=dtype, examples=examples)
+    try:
+        return FeatureSource(directory, _describe(key, dtype, examples))
+    except FileNotFoundError:
+        return None
 
 
 class FeatureSource:

@@ -48,6 +48,7 @@ from experiments.features.frozen_features import (
     Examples,
     cache_features,
     describe_encoder,
+    describe_frozen_encoder,
     encode_example,
     fit_projection,
     make_encode,
@@ -161,6 +162,27 @@ class UTInteractionConfig(Config):
         """Returns the streams of images, and the encoder with the digest of its weights."""
         source = self._streams(VideoSource(()))
         return {**_describe(source, self.data.pool), **describe_encoder(self.model.encoder)}
+
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the networks behind their encoder, and the views of a clip as at test."""
+        source = self._streams(VideoSource(()))
+        return {
+            "kind": "video_classification",
+            "name": self.name,
+            "labels": list(self.class_names),
+            "network": self.make_model(),
+            "encoder": describe_frozen_encoder(self.model.encoder, self.data.pool),
+            "averaging": "clip",
+            "preprocessing": {
+                "kind": "streams",
+                "streams": list(source.streams),
+                "num_steps": self.data.num_steps,
+                "stored_steps": source.num_steps,
+                "num_views": self.data.test_views,
+                "size": source.size,
+                "gap": source.gap,
+            },
+        }
 
     def set_fold(self, fold: int) -> None:
         """Selects the fold, the number of the sequence that is tested."""

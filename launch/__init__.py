@@ -3,6 +3,7 @@
 from __future__ import annotations  # Older Pythons must get as far as the check below.
 
 import importlib.metadata
+import importlib.util
 import io
 import locale
 import os
@@ -40,6 +41,28 @@ def find_problem() -> str | None:
     return None
 
 
+def find_foreign() -> str | None:
+    """Returns which package of this repository another one hides; None if none is hidden.
+
+    Other people have packages ``data`` and ``experiments`` too: in the working directory, on
+    ``PYTHONPATH`` or installed. The root of this repository therefore becomes the first folder in
+    which modules are looked for. Only what was imported before cannot be replaced.
+    """
+    root = Path(__file__).resolve().parents[1]
+    sys.path.insert(0, str(root))
+    importlib.invalidate_caches()
+    for name in ("data", "experiments", "flaxnets"):
+        module = sys.modules.get(name)
+        spec = importlib.util.find_spec(name) if module is None else module.__spec__
+        origin = spec.origin if spec is not None else None
+        if origin is None or not Path(origin).resolve().is_relative_to(root):
+            return (
+                f"expected the package {name} of {root}, received {origin or 'none'}; "
+                "something imports it before the program starts, as a sitecustomize.py does"
+            )
+    return None
+
+
 def open_standard_streams() -> None:
     """Opens standard input, output and error of this process on ``/dev/null`` if they are closed.
 
@@ -68,10 +91,19 @@ def use_utf8() -> None:
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
+def is_doctor(arguments: list[str]) -> bool:
+    """Returns True for ``python -m launch.doctor``, which explains what is wrong with a Python."""
+    return arguments[arguments.index("-m") + 1 :][:1] == ["launch.doctor"]
+
+
 # Under python -m, a package is imported before its program, while this is the argument. Tests and
 # other programs that import parts of launch are not checked.
 if sys.argv[:1] == ["-m"]:
     open_standard_streams()
-    if problem := find_problem():
+    problem = find_problem()
+    if problem and not is_doctor(sys.orig_argv):
         sys.exit(f"error: {problem}; make demo sets up .venv: use .venv/bin/python")
-    use_utf8()
+    if foreign := find_foreign():
+        sys.exit(f"error: {foreign}")
+    if not problem:
+        use_utf8()

@@ -8,6 +8,7 @@ repository, outside of the folders of runs, or what the user has named on the co
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import importlib.machinery
 import importlib.util
 import logging
@@ -284,14 +285,62 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    if _asks_for_fields(argv):
+        sys.exit(_print_fields(argv))
     try:
         return flags.FLAGS(tuple(argv))
+    except flags.UnrecognizedFlagError as error:
+        explained = _explain_experiment(argv) or _explain_flag(error.flagname, argv)
+        print(f"error: {explained or error}", file=sys.stderr)
     except flags.Error as error:
         print(f"error: {_explain_experiment(argv) or error}", file=sys.stderr)
     except (KeyError, AttributeError) as error:
         explained = _explain_experiment(argv) or _explain_field(argv)
         print(f"error: {explained or error}", file=sys.stderr)
     sys.exit(2)
+
+
+HELP = ("help", "helpshort", "helpfull")
+"""absl's flags that print the help of a program."""
+
+
+def _asks_for_fields(argv: Sequence[str]) -> bool:
+    """Returns True for ``--config=FILE --help``: the help of an experiment."""
+    own = argv[: argv.index("--")] if "--" in argv else argv
+    asks = any(word.startswith("-") and word.lstrip("-") in HELP for word in own)
+    return asks and "config" in flags.FLAGS and bool(_values_of_config(own))
+
+
+def _print_fields(argv: Sequence[str]) -> int:
+    """Prints the fields of the experiment of ``--config``; returns the exit code."""
+    spec = _values_of_config(argv)[-1]
+    try:
+        config = load_experiment(spec)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(import_explain().describe_fields(recorded_name(spec), config))
+    print(f"\npython -m {_program_name()} --help lists the program's own flags.")
+    return 0
+
+
+def _explain_flag(name: str, argv: Sequence[str]) -> str:
+    """Returns the error message for a flag that there is not; empty where its name says nothing."""
+    specs = _values_of_config(argv)
+    config = load_experiment(specs[-1]) if specs else Config()
+    message: str = import_explain().explain_flag(name, config, set(flags.FLAGS))
+    return message
+
+
+def import_explain() -> Any:
+    """Returns the module ``launch.explain``, by name: no training reads the file."""
+    return importlib.import_module("launch.explain")
+
+
+def _program_name() -> str:
+    """Returns the module of the running program, as ``launch.train``."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else Path(sys.argv[0]).stem
 
 
 def _rewrite(argv: Sequence[str]) -> Iterator[str]:

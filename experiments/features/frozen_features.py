@@ -1,20 +1,25 @@
 """Features of frozen encoders: encoding, cache on disk, projection on principal components."""
 
+import dataclasses
 import functools
 import hashlib
 import inspect
+import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import tqdm
 
 from data.batches import Source
-from data.features import FeatureSource, digest_file, write_features
+from data.features import FeatureSource, digest_file, find_features, write_features
 from flaxnets.encoders.config import EncoderConfig, load_encoder, make_encoder, weights_file
 from flaxnets.layers.batch_sharding import map_in_chunks
+from flaxnets.training.config import stands_in
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +40,12 @@ def cache_features(
     *,
     preprocessing: Mapping[str, Any],
     source: Any,
-) -> FeatureSource:
+) -> "FeatureSource | StandIns":
     """Returns the features of examples, float16; encodes those that the cache lacks.
 
-    EfficientNet-Lite0 encodes about 30 images/s on 2 CPU cores.
+    EfficientNet-Lite0 encodes about 30 images/s on 2 CPU cores. Inside
+    ``flaxnets.training.config.rehearsal`` nothing is encoded: features that are not yet cached are
+    stood in for by zeros.
 
     Args:
       root: folder of all caches.
@@ -52,17 +59,133 @@ def cache_features(
       ValueError: an unknown ``pool``, or as ``write_features``.
     """
     key = {**describe_encoder(encoder), "preprocessing": {**preprocessing}, "source": source}
-    every = max(len(examples) // 20, 1)
-
-    def report(done: int, total: int) -> None:
-        if done % every == 0 or done == total:
-            logger.info("encoded %d of %d examples", done, total)
+    cached = find_features(root, key, examples=len(examples)) if len(examples) else None
+    if cached is None and stands_in(f"features of {encoder.name}"):
+        return StandIns(examples, encoder, pool)
 
     # A complete cache needs no encoder, so it is built at the first example.
-    encode = functools.cache(lambda: make_encode(encoder, pool))
-    return write_features(
-        root, examples, lambda images: encode()(images), key=key, on_progress=report
-    )
+    def encode(images: np.ndarray) -> np.ndarray:
+        return _encode_of(json.dumps(dataclasses.asdict(encoder)), pool)(images)
+
+    with Progress("encoded", "example") as progress:
+        return write_features(root, examples, encode, key=key, on_progress=progress)
+
+
+@functools.lru_cache(maxsize=1)
+def _encode_of(encoder: str, pool: str) -> Encode:
+    """Returns ``make_encode`` of a configuration in JSON; views of the same images share it."""
+    values = json.loads(encoder)  # In which tuples are lists.
+    kept: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    return make_encode(EncoderConfig(**kept), pool)
+
+
+class Progress:
+    """Progress of a task: a bar on a terminal, else a line of the log every ten seconds.
+
+    Called with (done, total); shows nothing before its first call. Leaving the context ends the
+    bar.
+
+    Args:
+      verb: as ``encoded``.
+      unit: as ``example``.
+    """
+
+    SECONDS = 10.0
+    """Seconds between two lines of the log."""
+
+    def __init__(self, verb: str, unit: str) -> None:
+        self._verb, self._unit = verb, unit
+        self._bar: tqdm.tqdm | None = None
+        self._start = self._last = time.monotonic()
+        self._first = 0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows that ``done`` of ``total`` are finished."""
+        if self._bar is None:
+            # What an earlier process encoded is no progress of this one.
+            self._first = done - 1
+            self._bar = tqdm.tqdm(
+                total=total, initial=self._first, unit=self._unit, desc=self._verb, disable=None
+            )
+        self._bar.update(done - self._bar.n)
+        now = time.monotonic()
+        if self._bar.disable and (now - self._last >= self.SECONDS or done == total):
+            self._last = now
+            rate = (done - self._first) / max(now - self._start, 1e-9)
+            left = (total - done) / rate
+            remaining = f", {left:.0f} s left" if left < 90 else f", {left / 60:.0f} min left"
+            logger.info(
+                "%s %s of %s %ss, %.3g/s%s",
+                self._verb,
+                f"{done:,}",
+                f"{total:,}",
+                self._unit,
+                rate,
+                remaining if done < total else "",
+            )
+
+
+class StandIns:
+    """Stand-ins for the features of examples: zeros in the shapes of the first one's.
+
+    Args:
+      examples: the examples, as for ``cache_features``; the first one is read.
+      encoder: the frozen encoder, which is traced and not run.
+      pool: pooling over space, as for ``make_encode``.
+    """
+
+    def __init__(self, examples: Source, encoder: EncoderConfig, pool: str) -> None:
+        first = dict(examples[0])
+        pixels = first.pop("image") if "image" in first else first.pop("video")
+        *leading, height, width, channels = pixels.shape
+        shape = describe_encoded(encoder, pool, (height, width, channels))
+        self._example = {**first, "features": np.zeros((*leading, *shape), np.float16)}
+        self._length = len(examples)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
+        if not 0 <= index < self._length:
+            raise IndexError(f"index: expected 0 to {self._length - 1}, received {index}")
+        # A first file that cannot be read must not leave the batch without an example.
+        there = {"index": np.asarray(index, np.int32), "mask": np.asarray(True)}
+        return {**self._example, **there}
+
+
+def describe_encoded(
+    encoder: EncoderConfig, pool: str, image: tuple[int, int, int]
+) -> tuple[int, ...]:
+    """Returns the shape of the features of one image, (D,) or (h,w,D), without encoding it.
+
+    Args:
+      encoder: the frozen encoder.
+      pool: as for ``make_encode``.
+      image: H, W and C of the image.
+
+    Raises:
+      ValueError: an unknown ``pool``, or an encoder that cannot be built.
+
+    >>> describe_encoded(EncoderConfig("resnet18"), "mean", (64, 64, 3))
+    (512,)
+    """
+    check_pool(pool)
+    network = make_encoder(encoder)
+
+    def apply(images: jax.Array) -> Any:
+        result: Any = network.init_with_output(jax.random.key(0), images, train=False)[0]
+        return next(iter(result.values())) if isinstance(result, Mapping) else result
+
+    shape = jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *image), np.uint8)).shape[1:]
+    return tuple(shape) if pool == "none" or len(shape) == 1 else (shape[-1],)
 
 
 def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
@@ -80,10 +203,35 @@ def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
     return {**described, **({"options": given} if given else {})}
 
 
+def describe_frozen_encoder(
+    encoder: EncoderConfig, pool: str, *, dtype: str = "float32"
+) -> dict[str, Any]:
+    """Returns the ``encoder`` of ``Config.describe_inference`` for a network on its features.
+
+    Args:
+      encoder: the frozen encoder.
+      pool: pooling over space, as for ``make_encode``.
+      dtype: to which the features are rounded in predictions.
+    """
+    path = weights_file(encoder)
+    return {
+        "config": dataclasses.asdict(encoder),
+        "pool": pool,
+        "feature_dtype": dtype,
+        "digest": digest_file(path) if path else "",
+    }
+
+
 def digest_images(paths: Sequence[str]) -> str:
     """Returns the SHA-256 of all files in order; a missing file counts as an empty digest."""
     digests = [digest_file(path) if Path(path).is_file() else "" for path in paths]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def check_pool(pool: str) -> None:
+    """Raises ValueError for an unknown pooling."""
+    if pool not in POOLS:
+        raise ValueError(f"data.pool: expected 'max', 'mean' or 'none', received {pool!r}")
 
 
 def make_encode(encoder: EncoderConfig, pool: str) -> Encode:
@@ -97,8 +245,7 @@ def make_encode(encoder: EncoderConfig, pool: str) -> Encode:
     Raises:
       ValueError: an unknown ``pool``.
     """
-    if pool not in POOLS:
-        raise ValueError(f"data.pool: expected 'max', 'mean' or 'none', received {pool!r}")
+    check_pool(pool)
     network, variables = make_encoder(encoder), load_encoder(encoder)
     # The activations of a few images fit into a CPU's caches; accelerators need large batches.
     chunk_size = 2 if jax.default_backend() == "cpu" else 64

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from flaxnets.configuration import nearest
+from flaxnets.configuration import check_dtype_argument, nearest
 from flaxnets.layers.normalization import images_that_count
 from flaxnets.layers.padding import zero_where_masked
 from flaxnets.layers.pooling import adaptive_average_pool
@@ -89,6 +89,11 @@ class Encoder(nn.Module, kw_only=True):
     """Channels of the images; None: any number."""
     ignored_weights: ClassVar[tuple[str, ...]] = ()
     """Prefixes of entries in weight files that are ignored: auxiliary layers that are not built."""
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     @property
     def level_names(self) -> tuple[str, ...]:
@@ -359,6 +364,11 @@ class DownsampledFrames(nn.Module):
 
     size: int
     dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: Array, mask: Array | None = None, *, train: bool) -> Array:

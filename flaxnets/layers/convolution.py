@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxnets.configuration import check_dtype_argument
 from flaxnets.layers.batch_sharding import (
     in_auto_axes,
     is_batch_known_sharded,
@@ -133,8 +134,10 @@ def _convolve(
 
     if is_empty(inputs, kernel_size, pads):
         return direct(inputs, kernel)  # There are no chunks to loop over, and slices would fail.
-    # The CPU algorithms loop over chunks of the batch, which a sharded batch would gather.
-    if autodiff or groups > 1 or inputs.dtype != jnp.float32 or is_batch_known_sharded():
+    # The CPU algorithms loop over chunks of the batch, which a sharded batch would gather and whose
+    # number the export of a program for any batch size does not know.
+    loops = isinstance(inputs.shape[0], int) and not is_batch_known_sharded()
+    if autodiff or groups > 1 or inputs.dtype != jnp.float32 or not loops:
         return direct(inputs, kernel)
     margin = kernel_size[0] // 2
     keeps_size = strides == (1, 1) and pads == ((margin, margin),) * 2
@@ -227,6 +230,11 @@ class Conv(nn.Module):
     param_dtype: Dtype = jnp.float32
     kernel_init: Any = nn.initializers.lecun_normal()
     bias_init: Any = nn.initializers.zeros
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
@@ -560,7 +568,7 @@ def _kernel_gradient(
             start + stride * (steps - 1) + 1
             for start, stride, steps in zip(tap, strides, gradient.shape[1:3], strict=True)
         ]
-        limits = len(padded), *ends, channels
+        limits = padded.shape[0], *ends, channels
         window = jax.lax.slice(padded, (0, *tap, 0), limits, (1, *strides, 1))
         products.append(window.reshape(-1, channels).T @ flat)
     return jnp.stack(products).reshape(*size, channels, features)

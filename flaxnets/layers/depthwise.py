@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from flaxnets.configuration import check_dtype_argument
 from flaxnets.layers.batch_sharding import in_auto_axes, vary_alike
 from flaxnets.layers.convolution import Padding, is_empty, resolve_padding
 from flaxnets.typing import Array, Dtype
@@ -204,6 +205,11 @@ class DepthwiseConv(nn.Module):
     kernel_init: Callable[..., Array] = nn.initializers.variance_scaling(
         2.0, "fan_out", "truncated_normal", in_axis=-2, out_axis=-2
     )
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, features: Array) -> Array:

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxnets.configuration import check_dtype_argument
 from flaxnets.layers.batch_sharding import in_auto_axes, vary_alike
 from flaxnets.typing import Array, Dtype
 
@@ -54,6 +55,11 @@ class BatchNorm(nn.Module):
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     scale_init: Any = nn.initializers.ones
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, inputs: Array, mask: Array | None = None, *, train: bool) -> Array:

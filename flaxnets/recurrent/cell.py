@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxnets.configuration import check_dtype_argument
 from flaxnets.recurrent.matmul import ScanWeights, affine, split_projected
 from flaxnets.typing import (
     Array,
@@ -131,6 +132,11 @@ class CellModule(nn.Module):
     features: int
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Refuses the name of a dtype that does not exist."""
+        check_dtype_argument(self.dtype)
+        super().__post_init__()
 
     @property
     def num_feature_axes(self) -> int:

@@ -1,5 +1,7 @@
 """Typed configuration of an experiment: hyper-parameters, and the methods that build its parts."""
 
+import contextlib
+import contextvars
 import dataclasses
 import json
 import math
@@ -42,6 +44,38 @@ class Data(Protocol):
         Batch ``k`` is a function of the split and the seed alone: it depends neither on the number
         of processes or workers nor on ``start``.
         """
+
+
+_REHEARSED: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
+    "rehearsed", default=None
+)
+
+
+@contextlib.contextmanager
+def rehearsal() -> Iterator[list[str]]:
+    """Context in which ``make_data`` returns stand-ins for data that are expensive to make.
+
+    It is a context and no argument, since the code that makes such data is called through the
+    experiment's own methods.
+
+    Yields:
+      A list, to which ``stands_in`` adds the data that were stood in for.
+    """
+    expensive: list[str] = []
+    token = _REHEARSED.set(expensive)
+    try:
+        yield expensive
+    finally:
+        _REHEARSED.reset(token)
+
+
+def stands_in(name: str) -> bool:
+    """Returns True inside ``rehearsal``, where the caller returns stand-ins, and notes ``name``."""
+    expensive = _REHEARSED.get()
+    if expensive is None:
+        return False
+    expensive.append(name)
+    return True
 
 
 Scorer = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, float]]
@@ -112,7 +146,8 @@ class Config:
     num_steps: int = 1_000
     """Training steps (updates of the parameters)."""
     eval_every: int = 100
-    """Steps between two evaluations of ``eval_split``; the last step always evaluates."""
+    """Steps between two evaluations of ``eval_split``; the last step always evaluates, and a long
+    run also after a tenth of its steps (``flaxnets.training.loop.first_evaluation``)."""
     eval_split: str = "validation"
     """Split that selects the best checkpoint; empty: no evaluation, the last checkpoint counts."""
     best_metric: str = "accuracy"
@@ -122,7 +157,7 @@ class Config:
     patience: int = 0
     """Evaluations in a row without a better ``best_metric`` that end the training; 0: never."""
     log_every: int = runtime(20)
-    """Steps between two records of the training metrics."""
+    """Steps between two records of the training metrics, and lines of the log."""
     checkpoint_every: int = runtime(100)
     """Steps between two checkpoints; evaluations and the last step save too."""
     keep_checkpoints: int = runtime(2)
@@ -214,6 +249,23 @@ class Config:
         """
         return {}
 
+    def describe_inference(self) -> Mapping[str, Any] | None:
+        """Returns how the trained model is used without this experiment; None: it cannot be.
+
+        The workdir records it as ``model.json``, from which ``flaxnets.load`` makes a function of
+        files, equal to that of ``make_prediction_data`` and ``make_prediction_task``.
+
+        Returns:
+          ``kind``: ``video_classification``, ``image_classification`` or ``captioning``; ``name``;
+          ``network``: what ``make_model`` returns; ``preprocessing``: the settings of
+          ``flaxnets/inference/runtime/preprocessing.py`` at test. Of classifiers ``labels``, and
+          ``averaging``: ``VideoClassification.loss_kind``. Of captioners ``search``: the fields of
+          ``SearchOptions``. ``encoder``: None, or for a network on features of a frozen encoder
+          ``config``, the fields of its ``EncoderConfig``; ``pool``: ``max``, ``mean`` or ``none``;
+          ``feature_dtype``, to which the features are rounded; ``digest`` of the weights.
+        """
+        return None
+
     def set_fold(self, fold: int) -> None:
         """Selects the fold of a cross-validation, from 1 on."""
         raise UndefinedMethod(self, "set_fold")
@@ -227,6 +279,12 @@ class Config:
 
     def load_assets(self, folder: Path) -> None:
         """Reads what ``save_assets`` wrote, before a trained model is used."""
+
+    def resume_assets(self, folder: Path) -> None:
+        """Reads what ``save_assets`` wrote and training needs again, as a split of the data.
+
+        ``train`` calls it before the data are made; the folder may be that of a new run.
+        """
 
     def check_variables(self, variables: Mapping[str, Any]) -> None:
         """Checks that a checkpoint's variables fit what ``load_assets`` read.

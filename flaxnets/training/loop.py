@@ -12,7 +12,8 @@ autotuning may still choose other kernels in another process (``--xla_gpu_autotu
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ from flaxnets.training.checkpoint import (
     check_order,
     initialize_from,
 )
-from flaxnets.training.config import Config, describe_run
+from flaxnets.training.config import Config, describe_run, rehearsal
 from flaxnets.training.distributed import broadcast_from_first, is_first, synchronize
 from flaxnets.training.evaluation import EvaluationStopped, close_batches, evaluate
 from flaxnets.training.metric_writer import (
     MetricsWriter,
     Window,
+    progress_line,
     read_metrics,
     summary,
 )
@@ -47,6 +49,9 @@ from flaxnets.training.step import make_evaluation_step, make_train_step
 from flaxnets.training.workdir import Workdir
 
 logger = logging.getLogger(__name__)
+
+LEAST_EARLY, MOST_EARLY = 100, 1_000
+"""Bounds of the step of the first evaluation of a long run."""
 
 OnEvaluation = Callable[[int, Mapping[str, float]], bool]
 """Function of the finished steps and the metrics of ``eval_split``; True ends the training."""
@@ -87,7 +92,8 @@ def train(
       config: the experiment.
       workdir: locked, and claimed for ``config``.
       strategy: devices and compilation; by default ``config.strategy`` on all devices.
-      show_progress: shows a progress bar on standard error; by default if that is a terminal.
+      show_progress: shows a progress bar on standard error; by default if that is a terminal, and
+        where it is none a line is logged every ``log_every`` steps. False: neither.
       profile_steps: first and last step of the trace in the workdir's ``profile/``.
       on_evaluation: called after each evaluation, whose checkpoint is then on disk; of several
         processes in the first one, which decides for all.
@@ -101,6 +107,7 @@ def train(
     """
     # ---- Devices and compilation ----------------------------------------------------------------
     config.validate()
+    config.resume_assets(workdir.path)
     # Before the first compilation: programs that were compiled earlier are not in the cache.
     use_compilation_cache(config.compilation_cache)
     strategy = strategy or make_strategy(config.strategy, fsdp=config.fsdp)
@@ -109,9 +116,11 @@ def train(
 
     with contextlib.ExitStack() as cleanup:  # Entered in this order, left in the reverse one.
         # ---- Data, and the parts that the experiment builds -------------------------------------
-        # For the records alone; made before the data, which may take hours to encode.
+        # For the records alone.
         schedule = make_schedule(config.optimizer, config.num_steps)
         model, task = config.make_model(), config.make_task()
+        # Before the data, which may take hours to encode.
+        rehearse(config, model, task)
         data = config.make_data("train")
         eval_data = config.make_data(config.eval_split) if config.eval_split else None
         score = config.make_scorer(config.eval_split) if config.eval_split else None
@@ -158,10 +167,10 @@ def train(
         # Else the first device would keep a second copy of the parameters for the whole run.
         del variables, first_batch
         logger.info(
-            "%s parameters on %d devices; %d training examples",
+            "%s parameters on %s; %s training examples",
             f"{count_parameters(state.params):,}",
-            len(strategy.devices),
-            data.num_examples,
+            "1 device" if len(strategy.devices) == 1 else f"{len(strategy.devices)} devices",
+            f"{data.num_examples:,}",
         )
         if resumes:
             restored, position = checkpointer.restore(strategy.checkpoint_view(state))  # 1
@@ -171,7 +180,7 @@ def train(
             logger.info("resuming from step %d", int(state.step))
         # After the checkpoint's own check: data that it refuses are not recorded.
         if is_first():
-            workdir.record_run(described)
+            workdir.record_run(described, config.describe_inference())
 
         # ---- Compiled functions -----------------------------------------------------------------
         # Both compile at their first call. A training step donates the state: XLA writes the new
@@ -228,6 +237,8 @@ def train(
                 total=config.num_steps, initial=step, unit="step", disable=hidden, smoothing=0.1
             )
         )
+        tells = is_first() and show_progress is not False
+        compiled = False
         cleanup.callback(profile.close)
         batches = iter(()) if ends or step >= config.num_steps else data.batches(step)
         cleanup.callback(close_batches, batches)
@@ -258,11 +269,7 @@ def train(
                     preempted = True
                     break
                 writer.write(step, config.eval_split, metrics)
-                if config.best_metric not in metrics:  # Now, not when two are to be ranked.
-                    raise ValueError(
-                        f"best_metric: {config.eval_split} has no {config.best_metric!r}"
-                        f"{nearest(config.best_metric, metrics)}"
-                    )
+                check_best_metric(config, metrics)  # Now, not when two are to be ranked.
                 figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
                 with tqdm.tqdm.external_write_mode():  # Above the progress bar, not into it.
                     logger.info("step %d, %s: %s", step, config.eval_split, figures)
@@ -282,8 +289,19 @@ def train(
             # dispatch), so the host reads the next batch while the device computes.
             with window.waiting():
                 batch = next(batches)
+            if not compiled:
+                if tells:
+                    with tqdm.tqdm.external_write_mode():
+                        logger.info("compiling the training step …")
+                start = time.perf_counter()
             with profile.step(step + 1):
                 state, sums = train_step(state, strategy.shard(batch))
+            if not compiled:
+                compiled, seconds = True, time.perf_counter() - start
+                window.exclude(seconds)
+                if tells:
+                    with tqdm.tqdm.external_write_mode():
+                        logger.info("compiled the training step in %.1f s", seconds)
             step += 1  # Counted on the host: int(state.step) would wait for the device.
             profile.finish(step, sums)
             # Blocks until the step before this one is finished, and raises if that one was not
@@ -307,6 +325,8 @@ def train(
                 rate = {"learning_rate": float(schedule(step - 1))}
                 writer.write(step, "train", {**record, **rate})
                 progress.set_postfix_str(summary(record), refresh=False)
+                if tells and progress.disable:
+                    logger.info("%s", progress_line(step, config.num_steps, record))
 
             # -- Save, before the evaluation, which may fail or be ended by a signal. Returns once
             # the arrays are copied, before the next step overwrites them; writes in the background.
@@ -326,8 +346,83 @@ def train(
 
 
 def is_evaluated(config: Config, step: int) -> bool:
-    """Returns True for the steps after which ``eval_split`` is evaluated."""
-    return step % config.eval_every == 0 or step == config.num_steps
+    """Returns True for the steps after which ``eval_split`` is evaluated, and a checkpoint saved.
+
+    They are the multiples of ``eval_every``, the last step, and ``first_evaluation``. All of them
+    are functions of fields that a resumed run must not change, so that it evaluates at the same.
+    """
+    regular = step % config.eval_every == 0 or step == config.num_steps
+    return regular or step == first_evaluation(config)
+
+
+def first_evaluation(config: Config) -> int:
+    """Returns the step of the first evaluation.
+
+    It shows early that a run can be evaluated, and what it reaches: after ``eval_every`` steps, but
+    at most a tenth of the run, or ``LEAST_EARLY`` if that is more, and at most ``MOST_EARLY``. The
+    early evaluation counts like any other one: its checkpoint may be the best.
+
+    >>> first_evaluation(Config(num_steps=4_690, eval_every=938))
+    469
+    >>> first_evaluation(Config(num_steps=30_000, eval_every=5_000))
+    1000
+    >>> first_evaluation(Config(num_steps=500, eval_every=250))
+    100
+    >>> first_evaluation(Config(num_steps=60, eval_every=60))
+    60
+    """
+    early = min(max(config.num_steps // 10, LEAST_EARLY), MOST_EARLY)
+    return min(config.eval_every, early, config.num_steps)
+
+
+def rehearse(config: Config, model: Any, task: Task) -> None:
+    """Checks a run on a batch of stand-ins, where its data are expensive to make.
+
+    Inside ``rehearsal`` data that would have to be encoded first have the shapes of the encoded
+    ones, and no values. The splits are read, batches are made, and the step and the evaluation are
+    traced with abstract arrays, so that what does not fit is found at once. Where nothing is
+    expensive, the run itself comes to the same checks within seconds.
+
+    Raises:
+      ValueError: a configuration that cannot run.
+    """
+    with rehearsal() as expensive:
+        data = config.make_data("train")
+        if not expensive:
+            return
+        if config.eval_split:
+            config.make_data(config.eval_split)
+        batches = data.batches()
+        batch = next(batches)
+        close_batches(batches)
+    check_shapes(config, model, task, batch)
+
+
+def check_shapes(config: Config, model: Any, task: Task, batch: Mapping[str, np.ndarray]) -> None:
+    """Traces a step and an evaluation with abstract arrays; nothing is compiled or computed.
+
+    Raises:
+      ValueError: parts that do not go together, or an unknown ``best_metric``.
+    """
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+    key = jax.random.key(config.seed)
+    variables: Any = jax.eval_shape(lambda arrays: task.initialize(model, key, arrays), shapes)
+    optimizer_config = config.make_optimizer_config()
+    make_optimizer(optimizer_config, config.num_steps, variables["params"])
+    jax.eval_shape(lambda v, arrays: task.loss(model, v, arrays, key), variables, shapes)
+    if config.eval_split and config.make_scorer(config.eval_split) is None:
+        evaluated = jax.eval_shape(lambda v, b: task.evaluate(model, v, b)[0], variables, shapes)
+        check_best_metric(config, [*evaluated, "examples", "skipped"])
+
+
+def check_best_metric(config: Config, names: Iterable[str]) -> None:
+    """Raises ValueError if ``best_metric`` is none of the metrics of ``eval_split``."""
+    names = list(names)
+    if config.best_metric not in names:
+        raise ValueError(
+            f"best_metric: {config.eval_split} has no {config.best_metric!r}"
+            f"{nearest(config.best_metric, names)}"
+        )
 
 
 def make_variables(

@@ -57,6 +57,10 @@ class Window:
         self._sums, self._nonfinite = MeanAccumulator(), 0
         self._steps, self._waited, self._start = 0, 0.0, time.perf_counter()
 
+    def exclude(self, seconds: float) -> None:
+        """Takes time out of the window's rates, as that of compilation."""
+        self._start += seconds
+
     def waiting(self) -> "Window":
         """Returns a context whose time counts as waiting for data.
 
@@ -148,6 +152,26 @@ def summary(record: Mapping[str, float]) -> str:
     return (
         f"loss {record.get('loss', math.nan):.4g}, {record['clips_per_second']:.4g} clips/s, "
         f"{record['data_wait_share']:.0%} waiting for data"
+    )
+
+
+def progress_line(step: int, num_steps: int, record: Mapping[str, float]) -> str:
+    """Returns the line of the log about a record, where there is no progress bar.
+
+    >>> record = {"loss": 0.5, "steps_per_second": 2.0, "clips_per_second": 64.0}
+    >>> progress_line(400, 1_000, {**record, "data_wait_share": 0.02})
+    'step 400 of 1,000: loss 0.5, 64 clips/s, 2% waiting for data, 2 steps/s, 5 min left'
+    """
+    rate = record["steps_per_second"]
+    left = (num_steps - step) / rate
+    if left < 90:
+        remaining = f"{left:.0f} s"
+    elif left < 5_400:
+        remaining = f"{left / 60:.0f} min"
+    else:
+        remaining = f"{left / 3_600:.1f} h"
+    return (
+        f"step {step:,} of {num_steps:,}: {summary(record)}, {rate:.3g} steps/s, {remaining} left"
     )
 
 
