@@ -1,4 +1,4 @@
-"""Sources made of other sources: concatenation and the folds of cross-validation."""
+"""Sources made of other sources: concatenation, selection, the folds of cross-validation."""
 
 import bisect
 import operator
@@ -53,6 +53,48 @@ class ConcatenatedSources:
             raise IndexError(f"index: expected 0 to {len(self) - 1}, received {index}")
         number = bisect.bisect_right(self._ends, index)
         return self.sources[number], index - (self._ends[number - 1] if number else 0)
+
+
+class SelectedExamples:
+    """Examples of a source at given positions, in that order; picklable.
+
+    Args:
+        source: all examples.
+        indices: of the examples, at least one.
+
+    Raises:
+        ValueError: no index.
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        if not len(indices):
+            raise ValueError("indices: expected at least one, received none")
+        self.source = source
+        self.indices = np.asarray(indices, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        # grain compares sources by it when it restores an iterator.
+        return f"SelectedExamples({self.source!r}, {self.indices.tolist()})"
+
+    def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]:
+        """Returns example ``index`` of the selection; its ``index`` is that of it, too.
+
+        Raises:
+            IndexError: the index is out of range.
+        """
+        number = operator.index(index)
+        if not 0 <= number < len(self):
+            raise IndexError(f"index: expected 0 to {len(self) - 1}, received {number}")
+        example = self.source[int(self.indices[number])]
+        return {**example, "index": np.asarray(number, np.int32)}
+
+    def explain(self, index: int) -> str | None:
+        """Returns why example ``index`` has ``mask`` False; None if its source does not tell."""
+        explain = getattr(self.source, "explain", None)
+        return None if explain is None else str(explain(int(self.indices[index])))
 
 
 class FoldExamples:

@@ -64,6 +64,7 @@ from data.video.transforms import SpatialTransform
 from experiments.features.frozen_features import (
     cache_features,
     describe_encoder,
+    describe_frozen_encoder,
     encode_example,
     make_encode,
 )
@@ -204,6 +205,31 @@ class LRCNConfig(Config):
             "short_side": self.data.frame_size[0],
             "transform": dataclasses.asdict(self._transform(1)),
             **(describe_encoder(self.model.encoder) if self.caches_features else {}),
+        }
+
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the network behind its encoder, and clips and crops as at test."""
+        data, cached = self.data, self.caches_features
+        encoder = describe_frozen_encoder(self.model.encoder, self._pool) if cached else None
+        per_step = self.model.head.pool == PER_STEP
+        return {
+            "kind": "video_classification",
+            "name": self.name,
+            "labels": list(self.class_names),
+            "network": self.make_model(),
+            "encoder": encoder,
+            "averaging": "per_step" if per_step else "clip",
+            "preprocessing": {
+                "kind": "clip",
+                "sampler": "dense",
+                "num_frames": NUM_FRAMES,
+                "num_clips": data.test_clips,
+                "short_side": data.frame_size[0],
+                "size": [data.crop_size, data.crop_size],
+                "scale": self._transform(1).test_scale,
+                "crops": 5 if data.test_crops == 10 and not cached else 1,
+                "mirror": data.flip if cached else data.test_crops == 10,
+            },
         }
 
     @property

@@ -23,6 +23,7 @@ import numpy as np
 
 from data.batches import Source
 from data.loader import Loader
+from data.moving_shapes.scenes import IMAGE_SIZE, NUM_FRAMES
 from data.moving_shapes.source import MovingShapes
 from data.sources import FoldExamples
 from flaxnets.configuration import nearest, runtime
@@ -136,6 +137,24 @@ class MovingShapesConfig(Config):
     def make_task(self) -> Task:
         """Returns classification of clips by their logits averaged over the steps."""
         return VideoClassification(loss_kind="clip")
+
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the network, for videos of any size, 16 frames of which are stretched to 64²."""
+        return {
+            "kind": "video_classification",
+            "name": self.name,
+            "labels": list(self.class_names),
+            "network": self.make_model(),
+            "encoder": None,
+            "averaging": "clip",
+            "preprocessing": {
+                "kind": "clip",
+                "sampler": "uniform",
+                "num_frames": 1 if self.data.single_frame else NUM_FRAMES,
+                "size": [IMAGE_SIZE, IMAGE_SIZE],
+                "keep_aspect": False,
+            },
+        }
 
     def set_fold(self, fold: int) -> None:
         """Selects the fold whose part of the training clips is tested.

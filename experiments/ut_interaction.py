@@ -48,6 +48,7 @@ from experiments.features.frozen_features import (
     Examples,
     cache_features,
     describe_encoder,
+    describe_frozen_encoder,
     encode_example,
     fit_projection,
     make_encode,
@@ -162,6 +163,27 @@ class UTInteractionConfig(Config):
         source = self._streams(VideoSource(()))
         return {**_describe(source, self.data.pool), **describe_encoder(self.model.encoder)}
 
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the networks behind their encoder, and the views of a clip as at test."""
+        source = self._streams(VideoSource(()))
+        return {
+            "kind": "video_classification",
+            "name": self.name,
+            "labels": list(self.class_names),
+            "network": self.make_model(),
+            "encoder": describe_frozen_encoder(self.model.encoder, self.data.pool),
+            "averaging": "clip",
+            "preprocessing": {
+                "kind": "streams",
+                "streams": list(source.streams),
+                "num_steps": self.data.num_steps,
+                "stored_steps": source.num_steps,
+                "num_views": self.data.test_views,
+                "size": source.size,
+                "gap": source.gap,
+            },
+        }
+
     def set_fold(self, fold: int) -> None:
         """Selects the fold, the number of the sequence that is tested."""
         self.data.fold = fold
@@ -264,13 +286,18 @@ class UTInteractionConfig(Config):
         return read_split(self.data.root, split, self.data.fold, group_pattern=UT_INTERACTION_GROUP)
 
     def _all_videos(self) -> VideoList:
-        """Returns all clips, in the same order for each fold, so that the folds share a cache."""
+        """Returns all clips, in the same order for each fold, so that the folds share a cache.
+
+        A clip in both lists, as of a model that is trained on all of them, counts once.
+        """
         parts = [self._videos(split) for split in ("train", "test")]
         # By names, so that the order is the same wherever the videos lie.
         rows = sorted(
-            row
-            for part in parts
-            for row in zip(part.names, part.paths, part.labels, part.groups, strict=True)
+            {
+                row
+                for part in parts
+                for row in zip(part.names, part.paths, part.labels, part.groups, strict=True)
+            }
         )
         names, paths, labels, groups = zip(*rows, strict=True)
         return VideoList(paths, labels, groups, parts[0].class_names, names)

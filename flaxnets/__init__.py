@@ -4,6 +4,9 @@ The names below are the public interface of the parts and models; training, task
 trained models are in ``flaxnets.training``, ``flaxnets.tasks`` and ``flaxnets.inference``.
 """
 
+import os
+from typing import TYPE_CHECKING
+
 from flaxnets.versions import check_versions  # isort: skip
 
 check_versions()  # Before the imports that a wrong version would break.
@@ -61,6 +64,11 @@ from flaxnets.recurrent import (
 )
 from flaxnets.recurrent.config import CELLS, RecurrentConfig, make_recurrent
 
+if TYPE_CHECKING:
+    from flaxnets.inference.runtime.media import Limits
+    from flaxnets.inference.runtime.models import Captioner as CaptionerInUse
+    from flaxnets.inference.runtime.models import Classifier as ClassifierInUse
+
 __all__ = [
     "CELLS",
     "CRNN",
@@ -109,6 +117,7 @@ __all__ = [
     "StepClassifier",
     "StreamFusion",
     "UpDown",
+    "load",
     "load_encoder",
     "load_pretrained",
     "make_crnn",
@@ -121,3 +130,63 @@ __all__ = [
     "pool_mean",
     "search_captions",
 ]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    allow_code: bool = False,
+    limits: "Limits | None" = None,
+) -> "ClassifierInUse | CaptionerInUse":
+    """Loads a trained model, as a function of files and arrays; needs no training code.
+
+    A classifier has ``predict`` and ``stream``, a captioner ``caption``
+    (``flaxnets/inference/runtime/models.py``); both ``kind``, ``name``, ``labels`` and ``card``.
+
+    Args:
+      path: workdir of a run, folder that ``launch.export`` or ``flaxnets.inference.save_model``
+        wrote, or name of a shipped model, as ``captioner``.
+      step: of a workdir's checkpoint; None: the best one, or the newest if none was evaluated.
+      allow_code: whether code outside of flaxnets that the model names is imported and run.
+      limits: bounds of the files that the model reads; None: the defaults of ``Limits``.
+
+    Raises:
+      ValueError: no model, one of another format, a workdir without a checkpoint, an unknown name,
+        or foreign code without ``allow_code``.
+      ModuleNotFoundError: pretrained weights without the extra that ships them.
+
+    A model of random weights, in a folder as ``launch.export`` writes it:
+
+    >>> import tempfile, jax, numpy as np
+    >>> from flaxnets import CRNN, SmallCNN, StepClassifier, load
+    >>> from flaxnets.configuration import describe_part
+    >>> from flaxnets.inference import save_model
+    >>> network = CRNN(StepClassifier(2), SmallCNN((4,), (4,)))
+    >>> video = np.zeros((20, 48, 64, 3), np.uint8)  # (T,H,W,3)
+    >>> variables = network.init(jax.random.key(0), video[None], np.array([20]), train=False)
+    >>> folder = tempfile.mkdtemp()
+    >>> settings = {"kind": "clip", "num_frames": 4, "size": [32, 32], "rate": 5.0}
+    >>> size = save_model(
+    ...     folder,
+    ...     {
+    ...         "format": 1,
+    ...         "kind": "video_classification",
+    ...         "name": "toy",
+    ...         "labels": ["wave", "walk"],
+    ...         "network": describe_part(network),
+    ...         "averaging": "clip",
+    ...         "preprocessing": settings,
+    ...     },
+    ...     variables,
+    ... )
+    >>> model = load(folder)
+    >>> prediction = model.predict(video, rate=30.0)  # or a path: model.predict("clip.mp4")
+    >>> prediction.probabilities.shape, prediction.times.round(2).tolist()
+    ((2,), [0.0, 0.2, 0.4, 0.6])
+    """
+    # Imported where it is used: it needs the code of checkpoints.
+    from flaxnets.inference import loading
+    from flaxnets.inference.runtime.media import DEFAULT_LIMITS
+
+    return loading.load(path, step=step, allow_code=allow_code, limits=limits or DEFAULT_LIMITS)

@@ -1,4 +1,4 @@
-"""Fields of configurations, local paths, and parts that are chosen by name."""
+"""Fields of configurations, local paths, and parts: chosen by name, described as JSON."""
 
 import dataclasses
 import difflib
@@ -7,7 +7,10 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 
 def runtime(default: Any) -> Any:
@@ -199,3 +202,161 @@ def check_rates(prefix: str, config: Any, *names: str) -> None:
         value = getattr(config, name)
         if not 0 <= value < 1:
             raise ValueError(f"{prefix}.{name}: expected 0 to below 1, received {value}")
+
+
+# Parts as JSON: the network of a trained model is rebuilt without the experiment that made it.
+
+OWN_PACKAGES = ("decoders", "encoders", "heads", "layers", "models", "recurrent")
+"""Packages of flaxnets whose parts a description may name, beside what ``flax.linen`` exports."""
+
+
+def describe_part(part: Any) -> Any:
+    """Describes a part as JSON; ``build_part`` makes it again.
+
+    Numbers, texts and None stand for themselves. The rest are objects of one key or two:
+    ``{"part": "module:Name", "fields": {…}}`` an instance of a dataclass, as a Linen module, with
+    the fields that differ from their defaults; ``{"name": "module:Name"}`` a class or function;
+    ``{"partial": …, "arguments": […], "keywords": {…}}``; ``{"dtype": "float32"}``;
+    ``{"tuple": […]}``, ``{"list": […]}``, ``{"mapping": {…}}``.
+
+    Args:
+      part: a Linen module or dataclass, and whatever stands in its fields.
+
+    Raises:
+      ValueError: a value that has no such description, as a lambda; names its type.
+
+    >>> from flaxnets import StepClassifier
+    >>> described = describe_part(StepClassifier(3, dropout_rate=0.5))
+    >>> described["part"], described["fields"]
+    ('flaxnets.heads.classifier:StepClassifier', {'num_classes': 3, 'dropout_rate': 0.5})
+    >>> build_part(described) == StepClassifier(3, dropout_rate=0.5)
+    True
+    """
+    if part is None or isinstance(part, (bool, int, float, str)):
+        return part
+    if isinstance(part, (tuple, list)):
+        kind = "tuple" if isinstance(part, tuple) else "list"
+        return {kind: [describe_part(item) for item in part]}
+    if isinstance(part, Mapping):
+        if not all(isinstance(key, str) for key in part):
+            raise ValueError(f"part: expected mappings with texts as keys, received {part!r:.80}")
+        return {"mapping": {key: describe_part(value) for key, value in part.items()}}
+    if isinstance(part, partial):
+        return {
+            "partial": describe_part(part.func),
+            "arguments": [describe_part(item) for item in part.args],
+            "keywords": {key: describe_part(value) for key, value in part.keywords.items()},
+        }
+    if isinstance(part, np.dtype) or (isinstance(part, type) and issubclass(part, np.generic)):
+        return {"dtype": np.dtype(part).name}
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        fields = {
+            field.name: describe_part(getattr(part, field.name))
+            for field in dataclasses.fields(part)
+            # Of Linen: where a module stands in another one, which the other's fields tell.
+            if field.init and field.name not in ("parent", "name") and _is_given(part, field)
+        }
+        return {"part": _qualified_name(type(part)), "fields": fields}
+    if isinstance(getattr(part, "dtype", None), np.dtype) and not hasattr(part, "shape"):
+        return {"dtype": part.dtype.name}  # jnp.float32 is neither a dtype nor a class of NumPy.
+    if callable(part):
+        return {"name": _qualified_name(part)}
+    raise ValueError(f"part: expected a value that JSON can describe, received {part!r:.80}")
+
+
+def build_part(described: Any, *, allow_code: bool = False) -> Any:
+    """Makes the part that ``describe_part`` described.
+
+    A description is data and may have come from elsewhere: unless ``allow_code``, it may name
+    dataclasses and functions of ``OWN_PACKAGES`` and ``flax.linen`` alone.
+
+    Args:
+      described: JSON.
+      allow_code: also names of other modules, which are imported.
+
+    Raises:
+      ValueError: no such description, a name that is not allowed or does not exist, or fields that
+        the part does not have.
+    """
+
+    def build(value: Any) -> Any:
+        return build_part(value, allow_code=allow_code)
+
+    if described is None or isinstance(described, (bool, int, float, str)):
+        return described
+    keys = set(described) if isinstance(described, Mapping) else set()
+    try:
+        if keys == {"part", "fields"}:
+            part = _named(described["part"], allow_code)
+            if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
+                raise ValueError(f"description: expected a dataclass, received {described['part']}")
+            return part(**{key: build(value) for key, value in described["fields"].items()})
+        if keys == {"partial", "arguments", "keywords"}:
+            keywords = {key: build(value) for key, value in described["keywords"].items()}
+            return partial(
+                build(described["partial"]), *map(build, described["arguments"]), **keywords
+            )
+        if keys == {"name"}:
+            return _named(described["name"], allow_code)
+        if keys == {"dtype"}:
+            return np.dtype(described["dtype"])
+        if keys == {"tuple"}:
+            return tuple(map(build, described["tuple"]))
+        if keys == {"list"}:
+            return list(map(build, described["list"]))
+        if keys == {"mapping"}:
+            return {key: build(value) for key, value in described["mapping"].items()}
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"description: cannot build {described!r:.80}: {error}") from error
+    raise ValueError(
+        f"description: expected a part as flaxnets.configuration.describe_part writes it, received "
+        f"{described!r:.80}"
+    )
+
+
+def _is_given(part: Any, field: "dataclasses.Field[Any]") -> bool:
+    value, default = getattr(part, field.name), field.default
+    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    return not (value is default or (type(value) is type(default) and bool(value == default)))
+
+
+def _qualified_name(part: Any) -> str:
+    for module in ("flax.linen", getattr(part, "__module__", None)):
+        name = str(getattr(part, "__qualname__", getattr(part, "__name__", "")))
+        try:
+            found: Any = importlib.import_module(str(module))
+            for word in name.split("."):
+                found = getattr(found, word)
+        except (ImportError, AttributeError, ValueError):
+            continue
+        if found is part:
+            return f"{module}:{name}"
+    raise ValueError(
+        f"part: expected classes and functions of a module, received {part!r:.80}, which cannot be "
+        "found by its name; define it at the top level of a module"
+    )
+
+
+def _named(name: Any, allow_code: bool) -> Any:
+    """Returns what stands under ``module:Name``, if it is allowed."""
+    module, _, words = str(name).partition(":")
+    if not isinstance(name, str) or not all(map(str.isidentifier, words.split("."))):
+        raise ValueError(f"description: expected module:Name, received {name!r:.80}")
+    first, _, rest = module.partition(".")
+    own = first == "flaxnets" and rest.partition(".")[0] in OWN_PACKAGES
+    if not (allow_code or own or module == "flax.linen"):
+        raise ValueError(
+            f"description: names {name!r:.80}, code from outside of flaxnets' parts; if you trust "
+            "it, load with allow_code=True"
+        )
+    try:
+        found: Any = importlib.import_module(module)
+        for word in words.split("."):
+            found = getattr(found, word)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"description: no {name!r:.80} here ({error})") from error
+    # A module has names of others, too, as flaxnets.encoders.pretrained:os.
+    if not callable(found) or (own and not allow_code and found.__module__ != module):
+        raise ValueError(f"description: {name!r:.80} is no part of {module}")
+    return found

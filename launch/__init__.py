@@ -91,12 +91,23 @@ def use_utf8() -> None:
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
+def is_doctor(arguments: list[str]) -> bool:
+    """Returns True for ``python -m launch.doctor``, which explains what is wrong with a Python."""
+    return arguments[arguments.index("-m") + 1 :][:1] == ["launch.doctor"]
+
+
 # Under python -m, a package is imported before its program, while this is the argument. Tests and
 # other programs that import parts of launch are not checked.
 if sys.argv[:1] == ["-m"]:
     open_standard_streams()
-    if problem := find_problem():
-        sys.exit(f"error: {problem}; make demo sets up .venv: use .venv/bin/python")
-    if foreign := find_foreign():
-        sys.exit(f"error: {foreign}")
-    use_utf8()
+    problem = find_problem()
+    if not is_doctor(sys.orig_argv):
+        if problem:
+            sys.exit(
+                f"error: {problem}; make demo sets up .venv: use .venv/bin/python; "
+                "python -m launch.doctor tells more"
+            )
+        if foreign := find_foreign():
+            sys.exit(f"error: {foreign}")
+    if not problem:
+        use_utf8()

@@ -4,10 +4,12 @@
         --config.data.root=/data/ucf101
 
 Nothing is trained and no parameters are allocated: the step is traced with abstract arrays, and
-compiled for this machine's backend to find its memory. One batch of the training data is read for
-its shapes. The time assumes that matmuls and convolutions reach ``--utilization`` of the device's
-peak; for ``--device=cpu``, the speed of this machine is measured. ``--measure`` times some steps on
-this machine and prints the utilization that they reach.
+compiled for this machine's backend to find its memory. Some batches of the training data are read
+without the model, which measures the input pipeline on this machine; ``--cores`` scales it to the
+hosts of the devices. The device's time is a lower bound (roofline): it counts matmuls and
+convolutions alone, at ``--utilization`` of the device's peak; for ``--device=cpu``, the speed of
+this machine is measured. The slower of the two, data or device, bounds the run. ``--measure`` times
+some steps on this machine and prints the utilization that they reach.
 """
 
 import copy
@@ -22,13 +24,13 @@ from ml_collections import config_flags
 
 from flaxnets.training.config import Config, update
 from flaxnets.training.cost import Cost, Memory, estimate_cost
-from flaxnets.training.evaluation import close_batches
 from flaxnets.training.loop import make_variables
 from flaxnets.training.optimizer import make_optimizer
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.state import make_state
 from flaxnets.training.step import make_train_step
 from launch import program
+from launch.input_speed import limited, measure_input
 from launch.plan_report import (
     CPU,
     DEVICES,
@@ -51,6 +53,26 @@ UTILIZATION = flags.DEFINE_float(
 )
 MEASURE = flags.DEFINE_bool("measure", False, "Run and time some steps on this machine.")
 MEMORY = flags.DEFINE_bool("memory", True, "Compile the step to find its memory.")
+INPUT_SECONDS = flags.DEFINE_float(
+    "input_seconds",
+    5.0,
+    "Seconds of each of the two passes that measure the input pipeline; 0: it is not measured.",
+    lower_bound=0,
+)
+CORES = flags.DEFINE_integer(
+    "cores",
+    None,
+    "CPU cores that feed the devices, those of all hosts together: the measured speed of the input "
+    "pipeline is scaled to them in proportion. Unset: this machine's.",
+    lower_bound=1,
+)
+PREPARATION_SECONDS = flags.DEFINE_float(
+    "preparation_seconds",
+    60.0,
+    "Seconds that the training data may take to open, as where a frozen encoder's features are not "
+    "cached yet.",
+    lower_bound=1,
+)
 
 MEASURED_STEPS = 5
 """Steps that ``--measure`` times; their median is printed."""
@@ -63,10 +85,20 @@ def main(argv: Sequence[str]) -> None:
     device = None if DEVICE.value == CPU else find_device(DEVICE.value)
     if device is None and COUNT.value > 1:
         raise ValueError(f"--devices: expected 1 with --device=cpu, received {COUNT.value}")
-    data = config.make_data("train")
-    batches = data.batches()
-    batch = next(batches)
-    close_batches(batches)
+    if device is None and CORES.value is not None:
+        raise ValueError(
+            f"--cores: expected an accelerator's --device, received {CORES.value} with --device=cpu"
+        )
+    unready = (
+        f"the training data were not open after {PREPARATION_SECONDS.value:g} s: a frozen "
+        "encoder's features may not be cached yet; start launch.train, which keeps what it has "
+        "encoded, or raise --preparation_seconds"
+    )
+    with limited(PREPARATION_SECONDS.value, unready):
+        data = config.make_data("train")
+    batch, speed = measure_input(data, INPUT_SECONDS.value)
+    if CORES.value is not None and speed is not None:
+        speed = speed.scaled(CORES.value)
     platform = "cpu" if device is None else device.platform
     cost = estimate_cost(config, batch, devices=COUNT.value, platform=platform, memory=MEMORY.value)
     for line in describe(
@@ -79,6 +111,7 @@ def main(argv: Sequence[str]) -> None:
         device=device,
         count=COUNT.value,
         utilization=UTILIZATION.value,
+        speed=speed,
         rematerialize=lambda: rematerialize(config, batch, platform),
     ):
         print(line)

@@ -1,6 +1,7 @@
 """Text of a training plan, with the devices' data sheets and the measured speed of this CPU."""
 
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from flaxnets.layers.convolution import conv2d
 from flaxnets.training.config import Config
 from flaxnets.training.cost import Cost, Memory
 from flaxnets.training.flops import Flops, count_flops
+from launch.input_speed import InputSpeed
 from launch.reports.run_page import duration
 
 
@@ -85,6 +87,7 @@ def describe(
     device: Device | None,
     count: int,
     utilization: float,
+    speed: InputSpeed | None,
     rematerialize: Callable[[], Memory | None] = lambda: None,
 ) -> Iterator[str]:
     """Yields the lines of a plan.
@@ -99,6 +102,7 @@ def describe(
       device: accelerator; None: this machine.
       count: number of devices.
       utilization: assumed fraction of the peak, in (0,1].
+      speed: of the input pipeline, on the hosts of the devices; None: not measured.
       rematerialize: as in ``describe_fit``.
     """
     shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in batch.items())
@@ -132,16 +136,76 @@ def describe(
     )
     if device is None:
         seconds = measure_cpu().seconds(cost.train)
-        basis = "at this machine's measured speed"
+        yield f"device          {_step(seconds)} per step at this machine's measured speed"
     else:
         peak = device.peak[dtype_of(config)] * count
         seconds = cost.train.products / (utilization * peak)
-        basis = f"at {utilization:.0%} of {format_flops(peak)}/s in {dtype_of(config)}"
+        yield (
+            f"device          at least {_step(seconds)} per step (roofline): matmuls and "
+            f"convolutions alone, at {utilization:.0%} of {format_flops(peak)}/s in "
+            f"{dtype_of(config)}"
+        )
+    yield from describe_time(config, seconds, speed, num_examples, count, shared=device is None)
+
+
+def describe_time(
+    config: Any,
+    seconds: float,
+    speed: InputSpeed | None,
+    num_examples: int,
+    count: int,
+    *,
+    shared: bool,
+) -> Iterator[str]:
+    """Yields the lines on the input pipeline and on the time, with what bounds it.
+
+    Args:
+      config: configuration of the experiment.
+      seconds: time of a step on the devices.
+      speed: of the input pipeline; None: not measured.
+      num_examples: size of the training data.
+      count: number of devices.
+      shared: the device is the CPU that also reads the batches.
+    """
     whole = seconds * config.num_steps
+    if speed is None:
+        yield "input           not measured"
+        yield f"time            at least {_total(whole, count)}, if the data are ready in time"
+        return
+    batch = config.batch_size / speed.later
     yield (
-        f"time            {1000 * seconds:.3g} ms per step {basis}; all steps {duration(whole)}, "
-        f"{whole * count / 3600:.3g} device hours, without evaluations"
+        f"input           {_step(batch)} per batch: {speed.later:,.3g} examples/s on {speed.cores} "
+        f"CPU cores, {speed.first:,.3g} in the first epoch (measured here, {speed.batches} batches)"
     )
+    read = speed.seconds(config.num_steps, config.batch_size, num_examples)
+    if shared:
+        yield (
+            f"time            {_step(max(batch, seconds))} to {_step(batch + seconds)} per step, "
+            f"as both share the cores; all steps {duration(max(whole, read))} to "
+            f"{_total(whole + read, count)}"
+        )
+        return
+    if batch <= seconds:
+        bound = f"the device bounds the run: the data need {batch / seconds:.0%} of its time"
+    else:
+        cores = math.ceil(speed.cores * batch / seconds)
+        bound = (
+            f"the data bound the run: the device is busy {seconds / batch:.2%} of the time; to "
+            f"keep it busy, {cores:,} cores like these are needed, or cached features"
+        )
+    yield (
+        f"time            at least {_step(max(batch, seconds))} per step; all steps "
+        f"{_total(max(whole, read), count)}"
+    )
+    yield f"                {bound}"
+
+
+def _step(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _total(seconds: float, count: int) -> str:
+    return f"{duration(seconds)}, {seconds * count / 3600:.3g} device hours, without evaluations"
 
 
 def describe_fit(

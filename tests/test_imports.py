@@ -29,7 +29,7 @@ ALLOWED_INSIDE = {
     "models": {"layers", "encoders", "recurrent", "heads", "decoders", "models"},
     "tasks": {"layers", "decoders", "tasks", "metrics", "training"},
     "training": {"tasks", "training", "metrics"},
-    "inference": {"decoders", "models", "tasks", "training", "inference", "metrics"},
+    "inference": {"encoders", "decoders", "models", "tasks", "training", "inference", "metrics"},
     "metrics.py": {"layers"},
 }
 # What every file inside flaxnets may import.

@@ -28,6 +28,9 @@ YEARS = (2017, 2014)
 NUM_VALIDATION = 5_000
 """Training images held out for validation, as many as Karpathy's; at most a tenth of all."""
 
+FORM = "COCO's JSON of captions"
+"""Description of the format, for errors."""
+
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "dev": "val", "test": "test"}
 
 
@@ -78,9 +81,27 @@ def _digest(image_id: int | str) -> bytes:
 
 def _parse(path: str | Path, images_root: str | Path) -> CaptionedImages:
     """Returns all images of a file, without checking that they exist."""
-    form = "COCO's JSON of captions"
-    expected = f"{path}: expected {form}"
-    content = read_json(path, form)
+    names, captions = parse_annotations(read_json(path, FORM), path)
+    return CaptionedImages(
+        paths=tuple(str(Path(images_root) / name) for name in names.values()),
+        captions=tuple(captions[image_id] for image_id in names),
+        image_ids=tuple(names),
+    )
+
+
+def parse_annotations(
+    content: Any, path: str | Path
+) -> tuple[dict[int | str, str], dict[int | str, tuple[str, ...]]]:
+    """Returns the file names and the captions of the images of a JSON file, both by image id.
+
+    Args:
+        content: the JSON.
+        path: of its file, for errors.
+
+    Raises:
+        ValueError: another format, no images, or captions of images that are not listed.
+    """
+    expected = f"{path}: expected {FORM}"
     listed, notes = (_entries(content, key, expected) for key in ("images", "annotations"))
     if not listed:
         raise ValueError(f"{expected}, received no images")
@@ -110,11 +131,7 @@ def _parse(path: str | Path, images_root: str | Path) -> CaptionedImages:
         )
     if all(isinstance(number, int) for texts in captions.values() for number, _ in texts):
         captions = {image_id: sorted(texts) for image_id, texts in captions.items()}
-    return CaptionedImages(
-        paths=tuple(str(Path(images_root) / name) for name in names.values()),
-        captions=tuple(tuple(text for _, text in captions[i]) for i in names),
-        image_ids=tuple(names),
-    )
+    return names, {i: tuple(text for _, text in texts) for i, texts in captions.items()}
 
 
 def _entries(content: Any, key: str, expected: str) -> list[dict[str, Any]]:

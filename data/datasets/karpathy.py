@@ -10,6 +10,7 @@ Only COCO has ``filepath`` and ``cocoid``. Its ``restval`` holds the validation 
 neither "val" nor "test"; papers train on it as well.
 """
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ SPLITS = {
     "test": "test",
 }
 """Accepted name -> Karpathy's name."""
+FORM = "Karpathy's JSON of captioned images"
+"""Description of the format, for errors."""
 
 
 def read_split(
@@ -60,19 +63,8 @@ def read_split(
     """
     name = find_split(split, SPLITS)
     chosen = {"train", "restval"} if name == "train" and restval else {name}
-    expected = "Karpathy's JSON of captioned images"
-    content = read_json(path, expected)
-    every = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(every, list):
-        raise ValueError(f"{path}: expected {expected}, received no list 'images'")
-    for number, entry in enumerate(every):
-        where = f"{path}: expected {expected}, images[{number}]"
-        if not isinstance(entry, dict) or not isinstance(entry.get("split"), str):
-            raise ValueError(f"{where} with a text 'split', received {entry!r:.60}")
-        if entry["split"] in chosen:
-            _check_entry(where, entry)
-    key = next((key for key in ("cocoid", "imgid") if all(key in entry for entry in every)), None)
-    ids = [number if key is None else entry[key] for number, entry in enumerate(every)]
+    every = parse_images(read_json(path, FORM), path, chosen)
+    ids = image_ids(every)
     entries = [(i, entry) for i, entry in zip(ids, every, strict=True) if entry["split"] in chosen]
     if not entries:
         there = first_few(sorted({entry["split"] for entry in every}))
@@ -84,6 +76,40 @@ def read_split(
         image_ids=tuple(i for i, _ in entries),
     )
     return keep_present(images, path, missing)
+
+
+def parse_images(
+    content: Any, path: str | Path, chosen: Collection[str] | None = None
+) -> list[dict[str, Any]]:
+    """Returns the entries of all images of a JSON file.
+
+    Args:
+        content: the JSON.
+        path: of its file, for errors.
+        chosen: Karpathy's names of the splits whose entries are checked; None: all.
+
+    Raises:
+        ValueError: the file has another format.
+    """
+    expected = f"{path}: expected {FORM}"
+    every = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(every, list):
+        raise ValueError(f"{expected}, received no list 'images'")
+    for number, entry in enumerate(every):
+        where = f"{expected}, images[{number}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get("split"), str):
+            raise ValueError(f"{where} with a text 'split', received {entry!r:.60}")
+        if chosen is None or entry["split"] in chosen:
+            _check_entry(where, entry)
+    return every
+
+
+def image_ids(entries: Sequence[dict[str, Any]]) -> list[int | str]:
+    """Returns COCO's ids if all images have one, else ``imgid``, else the images' numbers."""
+    for key in ("cocoid", "imgid"):
+        if all(key in entry for entry in entries):
+            return [entry[key] for entry in entries]
+    return list(range(len(entries)))
 
 
 def _check_entry(where: str, entry: dict[str, Any]) -> None:

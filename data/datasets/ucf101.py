@@ -26,7 +26,7 @@ UT_INTERACTION_GROUP = r"^\d+_(\d+)_\d+"
 """Regular expressions whose first group is the recording group in a file's name."""
 
 _VIDEO_FOLDERS = ("UCF-101", "videos")
-_LIST_FOLDERS = ("ucfTrainTestlist", "splits")
+LIST_FOLDERS = ("ucfTrainTestlist", "splits")
 _FOREIGN_FOLDERS = (
     "__MACOSX",
     "@eaDir",
@@ -102,7 +102,7 @@ def read_split(
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{root}: expected the folder of a data set in UCF101's format")
     video_folder = _folder(Path(root), videos, _VIDEO_FOLDERS, "the class folders with the videos")
-    list_folder = _folder(Path(root), lists, _LIST_FOLDERS, "classInd.txt and the lists of splits")
+    list_folder = _folder(Path(root), lists, LIST_FOLDERS, "classInd.txt and the lists of splits")
     class_names = _read_classes(list_folder / "classInd.txt")
     _check_folders(class_names, video_folder, list_folder)
 

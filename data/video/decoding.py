@@ -119,6 +119,61 @@ def probe(path: str | Path) -> VideoInfo:
     return _probe_once(str(path), content)
 
 
+@dataclass(frozen=True)
+class VideoSurvey:
+    """Properties of a video file, and small pictures of it.
+
+    Attributes:
+        info: number of frames, rate and size.
+        container: FFmpeg's name of the container, or several names of related ones.
+        codec: FFmpeg's name of the codec.
+        pictures: (n,h,w,3) uint8 in [0,255], RGB, spread over the video.
+    """
+
+    info: VideoInfo
+    container: str
+    codec: str
+    pictures: np.ndarray
+
+
+def survey(path: str | Path, num_pictures: int = 8, *, short_side: int = 32) -> VideoSurvey:
+    """Decodes all of a video file once, for its properties and some small pictures.
+
+    The pictures are those nearest to the centres of ``num_pictures`` parts of equal length, of 2 to
+    4 times as many candidates: how many frames there are is known only at the end.
+
+    Args:
+        path: the file, in one of ``FORMATS``.
+        num_pictures: n, at least 1; a shorter video repeats frames.
+        short_side: pixels of the pictures' short side, at least 1.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        VideoError: as ``probe``.
+    """
+    to_rgb = _ToRgb(short_side)
+    kept: dict[int, np.ndarray] = {}
+    stride, shown = 1, (0, 0)
+    with open_media(path) as container:
+        pictures = _Pictures(container, path)
+        for number, picture in enumerate(pictures):
+            if number == 0:
+                shown = _shown_size(picture)
+            if number % stride == 0:
+                kept[number] = to_rgb(picture)
+                if len(kept) > 4 * num_pictures:
+                    stride *= 2
+                    kept = {n: image for n, image in kept.items() if n % stride == 0}
+        pictures.check_end()
+        pictures.log_damage()
+        info = VideoInfo(pictures.count, pictures.rate, *shown)
+        names = container.format.name, pictures.stream.codec_context.name
+    centres = (np.arange(num_pictures) + 0.5) * info.num_frames / num_pictures - 0.5
+    numbers = np.array(list(kept))
+    chosen = [int(numbers[np.abs(numbers - centre).argmin()]) for centre in centres]
+    return VideoSurvey(info, *names, np.stack([kept[number] for number in chosen]))
+
+
 def decode(
     path: str | Path, frames: Sequence[int] | np.ndarray, *, short_side: int | None = None
 ) -> np.ndarray:

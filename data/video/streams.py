@@ -25,7 +25,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class StreamSource:
-    """Random access to videos as images of S streams, each plain and mirrored.
+    """Random access to videos as images of S streams, each plain and, by default, mirrored.
 
     Attributes:
       videos: the files and their labels.
@@ -33,6 +33,7 @@ class StreamSource:
       num_steps: T, number of images, spread evenly over a video.
       size: height and width of the images, pixels.
       gap: distance of the subtracted frames, frames.
+      mirror: each stream is also seen mirrored, as a view of its own.
     """
 
     videos: VideoSource
@@ -40,6 +41,7 @@ class StreamSource:
     num_steps: int = 32
     size: int = 224
     gap: int = 8
+    mirror: bool = True
 
     def __post_init__(self) -> None:
         unknown = [stream for stream in self.streams if stream not in STREAMS]
@@ -54,10 +56,11 @@ class StreamSource:
     def __getitem__(self, index: int, /) -> VideoExample:
         """Returns example ``index``: ``video`` (2·S,T,size,size,3) uint8 and the other entries.
 
-        View 2s is the plain stream s, view 2s+1 the mirrored one. ``mask`` is False if the video
-        cannot be decoded.
+        View 2s is the plain stream s, view 2s+1 the mirrored one; without ``mirror`` there are S
+        views. ``mask`` is False if the video cannot be decoded.
         """
-        shape = (2 * len(self.streams), self.num_steps, self.size, self.size, 3)
+        num_views = len(self.streams) * (2 if self.mirror else 1)
+        shape = (num_views, self.num_steps, self.size, self.size, 3)
         record = self.videos[index]
         path, label = record["path"], record["label"]
         try:
@@ -84,7 +87,10 @@ class StreamSource:
         return self._images(decode_all(path), info.num_frames)
 
     def images(self, video: np.ndarray) -> np.ndarray:
-        """Returns the views (2·S,T,size,size,3) uint8 of a whole video (T',H,W,3) uint8."""
+        """Returns the views (2·S,T,size,size,3) uint8 of a whole video (T',H,W,3) uint8.
+
+        Without ``mirror`` there are S views.
+        """
         return self._images(video, len(video))
 
     def _images(self, video: Iterable[np.ndarray], num_frames: int) -> np.ndarray:
@@ -111,7 +117,7 @@ class StreamSource:
         else:
             centre = 0
             deque(frames(), maxlen=0)
-        views = []
+        views: list[np.ndarray] = []
         for content, view in zip(contents, views_of_frames, strict=True):
             plain = np.empty((self.num_steps, self.size, self.size, 3), np.uint8)
             for step, (time, numbers) in enumerate(zip(times, compared, strict=True)):
@@ -124,7 +130,7 @@ class StreamSource:
                 height, width = image.shape[:2]
                 crop = Crop(0, 0, height, width)
                 plain[step] = crop.apply(image[None], (self.size, self.size))[0]
-            views += [plain, plain[:, :, ::-1]]
+            views += [plain, plain[:, :, ::-1]] if self.mirror else [plain]
         return np.stack(views)
 
 
@@ -133,44 +139,51 @@ class CutFeatures:
     """Transform that cuts clips of T steps from the cached features of a ``StreamSource``.
 
     Attributes:
-      train: a random part of the video, mirrored with probability 1/2, with a random step in each
-        of T segments; False takes fixed views.
+      train: a random part of the video, mirrored with probability 1/2 if ``mirror``, with a random
+        step in each of T segments; False takes fixed views.
       num_steps: T.
       max_trim: greatest share of the video cut off at each end in training.
-      num_views: samplings in time at test, each both plain and mirrored.
+      num_views: samplings in time at test, each both plain and, if ``mirror``, mirrored.
+      mirror: that of the ``StreamSource``: the features are of plain and mirrored streams.
     """
 
     train: bool
     num_steps: int = 16
     max_trim: float = 0.15
     num_views: int = 4
+    mirror: bool = True
 
     def __call__(
         self, example: dict[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """Returns the example with ``features`` (T,S,D), or (2·num_views,T,S,D) at test, float32.
 
+        Without ``mirror`` there are ``num_views`` at test, and no axis of them if it is 1.
+
         Args:
-          example: with ``features`` (2·S,T',D).
+          example: with ``features`` (2·S,T',D), or (S,T',D) without ``mirror``.
           rng: random numbers; not used at test.
         """
         features = example["features"]
-        streams, available = len(features) // 2, features.shape[1]
-        by_mirror = features.reshape(streams, 2, available, -1)
+        mirrors = 2 if self.mirror else 1
+        streams, available = len(features) // mirrors, features.shape[1]
+        by_mirror = features.reshape(streams, mirrors, available, -1)
         if self.train:
             trim = rng.uniform(0, self.max_trim, 2)
             steps = self._steps(available, trim[0], trim[1], rng.uniform(0, 1, self.num_steps))
-            clip = by_mirror[:, int(rng.integers(2)), steps]  # (S,T,D)
+            clip = by_mirror[:, int(rng.integers(mirrors)), steps]  # (S,T,D)
             clip, lengths = clip.swapaxes(0, 1), np.asarray(self.num_steps, np.int32)
         else:
             phases = (np.arange(self.num_views) + 0.5) / self.num_views
             views = [
                 by_mirror[:, mirror, self._steps(available, 0.0, 0.0, phase)].swapaxes(0, 1)
                 for phase in phases
-                for mirror in range(2)
+                for mirror in range(mirrors)
             ]
             clip = np.stack(views)
             lengths = np.full(len(clip), self.num_steps, np.int32)
+            if len(clip) == 1:
+                clip, lengths = clip[0], lengths[0]
         return {**example, "features": clip.astype(np.float32), "lengths": lengths}
 
     def _steps(

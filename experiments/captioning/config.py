@@ -30,6 +30,7 @@ from experiments.captioning.data import (
     make_vocabulary,
     read_split,
 )
+from experiments.features.frozen_features import describe_frozen_encoder
 from flaxnets.configuration import (
     check_at_least,
     check_dtype,
@@ -176,6 +177,29 @@ class CaptionConfig(Config):
     def describe_preprocessing(self) -> dict[str, Any]:
         """Returns the transform of the images, and a frozen encoder with its weights' digest."""
         return describe_preprocessing(self.data, self.model.encoder)
+
+    def describe_inference(self) -> dict[str, Any] | None:
+        """Returns the captioner of images behind its encoder; None for captions of videos."""
+        if self.is_video:
+            return None
+        encoder, transform = self.model.encoder, image_transform(self.data)
+        return {
+            "kind": "captioning",
+            "name": self.name,
+            "network": self.make_model(),
+            # As ``make_prediction_data`` rounds them.
+            "encoder": describe_frozen_encoder(encoder, "none", dtype="float16")
+            if encoder.frozen
+            else None,
+            "search": dataclasses.asdict(self.search),
+            "preprocessing": {
+                "kind": "image",
+                "size": transform.size,
+                "short_side": transform.short_side,
+                "resampling": transform.resampling,
+                "stretch": transform.stretch,
+            },
+        }
 
     def check_variables(self, variables: Mapping[str, Any]) -> None:
         """Checks that the vocabulary has as many ids as the embedding has rows."""

@@ -26,7 +26,7 @@ from data.datasets import (
     flickr8k,
     karpathy,
 )
-from data.datasets.captioned_images import Missing, first_few
+from data.datasets.captioned_images import CaptionedImages, Missing, first_few
 from data.loader import Batch, Loader, describe_examples
 from data.moving_shapes.source import MovingShapes
 from data.sources import ConcatenatedSources
@@ -120,6 +120,10 @@ class CaptionDataConfig:
     num_workers: int = runtime(0)
     """Processes that read training examples; 0: threads only."""
 
+    def read(self, split: str) -> "CaptionedSplit":
+        """Returns a split of the configured data set; see ``read_split``."""
+        return _read_known(self, split)
+
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedSplit:
@@ -149,6 +153,11 @@ def read_split(config: CaptionDataConfig, split: str) -> CaptionedSplit:
       ValueError: an unknown kind or split, or a missing path in the configuration.
       FileNotFoundError: missing files.
     """
+    return config.read(split)
+
+
+def _read_known(config: CaptionDataConfig, split: str) -> CaptionedSplit:
+    """Returns a split of a data set in ``KINDS``."""
     if config.kind not in KINDS:
         raise ValueError(f"data.kind: unknown {config.kind!r}{nearest(config.kind, KINDS)}")
     if config.kind == "moving_shapes":
@@ -167,10 +176,7 @@ def read_split(config: CaptionDataConfig, split: str) -> CaptionedSplit:
             "data.annotations: expected the JSON of Karpathy's splits, as dataset_coco.json; give "
             "--config.data.annotations=…"
         )
-    if config.missing not in MISSING:
-        raise ValueError(
-            f"data.missing: unknown {config.missing!r}{nearest(config.missing, MISSING)}"
-        )
+    check_missing(config)
     check_max_pixels(config.max_pixels)
     transform = image_transform(config)
     return _images(
@@ -182,6 +188,14 @@ def read_split(config: CaptionDataConfig, split: str) -> CaptionedSplit:
         cast(Missing, config.missing),
         config.max_pixels,
     )
+
+
+def check_missing(config: CaptionDataConfig) -> None:
+    """Raises ValueError for an unknown value of ``data.missing``."""
+    if config.missing not in MISSING:
+        raise ValueError(
+            f"data.missing: unknown {config.missing!r}{nearest(config.missing, MISSING)}"
+        )
 
 
 def image_transform(config: CaptionDataConfig) -> ImageTransform:
@@ -223,6 +237,13 @@ def _images(
         listed = coco_captions.read_split(root, split, missing=missing)
     else:
         listed = karpathy.read_split(annotations, root, split, missing=missing)
+    return split_of_images(listed, split, transform, max_pixels)
+
+
+def split_of_images(
+    listed: CaptionedImages, split: str, transform: ImageTransform, max_pixels: int
+) -> CaptionedSplit:
+    """Returns the split of captioned image files; logs how many of them are missing."""
     if listed.missing:
         logger.warning(
             "data.missing: left out %d of %d images of the split %s, whose files are not there: %s",

@@ -1,8 +1,10 @@
 """Features of frozen encoders: encoding, cache on disk, projection on principal components."""
 
+import dataclasses
 import functools
 import hashlib
 import inspect
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,12 +62,21 @@ def cache_features(
     cached = find_features(root, key, examples=len(examples)) if len(examples) else None
     if cached is None and stands_in(f"features of {encoder.name}"):
         return StandIns(examples, encoder, pool)
+
     # A complete cache needs no encoder, so it is built at the first example.
-    encode = functools.cache(lambda: make_encode(encoder, pool))
+    def encode(images: np.ndarray) -> np.ndarray:
+        return _encode_of(json.dumps(dataclasses.asdict(encoder)), pool)(images)
+
     with Progress("encoded", "example") as progress:
-        return write_features(
-            root, examples, lambda images: encode()(images), key=key, on_progress=progress
-        )
+        return write_features(root, examples, encode, key=key, on_progress=progress)
+
+
+@functools.lru_cache(maxsize=1)
+def _encode_of(encoder: str, pool: str) -> Encode:
+    """Returns ``make_encode`` of a configuration in JSON; views of the same images share it."""
+    values = json.loads(encoder)  # In which tuples are lists.
+    kept: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    return make_encode(EncoderConfig(**kept), pool)
 
 
 class Progress:
@@ -190,6 +201,25 @@ def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
         if getattr(encoder, name)
     }
     return {**described, **({"options": given} if given else {})}
+
+
+def describe_frozen_encoder(
+    encoder: EncoderConfig, pool: str, *, dtype: str = "float32"
+) -> dict[str, Any]:
+    """Returns the ``encoder`` of ``Config.describe_inference`` for a network on its features.
+
+    Args:
+      encoder: the frozen encoder.
+      pool: pooling over space, as for ``make_encode``.
+      dtype: to which the features are rounded in predictions.
+    """
+    path = weights_file(encoder)
+    return {
+        "config": dataclasses.asdict(encoder),
+        "pool": pool,
+        "feature_dtype": dtype,
+        "digest": digest_file(path) if path else "",
+    }
 
 
 def digest_images(paths: Sequence[str]) -> str:

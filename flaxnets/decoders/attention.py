@@ -33,7 +33,9 @@ def flatten_regions(features: Array, mask: Array | None) -> tuple[Array, Array |
         )
     if not jnp.issubdtype(features.dtype, jnp.floating):
         raise ValueError(f"features: expected a float dtype, received {features.dtype}")
-    regions = features.reshape(len(features), math.prod(features.shape[1:-1]), features.shape[-1])
+    regions = features.reshape(
+        features.shape[0], math.prod(features.shape[1:-1]), features.shape[-1]
+    )
     if mask is None:
         return regions, None
     if mask.shape != regions.shape[:2] or mask.dtype != jnp.bool_:

@@ -285,7 +285,9 @@ class CaptionDecoder(nn.Module, kw_only=True):
         if self.gradients not in GRADIENTS:
             raise ValueError(f"gradients: expected one of {GRADIENTS}, received {self.gradients!r}")
         regions, mask = flatten_regions(features, mask)
-        token_lengths = check_captions(tokens, token_lengths, len(regions), self.vocabulary_size)
+        token_lengths = check_captions(
+            tokens, token_lengths, regions.shape[0], self.vocabulary_size
+        )
         weights = self.weights(regions.shape[-1])
         if train and self.weight_dropout_rate > 0:
             weights = weights._replace(scan=self._drop_weights(weights.scan))
@@ -379,7 +381,7 @@ class CaptionDecoder(nn.Module, kw_only=True):
         Raises:
           ValueError: words of another shape or dtype, memory of another width than the parameters'.
         """
-        b = len(next(iter(memory.values())))
+        b = next(iter(memory.values())).shape[0]
         if previous.shape != (b,) or not jnp.issubdtype(previous.dtype, jnp.integer):
             raise ValueError(
                 f"previous: expected {(b,)} integers, received {previous.shape} {previous.dtype}"
@@ -511,7 +513,7 @@ def check_captions(
       ValueError: tokens that are not (B,C,L) integers or, where they are known, not in [0,V);
         lengths that are not (B,C) integers or, where they are known, not in [0,L].
     """
-    if tokens.ndim != 3 or len(tokens) != batch_size or 0 in tokens.shape[1:]:
+    if tokens.ndim != 3 or tokens.shape[0] != batch_size or 0 in tokens.shape[1:]:
         raise ValueError(
             f"tokens: expected (B,C,L) with B = {batch_size}, received shape {tokens.shape}"
         )

@@ -147,7 +147,7 @@ class SoftAttention(CaptionDecoder):
     def initial_carry(self, weights: DecoderWeights, memory: Memory) -> Carry:
         """Returns tanh of affine maps of the mean region, one for each leaf of the carry."""
         mean = average_regions(memory["regions"], memory.get("mask"))
-        leaves, structure = jax.tree.flatten(self._zero_carry(len(mean)))
+        leaves, structure = jax.tree.flatten(self._zero_carry(mean.shape[0]))
         states = []
         for number, leaf in enumerate(leaves):
             product = multiply(mean, weights.unscanned[f"start_{number}_kernel"])
@@ -286,7 +286,7 @@ class Att2in(SoftAttention):
 
     def initial_carry(self, weights: DecoderWeights, memory: Memory) -> Carry:
         """Returns zeros."""
-        return self._zero_carry(len(memory["regions"]))
+        return self._zero_carry(memory["regions"].shape[0])
 
     def project(
         self,

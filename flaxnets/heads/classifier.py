@@ -7,16 +7,28 @@ which needs one T. What lies in padded steps has no effect on values or gradient
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxnets.configuration import check_dtype_argument
+from flaxnets.heads.pooling import RUNNING_POOLS
 from flaxnets.layers.padding import mask_steps, zero_where_masked
-from flaxnets.typing import Array, Dtype
+from flaxnets.typing import Array, Carry, Dtype
 
 Pooling = Callable[[Array, Array | None], Array]
 """(B,T,F) float and lengths (B,) int32 or None to (B,F): a function or module of ``pooling.py``."""
+
+
+class StreamLogits(NamedTuple):
+    """Logits of the next steps of a stream, float32 at least."""
+
+    steps: Array
+    """(B,T,K), of each step alone."""
+    clips: Array | None
+    """(B,T,K), at each step those of the clip of all steps so far; None of a head that gives
+    logits at each step, which the task averages."""
 
 
 class StepClassifier(nn.Module):
@@ -65,6 +77,17 @@ class StepClassifier(nn.Module):
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(self.num_classes, name="scores")(_at_least_float32(x))
 
+    @property
+    def obstacle(self) -> str:
+        """The reason why the head has no ``stream``: always empty."""
+        return ""
+
+    def stream(
+        self, carry: Carry | None, inputs: Array, lengths: Array | None = None
+    ) -> tuple[Carry, StreamLogits]:
+        """Returns an empty carry and the logits of the next steps; arguments as ``__call__``."""
+        return (), StreamLogits(self(inputs, lengths, train=False), None)
+
 
 class ClipClassifier(nn.Module):
     """Logits of the whole clip: pooling over the valid steps, then fully connected layers.
@@ -110,7 +133,6 @@ class ClipClassifier(nn.Module):
         check_dtype_argument(self.dtype)
         super().__post_init__()
 
-    @nn.compact
     def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:
         """Maps (B,T,F) float to logits (B,1,K) of the clips, float32 at least.
 
@@ -122,15 +144,65 @@ class ClipClassifier(nn.Module):
         Raises:
           ValueError: ``inputs`` or ``lengths`` of another rank or dtype, or lengths outside [0,T].
         """
+
+        def pool(x: Array) -> Array:
+            pooled = self.pool(x, lengths)
+            if pooled.ndim != 2 or pooled.shape[0] != x.shape[0]:
+                raise ValueError(
+                    f"pool: expected (B,F) of (B,T,F), received {pooled.shape} of {x.shape}"
+                )
+            return pooled[:, None]  # (B,1,F)
+
+        return self._classify(inputs, lengths, pool, train)
+
+    @property
+    def obstacle(self) -> str:
+        """The reason why the head has no ``stream``; empty if it has."""
+        try:
+            known = self.pool in RUNNING_POOLS
+        except TypeError:  # A pooling of the user's that has no hash.
+            known = False
+        if known:
+            return ""
+        kind = type(self.pool).__name__ if isinstance(self.pool, nn.Module) else ""
+        name = kind or getattr(self.pool, "__name__", repr(self.pool))
+        return f"{name} pools all steps of a clip"
+
+    def stream(
+        self, carry: Carry | None, inputs: Array, lengths: Array | None = None
+    ) -> tuple[Carry, StreamLogits]:
+        """Returns the new carry and the logits of the next steps.
+
+        Args:
+          carry: that of the chunk before; None for the first chunk.
+          inputs: (B,T,F) float, the next steps.
+          lengths: (B,) integers in [0,T], valid steps of this chunk; None: all.
+
+        Raises:
+          ValueError: a pooling that needs the whole clip, or as ``__call__``.
+        """
+        if self.obstacle:
+            raise ValueError(f"pool: expected pool_last, pool_mean or pool_max; {self.obstacle}")
+        run, carries = RUNNING_POOLS[self.pool], []
+
+        def pool(x: Array) -> Array:
+            new_carry, pooled = run(carry, x, mask_steps(x, lengths))
+            carries.append(new_carry)
+            return jnp.concatenate([x, pooled], axis=1)  # Of each step alone, and of all so far.
+
+        logits = self._classify(inputs, lengths, pool, False)
+        t = inputs.shape[1]
+        return carries[0], StreamLogits(logits[:, :t], logits[:, t:])
+
+    @nn.compact
+    def _classify(
+        self, inputs: Array, lengths: Array | None, pool: Callable[[Array], Array], train: bool
+    ) -> Array:
+        """Returns the logits (B,N,K) of what ``pool`` makes of the steps (B,T,F): (B,N,F)."""
         x = _read_steps(inputs, lengths)
         for layer, features in enumerate(self.step_features):
             x = self._hidden(x, features, f"step_{layer}", train)  # (B,T,features)
-        pooled = self.pool(x, lengths)
-        if pooled.ndim != 2 or len(pooled) != len(x):
-            raise ValueError(
-                f"pool: expected (B,F) of (B,T,F), received {pooled.shape} of {x.shape}"
-            )
-        x = pooled[:, None]  # (B,1,F)
+        x = pool(x)
         for layer, features in enumerate(self.hidden_features):
             x = self._hidden(x, features, f"hidden_{layer}", train)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

@@ -6,6 +6,7 @@ without steps gives zeros with zero gradients, so that lengths may be anything i
 """
 
 import math
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from flaxnets.configuration import check_dtype_argument
 from flaxnets.layers.padding import mask_steps
-from flaxnets.typing import Array, Dtype
+from flaxnets.typing import Array, Carry, Dtype
 
 
 def pool_last(inputs: Array, lengths: Array | None = None) -> Array:
@@ -73,6 +74,70 @@ def pool_max(inputs: Array, lengths: Array | None = None) -> Array:
     return jnp.where(_over(valid[:, 0], largest), largest, 0)
 
 
+def _run_last(carry: Carry | None, inputs: Array, valid: Array) -> tuple[Carry, Array]:
+    """Running form of ``pool_last``, see ``RUNNING_POOLS``."""
+    last = jnp.zeros_like(inputs, shape=_step_shape(inputs)) if carry is None else carry
+
+    def step(last: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+        last = jnp.where(x[1][:, None], x[0], last)
+        return last, last
+
+    return _over_time(step, last, inputs, valid)
+
+
+def _run_mean(carry: Carry | None, inputs: Array, valid: Array) -> tuple[Carry, Array]:
+    """Running form of ``pool_mean``, see ``RUNNING_POOLS``."""
+    wide = jnp.promote_types(inputs.dtype, jnp.float32)
+    if carry is None:
+        carry = jnp.zeros(_step_shape(inputs), wide), jnp.zeros(inputs.shape[:1], jnp.int32)
+
+    def step(carry: Carry, x: tuple[Array, Array]) -> tuple[Carry, Array]:
+        mean, count = carry
+        count = count + x[1]
+        # A mean that is moved, not a sum that is divided: after a million steps a sum in float32
+        # would no longer see a step.
+        moved = mean + (x[0].astype(wide) - mean) / jnp.maximum(count, 1)[:, None]
+        mean = jnp.where(x[1][:, None], moved, mean)
+        return (mean, count), mean
+
+    carry, means = _over_time(step, carry, inputs, valid)
+    return carry, means.astype(inputs.dtype)
+
+
+def _run_max(carry: Carry | None, inputs: Array, valid: Array) -> tuple[Carry, Array]:
+    """Running form of ``pool_max``, see ``RUNNING_POOLS``."""
+    largest = jnp.full_like(inputs, -jnp.inf, shape=_step_shape(inputs)) if carry is None else carry
+
+    def step(largest: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+        largest = jnp.where(x[1][:, None], jnp.maximum(largest, x[0]), largest)
+        # Sequences without a step so far give zeros.
+        return largest, jnp.where(jnp.isneginf(largest), 0, largest)
+
+    return _over_time(step, largest, inputs, valid)
+
+
+RUNNING_POOLS: Mapping[Callable[..., Array], Callable[..., tuple[Carry, Array]]] = {
+    pool_last: _run_last,
+    pool_mean: _run_mean,
+    pool_max: _run_max,
+}
+"""Running forms of those poolings that have one: (carry of the steps before, or None; inputs
+(B,T,F); valid (B,T) bool) to the new carry and, at each step, the pooled steps so far, (B,T,F)."""
+
+
+def _step_shape(inputs: Array) -> tuple[int, ...]:
+    return inputs.shape[0], inputs.shape[2]
+
+
+def _over_time(
+    step: Callable[..., tuple[Carry, Array]], carry: Carry, inputs: Array, valid: Array
+) -> tuple[Carry, Array]:
+    if not inputs.shape[1]:
+        return carry, inputs
+    carry, outputs = jax.lax.scan(step, carry, (inputs.swapaxes(0, 1), valid.swapaxes(0, 1)))
+    return carry, outputs.swapaxes(0, 1)
+
+
 def pool_concatenate(inputs: Array, lengths: Array | None = None) -> Array:
     """Returns all steps side by side, (B,T·F): the order-aware baseline without recurrence.
 
@@ -87,7 +152,7 @@ def pool_concatenate(inputs: Array, lengths: Array | None = None) -> Array:
     """
     valid = mask_steps(inputs, lengths)
     steps = jnp.where(_over(valid, inputs), inputs, 0)
-    return steps.reshape(len(inputs), math.prod(inputs.shape[1:]))
+    return steps.reshape(inputs.shape[0], math.prod(inputs.shape[1:]))
 
 
 class AttentionPooling(nn.Module):

@@ -1,6 +1,11 @@
 """Inference with the checkpoint of a run, and its export."""
 
 from flaxnets.inference.export import to_encoder_tensors, to_tensors, write_safetensors
+from flaxnets.inference.loading import load, shipped_models
+from flaxnets.inference.runtime.media import Limits, MediaError
+from flaxnets.inference.runtime.models import Captioner, Classifier
+from flaxnets.inference.runtime.results import Label, Prediction, StreamStep
+from flaxnets.inference.store import ModelError, read_description, save_model
 from flaxnets.inference.trained_captioner import Caption, Captioned, TrainedCaptioner
 from flaxnets.inference.trained_model import (
     PredictsFiles,
@@ -12,11 +17,23 @@ from flaxnets.inference.trained_model import (
 __all__ = [
     "Caption",
     "Captioned",
+    "Captioner",
+    "Classifier",
+    "Label",
+    "Limits",
+    "MediaError",
+    "ModelError",
+    "Prediction",
     "PredictsFiles",
+    "StreamStep",
     "TrainedCaptioner",
     "TrainedModel",
     "WritesResults",
+    "load",
+    "read_description",
     "read_predictions",
+    "save_model",
+    "shipped_models",
     "to_encoder_tensors",
     "to_tensors",
     "write_safetensors",

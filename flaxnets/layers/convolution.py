@@ -134,8 +134,10 @@ def _convolve(
 
     if is_empty(inputs, kernel_size, pads):
         return direct(inputs, kernel)  # There are no chunks to loop over, and slices would fail.
-    # The CPU algorithms loop over chunks of the batch, which a sharded batch would gather.
-    if autodiff or groups > 1 or inputs.dtype != jnp.float32 or is_batch_known_sharded():
+    # The CPU algorithms loop over chunks of the batch, which a sharded batch would gather and whose
+    # number the export of a program for any batch size does not know.
+    loops = isinstance(inputs.shape[0], int) and not is_batch_known_sharded()
+    if autodiff or groups > 1 or inputs.dtype != jnp.float32 or not loops:
         return direct(inputs, kernel)
     margin = kernel_size[0] // 2
     keeps_size = strides == (1, 1) and pads == ((margin, margin),) * 2
@@ -566,7 +568,7 @@ def _kernel_gradient(
             start + stride * (steps - 1) + 1
             for start, stride, steps in zip(tap, strides, gradient.shape[1:3], strict=True)
         ]
-        limits = len(padded), *ends, channels
+        limits = padded.shape[0], *ends, channels
         window = jax.lax.slice(padded, (0, *tap, 0), limits, (1, *strides, 1))
         products.append(window.reshape(-1, channels).T @ flat)
     return jnp.stack(products).reshape(*size, channels, features)

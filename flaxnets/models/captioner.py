@@ -167,7 +167,7 @@ class Captioner(nn.Module):
         if self.feature_dropout_rate and drop:
             # One mask per image and channel, broadcast over regions: a mask of the size of the
             # feature maps would double their memory.
-            kept = jnp.ones((len(regions), *(1,) * (regions.ndim - 2), regions.shape[-1]))
+            kept = jnp.ones((regions.shape[0], *(1,) * (regions.ndim - 2), regions.shape[-1]))
             kept = self.dropout(kept, deterministic=False)
             regions = regions * kept.astype(regions.dtype)
         regions = self._embed(regions)
@@ -182,7 +182,7 @@ class Captioner(nn.Module):
                 "region_dropout_rate: expected 0 for one vector per image, received "
                 f"{self.region_dropout_rate} for features of shape {regions.shape}"
             )
-        shape = len(regions), math.prod(regions.shape[1:-1])
+        shape = regions.shape[0], math.prod(regions.shape[1:-1])
         if exists is None:
             exists = jnp.ones(shape, bool)
         rate = 1 - self.region_dropout_rate
@@ -216,7 +216,7 @@ class Captioner(nn.Module):
         maps = encode_frames(
             self.encoder,
             inputs[:, None],
-            jnp.ones(len(inputs), jnp.int32),
+            jnp.ones(inputs.shape[0], jnp.int32),
             mask,
             train=train,
             chunk_frames=self.chunk_images,

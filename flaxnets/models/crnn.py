@@ -11,6 +11,7 @@ Shapes on the way::
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 
 from flaxnets.layers.batch_sharding import is_batch_known_sharded
 from flaxnets.layers.padding import check_lengths, zero_where_masked
-from flaxnets.typing import Array
+from flaxnets.typing import Array, Carry
 
 POOLS = ("mean", "flatten", "none")
 
@@ -78,7 +79,6 @@ class CRNN(nn.Module):
     freeze_encoder: bool = False
     freeze_statistics: bool = False
 
-    @nn.compact
     def __call__(
         self, frames: Array, lengths: Array, mask: Array | None = None, *, train: bool
     ) -> Array:
@@ -98,6 +98,85 @@ class CRNN(nn.Module):
           ValueError: frames, lengths or mask of another rank or dtype, lengths outside [0,T], an
             unknown ``pool``, or an encoder that returns several endpoints.
         """
+        x, lengths = self._encode(frames, lengths, mask, train)
+        if self.recurrent is not None:
+            x = self.recurrent(x, lengths, train=train)  # (B,T,F) or (B,T,h,w,F)
+        if self.classifier is None:
+            return x
+        return self.classifier(average_over_space(x), lengths, train=train)
+
+    @property
+    def obstacle(self) -> str:
+        """The reason why the network has no ``stream``; empty if it has."""
+        if self.classifier is None:
+            return "the network has no classifier"
+        for part in (self.recurrent, self.classifier):
+            if part is None:
+                continue
+            if not hasattr(part, "stream"):
+                return f"{type(part).__name__} has no stream"
+            if reason := str(getattr(part, "obstacle", "")):
+                return reason
+        return ""
+
+    def stream(
+        self, carry: Carry | None, frames: Array, lengths: Array | None = None
+    ) -> tuple[Carry, Any]:
+        """Returns the new carry and the logits of the next frames of clips.
+
+        The logits of all chunks are those of the whole clip, since each output depends on frames
+        that came before alone. Dropout is not applied. A chunk without frames, (B,0,H,W,C), gives
+        the carry before the first frame.
+
+        >>> import functools, jax
+        >>> from flaxnets.heads.classifier import StepClassifier
+        >>> from flaxnets.recurrent.cells import GRUCell
+        >>> from flaxnets.recurrent.layers import Recurrent
+        >>> model = CRNN(StepClassifier(3), recurrent=Recurrent(functools.partial(GRUCell, 4)))
+        >>> clips = jax.random.normal(jax.random.key(0), (2, 6, 5))  # (B,T,D), cached features
+        >>> lengths = jnp.array([6, 6])
+        >>> init = functools.partial(model.init_with_output, train=False)
+        >>> whole, variables = init(jax.random.key(0), clips, lengths)
+        >>> carry = None
+        >>> for t in range(6):
+        ...     chunk = clips[:, t : t + 1]
+        ...     carry, logits = model.apply(variables, carry, chunk, method="stream")
+        >>> bool(jnp.allclose(logits.steps, whole[:, -1:], atol=1e-6))
+        True
+
+        Args:
+          carry: that of the chunk before; None for the first chunk.
+          frames: (B,T,...), the next frames or features, as for ``__call__``.
+          lengths: (B,) integers in [0,T], valid steps of this chunk; None: all.
+
+        Returns:
+          The carry, a pytree of (B,...), and ``flaxnets.heads.classifier.StreamLogits``.
+
+        Raises:
+          ValueError: a network that needs the whole clip (see ``obstacle``), or as ``__call__``.
+        """
+        if self.obstacle:
+            raise ValueError(f"stream: expected a causal network, but {self.obstacle}")
+        if lengths is None:
+            lengths = jnp.full(frames.shape[:1], frames.shape[1], jnp.int32)
+            given = None
+        else:
+            given = lengths
+        x, lengths = self._encode(frames, lengths, None, False)
+        before = {"recurrent": None, "classifier": None} if carry is None else carry
+        after = dict(before)
+        if self.recurrent is not None:
+            after["recurrent"], x = self.recurrent.stream(before["recurrent"], x, given)
+        x = average_over_space(x)
+        assert self.classifier is not None  # See ``obstacle``.
+        after["classifier"], logits = self.classifier.stream(before["classifier"], x, given)
+        return after, logits
+
+    @nn.compact
+    def _encode(
+        self, frames: Array, lengths: Array, mask: Array | None, train: bool
+    ) -> tuple[Array, Array]:
+        """Returns the inputs of the recurrent layer, (B,T,D) or (B,T,h,w,D), and the lengths."""
         if self.pool not in POOLS:
             raise ValueError(f"pool: expected 'mean', 'flatten' or 'none', received {self.pool!r}")
         ranks = (5,) if self.encoder is not None else (3, 5)
@@ -122,12 +201,7 @@ class CRNN(nn.Module):
         if x.ndim == 5 and self.pool != "none":
             size = math.prod(x.shape[2:])
             x = x.mean(axis=(2, 3)) if self.pool == "mean" else x.reshape(b, t, size)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        if self.recurrent is not None:
-            x = self.recurrent(x, lengths, train=train)  # (B,T,F) or (B,T,h,w,F)
-        if self.classifier is None:
-            return x
-        return self.classifier(average_over_space(x), lengths, train=train)
+        return nn.Dropout(self.dropout_rate, deterministic=not train)(x), lengths
 
 
 def average_over_space(features: Array) -> Array:
@@ -264,7 +338,7 @@ def take_only_endpoint(outputs: EncoderOutputs, name: str) -> Array:
 
 def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> EncoderOutputs:
     """Encodes (N,H,W,C) with running statistics, ``chunk`` images at a time; 0: all."""
-    n = len(images)
+    n = images.shape[0]  # Not len, which wants a number: exports leave the batch open.
     if not 0 < chunk < n or encoder.is_initializing():
         return encoder(images, None, train=False)
 

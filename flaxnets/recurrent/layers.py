@@ -149,6 +149,11 @@ class Recurrent(nn.Module):
             return {"cells": tuple(carries), "inputs": last_inputs}, x
         return x
 
+    @property
+    def obstacle(self) -> str:
+        """The reason why the layer has no ``stream``; empty if it has."""
+        return "the recurrent layer is bidirectional" if self.bidirectional else ""
+
     def stream(
         self, carry: Carry | None, inputs: Array, lengths: Array | None = None
     ) -> tuple[Carry, Array]:

@@ -281,6 +281,10 @@ def _scan(coefficients: Array, inputs: Array, initial: Array, *, axis: int, reve
 def _associative(
     coefficients: Array, inputs: Array, initial: Array, *, axis: int, reverse: bool
 ) -> Array:
+    if not isinstance(inputs.shape[axis], int):
+        # An export for any number of steps: JAX's associative scan needs to know them.
+        return _scan(coefficients, inputs, initial, axis=axis, reverse=reverse)
+
     def compose(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
         return then[0] * first[0], then[0] * first[1] + then[1]
 

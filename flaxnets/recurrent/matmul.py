@@ -251,8 +251,9 @@ def _pack(mask: Array, size: int) -> tuple[Array, Array]:
 
 def _by_size(packed, plain, mask: Array, *arguments: Array):  # type: ignore[no-untyped-def]
     """Runs ``packed`` of the smallest size that holds all valid rows on CPUs, else ``plain``."""
-    count = len(mask)
-    if count < _FEWEST_ROWS:
+    count = mask.shape[0]
+    # An export for any batch size and number of steps does not know the number of rows.
+    if not isinstance(count, int) or count < _FEWEST_ROWS:
         return plain(*arguments, mask)
     sizes = [round(share * count) for share in _SHARES]
 

@@ -14,6 +14,7 @@ from flaxnets.metrics import cross_entropies, cross_entropy, top_k_accuracy
 from flaxnets.typing import (
     Array,
     Batch,
+    Carry,
     PRNGKey,
     PyTree,
     Sums,
@@ -126,7 +127,7 @@ class VideoClassification:
             mutable=mutable,
         )
         logits = _with_networks(logits)  # (B,T,M,K)
-        gains = self._gains(frames, lengths, logits)
+        gains = self._gains(jax.tree.leaves(frames)[0].shape[1], lengths, logits)
         clip_logits = average_steps(logits, gains)  # (B,M,K)
         per_clip = sum(
             share * self._clip_loss(logits, label, gains, mask) for label, share in targets
@@ -146,13 +147,16 @@ class VideoClassification:
                 )
         return batch[names[0]] if len(names) == 1 else {name: batch[name] for name in names}
 
-    def _gains(self, frames: Frames, lengths: Array, logits: Array) -> Array:
-        """Returns (B,T) float32 weights of the steps of (B,T,M,K) logits, zero in the padding."""
-        num_steps, expected = logits.shape[1], jax.tree.leaves(frames)[0].shape[1]
+    def _gains(self, expected: int, lengths: Array, logits: Array) -> Array:
+        """Returns (B,T) float32 weights of the steps of (B,T,M,K) logits, zero in the padding.
+
+        ``expected`` is the clips' T; logits of one step alone are the clip's.
+        """
+        num_steps = logits.shape[1]
         if num_steps not in (1, expected):
             raise ValueError(f"logits: expected 1 or {expected} steps, received {num_steps}")
         if num_steps == 1:  # The clip's only one, whatever its length.
-            return jnp.ones((len(logits), 1), jnp.float32)
+            return jnp.ones((logits.shape[0], 1), jnp.float32)
         steps = valid_steps(lengths, num_steps)
         if self.loss_kind != "linear_gain":
             return steps.astype(jnp.float32)
@@ -198,15 +202,77 @@ class VideoClassification:
             frames = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), frames)
             lengths = lengths.reshape(-1)
         logits: Any = model.apply(variables, frames, lengths, train=False)
-        logits = _with_networks(logits)  # (B·V,T,M,K)
-        gains = self._gains(frames, lengths, logits)
+        num_steps = jax.tree.leaves(frames)[0].shape[1]
+        probabilities = self.clip_probabilities(logits, lengths, num_steps)  # (B·V,K)
+        return probabilities.reshape(-1, views, probabilities.shape[-1]).mean(axis=1)
+
+    def clip_probabilities(self, logits: Array, lengths: Array, num_steps: int) -> Array:
+        """Returns (B,K) float32 probabilities of clips, averaged over steps and networks.
+
+        Args:
+          logits: (B,T,K), (B,1,K) or (B,T,M,K), as the model returned them.
+          lengths: (B,) integers in [0,T].
+          num_steps: T, steps of the clips.
+        """
+        logits = _with_networks(logits)  # (B,T,M,K)
+        gains = self._gains(num_steps, lengths, logits)
         if self.loss_kind == "clip":
-            probabilities = jax.nn.softmax(average_steps(logits, gains))
-        else:
-            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-            probabilities = average_steps(jax.nn.softmax(logits), gains)
-        # (B·V,M,K)
-        return probabilities.reshape(-1, views * logits.shape[2], logits.shape[3]).mean(axis=1)
+            return jax.nn.softmax(average_steps(logits, gains)).mean(axis=1)
+        return average_steps(_softmax(logits), gains).mean(axis=1)
+
+    def start_stream(self, model: nn.Module, variables: PyTree, frames: Array) -> Carry:
+        """Returns the carry of ``predict_step`` before the first frame.
+
+        Args:
+          model: with ``stream``, as ``CRNN``.
+          variables: of the model.
+          frames: (B,...) frames or features of which only the shape and dtype are used.
+
+        Raises:
+          ValueError: a model that needs the whole clip.
+        """
+        nothing = frames[:, None][:, :0]  # (B,0,...)
+        streamed: Any = model.apply(variables, None, nothing, method="stream")
+        inner, logits = streamed
+        b, _, k = logits.steps.shape
+        return inner, (jnp.zeros((b, k)), jnp.zeros((b,), jnp.int32))
+
+    def predict_step(
+        self, model: nn.Module, variables: PyTree, carry: Carry, frames: Array
+    ) -> tuple[Carry, Array, Array]:
+        """Reads the next frame of clips with a causal model.
+
+        The probabilities of the clip of all frames so far are those of ``predict``. (Gains of
+        ``linear_gain`` are divided by their sum, so that they need not know the clip's length.)
+
+        Args:
+          model: with ``stream``, as ``CRNN``.
+          variables: of the model.
+          carry: of the frame before, or of ``start_stream``.
+          frames: (B,...), the next frame or features of each clip.
+
+        Returns:
+          The new carry; (B,K) float32 probabilities of this step alone; (B,K) float32 those of the
+          clip so far.
+
+        Raises:
+          ValueError: a model that needs the whole clip.
+        """
+        inner, running = carry
+        streamed: Any = model.apply(variables, inner, frames[:, None], method="stream")
+        inner, logits = streamed
+        steps = logits.steps[:, 0].astype(jnp.promote_types(logits.steps.dtype, jnp.float32))
+        probabilities = jax.nn.softmax(steps)
+        if logits.clips is not None:
+            return (inner, running), probabilities, jax.nn.softmax(logits.clips[:, 0])
+        mean, count = running
+        count = count + 1
+        # Of gains 1, 2, …, n the last one is 2 / (n + 1) of their sum.
+        share = 2 / (count + 1) if self.loss_kind == "linear_gain" else 1 / count
+        values = steps if self.loss_kind == "clip" else probabilities
+        mean = mean + (values - mean) * share[:, None]
+        clips = jax.nn.softmax(mean) if self.loss_kind == "clip" else mean
+        return (inner, (mean, count)), probabilities, clips
 
     def describe_outputs(self, outputs: dict[str, Any], row: int) -> dict[str, Any]:
         """Returns ``{"prediction": class, "probabilities": [K floats]}`` of one video."""
@@ -237,6 +303,19 @@ def average_steps(values: Array, gains: Array) -> Array:
     total = jnp.sum(gains * jnp.where(gains > 0, values, 0), axis=1)
     weight = jnp.sum(gains, axis=1)
     return total / jnp.where(weight > 0, weight, 1.0)
+
+
+def step_probabilities(logits: Array) -> Array:
+    """Returns (B,T,K) float32 probabilities of each step alone, averaged over networks.
+
+    Args:
+      logits: (B,T,K) or (B,T,M,K).
+    """
+    return _softmax(_with_networks(logits)).mean(axis=2)
+
+
+def _softmax(logits: Array) -> Array:
+    return jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 
 def _with_networks(logits: Array) -> Array:

@@ -249,6 +249,23 @@ class Config:
         """
         return {}
 
+    def describe_inference(self) -> Mapping[str, Any] | None:
+        """Returns how the trained model is used without this experiment; None: it cannot be.
+
+        The workdir records it as ``model.json``, from which ``flaxnets.load`` makes a function of
+        files, equal to that of ``make_prediction_data`` and ``make_prediction_task``.
+
+        Returns:
+          ``kind``: ``video_classification``, ``image_classification`` or ``captioning``; ``name``;
+          ``network``: what ``make_model`` returns; ``preprocessing``: the settings of
+          ``flaxnets/inference/runtime/preprocessing.py`` at test. Of classifiers ``labels``, and
+          ``averaging``: ``VideoClassification.loss_kind``. Of captioners ``search``: the fields of
+          ``SearchOptions``. ``encoder``: None, or for a network on features of a frozen encoder
+          ``config``, the fields of its ``EncoderConfig``; ``pool``: ``max``, ``mean`` or ``none``;
+          ``feature_dtype``, to which the features are rounded; ``digest`` of the weights.
+        """
+        return None
+
     def set_fold(self, fold: int) -> None:
         """Selects the fold of a cross-validation, from 1 on."""
         raise UndefinedMethod(self, "set_fold")
@@ -262,6 +279,12 @@ class Config:
 
     def load_assets(self, folder: Path) -> None:
         """Reads what ``save_assets`` wrote, before a trained model is used."""
+
+    def resume_assets(self, folder: Path) -> None:
+        """Reads what ``save_assets`` wrote and training needs again, as a split of the data.
+
+        ``train`` calls it before the data are made; the folder may be that of a new run.
+        """
 
     def check_variables(self, variables: Mapping[str, Any]) -> None:
         """Checks that a checkpoint's variables fit what ``load_assets`` read.

@@ -110,6 +110,7 @@ def train(
     """
     # ---- Devices and compilation ----------------------------------------------------------------
     config.validate()
+    config.resume_assets(workdir.path)
     # Before the first compilation: programs that were compiled earlier are not in the cache.
     use_compilation_cache(config.compilation_cache)
     strategy = strategy or make_strategy(config.strategy, fsdp=config.fsdp)
@@ -184,7 +185,7 @@ def train(
             logger.info("resuming from step %d", int(state.step))
         # After the checkpoint's own check: data that it refuses are not recorded.
         if is_first():
-            workdir.record_run(described)
+            workdir.record_run(described, config.describe_inference())
             if on_start is not None:
                 on_start()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import filelock
 
-from flaxnets.configuration import local_path
+from flaxnets.configuration import describe_part, local_path
 from flaxnets.training.config import Config, data_differences, differences, plain, to_dict
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ HOLDER = "lock.holder"
 """File that names the holder of the lock; its time of change is the last sign of life."""
 BEAT_SECONDS = 15.0
 """Seconds between two signs of life of a lock's holder."""
+MODEL_FORMAT = 1
+"""Version of ``model.json``; readers refuse others."""
 SILENT_SECONDS = 90.0
 """Seconds without a sign of life after which the holder counts as dead."""
 
@@ -40,7 +42,7 @@ class WorkdirInUse(WorkdirError):
 class Workdir:
     """Folder of a run, locked inside ``with``.
 
-    Contains ``config.json``, ``data.json``, ``metrics.jsonl``, ``checkpoints/``,
+    Contains ``config.json``, ``data.json``, ``model.json``, ``metrics.jsonl``, ``checkpoints/``,
     ``tensorboard/``, ``log.txt``, ``predictions/`` and ``report.html``. Of several processes the
     first one holds the lock and writes; all need to see the folder on a shared file system.
     """
@@ -250,12 +252,25 @@ class Workdir:
             )
         self._data_checked = True
 
-    def record_run(self, described: Mapping[str, Any]) -> None:
+    def record_run(
+        self, described: Mapping[str, Any], inference: Mapping[str, Any] | None = None
+    ) -> None:
         """Writes ``data.json``: the data of this run are those of its checkpoints.
+
+        And ``model.json``, with which ``flaxnets.load`` uses the model without its experiment.
 
         Args:
           described: what ``flaxnets.training.config.describe_run`` returned.
+          inference: what ``Config.describe_inference`` returned; None: no ``model.json``.
         """
+        if inference is not None:
+            try:
+                network = describe_part(inference["network"])
+            except ValueError as error:  # A part of one's own may be a local function.
+                logger.warning("no model.json, so flaxnets.load cannot use the run: %s", error)
+            else:
+                model = {"format": MODEL_FORMAT, **inference, "network": network}
+                _write_json(self.path / "model.json", plain(model))
         # Without a check it may be left from a call that failed before its first checkpoint.
         known = self.read_data()["evaluated"] if self._data_checked else {}
         _write_json(self.path / "data.json", {**plain(described), "evaluated": known})

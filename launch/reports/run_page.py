@@ -389,6 +389,7 @@ def _knows_data(workdir: Workdir, config: Config, split: str, notes: list[str]) 
     recorded = workdir.read_data()
     known = recorded.get("evaluated", {}).get(split, recorded["splits"].get(split))
     try:
+        config.load_assets(workdir.path)  # The split of a run may be among them.
         lines = data_differences(known or {}, config.describe_data(split))
     except (OSError, ValueError) as error:
         reason = f"{error}. --config.data.root=FOLDER tells where the data are now"

@@ -1,0 +1,486 @@
+"""Labelled videos or images in class folders, in lists, or in UCF101's layout.
+
+Class folders, with or without folders of splits above them; files may lie deeper::
+
+    ROOT/Wave/1.mp4                     ROOT/train/Wave/1.mp4
+    ROOT/Clap/anna/2.MOV                ROOT/val/Clap/2.mov      (also valid, validation)
+                                        ROOT/test/Wave/3.avi
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data.datasets import ucf101
+from data.datasets.list_file import (
+    SPLIT_NAMES,
+    ListedFile,
+    read_class_list,
+    read_list,
+    some,
+)
+from data.files import find_files, normal_name
+from data.loader import describe_examples
+
+VIDEO_ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"),
+    *(".ts", ".mts", ".m2ts", ".ogv", ".gif", ".mxf", ".nut", ".vob", ".asf", ".dv", ".mjpeg"),
+)
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"),
+)
+"""Endings of the files that are read, in any letter case."""
+ENDINGS = {"video": VIDEO_ENDINGS, "image": IMAGE_ENDINGS}
+
+FOREIGN = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "__pycache__"})
+"""Folders of archives made on macOS, of file servers and the like, which hold no data; nor do
+hidden ones."""
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    """Files with their classes; equal positions of the tuples belong together.
+
+    Attributes:
+        paths: the files.
+        labels: class indices >= 0.
+        groups: recording group of each file (the same person, place or recording); "" if unknown.
+        splits: "train", "validation" or "test" of each file; "" for all if the data have none.
+        class_names: name of each class, by label.
+        names: path of each file relative to the root, "/" between folders, in NFC.
+        layout: how the files were found, in words.
+        official_folds: True if the data come in folds of their own, as UCF101.
+        notes: sentences about what was left out or looks wrong.
+    """
+
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+    groups: tuple[str, ...]
+    splits: tuple[str, ...]
+    class_names: tuple[str, ...]
+    names: tuple[str, ...]
+    layout: str = ""
+    official_folds: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def has_splits(self) -> bool:
+        """True if the data say which split each file belongs to."""
+        return all(self.splits)
+
+    def indices(self, split: str) -> list[int]:
+        """Returns the positions of a split's files.
+
+        Raises:
+            ValueError: no such split.
+        """
+        if split not in ucf101.SPLITS:
+            expected = ", ".join(ucf101.SPLITS)
+            raise ValueError(f"split: expected one of {expected}, received {split!r}")
+        return [index for index, name in enumerate(self.splits) if name == split]
+
+    def take(self, indices: Sequence[int]) -> "LabelledFiles":
+        """Returns the files at these positions, under the same classes."""
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in indices),
+            labels=tuple(self.labels[i] for i in indices),
+            groups=tuple(self.groups[i] for i in indices),
+            splits=tuple(self.splits[i] for i in indices),
+            names=tuple(self.names[i] for i in indices),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies the files, wherever they lie, for JSON: classes and digests."""
+        labels = [self.class_names[label] for label in self.labels]
+        return {"class_names": list(self.class_names), **describe_examples(self.names, labels)}
+
+
+def read_labelled_files(
+    root: str | os.PathLike[str] = "",
+    *,
+    kind: str = "video",
+    list_file: str | os.PathLike[str] = "",
+    validation_list: str | os.PathLike[str] = "",
+    test_list: str | os.PathLike[str] = "",
+    class_list: str | os.PathLike[str] = "",
+    group_pattern: str = "",
+    fold: int = 1,
+) -> LabelledFiles:
+    """Reads which files there are, their classes, groups and splits; opens none of the files.
+
+    Args:
+        root: folder of the class folders, of UCF101's layout, or to which the paths of a list are
+            relative; empty with a list: the list's folder.
+        kind: "video" or "image", which decides the endings of the files.
+        list_file: list of the files (``data/datasets/list_file.py``); empty: the root's folders.
+        validation_list: list of the validation files; ``list_file`` then lists training files.
+        test_list: likewise of the test files.
+        class_list: names of the classes, for lists whose labels are numbers.
+        group_pattern: regular expression whose first group (or, without one, whose match) is the
+            recording group in a file's name without ending, or in its relative path if the pattern
+            has a "/"; empty: the list's column, if there is one.
+        fold: number of UCF101's lists, from 1.
+
+    Returns:
+        The files in the order of their names; those of UCF101's layout in that of its lists.
+
+    Raises:
+        FileNotFoundError: the root, a list or a listed file does not exist.
+        ValueError: no files, fewer than two classes, labels outside of the class list, a file that
+            stands twice with different labels or splits, or a list that cannot be read.
+    """
+    if kind not in ENDINGS:
+        raise ValueError(f"kind: expected {' or '.join(ENDINGS)}, received {kind!r}")
+    if not root and not list_file:
+        raise ValueError(
+            f"root: expected a folder with a folder of {kind}s for each class, or a list of files, "
+            "received neither"
+        )
+    if (validation_list or test_list) and not list_file:
+        raise ValueError(
+            "list: expected the list of the training files beside those of validation and test, "
+            "received none"
+        )
+    folder = Path(root) if root else Path(list_file).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"root: expected the folder of the data, received {folder}, which "
+            + ("is a file; give its folder, or list=" if folder.is_file() else "does not exist")
+        )
+    if list_file:
+        lists = {"": list_file}
+        if validation_list or test_list:
+            given = {"train": list_file, "validation": validation_list, "test": test_list}
+            lists = {split: path for split, path in given.items() if path}
+        files = _read_lists(folder, lists, class_list, ENDINGS[kind])
+    elif kind == "video" and (layout := _ucf101_layout(folder)):
+        files = _read_ucf101(folder, layout, fold, group_pattern)
+    else:
+        files = _read_folders(folder, kind)
+    if group_pattern:
+        files = _with_groups(files, group_pattern)
+    return _checked(files, folder, kind)
+
+
+# ---- Class folders ---------------------------------------------------------------------------
+
+
+def _read_folders(root: Path, kind: str) -> LabelledFiles:
+    endings = ENDINGS[kind]
+    folders = _subfolders(root)
+    splits = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
+    trains = [name for name, split in splits.items() if split == "train"]
+    # A class may be called "train"; its folder then holds files, not folders of files.
+    has_splits = any(
+        _subfolders(root / name) and not any(_is_read(e, endings) for e in os.scandir(root / name))
+        for name in trains
+    )
+    notes: list[str] = []
+    rows: list[tuple[str, str, str, str]] = []  # name, path, class, split
+    others: Counter[str] = Counter()
+    if has_splits:
+        if strange := sorted(set(folders) - set(splits)):
+            raise ValueError(
+                f"root: expected folders of splits alone beside {trains[0]}/ in {root}, received "
+                f"{some(strange)}"
+            )
+        tops = [(f"{name}/", splits[name]) for name in folders]
+    else:
+        tops = [("", "")]
+    loose = 0
+    for prefix, split in tops:
+        for entry in os.scandir(root / prefix):
+            loose += _is_read(entry, endings)
+        for name in _subfolders(root / prefix):
+            for file in _files_below(root / prefix / name, root):
+                relative = Path(file).relative_to(root).as_posix()
+                if Path(file).suffix.lower() in endings:
+                    rows.append((normal_name(relative), file, normal_name(name).strip(), split))
+                else:
+                    others[Path(file).suffix.lower() or "none"] += 1
+    if not rows:
+        raise ValueError(_nothing_found(root, kind, loose, others))
+    if loose:
+        notes.append(f"{loose} {kind}s lie outside of the class folders and were left out")
+    if others:
+        listed = ", ".join(f"{count} × {ending}" for ending, count in others.most_common(4))
+        notes.append(f"files with other endings were left out: {listed}")
+    # By names, so that the order is the same on each file system.
+    rows.sort(key=lambda row: row[0])
+    names, paths, classes, given = zip(*rows, strict=True)
+    layout = "class folders" + (" in folders of splits" if has_splits else "")
+    return _labelled(paths, names, classes, [""] * len(rows), given, layout, notes)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".") and entry.name not in FOREIGN and entry.is_dir()
+        )
+
+
+def _is_read(entry: "os.DirEntry[str]", endings: Collection[str]) -> bool:
+    ending = os.path.splitext(entry.name)[1].lower()
+    return ending in endings and not entry.name.startswith(".") and entry.is_file()
+
+
+def _files_below(folder: Path, root: Path) -> Iterator[str]:
+    """Yields the files of a folder and those below it, without hidden ones.
+
+    Links are followed once, and never to the root, where other classes are.
+    """
+    seen = {os.path.realpath(root)}
+    waiting = [str(folder)]
+    while waiting:
+        current = waiting.pop()
+        real = os.path.realpath(current)
+        if real in seen:
+            continue
+        seen.add(real)
+        with os.scandir(current) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name in FOREIGN:
+                    continue
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                elif entry.is_file():
+                    yield entry.path
+
+
+def _nothing_found(root: Path, kind: str, loose: int, others: Mapping[str, int]) -> str:
+    if loose:
+        received = f"{loose} {kind}s in the folder itself; move them into folders named by class"
+    elif others:
+        received = f"files with other endings alone: {some(sorted(others))}"
+    else:
+        received = "an empty folder" if not _subfolders(root) else "folders without files"
+    return f"root: expected a folder of {kind}s for each class in {root}, received {received}"
+
+
+# ---- Lists -----------------------------------------------------------------------------------
+
+
+def _read_lists(
+    root: Path,
+    lists: Mapping[str, str | os.PathLike[str]],
+    class_list: str | os.PathLike[str],
+    endings: Collection[str],
+) -> LabelledFiles:
+    rows: dict[str, tuple[ListedFile, str, str | os.PathLike[str]]] = {}
+    repeated = 0
+    for split, path in lists.items():
+        for listed in read_list(path, endings):
+            given = split or listed.split
+            known = rows.get(listed.path)
+            if known is None:
+                rows[listed.path] = (listed, given, path)
+                continue
+            earlier, before, source = known
+            for what, then, now in (
+                ("label", earlier.label, listed.label),
+                ("split", before, given),
+            ):
+                if then != now:
+                    raise ValueError(
+                        f"{path}: expected one {what} for each file, received {listed.path!r} with "
+                        f"{then!r} in line {earlier.line}"
+                        + ("" if source == path else f" of {source}")
+                        + f" and {now!r} in line {listed.line}"
+                    )
+            repeated += 1
+    notes = [f"{repeated} lines repeat an earlier one and were left out"] if repeated else []
+    # Blanks around a path are part of it where there is such a file.
+    exact = find_files(root / name for name in rows)
+    rows = {
+        name if file is not None else name.strip(): row
+        for (name, row), file in zip(rows.items(), exact, strict=True)
+    }
+    found = find_files(root / name for name in rows)
+    missing = [name for name, file in zip(rows, found, strict=True) if file is None]
+    if missing:
+        raise FileNotFoundError(
+            f"{' and '.join(str(path) for path in lists.values())}: {len(missing)} of {len(rows)} "
+            f"files are not in {root}, to which the paths are relative: {some(missing)}"
+        )
+    classes, class_names = _classes([row for row, _, _ in rows.values()], class_list)
+    ordered = sorted(zip(rows, found, classes, strict=True), key=lambda row: _relative(row[0]))
+    values = [rows[name] for name, _, _ in ordered]
+    return _labelled(
+        [str(file) for _, file, _ in ordered],
+        [_relative(name) for name, _, _ in ordered],
+        [name for _, _, name in ordered],
+        [listed.group for listed, _, _ in values],
+        [split for _, split, _ in values],
+        f"list {', '.join(Path(path).name for path in lists.values())}",
+        notes,
+        class_names,
+    )
+
+
+def _relative(name: str) -> str:
+    return normal_name(Path(name).as_posix())
+
+
+def _classes(
+    rows: Sequence[ListedFile], class_list: str | os.PathLike[str]
+) -> tuple[list[str], list[str] | None]:
+    """Returns the class name of each row, and the order of the classes; None: by name."""
+    labels = [normal_name(row.label) for row in rows]
+    if not class_list:
+        numbers = sorted({int(label) for label in labels if label.isdecimal()})
+        if all(label.isdecimal() for label in labels):
+            return [str(int(label)) for label in labels], [str(number) for number in numbers]
+        return labels, None
+    names = read_class_list(class_list)
+    known = set(names.values())
+    by_text = {str(number): name for number, name in names.items()}
+    wrong = []
+    classes = []
+    for row, label in zip(rows, labels, strict=True):
+        name = (
+            label if label in known else by_text.get(str(int(label)) if label.isdecimal() else "")
+        )
+        if name is None:
+            wrong.append(f"{label} of {row.path} in line {row.line}")
+        classes.append(name or "")
+    if wrong:
+        numbers = sorted(names)
+        raise ValueError(
+            f"{class_list}: {len(wrong)} labels are none of its {len(names)} classes, numbers "
+            f"{numbers[0]} to {numbers[-1]}: {some(wrong)}"
+        )
+    return classes, [names[number] for number in sorted(names)]
+
+
+# ---- UCF101's layout -------------------------------------------------------------------------
+
+
+def _ucf101_layout(root: Path) -> str:
+    """Returns the folder of UCF101's lists, "" if there is none."""
+    folders = (name for name in ucf101.LIST_FOLDERS if (root / name / "classInd.txt").is_file())
+    return next(folders, "")
+
+
+def _read_ucf101(root: Path, lists: str, fold: int, group_pattern: str) -> LabelledFiles:
+    pattern = group_pattern or ucf101.UCF101_GROUP
+    parts = {
+        split: ucf101.read_split(root, split, fold, group_pattern=pattern, lists=lists)
+        for split in ("train", "test")
+    }
+    joined = {
+        name: tuple(value for part in parts.values() for value in getattr(part, name))
+        for name in ("paths", "labels", "groups")
+    }
+    joined["names"] = tuple(_relative(os.path.relpath(path, root)) for path in joined["paths"])
+    splits = tuple(split for split, part in parts.items() for _ in range(len(part)))
+    if len(set(joined["names"])) != len(joined["names"]):
+        twice = [name for name, count in Counter(joined["names"]).items() if count > 1]
+        raise ValueError(
+            f"{root / lists}: expected each file in one list once, received {len(twice)} twice: "
+            f"{some(twice)}"
+        )
+    return LabelledFiles(
+        **joined,
+        splits=splits,
+        class_names=parts["train"].class_names,
+        layout=f"UCF101's layout, lists {fold:02d}",
+        official_folds=True,
+    )
+
+
+# ---- Common to all ---------------------------------------------------------------------------
+
+
+def _labelled(
+    paths: Sequence[str],
+    names: Sequence[str],
+    classes: Sequence[str],
+    groups: Sequence[str],
+    splits: Sequence[str],
+    layout: str,
+    notes: Sequence[str],
+    class_names: Sequence[str] | None = None,
+) -> LabelledFiles:
+    ordered = list(class_names) if class_names is not None else sorted(set(classes))
+    label = {name: number for number, name in enumerate(ordered)}
+    return LabelledFiles(
+        paths=tuple(paths),
+        labels=tuple(label[name] for name in classes),
+        groups=tuple(groups),
+        splits=tuple(splits),
+        class_names=tuple(ordered),
+        names=tuple(names),
+        layout=layout,
+        notes=tuple(notes),
+    )
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Bytes of another encoding, which Python keeps as surrogates.
+        return False
+    return True
+
+
+def _with_groups(files: LabelledFiles, pattern: str) -> LabelledFiles:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"group_pattern: expected a regular expression, received {pattern!r} ({error})"
+        ) from None
+    texts = [name if "/" in pattern else Path(name).stem for name in files.names]
+    matches = [compiled.search(text) for text in texts]
+    groups = [(match[match.re.groups and 1] or "") if match else "" for match in matches]
+    without = [name for name, group in zip(files.names, groups, strict=True) if not group]
+    if len(without) == len(groups):
+        raise ValueError(
+            f"group_pattern: expected an expression that finds the group in the names, received "
+            f"{pattern!r}, which fits none of {len(groups)}: {some(without)}"
+        )
+    notes = files.notes
+    if without:
+        notes += (
+            f"group_pattern fits {len(groups) - len(without)} of {len(groups)} names; each other "
+            f"file is a group of its own: {some(without)}",
+        )
+    return replace(files, groups=tuple(groups), notes=notes)
+
+
+def _checked(files: LabelledFiles, root: Path, kind: str) -> LabelledFiles:
+    """Leaves empty files out and refuses data that no classifier can learn from."""
+    if undecodable := [name for name in files.names if not _is_unicode(name)]:
+        shown = [name.encode(errors="backslashreplace").decode() for name in undecodable]
+        raise ValueError(
+            f"root: expected names in UTF-8, received {len(undecodable)} in another encoding: "
+            f"{some(shown)}; rename them"
+        )
+    empty = [index for index, path in enumerate(files.paths) if not os.path.getsize(path)]
+    if empty:
+        names = [files.names[index] for index in empty]
+        left = sorted(set(range(len(files))) - set(empty))
+        note = f"{len(empty)} empty files (0 bytes) were left out: {some(names)}"
+        files = replace(files.take(left), notes=(*files.notes, note))
+    counts = Counter(files.labels)
+    if len(counts) < 2:
+        only = [files.class_names[label] for label in counts]
+        raise ValueError(
+            f"root: expected at least two classes with {kind}s in {root}, received "
+            f"{len(counts)}{f' ({only[0]})' if only else ''}; put each class into a folder of its "
+            "own"
+        )
+    notes = files.notes
+    if single := [files.class_names[label] for label, count in counts.items() if count == 1]:
+        notes += (f"{len(single)} classes have one {kind}: {some(sorted(single))}",)
+    return replace(files, notes=notes)

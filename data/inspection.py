@@ -1,0 +1,139 @@
+"""Properties of many video or image files, read in threads; an unreadable one is a row as well."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data.captions.images import FORMATS, decode_image
+from data.files import require_file
+from data.likeness import NUM_PICTURES, make_signature
+from data.video.decoding import survey
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Properties of a file; numbers are 0 where there is none.
+
+    Attributes:
+        error: reason why it cannot be read; "" if it can be.
+        num_bytes: size of the file; -1 if there is none.
+        num_frames: frames of a video, 1 of an image.
+        rate: average frames/s of a video.
+        height: pixels.
+        width: pixels.
+        codec: container and codec of a video, format of an image.
+        signature: for ``data.likeness``, (T,16,16) uint8; None if it cannot be read.
+    """
+
+    error: str = ""
+    num_bytes: int = -1
+    num_frames: int = 0
+    rate: float = 0.0
+    height: int = 0
+    width: int = 0
+    codec: str = ""
+    signature: np.ndarray | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Duration of a video."""
+        return self.num_frames / self.rate if self.rate else 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the properties for JSON."""
+        return {
+            "error": self.error,
+            "num_bytes": self.num_bytes,
+            "num_frames": self.num_frames,
+            "rate": self.rate,
+            "height": self.height,
+            "width": self.width,
+            "codec": self.codec,
+        }
+
+
+def inspect_video(path: str) -> Inspection:
+    """Decodes a video once; never raises an exception of a file's contents."""
+    size = _size(path)
+    try:
+        found = survey(path, NUM_PICTURES)
+        signature = make_signature(found.pictures)
+    except Exception as error:  # One hostile file of thousands must not end the check.
+        return Inspection(_reason(error), size)
+    info = found.info
+    return Inspection(
+        num_bytes=size,
+        num_frames=info.num_frames,
+        rate=info.rate,
+        height=info.height,
+        width=info.width,
+        codec=f"{found.codec} in {found.container.split(',')[0]}",
+        signature=signature,
+    )
+
+
+def inspect_image(path: str) -> Inspection:
+    """Decodes an image once; never raises an exception of a file's contents."""
+    size = _size(path)
+    try:
+        require_file(path, "an image file")
+        with open(path, "rb") as file:
+            pixels = decode_image(file, path)
+            file.seek(0)
+            with Image.open(file, formats=FORMATS) as image:
+                kind = str(image.format)
+    except Exception as error:
+        return Inspection(_reason(error), size)
+    height, width = pixels.shape[:2]
+    return Inspection(
+        num_bytes=size,
+        num_frames=1,
+        height=height,
+        width=width,
+        codec=kind,
+        signature=make_signature(pixels[None]),
+    )
+
+
+def inspect_all(
+    paths: Sequence[str], inspect: Callable[[str], Inspection], executor: Executor, ahead: int
+) -> Iterator[tuple[int, Inspection]]:
+    """Yields the index and the properties of each file, as they are found.
+
+    Args:
+        paths: the files.
+        inspect: ``inspect_video`` or ``inspect_image``.
+        executor: of threads.
+        ahead: greatest number of files that wait or are read, so that memory does not grow with the
+            number of files.
+    """
+    running: dict[Future[Inspection], int] = {}
+    following = iter(enumerate(paths))
+    while True:
+        while len(running) < ahead and (item := next(following, None)) is not None:
+            running[executor.submit(inspect, item[1])] = item[0]
+        if not running:
+            return
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield running.pop(future), future.result()
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1
+
+
+def _reason(error: Exception) -> str:
+    """Returns the message of an error without the path, which stands beside it."""
+    reason = getattr(error, "reason", None)
+    text = str(reason) if isinstance(reason, str) else str(error) or type(error).__name__
+    return text.removeprefix(f"{Path(getattr(error, 'path', ''))}: ").splitlines()[0]

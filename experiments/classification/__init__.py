@@ -1,0 +1,1 @@
+"""Parts that the experiments on labelled files of one's own share."""

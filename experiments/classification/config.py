@@ -1,0 +1,330 @@
+"""Configuration that the experiments on labelled files of one's own share: data, splits, assets."""
+
+import dataclasses
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+
+from data.datasets.labelled_files import LabelledFiles, read_labelled_files
+from data.datasets.splits import make_split, read_split_file, write_split
+from data.loader import Loader
+from data.moving_shapes.source import MovingShapes
+from experiments.features.frozen_features import describe_encoder
+from flaxnets.configuration import check_at_least, nearest, path_field, runtime
+from flaxnets.encoders.config import with_encoder_weights
+from flaxnets.models.config import CRNNConfig, pool_of
+from flaxnets.training.config import Config
+from flaxnets.training.workdir import Workdir
+
+SPLIT_FILE = "split.csv"
+"""File of the workdir that keeps the split of the run: path, label, group, split."""
+DATASETS = ("files", "moving_shapes")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class FilesConfig:
+    """Location of the files, their split, and the cache of their features."""
+
+    dataset: str = "files"
+    """``files``, or ``moving_shapes``, the embedded data set."""
+    root: str = path_field(runtime=True)
+    """Folder with a folder for each class, with or without ``train/``, ``validation/`` and
+    ``test/`` above them; or UCF101's layout; or what the paths of a list are relative to. It may be
+    moved."""
+    list: str = path_field(runtime=True)
+    """File that lists the files: CSV or TSV with the columns ``path``, ``label`` and, if there are,
+    ``group`` and ``split``; or lines ``PATH LABEL`` as of Kinetics and MMAction2."""
+    validation_list: str = path_field(runtime=True)
+    """List of the validation files; ``list`` then lists the training files."""
+    test_list: str = path_field(runtime=True)
+    """List of the test files; ``list`` then lists the training files."""
+    class_list: str = path_field(runtime=True)
+    """Names of the classes, one a line from number 0 on, for lists whose labels are numbers."""
+    group_pattern: str = ""
+    """Regular expression whose first group is the recording group (person, place, session) in a
+    file's name, as ``^(s[0-9]+)_``; files of one group are never on two sides of the split."""
+    validation_share: float = 0.15
+    """Share of the files, in (0,1), that selects the checkpoint, where the data have no validation
+    split."""
+    test_share: float = 0.2
+    """Share of the files, in (0,1), that is tested, where the data have no test split."""
+    fold: int = 0
+    """Fold of a cross-validation, from 1; of UCF101's layout the number of its lists. 0: none."""
+    num_folds: int = 10
+    """Folds of a cross-validation, at least 3."""
+    num_examples: int = 64
+    """``moving_shapes`` only: examples of each split."""
+    cache: str = path_field("runs/features", runtime=True)
+    """Folder of the frozen encoder's cached features."""
+    max_bad_share: float = runtime(0.1)
+    """Training fails when more than this share of its files, in [0,1], cannot be decoded."""
+    num_threads: int = runtime(0)
+    """Decoding threads; 0: one more than the CPU cores."""
+    num_workers: int = runtime(0)
+    """Decoding processes; 0: threads only, which is faster on few cores."""
+
+
+@dataclasses.dataclass
+class FileClassification(Config):
+    """Experiment that classifies labelled files; a subclass adds ``make_data`` and the model.
+
+    The split is made when a run starts and kept in its workdir (``split.csv``), from which a
+    resumed run, an evaluation and a report read it.
+    """
+
+    kind: ClassVar[str] = "video"
+    """``video`` or ``image``."""
+
+    best_metric: str = "loss"
+    best_mode: str = "min"
+    data: FilesConfig = dataclasses.field(default_factory=FilesConfig)
+    model: CRNNConfig = dataclasses.field(default_factory=CRNNConfig)
+
+    def __post_init__(self) -> None:
+        # No fields, so they are neither flags nor part of config.json.
+        self._class_names: tuple[str, ...] = ()
+        self._files: LabelledFiles | None = None
+        self._split_file: Path | None = None
+        self._workdir: Path | None = None
+        self._announced = False
+
+    # ---- Files and their split ---------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Checks the values as ``Config.validate``, and those of the data."""
+        super().validate()
+        data = self.data
+        if data.dataset not in DATASETS:
+            near = nearest(data.dataset, DATASETS)
+            raise ValueError(f"data.dataset: unknown {data.dataset!r}{near}")
+        check_at_least("data", data, {"fold": 0, "num_examples": 1, "num_workers": 0})
+        if data.dataset == "files":
+            self._require_root()
+
+    @property
+    def embedded(self) -> bool:
+        """True if the embedded data set takes the place of files."""
+        return self.data.dataset == "moving_shapes"
+
+    @property
+    def caches_features(self) -> bool:
+        """True if the network is trained on cached features, without the encoder."""
+        return self.model.encoder.frozen and not self.embedded
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by label: the trained model's, or else the data's."""
+        if self.embedded:
+            return MovingShapes.class_names
+        return self._class_names or self.files.class_names
+
+    @property
+    def files(self) -> LabelledFiles:
+        """All files with their split: that of the run's workdir, or else a new one."""
+        if self._files is None:
+            self._files = self._read_files()
+        return self._files
+
+    def select(self, split: str) -> LabelledFiles:
+        """Returns the files of a split.
+
+        Raises:
+          ValueError: no such split, or one without files.
+        """
+        files = self.files
+        indices = files.indices(split)
+        if not indices:
+            raise ValueError(f"split: expected one with files, received {split!r}, which has none")
+        return files.take(indices)
+
+    def in_order_of_names(self, split: str) -> tuple[LabelledFiles, list[int]]:
+        """Returns all files by name, as a cache of features orders them, and a split's positions.
+
+        Another split of the same files so finds the same cache.
+
+        Raises:
+          ValueError: no such split, or one without files.
+        """
+        files = self.files
+        order = sorted(range(len(files)), key=lambda index: files.names[index])
+        position = {index: number for number, index in enumerate(order)}
+        self.select(split)
+        return files.take(order), [position[index] for index in files.indices(split)]
+
+    def _read_files(self) -> LabelledFiles:
+        self._require_root()
+        data = self.data
+        if self._split_file is not None:
+            try:
+                return read_split_file(self._split_file, self._root, self._class_names)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{error}; if the data were moved, --config.data.root=FOLDER tells where they "
+                    "are"
+                ) from None
+        files = read_labelled_files(
+            data.root,
+            kind=self.kind,
+            list_file=data.list,
+            validation_list=data.validation_list,
+            test_list=data.test_list,
+            class_list=data.class_list,
+            group_pattern=data.group_pattern,
+            fold=max(data.fold, 1),
+        )
+        return make_split(
+            files,
+            seed=self.seed,
+            validation_share=data.validation_share,
+            test_share=data.test_share,
+            fold=0 if files.official_folds else data.fold,
+            num_folds=data.num_folds,
+        )
+
+    @property
+    def _root(self) -> str:
+        return self.data.root or os.path.dirname(self.data.list) or "."
+
+    def _require_root(self) -> None:
+        if not self.data.root and not self.data.list:
+            raise ValueError(
+                f"data.root: expected a folder with a folder of {self.kind}s for each class; give "
+                "--config.data.root=FOLDER or --config.data.list=FILE"
+            )
+
+    def set_fold(self, fold: int) -> None:
+        """Selects a fold of a cross-validation, or the lists of UCF101's layout."""
+        self.data.fold = fold
+        self._files = None
+
+    # ---- What a run keeps --------------------------------------------------------------------
+
+    def describe_data(self, split: str) -> dict[str, Any]:
+        """Returns the classes, and digests of the files and labels of a split."""
+        if self.embedded:
+            return MovingShapes(split, self.data.num_examples).describe()
+        return self.select(split).describe()
+
+    def save_assets(self, folder: Path) -> None:
+        """Writes the split of the run."""
+        if not self.embedded and self._split_file is None:
+            write_split(folder / SPLIT_FILE, self.files)
+
+    def load_assets(self, folder: Path) -> None:
+        """Reads the names of a trained model's classes, and finds the split of its run."""
+        self._class_names = tuple(Workdir(folder).read_data()["class_names"])
+        if not self.embedded and (folder / SPLIT_FILE).exists():
+            self._split_file, self._files = folder / SPLIT_FILE, None
+
+    def resume_assets(self, folder: Path) -> None:
+        """Finds the split of a run that resumes; files that came since are no part of it."""
+        self._workdir = folder
+        # Without a checkpoint the run starts anew, and so does its split.
+        if (folder / "data.json").exists() and any((folder / "checkpoints").glob("[0-9]*")):
+            self.load_assets(folder)
+
+    # ---- Model -------------------------------------------------------------------------------
+
+    def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the variables with the pretrained weights of the encoder."""
+        if self.caches_features:
+            return variables
+        return with_encoder_weights(self.model.encoder, variables)
+
+    def frozen_parts(self) -> tuple[str, ...]:
+        """Returns ``encoder`` where it is frozen and part of the network."""
+        return ("encoder",) if self.model.encoder.frozen and not self.caches_features else ()
+
+    def describe_encoder(self) -> dict[str, Any]:
+        """Returns the frozen encoder with the digest of its weights; empty if it is trained."""
+        return describe_encoder(self.model.encoder) if self.caches_features else {}
+
+    # ---- Batches -----------------------------------------------------------------------------
+
+    def make_loader(self, source: Any, transform: Any, batch_size: int, split: str = "") -> Loader:
+        """Returns the batches of a split, or of files without labels.
+
+        Args:
+          source: the records or examples.
+          transform: makes an example of a record.
+          batch_size: examples in a batch; rounded up to a multiple of the devices.
+          split: its name; empty: files without labels.
+        """
+        train = split == "train"
+        devices = jax.device_count()
+        return Loader(
+            source,
+            transform=transform,
+            batch_size=-(-batch_size // devices) * devices,
+            train=train,
+            identity={
+                **(self.describe_data(split) if split else {}),
+                "preprocessing": self.describe_preprocessing(),
+            },
+            seed=self.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=self.data.num_threads or None,
+            num_workers=self.data.num_workers if train else 0,
+            max_bad_share=self.data.max_bad_share if train else 1.0,
+        )
+
+    # ---- What was chosen ---------------------------------------------------------------------
+
+    def announce(self) -> None:
+        """Logs what was chosen, once and in the first process."""
+        if self._announced or self.embedded or jax.process_index():
+            return
+        self._announced = True
+        for line in self.summary():
+            logger.info("%s", line)
+
+    def summary(self) -> list[str]:
+        """Returns what was chosen for these data, in about ten lines."""
+        files, data, model = self.files, self.data, self.model
+        counts = Counter(files.labels)
+        listed = [f"{files.class_names[k]} {counts[k]}" for k in sorted(counts)]
+        shown = ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")
+        splits = Counter(files.splits)
+        by_split = ", ".join(f"{name} {splits[name]}" for name in ("train", "validation", "test"))
+        groups = len({group for group in files.groups if group})
+        place = self._workdir / SPLIT_FILE if self._workdir else SPLIT_FILE
+        encoder = model.encoder
+        weights = f"weights {encoder.weights}" if encoder.weights else "random weights"
+        state = f"frozen, features cached in {data.cache}" if encoder.frozen else "fine-tuned"
+        network = model.recurrent
+        layer = f"{network.cell} of {network.features} units" if network.cell != "none" else "none"
+        stops = (
+            f", stops after {self.patience} without a better {self.best_metric}"
+            if self.patience
+            else ""
+        )
+        lines = [
+            f"data: {len(files)} {self.kind}s of {len(files.class_names)} classes, {files.layout}, "
+            f"in {self._root}",
+            f"classes: {shown}",
+            f"split: {by_split}{f'; {groups} groups' if groups else ''}; kept in {place}",
+            *(f"note: {note}" for note in files.notes[:5]),
+            f"encoder: {encoder.name}, {weights}, {state}",
+            f"recurrent layer: {layer}; {self.describe_inputs()}",
+            f"training: at most {self.num_steps} steps of {self.batch_size} {self.kind}s, "
+            f"evaluated every {self.eval_every}{stops}; the best checkpoint is kept",
+        ]
+        if self._workdir:
+            where = f"--workdir={self._workdir}"
+            lines.append(
+                f"then: python -m launch.evaluate {where}; python -m launch.predict {where} FILE; "
+                f"python -m launch.report {where}"
+            )
+        return lines
+
+    def describe_inputs(self) -> str:
+        """Returns the inputs of the network in words, for the summary."""
+        return f"inputs {pool_of(self.model)}"

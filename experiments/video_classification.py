@@ -1,0 +1,381 @@
+"""Action recognition on videos of one's own: class folders, a list, or UCF101's layout.
+
+    python -m launch.train --config=experiments/video_classification.py --workdir=runs/mine \
+        --config.data.root=my_videos
+    python -m launch.evaluate --workdir=runs/mine --split=test
+    python -m launch.predict --workdir=runs/mine clip.mp4
+    python -m launch.report --workdir=runs/mine
+
+``my_videos`` has a folder for each class, with or without ``train/``, ``validation/`` (``val``,
+``valid``) and ``test/`` above them. A list does as well, CSV or TSV with a header, or the lists of
+Kinetics and MMAction2, one for each split:
+
+    --config.data.list=videos.csv                          path,label[,group][,split]
+    --config.data.list=train.txt --config.data.validation_list=val.txt \
+        --config.data.test_list=test.txt --config.data.class_list=classes.txt \
+        --config.data.root=/data/kinetics                  PATH LABEL
+
+Splits that the data lack are made: drawn with ``seed``, in proportion for each class, whole groups
+on one side (``data.group_pattern``, or the list's column), copies of one video on one side. The
+workdir keeps the split in ``split.csv``.
+
+The method is LRCN's (arXiv:1411.4389), for few videos and a CPU: a frozen encoder sees two streams,
+frames and differences of frames (LRCN: optical flow), whose features are computed once and cached;
+an LSTM reads each stream, and the predictions of both are averaged. The LSTM is causal and gives
+logits at each step.
+
+``--config.model.encoder.frozen=False`` fine-tunes the encoder with one LSTM on frames instead, on
+random crops; it wants thousands of videos and a GPU.
+
+Preprocessing at test, of the frozen encoder (``data/video/streams.py``): of the n frames of a video
+those at floor((k + 1/2) · n / 32), k = 0…31, are resized to 224² as a whole, whatever their aspect
+ratio (bilinear, antialiased); stream ``rgb_whole`` is the frame, stream ``difference_whole`` the
+differences of the frames 12 and 4 before and 4 and 12 behind it. Features are the maximum over
+space of the encoder's last feature maps. View v of 2 takes every second of the 32 steps, from v on;
+the probabilities are averaged over the steps, streams and views. When fine-tuning, clips are those
+of ``UniformClip(16).views(…, 2)``, resized in the same way.
+
+Variants:
+  - ``smoke``: a small encoder on the embedded data, a few seconds.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import numpy as np
+
+from data.features import digest_file
+from data.loader import Loader
+from data.moving_shapes.source import MovingShapes
+from data.sources import SelectedExamples
+from data.video.clips import DecodeClip, UniformClip, VideoSource
+from data.video.decoding import decode, probe
+from data.video.feature_clips import VideoFeatures
+from data.video.streams import CutFeatures, StreamSource, segment_centres
+from data.video.transforms import SpatialTransform
+from experiments.classification.config import FileClassification, FilesConfig
+from experiments.features.frozen_features import (
+    cache_features,
+    describe_frozen_encoder,
+    encode_example,
+    fit_projection,
+    make_encode,
+)
+from flaxnets.configuration import check_at_least, nearest, runtime
+from flaxnets.encoders.config import EncoderConfig
+from flaxnets.heads.config import PER_STEP, HeadConfig
+from flaxnets.models.config import CRNNConfig, make_crnn
+from flaxnets.models.late_fusion import LateFusion
+from flaxnets.recurrent.config import RecurrentConfig, reads_maps
+from flaxnets.tasks.task import Task
+from flaxnets.tasks.video_classification import VideoClassification
+from flaxnets.training.config import Config, OptimizerConfig
+
+_FITTED_STEPS = 20_000
+"""Most images on whose features the principal components are fitted."""
+
+
+@dataclasses.dataclass
+class DataConfig(FilesConfig):
+    """Location of the videos, and the images of them that the encoder sees."""
+
+    streams: tuple[str, ...] = ("rgb_whole", "difference_whole")
+    """Streams of images of each video (``data/video/streams.py``) for a frozen encoder."""
+    pool: str = "max"
+    """Pooling of a frozen encoder's feature maps over space: ``max`` or ``mean``."""
+    stored_steps: int = 32
+    """Images of each video and stream that are encoded and cached."""
+    num_steps: int = 16
+    """T, steps of a clip, spread over the whole video."""
+    test_views: int = 2
+    """Clips of each video at test."""
+    flip: bool = False
+    """Videos are also seen mirrored. Off, as labels may have a direction ("left", "right")."""
+    size: int = 224
+    """Height and width of the images, pixels."""
+
+
+@dataclasses.dataclass
+class ModelConfig(CRNNConfig):
+    """Encoder and recurrent network; of a frozen encoder a network for each stream."""
+
+    projection_features: int = 256
+    """Number of principal components of the features, the inputs of the networks."""
+    whitening: float = 0.5
+    """Share of whitening in [0,1]. 0: principal components as they are; 1: unit variances."""
+    members: int = 1
+    """Networks of each stream, whose predictions are averaged."""
+
+
+def _make_model_config() -> ModelConfig:
+    return ModelConfig(
+        EncoderConfig("efficientnet_lite0", weights="imagenet", frozen=True),
+        RecurrentConfig("lstm", features=64, input_features=64, dropout_rate=0.5),
+        HeadConfig(dropout_rate=0.5),
+        dropout_rate=0.5,
+        chunk_frames=32,
+    )
+
+
+@dataclasses.dataclass
+class VideoClassificationConfig(FileClassification):
+    """Hyper-parameters of action recognition on one's own videos."""
+
+    kind: ClassVar[str] = "video"
+
+    name: str = "CRNN"
+    batch_size: int = 32
+    num_steps: int = 400
+    eval_every: int = 25
+    patience: int = 6
+    checkpoint_every: int = runtime(100)
+    label_smoothing: float = 0.1
+    """Share of the target probability, in [0,1), that is spread over all classes."""
+    mixup: float = 0.4
+    """Frozen encoder only: α of the Beta distribution of mixup's weights; 0: no mixup."""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=_make_model_config)
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(
+            name="adamw",
+            learning_rate=2e-3,
+            schedule="cosine",
+            warmup_steps=20,
+            weight_decay=1e-2,
+            clip_norm=5.0,
+        )
+    )
+
+    def validate(self) -> None:
+        """Checks the values as ``FileClassification.validate``, and those of the clips."""
+        super().validate()
+        data = self.data
+        check_at_least("data", data, {"num_steps": 1, "test_views": 1, "size": 1})
+        check_at_least("model", self.model, {"projection_features": 1, "members": 1})
+        if not self.caches_features:
+            return
+        if data.stored_steps < data.num_steps:
+            raise ValueError(
+                f"data.stored_steps: expected at least data.num_steps = {data.num_steps}, received "
+                f"{data.stored_steps}"
+            )
+        if reads_maps(self.model.recurrent):
+            raise ValueError(
+                f"model.recurrent.cell: {self.model.recurrent.cell} reads feature maps, and the "
+                "cached features are vectors; choose a cell on vectors, as lstm, or "
+                "--config.model.encoder.frozen=False"
+            )
+
+    def describe_preprocessing(self) -> dict[str, Any]:
+        """Returns the settings of the images, and the frozen encoder with its weights' digest."""
+        data = self.data
+        if self.caches_features:
+            return {**self._describe_streams(self._streams(())), **self.describe_encoder()}
+        return {"num_steps": data.num_steps, "transform": dataclasses.asdict(self._transform)}
+
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the networks, behind their encoder where it is frozen, and clips as at test."""
+        data = self.data
+        clips: dict[str, Any] = {
+            "kind": "clip",
+            "sampler": "uniform",
+            "num_frames": data.num_steps,
+            "num_clips": data.test_views,
+            "short_side": data.size,
+            "size": [data.size, data.size],
+            "keep_aspect": False,
+        }
+        if self.caches_features:
+            source = self._streams(())
+            clips = {
+                "kind": "streams",
+                "streams": list(source.streams),
+                "num_steps": data.num_steps,
+                "stored_steps": source.num_steps,
+                "num_views": data.test_views,
+                "mirror": source.mirror,
+                "size": source.size,
+                "gap": source.gap,
+            }
+        return {
+            "kind": "video_classification",
+            "name": self.name,
+            "labels": list(self.class_names),
+            "network": self.make_model(),
+            "encoder": describe_frozen_encoder(self.model.encoder, data.pool)
+            if self.caches_features
+            else None,
+            "averaging": "per_step" if self.model.head.pool == PER_STEP else "clip",
+            "preprocessing": clips,
+        }
+
+    def make_model(self) -> nn.Module:
+        """Returns a network for each stream of cached features, or the network on frames."""
+        network = make_crnn(
+            self.model,
+            len(self.class_names),
+            cached_features=self.caches_features,
+            fixed_length=self.caches_features or self.embedded,
+        )
+        if not self.caches_features:
+            return network
+        return LateFusion(network, self.model.members, self.model.projection_features)
+
+    def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the variables with the encoder's weights, or the projection of its features.
+
+        The projection is fitted to the training videos. Components along which they hardly vary,
+        as there are with few videos, are zero: other videos may vary along them.
+        """
+        if not self.caches_features:
+            return super().initial_variables(variables)
+        examples = self._examples("train")
+        every = -(-len(examples) * self.data.stored_steps // _FITTED_STEPS)
+        found = [examples[index] for index in range(0, len(examples), every)]
+        features = np.stack([example["features"] for example in found if example["mask"]])
+        streams = len(self.data.streams)
+        n, views, steps, width = features.shape  # (N,S,T,D), or (N,2S,T,D) with mirrored ones
+        by_stream = features.reshape(n, streams, views // streams, steps, width).swapaxes(0, 1)
+        kernels, biases = [], []
+        for stream in by_stream:
+            rows = stream.reshape(-1, width).astype(np.float32)
+            kernel, bias = fit_projection(
+                rows, self.model.projection_features, whitening=self.model.whitening
+            )
+            varies = (rows @ kernel).std(0) > 1e-2
+            kernels.append(kernel * varies)
+            biases.append(bias * varies)
+        projection = {"kernel": np.stack(kernels), "bias": np.stack(biases)}
+        return {**variables, "params": {**variables["params"], "projection": projection}}
+
+    def frozen_parts(self) -> tuple[str, ...]:
+        """Returns the projection, or ``encoder`` where it is frozen and part of the network."""
+        return ("projection",) if self.caches_features else super().frozen_parts()
+
+    def make_task(self) -> Task:
+        """Returns classification at each step, or of the clip where the head pools over time."""
+        return VideoClassification(
+            loss_kind="per_step" if self.model.head.pool == PER_STEP else "clip",
+            label_smoothing=self.label_smoothing,
+            mixup=self.mixup if self.caches_features else 0.0,
+        )
+
+    def make_data(self, split: str) -> Loader:
+        """Returns the clips of ``train``, ``validation`` or ``test``."""
+        if split == "train":
+            self.announce()
+        if self.embedded:
+            clips = MovingShapes(split, self.data.num_examples)
+            return self.make_loader(clips, None, self.batch_size, split)
+        if self.caches_features:
+            return self.make_loader(self._examples(split), self._cut(split), self.batch_size, split)
+        files = self.select(split)
+        source = VideoSource(files.paths, files.labels)
+        return self.make_loader(source, self._decode(split), self.batch_size, split)
+
+    def make_prediction_data(self, paths: Sequence[str]) -> Loader:
+        """Returns the clips of the given files, cut as at test; unreadable ones are masked."""
+        if not self.caches_features:
+            return self.make_loader(VideoSource(tuple(paths)), self._decode("test"), 1)
+        source = self._streams(tuple(paths))
+        encode = make_encode(self.model.encoder, self.data.pool)
+        examples = [encode_example(source[index], encode) for index in range(len(source))]
+        return self.make_loader(VideoFeatures(examples, source), self._cut("test"), 1)
+
+    def load_clip(self, split: str, index: int) -> np.ndarray:
+        """Returns 16 frames spread evenly over a video, (16,H,W,3) uint8."""
+        if self.embedded:
+            return MovingShapes(split, self.data.num_examples)[index]["video"]
+        path = self.select(split).paths[index]
+        return decode(path, segment_centres(16, probe(path).num_frames), short_side=120)
+
+    def describe_inputs(self) -> str:
+        """Returns the inputs of the network in words."""
+        if self.caches_features:
+            return f"{self.data.num_steps} steps of {' and '.join(self.data.streams)}"
+        return f"{self.data.num_steps} frames"
+
+    # ---- Frozen encoder: streams of images, whose features are cached ---------------------------
+
+    def _streams(self, paths: tuple[str, ...], labels: tuple[int, ...] = ()) -> StreamSource:
+        data = self.data
+        return StreamSource(
+            VideoSource(paths, labels or None),
+            data.streams,
+            data.stored_steps,
+            size=data.size,
+            mirror=data.flip,
+        )
+
+    def _describe_streams(self, source: StreamSource) -> dict[str, Any]:
+        return {
+            "streams": source.streams,
+            "steps": source.num_steps,
+            "size": source.size,
+            "gap": source.gap,
+            "mirror": source.mirror,
+            "pool": self.data.pool,
+        }
+
+    def _examples(self, split: str) -> SelectedExamples:
+        """Returns the cached features of a split; all splits and folds share one cache."""
+        files, positions = self.in_order_of_names(split)
+        source = self._streams(files.paths, files.labels)
+        cached = cache_features(
+            self.data.cache,
+            source,
+            self.model.encoder,
+            self.data.pool,
+            preprocessing=self._describe_streams(source),
+            # No paths: moved videos are the same, and the labels are those of the list.
+            source=[digest_file(path) for path in files.paths],
+        )
+        features = VideoFeatures(cached, source, files.labels)
+        return SelectedExamples(features, positions)
+
+    def _cut(self, split: str) -> CutFeatures:
+        data = self.data
+        return CutFeatures(
+            split == "train",
+            num_steps=data.num_steps,
+            num_views=data.test_views,
+            mirror=data.flip,
+        )
+
+    # ---- Fine-tuning: clips of frames ------------------------------------------------------------
+
+    def _decode(self, split: str) -> DecodeClip:
+        return DecodeClip(
+            UniformClip(self.data.num_steps),
+            self._transform,
+            train=split == "train",
+            num_clips=self.data.test_views if split == "test" else 1,
+            short_side=self.data.size,
+        )
+
+    @property
+    def _transform(self) -> SpatialTransform:
+        size = self.data.size
+        return SpatialTransform((size, size), flip=self.data.flip, keep_aspect=False)
+
+
+def get_config(variant: str | None = None) -> Config:
+    """Returns the configuration of a variant; None: for files of one's own.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    if variant not in (None, "smoke"):
+        near = nearest(variant, ("smoke",))
+        raise ValueError(f"video_classification:{variant}: no such variant{near}")
+    config = VideoClassificationConfig()
+    if variant == "smoke":
+        config.batch_size, config.num_steps, config.log_every = 8, 6, 1
+        config.eval_every = config.checkpoint_every = 3
+        config.optimizer.warmup_steps = 0
+        config.data.dataset, config.data.num_examples = "moving_shapes", 20
+        config.model.encoder = EncoderConfig("small_cnn", features=(8, 8, 16), strides=(4, 2, 2))
+        config.model.recurrent.features = config.model.recurrent.input_features = 8
+    return config

@@ -1,0 +1,84 @@
+"""Loading of trained models: from a workdir, a folder, or by the name of a shipped one."""
+
+import os
+from pathlib import Path
+
+from flaxnets.configuration import nearest
+from flaxnets.inference.runtime.media import DEFAULT_LIMITS, Limits
+from flaxnets.inference.runtime.models import CAPTIONING, Captioner, Classifier
+from flaxnets.inference.runtime.words import Words
+from flaxnets.inference.store import (
+    CARD,
+    VARIABLES,
+    VOCABULARY,
+    ModelError,
+    build_model,
+    read_description,
+    read_variables,
+)
+from flaxnets.training.checkpoint import restore_variables
+from flaxnets.training.workdir import Workdir
+
+PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED = (PACKAGE / "shipped_models", PACKAGE.parent / "experiments" / "models")
+"""Folders of shipped models: in a wheel they stand in the package, in a checkout beside it."""
+
+
+def shipped_models() -> dict[str, Path]:
+    """Returns the folders of the models that come with the project, by name."""
+    for root in SHIPPED:
+        if root.is_dir():
+            return {path.parent.name: path.parent for path in sorted(root.glob("*/model.json"))}
+    return {}
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    allow_code: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Classifier | Captioner:
+    """Loads a trained model; see ``flaxnets.load``."""
+    folder = Path(path)
+    if not folder.is_dir():
+        shipped = shipped_models()
+        if str(path) in shipped:
+            folder = shipped[str(path)]
+        elif folder.exists() or folder.name != str(path):
+            raise ModelError(
+                f"{path}: no such folder; expected the workdir of a run, an exported folder, or "
+                f"the name of a shipped model{nearest(folder.name, shipped) if shipped else ''}"
+            )
+        else:
+            raise ModelError(
+                f"{path}: neither a folder nor the name of a shipped model"
+                f"{nearest(str(path), shipped) if shipped else ''}"
+            )
+    is_run = (folder / "config.json").exists()
+    if is_run and not (folder / "checkpoints").is_dir():
+        raise ModelError(f"{folder}: a run that holds no checkpoint yet; wait for its first one")
+    described = read_description(folder)
+    if step is not None and not is_run:
+        raise ValueError(f"step: expected None, since {folder} is no workdir, received {step}")
+    if not is_run and not (folder / VARIABLES).exists() and any(folder.glob("*.stablehlo")):
+        from flaxnets.inference.runtime.exported import load_exported  # type: ignore
+
+        return load_exported(folder, limits=limits)
+    words = Words.load(folder / VOCABULARY) if described["kind"] == CAPTIONING else None
+    if is_run:
+        try:
+            _, variables = restore_variables(Workdir(folder), step)
+        except FileNotFoundError as error:
+            raise ModelError(f"{folder}: holds no checkpoint yet ({error})") from error
+    else:
+        variables = read_variables(folder / VARIABLES)
+    card = folder / CARD
+    return build_model(
+        described,
+        variables,
+        words,
+        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        limits=limits,
+        allow_code=allow_code,
+    )

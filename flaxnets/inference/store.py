@@ -1,0 +1,323 @@
+"""Folders of trained models: ``model.json``, ``variables.safetensors``, vocabulary and card.
+
+A model in such a folder loads without its experiment. ``model.json`` of format 1 holds ``kind``,
+``name``, ``labels``, ``network`` (a Linen module as ``flaxnets.configuration.describe_part`` writes
+it), ``encoder`` (a frozen one in front of the network, or null), ``averaging``, ``search``,
+``preprocessing`` (``runtime/preprocessing.py``) and ``source``.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from flaxnets.configuration import build_part, nearest
+from flaxnets.decoders.search import SearchOptions
+from flaxnets.encoders.config import (
+    IMAGENET,
+    EncoderConfig,
+    load_encoder,
+    make_encoder,
+    weights_file,
+)
+from flaxnets.inference.export import to_tensors, write_safetensors
+from flaxnets.inference.functions import LinenCaptioner, LinenClassifier
+from flaxnets.inference.runtime.media import DEFAULT_LIMITS, Limits
+from flaxnets.inference.runtime.models import CAPTIONING, KINDS, Captioner, Classifier
+from flaxnets.inference.runtime.preprocessing import make_preprocessing
+from flaxnets.inference.runtime.words import Words
+from flaxnets.models.frozen_encoder import FrozenEncoder
+from flaxnets.training.checkpoint import restore_variables
+from flaxnets.training.workdir import MODEL_FORMAT, Workdir, write_text_atomically
+from flaxnets.typing import PyTree
+
+MODEL, VARIABLES, VOCABULARY, CARD = (
+    "model.json",
+    "variables.safetensors",
+    "vocabulary.json",
+    "README.md",
+)
+STORED_DTYPES = ("float32", "float16", "int8")
+_SCALE = ":scale"
+"""Ending of the name of an array's scales: float32, one for each index of its last axis."""
+
+
+class ModelError(ValueError):
+    """Folder that holds no model that can be loaded; the message says why."""
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Returns the ``model.json`` of a folder.
+
+    Raises:
+      ModelError: there is none, it is damaged, or of another format.
+    """
+    path = folder / MODEL
+    try:
+        described = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder}: no {MODEL} in it; expected the workdir of a run, an exported folder, or a "
+            "folder of flaxnets.inference.save_model"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: unreadable ({error}); expected a model's JSON") from error
+    found = described.get("format") if isinstance(described, dict) else None
+    if found != MODEL_FORMAT:
+        raise ModelError(
+            f"{path}: expected format {MODEL_FORMAT}, received {found!r}; load it with the version "
+            "of flaxnets that wrote it, or export the model again"
+        )
+    if described.get("kind") not in KINDS:
+        raise ModelError(
+            f"{path}: expected a kind of {', '.join(KINDS)}, received {described.get('kind')!r}"
+        )
+    return described
+
+
+def build_model(
+    described: Mapping[str, Any],
+    variables: Mapping[str, PyTree],
+    words: Words | None = None,
+    *,
+    card: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+    allow_code: bool = False,
+) -> Classifier | Captioner:
+    """Makes a model of its description and variables.
+
+    Args:
+      described: as ``read_description`` returns it.
+      variables: of the network; those of a frozen encoder are at ``encoder`` if they are stored,
+        and then the network's at ``network``.
+      words: of a captioner.
+      card: Markdown.
+      limits: bounds of files.
+      allow_code: as for ``build_part``.
+
+    Raises:
+      ValueError: a description that cannot be built.
+      ModuleNotFoundError: pretrained weights without the extra that ships them.
+    """
+    network = build_part(described["network"], allow_code=allow_code)
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"network: expected a Linen module, received {type(network).__name__}")
+    preprocessing = make_preprocessing(described["preprocessing"])
+    module = network
+    if described.get("encoder"):
+        module, variables = _behind_encoder(
+            described["encoder"], network, variables, described, allow_code
+        )
+    common: dict[str, Any] = {
+        "name": str(described["name"]),
+        "preprocessing": preprocessing,
+        "card": card,
+        "limits": limits,
+    }
+    if described["kind"] == CAPTIONING:
+        if words is None:
+            raise ModelError(f"{VOCABULARY}: expected the words of the captioner, received none")
+        options = SearchOptions(**described["search"])
+        return Captioner(
+            words=words, functions=LinenCaptioner(module, variables, options), **common
+        )
+    return Classifier(
+        kind=described["kind"],
+        labels=tuple(described["labels"]),
+        functions=LinenClassifier(module, variables, described["averaging"]),
+        **common,
+    )
+
+
+def _behind_encoder(
+    encoder: Mapping[str, Any],
+    network: nn.Module,
+    variables: Mapping[str, PyTree],
+    described: Mapping[str, Any],
+    allow_code: bool,
+) -> tuple[FrozenEncoder, dict[str, PyTree]]:
+    """Returns the network behind its frozen encoder, and the variables of both."""
+    config = EncoderConfig(**encoder["config"])
+    if ":" in config.name and not allow_code:
+        raise ValueError(
+            f"encoder: names {config.name!r}, code from outside of flaxnets; if you trust it, load "
+            "with allow_code=True"
+        )
+    module = FrozenEncoder(
+        make_encoder(config),
+        network,
+        pool=encoder["pool"],
+        feature_dtype=jnp.dtype(encoder["feature_dtype"]),
+    )
+    if set(variables["params"]) == {"encoder", "network"}:
+        return module, dict(variables)
+    try:
+        path = weights_file(config)
+        loaded = load_encoder(config)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{described['name']}: {error}") from error
+    digest = encoder.get("digest")
+    if path and digest and hashlib.sha256(Path(path).read_bytes()).hexdigest() != digest:
+        raise ModelError(
+            f"{described['name']}: its features came from an encoder with other weights than "
+            f"{path}; give the file or package of the training"
+        )
+    if loaded is None:
+        size = described["preprocessing"]["size"]
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        images = jnp.zeros((1, height, width, 3), jnp.uint8)
+        # The random weights of seed 0, as the features of the training had.
+        init = jax.jit(lambda key: make_encoder(config).init(key, images, train=False))
+        loaded = init(jax.random.key(0))
+    return module, _join(loaded, variables)
+
+
+def _join(encoder: Mapping[str, PyTree], network: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    joined: dict[str, PyTree] = {}
+    for collection in {*encoder, *network}:
+        parts = {"encoder": encoder.get(collection), "network": network.get(collection)}
+        joined[collection] = {name: tree for name, tree in parts.items() if tree is not None}
+    return joined
+
+
+def save_model(
+    folder: str | Path,
+    described: Mapping[str, Any],
+    variables: Mapping[str, PyTree],
+    *,
+    vocabulary: str = "",
+    card: str = "",
+    dtype: str = "float32",
+) -> int:
+    """Writes a model's folder and returns its size in bytes.
+
+    Args:
+      folder: made if it is missing; must not hold other files.
+      described: content of ``model.json``, as ``read_description`` returns it.
+      variables: of the network, or of network and encoder as ``build_model`` takes them.
+      vocabulary: content of a captioner's ``vocabulary.json``.
+      card: content of ``README.md``.
+      dtype: ``float32``; ``float16``; or ``int8``: matrices and kernels of at least 1,024 numbers
+        are rounded to 8 bits with a float32 scale for each output channel, the rest to float16.
+
+    Raises:
+      ValueError: another ``dtype``, or a folder that holds other files.
+    """
+    folder = Path(folder)
+    if dtype not in STORED_DTYPES:
+        raise ValueError(f"dtype: unknown {dtype!r}{nearest(dtype, STORED_DTYPES)}")
+    own = {MODEL, VARIABLES, VOCABULARY, CARD}
+    others = sorted({path.name for path in folder.iterdir()} - own) if folder.is_dir() else []
+    if others:
+        raise ValueError(
+            f"folder: expected an empty or new one, received {folder} with {', '.join(others[:3])}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = _quantize(to_tensors(variables), dtype)
+    write_safetensors(folder / VARIABLES, tensors, {"dtype": dtype})
+    texts = {MODEL: json.dumps(described, indent=1, ensure_ascii=False) + "\n"}
+    texts |= {VOCABULARY: vocabulary, CARD: card}
+    for name, text in texts.items():
+        if text:
+            write_text_atomically(folder / name, text)
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def read_variables(path: Path) -> dict[str, PyTree]:
+    """Returns the variables of a ``variables.safetensors``, float32 where they are stored smaller.
+
+    Raises:
+      ModelError: the file is missing or damaged.
+    """
+    import safetensors
+    import safetensors.numpy
+
+    try:
+        tensors = safetensors.numpy.load(path.read_bytes())
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: unreadable ({error}); expected a model's variables") from error
+    flat: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        if name.endswith(_SCALE):
+            continue
+        scale = tensors.get(name + _SCALE)
+        if scale is not None:
+            array = array.astype(np.float32) * scale
+        elif array.dtype == np.float16:
+            array = array.astype(np.float32)
+        flat[name] = array
+    return traverse_util.unflatten_dict(flat, sep=".")
+
+
+def _quantize(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    stored: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        is_float = np.issubdtype(array.dtype, np.floating) and dtype != "float32"
+        if is_float and dtype == "int8" and array.ndim >= 2 and array.size >= 1024:
+            # One scale for each output channel, the last axis of all kernels; the row of a word in
+            # an embedding, whose last axis is its features.
+            rows = name.endswith("embedding")
+            axes = tuple(range(1, array.ndim)) if rows else tuple(range(array.ndim - 1))
+            scale = np.abs(array).max(axis=axes, keepdims=True).astype(np.float32) / 127
+            scale = np.where(scale > 0, scale, 1).astype(np.float32)
+            stored[name] = np.clip(np.round(array / scale), -127, 127).astype(np.int8)
+            stored[name + _SCALE] = scale
+        else:
+            # Beyond float16's range it stays as it is.
+            small = is_float and np.abs(array).max(initial=0) < 65504
+            stored[name] = np.ascontiguousarray(array.astype(np.float16) if small else array)
+    return stored
+
+
+def save_run(
+    workdir: Workdir,
+    folder: str | Path,
+    *,
+    step: int | None = None,
+    dtype: str = "float32",
+    card: str = "",
+    allow_code: bool = False,
+) -> int:
+    """Writes the model of a run into a folder that loads without the run, and returns its size.
+
+    Weights of a frozen encoder are stored too, unless a package ships them.
+
+    Args:
+      workdir: of the run.
+      folder: as for ``save_model``.
+      step: of the checkpoint; None: the best one, or the newest.
+      dtype: as for ``save_model``.
+      card: content of ``README.md``.
+      allow_code: as for ``build_part``.
+
+    Raises:
+      ModelError: the run has no ``model.json``.
+      FileNotFoundError: no checkpoint.
+      ValueError: as ``save_model``.
+    """
+    described = read_description(workdir.path)
+    chosen, variables = restore_variables(workdir, step)
+    encoder = described.get("encoder")
+    if encoder and encoder["config"]["weights"] not in ("", IMAGENET):
+        # A file of this machine.
+        network = build_part(described["network"], allow_code=allow_code)
+        _, variables = _behind_encoder(encoder, network, variables, described, allow_code)
+        config = {**encoder["config"], "weights": Path(encoder["config"]["weights"]).name}
+        described = {**described, "encoder": {**encoder, "config": config}}
+    source = {"experiment": Path(workdir.read_config()["experiment"]).name, "step": chosen}
+    vocabulary = workdir.path / VOCABULARY
+    return save_model(
+        folder,
+        {**described, "source": source},
+        variables,
+        vocabulary=vocabulary.read_text(encoding="utf-8") if vocabulary.is_file() else "",
+        card=card,
+        dtype=dtype,
+    )

@@ -1,0 +1,146 @@
+"""Models as the page serves them: uploads read in processes of their own, within limits."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxnets.inference.runtime import media
+from flaxnets.inference.runtime.models import Captioner, Classifier
+from flaxnets.inference.runtime.preprocessing import Views
+from flaxnets.inference.runtime.results import Caption, Prediction
+from launch.serving import previews
+from launch.serving.isolation import Isolated, IsolationError
+from launch.serving.limits import Limits
+from launch.serving.page import Unreadable
+
+MOST_CAPTIONS = 5
+"""Captions of an image, where the model's search finds as many."""
+PRELOADED = ["flaxnets.inference.runtime.models", "launch.serving.previews", "av"]
+"""Modules that reading a file needs."""
+GRACE = 1.0
+"""Seconds by which a process may overrun its own deadline before it is killed."""
+
+
+class ServedModel:
+    """Loaded model whose uploads are read in processes of their own.
+
+    Args:
+      model: as ``flaxnets.load`` returns it.
+      isolated: starter of the processes.
+      limits: of files and time.
+    """
+
+    def __init__(self, model: Classifier | Captioner, isolated: Isolated, limits: Limits) -> None:
+        self._model, self._isolated, self._limits = model, isolated, limits
+        self._media_limits = media.Limits(
+            max_pixels=limits.pixels,
+            max_seconds=limits.clip_seconds,
+            max_frames=limits.frames,
+            timeout=limits.request_seconds,
+        )
+        self.kind, self.name, self.card = model.kind, model.name, model.card
+        self.most_captions, self._attention = 0, False
+
+    def warm_up(self, example: Path) -> None:
+        """Compiles the model's functions for one upload, and finds what its search offers.
+
+        Args:
+          example: a clip or image.
+        """
+        if not isinstance(self._model, Captioner):
+            self.predict(example)
+            return
+        image = self._read(example)
+        refused = ""
+        for count in range(MOST_CAPTIONS, 0, -1):
+            for attention in (True, False):
+                try:
+                    self._search(image, count, attention)
+                except ValueError as error:
+                    refused = str(error)
+                    continue
+                self.most_captions, self._attention = count, attention
+                return
+        raise ValueError(f"{self.name}: expected a captioner of images ({refused})")
+
+    def predict(self, path: Path) -> Prediction:
+        """Classifies a clip or image."""
+        assert isinstance(self._model, Classifier)
+        views = self._read(path)
+        if not isinstance(views, Views):
+            views = Views(views[None, None], np.ones(1, np.int32), np.zeros((1, 1), np.float32))
+        ready: Any = _Done(self._model.preprocessing, views)
+        model = dataclasses.replace(self._model, preprocessing=ready)
+        return model.predict(np.zeros((1, 1, 1, 3), np.uint8))
+
+    def caption(self, path: Path, num_captions: int) -> tuple[np.ndarray, list[Caption]]:
+        """Captions an image."""
+        image = self._read(path)
+        # Always the same number, for which the search is compiled already.
+        return image, self._search(image, self.most_captions, self._attention)[:num_captions]
+
+    def _search(self, image: np.ndarray, count: int, attention: bool) -> list[Caption]:
+        ready: Any = _Done(self._model.preprocessing, image)
+        model = dataclasses.replace(self._model, preprocessing=ready)
+        assert isinstance(model, Captioner)
+        return model.caption(image, num_captions=count, attention=attention)
+
+    def preview(self, path: Path) -> Path | None:
+        """Returns a copy of a clip that browsers play, beside it; None if they play it itself."""
+        copy = path.with_name("preview.mp4")
+        written = self._call(previews.write_preview, str(path), str(copy), self._media_limits)
+        return copy if written else None
+
+    def _read(self, path: Path) -> Any:
+        """Returns an upload as the model's functions take it."""
+        return self._call(
+            _read_video if self.kind == "video_classification" else _read_image,
+            self._model.preprocessing,
+            str(path),
+            self._media_limits,
+        )
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function that reads an upload in a process of its own.
+
+        Raises:
+          Unreadable: the reason why there is no result.
+        """
+        limits = self._limits
+        try:
+            return self._isolated.call(
+                function,
+                *args,
+                seconds=limits.request_seconds + GRACE,
+                memory_bytes=limits.memory_bytes,
+            )
+        except media.MediaError as error:
+            raise Unreadable(error.reason) from error
+        except FileNotFoundError as error:
+            raise Unreadable("the server has deleted this upload; upload it again") from error
+        except (IsolationError, ValueError) as error:
+            raise Unreadable(str(error)) from error
+
+
+class _Done:
+    """Preprocessing whose result is there already; its settings are those of the model's own."""
+
+    def __init__(self, preprocessing: Any, result: Any) -> None:
+        self._preprocessing, self._result = preprocessing, result
+
+    def __call__(self, source: Any) -> Any:
+        return self._result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._preprocessing, name)
+
+
+def _read_video(preprocessing: Any, path: str, limits: media.Limits) -> Any:
+    return preprocessing(media.Video(path, limits=limits))
+
+
+def _read_image(preprocessing: Any, path: str, limits: media.Limits) -> np.ndarray:
+    return preprocessing(media.read_image(path, limits))
