@@ -97,7 +97,7 @@ def test_what_is_chosen_is_said_before_anything_is_encoded(
     text = "\n".join(lines)
     assert f"{path}: CSV with the columns image, caption" in text
     assert "24 with 48 captions" in text
-    assert "1 captions without words (0.png); 1 repeated captions (23.png)" in text
+    assert "1 captions without words (0.png); 1 repeated rows (23.png)" in text
     assert "train 16, validation 4, test 4" in text
     assert "vocabulary    7 words" in text
     assert "3 views of each training image" in text
