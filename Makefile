@@ -10,7 +10,7 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(VERSION)
 
-.PHONY: demo test test-core stress lint bench clean check-python
+.PHONY: demo test test-core stress lint bench docs clean check-python
 .DELETE_ON_ERROR:
 
 $(INSTALLED): pyproject.toml constraints.txt | check-python
@@ -47,5 +47,11 @@ bench: $(INSTALLED)
 	$(BIN)/python -m experiments.benchmarks.encoders
 	$(BIN)/python -m experiments.benchmarks.run
 
+# Offline, with warnings as errors. Executed tutorials are kept until one of their cells changes.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "the documentation is in docs/_build/html/index.html"
+
 clean:
-	rm -rf .venv .venv-* runs/demo
+	rm -rf .venv .venv-* runs/demo runs/docs docs/_build

@@ -62,6 +62,7 @@ def cache_features(
     cached = find_features(root, key, examples=len(examples)) if len(examples) else None
     if cached is None and stands_in(f"features of {encoder.name}"):
         return StandIns(examples, encoder, pool)
+
     # A complete cache needs no encoder, so it is built at the first example.
     def encode(images: np.ndarray) -> np.ndarray:
         return _encode_of(json.dumps(dataclasses.asdict(encoder)), pool)(images)
@@ -74,7 +75,7 @@ def cache_features(
 def _encode_of(encoder: str, pool: str) -> Encode:
     """Returns ``make_encode`` of a configuration in JSON; views of the same images share it."""
     values = json.loads(encoder)  # In which tuples are lists.
-    kept = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    kept: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     return make_encode(EncoderConfig(**kept), pool)
 
 
