@@ -91,7 +91,9 @@ def define_path(
     )
 
 
-def define_run(help: str = "Folder of the run.", *, several: bool = False) -> flags.FlagHolder[Any]:
+def define_run(
+    help: str = "Folder of the run.", *, several: bool = False, required: bool = True
+) -> flags.FlagHolder[Any]:
     """Defines the flags of a program that uses a trained run, and returns ``--workdir``.
 
     ``--config.FIELD=VALUE`` sets a field that may differ from the run's, ``--experiment`` and
@@ -100,6 +102,7 @@ def define_run(help: str = "Folder of the run.", *, several: bool = False) -> fl
     Args:
       help: of ``--workdir``.
       several: ``--workdir`` may be given several times; its value is a list.
+      required: False where a shipped model may take the place of a run.
     """
     flags.DEFINE_multi_string(
         "override",
@@ -113,9 +116,38 @@ def define_run(help: str = "Folder of the run.", *, several: bool = False) -> fl
     define_allow_code()
     if several:
         return flags.DEFINE_multi(
-            _PathParser(), flags.ArgumentSerializer(), "workdir", None, help, required=True
+            _PathParser(), flags.ArgumentSerializer(), "workdir", None, help, required=required
         )
-    return define_path("workdir", None, help, required=True)
+    return define_path("workdir", None, help, required=required)
+
+
+def load_model(name: str | None, shipped: str, kind: str) -> Any:
+    """Returns the model of ``--model``, or the shipped one, which is told on standard error.
+
+    Args:
+      name: folder or name of a shipped model; None: ``shipped``.
+      shipped: name of the default.
+      kind: ``predict`` or ``caption``, the method that the program needs.
+
+    Raises:
+      ValueError: no such model, or one without that method.
+    """
+    from flaxnets.inference import load
+
+    model = load(name or shipped, allow_code=bool(flags.FLAGS.allow_code))
+    if not hasattr(model, kind):
+        other = "launch.caption" if kind == "predict" else "launch.predict"
+        raise ValueError(
+            f"--model={name}: expected a model that can {kind}, received one of the kind "
+            f"{model.kind}; {other} uses it"
+        )
+    if name is None:
+        print(
+            f"neither --workdir nor --model given: using the shipped model {shipped!r} "
+            f"({model.name})",
+            file=sys.stderr,
+        )
+    return model
 
 
 def define_allow_code() -> None:

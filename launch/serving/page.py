@@ -59,6 +59,13 @@ class Served(Protocol):
           Unreadable: the reason why not.
         """
 
+    def preview(self, path: Path) -> Path | None:
+        """Returns a copy of a clip for the player; None if browsers play the clip itself.
+
+        Raises:
+          Unreadable: the reason why not.
+        """
+
     def caption(self, path: Path, num_captions: int) -> tuple[np.ndarray, list[Caption]]:
         """Captions an image; returns what the model sees, (H,W,3) uint8, and captions, best first.
 
@@ -201,6 +208,13 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
         best = {label.label: label.probability for label in prediction.top(TOP)}
         return best, _chart(gradio, prediction), ""
 
+    def convert(file: Any) -> Any:
+        try:
+            path = model.preview(_path(file))
+        except Unreadable:  # Told beside it.
+            path = None
+        return gradio.Video(None if path is None else str(path), visible=path is not None)
+
     def predict_file(file: Any) -> dict:
         found = _or_error(gradio, lambda: model.predict(_path(file)))
         answer = {"model": model.name, "label": found.label, "top": to_json(found.top(TOP))}
@@ -237,6 +251,9 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
                 file = gradio.Image(
                     label="Photograph", sources=["upload", "clipboard"], type="filepath", height=300
                 )
+            copy = gradio.Video(
+                label="Converted for the player", visible=False, height=300, buttons=[]
+            )
             chart = gradio.LinePlot(
                 x="seconds",
                 y="probability",
@@ -254,6 +271,16 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
     outputs = [labels, chart, problem]
     _add_examples(gradio, files, file, show, [file], outputs)
     _listen(gradio, button, file, show, [file], outputs)
+    if clips:
+        file.change(
+            convert,
+            [file],
+            [copy],
+            preprocess=False,
+            show_progress="hidden",
+            api_visibility="private",
+            concurrency_id="models",
+        )
     gradio.api(predict_clip if clips else predict_image, api_name=name, concurrency_id="models")
 
 

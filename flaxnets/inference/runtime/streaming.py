@@ -34,8 +34,7 @@ class StreamedClassifier(Protocol):
 
     @property
     def preprocessing(self) -> Any:
-        """With ``crop_frame``, ``sampler``, ``stride``, ``rate`` and ``short_side`` where frames
-        can be read one at a time, as ``preprocessing.ClipPreprocessing``."""
+        """A ``preprocessing.ClipPreprocessing``, or one that makes its inputs of whole clips."""
 
     @property
     def functions(self) -> ClassifierFunctions:
@@ -99,7 +98,7 @@ class Stream:
             )
         reads_frames = hasattr(model.preprocessing, "crop_frame")
         if window is None and not (model.functions.causal and reads_frames):
-            reason = str(getattr(model.functions, "obstacle", "")) or "it reads the whole clip"
+            reason = model.functions.obstacle
             if not reads_frames:
                 reason = "its inputs are made from the whole clip"
             raise ValueError(

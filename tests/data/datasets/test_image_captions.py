@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.datasets.caption_splits import find_copies, make_split
+from data.datasets.caption_splits import make_split
 from data.datasets.image_captions import ImageCaptions, read_captioned_images, write_list
 
 CAPTIONS = {
@@ -352,10 +352,3 @@ def test_a_written_list_is_read_back(root: Path, tmp_path: Path) -> None:
     assert again.select("test").captions == (CAPTIONS["sub folder/c d.png"],)
     with pytest.raises(ValueError, match="split: expected one of test, train, validation, in whic"):
         again.select("tset")
-
-
-def test_copies_are_found_by_content(tmp_path: Path) -> None:
-    contents = ["one", "two", "one", "three", "two"]
-    for number, content in enumerate(contents):
-        (tmp_path / f"{number}").write_text(content)
-    assert find_copies([str(tmp_path / f"{n}") for n in range(5)]) == [0, 1, 0, 3, 1]
