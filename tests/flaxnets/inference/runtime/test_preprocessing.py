@@ -93,11 +93,14 @@ def test_clips_of_encoded_videos_are_equal(video: Path, flip: bool) -> None:
 @pytest.mark.parametrize(
     "streams", [("rgb_whole", "difference_square"), ("difference_whole",), ("rgb_square",)]
 )
-def test_streams_are_equal(video: Path, streams: tuple[str, ...]) -> None:
-    example = StreamSource(VideoSource((str(video),)), streams, num_steps=6, size=24)[0]
+@pytest.mark.parametrize("mirror", [False, True])
+def test_streams_are_equal(video: Path, streams: tuple[str, ...], mirror: bool) -> None:
+    source = VideoSource((str(video),))
+    example = StreamSource(source, streams, num_steps=6, size=24, mirror=mirror)[0]
     assert example["mask"]
-    pixels = {**example, "features": example["video"].reshape(2 * len(streams), 6, -1)}
-    expected = CutFeatures(False, num_steps=4, num_views=2)(pixels, RNG)["features"]
+    pixels = {**example, "features": example["video"].reshape(len(example["video"]), 6, -1)}
+    cut = CutFeatures(False, num_steps=4, num_views=2, mirror=mirror)
+    expected = cut(pixels, RNG)["features"]
     preprocessing = make_preprocessing(
         {
             "kind": "streams",
@@ -105,6 +108,7 @@ def test_streams_are_equal(video: Path, streams: tuple[str, ...]) -> None:
             "num_steps": 4,
             "stored_steps": 6,
             "num_views": 2,
+            "mirror": mirror,
             "size": 24,
         }
     )
