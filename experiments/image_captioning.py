@@ -1,7 +1,37 @@
 r"""Captions of photographs of one's own, by one command.
 
-python -m launch.train --config=experiments/image_captioning.py --workdir=runs/mine \
+    python -m launch.train --config=experiments/image_captioning.py --workdir=runs/mine \
         --config.data.root=photographs --config.data.list=captions.csv
+    python -m launch.evaluate --workdir=runs/mine --split=test
+    python -m launch.report --workdir=runs/mine
+    python -m launch.caption --workdir=runs/mine PHOTO.jpg
+
+The list is CSV, TSV, JSON or JSON lines with columns or keys such as ``image`` and ``caption``
+(several rows, or a list, for each image) and optionally ``split``, or COCO's or Karpathy's JSON.
+Without a list, the captions of ``NAME.jpg`` stand in ``NAME.txt`` beside it, one a line. The form
+is recognised by its content and said (``data/datasets/image_captions.py``).
+
+Images without a split are drawn into train, validation and test by a seed; images of the same
+content stay together. The workdir keeps all names, captions and splits in ``split.csv``, itself a
+list, so that a trained model is evaluated on the same images wherever these are, and when those of
+the training are gone. Another list at evaluation, none of whose captioned images the run knows, is
+test data as a whole.
+
+The model is that of Show, Attend and Tell (``experiments/show_attend_tell.py``), for few images
+and a CPU: a frozen EfficientNet-Lite0, whose feature maps of mirrored and cropped views are encoded
+once and cached; half as wide a decoder; two lengths of batches instead of eight, since each is
+compiled; an end after three evaluations without a better CIDEr.
+
+Fine-tuning starts from the parameters of a trained captioner and adds the words that it lacks:
+
+    python -m launch.train --config=experiments/image_captioning.py:finetune --workdir=runs/tuned \
+        --config.data.root=photographs --config.data.list=captions.csv \
+        --config.start=runs/show_attend_tell
+
+Variants: ``finetune``; ``smoke``, a small network on the embedded videos for a few seconds. Other
+decoders: ``--config.model.decoder.name=up_down``.
+
+RESULTS
 """
 
 import dataclasses
@@ -37,9 +67,12 @@ from experiments.captioning.data import (
     split_of_images,
     training_views,
 )
+from experiments.features.frozen_features import describe_frozen_encoder
 from flaxnets.configuration import nearest, path_field, runtime
 from flaxnets.decoders.config import DecoderConfig
 from flaxnets.decoders.search import SearchOptions
+from flaxnets.inference.loading import shipped_models
+from flaxnets.inference.store import VARIABLES, read_description, read_variables
 from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.config import OptimizerConfig, data_differences
 from flaxnets.training.distributed import is_first
@@ -170,11 +203,12 @@ class ImageCaptioningConfig(CaptionConfig):
     num_steps: int = 1_000
     eval_every: int = 100
     checkpoint_every: int = runtime(100)
-    patience: int = 4
+    patience: int = 3
     ema_decay: float = 0.99
-    start: str = path_field()
-    """Workdir of a trained captioner with the same encoder and decoder: training starts from its
-    parameters, and its words come first in the vocabulary. Empty: random parameters."""
+    start: str = path_field(names=tuple(shipped_models()))
+    """Trained captioner with the same encoder and decoder, from whose parameters training starts,
+    and whose words come first in the vocabulary: the workdir of a run, the folder of a model, or
+    the name of a model that comes with the project. Empty: random parameters."""
     data: ImageCaptionDataConfig = dataclasses.field(
         default_factory=lambda: ImageCaptionDataConfig(min_count=2, max_words=20, num_buckets=2)
     )
@@ -197,23 +231,29 @@ class ImageCaptioningConfig(CaptionConfig):
         )
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._told = False
+
     def validate(self) -> None:
-        """Checks the values as ``CaptionConfig.validate``, and that ``start`` is a captioner."""
+        """Checks the values as ``CaptionConfig.validate``, and that ``start`` sees such images."""
         super().validate()
         if self.start:
-            recorded = Workdir(self.start).read_data()["preprocessing"]
-            now = {"preprocessing": self.describe_preprocessing()}
-            if lines := data_differences({"preprocessing": recorded}, now):
-                raise ValueError(
-                    f"start: expected a captioner with this encoder and preprocessing, received "
-                    f"{self.start}: {'; '.join(lines)}"
-                )
+            encoder, transform = self.model.encoder, image_transform(self.data)
+            now = {
+                "encoder": describe_frozen_encoder(encoder, "none")["digest"]
+                if encoder.frozen
+                else "",
+                "size": transform.size,
+                "stretch": transform.stretch,
+            }
+            start_of(self.start).check(now)
 
     @property
     def vocabulary(self) -> Vocabulary:
         """Vocabulary of the training captions, after that of ``start``, or of the trained model."""
         if self._vocabulary is None and self.start:
-            known = Vocabulary.load(Path(self.start) / VOCABULARY)
+            known = start_of(self.start).vocabulary
             own = _frequent_words(self.data)
             new = [word for word in own if word not in set(known.words)]
             self._vocabulary = Vocabulary((*known.words, *new))
@@ -241,7 +281,8 @@ class ImageCaptioningConfig(CaptionConfig):
 
     def make_data(self, split: str) -> Loader:
         """Returns the batches of a split; says what was chosen before training data are encoded."""
-        if split == "train" and not self.is_video and is_first():
+        if split == "train" and not (self.is_video or self._told) and is_first():
+            self._told = True  # A rehearsal makes the data, too.
             for line in self.describe_choices():
                 logger.info("%s", line)
         return super().make_data(split)
@@ -263,7 +304,7 @@ class ImageCaptioningConfig(CaptionConfig):
             for what, found in (
                 ("images without captions", listed.uncaptioned),
                 ("captions without words", listed.wordless),
-                ("repeated captions", listed.repeated),
+                ("repeated rows", listed.repeated),
                 ("images without a file", listed.images.missing),
             )
             if found
@@ -274,10 +315,13 @@ class ImageCaptioningConfig(CaptionConfig):
             f"images        {len(listed.names)} with {captions} captions",
             *([f"left out      {'; '.join(left_out)}"] if left_out else []),
             *(f"split         {note}" for note in listed.notes),
-            "split         " + ", ".join(f"{name} {counts[name]}" for name in counts),
-            f"vocabulary    {len(known)} words{' of ' + self.start + ' and' if self.start else ''} "
-            f"that occur {self.data.min_count} times in training captions; {unknown:.1%} of their "
-            "words are unknown",
+            "split         "
+            + ", ".join(
+                f"{name} {counts[name]}" for name in ("train", "validation", "test") if counts[name]
+            ),
+            f"vocabulary    {len(known)} words: those that occur {self.data.min_count} times in "
+            f"training captions{f', and those of {self.start}' if self.start else ''}; "
+            f"{unknown:.1%} of the words in these captions are unknown",
             f"encoder       {encoder.name} ({encoder.weights or 'random'}), "
             + (
                 f"frozen; {views} views of each training image are encoded once and kept in "
@@ -297,9 +341,83 @@ class ImageCaptioningConfig(CaptionConfig):
         variables = super().initial_variables(variables)
         if not self.start:
             return variables
-        step, trained = restore_variables(Workdir(self.start))
-        logger.info("parameters start from step %d of %s", step, self.start)
+        trained = start_of(self.start).read_variables()
         return extend_variables(trained, variables, len(self.vocabulary), self.start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A trained captioner that another one starts from.
+
+    Attributes:
+      name: as it was given.
+      folder: a workdir, or a folder with ``model.json``.
+    """
+
+    name: str
+    folder: Path
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its vocabulary."""
+        return Vocabulary.load(self.folder / VOCABULARY)
+
+    @property
+    def is_run(self) -> bool:
+        """True for the workdir of a run."""
+        return (self.folder / "config.json").exists()
+
+    def check(self, images: Mapping[str, Any]) -> None:
+        """Checks that it was trained on such images.
+
+        Args:
+          images: digest of the ``encoder``'s weights, ``size`` and ``stretch`` of its images.
+
+        Raises:
+          ValueError: other images, or an encoder with other weights.
+        """
+        if self.is_run:
+            recorded = Workdir(self.folder).read_data()["preprocessing"]
+            encoder, transform = recorded.get("weights"), recorded.get("transform", {})
+        else:
+            described = read_description(self.folder)
+            encoder, transform = (
+                (described["encoder"] or {}).get("digest"),
+                described["preprocessing"],
+            )
+        there = {
+            "encoder": "" if encoder in (None, "random") else encoder,
+            "size": transform.get("size"),
+            "stretch": transform.get("stretch"),
+        }
+        if lines := data_differences(there, images):
+            raise ValueError(
+                "start: expected a captioner of images that are encoded as by --config.model and "
+                f"--config.data, received {self.name}: {'; '.join(lines)}"
+            )
+
+    def read_variables(self) -> Mapping[str, Any]:
+        """Returns its variables, those of the best checkpoint of a run."""
+        if not self.is_run:
+            return read_variables(self.folder / VARIABLES)
+        step, variables = restore_variables(Workdir(self.folder))
+        logger.info("parameters start from step %d of %s", step, self.folder)
+        return variables
+
+
+def start_of(name: str) -> Start:
+    """Returns the captioner of a folder, or that of a name.
+
+    Raises:
+      ValueError: neither a folder nor the name of a model that comes with the project.
+    """
+    shipped = shipped_models()
+    if not Path(name).is_dir() and name not in shipped:
+        raise ValueError(
+            f"start: expected the workdir or folder of a captioner, received {name!r}"
+            f"{nearest(name, shipped) if shipped else ''}"
+        )
+    return Start(name, Path(name) if Path(name).is_dir() else shipped[name])
 
 
 def extend_variables(
@@ -369,5 +487,8 @@ def get_config(variant: str | None = None) -> ImageCaptioningConfig:
         configured: ImageCaptioningConfig = configure(config, "image_captioning", variant)
         return configured
     config.name = f"{config.name}, fine-tuned"
+    # The parts of ``show_attend_tell``, whose captioners it starts from.
     config.model = CaptionModelConfig(decoder=DecoderConfig("soft_attention"))
+    config.num_steps, config.eval_every, config.checkpoint_every = 400, 50, 50
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 2e-4, 20
     return config

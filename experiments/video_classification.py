@@ -91,6 +91,8 @@ class DataConfig(FilesConfig):
     """T, steps of a clip, spread over the whole video."""
     test_views: int = 2
     """Clips of each video at test."""
+    flip: bool = False
+    """Videos are also seen mirrored. Off, as labels may have a direction ("left", "right")."""
     size: int = 224
     """Height and width of the images, pixels."""
 
@@ -319,12 +321,8 @@ class VideoClassificationConfig(FileClassification):
 
     def _examples(self, split: str) -> SelectedExamples:
         """Returns the cached features of a split; all splits and folds share one cache."""
-        files = self.files
-        # By names, so that another split of the same files finds the same cache.
-        order = sorted(range(len(files)), key=lambda index: files.names[index])
-        position = {index: number for number, index in enumerate(order)}
-        ordered = files.take(order)
-        source = self._streams(ordered.paths, ordered.labels)
+        files, positions = self.in_order_of_names(split)
+        source = self._streams(files.paths, files.labels)
         cached = cache_features(
             self.data.cache,
             source,
@@ -332,11 +330,10 @@ class VideoClassificationConfig(FileClassification):
             self.data.pool,
             preprocessing=self._describe_streams(source),
             # No paths: moved videos are the same, and the labels are those of the list.
-            source=[digest_file(path) for path in ordered.paths],
+            source=[digest_file(path) for path in files.paths],
         )
-        features = VideoFeatures(cached, source, ordered.labels)
-        self.select(split)  # Refuses a split without files.
-        return SelectedExamples(features, [position[index] for index in files.indices(split)])
+        features = VideoFeatures(cached, source, files.labels)
+        return SelectedExamples(features, positions)
 
     def _cut(self, split: str) -> CutFeatures:
         data = self.data

@@ -1,7 +1,8 @@
 """Readers of data sets, one module per format on disk.
 
 A format's ``read_split`` lists the files of one split with their labels or captions; files of
-one's own are read by ``read_labelled_files`` and split by ``make_split``.
+one's own are read by ``read_labelled_files`` and split by ``make_split``, captions of one's own by
+``read_captioned_images``.
 ``coco_captions_tfds`` is not imported here: it needs ``tensorflow_datasets``.
 """
 
@@ -12,18 +13,21 @@ from data.datasets import (
     ucf101,
 )
 from data.datasets.captioned_images import CaptionedImages
+from data.datasets.image_captions import ImageCaptions, read_captioned_images
 from data.datasets.labelled_files import LabelledFiles, read_labelled_files
 from data.datasets.splits import make_split
 from data.datasets.ucf101 import VideoList
 
 __all__ = [
     "CaptionedImages",
+    "ImageCaptions",
     "LabelledFiles",
     "VideoList",
     "coco_captions",
     "flickr8k",
     "karpathy",
     "make_split",
+    "read_captioned_images",
     "read_labelled_files",
     "ucf101",
 ]

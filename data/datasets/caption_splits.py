@@ -1,14 +1,12 @@
 """Splits of captioned images into train, validation and test, by the images' content."""
 
 import hashlib
-import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from data.datasets.captioned_images import first_few
 from data.datasets.image_captions import ImageCaptions
-from data.features import digest_file
+from data.datasets.splits import find_copies
 
 LEAST_IMAGES = 6
 """Different images from which a split can be made: two for each side."""
@@ -102,14 +100,3 @@ def _without_leaks(listed: ImageCaptions, copies: Sequence[int]) -> ImageCaption
 
 def _digest(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}\0{name}".encode()).hexdigest()
-
-
-def find_copies(paths: Sequence[str]) -> list[int]:
-    """Returns a number for each file, equal for files of the same content."""
-    sizes = Counter(os.path.getsize(path) for path in paths)
-    first: dict[object, int] = {}
-    numbers = []
-    for number, path in enumerate(paths):
-        size = os.path.getsize(path)
-        numbers.append(first.setdefault(digest_file(path), number) if sizes[size] > 1 else number)
-    return numbers

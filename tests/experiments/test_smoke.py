@@ -36,7 +36,7 @@ def smoke_variants() -> dict[str, Config]:
 
 
 VARIANTS = smoke_variants()
-LONG = ("lrcn_caption.py", "show_and_tell.py", "up_down.py")
+LONG = ("image_captioning.py", "lrcn_caption.py", "show_and_tell.py", "up_down.py")
 
 
 def test_the_known_experiments_have_a_smoke_variant() -> None:

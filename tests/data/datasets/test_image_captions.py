@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.datasets.caption_splits import find_copies, make_split
+from data.datasets.caption_splits import make_split
 from data.datasets.image_captions import ImageCaptions, read_captioned_images, write_list
 
 CAPTIONS = {
@@ -354,8 +354,17 @@ def test_a_written_list_is_read_back(root: Path, tmp_path: Path) -> None:
         again.select("tset")
 
 
-def test_copies_are_found_by_content(tmp_path: Path) -> None:
-    contents = ["one", "two", "one", "three", "two"]
-    for number, content in enumerate(contents):
-        (tmp_path / f"{number}").write_text(content)
-    assert find_copies([str(tmp_path / f"{n}") for n in range(5)]) == [0, 1, 0, 3, 1]
+def test_captions_that_coco_has_twice_are_kept_and_written(root: Path) -> None:
+    coco = {
+        "images": [{"id": 7, "file_name": "a.jpg"}],
+        "annotations": [
+            {"id": i, "image_id": 7, "caption": text}
+            for i, text in enumerate(("A dog.", "A dog.", 'A "dog"\u2028here, é'))
+        ],
+    }
+    (root / "coco.json").write_text(json.dumps(coco))
+    listed = read_captioned_images(root, "coco.json")
+    assert listed.images.captions == (("A dog.", "A dog.", 'A "dog"\u2028here, é'),)
+    write_list(root / "split.csv", listed.take([0], ["test"]))
+    again = read_captioned_images(root, "split.csv")
+    assert again.images == listed.images
