@@ -18,6 +18,7 @@ from experiments.features.frozen_features import describe_encoder
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime
 from flaxnets.encoders.config import with_encoder_weights
 from flaxnets.models.config import CRNNConfig, pool_of
+from flaxnets.recurrent.config import NONE
 from flaxnets.training.config import Config
 from flaxnets.training.workdir import Workdir
 
@@ -300,7 +301,10 @@ class FileClassification(Config):
         weights = f"weights {encoder.weights}" if encoder.weights else "random weights"
         state = f"frozen, features cached in {data.cache}" if encoder.frozen else "fine-tuned"
         network = model.recurrent
-        layer = f"{network.cell} of {network.features} units" if network.cell != "none" else "none"
+        layer = "none"
+        if network.cell != NONE:
+            both = " in both directions" if network.bidirectional else ""
+            layer = f"{network.cell} of {network.features} units{both}"
         stops = (
             f", stops after {self.patience} without a better {self.best_metric}"
             if self.patience
@@ -311,7 +315,7 @@ class FileClassification(Config):
             f"in {self._root}",
             f"classes: {shown}",
             f"split: {by_split}{f'; {groups} groups' if groups else ''}; kept in {place}",
-            *(f"note: {note}" for note in files.notes[:5]),
+            *(f"note: {note}" for note in files.notes),
             f"encoder: {encoder.name}, {weights}, {state}",
             f"recurrent layer: {layer}; {self.describe_inputs()}",
             f"training: at most {self.num_steps} steps of {self.batch_size} {self.kind}s, "
