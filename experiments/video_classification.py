@@ -69,7 +69,7 @@ from data.video.decoding import decode, probe
 from data.video.feature_clips import VideoFeatures
 from data.video.streams import CutFeatures, StreamSource, segment_centres
 from data.video.transforms import SpatialTransform
-from experiments.classification.config import FileClassification, FilesConfig
+from experiments.classification.config import FileClassification, FilesConfig, in_memory
 from experiments.features.frozen_features import (
     cache_features,
     describe_frozen_encoder,
@@ -348,7 +348,7 @@ class VideoClassificationConfig(FileClassification):
             # No paths: moved videos are the same, and the labels are those of the list.
             source=[digest_file(path) for path in files.paths],
         )
-        features = VideoFeatures(cached, source, files.labels)
+        features = VideoFeatures(in_memory(cached), source, files.labels)
         return SelectedExamples(features, positions)
 
     def _cut(self, split: str) -> CutFeatures:

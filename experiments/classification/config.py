@@ -4,12 +4,14 @@ import dataclasses
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
+from data.batches import Source
 from data.datasets.labelled_files import LabelledFiles, read_labelled_files
 from data.datasets.splits import make_split, read_split_file, write_split
 from data.loader import Loader
@@ -26,7 +28,18 @@ SPLIT_FILE = "split.csv"
 """File of the workdir that keeps the split of the run: path, label, group, split."""
 DATASETS = ("files", "moving_shapes")
 
+_MEMORY_BYTES = 2**30
+"""Most bytes of cached features that are held in memory; more are read from the cache."""
+
 logger = logging.getLogger(__name__)
+
+
+def in_memory(features: Source) -> Source | Sequence[Mapping[str, np.ndarray]]:
+    """Returns cached features as a list where they are small, and else as they are."""
+    first = features[0]["features"]
+    if first.nbytes * len(features) > _MEMORY_BYTES:
+        return features
+    return [features[index] for index in range(len(features))]
 
 
 @dataclasses.dataclass
