@@ -9,19 +9,23 @@ code is 1 where training would fail (rows ERROR), and 0 otherwise, also with war
 """
 
 import argparse
+import contextlib
 import json
+import logging
 import os
 import re
 import shutil
 import sys
 import textwrap
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from data.datasets import flickr8k, ucf101
@@ -45,6 +49,7 @@ from data.findings import ERROR, OK, SPLITS, WARNING, Dataset, Finding, count, f
 from data.inspection import Inspection, inspect_all, inspect_image, inspect_video
 from data.likeness import find_identical
 from data.loader import available_cpus
+from data.video import decoding
 
 KINDS = ("video", "image", "captions")
 
@@ -142,7 +147,7 @@ def check(
     threads = num_threads or available_cpus() + 1
     inspected: list[Inspection] = [Inspection()] * len(dataset.paths)
     inspect = inspect_video if dataset.kind == "video" else inspect_image
-    with ThreadPoolExecutor(threads) as executor:
+    with _damages_collected() as damages, ThreadPoolExecutor(threads) as executor:
         # disable=None: only on a terminal.
         with tqdm(total=len(inspected), unit="file", disable=None, leave=False) as bar:
             for index, found in inspect_all(dataset.paths, inspect, executor, 4 * threads):
@@ -151,6 +156,12 @@ def check(
         identical = find_identical(
             dataset.paths, [found.num_bytes for found in inspected], executor
         )
+    if damages:
+        names = dict(zip(dataset.paths, dataset.names, strict=True))
+        damaged = tuple(f"{names.get(path, path)} ({x})" for path, x in sorted(damages.items()))
+        text = f"readable, but damaged: {count(len(damaged), 'file')}"
+        finding = Finding("damaged", WARNING, text, damaged)
+        dataset = replace(dataset, findings=(*dataset.findings, finding))
     findings = find_problems(dataset, inspected, identical)
     rows = zip(dataset.names, dataset.splits, inspected, strict=True)
     described = [{"name": n, "split": s, **found.describe()} for n, s, found in rows]
@@ -177,11 +188,11 @@ def format_table(findings: Sequence[Finding]) -> str:
             break_on_hyphens=False,
         )
     counts = Counter(finding.level for finding in findings)
-    warnings = count(counts[WARNING], "warning")
+    warned = count(counts[WARNING], "warning")
     if counts[ERROR]:
-        lines.append(f"\nTraining would fail: {count(counts[ERROR], 'error')}, {warnings}.")
+        lines.append(f"\nTraining would fail: {count(counts[ERROR], 'error')}, {warned}.")
     elif counts[WARNING]:
-        lines.append(f"\nTraining works; {warnings}.")
+        lines.append(f"\nTraining can start; {warned}.")
     else:
         lines.append("\nNothing is wrong.")
     return "\n".join(lines)
@@ -395,6 +406,32 @@ def _images_below(folder: Path) -> Iterator[str]:
                 yield os.path.join(parent, name)
 
 
+@contextlib.contextmanager
+def _damages_collected() -> Iterator[dict[str, str]]:
+    """Collects what decoders log of damaged files, by path, and hides Pillow's warnings of size.
+
+    Images that are too large are unreadable, with the reason, and need no warning.
+    """
+    damages: dict[str, str] = {}
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if isinstance(record.args, tuple) and len(record.args) == 2:
+                path, message = map(str, record.args)
+                damages[path] = message
+
+    logger, handler = logging.getLogger(decoding.__name__), Collector()
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield damages
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
 def _printable(text: str) -> str:
     """Returns a text without control characters and halves of characters, as names may have."""
     plain = text.encode("utf-8", "backslashreplace").decode()
@@ -402,4 +439,7 @@ def _printable(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

@@ -286,13 +286,18 @@ class UTInteractionConfig(Config):
         return read_split(self.data.root, split, self.data.fold, group_pattern=UT_INTERACTION_GROUP)
 
     def _all_videos(self) -> VideoList:
-        """Returns all clips, in the same order for each fold, so that the folds share a cache."""
+        """Returns all clips, in the same order for each fold, so that the folds share a cache.
+
+        A clip in both lists, as of a model that is trained on all of them, counts once.
+        """
         parts = [self._videos(split) for split in ("train", "test")]
         # By names, so that the order is the same wherever the videos lie.
         rows = sorted(
-            row
-            for part in parts
-            for row in zip(part.names, part.paths, part.labels, part.groups, strict=True)
+            {
+                row
+                for part in parts
+                for row in zip(part.names, part.paths, part.labels, part.groups, strict=True)
+            }
         )
         names, paths, labels, groups = zip(*rows, strict=True)
         return VideoList(paths, labels, groups, parts[0].class_names, names)

@@ -58,6 +58,7 @@ from data.video.transforms import SpatialTransform
 from experiments.classification.config import FileClassification, FilesConfig
 from experiments.features.frozen_features import (
     cache_features,
+    describe_frozen_encoder,
     encode_example,
     fit_projection,
     make_encode,
@@ -90,6 +91,8 @@ class DataConfig(FilesConfig):
     """T, steps of a clip, spread over the whole video."""
     test_views: int = 2
     """Clips of each video at test."""
+    flip: bool = False
+    """Videos are also seen mirrored. Off, as labels may have a direction ("left", "right")."""
     size: int = 224
     """Height and width of the images, pixels."""
 
@@ -171,6 +174,42 @@ class VideoClassificationConfig(FileClassification):
         if self.caches_features:
             return {**self._describe_streams(self._streams(())), **self.describe_encoder()}
         return {"num_steps": data.num_steps, "transform": dataclasses.asdict(self._transform)}
+
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the networks, behind their encoder where it is frozen, and clips as at test."""
+        data = self.data
+        clips: dict[str, Any] = {
+            "kind": "clip",
+            "sampler": "uniform",
+            "num_frames": data.num_steps,
+            "num_clips": data.test_views,
+            "short_side": data.size,
+            "size": [data.size, data.size],
+            "keep_aspect": False,
+        }
+        if self.caches_features:
+            source = self._streams(())
+            clips = {
+                "kind": "streams",
+                "streams": list(source.streams),
+                "num_steps": data.num_steps,
+                "stored_steps": source.num_steps,
+                "num_views": data.test_views,
+                "mirror": source.mirror,
+                "size": source.size,
+                "gap": source.gap,
+            }
+        return {
+            "kind": "video_classification",
+            "name": self.name,
+            "labels": list(self.class_names),
+            "network": self.make_model(),
+            "encoder": describe_frozen_encoder(self.model.encoder, data.pool)
+            if self.caches_features
+            else None,
+            "averaging": "per_step" if self.model.head.pool == PER_STEP else "clip",
+            "preprocessing": clips,
+        }
 
     def make_model(self) -> nn.Module:
         """Returns a network for each stream of cached features, or the network on frames."""
@@ -282,12 +321,8 @@ class VideoClassificationConfig(FileClassification):
 
     def _examples(self, split: str) -> SelectedExamples:
         """Returns the cached features of a split; all splits and folds share one cache."""
-        files = self.files
-        # By names, so that another split of the same files finds the same cache.
-        order = sorted(range(len(files)), key=lambda index: files.names[index])
-        position = {index: number for number, index in enumerate(order)}
-        ordered = files.take(order)
-        source = self._streams(ordered.paths, ordered.labels)
+        files, positions = self.in_order_of_names(split)
+        source = self._streams(files.paths, files.labels)
         cached = cache_features(
             self.data.cache,
             source,
@@ -295,11 +330,10 @@ class VideoClassificationConfig(FileClassification):
             self.data.pool,
             preprocessing=self._describe_streams(source),
             # No paths: moved videos are the same, and the labels are those of the list.
-            source=[digest_file(path) for path in ordered.paths],
+            source=[digest_file(path) for path in files.paths],
         )
-        features = VideoFeatures(cached, source, ordered.labels)
-        self.select(split)  # Refuses a split without files.
-        return SelectedExamples(features, [position[index] for index in files.indices(split)])
+        features = VideoFeatures(cached, source, files.labels)
+        return SelectedExamples(features, positions)
 
     def _cut(self, split: str) -> CutFeatures:
         data = self.data

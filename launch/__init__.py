@@ -101,9 +101,13 @@ def is_doctor(arguments: list[str]) -> bool:
 if sys.argv[:1] == ["-m"]:
     open_standard_streams()
     problem = find_problem()
-    if problem and not is_doctor(sys.orig_argv):
-        sys.exit(f"error: {problem}; make demo sets up .venv: use .venv/bin/python")
-    if foreign := find_foreign():
-        sys.exit(f"error: {foreign}")
+    if not is_doctor(sys.orig_argv):
+        if problem:
+            sys.exit(
+                f"error: {problem}; make demo sets up .venv: use .venv/bin/python; "
+                "python -m launch.doctor tells more"
+            )
+        if foreign := find_foreign():
+            sys.exit(f"error: {foreign}")
     if not problem:
         use_utf8()

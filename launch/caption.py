@@ -1,5 +1,7 @@
 """Captions image files; prints one JSON line per file.
 
+    python -m launch.caption PHOTO.jpg …                       # with the shipped captioner
+    python -m launch.caption --model=FOLDER PHOTO.jpg …
     python -m launch.caption --workdir=runs/show_attend_tell PHOTO.jpg …
 
 A line is ``{"path": …, "caption": …, "log_probability": …, "ended": …}``. ``--num_captions`` adds
@@ -7,6 +9,9 @@ A line is ``{"path": …, "caption": …, "log_probability": …, "ended": …}`
 a drawing of the attention weights at each word. A file that cannot be decoded gives
 ``{"path": …, "error": …}``; then the exit code is 1. Several workdirs decode as an ensemble:
 ``--workdir=A --workdir=B``.
+
+``--model`` is an exported folder, a shipped model's name, or a workdir whose experiment is not run.
+It searches as the model's description says: the flags of the search need ``--workdir``.
 """
 
 import dataclasses
@@ -20,6 +25,7 @@ import numpy as np
 from absl import flags
 
 from flaxnets.decoders.search import METHODS, SearchOptions
+from flaxnets.inference.runtime.media import read_image
 from flaxnets.inference.trained_captioner import Caption, TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.tasks.captioning import Captioning
@@ -28,7 +34,14 @@ from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.reports.captions import draw_attention
 
-WORKDIR = program.define_run("Folder of the run; several runs decode as an ensemble", several=True)
+WORKDIR = program.define_run(
+    "Folder of the run; several runs decode as an ensemble", several=True, required=False
+)
+MODEL = program.define_path(
+    "model", None, "Exported folder, workdir, or name of a shipped model, in place of --workdir."
+)
+SHIPPED = "captioner"
+"""The shipped model that is used without --workdir and --model."""
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
 ATTENTION = program.define_path("attention", None, "Folder for drawings of the attention weights.")
 NUM_CAPTIONS = flags.DEFINE_integer(
@@ -75,11 +88,15 @@ def main(argv: Sequence[str]) -> int:
         raise FileNotFoundError(
             f"{len(missing)} of {len(argv)} images do not exist: {', '.join(missing[:3])}"
         )
-    captioner, config = _restore()
     folder = Path(ATTENTION.value) if ATTENTION.value else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        names = _drawing_names(argv)
+    if not WORKDIR.value:
+        return _caption_by_model(list(argv), folder)
+    if MODEL.value is not None:
+        raise ValueError("--model: expected without --workdir, received both")
+    captioner, config = _restore()
+    names = _drawing_names(argv)
     failed = 0
     for found in captioner.caption_files(list(argv), attention=folder is not None):
         path = argv[found.index]
@@ -94,11 +111,47 @@ def main(argv: Sequence[str]) -> int:
             line["captions"] = [_describe(caption) for caption in captions]
         if folder is not None:
             drawing = folder / names[found.index]
-            _draw(config, path, best, drawing)
+            if not isinstance(config, ShowsImages):
+                raise UndefinedMethod(config, "read_image")
+            _draw(config.crop_image(config.read_image(path)), best, drawing)
             line["attention"] = str(drawing)
         print(json.dumps(line), flush=True)
     if failed:
         print(f"error: {failed} of {len(argv)} images could not be decoded", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _caption_by_model(paths: list[str], folder: Path | None) -> int:
+    """Captions images with ``--model`` or the shipped captioner; returns the exit code."""
+    searches = (METHOD, BEAM_SIZE, MAX_STEPS, TEMPERATURE, TOP_K, TOP_P, STEP, BATCH_SIZE)
+    given = [flag.name for flag in searches if flag.value is not None]
+    if given:
+        raise ValueError(f"--{given[0]}: expected with --workdir, received without")
+    model = program.load_model(MODEL.value, SHIPPED, "caption")
+    limits = model.limits
+    if MAX_PIXELS.value is not None:
+        limits = dataclasses.replace(limits, max_pixels=MAX_PIXELS.value)
+        model = dataclasses.replace(model, limits=limits)
+    names, failed = _drawing_names(paths), 0
+    captioned = model.caption_each(
+        paths, num_captions=NUM_CAPTIONS.value, attention=folder is not None
+    )
+    for path, name, found in zip(paths, names, captioned, strict=True):
+        if isinstance(found, OSError):
+            failed += 1
+            reason = str(found).removeprefix(f"{path}: ")
+            print(json.dumps({"path": path, "error": reason}), flush=True)
+            continue
+        line = {"path": path, **_describe(found[0])}
+        if NUM_CAPTIONS.value > 1:
+            line["captions"] = [_describe(caption) for caption in found]
+        if folder is not None:
+            image = model.preprocessing.crop(read_image(path, limits))
+            _draw(image, found[0], folder / name)
+            line["attention"] = str(folder / name)
+        print(json.dumps(line), flush=True)
+    if failed:
+        print(f"error: {failed} of {len(paths)} images could not be decoded", file=sys.stderr)
     return int(failed > 0)
 
 
@@ -161,20 +214,18 @@ def _override(options: SearchOptions) -> SearchOptions:
 def _describe(caption: Caption) -> dict[str, Any]:
     return {
         "caption": caption.text,
-        "log_probability": caption.log_probability,
+        "log_probability": round(caption.log_probability, 6),
         "ended": caption.ended,
     }
 
 
-def _draw(config: Config, path: str, caption: Caption, drawing: Path) -> None:
+def _draw(image: np.ndarray, caption: Caption, drawing: Path) -> None:
+    """Draws the attention over an image (H,W,3) uint8 into a file."""
     attention = caption.attention
     if attention is None or attention.ndim != 3:
         raise ValueError(
             "--attention: expected a model with attention over a grid of image positions"
         )
-    if not isinstance(config, ShowsImages):
-        raise UndefinedMethod(config, "read_image")
-    image = config.crop_image(config.read_image(path))
     draw_attention(image, caption.words, attention).save(drawing, quality=90)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations  # It also runs under Pythons that flaxnets d
 
 import dataclasses
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -218,11 +217,8 @@ def check_base() -> Iterator[Row]:
             yield Row(name, state, f"{version}, expected {requirement.text}", "", install)
         else:
             yield Row(name, OK, version)
-    for name in ("flaxnets", "data", "experiments"):
-        spec = importlib.util.find_spec(name)
-        origin = Path(spec.origin).resolve() if spec and spec.origin else None
-        if origin is None or ROOT not in origin.parents:
-            yield Row(name, BROKEN, f"found at {origin}, expected in {ROOT}", "", f"cd {ROOT}")
+    if foreign := launch.find_foreign():
+        yield Row("own packages", BROKEN, foreign)
     if problem and not is_old:
         yield Row("environment", BROKEN, problem)
 

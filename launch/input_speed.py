@@ -23,7 +23,7 @@ class InputSpeed:
     Attributes:
       first: examples/s of the first pass over the data, which also counts the frames of videos.
       later: examples/s of the same batches once more, of files that may be in the page cache.
-      batches: number of batches that were timed.
+      batches: number of batches of which ``later`` is the speed.
       cores: number of CPU cores of this process.
     """
 
@@ -60,9 +60,12 @@ def measure_input(data: Data, seconds: float) -> tuple[Batch, InputSpeed | None]
     if seconds == 0:
         batch, _, _ = _read(data, 0, 1)
         return batch, None
-    batch, count, first = _read(data, seconds, max(data.batches_per_epoch, 3))
-    _, _, later = _read(data, math.inf, count)
-    return batch, InputSpeed(first, later, count, available_cores())
+    epoch = max(data.batches_per_epoch, 3)
+    batch, count, first = _read(data, seconds, epoch)
+    # All of a small data set has been read, and any further epoch is as good as the second.
+    limits = (seconds, math.inf) if count == epoch else (math.inf, count)
+    _, again, later = _read(data, *limits)
+    return batch, InputSpeed(first, later, again, available_cores())
 
 
 def available_cores() -> int:
@@ -92,7 +95,7 @@ def limited(seconds: float, message: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _read(data: Data, seconds: float, most: int) -> tuple[Batch, int, float]:
+def _read(data: Data, seconds: float, most: float) -> tuple[Batch, int, float]:
     """Returns the first batch, the number of batches read, at most ``most``, and examples/s.
 
     The first batch is not timed, as threads and workers start with it, unless it is the only one.

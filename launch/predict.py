@@ -1,31 +1,46 @@
 """Predicts the most probable classes of video files; prints one JSON line per file.
 
+    python -m launch.predict CLIP.avi …                        # with the shipped recogniser
     python -m launch.predict --workdir=runs/lrcn CLIP.avi …
+    python -m launch.predict --model=FOLDER CLIP.avi …
 
 A line is ``{"path": …, "predictions": [{"label": …, "probability": …}, …]}``, most probable class
 first, under the names of the classes in training (the data are not needed), or
 ``{"path": …, "error": REASON}`` for a file that is missing or cannot be decoded; then the exit code
-is 1.
+is 1. ``--model`` is an exported folder, a shipped model's name, or a workdir, whose experiment then
+is not run; classifiers of images read image files.
+
+``--stream=SOURCE`` classifies a stream frame by frame instead (``predict_stream.py``).
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from flaxnets.inference.trained_model import TrainedModel
+from flaxnets.inference.loading import load
+from flaxnets.inference.trained_model import PredictsFiles, TrainedModel
 from flaxnets.training.workdir import Workdir
-from launch import program
+from launch import predict_stream, program
 
-WORKDIR = program.define_run()
+WORKDIR = program.define_run(required=False)
+MODEL = program.define_path(
+    "model", None, "Exported folder, workdir, or name of a shipped model, in place of --workdir."
+)
+SHIPPED = "ut_interaction"
+"""The shipped model that is used without --workdir and --model."""
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
 TOP = flags.DEFINE_integer("top", 5, "Number of classes on each line.", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> int:
     """Predicts and prints the classes of each file; returns the exit code."""
+    if predict_stream.STREAM.value is not None:
+        program.refuse_arguments(argv)
+        return predict_stream.predict_stream(_load(), TOP.value)
     if not argv:
         raise ValueError("expected paths of video files after the flags, received none")
     missing = [path for path in argv if not Path(path).is_file()]
@@ -33,26 +48,69 @@ def main(argv: Sequence[str]) -> int:
         raise FileNotFoundError(
             f"{len(missing)} of {len(argv)} clips do not exist: {', '.join(missing[:3])}"
         )
-    workdir = Workdir(WORKDIR.value)
-    model = TrainedModel(program.recorded_config(workdir), workdir, STEP.value)
-    names, failed = model.class_names, 0
-    for record in model.predict(list(argv)):
-        path = argv[record["index"]]
-        if "error" in record:
+    failed = 0
+    for path, found in _predict(list(argv)):
+        if isinstance(found, str):
             failed += 1
-            reason = record["error"].removeprefix(f"{path}: ")
-            print(json.dumps({"path": path, "error": reason}), flush=True)
-            continue
-        probabilities = record["probabilities"]
-        order = sorted(range(len(probabilities)), key=lambda k: -probabilities[k])
-        top = [
-            {"label": names[k] if names else f"class {k}", "probability": probabilities[k]}
-            for k in order[: TOP.value]
-        ]
-        print(json.dumps({"path": path, "predictions": top}), flush=True)
+            print(json.dumps({"path": path, "error": found}), flush=True)
+        else:
+            print(json.dumps({"path": path, "predictions": found}), flush=True)
     if failed:
         print(f"error: {failed} of {len(argv)} clips could not be decoded", file=sys.stderr)
     return int(failed > 0)
+
+
+def _load() -> Any:
+    """Returns the model of ``--workdir`` or ``--model``, or the shipped one."""
+    if WORKDIR.value is None:
+        return program.load_model(MODEL.value, SHIPPED, "predict")
+    if MODEL.value is not None:
+        raise ValueError("--model: expected without --workdir, received both")
+    return load(WORKDIR.value, step=STEP.value)
+
+
+def _predict(paths: list[str]) -> Iterator[tuple[str, list[dict[str, Any]] | str]]:
+    """Yields each path with its most probable classes, or the reason why there are none."""
+    if WORKDIR.value is None:
+        yield from _predict_by(program.load_model(MODEL.value, SHIPPED, "predict"), paths)
+        return
+    if MODEL.value is not None:
+        raise ValueError("--model: expected without --workdir, received both")
+    workdir = Workdir(WORKDIR.value)
+    config = program.recorded_config(workdir)
+    if not isinstance(config, PredictsFiles) and (workdir.path / "model.json").exists():
+        yield from _predict_by(load(workdir.path, step=STEP.value), paths)
+        return
+    model = TrainedModel(config, workdir, STEP.value)
+    names = model.class_names
+    for record in model.predict(paths):
+        path = paths[record["index"]]
+        if "error" in record:
+            yield path, record["error"].removeprefix(f"{path}: ")
+            continue
+        probabilities = record["probabilities"]
+        order = sorted(range(len(probabilities)), key=lambda k: -probabilities[k])
+        yield (
+            path,
+            [
+                {"label": names[k] if names else f"class {k}", "probability": probabilities[k]}
+                for k in order[: TOP.value]
+            ],
+        )
+
+
+def _predict_by(model: Any, paths: list[str]) -> Iterator[tuple[str, list[dict[str, Any]] | str]]:
+    for path, found in zip(paths, model.predict_each(paths), strict=True):
+        if isinstance(found, OSError):
+            yield path, str(found).removeprefix(f"{path}: ")
+        else:
+            yield (
+                path,
+                [
+                    {"label": label.label, "probability": round(label.probability, 6)}
+                    for label in found.top(TOP.value)
+                ],
+            )
 
 
 if __name__ == "__main__":

@@ -11,13 +11,16 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import json
 import logging
 import math
 import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
+import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,7 +94,9 @@ def define_path(
     )
 
 
-def define_run(help: str = "Folder of the run.", *, several: bool = False) -> flags.FlagHolder[Any]:
+def define_run(
+    help: str = "Folder of the run.", *, several: bool = False, required: bool = True
+) -> flags.FlagHolder[Any]:
     """Defines the flags of a program that uses a trained run, and returns ``--workdir``.
 
     ``--config.FIELD=VALUE`` sets a field that may differ from the run's, ``--experiment`` and
@@ -100,6 +105,7 @@ def define_run(help: str = "Folder of the run.", *, several: bool = False) -> fl
     Args:
       help: of ``--workdir``.
       several: ``--workdir`` may be given several times; its value is a list.
+      required: False where a shipped model may take the place of a run.
     """
     flags.DEFINE_multi_string(
         "override",
@@ -113,9 +119,38 @@ def define_run(help: str = "Folder of the run.", *, several: bool = False) -> fl
     define_allow_code()
     if several:
         return flags.DEFINE_multi(
-            _PathParser(), flags.ArgumentSerializer(), "workdir", None, help, required=True
+            _PathParser(), flags.ArgumentSerializer(), "workdir", None, help, required=required
         )
-    return define_path("workdir", None, help, required=True)
+    return define_path("workdir", None, help, required=required)
+
+
+def load_model(name: str | None, shipped: str, kind: str) -> Any:
+    """Returns the model of ``--model``, or the shipped one, which is told on standard error.
+
+    Args:
+      name: folder or name of a shipped model; None: ``shipped``.
+      shipped: name of the default.
+      kind: ``predict`` or ``caption``, the method that the program needs.
+
+    Raises:
+      ValueError: no such model, or one without that method.
+    """
+    from flaxnets.inference import load
+
+    model = load(name or shipped, allow_code=bool(flags.FLAGS.allow_code))
+    if not hasattr(model, kind):
+        other = "launch.caption" if kind == "predict" else "launch.predict"
+        raise ValueError(
+            f"--model={name}: expected a model that can {kind}, received one of the kind "
+            f"{model.kind}; {other} uses it"
+        )
+    if name is None:
+        print(
+            f"neither --workdir nor --model given: using the shipped model {shipped!r} "
+            f"({model.name})",
+            file=sys.stderr,
+        )
+    return model
 
 
 def define_allow_code() -> None:
@@ -735,6 +770,49 @@ def _find_module(module: str) -> list[Path | None]:
         if not folders:
             break
     return files
+
+
+CALLS = "calls.jsonl"
+"""File of a workdir with the date, commit and command of each call that trained in it."""
+
+
+def record_call(workdir: Path) -> None:
+    """Appends date, commit and command of this call to a workdir; raises no OSError."""
+    call = {
+        "time": time.strftime("%Y-%m-%d %H:%M %Z"),
+        "commit": describe_commit(),
+        "command": shlex.join(["python", "-m", _program_name(), *sys.argv[1:]]),
+    }
+    record = RecordFile(workdir / CALLS)
+    record.append((json.dumps(call, ensure_ascii=False) + "\n").encode())
+    record.close()
+
+
+def read_calls(workdir: Path) -> list[dict[str, Any]]:
+    """Returns what ``record_call`` wrote, oldest first; damaged lines are left out."""
+    path, calls = workdir / CALLS, []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            call = json.loads(line)
+            if isinstance(call, dict) and {"time", "commit", "command"} <= call.keys():
+                calls.append(call)
+    return calls
+
+
+def describe_commit() -> str:
+    """Returns the commit of the repository, ``with changes`` if files differ; "" without Git."""
+    try:
+        done = [
+            subprocess.run(
+                ["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10
+            )
+            for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "-uno"))
+        ]
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    if any(one.returncode for one in done):
+        return ""
+    return done[0].stdout.strip() + (" with changes" if done[1].stdout.strip() else "")
 
 
 def log_to(path: Path) -> None:

@@ -38,8 +38,10 @@ import contextlib
 import importlib.util
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 from absl import flags
@@ -80,8 +82,8 @@ flags.adopt_module_key_flags(program)
 
 TRACKERS = ("wandb", "mlflow", "trackio")
 """Names that ``--tracker`` knows: each is a package, and the extra that installs it."""
-TRACKER_SECONDS = 30.0
-"""Seconds that a tracker gets to send the last records."""
+TRACKER_SECONDS = 15.0
+"""Seconds that all trackers together get to send the last records."""
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +123,11 @@ def run(spec: str, config: Config, profile_steps: tuple[int, int] | None) -> Out
         trackers = TRACKER.value if is_first() else ()
         with program.explained_memory(config), tracked(workdir, trackers):
             return train(
-                config, workdir, profile_steps=profile_steps, skip_damaged=SKIP_DAMAGED.value
+                config,
+                workdir,
+                profile_steps=profile_steps,
+                on_start=lambda: program.record_call(workdir.path),
+                skip_damaged=SKIP_DAMAGED.value,
             )
 
 
@@ -173,11 +179,14 @@ def tracked(workdir: Workdir, names: Sequence[str]) -> Iterator[None]:
         for process in processes.values():
             if process.stdin is not None:
                 process.stdin.close()  # Tells it that no more records will come.
+        deadline = time.monotonic() + TRACKER_SECONDS
         for name, process in processes.items():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(TRACKER_SECONDS)
+                process.wait(max(deadline - time.monotonic(), 0))
             if process.returncode != 0:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):  # And what its library started.
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
                 logger.warning(
                     "the tracker %s has not got all records (%s); python -m launch.track "
                     "--workdir=%s --tracker=%s sends the others",

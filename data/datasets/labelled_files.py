@@ -200,10 +200,10 @@ def _read_folders(root: Path, kind: str) -> LabelledFiles:
         for entry in os.scandir(root / prefix):
             loose += _is_read(entry, endings)
         for name in _subfolders(root / prefix):
-            for file in _files_below(root / prefix / name):
+            for file in _files_below(root / prefix / name, root):
                 relative = Path(file).relative_to(root).as_posix()
                 if Path(file).suffix.lower() in endings:
-                    rows.append((normal_name(relative), file, normal_name(name), split))
+                    rows.append((normal_name(relative), file, normal_name(name).strip(), split))
                 else:
                     others[Path(file).suffix.lower() or "none"] += 1
     if not rows:
@@ -234,9 +234,12 @@ def _is_read(entry: "os.DirEntry[str]", endings: Collection[str]) -> bool:
     return ending in endings and not entry.name.startswith(".") and entry.is_file()
 
 
-def _files_below(folder: Path) -> Iterator[str]:
-    """Yields the files of a folder and those below it, without hidden ones; follows links once."""
-    seen: set[str] = set()
+def _files_below(folder: Path, root: Path) -> Iterator[str]:
+    """Yields the files of a folder and those below it, without hidden ones.
+
+    Links are followed once, and never to the root, where other classes are.
+    """
+    seen = {os.path.realpath(root)}
     waiting = [str(folder)]
     while waiting:
         current = waiting.pop()
@@ -296,6 +299,12 @@ def _read_lists(
                     )
             repeated += 1
     notes = [f"{repeated} lines repeat an earlier one and were left out"] if repeated else []
+    # Blanks around a path are part of it where there is such a file.
+    exact = find_files(root / name for name in rows)
+    rows = {
+        name if file is not None else name.strip(): row
+        for (name, row), file in zip(rows.items(), exact, strict=True)
+    }
     found = find_files(root / name for name in rows)
     missing = [name for name, file in zip(rows, found, strict=True) if file is None]
     if missing:
@@ -416,6 +425,14 @@ def _labelled(
     )
 
 
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Bytes of another encoding, which Python keeps as surrogates.
+        return False
+    return True
+
+
 def _with_groups(files: LabelledFiles, pattern: str) -> LabelledFiles:
     try:
         compiled = re.compile(pattern)
@@ -443,6 +460,12 @@ def _with_groups(files: LabelledFiles, pattern: str) -> LabelledFiles:
 
 def _checked(files: LabelledFiles, root: Path, kind: str) -> LabelledFiles:
     """Leaves empty files out and refuses data that no classifier can learn from."""
+    if undecodable := [name for name in files.names if not _is_unicode(name)]:
+        shown = [name.encode(errors="backslashreplace").decode() for name in undecodable]
+        raise ValueError(
+            f"root: expected names in UTF-8, received {len(undecodable)} in another encoding: "
+            f"{some(shown)}; rename them"
+        )
     empty = [index for index, path in enumerate(files.paths) if not os.path.getsize(path)]
     if empty:
         names = [files.names[index] for index in empty]

@@ -71,7 +71,7 @@ def read_list(path: str | os.PathLike[str], endings: Collection[str]) -> list[Li
             without a header.
 
     Returns:
-        The rows, in the list's order, without blank lines and comments (``#``).
+        The rows, in the list's order, without blank lines.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -90,12 +90,14 @@ def read_list(path: str | os.PathLike[str], endings: Collection[str]) -> list[Li
         # Of a table, empty cells at the end may be left out.
         padded = [*cells, *[""] * (max(columns.values()) + 1 - len(cells))] if header else cells
         values = {kind: padded[column].strip() for kind, column in columns.items()}
+        # Blanks around a path may be part of the name.
+        name = normal_name(padded[columns[PATH]])
         if not values[PATH] or not values[LABEL] or (not header and len(cells) < 2):
             incomplete.append(f"line {line}")
             continue
         split = _split(path, line, values[SPLIT]) if SPLIT in values else ""
         files.append(
-            ListedFile(line, normal_name(values[PATH]), values[LABEL], values.get(GROUP, ""), split)
+            ListedFile(line, name, normal_name(values[LABEL]), values.get(GROUP, ""), split)
         )
     if incomplete:
         raise ValueError(
@@ -159,7 +161,7 @@ def _numbered(line: str) -> tuple[int, str] | None:
 
 def _sniff(path: str | os.PathLike[str], endings: Collection[str]) -> tuple[str, bool]:
     """Returns the separator, and True if the first line is a header."""
-    lines = [line for _, line in read_lines(path) if line[:1] != "#"][:_SNIFFED]
+    lines = [line for _, line in read_lines(path)][:_SNIFFED]
     if not lines:
         raise ValueError(f"{path}: expected lines with a path and a label, received an empty file")
     tables = {mark: list(csv.reader(lines, delimiter=mark)) for mark in _SEPARATORS[:-1]}
@@ -194,13 +196,12 @@ def _rows(path: str | os.PathLike[str], separator: str) -> "itertools.chain[tupl
     """Yields (line, cells) of the lines that are neither blank nor comments."""
     if separator == " ":
         # The label is the last word, so that paths may have blanks.
-        lines = [(number, line) for number, line in read_lines(path) if line[:1] != "#"]
-        return itertools.chain((number, line.rsplit(maxsplit=1)) for number, line in lines)
+        return itertools.chain((n, line.rsplit(maxsplit=1)) for n, line in read_lines(path))
     reader = csv.reader(io.StringIO(read_text(path), newline=None), delimiter=separator)
     rows = []
     try:
         for cells in reader:
-            if any(cell.strip() for cell in cells) and cells[0][:1] != "#":
+            if any(cell.strip() for cell in cells):
                 rows.append((reader.line_num, cells))
     except csv.Error as error:
         raise ValueError(f"{path}: line {reader.line_num} is damaged ({error})") from None

@@ -10,72 +10,28 @@ It also cleans the reference: attributes that Flax adds to each module are left 
 and so are methods whose docstring only refers to their interface.
 """
 
-import ast
-import dataclasses
 import importlib
 import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from absl import flags
 from docutils import nodes
 from docutils.parsers.rst import directives
+from from_code import (
+    ROOT,
+    Flag,
+    attribute_docstring,
+    experiment_names,
+    find_room,
+    program_names,
+    read_program,
+)
 from path_picture import draw_path
 from sphinx.domains.python import PyObject
 from sphinx.util.docutils import SphinxDirective
-
-ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("encoders", "recurrent", "heads", "decoders", "models", "tasks", "training", "inference")
-"""Packages of flaxnets whose names the public interface re-exports."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Flag:
-    """One flag of a program as its page shows it."""
-
-    name: str
-    type: str
-    default: str
-    help: str
-
-
-def read_program(name: str) -> tuple[str, list[Flag]]:
-    """Returns the docstring and the flags of ``launch.NAME``, and forgets its flags again.
-
-    Programs define flags of the same names, so no two of them can be loaded at the same time.
-    """
-    module = importlib.import_module(f"launch.{name}")
-    values = flags.FLAGS
-    if name not in _PROGRAMS:
-        key_flags = values.get_key_flags_for_module(module.__name__)
-        _PROGRAMS[name] = [_describe_flag(flag) for flag in key_flags]
-        for flag in list(values.flags_by_module_dict().get(module.__name__, [])):
-            delattr(values, flag.name)
-    return inspect.getdoc(module) or "", _PROGRAMS[name]
-
-
-_PROGRAMS: dict[str, list[Flag]] = {}
-
-
-def _describe_flag(flag: Any) -> Flag:
-    default = "" if flag.default is None else str(flag.default_as_str).strip("'")
-    kind = flag.flag_type() if hasattr(flag, "flag_type") else "string"
-    if getattr(flag.parser, "enum_values", None):
-        kind = " | ".join(flag.parser.enum_values)
-    return Flag(flag.name, kind, default, " ".join((flag.help or "").split()))
-
-
-def program_names() -> list[str]:
-    """Returns the names of all programs: files of ``launch`` that run as ``__main__``."""
-    return sorted(
-        path.stem
-        for path in (ROOT / "launch").glob("*.py")
-        if not path.stem.startswith("_") and '__name__ == "__main__"' in path.read_text()
-    )
 
 
 class MarkdownDirective(SphinxDirective):
@@ -164,45 +120,12 @@ class PublicNames(MarkdownDirective):
         return [list_table(self, ("name", "package", "what it is"), rows)]
 
 
-def find_room(name: str) -> str:
-    """Returns the package whose page documents a name of ``flaxnets``."""
-    for room in ROOMS:
-        package = importlib.import_module(f"flaxnets.{room}")
-        if name in package.__all__:
-            return package.__name__
-    return "flaxnets"
-
-
 def _summary(home: str, name: str) -> str:
     value = getattr(importlib.import_module(home), name)
     if inspect.isclass(value) or inspect.isfunction(value):
         text = (inspect.getdoc(value) or "").partition("\n\n")[0]
         return " ".join(text.split())
     return " ".join(attribute_docstring(home, name).split()).partition(". ")[0]
-
-
-def attribute_docstring(package: str, name: str) -> str:
-    """Returns the docstring below an assignment, looked for where the package imports it from."""
-    for module in _sources(package):
-        tree = ast.parse(inspect.getsource(module))
-        for statement, following in zip(tree.body, tree.body[1:], strict=False):
-            targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
-            named = any(isinstance(t, ast.Name) and t.id == name for t in targets)
-            if (
-                named
-                and isinstance(following, ast.Expr)
-                and isinstance(following.value, ast.Constant)
-            ):
-                return inspect.cleandoc(str(following.value.value))
-    return ""
-
-
-def _sources(package: str) -> Iterator[Any]:
-    module = importlib.import_module(package)
-    yield module
-    for file in sorted(Path(str(module.__file__)).parent.glob("*.py")):
-        if file.stem != "__init__":
-            yield importlib.import_module(f"{package}.{file.stem}")
 
 
 class Parts(MarkdownDirective):
@@ -348,12 +271,6 @@ def find_reexport(app: Any, env: Any, node: nodes.Element, content: nodes.Node) 
     if len(same) != 1:
         return None
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", same[0], node, content)
-
-
-def experiment_names() -> list[str]:
-    """Returns the names of all experiments: files of ``experiments`` that define ``get_config``."""
-    files = (ROOT / "experiments").glob("*.py")
-    return sorted(file.stem for file in files if "def get_config(" in file.read_text())
 
 
 def fill_in(app: Any, docname: str, source: list[str]) -> None:

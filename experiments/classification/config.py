@@ -59,8 +59,6 @@ class FilesConfig:
     """Fold of a cross-validation, from 1; of UCF101's layout the number of its lists. 0: none."""
     num_folds: int = 10
     """Folds of a cross-validation, at least 3."""
-    flip: bool = False
-    """Files are also seen mirrored. Off, as labels may have a direction ("left", "right")."""
     num_examples: int = 64
     """``moving_shapes`` only: examples of each split."""
     cache: str = path_field("runs/features", runtime=True)
@@ -145,6 +143,20 @@ class FileClassification(Config):
         if not indices:
             raise ValueError(f"split: expected one with files, received {split!r}, which has none")
         return files.take(indices)
+
+    def in_order_of_names(self, split: str) -> tuple[LabelledFiles, list[int]]:
+        """Returns all files by name, as a cache of features orders them, and a split's positions.
+
+        Another split of the same files so finds the same cache.
+
+        Raises:
+          ValueError: no such split, or one without files.
+        """
+        files = self.files
+        order = sorted(range(len(files)), key=lambda index: files.names[index])
+        position = {index: number for number, index in enumerate(order)}
+        self.select(split)
+        return files.take(order), [position[index] for index in files.indices(split)]
 
     def _read_files(self) -> LabelledFiles:
         self._require_root()

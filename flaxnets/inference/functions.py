@@ -24,8 +24,6 @@ ENCODE_AT_ONCE = 64
 class LinenClassifier:
     """Functions of a classifier of clips or images: a Linen module and its variables."""
 
-    causal = False
-
     def __init__(self, module: nn.Module, variables: Mapping[str, PyTree], averaging: str) -> None:
         """Compiles nothing yet.
 
@@ -39,6 +37,29 @@ class LinenClassifier:
         self._classify = jax.jit(self.classify_clips)
         self._encode = _FrozenImages(module) if isinstance(module, FrozenEncoder) else None
         self._classify_features = jax.jit(partial(self.classify_clips, method="apply_network"))
+        self._start, self._step = jax.jit(self.start_stream), jax.jit(self.step_stream)
+
+    @property
+    def obstacle(self) -> str:
+        """The reason why the model is not causal; empty if it is."""
+        if not hasattr(self.module, "stream"):
+            return f"{type(self.module).__name__} reads the whole clip"
+        return str(getattr(self.module, "obstacle", ""))
+
+    @property
+    def causal(self) -> bool:
+        """Whether ``step`` is available."""
+        return not self.obstacle
+
+    def start_stream(self, variables: PyTree, frames: Array) -> Carry:
+        """Returns the carry before the first of frames (B,H,W,3); traceable."""
+        return self.task.start_stream(self.module, variables, frames)
+
+    def step_stream(
+        self, variables: PyTree, carry: Carry, frames: Array
+    ) -> tuple[Carry, Array, Array]:
+        """Returns the carry after frames (B,H,W,3) and the probabilities; traceable."""
+        return self.task.predict_step(self.module, variables, carry, frames)
 
     def classify_clips(
         self, variables: PyTree, frames: Array, lengths: Array, method: str | None = None
@@ -71,11 +92,14 @@ class LinenClassifier:
 
     def start(self, batch_size: int) -> Carry:
         """Returns the carry before the first frame; only where ``causal``."""
-        raise ValueError("stream: expected a causal model, received one without a step function")
+        return None  # ``step`` makes it, once it knows the size of the frames.
 
     def step(self, carry: Carry, frames: np.ndarray) -> tuple[Carry, np.ndarray, np.ndarray]:
-        """Reads one frame; only where ``causal``."""
-        raise ValueError("stream: expected a causal model, received one without a step function")
+        """Reads one frame of each stream, see ``ClassifierFunctions``; only where ``causal``."""
+        if carry is None:
+            carry = self._start(self.variables, frames)
+        carry, steps, clips = self._step(self.variables, carry, frames)
+        return carry, np.asarray(steps), np.asarray(clips)
 
 
 class LinenCaptioner:

@@ -34,7 +34,8 @@ from flaxnets.inference.runtime.models import CAPTIONING, KINDS, Captioner, Clas
 from flaxnets.inference.runtime.preprocessing import make_preprocessing
 from flaxnets.inference.runtime.words import Words
 from flaxnets.models.frozen_encoder import FrozenEncoder
-from flaxnets.training.workdir import MODEL_FORMAT, write_text_atomically
+from flaxnets.training.checkpoint import restore_variables
+from flaxnets.training.workdir import MODEL_FORMAT, Workdir, write_text_atomically
 from flaxnets.typing import PyTree
 
 MODEL, VARIABLES, VOCABULARY, CARD = (
@@ -271,19 +272,52 @@ def _quantize(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.nda
         else:
             # Beyond float16's range it stays as it is.
             small = is_float and np.abs(array).max(initial=0) < 65504
-            stored[name] = np.ascontiguousarray(array.astype(np.float16) if small else array)
+            stored[name] = array.astype(np.float16) if small else array
     return stored
 
 
-def with_encoder_variables(
-    described: Mapping[str, Any], model: Classifier | Captioner
-) -> Mapping[str, PyTree]:
-    """Returns the variables that a folder stores: without an encoder that a package ships."""
-    functions: Any = model.functions
+def save_run(
+    workdir: Workdir,
+    folder: str | Path,
+    *,
+    step: int | None = None,
+    dtype: str = "float32",
+    card: str = "",
+    allow_code: bool = False,
+) -> int:
+    """Writes the model of a run into a folder that loads without the run, and returns its size.
+
+    Weights of a frozen encoder are stored too, unless a package ships them.
+
+    Args:
+      workdir: of the run.
+      folder: as for ``save_model``.
+      step: of the checkpoint; None: the best one, or the newest.
+      dtype: as for ``save_model``.
+      card: content of ``README.md``.
+      allow_code: as for ``build_part``.
+
+    Raises:
+      ModelError: the run has no ``model.json``.
+      FileNotFoundError: no checkpoint.
+      ValueError: as ``save_model``.
+    """
+    described = read_description(workdir.path)
+    chosen, variables = restore_variables(workdir, step)
     encoder = described.get("encoder")
-    if not encoder or encoder["config"]["weights"] not in ("", IMAGENET):
-        return dict(functions.variables)
-    network = {
-        name: tree["network"] for name, tree in functions.variables.items() if "network" in tree
-    }
-    return network
+    if encoder and encoder["config"]["weights"] not in ("", IMAGENET):
+        # A file of this machine.
+        network = build_part(described["network"], allow_code=allow_code)
+        _, variables = _behind_encoder(encoder, network, variables, described, allow_code)
+        config = {**encoder["config"], "weights": Path(encoder["config"]["weights"]).name}
+        described = {**described, "encoder": {**encoder, "config": config}}
+    source = {"experiment": Path(workdir.read_config()["experiment"]).name, "step": chosen}
+    vocabulary = workdir.path / VOCABULARY
+    return save_model(
+        folder,
+        {**described, "source": source},
+        variables,
+        vocabulary=vocabulary.read_text(encoding="utf-8") if vocabulary.is_file() else "",
+        card=card,
+        dtype=dtype,
+    )

@@ -85,6 +85,21 @@ class FrozenEncoder(nn.Module):
         """Returns the network's outputs for features that ``encode`` returned."""
         return self.network(features, *arguments, **options, train=False)
 
+    @property
+    def obstacle(self) -> str:
+        """The reason why the model has no ``stream``; empty if it has."""
+        if not hasattr(self.network, "stream"):
+            return f"{type(self.network).__name__} has no stream"
+        return str(getattr(self.network, "obstacle", ""))
+
+    def stream(
+        self, carry: Carry | None, frames: Array, lengths: Array | None = None
+    ) -> tuple[Carry, Any]:
+        """Returns the carry and logits of the next frames (B,T,H,W,3), see ``CRNN.stream``."""
+        network: Any = self.network
+        carry, logits = network.stream(carry, self.encode(frames), lengths)
+        return carry, logits
+
     def start_decoding(self, features: Array) -> Any:
         """Returns memory and carry of a captioner, see ``Captioner.start_decoding``.
 

@@ -6,14 +6,18 @@ cannot allocate more than its share, so that the server lives on and says what h
 """
 
 import multiprocessing
+import multiprocessing.util
 import resource
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 _PAGE = resource.getpagesize()
+_LONGEST_FOLDER = 60
+"""Bytes; Linux allows 107 for the path of a socket, and multiprocessing adds two names."""
 
 
 class IsolationError(Exception):
@@ -33,6 +37,7 @@ class Isolated:
     def __init__(self, modules: list[str]) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(modules)
+        _choose_folder()
 
     def call(
         self, function: Callable[..., Any], *args: Any, seconds: float, memory_bytes: int
@@ -72,6 +77,17 @@ class Isolated:
         if not succeeded:
             raise result
         return result
+
+
+def _choose_folder() -> None:
+    """Lets multiprocessing keep its sockets in a folder whose path is short enough for them."""
+    before = tempfile.tempdir
+    try:
+        if len(tempfile.gettempdir()) > _LONGEST_FOLDER:
+            tempfile.tempdir = "/tmp"
+        multiprocessing.util.get_temp_dir()  # It is chosen once.
+    finally:
+        tempfile.tempdir = before
 
 
 def _run(

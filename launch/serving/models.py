@@ -1,6 +1,7 @@
 """Models as the page serves them: uploads read in processes of their own, within limits."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from flaxnets.inference.runtime import media
 from flaxnets.inference.runtime.models import Captioner, Classifier
 from flaxnets.inference.runtime.preprocessing import Views
 from flaxnets.inference.runtime.results import Caption, Prediction
+from launch.serving import previews
 from launch.serving.isolation import Isolated, IsolationError
 from launch.serving.limits import Limits
 from launch.serving.page import Unreadable
 
 MOST_CAPTIONS = 5
 """Captions of an image, where the model's search finds as many."""
-PRELOADED = ["flaxnets.inference.runtime.models"]
+PRELOADED = ["flaxnets.inference.runtime.models", "launch.serving.previews", "av"]
 """Modules that reading a file needs."""
 GRACE = 1.0
 """Seconds by which a process may overrun its own deadline before it is killed."""
@@ -86,15 +88,32 @@ class ServedModel:
         assert isinstance(model, Captioner)
         return model.caption(image, num_captions=count, attention=attention)
 
+    def playable(self, path: Path) -> Path:
+        """Returns a clip that browsers play: the clip itself or a copy beside it."""
+        copy = path.with_name("preview.mp4")
+        written = self._call(previews.write_preview, str(path), str(copy), self._media_limits)
+        return copy if written else path
+
     def _read(self, path: Path) -> Any:
         """Returns an upload as the model's functions take it."""
+        return self._call(
+            _read_video if self.kind == "video_classification" else _read_image,
+            self._model.preprocessing,
+            str(path),
+            self._media_limits,
+        )
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function that reads an upload in a process of its own.
+
+        Raises:
+          Unreadable: the reason why there is no result.
+        """
         limits = self._limits
         try:
             return self._isolated.call(
-                _read_video if self.kind == "video_classification" else _read_image,
-                self._model.preprocessing,
-                str(path),
-                self._media_limits,
+                function,
+                *args,
                 seconds=limits.request_seconds + GRACE,
                 memory_bytes=limits.memory_bytes,
             )

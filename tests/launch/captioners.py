@@ -68,7 +68,7 @@ def make_run(path: Path, config: Any, experiment: str = EXPERIMENT) -> TrainedMo
     with Workdir(path) as workdir:
         workdir.claim(experiment, config)
         config.save_assets(path)
-        workdir.record_run(describe_run(config))
+        workdir.record_run(describe_run(config), config.describe_inference())
     variables = initialize_variables(
         config.make_model(), config.make_prediction_task(), batch, config.seed
     )

@@ -2,16 +2,17 @@
 
 import dataclasses
 import io
+import math
 import os
 import stat
+import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from .media import DEFAULT_LIMITS, Limits, MediaError, Video, read_image
+from .media import DEFAULT_LIMITS, Limits, MediaError, Video
 
 _BLOCK = 1 << 16
 _MOST_JPEG_BYTES = 64 << 20
@@ -223,3 +224,105 @@ def _decode_jpeg(content: bytes, limits: Limits) -> np.ndarray:
         if image.width * image.height > limits.max_pixels:
             raise ValueError("too large")
         return np.asarray(image.convert("RGB"))
+
+
+class FileFrames(FrameSource):
+    """Frames of a video file, with its time stamps; all are scaled to the size of the first."""
+
+    def __init__(
+        self, path: str, *, short_side: int | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+          path: the file.
+          short_side: pixels to which the frames' short side is scaled; None: as they are.
+          limits: largest number of pixels; a stream may be of any length.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+        """
+        super().__init__()
+        endless = dataclasses.replace(limits, max_seconds=math.inf, max_frames=1 << 62)
+        self._video, self._short_side = Video(path, limits=endless), short_side
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        """Yields the frames until the end of the file.
+
+        Raises:
+          MediaError: the file cannot be read, or ends too early.
+        """
+        for seconds, frame in self._video.timed_frames(short_side=self._short_side):
+            yield TimedFrame(seconds, frame)
+
+
+class CameraFrames(FrameSource):
+    """Frames of a camera of Video4Linux, with the times at which they arrive."""
+
+    def __init__(self, device: str, *, rate: float | None = None) -> None:
+        """Opens nothing yet.
+
+        Args:
+          device: as ``/dev/video0``.
+          rate: frames/s that the camera is asked for; None: its own.
+        """
+        super().__init__()
+        self._device = device
+        self._options = {} if rate is None else {"framerate": f"{rate:g}"}
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        """Yields the frames until the camera is taken away.
+
+        Raises:
+          MediaError: the camera cannot be opened or read.
+          ModuleNotFoundError: PyAV is not installed.
+        """
+        import av
+
+        try:
+            with av.open(self._device, format="v4l2", options=self._options) as container:
+                for picture in container.decode(video=0):
+                    yield TimedFrame(time.monotonic(), picture.to_ndarray(format="rgb24"))
+        except (OSError, ValueError) as error:  # PyAV's errors are both.
+            raise MediaError(self._device, f"cannot be read as a camera ({error})") from error
+
+
+def open_frames(
+    source: str,
+    standard_input: BinaryIO,
+    *,
+    size: tuple[int, int] | None = None,
+    rate: float = 30.0,
+    short_side: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> FrameSource:
+    """Returns the frames of a source.
+
+    Args:
+      source: a video file, a camera's device, or ``-`` for standard input.
+      standard_input: the stream that ``-`` stands for.
+      size: height and width of raw frames on standard input; None: these are JPEG images.
+      rate: frames/s of standard input.
+      short_side: pixels to which frames of a file are scaled while they are decoded.
+      limits: largest number of pixels of a frame.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a size for a source that has its own.
+    """
+    if source == "-" and size is not None:
+        return RawFrames(standard_input, size, rate=rate)
+    if source == "-":
+        return JpegFrames(standard_input, rate=rate, limits=limits)
+    if size is not None:
+        raise ValueError(
+            f"frame_size: expected none for {source}, which tells its own, received "
+            f"{size[0]}x{size[1]}"
+        )
+    try:
+        is_device = stat.S_ISCHR(os.stat(source).st_mode)
+    except OSError:
+        is_device = False
+    if is_device:
+        return CameraFrames(source)
+    return FileFrames(source, short_side=short_side, limits=limits)

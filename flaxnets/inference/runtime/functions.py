@@ -38,8 +38,13 @@ class Captions(NamedTuple):
 class ClassifierFunctions(Protocol):
     """Functions of a classifier of clips or images, jitted once for each bucket of shapes."""
 
-    causal: bool
-    """Whether ``step`` is available: each output depends on frames that came before alone."""
+    @property
+    def causal(self) -> bool:
+        """Whether ``step`` is available: each output depends on frames that came before alone."""
+
+    @property
+    def obstacle(self) -> str:
+        """The reason why the model is not causal; empty if it is."""
 
     def classify(self, frames: np.ndarray, lengths: np.ndarray) -> Clips:
         """Classifies clips.

@@ -200,6 +200,32 @@ class Video:
                     if number < late <= number + 2:
                         yield late, convert(picture)
 
+    def timed_frames(self, *, short_side: int | None = None) -> Iterator[tuple[float, np.ndarray]]:
+        """Yields the time stamp in seconds, and the pixels (H,W,3) uint8, of all frames of a file.
+
+        Frames of a file are decoded one at a time, however many there are within ``limits``. A
+        frame without a time stamp comes one frame after the one before.
+
+        Args:
+          short_side: pixels to which the short side is scaled; None: as they are.
+
+        Raises:
+          MediaError: as ``probe``.
+        """
+        if self._array is not None:
+            for number, frame in self.frames(short_side=short_side):
+                yield number / self._rate, frame
+            return
+        convert, seconds = _ToRgb(short_side, self._limits), -math.inf
+        with _opened(self.name, self._limits, self._check_time) as pictures:
+            for picture in pictures:
+                # Pictures that a decoder held back may have neither a time stamp nor a time base.
+                if picture.pts is not None and picture.time_base:
+                    seconds = float(picture.pts * picture.time_base)
+                else:
+                    seconds = seconds + 1 / pictures.rate if seconds > -math.inf else 0.0
+                yield seconds, convert(picture)
+
     def _check_time(self) -> None:
         if time.monotonic() > self._deadline:
             raise _Refused(f"reading takes more than the {self._limits.timeout:g} s allowed")

@@ -197,7 +197,7 @@ class ClipPreprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class StreamPreprocessing:
-    """Clips of S streams of images spread over a whole video, each plain and mirrored.
+    """Clips of S streams of images spread over a whole video.
 
     A stream holds ``rgb`` or ``difference`` images, whose channels are three successive differences
     of grey frames, of the ``whole`` frame or of the full-height ``square`` around the motion.
@@ -210,7 +210,9 @@ class StreamPreprocessing:
     stored_steps: int
     """Images of each stream, spread evenly over the video, of which clips are cut."""
     num_views: int
-    """Samplings in time, each plain and mirrored."""
+    """Samplings in time."""
+    mirror: bool = True
+    """Each is also seen mirrored."""
     size: int = 224
     """Height and width of the images, pixels."""
     gap: int = 8
@@ -224,7 +226,7 @@ class StreamPreprocessing:
             )
 
     def __call__(self, video: Video) -> Views:
-        """Returns 2 · ``num_views`` clips (V,T,S,size,size,3) of a video.
+        """Returns ``num_views`` clips (V,T,S,size,size,3) of a video, or twice as many.
 
         Raises:
           MediaError: the video cannot be read.
@@ -234,13 +236,13 @@ class StreamPreprocessing:
         shares = (np.arange(self.stored_steps) + 0.5) / self.stored_steps
         numbers = (shares * count).astype(int)
         plain = self._images(video, numbers, count)  # (S,stored_steps,size,size,3)
-        both = np.stack([plain, plain[:, :, :, ::-1]])  # (2,S,stored_steps,…)
+        seen = [plain, plain[:, :, :, ::-1]] if self.mirror else [plain]
         phases = (np.arange(self.num_views) + 0.5) / self.num_views
         clips, times = [], []
         for phase in phases:
             share = (np.arange(self.num_steps) + phase) / self.num_steps
             steps = np.clip((share * self.stored_steps).astype(int), 0, self.stored_steps - 1)
-            for images in both:
+            for images in seen:
                 clips.append(images[:, steps].swapaxes(0, 1))  # (T,S,…)
                 times.append(numbers[steps] / info.rate)
         return Views(

@@ -18,7 +18,9 @@ from .functions import ClassifierFunctions
 from .results import Prediction, StreamStep
 
 LATE = 1e-3
-"""Seconds by which a time stamp may be off: containers round them to milliseconds."""
+"""Seconds by which a frame may come late and still be that of a step: containers round time stamps
+to milliseconds. Frames at 29.97/s are within it for a second, so that the first steps at 10/s read
+the frame after that of a whole clip."""
 
 
 class StreamedClassifier(Protocol):
@@ -34,8 +36,7 @@ class StreamedClassifier(Protocol):
 
     @property
     def preprocessing(self) -> Any:
-        """With ``crop_frame``, ``sampler``, ``stride``, ``rate`` and ``short_side`` where frames
-        can be read one at a time, as ``preprocessing.ClipPreprocessing``."""
+        """A ``preprocessing.ClipPreprocessing``, or one that makes its inputs of whole clips."""
 
     @property
     def functions(self) -> ClassifierFunctions:
@@ -99,7 +100,7 @@ class Stream:
             )
         reads_frames = hasattr(model.preprocessing, "crop_frame")
         if window is None and not (model.functions.causal and reads_frames):
-            reason = str(getattr(model.functions, "obstacle", "")) or "it reads the whole clip"
+            reason = model.functions.obstacle
             if not reads_frames:
                 reason = "its inputs are made from the whole clip"
             raise ValueError(

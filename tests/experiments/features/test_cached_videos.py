@@ -10,6 +10,7 @@ import pytest
 from data.video.decoding import decode
 from experiments.features.frozen_features import make_encode
 from experiments.lrcn_ucf101 import NUM_FRAMES
+from flaxnets.training.config import rehearsal
 from tests.data.video_files import truncate, write_video
 from tests.experiments import grid
 
@@ -188,3 +189,21 @@ def test_the_network_trains_on_cached_features(configure: Configure, cell: str) 
     losses, moved = grid.train_two_steps(config, grid.first_batch(config))
     assert np.isfinite(losses).all()
     assert "encoder" not in moved
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_stand_ins_have_the_shapes_of_the_encoded_videos(
+    configure: Configure, cell: str, tmp_path: Path
+) -> None:
+    config = configure(*cell_flags(cell), f"--config.data.cache={tmp_path / 'new'}")
+    with rehearsal() as expensive:
+        stood_in = [next(iter(config.make_data(split).batches())) for split in ("train", "test")]
+    assert expensive
+    assert not (tmp_path / "new").exists()  # Nothing was encoded.
+    encoded = [
+        next(iter(configure(*cell_flags(cell)).make_data(split).batches()))
+        for split in ("train", "test")
+    ]
+    for there, expected in zip(stood_in, encoded, strict=True):
+        shapes = {name: (x.shape, x.dtype) for name, x in expected.items()}
+        assert {name: (x.shape, x.dtype) for name, x in there.items()} == shapes

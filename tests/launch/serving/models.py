@@ -1,77 +1,99 @@
 """Small models for tests of the page: their results are computed from the pixels they are given."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import time
 
 import numpy as np
 
-from flaxnets.inference.runtime.results import Caption, Prediction
-from launch.serving.page import Unreadable
+from flaxnets.inference.runtime.functions import Captions, Carry, Clips
+from flaxnets.inference.runtime.models import CAPTIONING, IMAGE, VIDEO, Captioner, Classifier
+from flaxnets.inference.runtime.preprocessing import ClipPreprocessing, ImagePreprocessing
+from flaxnets.inference.runtime.words import Words
 
 HOSTILE = "<img src=x onerror=alert(1)>"
+"""HTML in names, labels and words, which must stay text."""
+LABELS = ("dark", f"bright {HOSTILE}", "neither")
+WORDS = ("a", "dog", HOSTILE, "over", "grass", "snow", "sand")
+FIRST = 4
+"""Id of the first word."""
 
 
-class MeanColour:
-    """Classifier of images of files' bytes: how bright, with a label that is HTML."""
+class Brightness:
+    """Functions of a classifier into dark and bright, at each step and for the whole clip."""
 
-    kind = "image_classification"
-    name = f"mean {HOSTILE}"
-    card = f"# A card\n\n<script>document.title='owned'</script> {HOSTILE}"
-    most_captions = 0
-    labels = ("dark", f"bright {HOSTILE}")
+    causal = False
 
-    def warm_up(self, example: Path) -> None:
-        assert example.is_file()
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
 
-    def predict(self, path: Path) -> Prediction:
-        from PIL import Image
+    def classify(self, frames: np.ndarray, lengths: np.ndarray) -> Clips:
+        time.sleep(self.seconds)
+        value = frames.mean(axis=tuple(range(2, frames.ndim))) / 255  # (B,T)
+        steps = np.stack([0.9 * (1 - value), 0.9 * value, np.full_like(value, 0.1)], axis=-1)
+        steps = steps.astype(np.float32)
+        valid = np.arange(frames.shape[1]) < lengths[:, None]
+        mean = (steps * valid[..., None]).sum(axis=1) / lengths[:, None]
+        return Clips(mean.astype(np.float32), steps)
 
-        try:
-            value = float(np.asarray(Image.open(path).convert("L")).mean()) / 255
-        except OSError as error:
-            raise Unreadable(f"no image {HOSTILE}") from error
-        return Prediction(self.labels, np.asarray([1 - value, value], np.float32))
+    def start(self, batch_size: int) -> Carry:
+        raise NotImplementedError
 
-    def caption(self, path: Path, num_captions: int) -> tuple[np.ndarray, list[Caption]]:
+    def step(self, carry: Carry, frames: np.ndarray) -> tuple[Carry, np.ndarray, np.ndarray]:
         raise NotImplementedError
 
 
-class Steps(MeanColour):
-    """Classifier of clips with three classes over ten steps."""
+class Sentences:
+    """Functions of a captioner: up to three captions, with attention that moves to the right."""
 
-    kind = "video_classification"
-    labels = ("rising", f"falling {HOSTILE}", "steady")  # type: ignore[assignment]
-
-    def predict(self, path: Path) -> Prediction:
-        if not path.read_bytes():
-            raise Unreadable("an empty file")
-        rising = np.linspace(0.1, 0.7, 10)
-        steps = np.stack([rising, 0.8 - rising, np.full(10, 0.2)], axis=1).astype(np.float32)
-        times = np.arange(10, dtype=np.float32) / 5
-        return Prediction(self.labels, steps.mean(axis=0), times, steps)
-
-
-class Words(MeanColour):
-    """Captioner with attention that moves over the image."""
-
-    kind = "captioning"
-    most_captions = 3
-
-    def caption(self, path: Path, num_captions: int) -> tuple[np.ndarray, list[Caption]]:
-        from PIL import Image
-
-        try:
-            image = np.asarray(Image.open(path).convert("RGB").resize((224, 224)))
-        except OSError as error:
-            raise Unreadable(f"no image {HOSTILE}") from error
-        return image, [self._make(k) for k in range(num_captions)]
-
-    def _make(self, k: int) -> Caption:
-        words: Sequence[str] = ("a", "dog", HOSTILE, "over", "grass")[: 5 - k]
+    def caption(
+        self, images: np.ndarray, num_captions: int = 1, *, attention: bool = False
+    ) -> Captions:
+        if num_captions > 3:
+            raise ValueError(f"num_captions: expected at most 3, received {num_captions}")
+        count, length = len(images), 6
+        tokens = np.zeros((count, num_captions, length), np.int32)
+        lengths = np.full((count, num_captions), length, np.int32)
+        for k in range(num_captions):
+            tokens[:, k, :5] = FIRST + np.asarray([0, 1, 2, 3, 4 + k])
+            tokens[:, k, 5] = 2 if k != 1 else FIRST  # The second caption does not end.
         rows, columns = np.mgrid[0:7, 0:7]
-        maps = [
-            np.exp(-((rows - 3) ** 2 + (columns - 1.5 * n) ** 2) / 3) for n in range(len(words))
-        ]
-        attention = np.stack(maps).astype(np.float32)
-        attention /= attention.sum(axis=(1, 2), keepdims=True)
-        return Caption(tuple(words), " ".join(words), -3.0 - k, k != 1, attention)
+        maps = np.stack([np.exp(-((rows - 3) ** 2 + (columns - n) ** 2) / 3) for n in range(6)])
+        maps /= maps.sum(axis=(1, 2), keepdims=True)
+        weights = np.broadcast_to(maps.astype(np.float32), (count, num_captions, 6, 7, 7))
+        scores = -3.0 - np.arange(num_captions, dtype=np.float32)
+        scores = np.broadcast_to(scores, (count, num_captions))
+        return Captions(tokens, lengths, scores, weights if attention else None)
+
+
+def classifier(kind: str = VIDEO, seconds: float = 0.0) -> Classifier:
+    """Returns a classifier whose name, labels and card hold HTML."""
+    preprocessing = (
+        ClipPreprocessing((16, 16), num_frames=8, sampler="uniform", short_side=32)
+        if kind == VIDEO
+        else ImagePreprocessing(size=32)
+    )
+    card = f"# A card\n\n<script>document.title='owned'</script> {HOSTILE}"
+    return Classifier(
+        name=f"brightness {HOSTILE}",
+        kind=kind,
+        labels=LABELS,
+        preprocessing=preprocessing,
+        functions=Brightness(seconds),
+        card=card,
+    )
+
+
+def captioner() -> Captioner:
+    """Returns a captioner whose words hold HTML."""
+    return Captioner(
+        name=f"sentences {HOSTILE}",
+        words=Words(WORDS),
+        preprocessing=ImagePreprocessing(size=224),
+        functions=Sentences(),
+    )
+
+
+def all_models() -> list[Classifier | Captioner]:
+    """Returns a model of each kind."""
+    models: list[Classifier | Captioner] = [captioner(), classifier(VIDEO), classifier(IMAGE)]
+    assert [model.kind for model in models] == [CAPTIONING, VIDEO, IMAGE]
+    return models

@@ -1,0 +1,188 @@
+"""Streams in ``launch.predict``: one JSON line for each step, a summary at the end.
+
+    python -m launch.predict --workdir=runs/mine --stream=clip.mp4
+    ffmpeg -i rtsp://… -f image2pipe -c:v mjpeg - | python -m launch.predict --stream=- …
+    ffmpeg -i clip.mp4 -f rawvideo -pix_fmt rgb24 - | \
+        python -m launch.predict --stream=- --frame_size=240x320 --source_rate=25 …
+
+A line is ``{"step": …, "time": seconds, "top": [{"label": …, "probability": …}, …], "smoothed":
+[…], "latency": seconds}``: the likeliest classes of this step alone and of the clip of all steps so
+far, or of the last frames with ``--window``. The latency counts from the arrival of the frame.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+
+from flaxnets.inference.runtime.frames import open_frames
+from flaxnets.inference.runtime.media import MediaError
+from flaxnets.inference.runtime.models import Classifier
+from flaxnets.inference.runtime.results import StreamStep
+from flaxnets.inference.runtime.streaming import Latencies
+
+STREAM = flags.DEFINE_string(
+    "stream",
+    None,
+    "Classify a stream frame by frame: a video file, - for raw or JPEG frames on standard input, "
+    "or a camera, as /dev/video0.",
+)
+WINDOW = flags.DEFINE_integer(
+    "window",
+    None,
+    "With --stream: classify the last so many frames anew, for models that are not causal.",
+    lower_bound=1,
+)
+EVERY = flags.DEFINE_integer(
+    "every", 1, "With --window: frames between two classifications.", lower_bound=1
+)
+RATE = flags.DEFINE_float(
+    "rate", None, "With --stream: steps/s of the model; default: as in training.", lower_bound=1e-3
+)
+SOURCE_RATE = flags.DEFINE_float(
+    "source_rate", 30.0, "With --stream=-: frames/s of standard input.", lower_bound=1e-3
+)
+FRAME_SIZE = flags.DEFINE_string(
+    "frame_size",
+    None,
+    "With --stream=-: HEIGHTxWIDTH of raw frames (rgb24); without it the frames are JPEG images.",
+)
+
+
+class _Stopped(Exception):
+    """The user or the system asked to stop."""
+
+
+def predict_stream(model: Any, top: int) -> int:
+    """Classifies the source of ``--stream`` and prints its steps; returns the exit code.
+
+    Args:
+      model: of ``flaxnets.load``.
+      top: number of classes on each line.
+
+    Raises:
+      ValueError: a model or flags that do not go together.
+      OSError: a source that cannot be read.
+    """
+    if not isinstance(model, Classifier):
+        raise ValueError(f"--stream: expected a classifier of videos, received one of {model.kind}")
+    stream = model.stream(
+        WINDOW.value, every=EVERY.value, rate=RATE.value, source_rate=SOURCE_RATE.value
+    )
+    source = str(STREAM.value)
+    frames = open_frames(
+        source,
+        sys.stdin.buffer,
+        size=parse_size(FRAME_SIZE.value),
+        rate=SOURCE_RATE.value,
+        short_side=getattr(model.preprocessing, "short_side", None),
+        limits=model.limits,
+    )
+    latencies, problem, code = Latencies(), "", 0
+    started = warm = 0.0
+
+    def show(steps: list[StreamStep]) -> None:
+        nonlocal warm
+        for step in steps:
+            # The first step compiles, so it does not count.
+            if warm:
+                latencies.add(step.latency)
+            else:
+                warm = time.perf_counter()
+            print(json.dumps(describe(step, top)), flush=True)
+
+    try:
+        with _stopping():
+            started = time.perf_counter()
+            for timed in frames:
+                show(stream.push(timed.frame, timed.time))
+            show(stream.finish())
+            problem = frames.problem
+    except _Stopped:
+        problem = "stopped"
+    except BrokenPipeError:
+        # The reader is gone. Python would fail once more as it flushes standard output at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MediaError as error:
+        problem, code = error.reason, 1
+    ended = time.perf_counter()
+    summary: dict[str, Any] = {
+        "frames": stream.num_frames,
+        "steps": stream.num_steps,
+        "seconds": round(ended - started, 3),
+    }
+    if latencies.count:
+        summary |= {
+            "steps_per_second": round(latencies.count / (ended - warm), 2),
+            "latency_p50": round(latencies.quantile(0.5), 5),
+            "latency_p99": round(latencies.quantile(0.99), 5),
+        }
+    summary |= {
+        name: value
+        for name, value in (
+            ("left_out_steps", stream.left_out),
+            ("damaged_frames", frames.damaged),
+            ("problem", problem),
+        )
+        if value
+    }
+    print(json.dumps(summary), file=sys.stderr)
+    if not stream.num_frames and not code and problem != "stopped":
+        print(f"error: {source}: no frames", file=sys.stderr)
+        return 1
+    return code
+
+
+def describe(step: StreamStep, top: int) -> dict[str, Any]:
+    """Returns a step as its JSON line has it."""
+
+    def likeliest(smoothed: bool) -> list[dict[str, Any]]:
+        return [
+            {"label": label.label, "probability": round(label.probability, 6)}
+            for label in step.top(top, smoothed=smoothed)
+        ]
+
+    return {
+        "step": step.step,
+        "time": round(step.time, 4),
+        "top": likeliest(False),
+        "smoothed": likeliest(True),
+        "latency": round(step.latency, 5),
+    }
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Returns the height and width of ``HEIGHTxWIDTH``; None of None.
+
+    Raises:
+      ValueError: another text.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise ValueError(f"--frame_size: expected HEIGHTxWIDTH, as 240x320, received {text!r}")
+    return int(match[1]), int(match[2])
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Turns SIGINT and SIGTERM into ``_Stopped``, so that the summary is still printed."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,331 @@
+"""The check of a data set finds each fault, and nothing where nothing is wrong."""
+
+import csv
+import doctest
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import check as program
+from data import findings
+from data.check import check, format_table, main, recognise
+from data.findings import ERROR, OK, WARNING, Finding, cross_validate
+from tests.data.test_likeness import picture, walk
+from tests.data.video_files import truncate
+
+ROOT = Path(__file__).parents[2]
+UT_INTERACTION = ROOT.parent / "shared" / "data" / "ut_interaction" / "set1"
+
+
+def write(path: Path, clip: np.ndarray, codec: str = "mpeg4", rate: int = 25) -> Path:
+    """Writes a clip (T,H,W,3) uint8 as a video."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = clip.shape[1:3]
+        stream.pix_fmt, stream.codec_context.bit_rate = "yuv420p", 2_000_000
+        for frame in clip:
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(image))
+        container.mux(stream.encode())
+    return path
+
+
+def damage_packet(path: Path, number: int) -> None:
+    """Overwrites a packet of a video with noise."""
+    with av.open(str(path)) as container:
+        packets: list[Any] = [packet for packet in container.demux(video=0) if packet.size]
+        start, size = packets[number].pos + 8, packets[number].size
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = np.random.default_rng(0).bytes(size)
+    path.write_bytes(content)
+
+
+def clip(seed: int, num_frames: int = 8) -> np.ndarray:
+    return walk(seed, background=1000 + seed, num_frames=num_frames)
+
+
+def write_class_folders(root: Path) -> Path:
+    """Writes 2 classes with 4 videos for training and 2 for testing each, all without fault."""
+    seeds = iter(range(100))
+    for split, count in (("train", 4), ("test", 2)):
+        for name in ("Clap", "Wave"):
+            for number in range(count):
+                write(root / split / name / f"{number}.mp4", clip(next(seeds)))
+    return root
+
+
+def rows(found: Sequence[Finding], name: str, level: str = "") -> list[Finding]:
+    return [row for row in found if row.check == name and level in ("", row.level)]
+
+
+def write_table(path: Path, lines: Sequence[Sequence[str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(lines)
+    return path
+
+
+def write_images(folder: Path, count: int, first: int = 0) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{number}.jpg" for number in range(first, first + count)]
+    for number, name in enumerate(names, first):
+        Image.fromarray(picture(number)).save(folder / name)
+    return names
+
+
+def test_a_data_set_without_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_class_folders(tmp_path / "videos")
+    assert main([str(root), f"--json={tmp_path / 'found.json'}"]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("\nNothing is wrong.\n")
+    assert "12 videos of 2 classes" in out
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert {row["level"] for row in record["findings"]} == {OK}
+    assert [row["num_frames"] for row in record["files"]] == [8] * 12
+    assert {row["split"] for row in record["files"]} == {"train", "test"}
+
+
+def test_faults_of_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_class_folders(tmp_path / "videos")
+    original = root / "train" / "Clap" / "0.mp4"
+    (root / "test" / "Wave" / "kopié.MP4").write_bytes(original.read_bytes())
+    again = clip(1)[:, ::2, ::2]  # Half as large, in another codec and rate.
+    write(root / "test" / "Clap" / "again.mkv", again, "libx264", rate=30)
+    cut = write(root / "train" / "Wave" / "cut.avi", clip(50))
+    truncate(cut, 4)
+    (root / "train" / "Wave" / "evil\n\x1b[31m.mp4").write_bytes(os.urandom(3000))
+    (root / "train" / "Wave" / "empty.mp4").touch()
+    write(root / "train" / "Rare" / "long.mp4", clip(60, num_frames=40))
+    noisy = write(root / "train" / "Wave" / "noisy.avi", clip(51, num_frames=12))
+    damage_packet(noisy, 6)
+
+    found, files = check(str(root))
+    [unreadable] = rows(found, "readable")
+    assert unreadable.level == ERROR  # 2 of 18 are more than a tenth.
+    assert len(unreadable.files) == 2
+    assert any("cut.avi (truncated" in name for name in unreadable.files)
+    assert len([row for row in files if row["error"]]) == 2
+    copies = rows(found, "duplicates", WARNING)
+    assert [row.text.split(":")[0] for row in copies] == [
+        "in different splits",
+        "in different classes",
+        "copies of another file",
+    ]
+    assert set(copies[0].files[0].split(" = ")) == {"train/Clap/0.mp4", "test/Wave/kopié.MP4"}
+    [alike] = rows(found, "alike")
+    [pair] = alike.files
+    assert pair.startswith("test/Clap/again.mkv and train/Clap/1.mp4 (0.9")
+    assert rows(found, "classes", WARNING)[0].files == ("Rare",)
+    [lengths] = rows(found, "frames", WARNING)
+    assert lengths.files == ("train/Rare/long.mp4 (40)",)
+    assert rows(found, "rates", WARNING)
+    [damaged] = rows(found, "damaged", WARNING)
+    assert damaged.files[0].startswith("train/Wave/noisy.avi (1 damaged ")
+    assert "empty.mp4" in " ".join(row.text for row in rows(found, "reader", WARNING))
+
+    assert main([str(root)]) == 1
+    out = capsys.readouterr().out
+    assert "evil\\n\\x1b[31m.mp4" in out
+    assert "\x1b" not in out
+    assert "Training would fail: 1 error" in out
+
+
+def test_without_splits_all_files_are_compared_and_groups_are_kept(tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    for number in range(6):
+        name = f"v_Wave_g{number // 2:02d}_c{number:02d}.mp4"
+        write(root / ("Wave" if number % 2 else "Clap") / name, clip(number))
+    write(root / "Clap" / "v_Clap_g07_c01.mp4", clip(3)[:, ::2, ::2])
+    found, _ = check(str(root))
+    assert "4 recording groups by the pattern _g" in rows(found, "groups")[0].text
+    [alike] = rows(found, "alike", WARNING)
+    assert alike.text.startswith("that a random split may separate: 1 pair")
+
+
+def test_a_group_on_two_sides_of_a_split(tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    for number in range(8):
+        split = "train" if number < 5 else "test"
+        write(
+            root / split / ("Wave" if number % 2 else "Clap") / f"p{number % 6}.mp4", clip(number)
+        )
+    found, _ = check(str(root), group_pattern=r"p(\d+)")
+    [both] = rows(found, "groups", WARNING)
+    assert both.text == "in several splits: 2 groups with 4 files"
+    assert len(both.files) == 4
+
+
+def test_faults_of_captions(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "images", 10)
+    (tmp_path / "images" / "copy.jpg").write_bytes((tmp_path / "images" / "0.jpg").read_bytes())
+    small = Image.fromarray(picture(1)).resize((64, 48))
+    small.save(tmp_path / "images" / "small.png")
+    broken = (tmp_path / "images" / "2.jpg").read_bytes()
+    (tmp_path / "images" / "broken.jpg").write_bytes(broken[: len(broken) // 2])
+    header = ["image", "caption", "split"]
+    # Of the ten images two have no captions, and one has one without words.
+    lines = [[name, f"A {name[0]} of colours in a row.", "train"] for name in names[:8]]
+    lines[7][1] = " . "
+    lines += [[names[6], "Two colours.", "train"], [names[5], "Word", "train"]]
+    others = [["copy.jpg", "A copy.", "test"], ["small.png", "A small one.", "test"]]
+    others += [["broken.jpg", "A broken one.", "test"]]
+    lists = write_table(tmp_path / "list.csv", [header, *lines, *others])
+
+    found, _ = check(str(tmp_path / "images"), str(lists))
+    assert [row.level for row in rows(found, "data set")] == [OK]
+    [bare] = [row for row in rows(found, "captions") if "without captions" in row.text]
+    assert bare.files == ("7.jpg",)
+    [wordless] = [row for row in rows(found, "captions") if "without words" in row.text]
+    assert wordless.files == ("7.jpg",)
+    [unlisted] = rows(found, "images")
+    assert unlisted.files == ("8.jpg", "9.jpg")
+    assert rows(found, "readable", WARNING) + rows(found, "readable", ERROR)
+    assert rows(found, "duplicates")[0].files[0].split(" = ") == ["0.jpg", "copy.jpg"]
+    [alike] = rows(found, "alike")
+    assert alike.files[0].startswith("1.jpg and small.png")
+    [words] = rows(found, "words")
+    assert words.files == ("5.jpg (Word)",)
+
+    lists = write_table(tmp_path / "list.csv", [header, *lines, ["gone.jpg", "Away.", "test"]])
+    found, _ = check(str(tmp_path / "images"), str(lists))
+    [missing] = rows(found, "images", ERROR)
+    assert missing.text == "no file of 1 captioned image"
+    assert missing.files[0].endswith("gone.jpg")
+
+
+def test_images_in_class_folders_and_their_balance(tmp_path: Path) -> None:
+    write_images(tmp_path / "cat", 30)
+    write_images(tmp_path / "dog", 3, first=100)
+    found, files = check(str(tmp_path))
+    assert rows(found, "data set")[0].text == "class folders: 33 images of 2 classes"
+    assert len(files) == 33
+    [balance] = rows(found, "balance", WARNING)
+    assert balance.text.startswith("3 (dog) to 30 (cat) examples")
+    assert "90.9%" in balance.text
+    [leakage] = rows(found, "leakage", OK)
+    assert "height and width alone reaches 90.9%" in leakage.text
+
+
+def test_sizes_that_tell_the_class_are_found(tmp_path: Path) -> None:
+    for number in range(24):
+        folder = tmp_path / ("wide" if number % 2 else "high")
+        folder.mkdir(exist_ok=True)
+        size = (90, 120 + number) if number % 2 else (120 + number, 90)
+        Image.fromarray(picture(number, *size)).save(folder / f"{number}.png")
+    found, _ = check(str(tmp_path))
+    [leakage] = rows(found, "leakage", WARNING)
+    assert "reaches 100.0%" in leakage.text
+
+
+def test_accuracy_by_group_counts_no_group_twice() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 5)
+    labels = rng.integers(0, 2, 40)[groups]
+    # Each group has inputs of its own, which tell the label only to who has seen the group.
+    inputs = rng.normal(size=(40, 60))[groups] + 0.01 * rng.normal(size=(200, 60))
+    by_group, folds = cross_validate(inputs, labels, [str(group) for group in groups])
+    by_file, _ = cross_validate(inputs, labels, [str(number) for number in range(200)])
+    assert folds == 10
+    assert by_file > 0.95
+    assert by_group < 0.7
+    telling = np.stack([labels + 0.1 * rng.normal(size=200), rng.normal(size=200)], 1)
+    assert cross_validate(telling, labels, [str(group) for group in groups])[0] > 0.95
+    alone, _ = cross_validate(telling[:6], np.array([0, 0, 0, 0, 0, 1]), list("aaaaab"))
+    assert alone == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "kind"),
+    [
+        ("k.txt", "abseiling/a b.mp4 0\ndrumming/c.mp4 1\n", "video"),
+        ("k.csv", "path,label\nWave/1.MOV,Wave\n", "video"),
+        ("i.csv", "file,label\na.jpg,tabby cat\nb.jpg,dog\n", "image"),
+        ("i.txt", "a.jpg,cat\nb.jpg,dog\nc.jpg,cat\n", "image"),
+        ("c.csv", "image,caption\na.jpg,A cat lies on a mat.\n", "captions"),
+        ("c.txt", "a.jpg\tA cat lies on a mat.\nb.jpg\tA dog runs away.\n", "captions"),
+        ("c.json", '{"a.jpg": ["A cat."]}', "captions"),
+    ],
+)
+def test_kinds_of_lists(name: str, lines: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(lines)
+    assert recognise(str(tmp_path), str(tmp_path / name)) == kind
+    assert recognise("", str(tmp_path / name)) == kind
+
+
+def test_kinds_of_folders(tmp_path: Path) -> None:
+    for name in ("v/A/1.mp4", "v/A/poster.jpg", "i/A/1.JPG", "i/B/1.gif", "c/1.jpg", "c/1.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [recognise(str(tmp_path / kind)) for kind in "vic"] == ["video", "image", "captions"]
+
+
+@pytest.mark.parametrize("name", ["none", "file.txt", "empty", "one", "odd"])
+def test_data_that_no_training_can_read_are_one_error(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file.txt").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    write_images(tmp_path / "one" / "class", 3)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "notes.doc").touch()
+    assert main([str(tmp_path / name)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("ERROR    data set       ")
+    assert lines[-1] == "Training would fail: 1 error, 0 warnings."
+
+
+def test_missing_files_of_a_list_are_told(tmp_path: Path) -> None:
+    write_images(tmp_path, 2)
+    lines = [["path", "label"], ["0.jpg", "a"], ["1.jpg", "b"], ["x.jpg", "a"], ["y.jpg", "b"]]
+    found, _ = check(str(tmp_path), str(write_table(tmp_path / "list.csv", lines)))
+    [row] = found
+    assert row.level == ERROR
+    assert "2 of 4 files are not in" in row.text
+
+
+def test_the_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = [Finding("readable", WARNING, "many", tuple(f"{i} " * 30 for i in range(9)))]
+    table = format_table(found)
+    assert max(map(len, table.splitlines())) <= 80
+    assert "…" in table
+    assert table.endswith("Training can start; 1 warning.")
+
+
+@pytest.mark.subprocess
+def test_the_program_runs_without_flags_of_absl_and_needs_arguments(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", 6)
+    write_images(tmp_path / "b", 6, first=50)
+    command = [sys.executable, "-m", "data.check"]
+    done = subprocess.run([*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # The bar is for terminals.
+    assert done.stdout.endswith("Nothing is wrong.\n")
+
+
+def test_no_data_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([])
+    assert "expected ROOT, a folder of data, or --list=FILE" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not UT_INTERACTION.is_dir(), reason=f"needs UT-Interaction in {UT_INTERACTION}")
+def test_ut_interaction_leaks_its_classes() -> None:
+    found, _ = check(str(UT_INTERACTION))
+    levels = {row.check: row.level for row in found}
+    assert [name for name, level in levels.items() if level != OK] == ["leakage"]
+    assert "alone reaches 58.3% (10 folds by recording group)" in rows(found, "leakage")[0].text
+
+
+def test_examples_run() -> None:
+    assert doctest.testmod(findings).failed == 0
+    assert doctest.testmod(program).failed == 0
