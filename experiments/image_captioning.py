@@ -1,7 +1,37 @@
 r"""Captions of photographs of one's own, by one command.
 
-python -m launch.train --config=experiments/image_captioning.py --workdir=runs/mine \
+    python -m launch.train --config=experiments/image_captioning.py --workdir=runs/mine \
         --config.data.root=photographs --config.data.list=captions.csv
+    python -m launch.evaluate --workdir=runs/mine --split=test
+    python -m launch.report --workdir=runs/mine
+    python -m launch.caption --workdir=runs/mine PHOTO.jpg
+
+The list is CSV, TSV, JSON or JSON lines with columns or keys such as ``image`` and ``caption``
+(several rows, or a list, for each image) and optionally ``split``, or COCO's or Karpathy's JSON.
+Without a list, the captions of ``NAME.jpg`` stand in ``NAME.txt`` beside it, one a line. The form
+is recognised by its content and said (``data/datasets/image_captions.py``).
+
+Images without a split are drawn into train, validation and test by a seed; images of the same
+content stay together. The workdir keeps all names, captions and splits in ``split.csv``, itself a
+list, so that a trained model is evaluated on the same images wherever these are, and when those of
+the training are gone. Another list at evaluation, none of whose captioned images the run knows, is
+test data as a whole.
+
+The model is that of Show, Attend and Tell (``experiments/show_attend_tell.py``), for few images
+and a CPU: a frozen EfficientNet-Lite0, whose feature maps of mirrored and cropped views are encoded
+once and cached; half as wide a decoder; two lengths of batches instead of eight, since each is
+compiled; an end after three evaluations without a better CIDEr.
+
+Fine-tuning starts from the parameters of a trained captioner and adds the words that it lacks:
+
+    python -m launch.train --config=experiments/image_captioning.py:finetune --workdir=runs/tuned \
+        --config.data.root=photographs --config.data.list=captions.csv \
+        --config.start=runs/show_attend_tell
+
+Variants: ``finetune``; ``smoke``, a small network on the embedded videos for a few seconds. Other
+decoders: ``--config.model.decoder.name=up_down``.
+
+RESULTS
 """
 
 import dataclasses
@@ -274,7 +304,7 @@ class ImageCaptioningConfig(CaptionConfig):
             for what, found in (
                 ("images without captions", listed.uncaptioned),
                 ("captions without words", listed.wordless),
-                ("repeated captions", listed.repeated),
+                ("repeated rows", listed.repeated),
                 ("images without a file", listed.images.missing),
             )
             if found
@@ -289,9 +319,9 @@ class ImageCaptioningConfig(CaptionConfig):
             + ", ".join(
                 f"{name} {counts[name]}" for name in ("train", "validation", "test") if counts[name]
             ),
-            f"vocabulary    {len(known)} words{' of ' + self.start + ' and' if self.start else ''} "
-            f"that occur {self.data.min_count} times in training captions; {unknown:.1%} of their "
-            "words are unknown",
+            f"vocabulary    {len(known)} words: those that occur {self.data.min_count} times in "
+            f"training captions{f', and those of {self.start}' if self.start else ''}; "
+            f"{unknown:.1%} of the words in these captions are unknown",
             f"encoder       {encoder.name} ({encoder.weights or 'random'}), "
             + (
                 f"frozen; {views} views of each training image are encoded once and kept in "

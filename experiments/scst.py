@@ -103,6 +103,8 @@ class SCSTConfig(CaptionConfig):
                 "start: expected the workdir of a trained captioner, whose captions are rewarded, "
                 "received ''"
             )
+        if self.start:
+            Workdir(self.start).check_trained()
 
     def save_assets(self, folder: Path) -> None:
         """Writes the vocabulary, which must be that of ``start``."""

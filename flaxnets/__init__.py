@@ -182,8 +182,8 @@ def load(
     ... )
     >>> model = load(folder)
     >>> prediction = model.predict(video, rate=30.0)  # or a path: model.predict("clip.mp4")
-    >>> prediction.probabilities.shape, prediction.times.round(2).tolist()
-    ((2,), [0.0, 0.2, 0.4, 0.6])
+    >>> prediction.probabilities.shape, [f"{time:.1f} s" for time in prediction.times]
+    ((2,), ['0.0 s', '0.2 s', '0.4 s', '0.6 s'])
     """
     # Imported where it is used: it needs the code of checkpoints.
     from flaxnets.inference import loading

@@ -18,7 +18,7 @@ from flaxnets.training.state import count_parameters
 from flaxnets.training.workdir import Workdir
 from launch import program
 from launch.program import load_experiment
-from launch.reports.run_page import write_report
+from launch.reports.run_page import HREF, write_report
 
 EXPERIMENT = "experiments/moving_shapes.py"
 VARIANTS = ("frame", "cnn", "rnn", "crnn")
@@ -44,7 +44,10 @@ def main(argv: Sequence[str]) -> int:
     print(format_table(rows))
     print("chance 12.5 %; a network that ignores the order of frames cannot exceed 50 %")
     print(f"{seconds:.0f} s for training and evaluation on {program.describe_devices()}")
-    print(f"report: {write_report(Workdir(base / 'crnn'), comparison=rows)}")
+    for variant, row in zip(VARIANTS, rows, strict=True):
+        row[HREF] = f"../{variant}/report.html"
+    reports = {name: write_report(Workdir(base / name), comparison=rows) for name in VARIANTS}
+    print(f"report: {reports['crnn']}, which links to those of the other networks")
     return 0
 
 

@@ -1,12 +1,15 @@
-"""Exports the variables of a run's best checkpoint, or of ``--step``, to one safetensors file.
+"""Exports a trained model to a folder that runs without flaxnets, Flax and the training code.
 
-    python -m launch.export --workdir=runs/smoke --out=smoke.safetensors
+    python -m launch.export --workdir=runs/mine --out=exported
+    python exported/run.py clip.mp4
 
-The file holds parameters and batch statistics, but no optimizer state, so no training can resume
-from it. Names are the paths of the variables, as ``params.classifier.scores.kernel``, and layouts
-are Flax's. ``--part=encoder`` writes only the encoder, with PyTorch's names and layouts, which
-``flaxnets.encoders.pretrained.load_pretrained`` and torchvision read. A run on cached features has
-no encoder: the program then says which one made them, and so does the file's metadata ``inputs``.
+The folder holds the best checkpoint, or that of ``--step``, as functions in StableHLO for CPUs,
+CUDA GPUs and TPUs, the parameters, labels or vocabulary, preprocessing, the card and the code that
+reads files (``flaxnets/inference/exporting.py``). ``flaxnets.load`` and ``--model`` of the programs
+take it, too. ``--model`` exports a stored folder or a shipped model in place of a run.
+
+``--part=encoder --out=FILE.safetensors`` writes only the encoder's variables, with PyTorch's names
+and layouts, which ``flaxnets.encoders.pretrained.load_pretrained`` and torchvision read.
 """
 
 from collections.abc import Sequence
@@ -17,49 +20,80 @@ from absl import flags
 from flaxnets.encoders.config import EncoderConfig, describe_features
 from flaxnets.encoders.encoder import Encoder
 from flaxnets.inference import export
+from flaxnets.inference.exporting import check_empty, export_model
+from flaxnets.inference.loading import load, model_folder
+from flaxnets.inference.store import VOCABULARY, read_description
 from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.workdir import Workdir
 from launch import program
 
-WORKDIR = program.define_run()
-OUT = program.define_path("out", None, "Output file, FILE.safetensors.", required=True)
+WORKDIR = program.define_run(required=False)
+MODEL = program.define_path(
+    "model", None, "Stored folder or name of a shipped model, in place of --workdir."
+)
+OUT = program.define_path(
+    "out",
+    None,
+    "Folder of the export, new or empty; with --part=encoder FILE.safetensors.",
+    required=True,
+)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
-PART = flags.DEFINE_enum("part", "all", ("all", "encoder"), "Variables to export.")
+PART = flags.DEFINE_enum("part", "model", ("model", "encoder"), "Part of the model.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the file and prints its size."""
+    """Writes the folder or file and prints its size."""
     program.refuse_arguments(argv)
-    workdir, out = Workdir(WORKDIR.value), Path(OUT.value)
+    out = Path(OUT.value)
+    if (WORKDIR.value is None) == (MODEL.value is None):
+        raise ValueError("--workdir: expected one of --workdir and --model, received both or none")
+    if PART.value == "encoder":
+        _export_encoder(out)
+        return
+    if out.suffix == ".safetensors":
+        raise ValueError(
+            f"--out: expected a folder, received {out}; only --part=encoder writes a file"
+        )
+    check_empty(out)  # Before anything takes time.
+    folder = model_folder(WORKDIR.value or MODEL.value)
+    allowed = bool(flags.FLAGS.allow_code)
+    model = load(folder, step=STEP.value, allow_code=allowed)
+    words = folder / VOCABULARY
+    sizes = export_model(
+        model,
+        read_description(folder),
+        out,
+        vocabulary=words.read_text(encoding="utf-8") if words.is_file() else "",
+    )
+    for name, size in sizes.items():
+        print(f"{size / 1e6:8.3f} MB  {name}")
+    print(f"{sum(sizes.values()) / 1e6:8.3f} MB in {out}; python {out / 'run.py'} FILE runs it")
+
+
+def _export_encoder(out: Path) -> None:
+    if WORKDIR.value is None:
+        raise ValueError("--part=encoder: expected --workdir, received --model")
+    workdir = Workdir(WORKDIR.value)
     config = program.recorded_config(workdir)
     step, variables = restore_variables(workdir, STEP.value)
     frozen = getattr(getattr(config, "model", None), "encoder", None)
-    features = ""
     if "encoder" not in variables["params"] and isinstance(frozen, EncoderConfig):
-        features = describe_features(frozen)
-    if PART.value == "encoder" and features:
         raise ValueError(
-            f"--part=encoder: expected a model with an encoder, received one that reads {features}"
+            "--part=encoder: expected a model with an encoder, received one that reads "
+            f"{describe_features(frozen)}"
         )
-    if PART.value == "encoder":
-        config.load_assets(workdir.path)
-        encoder = getattr(config.make_model(), "encoder", None)
-        if not isinstance(encoder, Encoder):
-            raise ValueError(
-                "--part=encoder: expected a model with an encoder that has PyTorch's names, "
-                f"received {type(encoder).__name__}"
-            )
-        tensors = export.to_encoder_tensors(encoder, variables)
-    else:
-        tensors = export.to_tensors(variables)
+    config.load_assets(workdir.path)
+    encoder = getattr(config.make_model(), "encoder", None)
+    if not isinstance(encoder, Encoder):
+        raise ValueError(
+            "--part=encoder: expected a model with an encoder that has PyTorch's names, received "
+            f"{type(encoder).__name__}"
+        )
+    tensors = export.to_encoder_tensors(encoder, variables)
     metadata = {"experiment": str(workdir.read_config()["experiment"]), "step": str(step)}
-    if features:
-        metadata["inputs"] = features
     export.write_safetensors(out, tensors, metadata)
     size = sum(tensor.size for tensor in tensors.values())
     print(f"{len(tensors)} arrays of {size:,} numbers from step {step} in {out}")
-    if features:
-        print(f"the model reads {features}; the encoder is not in the file")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ first, under the names of the classes in training (the data are not needed), or
 ``{"path": …, "error": REASON}`` for a file that is missing or cannot be decoded; then the exit code
 is 1. ``--model`` is an exported folder, a shipped model's name, or a workdir, whose experiment then
 is not run; classifiers of images read image files.
+
+``--stream=SOURCE`` classifies a stream frame by frame instead (``predict_stream.py``).
 """
 
 import json
@@ -22,7 +24,7 @@ from absl import flags
 from flaxnets.inference.loading import load
 from flaxnets.inference.trained_model import PredictsFiles, TrainedModel
 from flaxnets.training.workdir import Workdir
-from launch import program
+from launch import predict_stream, program
 
 WORKDIR = program.define_run(required=False)
 MODEL = program.define_path(
@@ -36,6 +38,9 @@ TOP = flags.DEFINE_integer("top", 5, "Number of classes on each line.", lower_bo
 
 def main(argv: Sequence[str]) -> int:
     """Predicts and prints the classes of each file; returns the exit code."""
+    if predict_stream.STREAM.value is not None:
+        program.refuse_arguments(argv)
+        return predict_stream.predict_stream(_load(), TOP.value)
     if not argv:
         raise ValueError("expected paths of video files after the flags, received none")
     missing = [path for path in argv if not Path(path).is_file()]
@@ -53,6 +58,15 @@ def main(argv: Sequence[str]) -> int:
     if failed:
         print(f"error: {failed} of {len(argv)} clips could not be decoded", file=sys.stderr)
     return int(failed > 0)
+
+
+def _load() -> Any:
+    """Returns the model of ``--workdir`` or ``--model``, or the shipped one."""
+    if WORKDIR.value is None:
+        return program.load_model(MODEL.value, SHIPPED, "predict")
+    if MODEL.value is not None:
+        raise ValueError("--model: expected without --workdir, received both")
+    return load(WORKDIR.value, step=STEP.value)
 
 
 def _predict(paths: list[str]) -> Iterator[tuple[str, list[dict[str, Any]] | str]]:

@@ -11,13 +11,16 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import json
 import logging
 import math
 import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
+import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -767,6 +770,49 @@ def _find_module(module: str) -> list[Path | None]:
         if not folders:
             break
     return files
+
+
+CALLS = "calls.jsonl"
+"""File of a workdir with the date, commit and command of each call that trained in it."""
+
+
+def record_call(workdir: Path) -> None:
+    """Appends date, commit and command of this call to a workdir; raises no OSError."""
+    call = {
+        "time": time.strftime("%Y-%m-%d %H:%M %Z"),
+        "commit": describe_commit(),
+        "command": shlex.join(["python", "-m", _program_name(), *sys.argv[1:]]),
+    }
+    record = RecordFile(workdir / CALLS)
+    record.append((json.dumps(call, ensure_ascii=False) + "\n").encode())
+    record.close()
+
+
+def read_calls(workdir: Path) -> list[dict[str, Any]]:
+    """Returns what ``record_call`` wrote, oldest first; damaged lines are left out."""
+    path, calls = workdir / CALLS, []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            call = json.loads(line)
+            if isinstance(call, dict) and {"time", "commit", "command"} <= call.keys():
+                calls.append(call)
+    return calls
+
+
+def describe_commit() -> str:
+    """Returns the commit of the repository, ``with changes`` if files differ; "" without Git."""
+    try:
+        done = [
+            subprocess.run(
+                ["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10
+            )
+            for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "-uno"))
+        ]
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    if any(one.returncode for one in done):
+        return ""
+    return done[0].stdout.strip() + (" with changes" if done[1].stdout.strip() else "")
 
 
 def log_to(path: Path) -> None:

@@ -2,10 +2,12 @@
 
     python -m launch.runs runs [--out=runs.html]
 
-Runs are grouped by metric, the best first. ``--out`` also writes a self-contained page with the
-table and the curves of all runs. ``--match`` keeps the runs whose name contains a text.
+Runs are grouped by metric, the best first, with the flags in which runs of one experiment differ.
+``--out`` also writes a self-contained page with the table, and the curves of each experiment's
+runs over each other. ``--match`` keeps the runs whose name contains a text.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,9 +40,11 @@ def main(argv: Sequence[str]) -> None:
             + ", found none"
         )
     runs = ranked(runs)
-    print(format_table([row_of(run) for run in runs]))
+    print(format_table([row_of(run, runs) for run in runs]))
     if OUT.value:
-        Path(OUT.value).write_text(build_runs_page(str(folder), runs), encoding="utf-8")
+        base = os.path.relpath(folder, Path(OUT.value).parent)
+        page = build_runs_page(str(folder), runs, base="" if base == "." else base)
+        Path(OUT.value).write_text(page, encoding="utf-8")
         print(OUT.value)
 
 

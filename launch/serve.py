@@ -9,6 +9,7 @@ time. The page says how programs ask the models. The server listens on the loopb
 extra ``serve``. ``docs/serve.md`` describes its limits.
 """
 
+import importlib.util
 import os
 import signal
 import socket
@@ -39,6 +40,7 @@ DEFAULTS = Limits()
 MODEL = flags.DEFINE_multi_string(
     "model", [], "Workdir, exported folder or shipped model; may be given several times."
 )
+program.define_allow_code()
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "Address to listen on; 0.0.0.0 lets everybody in who reaches the machine."
 )
@@ -88,9 +90,10 @@ def main(argv: Sequence[str]) -> int:
     with listen(HOST.value, PORT.value) as listener:  # Before models are loaded for nothing.
         import flaxnets
 
-        isolated = Isolated(PRELOADED)
+        isolated, allowed = Isolated(PRELOADED), flags.FLAGS.allow_code
         served = [
-            ServedModel(flaxnets.load(name), isolated, limits) for name in MODEL.value or SHIPPED
+            ServedModel(flaxnets.load(name, allow_code=bool(allowed)), isolated, limits)
+            for name in MODEL.value or SHIPPED
         ]
         return serve(served, listener, HOST.value, limits, EXAMPLES.value)
 
@@ -111,13 +114,12 @@ def limits_of_flags() -> Limits:
 
 def check_installed() -> None:
     """Raises ModuleNotFoundError if Gradio is missing, with the extra to install."""
-    try:
-        import gradio  # noqa: F401
-    except ModuleNotFoundError as error:
+    # It is imported later, when its environment is prepared.
+    if importlib.util.find_spec("gradio") is None:
         raise ModuleNotFoundError(
-            f"launch.serve needs {error.name}, which is not installed; install the extra: "
+            "launch.serve needs gradio, which is not installed; install the extra serve: "
             "pip install -c constraints.txt -e '.[serve]'"
-        ) from None
+        )
 
 
 def listen(host: str, port: int) -> socket.socket:

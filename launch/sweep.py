@@ -142,10 +142,7 @@ def _sweep(plan: Plan, database: Database, workdir: Path) -> int:
         str(program.ROOT / plan.settings.experiment.partition(":")[0]),
     ]
     print(summarize(study, workdir, allowed))
-    try:
-        print(write_page(study, workdir, allowed))
-    except ValueError as error:  # Without Plotly, the sweep is done nevertheless.
-        logger.warning("no page: %s", error)
+    print(write_page(study, workdir, allowed))
     return 0
 
 

@@ -123,7 +123,11 @@ def run(spec: str, config: Config, profile_steps: tuple[int, int] | None) -> Out
         trackers = TRACKER.value if is_first() else ()
         with program.explained_memory(config), tracked(workdir, trackers):
             return train(
-                config, workdir, profile_steps=profile_steps, skip_damaged=SKIP_DAMAGED.value
+                config,
+                workdir,
+                profile_steps=profile_steps,
+                on_start=lambda: program.record_call(workdir.path),
+                skip_damaged=SKIP_DAMAGED.value,
             )
 
 

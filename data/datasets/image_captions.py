@@ -72,8 +72,8 @@ class ImageCaptions:
         source: the list, or the folder.
         uncaptioned: names of images that were left out because no caption of theirs has words.
         wordless: names of the images of captions without words, one for each of these captions.
-        repeated: names of the images of captions that repeat one of the same image exactly, one for
-            each of these captions, which are left out.
+        repeated: names of the images of rows that repeat one with the same image and caption, one
+            for each of these rows, which are left out.
         notes: sentences on how the splits were made.
     """
 
@@ -131,8 +131,11 @@ class _Entry:
     captions: list[str]
     split: str = ""
     image_id: int | str | None = None
-    one_caption: bool = True
-    """A part of an image's captions, which may repeat another part."""
+
+    @property
+    def is_part(self) -> bool:
+        """True for one of several rows of an image, which may repeat another one."""
+        return len(self.captions) == 1
 
 
 def read_captioned_images(
@@ -187,17 +190,18 @@ def read_captioned_images(
 def write_list(path: str | Path, listed: ImageCaptions) -> None:
     """Writes images, captions and splits as CSV that ``read_captioned_images`` reads.
 
-    A row holds one caption; ``image_id`` is there where the ids are numbers.
+    A row holds an image, with its captions as a JSON list, and ``image_id`` where the ids are
+    numbers.
     """
     numbered = all(isinstance(image_id, int) for image_id in listed.images.image_ids)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(["image_id"] if numbered else []), "image", "caption", "split"])
+    writer.writerow([*(["image_id"] if numbered else []), "image", "captions", "split"])
     for name, split, captions, image_id in zip(
         listed.names, listed.splits, listed.images.captions, listed.images.image_ids, strict=True
     ):
-        for caption in captions:
-            writer.writerow([*([image_id] if numbered else []), name, caption, split])
+        cell = json.dumps(captions, ensure_ascii=False)
+        writer.writerow([*([image_id] if numbered else []), name, cell, split])
     write_atomically(path, lambda place: place.write_text(text.getvalue(), encoding="utf-8"))
 
 
@@ -224,11 +228,16 @@ def _read_list(path: Path) -> tuple[str, list[_Entry]]:
         raise ValueError(f"{path}: expected images and captions, received an empty file")
     if start not in "[{":
         return _read_table(path, text)
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = _lines(text)
     named = path.suffix.lower() in (".jsonl", ".ndjson")
     if start == "{" and len(lines) > 1 and (named or _is_record(lines[0])):
         return "JSON lines", _read_json_lines(path)
     return _read_json(path)
+
+
+def _lines(text: str) -> list[str]:
+    """Returns the lines that are not blank; U+2028 and the like are part of a line."""
+    return [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
 
 
 def _is_record(line: str) -> bool:
@@ -256,7 +265,7 @@ def _read_json(path: Path) -> tuple[str, list[_Entry]]:
     content = read_json(path, "JSON of images and captions")
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         names, captions = coco_captions.parse_annotations(content, path)
-        of_coco = [_Entry(str(path), names[i], [*captions[i]], "", i, False) for i in names]
+        of_coco = [_Entry(str(path), names[i], [*captions[i]], "", i) for i in names]
         return "COCO's JSON", of_coco
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         listed = karpathy.parse_images(content, path)
@@ -267,7 +276,6 @@ def _read_json(path: Path) -> tuple[str, list[_Entry]]:
                 [sentence["raw"] for sentence in entry["sentences"]],
                 entry["split"],
                 image_id,
-                False,
             )
             for number, (entry, image_id) in enumerate(
                 zip(listed, karpathy.image_ids(listed), strict=True)
@@ -311,7 +319,7 @@ def _texts(value: Any, where: str) -> list[str]:
 
 
 def _read_table(path: Path, text: str) -> tuple[str, list[_Entry]]:
-    first = next(line for line in text.splitlines() if line.strip())
+    first = _lines(text)[0]
     headers = {d: next(csv.reader([first], delimiter=d)) for d in DELIMITERS}
     for delimiter, header in headers.items():
         image, captions, split = _find_columns(header)
@@ -361,10 +369,12 @@ def _cell(text: str) -> list[str]:
     """Returns the captions of a table's cell, which may be a list in JSON or Python."""
     text = text.strip()
     if text.startswith(('["', "['")) and text.endswith("]"):
-        try:
-            found = ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return [text]
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                found = parse(text)
+                break
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                found = None
         if isinstance(found, list) and all(isinstance(each, str) for each in found):
             return found
     return [text]
@@ -473,7 +483,7 @@ def _collect(root: Path, source: str | Path, form: str, entries: Sequence[_Entry
         for text in map(str.strip, entry.captions):
             if not split_words(text):
                 wordless.append(name)
-            elif text in of_image and entry.one_caption:
+            elif text in of_image and entry.is_part:
                 repeated.append(name)
             else:
                 of_image.append(text)

@@ -82,5 +82,7 @@ def write_safetensors(
 
     if path.suffix != ".safetensors":
         raise ValueError(f"path: expected FILE.safetensors, received {path}")
-    content = safetensors.numpy.save(dict(tensors), dict(metadata))
+    # It writes the memory as it lies, whatever the strides.
+    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    content = safetensors.numpy.save(contiguous, dict(metadata))
     write_atomically(path, lambda unfinished: unfinished.write_bytes(content))

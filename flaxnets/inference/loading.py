@@ -32,6 +32,29 @@ def shipped_models() -> dict[str, Path]:
     return {}
 
 
+def model_folder(path: str | os.PathLike[str]) -> Path:
+    """Returns the folder of a path or of a shipped model's name.
+
+    Raises:
+      ModelError: there is none.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    shipped = shipped_models()
+    if str(path) in shipped:
+        return shipped[str(path)]
+    if folder.exists() or folder.name != str(path):
+        raise ModelError(
+            f"{path}: no such folder; expected the workdir of a run, an exported folder, or the "
+            f"name of a shipped model{nearest(folder.name, shipped) if shipped else ''}"
+        )
+    raise ModelError(
+        f"{path}: neither a folder nor the name of a shipped model"
+        f"{nearest(str(path), shipped) if shipped else ''}"
+    )
+
+
 def load(
     path: str | os.PathLike[str],
     *,
@@ -40,29 +63,15 @@ def load(
     limits: Limits = DEFAULT_LIMITS,
 ) -> Classifier | Captioner:
     """Loads a trained model; see ``flaxnets.load``."""
-    folder = Path(path)
-    if not folder.is_dir():
-        shipped = shipped_models()
-        if str(path) in shipped:
-            folder = shipped[str(path)]
-        elif folder.exists() or folder.name != str(path):
-            raise ModelError(
-                f"{path}: no such folder; expected the workdir of a run, an exported folder, or "
-                f"the name of a shipped model{nearest(folder.name, shipped) if shipped else ''}"
-            )
-        else:
-            raise ModelError(
-                f"{path}: neither a folder nor the name of a shipped model"
-                f"{nearest(str(path), shipped) if shipped else ''}"
-            )
+    folder = model_folder(path)
     is_run = (folder / "config.json").exists()
     if is_run and not (folder / "checkpoints").is_dir():
         raise ModelError(f"{folder}: a run that holds no checkpoint yet; wait for its first one")
     described = read_description(folder)
     if step is not None and not is_run:
         raise ValueError(f"step: expected None, since {folder} is no workdir, received {step}")
-    if not is_run and not (folder / VARIABLES).exists() and any(folder.glob("*.stablehlo")):
-        from flaxnets.inference.runtime.exported import load_exported  # type: ignore
+    if "export" in described:
+        from flaxnets.inference.runtime.exported import load_exported
 
         return load_exported(folder, limits=limits)
     words = Words.load(folder / VOCABULARY) if described["kind"] == CAPTIONING else None

@@ -272,7 +272,7 @@ def _quantize(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.nda
         else:
             # Beyond float16's range it stays as it is.
             small = is_float and np.abs(array).max(initial=0) < 65504
-            stored[name] = np.ascontiguousarray(array.astype(np.float16) if small else array)
+            stored[name] = array.astype(np.float16) if small else array
     return stored
 
 

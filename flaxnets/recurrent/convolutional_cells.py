@@ -53,7 +53,7 @@ class ConvolutionalCell(CellModule):
             return {name: convolve(maps, kernel) for name, kernel in weights.items()}
         images = merge_steps(maps)
         gates = {name: convolve(images, kernel) for name, kernel in weights.items()}
-        return {name: split_steps(x, len(maps)) for name, x in gates.items()}
+        return {name: split_steps(x, maps.shape[0]) for name, x in gates.items()}
 
     def _kernels(self, channels: int, gates: int) -> tuple[Array, Array]:
         """Returns the input kernel (h,w,C,gates·F) ``dtype``, the hidden one (h,w,F,gates·F)."""

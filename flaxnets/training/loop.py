@@ -29,6 +29,7 @@ from flaxnets.training.checkpoint import (
     Position,
     check_order,
     initialize_from,
+    steps_on_disk,
 )
 from flaxnets.training.config import Config, describe_run, rehearsal
 from flaxnets.training.distributed import broadcast_from_first, is_first, synchronize
@@ -81,6 +82,7 @@ def train(
     strategy: Strategy | None = None,
     show_progress: bool | None = None,
     profile_steps: tuple[int, int] | None = None,
+    on_start: Callable[[], None] | None = None,
     on_evaluation: OnEvaluation | None = None,
     skip_damaged: bool = False,
 ) -> Outcome:
@@ -95,6 +97,7 @@ def train(
       show_progress: shows a progress bar on standard error; by default if that is a terminal, and
         where it is none a line is logged every ``log_every`` steps. False: neither.
       profile_steps: first and last step of the trace in the workdir's ``profile/``.
+      on_start: called in the first process once all parts are built, before the first step.
       on_evaluation: called after each evaluation, whose checkpoint is then on disk; of several
         processes in the first one, which decides for all.
       skip_damaged: sets damaged checkpoints aside and resumes from the newest undamaged one.
@@ -112,6 +115,8 @@ def train(
     use_compilation_cache(config.compilation_cache)
     strategy = strategy or make_strategy(config.strategy, fsdp=config.fsdp)
     strategy.check_batch_size(config.batch_size // config.accumulate_steps)
+    if config.initialize_from and not steps_on_disk(workdir.checkpoints):
+        Workdir(config.initialize_from).check_trained()
     profile = Profile(workdir.profile, profile_steps)
 
     with contextlib.ExitStack() as cleanup:  # Entered in this order, left in the reverse one.
@@ -181,6 +186,8 @@ def train(
         # After the checkpoint's own check: data that it refuses are not recorded.
         if is_first():
             workdir.record_run(described, config.describe_inference())
+            if on_start is not None:
+                on_start()
 
         # ---- Compiled functions -----------------------------------------------------------------
         # Both compile at their first call. A training step donates the state: XLA writes the new

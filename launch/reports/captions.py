@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import random
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,6 +35,11 @@ GAP = 8
 """Space around tiles and text, pixels."""
 FONT_SIZE = 20
 """Size of the words, pixels; long words are smaller."""
+NOTE = (
+    "Percentages: attention weight of the brightest position at the word; the weights of all "
+    "positions sum to 100 %."
+)
+"""Line below a drawing."""
 MIN_BRIGHTNESS = 0.25
 """Brightness that remains where the attention weight is zero."""
 
@@ -212,8 +218,8 @@ def draw_attention(
 ) -> Image.Image:
     """Draws tiles: the image, then for each word the image highlighted by its attention weights.
 
-    The number under a word is its largest weight; under the image, the weight of each position if
-    all were equal.
+    The percentage under a word is the weight of its brightest position, of 100 % over all
+    positions; under the image, the weight of each position if all were equal. A line below says so.
 
     Args:
       image: (H,W,3) uint8 input of the model.
@@ -233,9 +239,11 @@ def draw_attention(
     caption = int(2.8 * FONT_SIZE)
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
+    note = textwrap.wrap(NOTE, max(columns * width // (FONT_SIZE // 3), 20))
+    note_height = GAP + len(note) * FONT_SIZE
     sheet = Image.new(
         "RGB",
-        (GAP + columns * (width + GAP), GAP + rows * (height + caption + GAP)),
+        (GAP + columns * (width + GAP), GAP + rows * (height + caption + GAP) + note_height),
         "white",
     )
     draw = ImageDraw.Draw(sheet)
@@ -250,6 +258,10 @@ def draw_attention(
             draw.text((middle, top + height + 4), word, "black", _font(word, width), anchor="ma")
             small = ImageFont.load_default(0.7 * FONT_SIZE)
             draw.text((middle, top + height + 1.6 * FONT_SIZE), share, "#555555", small, "ma")
+    small = ImageFont.load_default(0.7 * FONT_SIZE)
+    for number, line in enumerate(note):
+        top = sheet.height - note_height + number * FONT_SIZE
+        draw.text((GAP, top), line, "#555555", small)
     return sheet
 
 

@@ -54,6 +54,7 @@ class Chart:
     y_ticks: tuple[Tick, ...]
     description: str
     note: str
+    x_name: str = "step"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,54 @@ def make_charts(metrics: Sequence[Mapping[str, Any]], best_metric: str = "accura
     titles.setdefault(best_metric, _sentence(best_metric.replace("_", " ")))
     charts = (_make_chart(metrics, name, title) for name, title in titles.items())
     return [chart for chart in charts if chart is not None]
+
+
+def make_scatter(
+    title: str,
+    points: Sequence[tuple[float, float, str]],
+    *,
+    x_name: str,
+    best: Sequence[tuple[float, float]] = (),
+    integers: bool = False,
+) -> Chart:
+    """Returns a chart of single points.
+
+    Args:
+      title: of the chart.
+      points: x, y and tooltip of each, at least one.
+      x_name: name of the x axis.
+      best: points of a line drawn through the best values.
+      integers: the x axis has ticks at integers alone.
+    """
+    xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+    x_scale, y_scale = _scale_of(xs, integers=integers), _scale_of(ys)
+    dots = tuple(
+        Dot(round(x_scale(x), 2), round(100 - y_scale(y), 2), text) for x, y, text in points
+    )
+    path = "M" + "L".join(f"{x_scale(x):.2f} {100 - y_scale(y):.2f}" for x, y in best)
+    lines = [Line("trials", "", dots, f"{len(points):,}")]
+    if best:
+        lines.append(Line("best so far", path, (), f"{best[-1][1]:.4g}"))
+    return Chart(
+        title=title,
+        lines=tuple(lines),
+        x_ticks=tuple(Tick(x_scale(tick), f"{tick:.4g}") for tick in x_scale.ticks),
+        y_ticks=tuple(Tick(y_scale(tick), f"{tick:.4g}") for tick in y_scale.ticks),
+        description=f"{title}: {len(points)} points, from {min(ys):.4g} to {max(ys):.4g}.",
+        note="logarithmic" if x_scale.logarithmic else "",
+        x_name=x_name,
+    )
+
+
+def _scale_of(values: Sequence[float], *, integers: bool = False) -> _Scale:
+    """Returns a scale that holds all values, logarithmic where they differ by orders."""
+    low, high = min(values), max(values)
+    if integers:
+        low, high = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
+        return _Scale(low, high, _nice_ticks(low, high, 6, 1.0))
+    if low > 0 and high > LOG_RATIO * low:
+        return _logarithmic_scale(low, high)
+    return _linear_scale(low, high)
 
 
 def _sentence(text: str) -> str:

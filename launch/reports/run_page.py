@@ -21,7 +21,7 @@ from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.config import Config, data_differences
 from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.workdir import Workdir, write_text_atomically
-from launch.program import config_of
+from launch.program import config_of, read_calls
 from launch.reports.captions import (
     CaptionAttention,
     Gallery,
@@ -38,6 +38,11 @@ from launch.reports.statistics import (
     speed_of,
     top_k_rate,
 )
+
+HREF = "href"
+"""Entry of a comparison's row that is the address of another report."""
+VAGUE = ("data", "dataset", "root", "videos", "images", "train", "raw")
+"""Names of folders that say nothing of the data in them."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +65,7 @@ class Run:
       scores: caption metrics of the predictions, by name.
       galleries: captioned examples.
       notes: sentences about missing or outdated parts.
+      provenance: date, commit and command of the training, by name.
     """
 
     experiment: str
@@ -74,6 +80,7 @@ class Run:
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     galleries: Sequence[Gallery] = ()
     notes: Sequence[str] = ()
+    provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def captions(self) -> bool:
@@ -93,7 +100,8 @@ def write_report(
     Args:
       workdir: workdir of the run.
       split: split of the predictions; not ``train``, which repeats without end.
-      comparison: rows of a table at the top of the page, column to text.
+      comparison: rows of a table at the top of the page, column to text; ``href`` is the address
+        to which the first column links.
       config: the run's configuration; by default as recorded.
 
     Returns:
@@ -124,6 +132,7 @@ def write_report(
         scores=scores,
         galleries=galleries,
         notes=notes,
+        provenance=_provenance(workdir),
     )
     page = build_page(run, comparison)
     path = workdir.path / "report.html"
@@ -157,12 +166,15 @@ def build_page(run: Run, comparison: Sequence[Mapping[str, str]] = ()) -> str:
     classified = bool(run.predictions) and not run.captions
     outputs = _describe_outputs(run, notes) if classified else None
     best_metric = run.config.get("best_metric", "accuracy")
+    unit = _unit(outputs)
     return template.render(
         run=run,
-        name=_short_name(run.experiment),
+        name=name_of(run.experiment, run.config),
+        unit=unit,
+        units=f"{unit}s",
         notes=notes,
         comparison=comparison,
-        columns=list(dict.fromkeys(column for row in comparison for column in row)),
+        columns=list(dict.fromkeys(c for row in comparison for c in row if c != HREF)),
         step=max((record["step"] for record in run.metrics), default=0),
         best=_best_evaluation(run),
         best_metric=best_metric.replace("_", " "),
@@ -221,10 +233,53 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
-def _short_name(experiment: str) -> str:
-    """Returns ``lrcn_ucf101:smoke`` for ``experiments/lrcn_ucf101.py:smoke``."""
+def name_of(experiment: str, config: Mapping[str, Any]) -> str:
+    """Returns the name of a run: its experiment, and the data that its configuration names.
+
+    >>> name_of("experiments/lrcn_ucf101.py:smoke", {})
+    'lrcn_ucf101:smoke'
+    >>> name_of("experiments/lrcn_ucf101.py", {"data": {"root": "/my/waves/videos"}})
+    'lrcn_ucf101 on waves/videos'
+    """
     path, colon, variant = experiment.partition(":")
-    return Path(path).stem + colon + variant
+    short, data = Path(path).stem + colon + variant, data_name(config)
+    return f"{short} on {data}" if data and data not in short else short
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """Returns the name of the data of a configuration: a list's file, a folder, or a data set."""
+    data = config.get("data")
+    if not isinstance(data, Mapping):
+        return ""
+    for field in ("list", "root"):
+        if isinstance(data.get(field), str) and (parts := Path(data[field]).parts):
+            vague = parts[-1].lower() in VAGUE or len(parts[-1]) < 5
+            return "/".join(parts[-2 if vague else -1 :]).lstrip("/")
+    names = (data.get(field) for field in ("dataset", "kind"))
+    return next((name for name in names if isinstance(name, str) and name), "")
+
+
+def _unit(outputs: Mapping[str, Any] | None) -> str:
+    """Returns the word for an example: ``clip``, ``image``, or ``example`` where none is shown."""
+    shown = [strip for group in (outputs or {}).get("strips", ()) for strip in group.strips]
+    lengths = {len(strip.frames) for strip in shown if strip.frames}
+    if not lengths:
+        return "example"
+    return "image" if lengths == {1} else "clip"
+
+
+def _provenance(workdir: Workdir) -> dict[str, str]:
+    """Returns date, commit and command of the last call that trained; empty if not recorded."""
+    calls = read_calls(workdir.path)
+    if not calls:
+        return {}
+    first, last = calls[0], calls[-1]
+    resumed = f", resumed {len(calls) - 1} times, last on {last['time']}" if len(calls) > 1 else ""
+    return {
+        "trained": f"from {first['time']}{resumed}",
+        "commit": str(last["commit"]),
+        "command": str(last["command"]),
+    }
 
 
 def _best_evaluation(run: Run) -> Mapping[str, Any] | None:
@@ -254,7 +309,7 @@ def _describe_outputs(run: Run, notes: list[str]) -> dict[str, Any] | None:
     unknown = len(run.predictions) - len(known)
     if unknown:
         notes.append(
-            f"{unknown:,} of {len(run.predictions):,} clips have no label and count nowhere."
+            f"{unknown:,} of {len(run.predictions):,} examples have no label and count nowhere."
         )
     rates = list(zip(names, per_class(matrix), strict=True))
     shares = [rate.share for _, rate in rates if rate.count]

@@ -3,16 +3,17 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
 from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.workdir import is_in_use
 from launch.reports.charts import make_charts
-from launch.reports.run_page import duration
+from launch.reports.run_page import HREF, data_name, duration, name_of
 from launch.reports.statistics import speed_of
 
 RUNNING, FINISHED, EARLY, STOPPED, EMPTY = (
@@ -22,7 +23,10 @@ RUNNING, FINISHED, EARLY, STOPPED, EMPTY = (
     "unfinished",
     "not begun",
 )
-COLUMNS = ("run", "experiment", "state", "step", "best", "at step", "time")
+COLUMNS = ("run", "best", "at step", "state", "step", "time", "experiment", "differs in")
+"""Columns of the table; the metric stands second, where a phone shows it."""
+MOST_VALUE = 24
+"""Characters of a value in the last column."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,8 @@ class RunSummary:
       seconds: training time, without evaluations and checkpoints.
       records: records of ``metrics.jsonl``.
       split: split that chooses the best checkpoint.
+      config: all values of the configuration, by path.
+      link: address of the run's report, or of its folder, from the searched folder.
     """
 
     name: str
@@ -57,6 +63,13 @@ class RunSummary:
     seconds: float
     records: Sequence[Mapping[str, Any]]
     split: str
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    link: str = ""
+
+    @property
+    def task(self) -> str:
+        """The experiment and its data, without the variant: what runs must share in a chart."""
+        return name_of(self.experiment.partition(":")[0], self.config)
 
 
 def find_runs(folder: Path) -> list[RunSummary]:
@@ -116,6 +129,8 @@ def summarize(workdir: Path, name: str) -> RunSummary | None:
         seconds=0.0 if speed is None else speed.seconds,
         records=records,
         split=split,
+        config=config,
+        link=f"{name}/report.html" if (workdir / "report.html").is_file() else name,
     )
 
 
@@ -141,17 +156,42 @@ def ranked(runs: Sequence[RunSummary]) -> list[RunSummary]:
     return sorted(runs, key=key)
 
 
-def row_of(run: RunSummary) -> dict[str, str]:
-    """Returns a run as a row of the table, by column."""
+def row_of(run: RunSummary, runs: Sequence[RunSummary] = ()) -> dict[str, str]:
+    """Returns a run as a row of the table, by column; ``runs`` are those it is compared with."""
+    data = data_name(run.config)
     return {
         "run": run.name,
-        "experiment": run.experiment,
-        "state": run.state,
-        "step": f"{run.step:,} of {run.num_steps:,}",
         "best": "–" if run.best is None else f"{run.metric} {run.best:.4g}",
         "at step": "–" if run.best_step is None else f"{run.best_step:,}",
+        "state": run.state,
+        "step": f"{run.step:,} of {run.num_steps:,}",
         "time": duration(run.seconds) if run.seconds else "–",
+        "experiment": f"{run.experiment} on {data}" if data else run.experiment,
+        "differs in": ", ".join(f"{n}={v}" for n, v in differing(run, runs).items()) or "–",
     }
+
+
+def differing(run: RunSummary, runs: Sequence[RunSummary]) -> dict[str, str]:
+    """Returns the values of a run's fields that differ among the runs of its task.
+
+    Names are the flags without ``--config.``; values are cut to ``MOST_VALUE`` characters.
+    """
+    group = [dict(_leaves(other.config)) for other in runs if other.task == run.task]
+    own = dict(_leaves(run.config))
+    found = {}
+    for name, value in own.items():
+        if any(other.get(name) != value for other in group):
+            text = str(value)
+            found[name] = text if len(text) <= MOST_VALUE else f"{text[: MOST_VALUE - 1]}…"
+    return found
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def format_table(rows: Sequence[Mapping[str, str]]) -> str:
@@ -163,8 +203,14 @@ def format_table(rows: Sequence[Mapping[str, str]]) -> str:
     )
 
 
-def build_runs_page(folder: str, runs: Sequence[RunSummary]) -> str:
-    """Returns the table and the curves of the runs as a self-contained HTML page."""
+def build_runs_page(folder: str, runs: Sequence[RunSummary], *, base: str = "") -> str:
+    """Returns the table and the curves of the runs as a self-contained HTML page.
+
+    Args:
+      folder: the searched folder, as the page names it.
+      runs: its runs, in the order of the table.
+      base: address of the folder from the page, for links; empty: the page lies in the folder.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -172,9 +218,12 @@ def build_runs_page(folder: str, runs: Sequence[RunSummary]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts = []
-    for metric in dict.fromkeys(run.metric for run in runs):
-        charts += make_charts(overlay([run for run in runs if run.metric == metric]), metric)
+    tasks = []
+    for metric, task in dict.fromkeys((run.metric, run.task) for run in runs):
+        members = [run for run in runs if (run.metric, run.task) == (metric, task)]
+        if charts := make_charts(overlay(members), metric):
+            tasks.append((task, charts))
+    rows = [{**row_of(run, runs), HREF: quote(os.path.join(base, run.link))} for run in runs]
     return environment.get_template("runs.html.jinja").render(
-        folder=folder, columns=COLUMNS, rows=[row_of(run) for run in runs], charts=charts
+        folder=folder, columns=COLUMNS, rows=rows, tasks=tasks
     )

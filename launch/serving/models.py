@@ -88,11 +88,11 @@ class ServedModel:
         assert isinstance(model, Captioner)
         return model.caption(image, num_captions=count, attention=attention)
 
-    def preview(self, path: Path) -> Path | None:
-        """Returns a copy of a clip that browsers play, beside it; None if they play it itself."""
+    def playable(self, path: Path) -> Path:
+        """Returns a clip that browsers play: the clip itself or a copy beside it."""
         copy = path.with_name("preview.mp4")
         written = self._call(previews.write_preview, str(path), str(copy), self._media_limits)
-        return copy if written else None
+        return copy if written else path
 
     def _read(self, path: Path) -> Any:
         """Returns an upload as the model's functions take it."""

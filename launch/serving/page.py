@@ -59,8 +59,8 @@ class Served(Protocol):
           Unreadable: the reason why not.
         """
 
-    def preview(self, path: Path) -> Path | None:
-        """Returns a copy of a clip for the player; None if browsers play the clip itself.
+    def playable(self, path: Path) -> Path:
+        """Returns a clip that browsers play: the clip itself or a copy beside it.
 
         Raises:
           Unreadable: the reason why not.
@@ -149,12 +149,12 @@ def explain_api(model: Served, name: str, url: str) -> str:
 
 def _title(model: Served, served: Sequence[Served]) -> str:
     title = {
-        "captioning": "Caption a photograph",
-        "video_classification": "Classify a clip",
-        "image_classification": "Classify a photograph",
+        "captioning": "Captions",
+        "video_classification": "Clips",
+        "image_classification": "Photographs",
     }[model.kind]
     alone = sum(other.kind == model.kind for other in served) == 1
-    return title if alone else f"{title}: {model.name[:40]}"
+    return title if alone else f"{title}: {model.name[:24]}"
 
 
 def _add_captioner(gradio: Any, model: Served, name: str, files: list[str]) -> None:
@@ -208,12 +208,11 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
         best = {label.label: label.probability for label in prediction.top(TOP)}
         return best, _chart(gradio, prediction), ""
 
-    def convert(file: Any) -> Any:
+    def play(file: Any) -> Any:
         try:
-            path = model.preview(_path(file))
+            return gradio.Video(str(model.playable(_path(file))), visible=True)
         except Unreadable:  # Told beside it.
-            path = None
-        return gradio.Video(None if path is None else str(path), visible=path is not None)
+            return gradio.Video(None, visible=False)
 
     def predict_file(file: Any) -> dict:
         found = _or_error(gradio, lambda: model.predict(_path(file)))
@@ -246,14 +245,15 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
     with gradio.Row(equal_height=False):
         with gradio.Column(scale=3, min_width=300):
             if clips:
-                file = gradio.Video(label="Clip", sources=["upload"], height=300)
+                # Not a player that is uploaded to: it refuses what the browser does not decode.
+                file = gradio.File(label="Clip", file_types=["video", ".gif"], height=130)
+                player = gradio.Video(
+                    visible=False, height=300, show_label=False, buttons=[], loop=True
+                )
             else:
                 file = gradio.Image(
                     label="Photograph", sources=["upload", "clipboard"], type="filepath", height=300
                 )
-            copy = gradio.Video(
-                label="Converted for the player", visible=False, height=300, buttons=[]
-            )
             chart = gradio.LinePlot(
                 x="seconds",
                 y="probability",
@@ -273,9 +273,9 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
     _listen(gradio, button, file, show, [file], outputs)
     if clips:
         file.change(
-            convert,
+            play,
             [file],
-            [copy],
+            [player],
             preprocess=False,
             show_progress="hidden",
             api_visibility="private",

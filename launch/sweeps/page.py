@@ -1,6 +1,6 @@
-"""Self-contained HTML page of a sweep: best configuration, Optuna's plots, all trials."""
+"""Self-contained HTML page of a sweep: best configuration, charts, all trials."""
 
-import json
+import itertools
 import logging
 import math
 import shlex
@@ -14,6 +14,7 @@ from flaxnets.training.config import flatten, update
 from flaxnets.training.workdir import write_text_atomically
 from launch import reports
 from launch.program import check_experiment, load_experiment
+from launch.reports.charts import Chart, make_charts, make_scatter
 from launch.reports.run_page import duration
 from launch.sweeps.space import apply, flag
 from launch.sweeps.study import (
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
 PAGE = "sweep.html"
 MAX_BEST = 10
 """Number of configurations of a Pareto front whose commands are shown."""
-LOW, HIGH = (210, 95, 20), (59, 125, 234)
-"""Colours of the least and of the greatest value: red, green and blue in [0,255]."""
-
+MAX_COURSES = 16
+"""Number of trials, the best ones, whose course over the steps is drawn."""
 logger = logging.getLogger(__name__)
 
 
@@ -58,10 +58,8 @@ def build_page(study: "Study", workdir: Path, allowed: Sequence[str] = ()) -> st
       allowed: files outside of the repository that may be run.
 
     Raises:
-      ValueError: Plotly is not installed; ``launch.program.ForeignCode``: the study names an
-        experiment that may not be run.
+      launch.program.ForeignCode: the study names an experiment that may not be run.
     """
-    script = _plotly_script()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(reports.__file__).parent]),
         autoescape=True,
@@ -71,7 +69,6 @@ def build_page(study: "Study", workdir: Path, allowed: Sequence[str] = ()) -> st
     )
     settings = study.user_attrs[SETTINGS]
     trials = current_trials(study)
-    figures = _figures(study, settings["objectives"])
     return environment.get_template("sweep.html.jinja").render(
         study=study.study_name,
         settings=settings,
@@ -79,14 +76,21 @@ def build_page(study: "Study", workdir: Path, allowed: Sequence[str] = ()) -> st
         objectives=settings["objectives"],
         best=[_best(trial, settings, workdir, allowed) for trial in best_trials(study)[:MAX_BEST]],
         parameters=list(dict.fromkeys(name for trial in trials for name in trial.params)),
-        trials=[_row(trial) for trial in trials],
-        titles=list(figures),
-        # "</script>" or "<!--" in a name must not end or extend the script.
-        figures=json.dumps([json.loads(each.to_json()) for each in figures.values()]).replace(
-            "<", "\\u003c"
-        ),
-        plotly=script,
+        trials=[_row(trial) for trial in ranked(trials, settings["objectives"])],
+        charts=_charts(study, settings["objectives"]),
+        importances=_importances(study, settings["objectives"]),
     )
+
+
+def ranked(trials: Sequence["FrozenTrial"], objectives: Sequence[str]) -> list["FrozenTrial"]:
+    """Returns the complete trials, the best of the first objective first, then the others."""
+    sign = -1 if objectives[0].endswith(":max") else 1
+
+    def key(trial: "FrozenTrial") -> tuple[bool, float, int]:
+        done = trial.state.name == "COMPLETE" and bool(trial.values)
+        return not done, sign * trial.values[0] if done else 0.0, run_number(trial)
+
+    return sorted(trials, key=key)
 
 
 def best_trials(study: "Study") -> list["FrozenTrial"]:
@@ -126,26 +130,27 @@ def command(
     return [*head, f"--workdir={workdir / 'best'}", *changed]
 
 
-def _plotly_script() -> str:
-    """Returns the source of Plotly's JavaScript library."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"the page of a sweep needs the package {error.name}; install the extra: "
-            "pip install -e '.[sweep]'"
-        ) from None
-    return get_plotlyjs()
-
-
 def _best(
     trial: "FrozenTrial", settings: Mapping[str, Any], workdir: Path, allowed: Sequence[str]
 ) -> dict[str, Any]:
     return {
         **_row(trial),
         "overrides": trial.user_attrs.get("overrides", {}),
-        "command": shlex.join(command(trial, settings, workdir, allowed)),
+        "command": lines_of(command(trial, settings, workdir, allowed)),
     }
+
+
+def lines_of(words: Sequence[str]) -> str:
+    r"""Returns a command with each flag on a line of its own, to be copied as a whole.
+
+    >>> print(lines_of(["python", "-m", "launch.train", "--config=a b.py", "--workdir=runs/a"]))
+    python -m launch.train \
+        '--config=a b.py' \
+        --workdir=runs/a
+    """
+    first = next((n for n, word in enumerate(words) if word.startswith("--")), len(words))
+    head, flags = shlex.join(words[:first]), [shlex.quote(word) for word in words[first:]]
+    return " \\\n    ".join([head, *flags])
 
 
 def _row(trial: "FrozenTrial") -> dict[str, Any]:
@@ -181,59 +186,63 @@ def _count_states(trials: Sequence["FrozenTrial"]) -> dict[str, int]:
     return {name: names.count(name) for name in dict.fromkeys(sorted(names))}
 
 
-def _figures(study: "Study", objectives: Sequence[str]) -> dict[str, Any]:
-    """Returns Plotly's figures by title, those for which there are enough trials."""
-    optuna = import_optuna()
-    plots = optuna.visualization
-    names = [objective.rpartition(":")[0] for objective in objectives]
-    complete = _complete_trials(study)
+def _charts(study: "Study", objectives: Sequence[str]) -> list[Chart]:
+    """Returns the charts for which there are enough trials."""
+    complete = sorted(_complete_trials(study), key=run_number)
     if not complete:
-        return {}
-    varying, figures = _varying(complete), {}
-    if len(names) in (2, 3):
-        figures["Pareto front"] = plots.plot_pareto_front(study, target_names=names)
-    for place, name in enumerate(names):
-        target = None if len(names) == 1 else _value_at(place)
-        options: dict[str, Any] = {"target": target, "target_name": name}
-        figures[f"History of {name}"] = plots.plot_optimization_history(study, **options)
-        if len(varying) > 1 and len({trial.values[place] for trial in complete}) > 1:
-            evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-            figure = plots.plot_param_importances(
-                study, evaluator=evaluator, params=varying, **options
-            )
-            figures[f"Importance for {name}"] = figure.update_yaxes(title=None)
-        if varying:
-            figure = plots.plot_parallel_coordinate(study, params=varying, **options)
-            _restyle_parallel(figure, name, varying)
-            figures[f"Parallel coordinates, {name}"] = figure
-    if len(names) == 1 and any(trial.intermediate_values for trial in complete):
-        figures[f"Course of {names[0]}"] = plots.plot_intermediate_values(study)
-    for figure in figures.values():
-        # The page sets the titles and the background.
-        figure.update_layout(
-            title=None, template="none", margin={"l": 70, "r": 50, "t": 40, "b": 60}, height=360
+        return []
+    names = [objective.rpartition(":")[0] for objective in objectives]
+    charts = []
+    if len(names) == 2:
+        points = [(t.values[0], t.values[1], _tooltip(t)) for t in complete]
+        front = sorted((t.values[0], t.values[1]) for t in best_trials(study))
+        title = f"{names[1]} over {names[0]}; the line is the Pareto front"
+        charts.append(make_scatter(title, points, x_name=names[0], best=front))
+    for place, (name, objective) in enumerate(zip(names, objectives, strict=True)):
+        better = max if objective.endswith(":max") else min
+        values = [trial.values[place] for trial in complete]
+        numbers = [run_number(trial) for trial in complete]
+        points = [(n, v, _tooltip(t)) for n, v, t in zip(numbers, values, complete, strict=True)]
+        best = list(zip(numbers, itertools.accumulate(values, better), strict=True))
+        title = f"{name} of each trial"
+        charts.append(make_scatter(title, points, x_name="trial", best=best, integers=True))
+        for parameter in _varying(complete):
+            where = [(trial.params[parameter], trial) for trial in complete]
+            if all(isinstance(x, int | float) and not isinstance(x, bool) for x, _ in where):
+                points = [(float(x), t.values[place], _tooltip(t)) for x, t in where]
+                charts.append(make_scatter(f"{name} over {parameter}", points, x_name=parameter))
+    if len(names) == 1:
+        records = [
+            {"step": step, "split": f"trial {run_number(trial)}", names[0]: value}
+            for trial in ranked(complete, objectives)[:MAX_COURSES]
+            for step, value in trial.intermediate_values.items()
+        ]
+        charts += [c for c in make_charts(records, names[0]) if len(records) > len(complete)]
+    return charts
+
+
+def _tooltip(trial: "FrozenTrial") -> str:
+    values = ", ".join(f"{value:.4g}" for value in trial.values)
+    params = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
+    return f"trial {run_number(trial)}: {values}; {params}"
+
+
+def _importances(study: "Study", objectives: Sequence[str]) -> dict[str, list[tuple[str, float]]]:
+    """Returns the share of each varying parameter in an objective's variance, largest first."""
+    complete, found = _complete_trials(study), {}
+    varying = _varying(complete) if complete else []
+    for place, objective in enumerate(objectives):
+        if len(varying) < 2 or len({trial.values[place] for trial in complete}) < 2:
+            continue
+        importance = import_optuna().importance
+        shares = importance.get_param_importances(
+            study,
+            evaluator=importance.FanovaImportanceEvaluator(seed=0),
+            params=varying,
+            target=None if len(objectives) == 1 else _value_at(place),
         )
-    return figures
-
-
-def _restyle_parallel(figure: Any, name: str, parameters: Sequence[str]) -> None:
-    """Shortens the names of parallel coordinates, and sets colours for any background.
-
-    Long names would be cut, so only their last part is shown. Optuna's lines fade to white.
-    """
-    figure.layout.xaxis.ticktext = [name, *(p.rpartition(".")[2] for p in sorted(parameters))]
-    for trace in figure.data:
-        if trace.mode == "lines":
-            # The first axis is the objective, from 0 to 1.
-            share = min(max(float(trace.y[0]), 0.0), 1.0)
-            red, green, blue = (
-                round(low + share * (high - low)) for low, high in zip(LOW, HIGH, strict=True)
-            )
-            trace.line.color = f"rgb({red},{green},{blue})"
-            trace.opacity = 0.8
-        else:
-            scale = [[0, f"rgb{LOW}"], [1, f"rgb{HIGH}"]]
-            trace.marker.update(colorscale=scale, reversescale=False)
+        found[objective.rpartition(":")[0]] = sorted(shares.items(), key=lambda item: -item[1])
+    return found
 
 
 def _varying(trials: Sequence["FrozenTrial"]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Concatenated sources, and the folds of one source."""
+"""Concatenated and selected sources, and the folds of one source."""
 
 import pickle
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.moving_shapes.source import MovingShapes
-from data.sources import ConcatenatedSources, FoldExamples
+from data.sources import ConcatenatedSources, FoldExamples, SelectedExamples
 
 
 class Numbers:
@@ -27,6 +27,20 @@ class Numbers:
 class Explained(Numbers):
     def explain(self, index: int) -> str:
         return f"number {self.first + index}"
+
+
+def test_selection() -> None:
+    selected = SelectedExamples(Explained(10, 5), [4, 0, 4])
+    for source in (selected, pickle.loads(pickle.dumps(selected))):
+        assert [int(source[i]["number"]) for i in range(len(source))] == [14, 10, 14]
+        assert [int(source[i]["index"]) for i in range(len(source))] == [0, 1, 2]
+    assert selected.explain(1) == "number 10"
+    assert SelectedExamples(Numbers(0, 2), [1]).explain(0) is None
+    assert repr(selected) == "SelectedExamples(Numbers(10, 5), [4, 0, 4])"
+    with pytest.raises(IndexError, match="expected 0 to 2, received 3"):
+        selected[3]
+    with pytest.raises(ValueError, match="expected at least one"):
+        SelectedExamples(Numbers(0, 2), [])
 
 
 def test_concatenation() -> None:

@@ -97,7 +97,7 @@ def test_what_is_chosen_is_said_before_anything_is_encoded(
     text = "\n".join(lines)
     assert f"{path}: CSV with the columns image, caption" in text
     assert "24 with 48 captions" in text
-    assert "1 captions without words (0.png); 1 repeated captions (23.png)" in text
+    assert "1 captions without words (0.png); 1 repeated rows (23.png)" in text
     assert "train 16, validation 4, test 4" in text
     assert "vocabulary    7 words" in text
     assert "3 views of each training image" in text
@@ -154,7 +154,7 @@ def test_other_photographs_are_a_test_split(trained: Path, tmp_path: Path) -> No
     workdir = Workdir(trained / "run")
     overrides = [f"data.root={tmp_path / 'photos'}", f"data.list={path}"]
     model = TrainedModel(config_of(workdir, overrides=overrides), workdir)
-    assert len(model.config.references("test")) == 9
+    assert len(model.config.references("test")) == 9  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="split: expected one of test, in which"):
         model.evaluate("validation")
     # A list that only grew has no other split: its further images may be like those in training.
@@ -162,7 +162,7 @@ def test_other_photographs_are_a_test_split(trained: Path, tmp_path: Path) -> No
     grown.write_text((trained / "captions.csv").read_text() + "99.png,A red door\n")
     overrides = [f"data.list={grown}"]
     model = TrainedModel(config_of(workdir, overrides=overrides), workdir)
-    assert len(model.config.references("test")) == 4
+    assert len(model.config.references("test")) == 4  # type: ignore[attr-defined]
 
 
 def test_a_run_resumes_and_refuses_other_captions(trained: Path, tmp_path: Path) -> None:

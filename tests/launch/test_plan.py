@@ -28,6 +28,7 @@ from tests.launch.programs import (
     succeed,
 )
 
+TPUS = ("--device=tpu_v4", "--devices=4")
 DEVICE = Device("cuda", {"bfloat16": 2e12, "float32": 1e12}, 10 * GIB)
 
 
@@ -149,7 +150,7 @@ def test_a_cpu_reads_and_computes_on_the_same_cores() -> None:
 
 
 def test_the_program() -> None:
-    many = start("plan", MOVING_SHAPES, "--device=tpu_v4", "--devices=4", "--utilization=0.5")
+    many = start("plan", MOVING_SHAPES, *TPUS, "--utilization=0.5", "--input_seconds=1")
     here = start("plan", MOVING_SHAPES, "--nomemory", "--measure", "--input_seconds=0")
     unknown = start("plan", MOVING_SHAPES, "--device=h300", "--nomemory")
     lines = dict(line.split(None, 1) for line in succeed(many).splitlines() if line[0] != " ")

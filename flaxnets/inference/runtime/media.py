@@ -219,8 +219,9 @@ class Video:
         convert, seconds = _ToRgb(short_side, self._limits), -math.inf
         with _opened(self.name, self._limits, self._check_time) as pictures:
             for picture in pictures:
-                if picture.time is not None:
-                    seconds = float(picture.time)
+                # Pictures that a decoder held back may have neither a time stamp nor a time base.
+                if picture.pts is not None and picture.time_base:
+                    seconds = float(picture.pts * picture.time_base)
                 else:
                     seconds = seconds + 1 / pictures.rate if seconds > -math.inf else 0.0
                 yield seconds, convert(picture)

@@ -18,7 +18,9 @@ from .functions import ClassifierFunctions
 from .results import Prediction, StreamStep
 
 LATE = 1e-3
-"""Seconds by which a time stamp may be off: containers round them to milliseconds."""
+"""Seconds by which a frame may come late and still be that of a step: containers round time stamps
+to milliseconds. Frames at 29.97/s are within it for a second, so that the first steps at 10/s read
+the frame after that of a whole clip."""
 
 
 class StreamedClassifier(Protocol):

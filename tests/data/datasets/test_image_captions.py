@@ -352,3 +352,19 @@ def test_a_written_list_is_read_back(root: Path, tmp_path: Path) -> None:
     assert again.select("test").captions == (CAPTIONS["sub folder/c d.png"],)
     with pytest.raises(ValueError, match="split: expected one of test, train, validation, in whic"):
         again.select("tset")
+
+
+def test_captions_that_coco_has_twice_are_kept_and_written(root: Path) -> None:
+    coco = {
+        "images": [{"id": 7, "file_name": "a.jpg"}],
+        "annotations": [
+            {"id": i, "image_id": 7, "caption": text}
+            for i, text in enumerate(("A dog.", "A dog.", 'A "dog"\u2028here, é'))
+        ],
+    }
+    (root / "coco.json").write_text(json.dumps(coco))
+    listed = read_captioned_images(root, "coco.json")
+    assert listed.images.captions == (("A dog.", "A dog.", 'A "dog"\u2028here, é'),)
+    write_list(root / "split.csv", listed.take([0], ["test"]))
+    again = read_captioned_images(root, "split.csv")
+    assert again.images == listed.images

@@ -51,6 +51,22 @@ def example_of(features: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def test_without_mirror_the_plain_streams_are_the_same(source: StreamSource) -> None:
+    plain = StreamSource(source.videos, STREAMS, num_steps=5, size=24, gap=2, mirror=False)
+    np.testing.assert_array_equal(plain[0]["video"], source[0]["video"][::2])
+    assert plain[1]["video"].shape == plain[0]["video"].shape  # of a video that is unreadable
+    np.testing.assert_array_equal(plain[0]["lengths"], np.full(len(STREAMS), 5))
+    features, rng = coded_features()[::2], np.random.default_rng(0)
+    cut = CutFeatures(False, num_steps=4, num_views=3, mirror=False)(example_of(features), rng)
+    both = CutFeatures(False, num_steps=4, num_views=3)(example_of(coded_features()), rng)
+    np.testing.assert_array_equal(cut["features"], both["features"][::2])
+    one = CutFeatures(False, num_steps=4, num_views=1, mirror=False)(example_of(features), rng)
+    assert one["features"].shape == (4, S, D)
+    assert one["lengths"].shape == ()
+    train = CutFeatures(True, num_steps=4, mirror=False)(example_of(features), rng)
+    assert (train["features"][..., 1] == 0).all()  # never mirrored
+
+
 def test_a_video_gives_each_stream_plain_and_mirrored(source: StreamSource) -> None:
     example = source[0]
     video = example["video"]

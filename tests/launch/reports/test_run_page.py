@@ -13,6 +13,7 @@ from launch.reports.run_page import (
     build_page,
     config_groups,
     duration,
+    name_of,
 )
 from tests.launch.reports.pages import Page
 from tests.launch.reports.records import METRICS, make_record
@@ -89,6 +90,58 @@ def test_names_and_paths_are_escaped() -> None:
     assert any(nasty in str(title) for title in page.attributes("td", "title"))
 
 
+def test_images_are_not_called_clips() -> None:
+    text = Page(build_page(make_run(load_clip=lambda index: load_clip(index)[:1]))).text
+    assert "2 of 5 images" in text
+    assert "batches of 8 images" in text
+    assert "clips" not in text
+    unseen = Page(build_page(make_run(load_clip=None))).text
+    assert "2 of 5 examples" in unseen
+
+
+def test_a_verdict_is_a_mark_and_no_word_that_may_be_a_class() -> None:
+    page = build_page(make_run(class_names=("right", "wrong", "correct")))
+    verdicts = re.findall(r'<span class="verdict" title="(\w+)"><span aria-hidden="true">(.)', page)
+    assert set(verdicts) == {("correct", "✓"), ("wrong", "✗")}
+
+
+def test_the_page_names_date_commit_and_command() -> None:
+    told = {"trained": "from 2026-01-02", "commit": "0123abc", "command": "python -m launch.train"}
+    page = build_page(make_run(provenance=told))
+    text = Page(page).text
+    assert "trained from 2026-01-02 commit 0123abc command python -m launch.train" in text
+    assert 'class="provenance"' not in build_page(make_run())
+
+
+def test_a_comparison_links_to_the_other_reports() -> None:
+    rows = [{"network": "CNN", "href": "../cnn/report.html"}, {"network": "both"}]
+    page = Page(build_page(make_run(), comparison=rows))
+    assert page.attributes("a", "href") == ["../cnn/report.html"]
+    assert "network CNN both" in page.text
+    assert "../cnn" not in page.text
+
+
+def test_the_cells_of_a_confusion_matrix_shrink_with_the_window() -> None:
+    page = build_page(make_run())
+    assert 'class="matrix large" style="--n:3"' in page
+    assert "calc((100vw - 162px) / var(--n))" in page
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({}, "x:tiny"),
+        ({"data": {"root": "/home/me/waves"}}, "x:tiny on waves"),
+        ({"data": {"root": "/data/ut_interaction/set1"}}, "x:tiny on ut_interaction/set1"),
+        ({"data": {"root": "", "list": "lists/mine.csv"}}, "x:tiny on mine.csv"),
+        ({"data": {"root": "", "kind": "moving_shapes"}}, "x:tiny on moving_shapes"),
+        ({"data": {"fold": 1}}, "x:tiny"),
+    ],
+)
+def test_the_name_of_a_run_says_its_data(config: dict[str, Any], name: str) -> None:
+    assert name_of("experiments/x.py:tiny", config) == name
+
+
 def test_numbers_of_the_page_equal_a_hand_computation() -> None:
     page = Page(build_page(make_run()))
     text = page.text.replace("\u00a0", " ")
@@ -107,7 +160,7 @@ def test_numbers_of_the_page_equal_a_hand_computation() -> None:
     assert "steps per second 1.333" in text
     # 0.5 of 10 s and 0.2 of 5 s.
     assert "waiting for data 40.0 %" in text
-    assert "1 of 6 clips have no label" in text
+    assert "1 of 6 examples have no label" in text
     titles = [title for title in page.attributes("td", "title") if title]
     assert "run → run: 2 of 3, 66.7\u00a0%" in titles
     assert "jump → run: 2 of 2, 100.0\u00a0%" in titles
@@ -192,7 +245,7 @@ def test_parts_that_are_missing_are_told() -> None:
 def test_unknown_labels_leave_the_predictions() -> None:
     unknown = [dict(record, label=-1) for record in PREDICTIONS]
     text = Page(build_page(make_run(predictions=unknown, class_names=()))).text
-    assert "6 of 6 clips have no label" in text
+    assert "6 of 6 examples have no label" in text
     assert "Confusion matrix" not in text
     assert "Unlabelled the first clips predicted class 0 clip 0" in text
 

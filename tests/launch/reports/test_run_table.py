@@ -92,12 +92,44 @@ def test_the_best_come_first_and_metrics_are_not_mixed(runs: Path) -> None:
     order = [run.name for run in ranked(find_runs(runs))]
     assert order == ["half", "b/whole", "early", "going", "blind", "empty", "loss"]
     lines = format_table([row_of(run) for run in ranked(find_runs(runs))]).splitlines()
-    assert lines[0].split() == ["run", "experiment", "state", "step", "best", "at", "step", "time"]
+    columns = "run best at step state step time experiment differs in"
+    assert lines[0].split() == columns.split()
     assert lines[1].split("  ")[0] == "half"
     assert "20 of 40" in lines[1]
     assert "accuracy 0.875" in lines[1]
-    assert lines[2].startswith("b/whole  experiments/x.py:tiny  finished")
-    assert lines[2].endswith("20.0\u00a0s")
+    assert lines[2].startswith("b/whole  accuracy 0.75")
+    assert "20.0\u00a0s  experiments/x.py:tiny" in lines[2]
+
+
+def test_a_row_names_the_flags_in_which_runs_of_a_task_differ(tmp_path: Path) -> None:
+    long = "x" * 99
+    for name, rate, width in (("a", 0.1, 8), ("b", 0.2, 8), ("c", 0.2, 16)):
+        config = {"optimizer": {"rate": rate}, "width": width, "same": 1}
+        write_run(tmp_path / name, [0.5], **config)
+    write_run(tmp_path / "other", [0.5], data={"root": "/other/waves"}, note=long)
+    write_run(tmp_path / "third", [0.5], data={"root": "/other/waves"}, note="y")
+    runs = find_runs(tmp_path)
+    rows = {run.name: row_of(run, runs) for run in runs}
+    assert rows["a"]["differs in"] == "optimizer.rate=0.1, width=8"
+    assert rows["c"]["differs in"] == "optimizer.rate=0.2, width=16"
+    assert rows["other"]["differs in"] == f"note={'x' * 23}…"
+    assert rows["other"]["experiment"] == "experiments/x.py:tiny on waves"
+    assert row_of(runs[0])["differs in"] == "–"
+
+
+def test_the_page_has_links_and_charts_for_each_task(tmp_path: Path) -> None:
+    for number in range(10):
+        write_run(tmp_path / f"run {number}", [0.25, 0.5])
+    write_run(tmp_path / "waves", [0.5], data={"root": "/other/waves"})
+    (tmp_path / "run 3" / "report.html").touch()
+    html = build_runs_page("runs", ranked(find_runs(tmp_path)), base="../there")
+    page = Page(html)
+    assert "../there/run%203/report.html" in page.attributes("a", "href")
+    assert "../there/waves" in page.attributes("a", "href")
+    assert "Curves of x Loss" in page.text
+    assert "Curves of x on waves Loss" in page.text
+    hues = {style for style in page.attributes("g", "style") if style}
+    assert len(hues) == 2  # The ninth and the tenth run have colours of their own.
 
 
 def test_curves_of_all_lie_over_each_other(runs: Path) -> None:

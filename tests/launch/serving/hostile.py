@@ -90,7 +90,9 @@ def _images() -> Iterator[Upload]:
         whole = _photo(kind)
         name = f"photo.{kind.lower()}"
         for share in (0.02, 0.3, 0.9):
-            yield Upload(f"{kind} cut at {share:.0%}", name, whole[: int(share * len(whole))])
+            # FFmpeg shows what there is of a GIF, as one frame.
+            cut = whole[: int(share * len(whole))]
+            yield Upload(f"{kind} cut at {share:.0%}", name, cut, readable=kind == "GIF")
         for number in range(7):
             damaged = bytearray(whole)
             # Of headers, since damaged pixels alone may well be decoded.
@@ -139,7 +141,7 @@ def _videos(folder: Path) -> Iterator[Upload]:
             for position in rng.integers(0, len(whole), len(whole) // 40):
                 damaged[position] = int(rng.integers(256))
             yield Upload(f"{container} damaged {number}", name, bytes(damaged), readable=True)
-        yield Upload(f"{container} as an image", "photo.jpg", whole)
+        yield Upload(f"{container} as an image", "photo.jpg", whole, readable=True)
     long = _clip(folder / "long.mp4", "libx264", 16, 16, 5000)
     yield Upload("5,000 frames", "long.mp4", long)
     slow = _clip(folder / "slow.mp4", "libx264", 16, 16, 40, rate=1)

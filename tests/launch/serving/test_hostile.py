@@ -71,6 +71,7 @@ def test_hostile_files_get_a_reason_and_sound_ones_a_result(
 def test_two_hundred_hostile_uploads(uploads: list[Upload], tmp_path: Path) -> None:
     kinds: Counter[str] = Counter()
     slowest, most = (0.0, ""), (0, "")
+    wrong: list[str] = []
     with serving(folder=tmp_path) as server:
         before = server.memory()
         for upload in uploads:
@@ -87,9 +88,9 @@ def test_two_hundred_hostile_uploads(uploads: list[Upload], tmp_path: Path) -> N
                 slowest = max(slowest, (time.monotonic() - start, upload.case))
                 most = max(most, (server.memory(), upload.case))
                 kinds[kind] += 1
-                assert kind == "complete" or reason, upload.case
-                assert kind != "complete" or upload.readable or name == "caption", upload.case
-                assert "Traceback" not in str(reason), upload.case
+                told = bool(reason) and "Traceback" not in str(reason)
+                if not (told or (kind == "complete" and upload.readable)):
+                    wrong.append(f"{upload.case}: {name}: {kind} {reason}")
                 assert server.process.poll() is None, upload.case
         status, path = server.upload(
             "sound.mp4",
@@ -99,6 +100,7 @@ def test_two_hundred_hostile_uploads(uploads: list[Upload], tmp_path: Path) -> N
         assert server.result("predict", event)[0] == "complete"
         after = server.memory()
     logger.info("%s; slowest %s; memory %d, most %s, then %d", kinds, slowest, before, most, after)
+    assert not wrong
     assert slowest[0] < SECONDS, slowest
     assert most[0] < MEMORY, most
     assert after < before + 300 * 2**20

@@ -1,0 +1,325 @@
+"""Export of a model to a folder that runs without flaxnets, Flax and the training code.
+
+The folder holds the model's functions as StableHLO (``jax.export``), lowered for CPUs, CUDA GPUs
+and TPUs and for any batch size and number of steps; its parameters, which the functions take as
+arguments; ``model.json`` with labels and preprocessing; a captioner's vocabulary; the card; and the
+code of ``flaxnets/inference/runtime``, which needs JAX, NumPy, Pillow, safetensors and flatbuffers.
+
+What is fastest on a CPU alone is in the functions beside what is fast elsewhere
+(``jax.lax.platform_dependent``), so that each platform runs its own. Three things differ from the
+functions of a workdir: convolutions by Winograd's algorithm and chunks of a batch, which need to
+know the batch size, are convolutions of XLA and whole batches; an associative scan over time, which
+needs to know the number of steps, is a loop; cuDNN's LSTM is the scan with the same parameters.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from flaxnets.inference.export import to_tensors, write_safetensors
+from flaxnets.inference.functions import LinenCaptioner, LinenClassifier
+from flaxnets.inference.runtime import exported as runtime
+from flaxnets.inference.runtime.models import Captioner, Classifier
+from flaxnets.inference.runtime.preprocessing import StreamPreprocessing
+from flaxnets.models.frozen_encoder import FrozenEncoder
+from flaxnets.training.workdir import write_text_atomically
+from flaxnets.typing import Array, PyTree
+
+_RUN = '''"""Classifies or captions files: python run.py FILE …; prints one JSON line for each."""
+
+import sys
+from pathlib import Path
+
+from runtime.exported import main
+
+sys.exit(main(Path(__file__).parent, sys.argv[1:]))
+'''
+
+_USE = """
+## This folder
+
+`python run.py FILE …` prints one JSON line for each file. In Python, from this folder:
+
+```python
+from runtime.exported import load_exported
+
+model = load_exported(".")
+{use}
+```
+
+It needs `pip install {needs}`, and neither flaxnets nor Flax. The functions (`*.stablehlo`) take
+the arrays of `variables.safetensors` as their first argument, by name; they run on {platforms}.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedFunction:
+    """One function of an export."""
+
+    name: str
+    content: bytes
+    """Serialised ``jax.export.Exported``."""
+
+
+def export_model(
+    model: Classifier | Captioner,
+    described: Mapping[str, Any],
+    folder: str | Path,
+    *,
+    vocabulary: str = "",
+) -> dict[str, int]:
+    """Writes a model as a folder that runs by itself.
+
+    Args:
+      model: of ``flaxnets.load``, of a workdir or a stored folder.
+      described: its ``model.json``.
+      folder: made if it is missing; must be empty.
+      vocabulary: content of a captioner's ``vocabulary.json``.
+
+    Returns:
+      Sizes of the files in bytes, by name; ``runtime`` is the sum of the copied code.
+
+    Raises:
+      ValueError: a folder that is not empty, a model that is an export already, or a part that has
+        no StableHLO on all platforms.
+      ModuleNotFoundError: flatbuffers is missing.
+    """
+    path = Path(folder)
+    check_empty(path)
+    functions: Any = model.functions
+    if not isinstance(functions, LinenClassifier | LinenCaptioner):
+        raise ValueError("model: expected one of a workdir or stored folder, received an export")
+    if isinstance(functions, LinenClassifier):
+        lowered, variables, details = _lower_classifier(model, functions)
+    else:
+        lowered, variables, details = _lower_captioner(model, functions)
+    path.mkdir(parents=True, exist_ok=True)
+    entries = {}
+    for function in lowered:
+        file = path / f"{function.name}.stablehlo"
+        file.write_bytes(function.content)
+        digest = hashlib.sha256(function.content).hexdigest()
+        entries[function.name] = {"file": file.name, "sha256": digest}
+    write_safetensors(path / "variables.safetensors", to_tensors(variables), {"dtype": "float32"})
+    export = {
+        "platforms": list(runtime.PLATFORMS),
+        "jax": jax.__version__,
+        "functions": entries,
+        **details,
+    }
+    text = json.dumps({**described, "export": export}, indent=1, ensure_ascii=False)
+    write_text_atomically(path / "model.json", text + "\n")
+    if vocabulary:
+        write_text_atomically(path / "vocabulary.json", vocabulary)
+    write_text_atomically(path / "README.md", _card(model))
+    write_text_atomically(path / "run.py", _RUN)
+    code = path / "runtime"
+    code.mkdir()
+    for source in sorted(Path(runtime.__file__).parent.glob("*.py")):
+        shutil.copyfile(source, code / source.name)
+    sizes = {file.name: file.stat().st_size for file in sorted(path.iterdir()) if file.is_file()}
+    return sizes | {"runtime": sum(file.stat().st_size for file in code.iterdir())}
+
+
+def check_empty(folder: Path) -> None:
+    """Checks that an export may be written to a folder.
+
+    Raises:
+      ValueError: it is a file, or not empty.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out: expected a folder that is new or empty, received the file {folder}")
+    if folder.is_dir() and any(folder.iterdir()):
+        some = ", ".join(sorted(file.name for file in folder.iterdir())[:3])
+        raise ValueError(f"out: expected a folder that is new or empty, {folder} holds {some}")
+
+
+def _lower_classifier(
+    model: Any, functions: LinenClassifier
+) -> tuple[list[ExportedFunction], Mapping[str, PyTree], dict[str, Any]]:
+    """Returns the functions of a classifier, its variables, and what its runtime must know."""
+    module, variables = portable(functions.module), functions.variables
+    own = LinenClassifier(module, variables, functions.task.loss_kind)
+    image = _image_shape(model.preprocessing)
+    streams: tuple[int, ...] = ()
+    if isinstance(model.preprocessing, StreamPreprocessing):
+        streams = (len(model.preprocessing.streams),)
+
+    def clip(variables: PyTree, frames: Array, lengths: Array) -> Any:
+        return own.classify_clips(variables, frames, lengths)
+
+    def lower_clip(steps: str) -> ExportedFunction:
+        b, t = jax.export.symbolic_shape(f"b,{steps}")
+        shapes = (
+            jax.ShapeDtypeStruct((b, t, *streams, *image), jnp.uint8),
+            jax.ShapeDtypeStruct((b,), jnp.int32),
+        )
+        return lower("clip", clip, variables, *shapes)
+
+    num_steps = None
+    if _needs_fixed_length(module):
+        num_steps = model.preprocessing.num_frames
+    lowered = [lower_clip(str(num_steps or "t"))]
+    details = {"num_steps": num_steps, "obstacle": own.obstacle}
+    if own.causal and not streams:
+        (b,) = jax.export.symbolic_shape("b")
+        frames = jax.ShapeDtypeStruct((b, *image), jnp.uint8)
+        structure = jax.tree.structure(
+            jax.eval_shape(own.start_stream, variables, jnp.zeros((1, *image), jnp.uint8))
+        )
+
+        # Carries pass as lists of arrays: a structure may hold types that only flaxnets knows.
+        def start(variables: PyTree, frames: Array) -> list[Array]:
+            return jax.tree.leaves(own.start_stream(variables, frames))
+
+        def step(variables: PyTree, leaves: list[Array], frames: Array) -> Any:
+            carry = jax.tree.unflatten(structure, leaves)
+            carry, steps, clips = own.step_stream(variables, carry, frames)
+            return jax.tree.leaves(carry), steps, clips
+
+        leaves = jax.eval_shape(start, variables, frames)
+        lowered += [
+            lower("start", start, variables, frames),
+            lower("step", step, variables, leaves, frames),
+        ]
+    return lowered, variables, details
+
+
+def _lower_captioner(
+    model: Any, functions: LinenCaptioner
+) -> tuple[list[ExportedFunction], Mapping[str, PyTree], dict[str, Any]]:
+    """Returns the functions of a captioner, its variables, and what its runtime must know."""
+    module, variables = portable(functions.module), functions.variables
+    own = LinenCaptioner(module, variables, functions.options)
+    if isinstance(module, FrozenEncoder):
+        search_module: nn.Module = module
+
+        def encode(variables: PyTree, images: Array) -> Any:
+            return module.apply(variables, images, method="encode")
+
+    else:
+        # The search reads the features that ``encode`` made, so that attention needs no third pass.
+        search_module = module.clone(encoder=None)
+
+        def encode(variables: PyTree, images: Array) -> Any:
+            return module.apply(variables, images, method=_encode_images)
+
+    own = LinenCaptioner(search_module, variables, functions.options)
+
+    def search(variables: PyTree, features: Array) -> Any:
+        found = own.search(variables, features, beam_size=own.options.beam_size)
+        return found.tokens, found.lengths, found.log_probs
+
+    def attend(variables: PyTree, features: Array, tokens: Array, lengths: Array) -> Any:
+        return own.attend(variables, features, tokens, lengths)
+
+    (b,) = jax.export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((b, *_image_shape(model.preprocessing)), jnp.uint8)
+    features = jax.eval_shape(encode, variables, images)
+    tokens, lengths, _ = jax.eval_shape(search, variables, features)
+    lowered = [
+        lower("encode", encode, variables, images),
+        lower("search", search, variables, features),
+    ]
+    if jax.eval_shape(attend, variables, features, tokens, lengths) is not None:
+        lowered.append(lower("attend", attend, variables, features, tokens, lengths))
+    return lowered, variables, {"num_captions": int(tokens.shape[1])}
+
+
+def _encode_images(captioner: Any, images: Array) -> Array:
+    features: Array = captioner._encode(images, None, None, train=False)[0]
+    return features
+
+
+def lower(
+    name: str, function: Callable[..., Any], variables: Mapping[str, PyTree], *shapes: Any
+) -> ExportedFunction:
+    """Lowers a function of variables and further arguments for all platforms.
+
+    Args:
+      name: of the function.
+      function: called with variables and arrays.
+      variables: Linen's collections; the exported function takes them flat, by name.
+      *shapes: of the further arguments, whose sizes may be symbols.
+
+    Raises:
+      ValueError: an operation that has no StableHLO on one of the platforms.
+      ModuleNotFoundError: flatbuffers is missing.
+    """
+
+    def flat(tensors: Mapping[str, Array], *arguments: Any) -> Any:
+        return function(traverse_util.unflatten_dict(dict(tensors), sep="."), *arguments)
+
+    tensors = {
+        key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for key, leaf in traverse_util.flatten_dict(dict(variables), sep=".").items()
+    }
+    try:
+        exported = jax.export.export(jax.jit(flat), platforms=runtime.PLATFORMS)(tensors, *shapes)
+    except Exception as error:  # JAX raises what the operation at hand raises.
+        raise ValueError(
+            f"{name}: the model cannot be lowered for {', '.join(runtime.PLATFORMS)}: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    try:
+        return ExportedFunction(name, bytes(exported.serialize()))
+    except ImportError:
+        raise ModuleNotFoundError(
+            "launch.export writes functions with flatbuffers, which is not installed: "
+            "pip install flatbuffers"
+        ) from None
+
+
+def portable(module: Any) -> Any:
+    """Returns a module without what an export for any batch size and platform cannot have.
+
+    Loops over chunks of a batch, which change no values, are left out, and cuDNN's LSTM is a scan.
+    """
+    updates: dict[str, Any] = {}
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name, None)
+        if field.name in ("chunk_frames", "chunk_images"):
+            updates[field.name] = 0
+        elif field.name == "backend" and value == "cudnn":
+            updates[field.name] = "scan"
+        elif isinstance(value, nn.Module) and field.name != "parent":
+            updates[field.name] = portable(value)
+    return module.clone(**updates) if updates else module
+
+
+def _needs_fixed_length(module: Any) -> bool:
+    classifier = getattr(module, "classifier", None)
+    if classifier is None and hasattr(module, "network"):
+        return _needs_fixed_length(module.network)
+    return getattr(getattr(classifier, "pool", None), "__name__", "") == "pool_concatenate"
+
+
+def _image_shape(preprocessing: Any) -> tuple[int, int, int]:
+    size = preprocessing.size
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width), 3
+
+
+def _card(model: Classifier | Captioner) -> str:
+    """Returns the model's card with a section on the use of the folder."""
+    card = model.card or f"# {model.name}\n\nA model of the kind {model.kind}.\n"
+    if isinstance(model, Captioner):
+        use = 'model.caption("photo.jpg", num_captions=2, attention=True)'
+    elif model.kind == "video_classification":
+        use = 'model.predict("clip.mp4").top(3)'
+    else:
+        use = 'model.predict("photo.jpg").top(3)'
+    needs = f"'jax=={jax.__version__}' numpy pillow safetensors flatbuffers"
+    if model.kind == "video_classification":
+        needs += " av"
+    platforms = "CPUs, NVIDIA GPUs (`pip install 'jax[cuda13]'`) and TPUs (`'jax[tpu]'`)"
+    return card.rstrip() + "\n" + _USE.format(use=use, needs=needs, platforms=platforms)
