@@ -34,6 +34,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "jupyter_execute"]
 nitpicky = True
+smartquotes = False  # It would join the two hyphens of flags.
 # Other projects' objects: their inventories would have to be fetched from the network.
 nitpick_ignore_regex = [
     (r"py:.*", rf"({name})(\..*)?")
