@@ -13,7 +13,10 @@ and so are methods whose docstring only refers to their interface.
 import importlib
 import inspect
 import json
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -64,7 +67,25 @@ class LaunchProgram(MarkdownDirective):
             for flag in described
         ]
         text = f"{first}\n\n{_literal_tables(rest)}\n\n"
-        return [*self.parse(text), list_table(self, ("flag", "value", "meaning"), rows)]
+        table = [list_table(self, ("flag", "value", "meaning"), rows)] if rows else []
+        return [*self.parse(text), *table]
+
+
+class ProgramHelp(SphinxDirective):
+    """``{program-help} MODULE``: what a program prints with ``--help``."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Returns the text as it is."""
+        command = [sys.executable, "-m", self.arguments[0], "--help"]
+        wide = {**os.environ, "COLUMNS": "96"}
+        text = subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=ROOT, env=wide
+        ).stdout
+        block = nodes.literal_block(text, text)
+        block["language"] = "none"
+        return [block]
 
 
 def _describe(flag: Flag) -> str:
@@ -295,6 +316,7 @@ def setup(app: Any) -> dict[str, bool]:
         if field.name == "variable":
             field.label = "Attributes"  # Sphinx says Variables.
     app.add_directive("launch-program", LaunchProgram)
+    app.add_directive("program-help", ProgramHelp)
     app.add_directive("public-names", PublicNames)
     app.add_directive("parts", Parts)
     app.add_directive("newcomer-times", NewcomerTimes)
