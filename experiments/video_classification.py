@@ -39,7 +39,7 @@ clip for 100 steps, one seed. One clip is 2.4 points, so only large differences 
 | logistic regression on the average of both streams (of differences alone: 85.4 %) | 65.9 % | |
 
 Mirroring changes little (forward: 70.7 %, 0.94): the maximum over space is nearly the same. Where
-the background tells nothing, as there, ``--config.data.streams=difference_whole,`` is worth a try.
+the background tells nothing, as there, ``--config.data.streams=difference_whole`` is worth a try.
 
 ``--config.model.encoder.frozen=False`` fine-tunes the encoder with one LSTM on frames instead, on
 random crops; it wants thousands of videos and a GPU.
