@@ -9,6 +9,7 @@ time. The page says how programs ask the models. The server listens on the loopb
 extra ``serve``. ``docs/serve.md`` describes its limits.
 """
 
+import errno
 import importlib.util
 import os
 import signal
@@ -128,21 +129,22 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
       ValueError: the port is in use, or the host is not this machine's.
     """
+    wrong_host = f"--host: expected an address of this machine, received {host!r}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ValueError(
-            f"--host: expected an address of this machine, received {host!r} ({error.strerror})"
-        ) from None
+        raise ValueError(f"{wrong_host} ({error.strerror})") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(CONNECTIONS)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ValueError(f"{wrong_host} ({error.strerror})") from None
         raise ValueError(
             f"--port: expected a free port of {host}, received {port} ({error.strerror}); choose "
             "another, or 0 for any"
