@@ -18,7 +18,7 @@ from absl import flags
 
 from flaxnets.inference import store
 from flaxnets.inference.trained_model import TrainedModel
-from flaxnets.training.workdir import Workdir
+from flaxnets.training.workdir import Workdir, describe_model
 from launch import program
 
 WORKDIR = program.define_run()
@@ -35,16 +35,25 @@ def main(argv: Sequence[str]) -> None:
     """Writes the folder, prints its size and the metrics."""
     program.refuse_arguments(argv)
     workdir, out = Workdir(WORKDIR.value), Path(OUT.value)
+    config = program.recorded_config(workdir)
+    config.load_assets(workdir.path)
+    inference = config.describe_inference()
+    if inference is None:
+        raise ValueError(
+            f"--workdir={workdir.path}: expected a classifier of files or a captioner of images, "
+            f"received {config.name!r}, which describes no inference"
+        )
     size = store.save_run(
         workdir,
         out,
+        described=describe_model(inference),
         step=STEP.value,
         dtype=DTYPE.value,
         card=Path(CARD.value).read_text(encoding="utf-8") if CARD.value else "",
     )
     print(f"{size / 1e6:.2f} MB in {out}")
     if SPLIT.value:
-        model = TrainedModel(program.recorded_config(workdir), workdir, STEP.value)
+        model = TrainedModel(config, workdir, STEP.value)
         # The trained one last: its predictions stay in the workdir.
         trained, stored = model.variables, store.read_variables(out / store.VARIABLES)
         if set(stored["params"]) == {"encoder", "network"} != set(trained["params"]):

@@ -275,7 +275,7 @@ def lower(
     except ImportError:
         raise ModuleNotFoundError(
             "launch.export writes functions with flatbuffers, which is not installed: "
-            "pip install flatbuffers"
+            "pip install -e '.[export]'"
         ) from None
 
 

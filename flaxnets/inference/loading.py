@@ -1,5 +1,6 @@
 """Loading of trained models: from a workdir, a folder, or by the name of a shipped one."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -76,10 +77,15 @@ def load(
         return load_exported(folder, limits=limits)
     words = Words.load(folder / VOCABULARY) if described["kind"] == CAPTIONING else None
     if is_run:
+        logger = logging.getLogger("absl")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # Orbax warns that it opens a checkpoint to read it.
         try:
             _, variables = restore_variables(Workdir(folder), step)
         except FileNotFoundError as error:
-            raise ModelError(f"{folder}: holds no checkpoint yet ({error})") from error
+            raise ModelError(f"{folder}: holds no such checkpoint yet ({error})") from error
+        finally:
+            logger.setLevel(level)
     else:
         variables = read_variables(folder / VARIABLES)
     card = folder / CARD

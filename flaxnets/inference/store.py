@@ -280,6 +280,7 @@ def save_run(
     workdir: Workdir,
     folder: str | Path,
     *,
+    described: Mapping[str, Any] | None = None,
     step: int | None = None,
     dtype: str = "float32",
     card: str = "",
@@ -292,6 +293,7 @@ def save_run(
     Args:
       workdir: of the run.
       folder: as for ``save_model``.
+      described: content of its ``model.json``; None: that of the workdir.
       step: of the checkpoint; None: the best one, or the newest.
       dtype: as for ``save_model``.
       card: content of ``README.md``.
@@ -302,7 +304,7 @@ def save_run(
       FileNotFoundError: no checkpoint.
       ValueError: as ``save_model``.
     """
-    described = read_description(workdir.path)
+    described = described or read_description(workdir.path)
     chosen, variables = restore_variables(workdir, step)
     encoder = described.get("encoder")
     if encoder and encoder["config"]["weights"] not in ("", IMAGENET):

@@ -265,12 +265,9 @@ class Workdir:
         """
         if inference is not None:
             try:
-                network = describe_part(inference["network"])
+                _write_json(self.path / "model.json", describe_model(inference))
             except ValueError as error:  # A part of one's own may be a local function.
                 logger.warning("no model.json, so flaxnets.load cannot use the run: %s", error)
-            else:
-                model = {"format": MODEL_FORMAT, **inference, "network": network}
-                _write_json(self.path / "model.json", plain(model))
         # Without a check it may be left from a call that failed before its first checkpoint.
         known = self.read_data()["evaluated"] if self._data_checked else {}
         _write_json(self.path / "data.json", {**plain(described), "evaluated": known})
@@ -332,6 +329,16 @@ class Workdir:
         recorded = self.read_data()
         evaluated = {**recorded["evaluated"], split: plain(described)}
         _write_json(self.path / "data.json", {**recorded, "evaluated": evaluated})
+
+
+def describe_model(inference: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of ``model.json`` of what ``Config.describe_inference`` returned.
+
+    Raises:
+      ValueError: a part of the network that JSON cannot describe.
+    """
+    network = describe_part(inference["network"])
+    return plain({"format": MODEL_FORMAT, **inference, "network": network})
 
 
 def read_holder(path: Path, now: float | None = None) -> tuple[str, float | None]:

@@ -36,14 +36,17 @@ READ = re.compile(
     rf"|{PREFIX}/heartbeat/[\w-]+|{PREFIX}/call/(v2/)?\w+/[\w-]+"
 )
 """Paths of GET and HEAD requests, beside those of uploaded files."""
-CALL = re.compile(rf"{PREFIX}/(call/(v2/)?\w+|queue/join|cancel|reset)/?")
-"""Paths of POST requests with JSON."""
+CALL = re.compile(rf"{PREFIX}/(call/(v2/)?\w+|run/predict|queue/join|cancel|reset)/?")
+"""Paths of POST requests with JSON. Gradio refuses ``run``, which the examples use, to functions
+that have a queue."""
 UPLOAD = f"{PREFIX}/upload"
 FILE = f"{PREFIX}/file="
 MOST_JSON = 64 * 2**10
 """Largest body of a call, bytes."""
 MOST_QUERY = 4096
 """Longest query of an address, bytes."""
+MOST_DISCARDED, DISCARDING = 64 * 2**20, 5.0
+"""Bytes and seconds of a refused body that are received and dropped."""
 FORM_BYTES = 16 * 2**10
 """Bytes of a multipart form around its file."""
 HEADERS = (
@@ -92,8 +95,14 @@ class Gate:
         if scope["type"] != "http":  # A WebSocket; Gradio has none.
             await send({"type": "websocket.close", "code": 1008})
             return
-        started = False
+        started, over = False, scope["method"] in ("GET", "HEAD")
         refusals: list[_Refusal] = []
+
+        async def followed_receive() -> Message:
+            nonlocal over
+            message = await receive()
+            over = not message.get("more_body", False)
+            return message
 
         async def guarded_receive() -> Message:
             try:
@@ -113,13 +122,19 @@ class Gate:
             await send(message)
 
         try:
-            source = await self._admit(scope, receive)
+            source = await self._admit(scope, followed_receive)
             await self._app(scope, guarded_receive, guarded_send)
         except _Refusal as refusal:
             refusals.append(refusal)
         if refusals and not started:
             reason = refusals[0]
             refusals.clear()
+            # A client that is still sending would see a broken connection, not the reason.
+            left = MOST_DISCARDED
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.0 if reason.status == 408 else DISCARDING):
+                    while not over and left > 0:
+                        left -= len((await followed_receive()).get("body", b""))
             await _respond(guarded_send, reason.status, str(reason))
 
     async def _admit(self, scope: MutableMapping[str, Any], receive: Receive) -> Receive:

@@ -30,6 +30,9 @@ class Prediction:
     step_probabilities: np.ndarray | None = dataclasses.field(default=None, repr=False)
     """(T,K) float32, the probabilities at each step alone; None where ``times`` is."""
 
+    def __repr__(self) -> str:
+        return f"Prediction(label={self.label!r}, probability={self.probability:.4f})"
+
     @property
     def label(self) -> str:
         """Name of the most probable class."""

@@ -153,8 +153,8 @@ def test_an_exported_classifier_equals_its_model(name: str, tmp_path: Path) -> N
     frames, carry = clips(2), exported.functions.start(2)
     for t in range(FRAMES):
         carry, _, so_far = exported.functions.step(carry, frames[:, t])
-        lengths = np.full(2, t + 1, np.int32)
-        whole = exported.functions.classify(frames, lengths).probabilities
+        so_long = np.full(2, t + 1, np.int32)
+        whole = exported.functions.classify(frames, so_long).probabilities
         np.testing.assert_allclose(so_far, whole, atol=1e-5)
 
 

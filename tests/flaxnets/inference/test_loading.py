@@ -15,9 +15,11 @@ import flaxnets
 from flaxnets.configuration import describe_part
 from flaxnets.inference import MediaError, ModelError, TrainedCaptioner, TrainedModel, save_model
 from flaxnets.inference.store import read_variables, save_run
+from flaxnets.training.loop import train
 from flaxnets.training.workdir import Workdir
 from launch.program import config_of, load_experiment
 from tests.data.video_files import write_video
+from tests.experiments import grid
 from tests.launch import captioners
 from tests.launch.test_moved_data import EXPERIMENT, configure, run, write_data
 
@@ -242,3 +244,66 @@ def test_a_run_that_resumes_keeps_its_description(trained: Path) -> None:
 
 def test_the_example_of_the_docstring_runs() -> None:
     assert doctest.testmod(flaxnets).failed == 0
+
+
+TINY = (
+    "--config.num_steps=1",
+    "--config.eval_every=1",
+    "--config.optimizer.warmup_steps=0",
+    "--config.log_every=1",
+    "--config.batch_size=8",
+    "--config.data.size=32",
+    "--config.model.encoder.name=small_cnn",
+    "--config.model.encoder.weights=",
+    "--config.model.encoder.features=(4,8)",
+    "--config.model.encoder.strides=(4,2)",
+)
+VIDEOS = (
+    *TINY,
+    "--config.data.stored_steps=4",
+    "--config.data.num_steps=2",
+    "--config.model.recurrent.features=4",
+    "--config.model.recurrent.input_features=4",
+    "--config.model.projection_features=4",
+)
+
+
+def write_files(root: Path, suffix: str) -> list[str]:
+    """Writes two class folders of six different videos or images each; returns their paths."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(12):
+        path = root / ("wave", "walk")[number % 2] / f"{number}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == "png":
+            pixels = rng.integers(0, 256, (9, 12, 3), np.uint8)
+            Image.fromarray(pixels).resize((50 + number, 40)).save(path)
+        else:
+            write_video(path, 6 + number, size=(40, 48 + 2 * number))
+        paths.append(str(path))
+    return paths
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_a_run_on_own_files_predicts_as_its_experiment_does(
+    kind: str, frozen: bool, tmp_path: Path
+) -> None:
+    paths = write_files(tmp_path / "files", {"video": "avi", "image": "png"}[kind])
+    experiment = f"{kind}_classification.py"
+    config = grid.parse(
+        experiment,
+        *(VIDEOS if kind == "video" else TINY),
+        f"--config.model.encoder.frozen={frozen}",
+        f"--config.data.root={tmp_path / 'files'}",
+        f"--config.data.cache={tmp_path / 'cache'}",
+    )
+    with Workdir(tmp_path / "run") as workdir:
+        workdir.claim(f"experiments/{experiment}", config)
+        train(config, workdir, show_progress=False)
+    model: Any = flaxnets.load(tmp_path / "run")
+    assert (model.kind, model.labels) == (f"{kind}_classification", ("walk", "wave"))
+    found = model.predict(paths[:3])
+    expected = own_predictions(tmp_path / "run", paths[:3])
+    np.testing.assert_allclose([p.probabilities for p in found], expected, atol=1e-5)
+    assert (found[0].times is None) == (kind == "image")

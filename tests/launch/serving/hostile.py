@@ -99,7 +99,7 @@ def _images() -> Iterator[Upload]:
             for position in rng.integers(4, min(200, len(whole)), 12):
                 damaged[position] = int(rng.integers(256))
             yield Upload(f"{kind} damaged {number}", name, bytes(damaged), readable=True)
-        yield Upload(f"{kind} as a clip", "clip.mp4", whole, readable=kind == "GIF")
+        yield Upload(f"{kind} as a clip", "clip.mp4", whole, readable=True)
     yield Upload("one pixel", "dot.png", _png(1, 1), readable=True)
     yield Upload("a row", "row.png", _png(60_000, 1), readable=True)
     yield Upload("a column", "column.png", _png(1, 60_000), readable=True)
@@ -152,7 +152,8 @@ def _videos(folder: Path) -> Iterator[Upload]:
     sizes = mp4.index(b"stsz") + 8
     many = mp4[: sizes + 4] + struct.pack(">I", 2**31) + mp4[sizes + 8 :]
     yield Upload("mp4 of 2^31 samples", "samples.mp4", many)
-    yield Upload("mp4 without its index", "moov.mp4", mp4.replace(b"moov", b"free"))
+    lost = mp4.replace(b"moov", b"free")
+    yield Upload("mp4 without its index", "moov.mp4", lost, readable=True)
     yield Upload("matroska of 2^56 bytes", "size.mkv", b"\x1a\x45\xdf\xa3\x01" + b"\xff" * 40)
     y4m = b"YUV4MPEG2 W60000 H60000 F30:1 Ip A1:1 C420\nFRAME\n" + bytes(1000)
     yield Upload("y4m of 60,000 pixels a side", "sides.y4m", y4m)

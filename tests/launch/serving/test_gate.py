@@ -98,7 +98,7 @@ def test_what_the_page_does_not_read_is_refused(path: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "path",
-    ["/gradio_api/process_recording", "/gradio_api/vibe-edit", "/gradio_api/run/predict", "/login",
+    ["/gradio_api/process_recording", "/gradio_api/vibe-edit", "/gradio_api/run/caption", "/login",
      "/gradio_api/api/predict", "/gradio_api/component_server", "/gradio_api/stream/abc", "/"],
 )  # fmt: skip
 def test_what_the_page_does_not_call_is_refused(path: str, tmp_path: Path) -> None:
@@ -228,3 +228,20 @@ def test_old_uploads_are_deleted_and_examples_kept(tmp_path: Path) -> None:
             os.utime(tmp_path / name, (time.time() - 100,) * 2)
     delete_old(tmp_path, 60, {tmp_path / "kept/c"})
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["c", "d", "kept", "new"]
+
+
+def test_a_refused_body_is_received_so_that_the_reason_arrives(tmp_path: Path) -> None:
+    rest = [b"x" * 1000] * 40
+    told = {"content-length": "40000"}
+    assert ask(tmp_path, "POST", "/gradio_api/upload", rest, headers=told)[0] == 413
+    left = list(rest)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": left.pop(), "more_body": bool(left)}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        assert not left  # Only then.
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", b"40000")]
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": headers}
+    asyncio.run(Gate(Inner(), tmp_path, LIMITS, "127.0.0.1")(scope, receive, send))

@@ -149,6 +149,20 @@ def test_files_from_elsewhere_are_refused(server: Server, tmp_path: Path) -> Non
 
 @needs_gradio
 @pytest.mark.subprocess
+def test_no_call_goes_round_the_queue(server: Server, photo: Path) -> None:
+    _, path = server.upload("photo.jpg", photo.read_bytes())
+    with urllib.request.urlopen(f"{server.url}/config") as response:
+        functions = json.loads(response.read())["dependencies"]
+    queued = [function["id"] for function in functions if function["queue"] is not False]
+    assert len(queued) >= 6
+    for number in queued:
+        body = json.dumps({"data": [file(path)], "fn_index": number, "session_hash": "a"})
+        status, answer = server.post("run/predict", body.encode(), "application/json")
+        assert status == 404, (number, answer)
+
+
+@needs_gradio
+@pytest.mark.subprocess
 def test_large_uploads_and_names_with_paths(server: Server) -> None:
     status, answer = server.upload("large.jpg", b"x" * (2**20 + 2**16))
     assert status == 413
