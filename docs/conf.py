@@ -77,6 +77,7 @@ autodoc_class_signature = "mixed"
 python_maximum_signature_line_length = 72
 python_use_unqualified_type_names = True
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

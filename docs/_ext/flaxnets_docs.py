@@ -271,9 +271,8 @@ COLON = "\ue000"
 def hide_colons(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Keeps napoleon from taking the words before a colon for the type of an attribute."""
     if what in ("attribute", "data", "property"):
-        lines[:] = [
-            re.sub(r"(?<![:\w`]):(?![:\w])|(?<=\w):(?=\s|$)", COLON, line) for line in lines
-        ]
+        colon = r"(?<![:\w`]):(?![:\w])|(?<=\w):(?=\s|$)|(?<=``):(?=\s|$)"
+        lines[:] = [re.sub(colon, COLON, line) for line in lines]
 
 
 def show_colons(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
