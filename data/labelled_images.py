@@ -1,6 +1,6 @@
 """Labelled image files as examples, and as clips of one frame for a model of clips."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +96,7 @@ class ImageFeatures:
         labels: class indices, in the same order; None: those of ``features``.
     """
 
-    features: Source = field(repr=False)
+    features: Source | Sequence[Mapping[str, np.ndarray]] = field(repr=False)
     images: WholeImages
     labels: tuple[int, ...] | None = None
 

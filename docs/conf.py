@@ -34,6 +34,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "jupyter_execute"]
 nitpicky = True
+smartquotes = False  # It would join the two hyphens of flags.
 # Other projects' objects: their inventories would have to be fetched from the network.
 nitpick_ignore_regex = [
     (r"py:.*", rf"({name})(\..*)?")
@@ -41,13 +42,14 @@ nitpick_ignore_regex = [
         *("jax", "jaxlib", "numpy", "np", "flax", "nn", "optax", "orbax", "grain", "absl", "av"),
         *("PIL", "collections", "abc", "pathlib", "typing", "types", "dataclasses", "enum", "io"),
         *("os", "safetensors", "functools", "ml_collections", "concurrent", "contextlib"),
-        *("Dtype", "optional"),
+        *("Dtype", "optional", r"flaxnets\.inference\.runtime\.(functions|preprocessing|words)"),
     )
 ]
 # Interfaces between the modules of one package, which no reader of the reference calls.
 nitpick_ignore = [
     ("py:class", "flaxnets.decoders.cells.InnerCell"),
     ("py:class", "flaxnets.decoders.decoder.DecoderWeights"),
+    ("py:class", "flaxnets.heads.classifier.StreamLogits"),
     ("py:class", "flaxnets.inference.export.HasTorchNames"),
     ("py:class", "flaxnets.recurrent.matmul.ScanWeights"),
     ("py:class", "data.captions.scores.Key"),
@@ -75,6 +77,7 @@ autodoc_class_signature = "mixed"
 python_maximum_signature_line_length = 72
 python_use_unqualified_type_names = True
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

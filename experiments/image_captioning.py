@@ -31,7 +31,17 @@ Fine-tuning starts from the parameters of a trained captioner and adds the words
 Variants: ``finetune``; ``smoke``, a small network on the embedded videos for a few seconds. Other
 decoders: ``--config.model.decoder.name=up_down``.
 
-RESULTS
+Results on 80 photographs of COCO with 400 captions: 48 train, 16 validate, 16 test; one split and
+seed, so that differences of some points say little. Scores in %, test split, beams of 5:
+
+| | BLEU-4 | METEOR | ROUGE-L | CIDEr | steps, best of | CPU time |
+| --- | --- | --- | --- | --- | --- | --- |
+| from scratch | 11.5 | 14.6 | 40.9 | 23.8 | 300 of 700 | 2.3 minutes |
+| ``finetune`` | 15.7 | 17.9 | 43.7 | 44.9 | 100 of 100 | 1.2 minutes |
+
+The second starts from a captioner after 938 steps on Flickr8k (validation CIDEr 45.5 there); its
+validation CIDEr was still rising. From scratch, the loss on validation images is lowest after 200
+steps.
 """
 
 import dataclasses

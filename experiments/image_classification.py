@@ -31,7 +31,7 @@ from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from data.sources import SelectedExamples
 from data.video.transforms import SpatialTransform
-from experiments.classification.config import FileClassification, FilesConfig
+from experiments.classification.config import FileClassification, FilesConfig, in_memory
 from experiments.features.frozen_features import (
     cache_features,
     describe_frozen_encoder,
@@ -210,7 +210,7 @@ class ImageClassificationConfig(FileClassification):
             # No paths: moved images are the same, and the labels are those of the list.
             source=[digest_file(path) for path in files.paths],
         )
-        return SelectedExamples(ImageFeatures(cached, whole, files.labels), positions)
+        return SelectedExamples(ImageFeatures(in_memory(cached), whole, files.labels), positions)
 
 
 def get_config(variant: str | None = None) -> Config:

@@ -21,8 +21,25 @@ workdir keeps the split in ``split.csv``.
 
 The method is LRCN's (arXiv:1411.4389), for few videos and a CPU: a frozen encoder sees two streams,
 frames and differences of frames (LRCN: optical flow), whose features are computed once and cached;
-an LSTM reads each stream, and the predictions of both are averaged. The LSTM is causal and gives
-logits at each step.
+an LSTM reads each stream in both directions, its logits are averaged over the steps, and the
+predictions of both streams are averaged. A stream of video is classified in windows
+(``launch.predict --stream --window``), since an LSTM of both directions needs the whole clip.
+
+How the settings were chosen: on sequences 1 to 7 of UT-Interaction set 1 (41 clips, 6 classes), by
+3-fold cross-validation with whole sequences left out, networks of this file trained on 8 steps a
+clip for 100 steps, one seed. One clip is 2.4 points, so only large differences count.
+
+| classifier of both streams | accuracy | negative log-likelihood, nats |
+|---|---|---|
+| LSTM of both directions | 80.5 % | 0.67 |
+| the same, 3 networks a stream | 80.5 % | 0.69 |
+| LSTM forward in time | 68.3 % | 0.95 |
+| the same, on differences alone, mirrored too | 73.2 % | 0.90 |
+| average over time instead of the LSTM, mirrored too | 75.6 % | 1.10 |
+| logistic regression on the average of both streams (of differences alone: 85.4 %) | 65.9 % | |
+
+Mirroring changes little (forward: 70.7 %, 0.94): the maximum over space is nearly the same. Where
+the background tells nothing, as there, ``--config.data.streams=difference_whole`` is worth a try.
 
 ``--config.model.encoder.frozen=False`` fine-tunes the encoder with one LSTM on frames instead, on
 random crops; it wants thousands of videos and a GPU.
@@ -32,8 +49,8 @@ those at floor((k + 1/2) · n / 32), k = 0…31, are resized to 224² as a whole
 ratio (bilinear, antialiased); stream ``rgb_whole`` is the frame, stream ``difference_whole`` the
 differences of the frames 12 and 4 before and 4 and 12 behind it. Features are the maximum over
 space of the encoder's last feature maps. View v of 2 takes every second of the 32 steps, from v on;
-the probabilities are averaged over the steps, streams and views. When fine-tuning, clips are those
-of ``UniformClip(16).views(…, 2)``, resized in the same way.
+the logits are averaged over the steps, the probabilities over the streams and views. Fine-tuned
+models see clips of ``UniformClip(16).views(…, 2)``, resized in the same way.
 
 Variants:
   - ``smoke``: a small encoder on the embedded data, a few seconds.
@@ -55,7 +72,7 @@ from data.video.decoding import decode, probe
 from data.video.feature_clips import VideoFeatures
 from data.video.streams import CutFeatures, StreamSource, segment_centres
 from data.video.transforms import SpatialTransform
-from experiments.classification.config import FileClassification, FilesConfig
+from experiments.classification.config import FileClassification, FilesConfig, in_memory
 from experiments.features.frozen_features import (
     cache_features,
     describe_frozen_encoder,
@@ -65,7 +82,7 @@ from experiments.features.frozen_features import (
 )
 from flaxnets.configuration import check_at_least, nearest, runtime
 from flaxnets.encoders.config import EncoderConfig
-from flaxnets.heads.config import PER_STEP, HeadConfig
+from flaxnets.heads.config import HeadConfig
 from flaxnets.models.config import CRNNConfig, make_crnn
 from flaxnets.models.late_fusion import LateFusion
 from flaxnets.recurrent.config import RecurrentConfig, reads_maps
@@ -112,7 +129,9 @@ class ModelConfig(CRNNConfig):
 def _make_model_config() -> ModelConfig:
     return ModelConfig(
         EncoderConfig("efficientnet_lite0", weights="imagenet", frozen=True),
-        RecurrentConfig("lstm", features=64, input_features=64, dropout_rate=0.5),
+        RecurrentConfig(
+            "lstm", features=64, bidirectional=True, input_features=64, dropout_rate=0.5
+        ),
         HeadConfig(dropout_rate=0.5),
         dropout_rate=0.5,
         chunk_frames=32,
@@ -127,9 +146,9 @@ class VideoClassificationConfig(FileClassification):
 
     name: str = "CRNN"
     batch_size: int = 32
-    num_steps: int = 400
-    eval_every: int = 25
-    patience: int = 6
+    num_steps: int = 200
+    eval_every: int = 20
+    patience: int = 5
     checkpoint_every: int = runtime(100)
     label_smoothing: float = 0.1
     """Share of the target probability, in [0,1), that is spread over all classes."""
@@ -140,7 +159,7 @@ class VideoClassificationConfig(FileClassification):
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adamw",
-            learning_rate=2e-3,
+            learning_rate=3e-3,
             schedule="cosine",
             warmup_steps=20,
             weight_decay=1e-2,
@@ -207,7 +226,7 @@ class VideoClassificationConfig(FileClassification):
             "encoder": describe_frozen_encoder(self.model.encoder, data.pool)
             if self.caches_features
             else None,
-            "averaging": "per_step" if self.model.head.pool == PER_STEP else "clip",
+            "averaging": "clip",
             "preprocessing": clips,
         }
 
@@ -255,9 +274,9 @@ class VideoClassificationConfig(FileClassification):
         return ("projection",) if self.caches_features else super().frozen_parts()
 
     def make_task(self) -> Task:
-        """Returns classification at each step, or of the clip where the head pools over time."""
+        """Returns classification of clips by their logits averaged over the steps."""
         return VideoClassification(
-            loss_kind="per_step" if self.model.head.pool == PER_STEP else "clip",
+            loss_kind="clip",
             label_smoothing=self.label_smoothing,
             mixup=self.mixup if self.caches_features else 0.0,
         )
@@ -332,7 +351,7 @@ class VideoClassificationConfig(FileClassification):
             # No paths: moved videos are the same, and the labels are those of the list.
             source=[digest_file(path) for path in files.paths],
         )
-        features = VideoFeatures(cached, source, files.labels)
+        features = VideoFeatures(in_memory(cached), source, files.labels)
         return SelectedExamples(features, positions)
 
     def _cut(self, split: str) -> CutFeatures:

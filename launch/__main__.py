@@ -10,11 +10,12 @@ from pathlib import Path
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Start": ("demo", "doctor", "train", "plan"),
-    "Use a trained model": ("predict", "caption", "serve", "export"),
+    "Use a trained model": ("predict", "caption", "serve", "export", "store"),
     "Measure and compare": ("evaluate", "report", "runs", "track", "crossvalidate", "sweep"),
     "Several processes and clusters": ("local", "slurm", "kubernetes", "tpu"),
 }
 """Groups, and the programs in the order in which they are listed."""
+MAIN = '\nif __name__ == "__main__":\n'
 OTHERS = "Others"
 """Group of the programs that no other one names."""
 
@@ -22,12 +23,12 @@ OTHERS = "Others"
 def find_programs(folder: Path) -> dict[str, str]:
     """Returns the first sentence of each program in a folder, by name; runs none of them.
 
-    A program is a file that ends in a call of ``program.run``.
+    A program is a file that runs as ``__main__``.
     """
     found = {}
     for file in sorted(folder.glob("*.py")):
         text = file.read_text(encoding="utf-8")
-        if not file.stem.startswith("_") and "\n    program.run(" in text:
+        if not file.stem.startswith("_") and MAIN in text:
             doc = ast.get_docstring(ast.parse(text)) or ""
             found[file.stem] = " ".join(doc.partition("\n\n")[0].split())
     return found
@@ -43,6 +44,7 @@ def describe(programs: Mapping[str, str]) -> Iterator[str]:
         if here := [name for name in names if name in programs]:
             yield f"\n{group}"
             yield from (f"  {name:{width}}  {programs[name]}" for name in here)
+    yield "\npython -m data.check ROOT reads a data set, and says what a training would trip over."
     yield "\npython -m launch.train --config=FILE --help lists the fields of an experiment:"
     experiments = Path(__file__).parents[1] / "experiments"
     for file in sorted(experiments.glob("*.py")):

@@ -47,6 +47,7 @@ _ENABLES = {
     "captions": "the metrics of captions: BLEU, ROUGE-L, CIDEr; with Java also METEOR and SPICE",
     "sweep": "launch.sweep, the search for hyper-parameters",
     "sweep-postgresql": "sweeps whose workers share a PostgreSQL server",
+    "export": "launch.export, folders that run without flaxnets",
     "serve": "launch.serve, a page to try a model on",
     "docs": "make docs, the documentation",
     "onnx": "launch.export to ONNX",

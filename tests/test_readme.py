@@ -18,7 +18,10 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = [
     shlex.split(line, comments=True)
     for document in ("README.md", "CONTRIBUTING.md")
-    for block in re.findall(r"^```\n(.*?)^```", (ROOT / document).read_text(), re.M | re.S)
+    for language, block in re.findall(
+        r"^```(\w*)\n(.*?)^```", (ROOT / document).read_text(), re.M | re.S
+    )
+    if not language
     for line in block.replace("\\\n", " ").splitlines()
     if "python -m launch." in line
 ]

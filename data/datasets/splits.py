@@ -68,10 +68,10 @@ def make_split(
             "validation_share, test_share: expected shares above 0 whose sum is below 1, received "
             f"{validation_share} and {test_share}"
         )
-    if fold and not (num_folds >= 3 and 1 <= fold <= num_folds):
-        raise ValueError(
-            f"fold: expected 1 to num_folds = {num_folds}, which is at least 3, received {fold}"
-        )
+    if num_folds < 3:
+        raise ValueError(f"num_folds: expected at least 3, received {num_folds}")
+    if not 0 <= fold <= num_folds:
+        raise ValueError(f"fold: expected 1 to num_folds = {num_folds}, or 0, received {fold}")
     given = {split for split in files.splits if split}
     if given and "train" not in given:
         raise ValueError(

@@ -13,7 +13,10 @@ and so are methods whose docstring only refers to their interface.
 import importlib
 import inspect
 import json
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -64,7 +67,25 @@ class LaunchProgram(MarkdownDirective):
             for flag in described
         ]
         text = f"{first}\n\n{_literal_tables(rest)}\n\n"
-        return [*self.parse(text), list_table(self, ("flag", "value", "meaning"), rows)]
+        table = [list_table(self, ("flag", "value", "meaning"), rows)] if rows else []
+        return [*self.parse(text), *table]
+
+
+class ProgramHelp(SphinxDirective):
+    """``{program-help} MODULE``: what a program prints with ``--help``."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Returns the text as it is."""
+        command = [sys.executable, "-m", self.arguments[0], "--help"]
+        wide = {**os.environ, "COLUMNS": "96"}
+        text = subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=ROOT, env=wide
+        ).stdout
+        block = nodes.literal_block(text, text)
+        block["language"] = "none"
+        return [block]
 
 
 def _describe(flag: Flag) -> str:
@@ -250,9 +271,8 @@ COLON = "\ue000"
 def hide_colons(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Keeps napoleon from taking the words before a colon for the type of an attribute."""
     if what in ("attribute", "data", "property"):
-        lines[:] = [
-            re.sub(r"(?<![:\w`]):(?![:\w])|(?<=\w):(?=\s|$)", COLON, line) for line in lines
-        ]
+        colon = r"(?<![:\w`]):(?![:\w])|(?<=\w):(?=\s|$)|(?<=``):(?=\s|$)"
+        lines[:] = [re.sub(colon, COLON, line) for line in lines]
 
 
 def show_colons(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -295,6 +315,7 @@ def setup(app: Any) -> dict[str, bool]:
         if field.name == "variable":
             field.label = "Attributes"  # Sphinx says Variables.
     app.add_directive("launch-program", LaunchProgram)
+    app.add_directive("program-help", ProgramHelp)
     app.add_directive("public-names", PublicNames)
     app.add_directive("parts", Parts)
     app.add_directive("newcomer-times", NewcomerTimes)

@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,12 @@ def _describe_flag(flag: Any) -> Flag:
     kind = flag.flag_type() if hasattr(flag, "flag_type") else "string"
     if getattr(flag.parser, "enum_values", None):
         kind = " | ".join(flag.parser.enum_values)
-    return Flag(flag.name, kind, default, " ".join((flag.help or "").split()))
+    if isinstance(flag, flags.MultiFlag):
+        kind, default = "text, may be repeated", "" if default == "[]" else default
+    text = " ".join((flag.help or "").split())
+    text = text.removesuffix("; repeat this option to specify a list of values")
+    text = re.sub(r"^<[\w|]+>: ", "", text)  # absl's list of the values, which are the type.
+    return Flag(flag.name, kind, default, text)
 
 
 def program_names() -> list[str]:

@@ -4,12 +4,14 @@ import dataclasses
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
+from data.batches import Source
 from data.datasets.labelled_files import LabelledFiles, read_labelled_files
 from data.datasets.splits import make_split, read_split_file, write_split
 from data.loader import Loader
@@ -18,6 +20,7 @@ from experiments.features.frozen_features import describe_encoder
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime
 from flaxnets.encoders.config import with_encoder_weights
 from flaxnets.models.config import CRNNConfig, pool_of
+from flaxnets.recurrent.config import NONE
 from flaxnets.training.config import Config
 from flaxnets.training.workdir import Workdir
 
@@ -25,7 +28,18 @@ SPLIT_FILE = "split.csv"
 """File of the workdir that keeps the split of the run: path, label, group, split."""
 DATASETS = ("files", "moving_shapes")
 
+_MEMORY_BYTES = 2**30
+"""Most bytes of cached features that are held in memory; more are read from the cache."""
+
 logger = logging.getLogger(__name__)
+
+
+def in_memory(features: Source) -> Source | Sequence[Mapping[str, np.ndarray]]:
+    """Returns cached features as a list where they are small, and else as they are."""
+    first = features[0]["features"]
+    if first.nbytes * len(features) > _MEMORY_BYTES:
+        return features
+    return [features[index] for index in range(len(features))]
 
 
 @dataclasses.dataclass
@@ -300,7 +314,10 @@ class FileClassification(Config):
         weights = f"weights {encoder.weights}" if encoder.weights else "random weights"
         state = f"frozen, features cached in {data.cache}" if encoder.frozen else "fine-tuned"
         network = model.recurrent
-        layer = f"{network.cell} of {network.features} units" if network.cell != "none" else "none"
+        layer = "none"
+        if network.cell != NONE:
+            both = " in both directions" if network.bidirectional else ""
+            layer = f"{network.cell} of {network.features} units{both}"
         stops = (
             f", stops after {self.patience} without a better {self.best_metric}"
             if self.patience
@@ -311,7 +328,7 @@ class FileClassification(Config):
             f"in {self._root}",
             f"classes: {shown}",
             f"split: {by_split}{f'; {groups} groups' if groups else ''}; kept in {place}",
-            *(f"note: {note}" for note in files.notes[:5]),
+            *(f"note: {note}" for note in files.notes),
             f"encoder: {encoder.name}, {weights}, {state}",
             f"recurrent layer: {layer}; {self.describe_inputs()}",
             f"training: at most {self.num_steps} steps of {self.batch_size} {self.kind}s, "

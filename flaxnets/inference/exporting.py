@@ -170,6 +170,23 @@ def _lower_classifier(
         num_steps = model.preprocessing.num_frames
     lowered = [lower_clip(str(num_steps or "t"))]
     details = {"num_steps": num_steps, "obstacle": own.obstacle}
+    if isinstance(module, FrozenEncoder):
+        # In two parts, so that equal frames of overlapping clips are encoded once.
+        def encode(variables: PyTree, images: Array) -> Any:
+            return module.apply(variables, images, method="encode")
+
+        def network(variables: PyTree, features: Array, lengths: Array) -> Any:
+            return own.classify_clips(variables, features, lengths, method="apply_network")
+
+        n, b, t = jax.export.symbolic_shape(f"n,b,{num_steps or 't'}")
+        images = jax.ShapeDtypeStruct((n, *image), jnp.uint8)
+        of_one = jax.eval_shape(encode, variables, images)
+        features = jax.ShapeDtypeStruct((b, t, *streams, *of_one.shape[1:]), of_one.dtype)
+        lengths = jax.ShapeDtypeStruct((b,), jnp.int32)
+        lowered += [
+            lower("encode", encode, variables, images),
+            lower("network", network, variables, features, lengths),
+        ]
     if own.causal and not streams:
         (b,) = jax.export.symbolic_shape("b")
         frames = jax.ShapeDtypeStruct((b, *image), jnp.uint8)
@@ -275,7 +292,7 @@ def lower(
     except ImportError:
         raise ModuleNotFoundError(
             "launch.export writes functions with flatbuffers, which is not installed: "
-            "pip install flatbuffers"
+            "pip install -e '.[export]'"
         ) from None
 
 

@@ -15,6 +15,8 @@ MAX_DOTS = 40
 """Most points of a line whose points are marked."""
 LOG_RATIO = 50.0
 """Ratio of the largest to the smallest positive value above which the scale is logarithmic."""
+LOG_RATIO_X = 8.0
+"""The same for the x axis of single points, as learning rates that were drawn on a log scale."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,7 @@ def make_scatter(
       integers: the x axis has ticks at integers alone.
     """
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
-    x_scale, y_scale = _scale_of(xs, integers=integers), _scale_of(ys)
+    x_scale, y_scale = _scale_of(xs, LOG_RATIO_X, integers=integers), _scale_of(ys, LOG_RATIO)
     dots = tuple(
         Dot(round(x_scale(x), 2), round(100 - y_scale(y), 2), text) for x, y, text in points
     )
@@ -132,13 +134,13 @@ def make_scatter(
     )
 
 
-def _scale_of(values: Sequence[float], *, integers: bool = False) -> _Scale:
-    """Returns a scale that holds all values, logarithmic where they differ by orders."""
+def _scale_of(values: Sequence[float], ratio: float, *, integers: bool = False) -> _Scale:
+    """Returns a scale that holds all values, logarithmic where they differ by this ratio."""
     low, high = min(values), max(values)
     if integers:
         low, high = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
         return _Scale(low, high, _nice_ticks(low, high, 6, 1.0))
-    if low > 0 and high > LOG_RATIO * low:
+    if low > 0 and high > ratio * low:
         return _logarithmic_scale(low, high)
     return _linear_scale(low, high)
 

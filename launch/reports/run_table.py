@@ -181,7 +181,7 @@ def differing(run: RunSummary, runs: Sequence[RunSummary]) -> dict[str, str]:
     found = {}
     for name, value in own.items():
         if any(other.get(name) != value for other in group):
-            text = str(value)
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
             found[name] = text if len(text) <= MOST_VALUE else f"{text[: MOST_VALUE - 1]}…"
     return found
 

@@ -135,7 +135,7 @@ def _best(
 ) -> dict[str, Any]:
     return {
         **_row(trial),
-        "overrides": trial.user_attrs.get("overrides", {}),
+        "overrides": {n: _short(v) for n, v in trial.user_attrs.get("overrides", {}).items()},
         "command": lines_of(command(trial, settings, workdir, allowed)),
     }
 

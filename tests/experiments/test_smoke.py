@@ -40,7 +40,12 @@ LONG = ("image_captioning.py", "lrcn_caption.py", "show_and_tell.py", "up_down.p
 
 
 def test_the_known_experiments_have_a_smoke_variant() -> None:
-    classifiers = {"lrcn_ucf101.py", "moving_shapes.py"}
+    classifiers = {
+        "image_classification.py",
+        "lrcn_ucf101.py",
+        "moving_shapes.py",
+        "video_classification.py",
+    }
     captioners = {
         "lrcn_caption.py",
         "scst.py",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import GROUPS, describe, find_programs
+from launch.program import CALLS, read_calls, record_call
 from tests.launch.programs import MOVING_SHAPES, ROOT, finish, sentence, start
 
 LRCN = f"--config={ROOT / 'experiments' / 'lrcn_ucf101.py'}"
@@ -102,3 +103,18 @@ def test_packages_that_were_imported_before_are_named(foreign: Path) -> None:
     expected = f"expected the package data of {ROOT}, received {foreign / 'data' / '__init__.py'}"
     assert done.returncode == 1
     assert expected in done.stderr
+
+
+def test_a_workdir_keeps_the_commands_that_trained_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_calls(tmp_path) == []
+    monkeypatch.setattr(sys, "argv", ["train.py", "--workdir=a b", "--config=x.py"])
+    record_call(tmp_path)
+    with (tmp_path / CALLS).open("a") as file:
+        file.write('{"time": "cut off by a ki\n[1]\n')
+    record_call(tmp_path)
+    calls = read_calls(tmp_path)
+    assert len(calls) == 2
+    assert all(call["command"].endswith("'--workdir=a b' --config=x.py") for call in calls)
+    assert all(call["time"].startswith("20") for call in calls)

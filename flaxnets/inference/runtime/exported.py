@@ -87,6 +87,9 @@ class ExportedClassifier:
 
     def classify(self, frames: np.ndarray, lengths: np.ndarray) -> Clips:
         """Classifies clips; ``FRAMES_AT_ONCE`` frames at a time."""
+        if "network" in self._functions:
+            found = self._functions["network"](self._encode(frames), lengths)
+            return Clips(*jax.device_get(found))
         clip = self._functions["clip"]
         rows = max(1, FRAMES_AT_ONCE // frames.shape[1])
         found = [
@@ -98,6 +101,22 @@ class ExportedClassifier:
             np.concatenate([probabilities for probabilities, _ in found]),
             np.concatenate(steps) if steps else None,
         )
+
+    def _encode(self, frames: np.ndarray) -> Any:
+        """Returns the features (…,D) of frames (…,H,W,3) by a frozen encoder, equal ones once."""
+        images = np.ascontiguousarray(frames).reshape(-1, *frames.shape[-3:])
+        rows: dict[bytes, int] = {}
+        places = np.array([rows.setdefault(image.tobytes(), len(rows)) for image in images])
+        first = np.unique(places, return_index=True)[1]
+        # The activations of two images fit into the caches of a CPU.
+        size = 2 if jax.default_backend() == "cpu" else FRAMES_AT_ONCE
+        encoded = []
+        for start in range(0, len(first), size):
+            part = images[first[start : start + size]]
+            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
+            encoded.append(np.asarray(self._functions["encode"](padded))[: len(part)])
+        features = np.concatenate(encoded)[places]
+        return features.reshape(*frames.shape[:-3], *features.shape[1:])
 
     def start(self, batch_size: int) -> Carry:
         """Returns the carry before the first frame; only where ``causal``."""

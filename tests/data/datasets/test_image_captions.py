@@ -1,6 +1,7 @@
 """Captioned images of one's own: every form of a list, folders with texts, splits, bad input."""
 
 import csv
+import doctest
 import json
 import unicodedata
 from collections import Counter
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.datasets import image_captions
 from data.datasets.caption_splits import make_split
 from data.datasets.image_captions import ImageCaptions, read_captioned_images, write_list
 
@@ -368,3 +370,7 @@ def test_captions_that_coco_has_twice_are_kept_and_written(root: Path) -> None:
     write_list(root / "split.csv", listed.take([0], ["test"]))
     again = read_captioned_images(root, "split.csv")
     assert again.images == listed.images
+
+
+def test_the_docstring_s_example() -> None:
+    assert doctest.testmod(image_captions) == (0, 1)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.features import frozen_features
 from experiments.features.frozen_features import describe_encoder, fit_projection, make_encode
 from flaxnets.encoders.config import EncoderConfig
 
@@ -102,3 +103,20 @@ def test_the_cache_knows_the_code_of_an_encoder_of_ones_own(
     file.write_text(code.replace("mean", "max"))
     assert describe_encoder(config) != before
     assert "code" not in describe_encoder(EncoderConfig("small_cnn"))
+
+
+def test_progress_without_a_terminal_is_a_line_every_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(frozen_features.time, "monotonic", lambda: now[0])
+    caplog.set_level("INFO")
+    with frozen_features.Progress("encoded", "example") as progress:
+        for done in range(51, 101):  # An earlier process has encoded 50 of the 100.
+            now[0] += 0.5
+            progress(done, 100)
+    assert caplog.messages == [
+        "encoded 70 of 100 examples, 2/s, 15 s left",
+        "encoded 90 of 100 examples, 2/s, 5 s left",
+        "encoded 100 of 100 examples, 2/s",
+    ]

@@ -1,5 +1,6 @@
 """Exports: equal to the model they were made of, alone in an environment without Flax."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -25,6 +26,7 @@ from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.heads.classifier import ClipClassifier, StepClassifier
 from flaxnets.heads.pooling import AttentionPooling, pool_concatenate, pool_last, pool_max
 from flaxnets.inference.exporting import export_model, portable
+from flaxnets.inference.functions import LinenClassifier
 from flaxnets.inference.loading import load
 from flaxnets.inference.runtime.exported import MODEL_FORMAT, load_exported
 from flaxnets.inference.runtime.models import Captioner as CaptionerInUse
@@ -153,9 +155,33 @@ def test_an_exported_classifier_equals_its_model(name: str, tmp_path: Path) -> N
     frames, carry = clips(2), exported.functions.start(2)
     for t in range(FRAMES):
         carry, _, so_far = exported.functions.step(carry, frames[:, t])
-        lengths = np.full(2, t + 1, np.int32)
-        whole = exported.functions.classify(frames, lengths).probabilities
+        so_long = np.full(2, t + 1, np.int32)
+        whole = exported.functions.classify(frames, so_long).probabilities
         np.testing.assert_allclose(so_far, whole, atol=1e-5)
+
+
+def test_a_frozen_encoder_sees_equal_frames_once(tmp_path: Path) -> None:
+    model, described = classifier(crnn())
+    module = FrozenEncoder(ENCODER, crnn(encoder=None), pool="max")
+    frames = clips(3)
+    frames[1, :3], lengths = frames[0, 2:], np.array([FRAMES, FRAMES, 2], np.int32)
+    variables = initialize(module, frames, lengths)
+    functions = LinenClassifier(module, variables, "per_step")
+    model = dataclasses.replace(model, functions=functions)
+    export_model(model, described, tmp_path / "exported")
+    exported = load_exported(tmp_path / "exported")
+    assert isinstance(exported, Classifier)
+    own, theirs = (m.functions.classify(frames, lengths) for m in (model, exported))
+    np.testing.assert_allclose(theirs.probabilities, own.probabilities, atol=1e-5)
+    # The function of whole clips beside the two parts.
+    whole: Any = exported.functions
+    np.testing.assert_allclose(
+        whole._functions["clip"](frames, lengths)[0], own.probabilities, atol=1e-5
+    )
+    carry = exported.functions.start(3)
+    for t in range(FRAMES):
+        carry, _, so_far = exported.functions.step(carry, frames[:, t])
+    np.testing.assert_allclose(so_far[:2], own.probabilities[:2], atol=1e-5)
 
 
 def test_clips_of_any_number_of_steps(tmp_path: Path) -> None:
