@@ -47,6 +47,7 @@ steps.
 import dataclasses
 import functools
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -276,12 +277,11 @@ class ImageCaptioningConfig(CaptionConfig):
             return
         write_list(folder / SPLIT, self.data.listed)
         split = "test" if "test" in self.data.listed.splits else "validation"
+        where = f"--workdir={shlex.quote(str(folder))}"
         logger.info("split         written to %s", folder / SPLIT)
-        logger.info(
-            "afterwards    python -m launch.evaluate --workdir=%s --split=%s", folder, split
-        )
-        logger.info("              python -m launch.report --workdir=%s --split=%s", folder, split)
-        logger.info("              python -m launch.caption --workdir=%s PHOTO.jpg", folder)
+        logger.info("afterwards    python -m launch.evaluate %s --split=%s", where, split)
+        logger.info("              python -m launch.report %s --split=%s", where, split)
+        logger.info("              python -m launch.caption %s PHOTO.jpg", where)
 
     def load_assets(self, folder: Path) -> None:
         """Reads the vocabulary and the split of a trained model."""

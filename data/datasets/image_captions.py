@@ -282,7 +282,7 @@ def _read_json(path: Path) -> tuple[str, list[_Entry]]:
             )
         ]
         return "Karpathy's JSON", entries
-    if isinstance(content, dict) and any(find_column([*content], IMAGE_COLUMNS)):
+    if isinstance(content, dict) and find_column([*content], IMAGE_COLUMNS):
         content = [content]  # JSON lines of one line.
     if isinstance(content, dict):
         return "JSON of captions by image", [
