@@ -25,7 +25,7 @@ from data.datasets.list_file import (
     read_list,
     some,
 )
-from data.files import find_files, normal_name
+from data.files import check_names, find_files, normal_name
 from data.loader import describe_examples
 
 VIDEO_ENDINGS = (
@@ -379,9 +379,8 @@ def _find(root: Path, names: Sequence[str]) -> dict[str, Path | None]:
 def _relative(path: str | os.PathLike[str], root: Path | None = None) -> str:
     """Returns a file's path relative to the root, if it lies there, in one form."""
     name = os.path.normpath(path)
-    folder = os.path.normpath(root or "")
-    if root is not None and Path(name).is_relative_to(folder):
-        name = os.path.relpath(name, folder)
+    if root is not None and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(root)):
+        name = os.path.relpath(name, root)
     return normal_name(Path(name).as_posix())
 
 
@@ -486,14 +485,6 @@ def _labelled(
     )
 
 
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # Bytes of another encoding, which Python keeps as surrogates.
-        return False
-    return True
-
-
 def _with_groups(files: LabelledFiles, pattern: str) -> LabelledFiles:
     try:
         compiled = re.compile(pattern)
@@ -521,12 +512,7 @@ def _with_groups(files: LabelledFiles, pattern: str) -> LabelledFiles:
 
 def _checked(files: LabelledFiles, root: Path, kind: str) -> LabelledFiles:
     """Leaves empty files out and refuses data that no classifier can learn from."""
-    if undecodable := [name for name in files.names if not _is_unicode(name)]:
-        shown = [name.encode(errors="backslashreplace").decode() for name in undecodable]
-        raise ValueError(
-            f"root: expected names in UTF-8, received {len(undecodable)} in another encoding: "
-            f"{some(shown)}; rename them"
-        )
+    check_names(files.names, "root")
     if broken := [name for name in files.names if "\r" in name]:  # Of no line in a list.
         raise ValueError(
             f"root: expected names without the character CR, received {len(broken)} with it: "
