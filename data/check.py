@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -279,6 +280,11 @@ def _labelled(kind: str, files: LabelledFiles) -> Dataset:
         groups, pattern = _guess_groups(files.names)
     if num_groups := len(set(groups) - {""}):
         where = f" by the pattern {pattern}" if pattern else ""
+        if pattern and not any(files.splits):
+            where += (
+                "; a training keeps each on one side of its split with "
+                f"--config.data.group_pattern={shlex.quote(pattern)}"
+            )
         findings = [Finding("groups", OK, f"{count(num_groups, 'recording group')}{where}")]
         findings += _groups_on_two_sides(files.names, groups, files.splits)
     else:

@@ -133,6 +133,22 @@ def normal_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def check_names(names: Iterable[str], where: str) -> None:
+    """Raises ValueError for names of files that are not Unicode, and so cannot stand in a list.
+
+    Args:
+      names: the names; bytes of another encoding are surrogates, as Python keeps them.
+      where: begin of the error, as the folder of the files.
+    """
+    foreign = [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]
+    if foreign:
+        shown = [name.encode(errors="backslashreplace").decode() for name in foreign[:3]]
+        raise ValueError(
+            f"{where}: expected names in UTF-8, received {len(foreign)} in another encoding: "
+            f"{', '.join(shown)}{', ...' if len(foreign) > 3 else ''}; rename them"
+        )
+
+
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path | None]:
     """Returns existing files, whose names may be in another Unicode form (NFC or NFD) on disk.
 

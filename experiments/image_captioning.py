@@ -22,11 +22,13 @@ and a CPU: a frozen EfficientNet-Lite0, whose feature maps of mirrored and cropp
 once and cached; half as wide a decoder; two lengths of batches instead of eight, since each is
 compiled; an end after three evaluations without a better CIDEr.
 
-Fine-tuning starts from the parameters of a trained captioner and adds the words that it lacks:
+Fine-tuning starts from the parameters of a trained captioner, by default the one that comes with
+the project, and adds the words that it lacks:
 
     python -m launch.train --config=experiments/image_captioning.py:finetune --workdir=runs/tuned \
-        --config.data.root=photographs --config.data.list=captions.csv \
-        --config.start=runs/show_attend_tell
+        --config.data.root=photographs --config.data.list=captions.csv
+
+``--config.start=runs/show_attend_tell`` starts from a captioner of one's own instead.
 
 Variants: ``finetune``; ``smoke``, a small network on the embedded videos for a few seconds. Other
 decoders: ``--config.model.decoder.name=up_down``.
@@ -47,6 +49,7 @@ steps.
 import dataclasses
 import functools
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,6 +96,8 @@ logger = logging.getLogger(__name__)
 SPLIT = "split.csv"
 """File of the images, captions and splits in a workdir; a list as ``data.list`` takes it."""
 VARIANTS = ("finetune", "smoke")
+CAPTIONER = "captioner"
+"""Model that comes with the project, from which ``finetune`` starts."""
 
 
 @dataclasses.dataclass
@@ -215,7 +220,7 @@ class ImageCaptioningConfig(CaptionConfig):
     checkpoint_every: int = runtime(100)
     patience: int = 3
     ema_decay: float = 0.99
-    start: str = path_field(names=tuple(shipped_models()))
+    start: str = path_field(names=(CAPTIONER, *shipped_models()))
     """Trained captioner with the same encoder and decoder, from whose parameters training starts,
     and whose words come first in the vocabulary: the workdir of a run, the folder of a model, or
     the name of a model that comes with the project. Empty: random parameters."""
@@ -276,12 +281,11 @@ class ImageCaptioningConfig(CaptionConfig):
             return
         write_list(folder / SPLIT, self.data.listed)
         split = "test" if "test" in self.data.listed.splits else "validation"
+        where = f"--workdir={shlex.quote(str(folder))}"
         logger.info("split         written to %s", folder / SPLIT)
-        logger.info(
-            "afterwards    python -m launch.evaluate --workdir=%s --split=%s", folder, split
-        )
-        logger.info("              python -m launch.report --workdir=%s --split=%s", folder, split)
-        logger.info("              python -m launch.caption --workdir=%s PHOTO.jpg", folder)
+        logger.info("afterwards    python -m launch.evaluate %s --split=%s", where, split)
+        logger.info("              python -m launch.report %s --split=%s", where, split)
+        logger.info("              python -m launch.caption %s PHOTO.jpg", where)
 
     def load_assets(self, folder: Path) -> None:
         """Reads the vocabulary and the split of a trained model."""
@@ -425,7 +429,8 @@ def start_of(name: str) -> Start:
     if not Path(name).is_dir() and name not in shipped:
         raise ValueError(
             f"start: expected the workdir or folder of a captioner, received {name!r}"
-            f"{nearest(name, shipped) if shipped else ''}"
+            f"{nearest(name, shipped) if shipped else ''}; give --config.start=WORKDIR of a run of "
+            "experiments/show_attend_tell.py or of this experiment"
         )
     return Start(name, Path(name) if Path(name).is_dir() else shipped[name])
 
@@ -496,7 +501,7 @@ def get_config(variant: str | None = None) -> ImageCaptioningConfig:
     if variant == "smoke":
         configured: ImageCaptioningConfig = configure(config, "image_captioning", variant)
         return configured
-    config.name = f"{config.name}, fine-tuned"
+    config.name, config.start = f"{config.name}, fine-tuned", CAPTIONER
     # The parts of ``show_attend_tell``, whose captioners it starts from.
     config.model = CaptionModelConfig(decoder=DecoderConfig("soft_attention"))
     config.num_steps, config.eval_every, config.checkpoint_every = 400, 50, 50

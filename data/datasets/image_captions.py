@@ -29,7 +29,7 @@ from typing import Any, Literal
 from data.captions.vocabulary import split_words
 from data.datasets import coco_captions, karpathy
 from data.datasets.captioned_images import CaptionedImages, Missing, first_few, keep_present
-from data.files import normal_name, read_json, read_lines, read_text, write_atomically
+from data.files import check_names, normal_name, read_json, read_lines, read_text, write_atomically
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 """Endings of image files, in lower or upper case."""
@@ -282,7 +282,7 @@ def _read_json(path: Path) -> tuple[str, list[_Entry]]:
             )
         ]
         return "Karpathy's JSON", entries
-    if isinstance(content, dict) and any(find_column([*content], IMAGE_COLUMNS)):
+    if isinstance(content, dict) and find_column([*content], IMAGE_COLUMNS):
         content = [content]  # JSON lines of one line.
     if isinstance(content, dict):
         return "JSON of captions by image", [
@@ -297,7 +297,9 @@ def _read_json(path: Path) -> tuple[str, list[_Entry]]:
 def _record(record: Any, where: str) -> _Entry:
     """Returns the entry of a JSON record, as ``{"image": …, "captions": […]}``."""
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: expected a record with image and caption, received {record!r}")
+        raise ValueError(
+            f"{where}: expected a record with image and caption, received {record!r:.80}"
+        )
     keys = [*record]
     image, captions, split = _find_columns(keys)
     if image is None or not captions:
@@ -314,7 +316,9 @@ def _texts(value: Any, where: str) -> list[str]:
     """Returns the captions in a value: none, a text, or a list of texts."""
     texts = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{where}: expected a caption or a list of captions, received {value!r}")
+        raise ValueError(
+            f"{where}: expected a caption or a list of captions, received {value!r:.80}"
+        )
     return texts
 
 
@@ -350,8 +354,8 @@ def _read_table(path: Path, text: str) -> tuple[str, list[_Entry]]:
                 f"{where}: expected {len(header)} columns as in the first line, received "
                 f"{len(row)}: {delimiter.join(row)!r:.80}"
             )
-        name = re.sub(r"#\d+$", "", row[image].strip())  # As Flickr8k numbers its captions.
-        if not name:
+        name = re.sub(r"#\d+$", "", row[image])  # As Flickr8k numbers its captions.
+        if not name.strip():
             raise ValueError(f"{where}: expected the name of an image, received none")
         texts = [text for i in captions for text in _cell(row[i])]
         given = int(row[number]) if row[number].isdecimal() and len(row[number]) < 16 else None
@@ -487,6 +491,7 @@ def _collect(root: Path, source: str | Path, form: str, entries: Sequence[_Entry
                 repeated.append(name)
             else:
                 of_image.append(text)
+    check_names(captions, str(source))
     if two_sides:
         raise ValueError(
             f"{source}: expected each image in one split, received {len(two_sides)} images in two: "
@@ -494,6 +499,8 @@ def _collect(root: Path, source: str | Path, form: str, entries: Sequence[_Entry
         )
     names = [name for name, texts in captions.items() if texts]
     if not names:
+        if not captions:
+            raise ValueError(f"{source}: expected images and captions, received none")
         raise ValueError(
             f"{source}: expected captions with words, received {len(captions)} images without any: "
             f"{first_few([*captions])}"
@@ -527,9 +534,14 @@ def _normalise(root: Path, entry: _Entry) -> str:
     name = entry.name.strip()
     if not name:  # A text without an image.
         return ""
+    if name != entry.name and (root / entry.name).exists():
+        name = entry.name  # Blanks around a name are part of it.
     if "\\" in name and not (root / name).exists():
         name = name.replace("\\", "/")  # As Windows separates folders.
-    return normal_name(os.path.normpath(name))
+    name, folder = os.path.normpath(name), os.path.abspath(root)
+    if os.path.isabs(name) and Path(name).is_relative_to(folder):
+        name = os.path.relpath(name, folder)
+    return normal_name(name)
 
 
 def _split(entry: _Entry) -> str:

@@ -4,7 +4,7 @@ Class folders, with or without folders of splits above them; files may lie deepe
 
     ROOT/Wave/1.mp4                     ROOT/train/Wave/1.mp4
     ROOT/Clap/anna/2.MOV                ROOT/val/Clap/2.mov      (also valid, validation)
-                                        ROOT/test/Wave/3.avi
+    ROOT/Wave/train/3.mp4               ROOT/test/Wave/3.avi
 """
 
 import os
@@ -17,13 +17,15 @@ from typing import Any
 
 from data.datasets import ucf101
 from data.datasets.list_file import (
+    LABEL,
+    PATH,
     SPLIT_NAMES,
     ListedFile,
     read_class_list,
     read_list,
     some,
 )
-from data.files import find_files, normal_name
+from data.files import check_names, find_files, normal_name
 from data.loader import describe_examples
 
 VIDEO_ENDINGS = (
@@ -177,22 +179,28 @@ def _read_folders(root: Path, kind: str) -> LabelledFiles:
     endings = ENDINGS[kind]
     folders = _subfolders(root)
     splits = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
-    trains = [name for name, split in splits.items() if split == "train"]
-    # A class may be called "train"; its folder then holds files, not folders of files.
-    has_splits = any(
-        _subfolders(root / name) and not any(_is_read(e, endings) for e in os.scandir(root / name))
-        for name in trains
-    )
+    has_splits = _are_splits(root, folders, splits, endings)
     notes: list[str] = []
     rows: list[tuple[str, str, str, str]] = []  # name, path, class, split
     others: Counter[str] = Counter()
     if has_splits:
-        if strange := sorted(set(folders) - set(splits)):
+        if "train" not in splits.values():
             raise ValueError(
-                f"root: expected folders of splits alone beside {trains[0]}/ in {root}, received "
-                f"{some(strange)}"
+                f"root: expected training files in a folder train/ of {root}, received the folders "
+                f"{' and '.join(splits)} alone"
             )
-        tops = [(f"{name}/", splits[name]) for name in folders]
+        strange = [
+            name
+            for name in folders
+            if name not in splits
+            and any(Path(f).suffix.lower() in endings for f in _files_below(root / name, root))
+        ]
+        if strange:
+            raise ValueError(
+                f"root: expected folders of splits alone beside {', '.join(splits)} in {root}, "
+                f"received {some(strange)}"
+            )
+        tops = [(f"{name}/", split) for name, split in splits.items()]
     else:
         tops = [("", "")]
     loose = 0
@@ -215,9 +223,36 @@ def _read_folders(root: Path, kind: str) -> LabelledFiles:
         notes.append(f"files with other endings were left out: {listed}")
     # By names, so that the order is the same on each file system.
     rows.sort(key=lambda row: row[0])
-    names, paths, classes, given = zip(*rows, strict=True)
     layout = "class folders" + (" in folders of splits" if has_splits else "")
+    names, paths, classes, given = zip(*rows, strict=True)
+    if not has_splits:
+        inner = [_inner_split(name) for name in names]
+        if all(inner) and "train" in inner:
+            layout, given = "folders of splits in class folders", tuple(inner)
     return _labelled(paths, names, classes, [""] * len(rows), given, layout, notes)
+
+
+def _are_splits(
+    root: Path, folders: Sequence[str], splits: Mapping[str, str], endings: Collection[str]
+) -> bool:
+    """Returns True if folders with the names of splits hold class folders.
+
+    A class may be called "train"; its folder then holds files, not folders of files.
+    """
+    inside = {name: bool(_subfolders(root / name)) for name in splits}
+    if splits and len(splits) == len(folders) and all(inside.values()):
+        return True
+    return any(
+        inside[name] and not any(_is_read(entry, endings) for entry in os.scandir(root / name))
+        for name, split in splits.items()
+        if split == "train"
+    )
+
+
+def _inner_split(name: str) -> str:
+    """Returns the split of CLASS/SPLIT/FILE, "" if there is none."""
+    parts = name.split("/")
+    return SPLIT_NAMES.get(parts[1].lower(), "") if len(parts) > 2 else ""
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -276,50 +311,52 @@ def _read_lists(
     class_list: str | os.PathLike[str],
     endings: Collection[str],
 ) -> LabelledFiles:
+    listed = [
+        (row, split or row.split, path)
+        for split, path in lists.items()
+        for row in read_list(path, endings)
+    ]
+    found = _find(root, [row.path for row, _, _ in listed])
     rows: dict[str, tuple[ListedFile, str, str | os.PathLike[str]]] = {}
     repeated = 0
-    for split, path in lists.items():
-        for listed in read_list(path, endings):
-            given = split or listed.split
-            known = rows.get(listed.path)
-            if known is None:
-                rows[listed.path] = (listed, given, path)
-                continue
-            earlier, before, source = known
-            for what, then, now in (
-                ("label", earlier.label, listed.label),
-                ("split", before, given),
-            ):
-                if then != now:
-                    raise ValueError(
-                        f"{path}: expected one {what} for each file, received {listed.path!r} with "
-                        f"{then!r} in line {earlier.line}"
-                        + ("" if source == path else f" of {source}")
-                        + f" and {now!r} in line {listed.line}"
-                    )
-            repeated += 1
+    for row, given, path in listed:
+        name = _relative(found[row.path] or row.path, root)
+        known = rows.get(name)
+        if known is None:
+            rows[name] = (row, given, path)
+            continue
+        earlier, before, source = known
+        for what, then, now in (
+            ("label", earlier.label, row.label),
+            ("split", before, given),
+        ):
+            if then != now:
+                raise ValueError(
+                    f"{path}: expected one {what} for each file, received {row.path!r} with "
+                    f"{then!r} in line {earlier.line}"
+                    + ("" if source == path else f" of {source}")
+                    + f" and {now!r} in line {row.line}"
+                )
+        repeated += 1
     notes = [f"{repeated} lines repeat an earlier one and were left out"] if repeated else []
-    # Blanks around a path are part of it where there is such a file.
-    exact = find_files(root / name for name in rows)
-    rows = {
-        name if file is not None else name.strip(): row
-        for (name, row), file in zip(rows.items(), exact, strict=True)
-    }
-    found = find_files(root / name for name in rows)
-    missing = [name for name, file in zip(rows, found, strict=True) if file is None]
+    missing = [row for row, _, _ in rows.values() if found[row.path] is None]
     if missing:
+        header = ""
+        if [row.line for row in missing] == [1]:
+            header = f"; if line 1 is a header, name its columns {PATH} and {LABEL}"
         raise FileNotFoundError(
             f"{' and '.join(str(path) for path in lists.values())}: {len(missing)} of {len(rows)} "
-            f"files are not in {root}, to which the paths are relative: {some(missing)}"
+            f"files are not in {root}, to which the paths are relative: "
+            f"{some([row.path for row in missing])}{header}"
         )
     classes, class_names = _classes([row for row, _, _ in rows.values()], class_list)
-    ordered = sorted(zip(rows, found, classes, strict=True), key=lambda row: _relative(row[0]))
-    values = [rows[name] for name, _, _ in ordered]
+    ordered = sorted(zip(rows, classes, strict=True))
+    values = [rows[name] for name, _ in ordered]
     return _labelled(
-        [str(file) for _, file, _ in ordered],
-        [_relative(name) for name, _, _ in ordered],
-        [name for _, _, name in ordered],
-        [listed.group for listed, _, _ in values],
+        [str(found[row.path]) for row, _, _ in values],
+        [name for name, _ in ordered],
+        [name for _, name in ordered],
+        [row.group for row, _, _ in values],
         [split for _, split, _ in values],
         f"list {', '.join(Path(path).name for path in lists.values())}",
         notes,
@@ -327,7 +364,23 @@ def _read_lists(
     )
 
 
-def _relative(name: str) -> str:
+def _find(root: Path, names: Sequence[str]) -> dict[str, Path | None]:
+    """Returns the file of each name in a list.
+
+    Blanks around a name, and backslashes, are part of it where there is such a file.
+    """
+    found: dict[str, Path | None] = dict.fromkeys(names)
+    for form in (str, str.strip, lambda name: name.strip().replace("\\", "/")):
+        waiting = [name for name, path in found.items() if path is None]
+        found.update(zip(waiting, find_files(root / form(name) for name in waiting), strict=True))
+    return found
+
+
+def _relative(path: str | os.PathLike[str], root: Path | None = None) -> str:
+    """Returns a file's path relative to the root, if it lies there, in one form."""
+    name = os.path.normpath(path)
+    if root is not None and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(root)):
+        name = os.path.relpath(name, root)
     return normal_name(Path(name).as_posix())
 
 
@@ -337,6 +390,13 @@ def _classes(
     """Returns the class name of each row, and the order of the classes; None: by name."""
     labels = [normal_name(row.label) for row in rows]
     if not class_list:
+        signed = [row for row in rows if row.label[:1] == "-" and row.label[1:].isdecimal()]
+        if signed and all(label.removeprefix("-").isdecimal() for label in labels):
+            wrong = [f"{row.label} of {row.path} in line {row.line}" for row in signed]
+            raise ValueError(
+                f"label: expected numbers of classes from 0, received {len(wrong)} below: "
+                f"{some(wrong)}"
+            )
         numbers = sorted({int(label) for label in labels if label.isdecimal()})
         if all(label.isdecimal() for label in labels):
             return [str(int(label)) for label in labels], [str(number) for number in numbers]
@@ -425,14 +485,6 @@ def _labelled(
     )
 
 
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # Bytes of another encoding, which Python keeps as surrogates.
-        return False
-    return True
-
-
 def _with_groups(files: LabelledFiles, pattern: str) -> LabelledFiles:
     try:
         compiled = re.compile(pattern)
@@ -460,11 +512,16 @@ def _with_groups(files: LabelledFiles, pattern: str) -> LabelledFiles:
 
 def _checked(files: LabelledFiles, root: Path, kind: str) -> LabelledFiles:
     """Leaves empty files out and refuses data that no classifier can learn from."""
-    if undecodable := [name for name in files.names if not _is_unicode(name)]:
-        shown = [name.encode(errors="backslashreplace").decode() for name in undecodable]
+    check_names(files.names, "root")
+    if broken := [name for name in files.names if "\r" in name]:  # Of no line in a list.
         raise ValueError(
-            f"root: expected names in UTF-8, received {len(undecodable)} in another encoding: "
-            f"{some(shown)}; rename them"
+            f"root: expected names without the character CR, received {len(broken)} with it: "
+            f"{some([repr(name) for name in broken])}; rename them"
+        )
+    if twins := [name for name, count in Counter(files.names).items() if count > 1]:
+        raise ValueError(
+            f"root: expected names that differ in more than their Unicode form (NFC or NFD), "
+            f"received {len(twins)} that two files have: {some(twins)}; rename one of them"
         )
     empty = [index for index, path in enumerate(files.paths) if not os.path.getsize(path)]
     if empty:
@@ -474,11 +531,15 @@ def _checked(files: LabelledFiles, root: Path, kind: str) -> LabelledFiles:
         files = replace(files.take(left), notes=(*files.notes, note))
     counts = Counter(files.labels)
     if len(counts) < 2:
-        only = [files.class_names[label] for label in counts]
+        only = "".join(files.class_names[label] for label in counts)
+        fix = "put each class into a folder of its own"
+        if files.layout.startswith("list"):
+            fix = f"the {files.layout} must have {kind}s of another class, too"
+        elif only and (root / only).is_dir() and len(inner := _subfolders(root / only)) > 1:
+            fix = f"if the classes are {some(inner)}, give the folder {root / only}"
         raise ValueError(
             f"root: expected at least two classes with {kind}s in {root}, received "
-            f"{len(counts)}{f' ({only[0]})' if only else ''}; put each class into a folder of its "
-            "own"
+            f"{len(counts)}{f' ({only})' if only else ''}; {fix}"
         )
     notes = files.notes
     if single := [files.class_names[label] for label, count in counts.items() if count == 1]:

@@ -80,6 +80,7 @@ def make_split(
     contents = find_copies(files.paths)
     files, notes = _without_leaks(files, contents)
     contents = find_copies(files.paths) if notes else contents
+    notes += _note_contradictions(files, contents)
     if fold:
         notes += _fold_notes(given, fold, num_folds)
         kept = [i for i, split in enumerate(files.splits) if split != "test" or not given]
@@ -228,6 +229,19 @@ def _without_leaks(
         f"were left out: {some(names)}"
     )
     return files.take(kept), (note,)
+
+
+def _note_contradictions(files: LabelledFiles, contents: Sequence[int]) -> tuple[str, ...]:
+    """Returns a note on contents that stand under several classes."""
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, content in enumerate(contents):
+        members[content].append(index)
+    found = [
+        " = ".join(files.names[i] for i in indices)
+        for indices in members.values()
+        if len({files.labels[i] for i in indices}) > 1
+    ]
+    return (f"{len(found)} contents stand in several classes: {some(found)}",) if found else ()
 
 
 def _fold_notes(given: set[str], fold: int, num_folds: int) -> tuple[str, ...]:

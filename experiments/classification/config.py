@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -335,11 +336,12 @@ class FileClassification(Config):
             f"evaluated every {self.eval_every}{stops}; the best checkpoint is kept",
         ]
         if self._workdir:
-            where = f"--workdir={self._workdir}"
-            lines.append(
-                f"then: python -m launch.evaluate {where}; python -m launch.predict {where} FILE; "
-                f"python -m launch.report {where}"
-            )
+            where = f"--workdir={shlex.quote(str(self._workdir))}"
+            lines += [
+                f"then: python -m launch.evaluate {where} --split=test",
+                f"      python -m launch.predict {where} FILE",
+                f"      python -m launch.report {where} --split=test",
+            ]
         return lines
 
     def describe_inputs(self) -> str:

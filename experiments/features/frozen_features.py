@@ -110,26 +110,24 @@ class Progress:
     def __call__(self, done: int, total: int) -> None:
         """Shows that ``done`` of ``total`` are finished."""
         if self._bar is None:
-            # What an earlier process encoded is no progress of this one.
-            self._first = done - 1
+            # What an earlier process encoded is no progress of this one, and the first example
+            # takes the time of the compilation.
+            self._first, self._start = done, time.monotonic()
             self._bar = tqdm.tqdm(
-                total=total, initial=self._first, unit=self._unit, desc=self._verb, disable=None
+                total=total, initial=done - 1, unit=self._unit, desc=self._verb, disable=None
             )
         self._bar.update(done - self._bar.n)
         now = time.monotonic()
         if self._bar.disable and (now - self._last >= self.SECONDS or done == total):
             self._last = now
-            rate = (done - self._first) / max(now - self._start, 1e-9)
-            left = (total - done) / rate
-            remaining = f", {left:.0f} s left" if left < 90 else f", {left / 60:.0f} min left"
+            speed = ""
+            if done > self._first:
+                rate = (done - self._first) / max(now - self._start, 1e-9)
+                left = (total - done) / rate
+                remaining = f", {left:.0f} s left" if left < 90 else f", {left / 60:.0f} min left"
+                speed = f", {rate:.3g}/s{remaining if done < total else ''}"
             logger.info(
-                "%s %s of %s %ss, %.3g/s%s",
-                self._verb,
-                f"{done:,}",
-                f"{total:,}",
-                self._unit,
-                rate,
-                remaining if done < total else "",
+                "%s %s of %s %ss%s", self._verb, f"{done:,}", f"{total:,}", self._unit, speed
             )
 
 

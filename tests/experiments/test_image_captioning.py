@@ -257,6 +257,18 @@ def test_an_unknown_variant_is_refused() -> None:
         image_captioning.get_config("fine_tune")
 
 
+def test_fine_tuning_starts_from_the_captioner_of_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = image_captioning.get_config("finetune")
+    assert config.start == "captioner"
+    monkeypatch.setattr(image_captioning, "shipped_models", dict)
+    config.data.root = str(tmp_path)
+    # Never from random parameters, silently.
+    with pytest.raises(ValueError, match=r"start: .*received 'captioner'.*--config\.start=WORKDIR"):
+        config.validate()
+
+
 COCO = Path(__file__).parents[2].parent / "shared/data/coco"
 
 

@@ -3,6 +3,7 @@
 import csv
 import doctest
 import json
+import os
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -167,8 +168,27 @@ def test_names_in_other_forms(root: Path) -> None:
     text = "".join(f"{name},A dog\n" for name in names)
     (root / "list.csv").write_text(f"image,caption\n{text}{root / 'a.jpg'},The dog\n")
     listed = read_captioned_images(root, "list.csv")
-    assert listed.names == (*CAPTIONS, str(root / "a.jpg"))
+    assert listed.names == tuple(CAPTIONS)  # An absolute path below the root is one of them.
+    assert listed.images.captions[0] == ("A dog", "The dog")
     assert all(Path(path).is_file() for path in listed.images.paths)
+
+
+def test_blanks_around_names(tmp_path: Path) -> None:
+    touch(tmp_path, " a .jpg", "b.jpg")
+    (tmp_path / " a .txt").write_text("A dog\n")
+    (tmp_path / "b.txt").write_text("Two dogs\n")
+    expected = {" a .jpg": ("A dog",), "b.jpg": ("Two dogs",)}
+    assert found(read_captioned_images(tmp_path)) == expected
+    (tmp_path / "list.csv").write_text("image,caption\n a .jpg,A dog\n b.jpg ,Two dogs\n")
+    assert found(read_captioned_images(tmp_path, "list.csv")) == expected
+
+
+def test_names_in_another_encoding_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "a.txt").write_text("A dog")
+    (tmp_path / os.fsdecode(b"\xe9.jpg")).write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"names in UTF-8, received 1 in another .*udce9\.jpg"):
+        read_captioned_images(tmp_path)
 
 
 def test_other_tables(root: Path) -> None:
@@ -200,6 +220,10 @@ def test_what_is_left_out_is_told(root: Path) -> None:
     ("content", "message"),
     [
         ("", "expected images and captions, received an empty file"),
+        ("image,caption\n", "expected images and captions, received none"),
+        ("[]", "expected images and captions, received none"),
+        ('{"image": "a.jpg", "words": "A"}', "record 1: expected a column of captions"),
+        (f'{{"data": [{"7," * 99}7]}}', r"a list of captions, received .{80}$"),
         ("image,words\na.jpg,A dog\n", r"line 1: expected a column of captions .*'image, words'"),
         ("name,caption\na.jpg,A dog\n", r"line 1: expected a column of images .*'name, caption'"),
         ("image,caption\na.jpg,...\n", "captions with words, received 1 images without any: a.jpg"),

@@ -101,6 +101,10 @@ LISTS = {
     "blank-separated header": "path label\nA/a b.mp4 Wave\nB/b.mp4 Clap\n",
     "csv without header": "A/a b.mp4,Wave\nB/b.mp4,Clap\n",
     "crlf and bom": "\ufeffpath,label\r\nA/a b.mp4,Wave\r\n\r\nB/b.mp4,Clap\r\n",
+    "header in words": "Video Path,Class-Name\nA/a b.mp4,Wave\nB/b.mp4,Clap\n",
+    "comments": "# made by hand\n\n# path label\nA/a b.mp4 Wave\nB/b.mp4 Clap\n",
+    "comments above a header": "# made by hand\npath,label\nA/a b.mp4,Wave\nB/b.mp4,Clap\n",
+    "folders of Windows": "path,label\nA\\a b.mp4,Wave\nB\\b.mp4,Clap\n",
     "quoted": 'path,label\n"A/a b.mp4","Wave"\nB/b.mp4,Clap\n',
 }
 
@@ -125,9 +129,15 @@ def test_numbers_and_their_names(tmp_path: Path) -> None:
     files = read_labelled_files(tmp_path, list_file=path, class_list=names)
     assert files.class_names == ("zero", "one two", "alpha")
     assert files.labels == (2, 0, 2)
-    for text in ("0 zero\n1 one\n", "zero,0\none,1\n", "0\tzero\n1\tone\n"):
+    for text in (
+        *("0 zero\n1 one\n", "zero,0\none,1\n", "0\tzero\n1\tone\n"),
+        *("id,name\n0,zero\n1,one\n", "class\tindex\nzero,0\none,1\n"),
+    ):
         names.write_text(text)
         assert read_class_list(names) == {0: "zero", 1: "one"}
+    names.write_text("walk\n3 point shot\n")  # Not a header above a numbered class.
+    assert read_class_list(names) == {0: "walk", 1: "3 point shot"}
+    names.write_text("0 zero\n1 one\n")
     with pytest.raises(ValueError, match=r"2 labels are none of its 2 classes, numbers 0 to 1"):
         read_labelled_files(tmp_path, list_file=path, class_list=names)
 
@@ -196,6 +206,11 @@ BAD_FOLDERS = {
     "one class": (("A/1.mp4", "A/2.mp4"), r"at least two classes .* received 1 \(A\)"),
     "loose files": (("1.mp4", "2.mp4"), "2 videos in the folder itself"),
     "other endings": (("A/1.txt", "B/2.txt"), "files with other endings alone: .txt"),
+    "no training files": (("val/A/1.mp4", "val/B/1.mp4", "test/A/1.mp4"), "a folder train/ of"),
+    "test files alone": (("test/A/1.mp4", "test/B/1.mp4"), "received the folders test alone"),
+    "a folder too high": (("data/A/1.mp4", "data/B/1.mp4"), r"classes are A, B, give .*data$"),
+    "names of two forms": (("A/caf\u00e9.mp4", "A/cafe\u0301.mp4", "B/1.mp4"), "1 that two files"),
+    "carriage return": (("A/1\r.mp4", "B/1.mp4"), "without the character CR, received 1"),
     "splits and classes": (("train/A/1.mp4", "train/B/1.mp4", "C/1.mp4"), "folders of splits"),
 }
 
@@ -214,6 +229,12 @@ BAD_LISTS = {
     "unknown split": ("path,label,split\na.mp4,x,eval\n", "received 'eval' in line 2"),
     "a split missing": ("path,label,split\na.mp4,x,train\nb.mp4,y,\n", "1 lines without one"),
     "a label missing": ("path,label\na.mp4,x\nb.mp4,\n", r"1 lines without one: line 3"),
+    "two forms of a path": ("a.mp4 x\nb.mp4 y\n./a.mp4 y\n", r"'./a.mp4' with 'x' in line 1"),
+    "no path column": ("label,id,split\nx,a,train\ny,b,test\n", "a column of paths named path"),
+    "no path column, one label": ("label,id\nx,a\nx,b\n", "received the columns label, id"),
+    "a quote left open": ('path,label\n"a.mp4,x\nb.mp4,y\n', "line 2 is damaged .* never closed"),
+    "a label with a comma": ("path,label\na.mp4,x, y\nb.mp4,y\n", "expected 2 cells .* in line 2"),
+    "a negative label": ("a.mp4 -1\nb.mp4 0\n", "from 0, received 1 below: -1 of a.mp4 in line 1"),
     "two labels": ("a.mp4 x\nb.mp4 y\na.mp4 y\n", r"'a.mp4' with 'x' in line 1 and 'y' in line 3"),
     "one class": ("a.mp4 x\nb.mp4 x\n", "at least two classes"),
     "latin-1": (b"path,label\na.mp4,\xfcber\n", "UTF-8"),
@@ -239,6 +260,42 @@ def test_missing_files(tmp_path: Path) -> None:
         read_labelled_files(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="received neither"):
         read_labelled_files()
+
+
+def test_an_unknown_header_is_told(tmp_path: Path) -> None:
+    fill(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "l.csv").write_text("name,kind\na.mp4,x\nb.mp4,y\n")
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 3 .* if line 1 is a header, name its columns"
+    ):
+        read_labelled_files(tmp_path, list_file=tmp_path / "l.csv")
+
+
+def test_splits_within_class_folders(tmp_path: Path) -> None:
+    fill(tmp_path, "A/train/1.mp4", "A/test/2.mp4", "B/Train/1.mp4", "B/test/2.mp4")
+    files = read_labelled_files(tmp_path)
+    assert files.class_names == ("A", "B")
+    assert files.splits == ("test", "train", "train", "test")
+    fill(tmp_path, "B/other/3.mp4")  # Folders that are no splits, then.
+    assert set(read_labelled_files(tmp_path).splits) == {""}
+
+
+def test_a_stray_file_leaves_folders_of_splits(tmp_path: Path) -> None:
+    fill(tmp_path, "train/A/1.mp4", "train/B/1.mp4", "train/stray.mp4", "test/A/1.mp4")
+    files = read_labelled_files(tmp_path)
+    assert files.splits == ("test", "train", "train")
+    assert "1 videos lie outside" in files.notes[0]
+    (tmp_path / "train/stray.mp4").unlink()
+    fill(tmp_path, "annotations/notes.txt")  # Holds no videos.
+    assert read_labelled_files(tmp_path).splits == files.splits
+
+
+def test_paths_are_relative_to_the_root(tmp_path: Path) -> None:
+    fill(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "l.csv").write_text(f"path,label\n{tmp_path}/a.mp4,x\n./b.mp4,y\nb.mp4,y\n")
+    files = read_labelled_files(tmp_path, list_file=tmp_path / "l.csv")
+    assert files.names == ("a.mp4", "b.mp4")
+    assert "1 lines repeat" in files.notes[0]
 
 
 def test_repeated_rows_count_once(tmp_path: Path) -> None:

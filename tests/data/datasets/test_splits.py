@@ -144,6 +144,16 @@ def test_copies_across_given_splits_are_left_out_of_train(tmp_path: Path) -> Non
     assert any("1 files have the content of one on another side" in note for note in files.notes)
 
 
+def test_copies_in_two_classes_are_noted(tmp_path: Path) -> None:
+    for name in ("A", "B"):
+        (tmp_path / name).mkdir()
+        for k in range(4):
+            (tmp_path / name / f"{k}.mp4").write_text(f"{name}{k}" if k else "same")
+    found = make_split(read_labelled_files(tmp_path))
+    assert "1 contents stand in several classes: A/0.mp4 = B/0.mp4" in found.notes
+    assert found.splits[0] == found.splits[4]
+
+
 def test_find_copies(tmp_path: Path) -> None:
     for name, text in (("a", "12"), ("b", "21"), ("c", "12"), ("d", "123")):
         (tmp_path / name).write_text(text)

@@ -113,10 +113,11 @@ def test_progress_without_a_terminal_is_a_line_every_ten_seconds(
     caplog.set_level("INFO")
     with frozen_features.Progress("encoded", "example") as progress:
         for done in range(51, 101):  # An earlier process has encoded 50 of the 100.
-            now[0] += 0.5
+            now[0] += 30.0 if done == 51 else 0.5  # The first waits for the compilation.
             progress(done, 100)
     assert caplog.messages == [
-        "encoded 70 of 100 examples, 2/s, 15 s left",
-        "encoded 90 of 100 examples, 2/s, 5 s left",
+        "encoded 51 of 100 examples",
+        "encoded 71 of 100 examples, 2/s, 14 s left",
+        "encoded 91 of 100 examples, 2/s, 4 s left",
         "encoded 100 of 100 examples, 2/s",
     ]
