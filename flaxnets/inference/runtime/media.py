@@ -3,14 +3,18 @@
 import dataclasses
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
+from .containers import count_samples, find_boxes, has_declared_size
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats of images that are read, as Pillow names them. Others start foreign programs (EPS), are
@@ -29,6 +33,11 @@ _BAND = 1 << 20  # pixels that are converted at once, so that conversion needs n
 _MAX_SCANS = 100  # of a JPEG: encoders write about ten, and each takes time for all pixels
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 _MAX_SAMPLES_A_BYTE = 4
+# A decoder may not return the last pictures of a stream, which its encoder held back for B-frames.
+_HELD_BACK = 2
+# A picture that is not coded, because nothing has changed, has at most so many bytes (N-VOP of
+# MPEG-4 part 2). A decoder returns none for it.
+_NOT_CODED_BYTES = 8
 _LUMA_16_BITS = 65535
 
 
@@ -197,7 +206,7 @@ class Video:
                     return
             if wanted is not None and picture is not None:
                 for late in sorted(wanted):
-                    if number < late <= number + 2:
+                    if number < late <= number + _HELD_BACK:
                         yield late, convert(picture)
 
     def timed_frames(self, *, short_side: int | None = None) -> Iterator[tuple[float, np.ndarray]]:
@@ -312,7 +321,10 @@ def _opened(path: str, limits: Limits, check_time: Callable[[], None]) -> Iterat
     safe = {"format_whitelist": ",".join(VIDEO_FORMATS), "protocol_whitelist": "file"}
     tags = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        _check_samples(path)
+        # FFmpeg would list all of them; several tracks may share the same bytes.
+        samples, size = count_samples(path), os.path.getsize(path)
+        if samples > _MAX_SAMPLES_A_BYTE * size:
+            raise _Refused(f"damaged: {samples} samples are declared in {size} bytes")
         # FFmpeg decodes pictures while it opens a file, in some containers without a limit of their
         # size. So their sizes are read first, with no decoder allowed.
         with av.open(url, container_options={**safe, "codec_whitelist": "none"}, **tags) as headers:
@@ -325,7 +337,7 @@ def _opened(path: str, limits: Limits, check_time: Callable[[], None]) -> Iterat
             for stream in container.streams.video:
                 if stream.codec_context is not None:
                     stream.codec_context.options = options
-            yield _Pictures(av, container, limits, check_time)
+            yield _Pictures(av, container, path, limits, check_time)
     except MediaError:
         raise
     except _Refused as refused:
@@ -340,10 +352,14 @@ def _opened(path: str, limits: Limits, check_time: Callable[[], None]) -> Iterat
 
 
 class _Pictures:
-    """Iterator over the decoded pictures of a file's first video stream, in order of display."""
+    """Iterator over the decoded pictures of a file's first video stream, in order of display.
+
+    A file that has lost its end, or too much in between, is refused after its last picture, by the
+    same rules as in training.
+    """
 
     def __init__(
-        self, av: Any, container: Any, limits: Limits, check_time: Callable[[], None]
+        self, av: Any, container: Any, path: str, limits: Limits, check_time: Callable[[], None]
     ) -> None:
         cover = av.stream.Disposition.attached_pic
         streams = [s for s in container.streams.video if not s.disposition & cover]
@@ -353,8 +369,20 @@ class _Pictures:
         if self._stream.codec_context is None:
             raise _Refused("there is no decoder for its codec, or its index is missing")
         self._stream.codec_context.thread_count = 1
-        self._av, self._container = av, container
+        self._av, self._container, self._path = av, container, path
         self._limits, self._check_time = limits, check_time
+        self._kinds: list[str] = container.format.name.split(",")
+        self._count = 0  # pictures so far
+        self._damaged = self._lost = 0  # pictures; packets that the decoder refused
+        self._num_packets = 0
+        self._last_corrupt = 0  # Number of the last packet that the demuxer calls corrupt, from 1.
+        self._since_corrupt: int | None = None  # packets of all streams after one that it calls so
+        self._next_dts = 0
+        self._first_pts: int | None = None  # of the first packet
+        self._greatest_pts: int | None = None  # of all packets that must give a picture
+        self._shown_pts: int | None = None  # of all pictures
+        self._end = self._end_of_all = 0.0  # seconds, of this stream and of all
+        self._ends_damaged = False
 
     @property
     def rate(self) -> float:
@@ -365,54 +393,151 @@ class _Pictures:
         return float(rate)
 
     def __iter__(self) -> Iterator[Any]:
-        av, limits, stream = self._av, self._limits, self._stream
-        count = damaged = lost = packets = last_corrupt = 0
-        seconds, first_pts = 0.0, None
-        decoder = stream.codec_context
-        for packet in self._container.demux(stream):
-            self._check_time()
-            flush = packet.size == 0
-            packets += not flush
-            if packet.is_corrupt:
-                last_corrupt = packets
-            if packet.pts is not None and packet.time_base:
-                first_pts = packet.pts if first_pts is None else first_pts
-                seconds = max(seconds, float((packet.pts - first_pts) * packet.time_base))
-            if seconds > limits.max_seconds:
-                raise _Refused(_too_long(f"{seconds:.0f} s", limits))
+        decoder = self._stream.codec_context
+        for packet in chain(self._packets(), [None]):
             try:
-                pictures = stream.decode(None if flush else packet)
-            except av.FFmpegError as error:
+                pictures = self._stream.decode(packet)
+            except self._av.FFmpegError as error:
                 if isinstance(error, MemoryError):
                     raise
-                lost += count > 0 and not flush
+                self._lost += self._count > 0 and packet is not None
+                self._ends_damaged = True
                 continue
-            if flush and decoder.name == "mpeg4" and not decoder.has_b_frames:
-                break  # Flushed, this decoder may only return its last picture once more.
+            if packet is None and decoder.name == "mpeg4" and not decoder.has_b_frames:
+                continue  # Flushed, this decoder may only return its last picture once more.
             for picture in pictures:
-                _check_frame(picture.width, picture.height, limits)
-                damaged += bool(picture.is_corrupt)
-                count += 1
-                if count > limits.max_frames:
-                    raise _Refused(_too_long(f"more than {limits.max_frames} frames", limits))
+                _check_frame(picture.width, picture.height, self._limits)
+                self._ends_damaged = bool(picture.is_corrupt)
+                self._damaged += self._ends_damaged
+                self._shown_pts = _greatest(self._shown_pts, picture.pts)
+                self._count += 1
+                if self._count > self._limits.max_frames:
+                    raise _Refused(
+                        _too_long(f"more than {self._limits.max_frames} frames", self._limits)
+                    )
                 yield picture
-            if flush:
-                break
-        if not count:
-            raise _Refused(f"no frames (none of {packets} packets could be decoded)")
-        if last_corrupt and packets - last_corrupt <= 1 and "mpegts" not in self._format:
-            raise _Refused(f"truncated: {count} frames, the next is cut off")
-        index = stream.index_entries if {"mov", "avi"} & set(self._format) else []
-        missing = max(0, sum(entry.size > 0 for entry in index) - packets)
-        if missing and "mov" in self._format:
-            raise _Refused(f"truncated: {packets} of {packets + missing} frames")
-        bad = damaged + lost + missing
-        if bad > max(1, int(MAX_DAMAGED_SHARE * (count + lost + missing))) or damaged == count:
-            raise _Refused(f"damaged: {bad} of {count + lost + missing} frames")
+        self._check_end()
 
-    @property
-    def _format(self) -> list[str]:
-        return list(self._container.format.name.split(","))
+    def _packets(self) -> Iterator[Any]:
+        # All streams, because the sound, say, may end later than the pictures.
+        streams = [s for s in self._container.streams if s.index != self._stream.index]
+        for packet in self._container.demux(self._stream, *streams):
+            self._check_time()
+            if packet.size == 0:
+                continue
+            if packet.is_corrupt:
+                self._since_corrupt = 0
+            elif self._since_corrupt is not None:
+                self._since_corrupt += 1
+            end = 0.0
+            if packet.pts is not None and packet.time_base:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                self._end_of_all = max(self._end_of_all, end)
+            if packet.stream.index != self._stream.index:
+                continue
+            self._num_packets += 1
+            if packet.is_corrupt:
+                self._last_corrupt = self._num_packets
+            if packet.dts is not None:
+                self._next_dts = packet.dts + 1
+            if packet.pts is not None and packet.time_base and not packet.is_discard:
+                self._end = max(self._end, end)
+                if self._first_pts is None:
+                    self._first_pts = packet.pts
+                if packet.size > _NOT_CODED_BYTES:
+                    self._greatest_pts = _greatest(self._greatest_pts, packet.pts)
+                seconds = float((packet.pts - self._first_pts) * packet.time_base)
+                if seconds > self._limits.max_seconds:
+                    raise _Refused(_too_long(f"{seconds:.0f} s", self._limits))
+            yield packet
+
+    def _check_end(self) -> None:
+        """Refuses a file, read to its end, that is not a whole video."""
+        truncated = self._truncation()
+        if truncated:
+            raise _Refused(truncated)
+        if not self._count:
+            raise _Refused(f"no frames (none of {self._num_packets} packets could be decoded)")
+        lost = self._lost + self._missing_packets()
+        bad, most = self._damaged + lost, max(1, int(MAX_DAMAGED_SHARE * (self._count + lost)))
+        if bad > most or self._damaged == self._count:
+            raise _Refused(f"damaged: {bad} of {self._count + lost} frames")
+
+    def _missing_packets(self) -> int:
+        """Returns how many packets of the index of an mp4 or AVI file were not found."""
+        if not {"mov", "avi"}.intersection(self._kinds):
+            return 0
+        index = self._stream.index_entries
+        if len(index) <= self._num_packets:
+            return 0
+        return max(0, sum(entry.size > 0 for entry in index) - self._num_packets)
+
+    def _truncation(self) -> str | None:
+        """Returns the reason if the file's end is missing; None if nothing shows that it is."""
+        kinds, stream, count = self._kinds, self._stream, self._count
+        frame = float(1 / (stream.average_rate or stream.guessed_rate or 25))  # seconds
+        of_declared = f" of {stream.frames}" if stream.frames else ""
+        # A short read, which leaves the last packet incomplete; the demuxer of MPEG program streams
+        # only sees it one packet later. In a transport stream the flag means a joint.
+        is_cut = self._last_corrupt > 0 and self._num_packets - self._last_corrupt <= 1
+        if "mpegts" not in kinds and is_cut:
+            return f"truncated: {self._last_corrupt - 1}{of_declared} frames, the next is cut off"
+        since = self._since_corrupt
+        if "mpeg" in kinds and since is not None and since <= len(self._container.streams):
+            # The sound is cut off; each stream may have a packet more, which was complete.
+            return f"truncated: {count} frames, then the file breaks off"
+        missing = self._missing_packets()
+        if "mov" in kinds and missing > 0:
+            return f"truncated: {self._num_packets} of {self._num_packets + missing} frames"
+        if "mov" in kinds and stream.frames == 0:
+            boxes, fill_file = find_boxes(self._path)
+            if not fill_file and b"mfra" not in boxes:  # It follows the last fragment.
+                return f"truncated or damaged: {count} frames, then no whole fragment"
+        whole = has_declared_size(self._path, kinds)
+        if "avi" in kinds and whole is False and self._next_dts < stream.frames:
+            return f"truncated: {self._num_packets}{of_declared} frames"
+        if whole is False and not {"avi", "matroska"}.intersection(kinds):
+            return f"truncated: {count} frames, then the file breaks off"
+        if {"matroska", "flv", "nut"}.intersection(kinds):
+            lasts, declared = self._end_of_all, self._container.duration
+            should_last = None if declared is None else declared / self._av.time_base
+            of_stream = _duration_tag(stream) if "matroska" in kinds else None
+            # Its tag may come from the file from which this one was cut, but then lasts too long.
+            if of_stream is not None and (should_last is None or of_stream < should_last + frame):
+                lasts, should_last = self._end, of_stream
+            if should_last is None and whole is False:
+                return f"truncated: {count} frames, the last cluster is cut off"
+            is_short = (
+                should_last is not None and lasts + max(_HELD_BACK * frame, 0.1) < should_last
+            )
+            if should_last is not None and (whole is False or is_short):
+                how = "truncated" if whole is False else "truncated or damaged"
+                return f"{how}: {lasts:.2f} of {should_last:.2f} seconds"
+        first, last, shown = self._first_pts, self._greatest_pts, self._shown_pts
+        if first is not None and last is not None and shown is not None:
+            late = float((last - shown) * stream.time_base)
+            # The declared rate may be far too high.
+            frame = max(frame, float((last - first) * stream.time_base) / self._num_packets)
+            if late > (_HELD_BACK + 0.5) * frame:
+                return (
+                    f"truncated or damaged: decoding ends {late:.2f} seconds before the last packet"
+                )
+        if self._ends_damaged and whole is None and "mov" not in kinds:
+            return f"truncated: {count} frames, the last is incomplete"
+        return None
+
+
+def _duration_tag(stream: Any) -> float | None:
+    """Returns the time at which a stream of Matroska ends by its tag, seconds."""
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", stream.metadata.get("DURATION", "").strip())
+    if tag is None:
+        return None
+    hours, minutes, seconds = tag.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _greatest(first: int | None, second: int | None) -> int | None:
+    return max((number for number in (first, second) if number is not None), default=None)
 
 
 class _ToRgb:
@@ -470,44 +595,6 @@ def _orientation(picture: Any) -> tuple[bool, bool, bool]:
 def _shown_size(picture: Any) -> tuple[int, int]:
     turned, _, _ = _orientation(picture)
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
-
-
-def _check_samples(path: str) -> None:
-    """Refuses an mp4 whose tables declare far more samples than it has bytes.
-
-    FFmpeg would list all of them. The declared counts stand in its boxes ``stsz`` and ``stz2``.
-    """
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        if file.read(12)[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            return
-        samples = 0
-        for start, end in _boxes(file, 0, size, (b"moov", b"trak", b"mdia", b"minf", b"stbl")):
-            file.seek(start)
-            content = file.read(min(end - start, 12))
-            samples += int.from_bytes(content[8:12], "big")
-    if samples > _MAX_SAMPLES_A_BYTE * size:
-        raise _Refused(f"damaged: {samples} samples are declared in {size} bytes")
-
-
-def _boxes(file: Any, start: int, end: int, path: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
-    """Yields start and end of the contents of the boxes ``stsz`` or ``stz2`` below a path."""
-    visited = 0
-    while start + 8 <= end and visited < 10_000:
-        visited += 1
-        file.seek(start)
-        head = file.read(16)
-        length, kind, content = int.from_bytes(head[:4], "big"), head[4:8], start + 8
-        if length == 1:
-            length, content = int.from_bytes(head[8:16], "big"), start + 16
-        stop = end if length == 0 else min(start + length, end)
-        if stop <= start:
-            return
-        if path and kind == path[0]:
-            yield from _boxes(file, content, stop, path[1:])
-        elif not path and kind in (b"stsz", b"stz2"):
-            yield content, stop
-        start = stop
 
 
 # ---- Checks -------------------------------------------------------------------------------------
