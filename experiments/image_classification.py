@@ -1,4 +1,4 @@
-"""Classification of images of one's own: class folders or a list; a CNN alone.
+r"""Classification of images of one's own: class folders or a list; a CNN alone.
 
     python -m launch.train --config=experiments/image_classification.py --workdir=runs/mine \
         --config.data.root=my_images

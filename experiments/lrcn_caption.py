@@ -1,4 +1,4 @@
-"""LRCN captioner: two LSTM layers, the upper of which reads the image at every step.
+r"""LRCN captioner: two LSTM layers, the upper of which reads the image at every step.
 
 Donahue et al., "Long-term Recurrent Convolutional Networks for Visual Recognition and Description",
 arXiv:1411.4389, section 5, LRCN-2f ("factored").

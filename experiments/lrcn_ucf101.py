@@ -1,4 +1,4 @@
-"""LRCN: long-term recurrent convolutional networks for action recognition.
+r"""LRCN: long-term recurrent convolutional networks for action recognition.
 
 Donahue et al., arXiv:1411.4389 (v4, PAMI 2017), section 4, and its reference code.
 
@@ -69,7 +69,7 @@ from experiments.features.frozen_features import (
     make_encode,
 )
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime
-from flaxnets.encoders.config import EncoderConfig, with_encoder_weights
+from flaxnets.encoders.config import EncoderConfig, weights_file, with_encoder_weights
 from flaxnets.heads.config import PER_STEP, HeadConfig
 from flaxnets.models.config import CRNNConfig, make_crnn, pool_of
 from flaxnets.recurrent.config import NONE, RecurrentConfig
@@ -167,6 +167,7 @@ class LRCNConfig(Config):
     def validate(self) -> None:
         """Checks the values as ``Config.validate``, and those of the data."""
         super().validate()
+        weights_file(self.model.encoder)  # It is there.
         data = self.data
         if data.dataset not in DATASETS:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Self-critical sequence training: policy gradient on sampled captions, rewarded by CIDEr-D.
+r"""Self-critical sequence training: policy gradient on sampled captions, rewarded by CIDEr-D.
 
 Rennie et al., "Self-critical Sequence Training for Image Captioning", arXiv:1612.00563.
 

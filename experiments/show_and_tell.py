@@ -1,4 +1,4 @@
-"""Show and Tell: an LSTM whose first input is the image and whose next inputs are the words.
+r"""Show and Tell: an LSTM whose first input is the image and whose next inputs are the words.
 
 Vinyals et al., "Show and Tell: A Neural Image Caption Generator", arXiv:1411.4555.
 

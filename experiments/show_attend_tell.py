@@ -1,4 +1,4 @@
-"""Show, Attend and Tell: captions with soft or hard attention over the regions of an image.
+r"""Show, Attend and Tell: captions with soft or hard attention over the regions of an image.
 
 Xu et al., "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention",
 arXiv:1502.03044.

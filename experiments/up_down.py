@@ -1,4 +1,4 @@
-"""Up-Down: an attention LSTM queries the image regions, a language LSTM predicts the words.
+r"""Up-Down: an attention LSTM queries the image regions, a language LSTM predicts the words.
 
 Anderson et al., "Bottom-Up and Top-Down Attention for Image Captioning and Visual Question
 Answering", arXiv:1707.07998, section 3.2.

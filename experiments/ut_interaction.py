@@ -1,4 +1,4 @@
-"""A CRNN on UT-Interaction, segmented set 1: 60 clips, 6 classes, leave one sequence out.
+r"""A CRNN on UT-Interaction, segmented set 1: 60 clips, 6 classes, leave one sequence out.
 
 Data: Ryoo and Aggarwal, UT-Interaction, ICPR 2010 contest on semantic description of human
 activities; in UCF101's format, with a fold for each of the 10 sequences.
@@ -56,7 +56,7 @@ from experiments.features.frozen_features import (
 )
 from experiments.features.linear_baselines import over_time, predict_linear
 from flaxnets.configuration import path_field, runtime
-from flaxnets.encoders.config import EncoderConfig
+from flaxnets.encoders.config import EncoderConfig, weights_file
 from flaxnets.heads.config import HeadConfig
 from flaxnets.models.config import CRNNConfig, make_crnn
 from flaxnets.models.late_fusion import LateFusion
@@ -197,6 +197,7 @@ class UTInteractionConfig(Config):
     def validate(self) -> None:
         """Checks the values as ``Config.validate``, and that the network fits cached features."""
         super().validate()
+        weights_file(self.model.encoder)  # It is there.
         if not self.model.encoder.frozen:
             raise ValueError(
                 "model.encoder.frozen: expected True, as ut_interaction trains on cached features; "

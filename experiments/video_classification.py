@@ -1,4 +1,4 @@
-"""Action recognition on videos of one's own: class folders, a list, or UCF101's layout.
+r"""Action recognition on videos of one's own: class folders, a list, or UCF101's layout.
 
     python -m launch.train --config=experiments/video_classification.py --workdir=runs/mine \
         --config.data.root=my_videos

@@ -4,6 +4,8 @@ Each line is a program and the first sentence of its file.
 """
 
 import ast
+import difflib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,8 +58,11 @@ def describe(programs: Mapping[str, str]) -> Iterator[str]:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and sys.argv[1].lstrip("-") not in ("help", "h", "helpshort"):
-        name = sys.argv[1].removeprefix("launch.")
-        sys.exit(
-            f"error: python -m launch takes no arguments; a program is python -m launch.{name}"
-        )
-    print("\n".join(describe(find_programs(Path(__file__).parent))))
+        name = sys.argv[1].removeprefix("launch.").removesuffix(".py")
+        near = difflib.get_close_matches(name, find_programs(Path(__file__).parent), n=1)
+        known = f"python -m launch.{near[0]}" if near else "listed by python -m launch"
+        sys.exit(f"error: python -m launch takes no arguments; a program is {known}")
+    try:
+        print("\n".join(describe(find_programs(Path(__file__).parent))), flush=True)
+    except BrokenPipeError:  # As after | head.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

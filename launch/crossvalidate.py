@@ -1,4 +1,4 @@
-"""Cross-validation: trains and tests every fold with several seeds, and prints one table.
+r"""Cross-validation: trains and tests every fold with several seeds, and prints one table.
 
     python -m launch.crossvalidate --config=experiments/lrcn_ucf101.py:ut_interaction \
         --workdir=runs/ut --config.data.root=…/ut_interaction/set1
@@ -96,7 +96,12 @@ def run(spec: str, config: Config, path: Path) -> int | list[tuple[int, int]]:
         workdir.claim(spec, config)
         predictions = workdir.predictions("test")
         if not predictions.exists():
-            outcome = train(config, workdir, show_progress=False)
+            outcome = train(
+                config,
+                workdir,
+                show_progress=False,
+                on_start=lambda: program.record_call(workdir.path),
+            )
             if outcome.signal is not None:
                 return 128 + outcome.signal
             TrainedModel(config, workdir).evaluate("test")

@@ -57,7 +57,7 @@ def run(spec: str, path: Path) -> int | dict[str, str]:
     print(f"training {config.name}", flush=True)
     with program.open_workdir(path) as workdir:
         workdir.claim(spec, config)
-        outcome = train(config, workdir)
+        outcome = train(config, workdir, on_start=lambda: program.record_call(workdir.path))
         if outcome.signal is not None:
             return 128 + outcome.signal
         model = TrainedModel(config, workdir)

@@ -195,12 +195,32 @@ def explain_flag(name: str, config: Config, flags: Collection[str]) -> str:
     for sentence, names in SENTENCES.items():
         if plain in names:
             return f"--{name}: no such flag; {sentence}"
-    fields = [field for field, _ in flatten(config)]
-    ends = [end for end, names in SYNONYMS.items() if plain in names] or [plain]
+    meant = find_field(name, [field for field, _ in flatten(config)])
+    return f"--{name}: no such flag; did you mean --config.{meant}?" if meant else ""
+
+
+def find_field(name: str, fields: Collection[str]) -> str:
+    """Returns the field that other programs, or another part, call by a name.
+
+    >>> find_field("optimizer.lr", ["optimizer.b2", "optimizer.learning_rate"])
+    'optimizer.learning_rate'
+    >>> find_field("learning-rate", ["optimizer.b2", "optimizer.learning_rate"])
+    'optimizer.learning_rate'
+
+    Args:
+      name: of a flag or a field, possibly with a path.
+      fields: paths of all fields.
+
+    Returns:
+      A path; empty where nothing is known of the name.
+    """
+    part, _, last = name.replace("-", "_").lower().rpartition(".")
+    ends = [end for end, names in SYNONYMS.items() if last in names] or [last]
     for end in ends:
         found = [field for field in fields if field == end or field.endswith(f".{end}")]
+        own = [field for field in found if field.startswith(f"{part}.")]
         if found:  # The shortest path: the run's own batch_size rather than that of a part.
-            return f"--{name}: no such flag; did you mean --config.{min(found, key=len)}?"
+            return min(own or found, key=len)
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Submits a training to a Kubernetes cluster as a JobSet.
+r"""Submits a training to a Kubernetes cluster as a JobSet.
 
     python -m launch.kubernetes --name=lrcn --image=REGISTRY/flaxnets --processes=2 --gpus=8 \
         --volume=runs:/runs --volume=videos:/videos -- --config=experiments/lrcn_ucf101.py \

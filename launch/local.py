@@ -1,4 +1,4 @@
-"""Runs a training as several processes on this machine.
+r"""Runs a training as several processes on this machine.
 
     python -m launch.local --processes=2 -- --config=experiments/moving_shapes.py:smoke \
         --workdir=runs/smoke

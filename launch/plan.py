@@ -1,4 +1,4 @@
-"""Plans a training before it starts: parameters, FLOPs, memory and time.
+r"""Plans a training before it starts: parameters, FLOPs, memory and time.
 
     python -m launch.plan --config=experiments/lrcn_ucf101.py --device=h100 --devices=8 \
         --config.data.root=/data/ucf101

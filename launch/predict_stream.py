@@ -1,4 +1,4 @@
-"""Streams in ``launch.predict``: one JSON line for each step, a summary at the end.
+r"""Streams in ``launch.predict``: one JSON line for each step, a summary at the end.
 
     python -m launch.predict --workdir=runs/mine --stream=clip.mp4
     ffmpeg -i rtsp://… -f image2pipe -c:v mjpeg - | python -m launch.predict --stream=- …

@@ -199,7 +199,11 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """
 
     def guarded(argv: Sequence[str]) -> int | None:
-        code = report_errors(argv)
+        try:
+            code = report_errors(argv)
+            sys.stdout.flush()  # Else Python fails to do so when it has ended.
+        except BrokenPipeError:
+            code = _stop_printing()
         if code in SAVED:
             # It is ending, and no further signal may change the exit code, except that after
             # SIGINT alone one that has the run started again still does.
@@ -220,6 +224,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         logging.getLogger("jax").setLevel(logging.WARNING)
         try:
             return main(argv[1:])
+        except BrokenPipeError:
+            if not _reader_is_gone():
+                raise
+            return _stop_printing()
         except EXPECTED_ERRORS as error:
             if _is_defect(error):
                 _leave_others()
@@ -244,6 +252,21 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             return 1
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _reader_is_gone() -> bool:
+    """Returns True if nobody reads the standard output any more, as after ``| head``."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _stop_printing() -> int:
+    """Sends the rest of the standard output nowhere; returns the exit code of SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -321,14 +344,20 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if _asks_for_fields(argv):
-        sys.exit(_print_fields(argv))
+        try:
+            code = _print_fields(argv)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            code = _stop_printing()
+        sys.exit(code)
     try:
         return flags.FLAGS(tuple(argv))
     except flags.UnrecognizedFlagError as error:
         explained = _explain_experiment(argv) or _explain_flag(error.flagname, argv)
         print(f"error: {explained or error}", file=sys.stderr)
     except flags.Error as error:
-        print(f"error: {_explain_experiment(argv) or error}", file=sys.stderr)
+        explained = _explain_experiment(argv) or _explain_missing(error)
+        print(f"error: {explained or error}", file=sys.stderr)
     except (KeyError, AttributeError) as error:
         explained = _explain_experiment(argv) or _explain_field(argv)
         print(f"error: {explained or error}", file=sys.stderr)
@@ -357,6 +386,20 @@ def _print_fields(argv: Sequence[str]) -> int:
     print(import_explain().describe_fields(recorded_name(spec), config))
     print(f"\npython -m {_program_name()} --help lists the program's own flags.")
     return 0
+
+
+def _explain_missing(error: flags.Error) -> str:
+    """Returns the error message for a required flag that was not given; empty for other errors."""
+    found = re.match(r"flag --(\w+)=None: Flag --\1 must have a value", str(error))
+    if not found:
+        return ""
+    name = found[1]
+    if name == "config":
+        return (
+            "--config: expected an experiment, as --config=experiments/moving_shapes.py, received "
+            "none; python -m launch lists them"
+        )
+    return f"--{name}: expected a value, received none: {flags.FLAGS[name].help}"
 
 
 def _explain_flag(name: str, argv: Sequence[str]) -> str:
@@ -445,7 +488,8 @@ def _explain_field(argv: Sequence[str]) -> str:
         if field in names:
             continue
         # The last part of a nested field alone is less similar than the default cutoff.
-        hint = nearest(field, names, cutoff=0.4)
+        meant = import_explain().find_field(field, names)
+        hint = f"; did you mean {meant!r}?" if meant else nearest(field, names, cutoff=0.4)
         return f"--{name}: no such field of the configuration{hint}"
     return ""
 

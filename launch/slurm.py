@@ -1,4 +1,4 @@
-"""Submits a training to Slurm; after a preemption or the time limit, the job requeues and resumes.
+r"""Submits a training to Slurm; after a preemption or the time limit, the job requeues and resumes.
 
     python -m launch.slurm --nodes=2 --tasks=4 --gpus=1 --time=12:00:00 -- \
         --config=experiments/lrcn_ucf101.py --workdir=runs/lrcn

@@ -1,4 +1,4 @@
-"""Stores a trained model in a folder of a few megabytes, which ``flaxnets.load`` reads.
+r"""Stores a trained model in a folder of a few megabytes, which ``flaxnets.load`` reads.
 
     python -m launch.store --workdir=runs/captions --out=experiments/models/captioner \
         --dtype=int8 --card=CARD.md --split=validation

@@ -1,4 +1,4 @@
-"""Searches for the best configuration of an experiment, with Optuna.
+r"""Searches for the best configuration of an experiment, with Optuna.
 
     python -m launch.sweep --config=experiments/moving_shapes.py --workdir=runs/sweep \
         --space=optimizer.learning_rate=log:1e-4:1e-1 --space=model.recurrent.features=64,128,256 \

@@ -1,4 +1,4 @@
-"""Trains on a Cloud TPU slice: creates it, installs, trains on every machine and deletes it.
+r"""Trains on a Cloud TPU slice: creates it, installs, trains on every machine and deletes it.
 
     python -m launch.tpu --name=lrcn --zone=us-west4-a --type=v5litepod-16 --queued --spot \
         --setup='sudo mkdir -p /nfs && sudo mount 10.0.0.2:/share /nfs' --delete -- \

@@ -1,4 +1,4 @@
-"""Trains an experiment; the same command resumes it from its last checkpoint.
+r"""Trains an experiment; the same command resumes it from its last checkpoint.
 
     python -m launch.train --config=experiments/lrcn_ucf101.py:smoke --workdir=runs/smoke \
         --config.optimizer.learning_rate=1e-3

@@ -40,7 +40,7 @@ from flaxnets.configuration import (
 )
 from flaxnets.decoders.config import DecoderConfig, make_decoder
 from flaxnets.decoders.search import SearchOptions
-from flaxnets.encoders.config import EncoderConfig, make_encoder, with_encoder_weights
+from flaxnets.encoders.config import EncoderConfig, make_encoder, weights_file, with_encoder_weights
 from flaxnets.models.captioner import Captioner
 from flaxnets.models.config import CRNNConfig, check_gives_maps, make_crnn
 from flaxnets.recurrent.config import RecurrentConfig
@@ -144,6 +144,7 @@ class CaptionConfig(Config):
     def validate(self) -> None:
         """Checks the values as ``Config.validate``, and that sampled words come from a model."""
         super().validate()
+        weights_file(self.model.encoder)  # It is there.
         sampled = self.sampling_increase >= self.sampling_maximum > 0 and self.sampling_every == 1
         if sampled and not self.initialize_from:
             raise ValueError(
@@ -280,6 +281,10 @@ class CaptionConfig(Config):
     def make_scorer(self, split: str, *, complete: bool = False) -> Scorer:
         """Returns the scorer of a split; ``complete`` adds the metrics that need Java."""
         return scoring.make_scorer(self.data, split, complete=complete)
+
+    def scored_metrics(self, split: str) -> tuple[str, ...]:
+        """Returns the names of the caption metrics."""
+        return scoring.metric_names(self.data)
 
     def make_prediction_data(self, paths: Sequence[str]) -> Data:
         """Returns the images of files, in the given order.

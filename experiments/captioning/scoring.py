@@ -21,6 +21,12 @@ Records = Sequence[Mapping[str, Any]]
 """Predictions of examples, each with ``index`` and ``caption``."""
 
 
+def metric_names(config: CaptionDataConfig) -> tuple[str, ...]:
+    """Returns the names of the metrics of ``make_scorer`` that need no Java."""
+    embedded = config.kind == "moving_shapes"
+    return (*WITHOUT_JAVA, *(("motion_accuracy", "object_accuracy") if embedded else ()))
+
+
 def make_scorer(config: CaptionDataConfig, split: str, *, complete: bool) -> Scorer:
     """Returns the function from records of a split to BLEU, ROUGE-L and CIDEr.
 

@@ -19,7 +19,7 @@ from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from experiments.features.frozen_features import describe_encoder
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime
-from flaxnets.encoders.config import with_encoder_weights
+from flaxnets.encoders.config import weights_file, with_encoder_weights
 from flaxnets.models.config import CRNNConfig, pool_of
 from flaxnets.recurrent.config import NONE
 from flaxnets.training.config import Config
@@ -122,6 +122,7 @@ class FileClassification(Config):
         check_at_least("data", data, {"fold": 0, "num_examples": 1, "num_workers": 0})
         if data.dataset == "files":
             self._require_root()
+        weights_file(self.model.encoder)  # It is there.
 
     @property
     def embedded(self) -> bool:
@@ -184,16 +185,21 @@ class FileClassification(Config):
                     f"{error}; if the data were moved, --config.data.root=FOLDER tells where they "
                     "are"
                 ) from None
-        files = read_labelled_files(
-            data.root,
-            kind=self.kind,
-            list_file=data.list,
-            validation_list=data.validation_list,
-            test_list=data.test_list,
-            class_list=data.class_list,
-            group_pattern=data.group_pattern,
-            fold=max(data.fold, 1),
-        )
+        try:
+            files = read_labelled_files(
+                data.root,
+                kind=self.kind,
+                list_file=data.list,
+                validation_list=data.validation_list,
+                test_list=data.test_list,
+                class_list=data.class_list,
+                group_pattern=data.group_pattern,
+                fold=max(data.fold, 1),
+            )
+        except (ValueError, FileNotFoundError) as error:
+            if not str(error).startswith(("root:", "list:", "group_pattern:")):
+                raise
+            raise type(error)(f"data.{error}") from error  # The flag, --config.data.root.
         return make_split(
             files,
             seed=self.seed,
@@ -298,11 +304,11 @@ class FileClassification(Config):
         if self._announced or self.embedded or jax.process_index():
             return
         self._announced = True
-        for line in self.summary():
+        for line in self.describe_choices():
             logger.info("%s", line)
 
-    def summary(self) -> list[str]:
-        """Returns what was chosen for these data, in about ten lines."""
+    def describe_choices(self) -> list[str]:
+        """Returns lines that say how the data were read and what is trained."""
         files, data, model = self.files, self.data, self.model
         counts = Counter(files.labels)
         listed = [f"{files.class_names[k]} {counts[k]}" for k in sorted(counts)]
@@ -312,7 +318,6 @@ class FileClassification(Config):
         groups = len({group for group in files.groups if group})
         place = self._workdir / SPLIT_FILE if self._workdir else SPLIT_FILE
         encoder = model.encoder
-        weights = f"weights {encoder.weights}" if encoder.weights else "random weights"
         state = f"frozen, features cached in {data.cache}" if encoder.frozen else "fine-tuned"
         network = model.recurrent
         layer = "none"
@@ -325,25 +330,25 @@ class FileClassification(Config):
             else ""
         )
         lines = [
-            f"data: {len(files)} {self.kind}s of {len(files.class_names)} classes, {files.layout}, "
-            f"in {self._root}",
-            f"classes: {shown}",
-            f"split: {by_split}{f'; {groups} groups' if groups else ''}; kept in {place}",
-            *(f"note: {note}" for note in files.notes),
-            f"encoder: {encoder.name}, {weights}, {state}",
-            f"recurrent layer: {layer}; {self.describe_inputs()}",
-            f"training: at most {self.num_steps} steps of {self.batch_size} {self.kind}s, "
-            f"evaluated every {self.eval_every}{stops}; the best checkpoint is kept",
+            f"data          {len(files)} {self.kind}s of {len(files.class_names)} classes, "
+            f"{files.layout}, in {self._root}",
+            f"classes       {shown}",
+            f"split         {by_split}{f'; {groups} groups' if groups else ''}; kept in {place}",
+            *(f"note          {note}" for note in files.notes),
+            f"encoder       {encoder.name} ({encoder.weights or 'random'}), {state}",
+            f"recurrent     {layer}; {self.describe_inputs()}",
+            f"training      {self.num_steps} steps of {self.batch_size} {self.kind}s at most, "
+            f"evaluated every {self.eval_every}{stops}; the best checkpoint counts",
         ]
         if self._workdir:
             where = f"--workdir={shlex.quote(str(self._workdir))}"
             lines += [
-                f"then: python -m launch.evaluate {where} --split=test",
-                f"      python -m launch.predict {where} FILE",
-                f"      python -m launch.report {where} --split=test",
+                f"afterwards    python -m launch.evaluate {where} --split=test",
+                f"              python -m launch.predict {where} FILE",
+                f"              python -m launch.report {where} --split=test",
             ]
         return lines
 
     def describe_inputs(self) -> str:
-        """Returns the inputs of the network in words, for the summary."""
+        """Returns the inputs of the network in words, for the choices."""
         return f"inputs {pool_of(self.model)}"

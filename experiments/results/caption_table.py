@@ -1,4 +1,4 @@
-"""Table of captioners from the files of their runs.
+r"""Table of captioners from the files of their runs.
 
     python -m launch.evaluate --workdir=runs/show_attend_tell --split=validation \
         --out=runs/show_attend_tell/validation.json

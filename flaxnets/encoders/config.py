@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -162,8 +163,7 @@ def weights_file(config: EncoderConfig, *, field: str = "model.encoder") -> str:
 
     Raises:
       ModuleNotFoundError: ``imagenet`` without the package that ships them.
-      ValueError: ``imagenet`` for an encoder whose weights no package ships, or a file for an
-        encoder outside of this package.
+      ValueError: ``imagenet`` for an encoder whose weights no package ships, or no such file.
     """
     if not config.weights:
         return ""
@@ -175,6 +175,11 @@ def weights_file(config: EncoderConfig, *, field: str = "model.encoder") -> str:
                 f"received {IMAGENET!r}"
             )
         return str(find_efficientnet_lite0())
+    if not os.path.isfile(config.weights):
+        raise ValueError(
+            f"{field}.weights: expected a .pth or .safetensors file, {IMAGENET!r}, or '' for "
+            f"random weights, received {config.weights!r}, which is no file"
+        )
     return config.weights
 
 

@@ -218,6 +218,10 @@ class Config:
         """
         return None
 
+    def scored_metrics(self, split: str) -> tuple[str, ...]:
+        """Returns the names of the metrics of ``make_scorer``; empty: not known beforehand."""
+        return ()
+
     def make_prediction_task(self) -> "Task":
         """Returns the task of a trained model, built without the training data."""
         return self.make_task()
@@ -323,6 +327,20 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, value
+
+
+def describe_fields(config: Config) -> str:
+    """Returns name, data and all values of a configuration as Markdown.
+
+    >>> print(describe_fields(Config(name="CRNN")).splitlines()[0])
+    CRNN
+    """
+    values = dict(flatten(config))
+    data = values.get("data.list") or values.get("data.root")
+    data = data or values.get("data.dataset") or values.get("data.kind")
+    title = f"{config.name} on {data}" if data else config.name
+    rows = [f"| {name} | `{value}` |" for name, value in values.items()]
+    return "\n".join([title, "", "| field | value |", "| --- | --- |", *rows])
 
 
 def set_runtime(config: Config, text: str) -> None:

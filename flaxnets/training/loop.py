@@ -31,7 +31,7 @@ from flaxnets.training.checkpoint import (
     initialize_from,
     steps_on_disk,
 )
-from flaxnets.training.config import Config, describe_run, rehearsal
+from flaxnets.training.config import Config, describe_fields, describe_run, rehearsal
 from flaxnets.training.distributed import broadcast_from_first, is_first, synchronize
 from flaxnets.training.evaluation import EvaluationStopped, close_batches, evaluate
 from flaxnets.training.metric_writer import (
@@ -167,6 +167,8 @@ def train(
             variables = initialize_from(folder, variables, skipped)  # 2
         optimizer_config = config.make_optimizer_config()
         optimizer = make_optimizer(optimizer_config, config.num_steps, variables["params"])
+        if not resumes:  # Before the first step is compiled, and hours before it is evaluated.
+            check_metrics(config, model, task, variables, first_batch)
         state = make_state(variables, optimizer, config.seed, ema=config.ema_decay > 0)
         state = strategy.place(state)
         # Else the first device would keep a second copy of the parameters for the whole run.
@@ -232,6 +234,7 @@ def train(
             resume_step=step,
             writes=is_first(),
             evaluates=config.eval_split if evaluates else "",
+            description=describe_fields(config),
         )
         cleanup.callback(writer.close)
         ends = not evaluates and (
@@ -417,9 +420,24 @@ def check_shapes(config: Config, model: Any, task: Task, batch: Mapping[str, np.
     optimizer_config = config.make_optimizer_config()
     make_optimizer(optimizer_config, config.num_steps, variables["params"])
     jax.eval_shape(lambda v, arrays: task.loss(model, v, arrays, key), variables, shapes)
-    if config.eval_split and config.make_scorer(config.eval_split) is None:
-        evaluated = jax.eval_shape(lambda v, b: task.evaluate(model, v, b)[0], variables, shapes)
-        check_best_metric(config, [*evaluated, "examples", "skipped"])
+    check_metrics(config, model, task, variables, batch)
+
+
+def check_metrics(
+    config: Config, model: Any, task: Task, variables: Any, batch: Mapping[str, np.ndarray]
+) -> None:
+    """Traces an evaluation with abstract arrays; nothing is compiled or computed.
+
+    Raises:
+      ValueError: parts that do not go together, or an unknown ``best_metric``.
+    """
+    if not config.eval_split:
+        return
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+    evaluated = jax.eval_shape(lambda v, b: task.evaluate(model, v, b)[0], variables, shapes)
+    scored = config.scored_metrics(config.eval_split)
+    if scored or config.make_scorer(config.eval_split) is None:
+        check_best_metric(config, [*evaluated, *scored, "examples", "skipped"])
 
 
 def check_best_metric(config: Config, names: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import jax
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
-from tensorboardX.summary import scalar
+from tensorboardX.summary import scalar, text
 
 from flaxnets.metrics import MeanAccumulator
 from flaxnets.training.workdir import write_atomically
@@ -251,7 +251,13 @@ class MetricsWriter:
     """
 
     def __init__(
-        self, workdir: Path, *, resume_step: int, writes: bool = True, evaluates: str = ""
+        self,
+        workdir: Path,
+        *,
+        resume_step: int,
+        writes: bool = True,
+        evaluates: str = "",
+        description: str = "",
     ) -> None:
         """Drops the records that are computed again.
 
@@ -261,6 +267,7 @@ class MetricsWriter:
           writes: False for all but one of the processes that share the workdir; writes nothing.
           evaluates: split that is evaluated again at ``resume_step``, whose record is removed, too;
             empty: none.
+          description: Markdown about the run, which TensorBoard shows as the text ``run``.
 
         Raises:
           OSError: ``metrics.jsonl`` cannot be read, or not be rewritten; it then stays as it was.
@@ -290,6 +297,9 @@ class MetricsWriter:
         # TensorBoard drops what earlier files hold of this step and later ones.
         start = SessionLog(status=SessionLog.START)
         self._write_event(Event(wall_time=now, step=resume_step + 1, session_log=start))
+        if description:
+            about = text("run", description)
+            self._write_event(Event(wall_time=now, step=resume_step + 1, summary=about))
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes one record, ``{"step": …, "split": …, name: value, …}``."""

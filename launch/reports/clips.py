@@ -90,13 +90,13 @@ def make_strips(
     groups = [
         (
             "Correct",
-            "the most confident clip of each of several classes",
+            "the most confident one of each of several classes",
             _confident_by_class(correct),
         ),
         ("Wrong", "the most confident mistakes first", wrong[:CLIPS]),
     ]
     if not known:
-        groups = [("Unlabelled", "the first clips", list(predictions[:CLIPS]))]
+        groups = [("Unlabelled", "the first ones", list(predictions[:CLIPS]))]
     return [
         Group(title, text, [_make_strip(record, class_names, load_clip) for record in records])
         for title, text, records in groups

@@ -123,7 +123,13 @@ class Runner:
                 except WorkdirInUse:
                     time.sleep(LOCK_POLL_SECONDS)
             workdir.claim(self.plan.settings.experiment, config)
-            outcome = train(config, workdir, show_progress=False, on_evaluation=on_evaluation)
+            outcome = train(
+                config,
+                workdir,
+                show_progress=False,
+                on_start=lambda: program.record_call(workdir.path),
+                on_evaluation=on_evaluation,
+            )
         if outcome.signal is not None:
             raise Interrupted(outcome.signal)
         if outcome.stopped:

@@ -179,6 +179,7 @@ def test_human_captions_score_better_than_those_of_another_clip(tmp_path: Path) 
     others = score([{"index": i, "caption": references[i - 1][0]} for i in range(len(references))])
     assert own["motion_accuracy"] == own["object_accuracy"] == 1
     assert own["BLEU-4"] == pytest.approx(1)
+    assert set(own) == set(config.scored_metrics("validation"))
     assert all(others[name] < own[name] for name in own)
 
 

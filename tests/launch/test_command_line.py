@@ -1,7 +1,9 @@
 """The command line explains itself: lists of programs and fields, from any folder."""
 
+import ast
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,12 +51,53 @@ def test_the_fields_of_an_experiment_and_its_values_need_no_workdir() -> None:
     assert "--config.batch_size=4  # in the experiment: 8" in shown.stdout.splitlines()
 
 
+def test_commands_of_docstrings_keep_their_lines() -> None:
+    files = [*(ROOT / "launch").glob("*.py"), *(ROOT / "experiments").rglob("*.py")]
+    for file in files:
+        doc = ast.get_docstring(ast.parse(file.read_text()), clean=False) or ""
+        assert not re.search(r"\S {4,}--\w", doc), file
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize(
+    "command", ["launch", f"launch.train {LRCN} --help", f"launch.train {LRCN} --show"]
+)
+def test_a_reader_that_leaves_is_no_error(command: str) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-m", *command.split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert program.stdout is not None
+    assert program.stderr is not None
+    program.stdout.close()
+    assert program.stderr.read() == b""
+    program.stderr.close()
+    assert program.wait() in (0, 141)
+
+
+@pytest.mark.subprocess
+def test_a_program_that_is_not_there_names_the_nearest() -> None:
+    for given, meant in (("evalute", "launch.evaluate"), ("--foo", "listed by python -m launch")):
+        done = subprocess.run(
+            [sys.executable, "-m", "launch", given], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert done.stderr.strip().endswith(meant)
+
+
 @pytest.mark.subprocess
 def test_flags_that_are_missing_or_of_other_programs(tmp_path: Path) -> None:
     wrong = finish(start("train", MOVING_SHAPES, f"--workdir={tmp_path}", "--lr", "0.1"))
     assert sentence(wrong) == (
         "error: --lr: no such flag; did you mean --config.optimizer.learning_rate?"
     )
+    absent = finish(start("train", f"--workdir={tmp_path}"))
+    assert "--config: expected an experiment, as --config=experiments/" in sentence(absent)
+    field = finish(start("train", MOVING_SHAPES, "--config.optimizer.lr=1"))
+    assert sentence(field).endswith("did you mean 'optimizer.learning_rate'?")
     tracker = "wandbb" if importlib.util.find_spec("wandb") else "wandb"
     absent = finish(start("train", MOVING_SHAPES, f"--workdir={tmp_path}", f"--tracker={tracker}"))
     assert "did you mean 'wandb'?" in sentence(absent) or "-e '.[wandb]'" in sentence(absent)

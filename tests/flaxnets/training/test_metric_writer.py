@@ -201,3 +201,12 @@ def test_records_are_dropped_on_a_full_disk_too(tmp_path: Path) -> None:
         (2, "train"),
     ]
     writer.close()
+
+
+def test_tensorboard_names_the_data_of_the_run(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path, resume_step=0, description="CRNN on my_videos")
+    writer.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    found = [value for event in read_events(file) for value in event.summary.value]
+    assert [value.metadata.plugin_data.plugin_name for value in found] == ["text"]
+    assert found[0].tensor.string_val == [b"CRNN on my_videos"]

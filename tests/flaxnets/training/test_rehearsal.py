@@ -52,6 +52,16 @@ def test_mistakes_are_found_before_data_are_made(
     assert CostlyConfig.made == 0
 
 
+@pytest.mark.parametrize("scored", [(), ("CIDEr",)])
+def test_the_metric_is_checked_before_the_first_step(
+    scored: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TinyConfig, "scored_metrics", lambda self, split: scored)
+    with pytest.raises(ValueError, match="best_metric: validation has no 'CIDErD'"):
+        run(TinyConfig(best_metric="CIDErD"), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_a_rehearsed_training_uses_the_real_data(tmp_path: Path) -> None:
     CostlyConfig.made = 0
     outcome = run(CostlyConfig(), tmp_path / "costly")

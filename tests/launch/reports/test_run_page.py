@@ -247,7 +247,7 @@ def test_unknown_labels_leave_the_predictions() -> None:
     text = Page(build_page(make_run(predictions=unknown, class_names=()))).text
     assert "6 of 6 examples have no label" in text
     assert "Confusion matrix" not in text
-    assert "Unlabelled the first clips predicted class 0 clip 0" in text
+    assert "Unlabelled the first ones predicted class 0 clip 0" in text
 
 
 @pytest.mark.parametrize(
