@@ -164,6 +164,13 @@ class ImageCaptionDataConfig(CaptionDataConfig):
             every = range(len(pairs))
             self._listed = now if now.has_splits else now.take(every, ["test"] * len(pairs))
             logger.info("%s: none of the run's images; its images are the test split", now.source)
+            return
+        if new := sorted(set(now.names) - set(known)):
+            note = (
+                f"{len(new)} images of {now.source} are not in the split of this run and are left "
+                f"out ({first_few(new)}); a new --workdir splits all anew"
+            )
+            self._listed = dataclasses.replace(recorded, notes=(*recorded.notes, note))
 
     def read(self, split: str) -> CaptionedSplit:
         """Returns a split of the listed images."""
@@ -291,6 +298,14 @@ class ImageCaptioningConfig(CaptionConfig):
         """Reads the vocabulary and the split of a trained model."""
         super().load_assets(folder)
         if (folder / SPLIT).exists() and not self.is_video:
+            self.data.use_split(folder / SPLIT)
+
+    def resume_assets(self, folder: Path) -> None:
+        """Reads the split of a run that resumes; images that came since are no part of it."""
+        super().resume_assets(folder)
+        # Without a checkpoint the run starts anew, and so does its split.
+        started = any((folder / "checkpoints").glob("[0-9]*"))
+        if started and (folder / SPLIT).exists() and not self.is_video:
             self.data.use_split(folder / SPLIT)
 
     def make_data(self, split: str) -> Loader:

@@ -14,6 +14,7 @@ import numpy as np
 
 from data.batches import Source
 from data.datasets.labelled_files import LabelledFiles, read_labelled_files
+from data.datasets.list_file import some
 from data.datasets.splits import make_split, read_split_file, write_split
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
@@ -179,14 +180,27 @@ class FileClassification(Config):
         data = self.data
         if self._split_file is not None:
             try:
-                return read_split_file(self._split_file, self._root, self._class_names)
+                files = read_split_file(self._split_file, self._root, self._class_names)
             except FileNotFoundError as error:
                 raise FileNotFoundError(
                     f"{error}; if the data were moved, --config.data.root=FOLDER tells where they "
                     "are"
                 ) from None
+            return self._with_note_on_new_files(files) if self._workdir else files
+        files = self._list_files()
+        return make_split(
+            files,
+            seed=self.seed,
+            validation_share=data.validation_share,
+            test_share=data.test_share,
+            fold=0 if files.official_folds else data.fold,
+            num_folds=data.num_folds,
+        )
+
+    def _list_files(self) -> LabelledFiles:
+        data = self.data
         try:
-            files = read_labelled_files(
+            return read_labelled_files(
                 data.root,
                 kind=self.kind,
                 list_file=data.list,
@@ -200,14 +214,20 @@ class FileClassification(Config):
             if not str(error).startswith(("root:", "list:", "group_pattern:")):
                 raise
             raise type(error)(f"data.{error}") from error  # The flag, --config.data.root.
-        return make_split(
-            files,
-            seed=self.seed,
-            validation_share=data.validation_share,
-            test_share=data.test_share,
-            fold=0 if files.official_folds else data.fold,
-            num_folds=data.num_folds,
+
+    def _with_note_on_new_files(self, files: LabelledFiles) -> LabelledFiles:
+        """Returns the files of a run that resumes, with a note on those that it leaves out."""
+        try:
+            new = sorted(set(self._list_files().names) - set(files.names))
+        except (OSError, ValueError):  # The list is gone, say; the run does not need it.
+            return files
+        if not new:
+            return files
+        note = (
+            f"{len(new)} files of the data are not in the split of this run and are left out: "
+            f"{some(new)}; a new --workdir splits all anew"
         )
+        return dataclasses.replace(files, notes=(*files.notes, note))
 
     @property
     def _root(self) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.captions import java_scorers
 from data.captions.vocabulary import Vocabulary
-from data.datasets.image_captions import read_captioned_images
+from data.datasets.image_captions import read_captioned_images, write_list
 from experiments import image_captioning
 from experiments.captioning.config import VOCABULARY
 from experiments.image_captioning import SPLIT, extend_variables
@@ -250,6 +250,27 @@ def test_bad_settings_are_refused_before_anything_is_encoded(
     with pytest.raises(error, match=message):
         config.make_model()
     assert not (tmp_path / "features").exists()
+
+
+def test_a_run_that_resumes_keeps_its_split(tmp_path: Path) -> None:
+    listing, folder = make_photographs(tmp_path), tmp_path / "run"
+    before = make_config(tmp_path).data.listed
+    (folder / "checkpoints" / "2").mkdir(parents=True)
+    write_list(folder / SPLIT, before)
+    shutil.copy(tmp_path / "photos/0.png", tmp_path / "photos/new.png")
+    with listing.open("a") as file:
+        file.write("new.png,A new wall\n")
+    config = make_config(tmp_path)
+    config.resume_assets(folder)
+    assert (config.data.listed.names, config.data.listed.splits) == (before.names, before.splits)
+    assert "1 images" in config.data.listed.notes[-1]
+    assert "left out (new.png)" in config.data.listed.notes[-1]
+    # Without a checkpoint the run starts anew.
+    (folder / "checkpoints" / "2").rmdir()
+    image_captioning._list_images.cache_clear()  # As in a new process.
+    config = make_config(tmp_path)
+    config.resume_assets(folder)
+    assert "new.png" in config.data.listed.names
 
 
 def test_an_unknown_variant_is_refused() -> None:

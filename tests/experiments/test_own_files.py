@@ -105,7 +105,11 @@ def test_videos_from_folder_to_prediction(
     write_video(root / "Clap" / "new.avi", 5)
     moved = root.rename(tmp_path / "moved")
     again: Any = small(make(), moved, tmp_path)
-    assert train_in(folder, again, one_device).step == 4
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert train_in(folder, again, one_device).step == 4
+    assert "1 files of the data are not in the split of this run" in caplog.text
+    assert "Clap/new.avi; a new --workdir splits all anew" in caplog.text
     assert (folder / "split.csv").read_text() == split
 
     trained: Any = small(make(), moved, tmp_path)
