@@ -8,12 +8,16 @@ CUDA GPUs and TPUs, the parameters, labels or vocabulary, preprocessing, the car
 reads files (``flaxnets/inference/exporting.py``). ``flaxnets.load`` and ``--model`` of the programs
 take it, too. ``--model`` exports a stored folder or a shipped model in place of a run.
 
+``--onnx`` also writes the functions as ONNX, where jax2onnx takes them (extra ``onnx``): each file
+is compared with JAX in onnxruntime first, and what the converter refuses is told.
+
 ``--part=encoder --out=FILE.safetensors`` writes only the encoder's variables, with PyTorch's names
 and layouts, which ``flaxnets.encoders.pretrained.load_pretrained`` and torchvision read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -22,6 +26,7 @@ from flaxnets.encoders.encoder import Encoder
 from flaxnets.inference import export
 from flaxnets.inference.exporting import check_empty, export_model
 from flaxnets.inference.loading import load, model_folder
+from flaxnets.inference.onnx_conversion import check_installed
 from flaxnets.inference.store import VOCABULARY, read_description
 from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.workdir import Workdir
@@ -38,6 +43,7 @@ OUT = program.define_path(
     required=True,
 )
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
+ONNX = flags.DEFINE_boolean("onnx", False, "Also writes the functions as ONNX, by jax2onnx.")
 PART = flags.DEFINE_enum("part", "model", ("model", "encoder"), "Part of the model.")
 
 
@@ -48,6 +54,8 @@ def main(argv: Sequence[str]) -> None:
     if (WORKDIR.value is None) == (MODEL.value is None):
         raise ValueError("--workdir: expected one of --workdir and --model, received both or none")
     if PART.value == "encoder":
+        if ONNX.value:
+            raise ValueError("--onnx: expected --part=model, received --part=encoder")
         _export_encoder(out)
         return
     if out.suffix == ".safetensors":
@@ -55,6 +63,8 @@ def main(argv: Sequence[str]) -> None:
             f"--out: expected a folder, received {out}; only --part=encoder writes a file"
         )
     check_empty(out)  # Before anything takes time.
+    if ONNX.value:
+        check_installed()
     folder = model_folder(WORKDIR.value or MODEL.value)
     allowed = bool(flags.FLAGS.allow_code)
     model = load(folder, step=STEP.value, allow_code=allowed)
@@ -64,10 +74,24 @@ def main(argv: Sequence[str]) -> None:
         read_description(folder),
         out,
         vocabulary=words.read_text(encoding="utf-8") if words.is_file() else "",
+        onnx=bool(ONNX.value),
     )
     for name, size in sizes.items():
         print(f"{size / 1e6:8.3f} MB  {name}")
+    if ONNX.value:
+        _report_onnx(read_description(out)["export"]["onnx"])
     print(f"{sum(sizes.values()) / 1e6:8.3f} MB in {out}; python {out / 'run.py'} FILE runs it")
+
+
+def _report_onnx(described: Mapping[str, Any]) -> None:
+    for function in described["functions"].values():
+        print(
+            f"{function['file']}: any batch size, differs from JAX by at most "
+            f"{function['difference']:.1e} in onnxruntime {described['onnxruntime']} "
+            f"(tolerance {described['tolerance']:.0e})"
+        )
+    for name, reason in described["refused"].items():
+        print(f"{name}.onnx: not written, since jax2onnx refuses it ({reason})")
 
 
 def _export_encoder(out: Path) -> None:

@@ -4,6 +4,8 @@ The folder holds the model's functions as StableHLO (``jax.export``), lowered fo
 and TPUs and for any batch size and number of steps; its parameters, which the functions take as
 arguments; ``model.json`` with labels and preprocessing; a captioner's vocabulary; the card; and the
 code of ``flaxnets/inference/runtime``, which needs JAX, NumPy, Pillow, safetensors and flatbuffers.
+On request the functions stand there as ONNX, too, for any batch size and the number of steps of a
+clip (``flaxnets/inference/onnx_conversion.py``).
 
 What is fastest on a CPU alone is in the functions beside what is fast elsewhere
 (``jax.lax.platform_dependent``), so that each platform runs its own. Three things differ from the
@@ -14,6 +16,7 @@ needs to know the number of steps, is a loop; cuDNN's LSTM is the scan with the 
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -23,8 +26,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
+from flaxnets.inference import onnx_conversion
 from flaxnets.inference.export import to_tensors, write_safetensors
 from flaxnets.inference.functions import LinenCaptioner, LinenClassifier
 from flaxnets.inference.runtime import exported as runtime
@@ -60,14 +65,38 @@ It needs `pip install {needs}`, and neither flaxnets nor Flax. The functions (`*
 the arrays of `variables.safetensors` as their first argument, by name; they run on {platforms}.
 """
 
+_ONNX = """
+### ONNX
+
+`{files}` hold the same functions with their parameters, for onnxruntime: any batch size, {steps}
+steps in a clip. They were within {difference:.1e} of JAX's results. Their inputs are preprocessed
+as `model.json` says, where their names stand under `export.onnx`.{refused}
+
+```python
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+outputs = session.run(None, {{{inputs}}})
+```
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportedFunction:
-    """One function of an export."""
+    """One function of an export.
+
+    Attributes:
+      name: of the function.
+      content: serialised ``jax.export.Exported``.
+      function: that was lowered, called with variables and arrays.
+      shapes: of its arguments after the variables.
+    """
 
     name: str
     content: bytes
-    """Serialised ``jax.export.Exported``."""
+    function: Callable[..., Any]
+    shapes: tuple[Any, ...]
 
 
 def export_model(
@@ -76,6 +105,7 @@ def export_model(
     folder: str | Path,
     *,
     vocabulary: str = "",
+    onnx: bool = False,
 ) -> dict[str, int]:
     """Writes a model as a folder that runs by itself.
 
@@ -84,25 +114,36 @@ def export_model(
       described: its ``model.json``.
       folder: made if it is missing; must be empty.
       vocabulary: content of a captioner's ``vocabulary.json``.
+      onnx: whether functions are also written as ONNX; ``export.onnx`` of the folder's
+        ``model.json`` tells the differences from JAX, and what the converter refused.
 
     Returns:
       Sizes of the files in bytes, by name; ``runtime`` is the sum of the copied code.
 
     Raises:
-      ValueError: a folder that is not empty, a model that is an export already, or a part that has
-        no StableHLO on all platforms.
-      ModuleNotFoundError: flatbuffers is missing.
+      ValueError: a folder that is not empty, a model that is an export already, a part that has
+        no StableHLO on all platforms, or a model of which the converter to ONNX takes no function
+        or makes one of other results. Nothing is written then.
+      ModuleNotFoundError: flatbuffers, or with ``onnx`` jax2onnx or onnxruntime, is missing.
     """
     path = Path(folder)
     check_empty(path)
     functions: Any = model.functions
     if not isinstance(functions, LinenClassifier | LinenCaptioner):
         raise ValueError("model: expected one of a workdir or stored folder, received an export")
+    if onnx:
+        onnx_conversion.check_installed()  # Before anything takes time.
     if isinstance(functions, LinenClassifier):
         lowered, variables, details = _lower_classifier(model, functions)
     else:
         lowered, variables, details = _lower_captioner(model, functions)
+    described_onnx: dict[str, Any] | None = None
+    onnx_files: dict[str, bytes] = {}
+    if onnx:
+        described_onnx, onnx_files = _convert_all(lowered, variables, _num_steps(model))
     path.mkdir(parents=True, exist_ok=True)
+    for name, content in onnx_files.items():
+        (path / name).write_bytes(content)
     entries = {}
     for function in lowered:
         file = path / f"{function.name}.stablehlo"
@@ -116,11 +157,13 @@ def export_model(
         "functions": entries,
         **details,
     }
+    if described_onnx is not None:
+        export["onnx"] = described_onnx
     text = json.dumps({**described, "export": export}, indent=1, ensure_ascii=False)
     write_text_atomically(path / "model.json", text + "\n")
     if vocabulary:
         write_text_atomically(path / "vocabulary.json", vocabulary)
-    write_text_atomically(path / "README.md", _card(model))
+    write_text_atomically(path / "README.md", _card(model, described_onnx))
     write_text_atomically(path / "run.py", _RUN)
     code = path / "runtime"
     code.mkdir()
@@ -257,6 +300,128 @@ def _encode_images(captioner: Any, images: Array) -> Array:
     return features
 
 
+def _num_steps(model: Any) -> int:
+    """Returns the number of steps of a clip, 1 of an image."""
+    given = model.preprocessing
+    return int(getattr(given, "num_frames", getattr(given, "num_steps", 1)))
+
+
+def _convert_all(
+    lowered: list[ExportedFunction], variables: Mapping[str, PyTree], num_steps: int
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Converts functions to ONNX.
+
+    Returns:
+      What ``model.json`` says of them, and their files by name.
+
+    Raises:
+      ValueError: none can be converted, or one has other results than JAX.
+    """
+    functions = {function.name: function for function in lowered}
+    names = [name for name in _ONNX_NAMES if name in functions]
+    if "clip" in functions:
+        names = [name for name in names if name != "encode"]  # ``clip`` has it within.
+    called = {name: jax.jit(function.function) for name, function in functions.items()}
+
+    def example(name: str, size: int) -> tuple[Any, ...]:
+        """Returns arguments such as the function gets in use, of a batch of ``size``."""
+        if name == "step":
+            (frames,) = example("start", size)
+            carry = called["start"](variables, frames)
+            for _ in range(2):
+                carry = called["step"](variables, carry, frames)[0]
+            return carry, frames[::-1]
+        if name in ("search", "attend"):
+            features = called["encode"](variables, *example("encode", size))
+            if name == "search":
+                return (features,)
+            tokens, lengths, _ = called["search"](variables, features)
+            return features, tokens, lengths
+        random = np.random.default_rng(size)
+        inputs = []
+        for shape in _fix_steps(functions[name].shapes, num_steps):
+            if shape.dtype == jnp.uint8:
+                images = random.integers(0, 256, (size, *shape.shape[1:]))
+                inputs.append(images.astype(np.uint8))
+            else:  # Lengths: a whole clip, then shorter ones.
+                inputs.append(np.maximum(num_steps - np.arange(size), 1).astype(np.int32))
+        return tuple(inputs)
+
+    converted, refused = {}, {}
+    for name in names:
+        function = functions[name]
+        shapes = _fix_steps(function.shapes, num_steps)
+        taken, given = _ONNX_NAMES[name]
+        results = jax.eval_shape(function.function, variables, *example(name, 1))
+        try:
+            converted[name] = onnx_conversion.convert(
+                name,
+                lambda *inputs, f=function.function: f(variables, *inputs),
+                shapes,
+                [example(name, size) for size in onnx_conversion.BATCH_SIZES],
+                _spread(taken, shapes),
+                _spread(given, results if isinstance(results, tuple) else (results,)),
+            )
+        except onnx_conversion.ConversionRefused as error:
+            refused[name] = str(error)
+    if not converted:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise ValueError(
+            f"onnx: expected a model that jax2onnx converts, but it refuses {reasons}; export "
+            "without --onnx"
+        )
+    files = {f"{name}.onnx": function.content for name, function in converted.items()}
+    described = {
+        "jax2onnx": importlib.metadata.version("jax2onnx"),
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
+        "tolerance": onnx_conversion.TOLERANCE,
+        "num_steps": num_steps,
+        "functions": {
+            name: {
+                "file": f"{name}.onnx",
+                "sha256": hashlib.sha256(function.content).hexdigest(),
+                "inputs": list(function.inputs),
+                "outputs": list(function.outputs),
+                "difference": function.difference,
+            }
+            for name, function in converted.items()
+        },
+        "refused": refused,
+    }
+    return described, files
+
+
+_ONNX_NAMES = {
+    "clip": (("frames", "lengths"), ("probabilities", "step_probabilities")),
+    "start": (("frames",), ("carry",)),
+    "step": (("carry", "frames"), ("new_carry", "step_probabilities", "probabilities")),
+    "encode": (("images",), ("features",)),
+    "search": (("features",), ("tokens", "lengths", "log_probabilities")),
+    "attend": (("features", "tokens", "lengths"), ("attention",)),
+}
+"""Functions that are converted, with the names of their inputs and outputs."""
+
+
+def _spread(names: tuple[str, ...], values: Any) -> list[str]:
+    """Returns a name for each array; those of a list are numbered, None has none."""
+    spread: list[str] = []
+    for name, value in zip(names, values, strict=True):
+        count = len(jax.tree.leaves(value))
+        several = [f"{name}_{index}" for index in range(count)]
+        spread += several if isinstance(value, list) else [name] * count
+    return spread
+
+
+def _fix_steps(shapes: tuple[Any, ...], num_steps: int) -> tuple[Any, ...]:
+    """Returns shapes whose symbol ``t`` is a number."""
+
+    def fix(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sizes = [num_steps if str(size) == "t" else size for size in shape.shape]
+        return jax.ShapeDtypeStruct(sizes, shape.dtype)
+
+    return tuple(jax.tree.map(fix, shapes))
+
+
 def lower(
     name: str, function: Callable[..., Any], variables: Mapping[str, PyTree], *shapes: Any
 ) -> ExportedFunction:
@@ -288,7 +453,7 @@ def lower(
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
     try:
-        return ExportedFunction(name, bytes(exported.serialize()))
+        return ExportedFunction(name, bytes(exported.serialize()), function, shapes)
     except ImportError:
         raise ModuleNotFoundError(
             "launch.export writes functions with flatbuffers, which is not installed: "
@@ -326,7 +491,7 @@ def _image_shape(preprocessing: Any) -> tuple[int, int, int]:
     return int(height), int(width), 3
 
 
-def _card(model: Classifier | Captioner) -> str:
+def _card(model: Classifier | Captioner, onnx: Mapping[str, Any] | None) -> str:
     """Returns the model's card with a section on the use of the folder."""
     card = model.card or f"# {model.name}\n\nA model of the kind {model.kind}.\n"
     if isinstance(model, Captioner):
@@ -339,4 +504,16 @@ def _card(model: Classifier | Captioner) -> str:
     if model.kind == "video_classification":
         needs += " av"
     platforms = "CPUs, NVIDIA GPUs (`pip install 'jax[cuda13]'`) and TPUs (`'jax[tpu]'`)"
-    return card.rstrip() + "\n" + _USE.format(use=use, needs=needs, platforms=platforms)
+    text = card.rstrip() + "\n" + _USE.format(use=use, needs=needs, platforms=platforms)
+    if onnx is None:
+        return text
+    functions, refused = onnx["functions"], onnx["refused"]
+    first = next(iter(functions.values()))
+    return text + _ONNX.format(
+        files="`, `".join(function["file"] for function in functions.values()),
+        steps=onnx["num_steps"],
+        difference=max(function["difference"] for function in functions.values()),
+        refused="".join(f"\njax2onnx refused `{name}` ({why})." for name, why in refused.items()),
+        file=first["file"],
+        inputs=", ".join(f'"{name}": {name}' for name in first["inputs"]),
+    )
