@@ -47,10 +47,11 @@ bench: $(INSTALLED)
 	$(BIN)/python -m experiments.benchmarks.encoders
 	$(BIN)/python -m experiments.benchmarks.run
 
-# Offline, with warnings as errors. Executed tutorials are kept until one of their cells changes.
+# Offline, with warnings as errors, in two processes: two tutorials are executed at a time. Executed
+# tutorials are kept until one of their cells changes.
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python -m sphinx --jobs=2 --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo "the documentation is in docs/_build/html/index.html"
 
 clean:

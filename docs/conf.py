@@ -18,6 +18,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "docs" / "_build" / "jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+# Kernels read this profile alone, not the user's, and do not warn that they listen on TCP.
+os.environ["IPYTHONDIR"] = str(ROOT / "docs" / "_build" / "ipython")
+profile = ROOT / "docs" / "_build" / "ipython" / "profile_default"
+profile.mkdir(parents=True, exist_ok=True)
+(profile / "ipython_kernel_config.py").write_text('get_config().IPKernelApp.log_level = "ERROR"\n')
+
 project = "flaxnets"
 author = "The flaxnets authors"
 copyright = "the flaxnets authors, Apache-2.0"
@@ -61,7 +67,7 @@ nb_execution_mode = os.environ.get("DOCS_EXECUTION", "cache")
 if nb_execution_mode == "off":  # DOCS_EXECUTION=off: the pages alone, for a quick look.
     suppress_warnings = ["myst-nb.lexer"]
 nb_execution_cache_path = str(ROOT / "docs" / "_build" / ".jupyter_cache")
-nb_execution_timeout = 280
+nb_execution_timeout = 900  # Of one cell, on a machine that does other work as well.
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_number_source_lines = False

@@ -117,13 +117,17 @@ def list_table(
     directive: SphinxDirective, header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> nodes.Node:
     """Returns a table whose cells are reStructuredText, in a frame that scrolls sideways."""
+    assert isinstance(directive, MarkdownDirective)
+    return directive.parse("\n".join(list_table_lines((header, *rows))))[0]
+
+
+def list_table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns a table as lines of reStructuredText; the first row is the header."""
     lines = [".. list-table::", "   :header-rows: 1", "   :class: made-from-code", ""]
-    for row in (header, *rows):
+    for row in rows:
         for column, cell in enumerate(row):
             lines.append(f"   {'* -' if column == 0 else '  -'} {cell or '..'}")
-    assert isinstance(directive, MarkdownDirective)
-    children = directive.parse("\n".join(lines))
-    return children[0]
+    return lines
 
 
 class PublicNames(MarkdownDirective):
@@ -239,6 +243,26 @@ def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: A
     return None
 
 
+def convert_tables(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Writes the Markdown tables of docstrings as tables of reStructuredText."""
+    made: list[str] = []
+    rows: list[str] = []
+    for line in [*lines, ""]:
+        if line.lstrip().startswith("|"):
+            rows.append(line)
+            continue
+        if len(rows) > 1 and re.fullmatch(r"\s*\|[\s:|-]+\|\s*", rows[1]):
+            cells = [row.strip()[1:-1].split("|") for row in (rows[0], *rows[2:])]
+            table = list_table_lines([[cell.strip() for cell in row] for row in cells])
+            rows = [" " * _indentation(rows[0]) + row if row else "" for row in ("", *table, "")]
+        made += rows
+        rows = []
+        made.append(line)
+    lines[:] = made[:-1]
+
+
 def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Writes the absolute values of docstrings so that they are no substitutions."""
     for i, line in enumerate(lines):
@@ -322,7 +346,8 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_directive("path-of-the-data", PathOfTheData)
     app.connect("autodoc-process-signature", clean_signature)
     app.connect("autodoc-skip-member", skip_member)
-    app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-docstring", convert_tables, priority=80)
+    app.connect("autodoc-process-docstring", escape_bars, priority=85)
     app.connect("autodoc-process-docstring", mark_literals, priority=90)
     app.connect("autodoc-process-docstring", hide_colons, priority=100)  # napoleon: 500
     app.connect("autodoc-process-docstring", show_colons, priority=900)

@@ -138,6 +138,21 @@ class _Manager(ocp.CheckpointManager):
         super().wait_until_finished()
 
 
+@contextlib.contextmanager
+def _without_notice_of_reading() -> Iterator[None]:
+    """Drops Orbax's warning that a folder is opened for reading, since that is on purpose."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Given directory is read only")
+
+    absl_logger = logging.getLogger("absl")
+    absl_logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        absl_logger.removeFilter(keep)
+
+
 class Checkpointer:
     """Saves and restores the checkpoints of one run in ``directory``.
 
@@ -188,19 +203,23 @@ class Checkpointer:
             preservation_policy=LatestN(n=None),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            # Orbax sets both for a reader itself, but with a warning for each.
+            save_interval_steps=0 if read_only else 1,
+            create=not read_only,
             temporary_path_class=_DigestedPath,
             # On the calling thread: if a folder cannot be made in the background, closing the
             # manager hangs for minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        self._manager = _Manager(
-            self._directory,
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "data": ocp.JsonCheckpointHandler(),
-            },
-            options=options,
-        )
+        with _without_notice_of_reading():
+            self._manager = _Manager(
+                self._directory,
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "data": ocp.JsonCheckpointHandler(),
+                },
+                options=options,
+            )
 
     @property
     def latest_step(self) -> int | None:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -67,6 +68,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(checkpointer, 1, 2)
     checkpointer.close()
     return path
+
+
+def test_a_reader_logs_no_warning(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert is_restored(saved, 2)
+    assert not caplog.records
 
 
 def flip(path: Path, place: int) -> None:
