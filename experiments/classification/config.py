@@ -330,7 +330,7 @@ class FileClassification(Config):
         splits = Counter(files.splits)
         by_split = ", ".join(f"{name} {splits[name]}" for name in ("train", "validation", "test"))
         groups = len({group for group in files.groups if group})
-        place = self._workdir / SPLIT_FILE if self._workdir else SPLIT_FILE
+        kept = f"; kept in {self._workdir / SPLIT_FILE}" if self._workdir else ""
         encoder = model.encoder
         weights = f"weights {encoder.weights}" if encoder.weights else "random weights"
         state = f"frozen, features cached in {data.cache}" if encoder.frozen else "fine-tuned"
@@ -348,7 +348,7 @@ class FileClassification(Config):
             f"data: {len(files)} {self.kind}s of {len(files.class_names)} classes, {files.layout}, "
             f"in {self._root}",
             f"classes: {shown}",
-            f"split: {by_split}{f'; {groups} groups' if groups else ''}; kept in {place}",
+            f"split: {by_split}{f'; {groups} groups' if groups else ''}{kept}",
             *(f"note: {note}" for note in files.notes),
             f"encoder: {encoder.name}, {weights}, {state}",
             f"recurrent layer: {layer}; {self.describe_inputs()}",
