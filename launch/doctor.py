@@ -212,7 +212,9 @@ def check_base() -> Iterator[Row]:
         if not version:
             yield Row(name, BROKEN, "not installed", "all programs", install)
         elif reason := reasons[modules[name]]:
-            yield Row(name, BROKEN, f"{version} cannot be imported: {reason}", "", install)
+            # Installed as it is, so that pip would leave it.
+            again = f"pip install -c constraints.txt --force-reinstall --no-deps {name}"
+            yield Row(name, BROKEN, f"{version} cannot be imported: {reason}", "", again)
         elif not _satisfies(requirement, version):
             state = BROKEN if name in ("jax", "flax") else NOTE
             yield Row(name, state, f"{version}, expected {requirement.text}", "", install)

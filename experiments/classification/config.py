@@ -336,7 +336,7 @@ class FileClassification(Config):
         splits = Counter(files.splits)
         by_split = ", ".join(f"{name} {splits[name]}" for name in ("train", "validation", "test"))
         groups = len({group for group in files.groups if group})
-        place = self._workdir / SPLIT_FILE if self._workdir else SPLIT_FILE
+        kept = f"; kept in {self._workdir / SPLIT_FILE}" if self._workdir else ""
         encoder = model.encoder
         state = f"frozen, features cached in {data.cache}" if encoder.frozen else "fine-tuned"
         network = model.recurrent
@@ -353,7 +353,7 @@ class FileClassification(Config):
             f"data          {len(files)} {self.kind}s of {len(files.class_names)} classes, "
             f"{files.layout}, in {self._root}",
             f"classes       {shown}",
-            f"split         {by_split}{f'; {groups} groups' if groups else ''}; kept in {place}",
+            f"split         {by_split}{f'; {groups} groups' if groups else ''}{kept}",
             *(f"note          {note}" for note in files.notes),
             f"encoder       {encoder.name} ({encoder.weights or 'random'}), {state}",
             f"recurrent     {layer}; {self.describe_inputs()}",
