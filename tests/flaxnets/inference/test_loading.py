@@ -19,7 +19,7 @@ from flaxnets.inference import MediaError, ModelError, TrainedCaptioner, Trained
 from flaxnets.inference.store import read_variables, save_run
 from flaxnets.training.loop import train
 from flaxnets.training.workdir import Workdir
-from launch.program import config_of, load_experiment
+from launch.program import config_of, load_experiment, load_model
 from tests.data.video_files import write_video
 from tests.experiments import grid
 from tests.launch import captioners
@@ -381,3 +381,8 @@ def test_a_run_on_own_files_predicts_as_its_experiment_does(
     expected = own_predictions(tmp_path / "run", paths[:3])
     np.testing.assert_allclose([p.probabilities for p in found], expected, atol=1e-5)
     assert (found[0].times is None) == (kind == "image")
+
+
+def test_a_program_without_its_shipped_model_asks_for_one() -> None:
+    with pytest.raises(ValueError, match="expected one of them, since no shipped model 'absent'"):
+        load_model(None, "absent", "caption")
