@@ -135,8 +135,7 @@ def load_model(name: str | None, shipped: str, kind: str) -> Any:
     Raises:
       ValueError: no such model, or one without that method.
     """
-    from flaxnets.inference import load
-    from flaxnets.inference.loading import shipped_models
+    from flaxnets.inference import load, shipped_models
 
     if name is None and shipped not in shipped_models() and not Path(shipped).is_dir():
         raise ValueError(
