@@ -135,8 +135,13 @@ def load_model(name: str | None, shipped: str, kind: str) -> Any:
     Raises:
       ValueError: no such model, or one without that method.
     """
-    from flaxnets.inference import load
+    from flaxnets.inference import load, shipped_models
 
+    if name is None and shipped not in shipped_models() and not Path(shipped).is_dir():
+        raise ValueError(
+            f"--workdir, --model: expected one of them, since no shipped model {shipped!r} is in "
+            "this copy of flaxnets, received neither"
+        )
     model = load(name or shipped, allow_code=bool(flags.FLAGS.allow_code))
     if not hasattr(model, kind):
         other = "launch.caption" if kind == "predict" else "launch.predict"

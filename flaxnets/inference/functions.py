@@ -1,6 +1,7 @@
 """Functions of trained models as ``runtime.functions`` defines them, by Linen modules."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -90,6 +91,21 @@ class LinenClassifier:
             found = self._classify_features(self.variables, features, lengths)
         return Clips(*jax.device_get(found))
 
+    def num_classes(self, clip_shape: tuple[int, ...]) -> int:
+        """Returns K; traces the functions for one clip (T,…) and so checks the variables."""
+        frames = jax.ShapeDtypeStruct((1, *clip_shape), jnp.uint8)
+        lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
+        if self._encode is None:
+            found = self._classify.eval_shape(self.variables, frames, lengths)
+        else:
+            features = self._encode.eval_shape(self.variables, frames)
+            found = self._classify_features.eval_shape(self.variables, features, lengths)
+        return int(found[0].shape[-1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Compiled functions cannot be pickled, but made anew.
+        return type(self), (self.module, jax.device_get(self.variables), self.task.loss_kind)
+
     def start(self, batch_size: int) -> Carry:
         """Returns the carry before the first frame; only where ``causal``."""
         return None  # ``step`` makes it, once it knows the size of the frames.
@@ -120,6 +136,25 @@ class LinenCaptioner:
         self._encode = _FrozenImages(module) if isinstance(module, FrozenEncoder) else None
         self._search = jax.jit(self.search, static_argnames=("beam_size",))
         self._attend = jax.jit(self.attend)
+
+    def num_words(self, image_shape: tuple[int, int, int]) -> int:
+        """Returns the number of logits; traces the decoder and so checks the variables."""
+        images: Any = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+        if self._encode is not None:
+            images = self._encode.eval_shape(self.variables, images)
+
+        def first_logits(variables: PyTree, inputs: Array) -> Array:
+            memory, carry = self.module.apply(variables, inputs, method="start_decoding")
+            tokens = jnp.ones((1,), jnp.int32)
+            stepped: Any = self.module.apply(variables, memory, carry, tokens, method="decode_step")
+            logits: Array = stepped[1]
+            return logits
+
+        return int(jax.eval_shape(first_logits, self.variables, images).shape[-1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Compiled functions cannot be pickled, but made anew.
+        return type(self), (self.module, jax.device_get(self.variables), self.options)
 
     def search(self, variables: PyTree, inputs: Array, beam_size: int) -> Hypotheses:
         """Returns the hypotheses (B,K,…) of images, or of features behind a frozen encoder.
@@ -193,6 +228,13 @@ class _FrozenImages:
         self._encode = jax.jit(
             partial(module.clone(chunk_images=chunk).apply, method="encode"),
         )
+
+    def eval_shape(self, variables: PyTree, frames: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """Returns shape and dtype of the features of frames (…,H,W,3)."""
+        count = min(ENCODE_AT_ONCE, 1 << (math.prod(frames.shape[:-3]) - 1).bit_length())
+        images = jax.ShapeDtypeStruct((count, *frames.shape[-3:]), frames.dtype)
+        found = self._encode.eval_shape(variables, images)
+        return jax.ShapeDtypeStruct((*frames.shape[:-3], *found.shape[1:]), found.dtype)
 
     def __call__(self, variables: PyTree, frames: np.ndarray) -> Array:
         """Returns the features (…,D) or (…,h,w,D) of frames (…,H,W,3) uint8."""

@@ -40,12 +40,16 @@ def model_folder(path: str | os.PathLike[str]) -> Path:
       ModelError: there is none.
     """
     folder = Path(path)
-    if folder.is_dir():
+    try:
+        is_folder, exists = folder.is_dir(), folder.exists()
+    except (OSError, ValueError) as error:  # Too long, or with a null byte.
+        raise ModelError(f"{str(path)[:80]!r}: no path of a folder ({error.args[-1]})") from error
+    if is_folder:
         return folder
     shipped = shipped_models()
     if str(path) in shipped:
         return shipped[str(path)]
-    if folder.exists() or folder.name != str(path):
+    if exists or folder.name != str(path):
         raise ModelError(
             f"{path}: no such folder; expected the workdir of a run, an exported folder, or the "
             f"name of a shipped model{nearest(folder.name, shipped) if shipped else ''}"
@@ -93,7 +97,7 @@ def load(
         described,
         variables,
         words,
-        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
         limits=limits,
         allow_code=allow_code,
     )

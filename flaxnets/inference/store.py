@@ -8,7 +8,7 @@ it), ``encoder`` (a frozen one in front of the network, or null), ``averaging``,
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from flaxnets.encoders.config import (
 )
 from flaxnets.inference.export import to_tensors, write_safetensors
 from flaxnets.inference.functions import LinenCaptioner, LinenClassifier
+from flaxnets.inference.runtime.description import check_description
 from flaxnets.inference.runtime.media import DEFAULT_LIMITS, Limits
-from flaxnets.inference.runtime.models import CAPTIONING, KINDS, Captioner, Classifier
+from flaxnets.inference.runtime.models import CAPTIONING, Captioner, Classifier
 from flaxnets.inference.runtime.preprocessing import make_preprocessing
 from flaxnets.inference.runtime.words import Words
 from flaxnets.models.frozen_encoder import FrozenEncoder
@@ -75,11 +76,20 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{path}: expected format {MODEL_FORMAT}, received {found!r}; load it with the version "
             "of flaxnets that wrote it, or export the model again"
         )
-    if described.get("kind") not in KINDS:
-        raise ModelError(
-            f"{path}: expected a kind of {', '.join(KINDS)}, received {described.get('kind')!r}"
-        )
-    return described
+    parts: dict[str, type] = {"network": dict}
+    if "export" in described:
+        parts = {}
+    elif described.get("kind") == CAPTIONING:
+        parts["search"] = dict
+    else:
+        parts["averaging"] = str
+    if described.get("encoder") is not None:
+        parts["encoder"] = dict
+    try:
+        check_description(described, path, parts)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    return dict(described)
 
 
 def build_model(
@@ -110,6 +120,7 @@ def build_model(
     if not isinstance(network, nn.Module):
         raise ModelError(f"network: expected a Linen module, received {type(network).__name__}")
     preprocessing = make_preprocessing(described["preprocessing"])
+    _check_finite(str(described["name"]), variables)
     module = network
     if described.get("encoder"):
         module, variables = _behind_encoder(
@@ -125,15 +136,45 @@ def build_model(
         if words is None:
             raise ModelError(f"{VOCABULARY}: expected the words of the captioner, received none")
         options = SearchOptions(**described["search"])
-        return Captioner(
-            words=words, functions=LinenCaptioner(module, variables, options), **common
+        captioner = LinenCaptioner(module, variables, options)
+        found = _traced(described, lambda: captioner.num_words(preprocessing.image_shape))
+        if found != len(words):
+            raise ModelError(
+                f"{VOCABULARY}: expected {found} words, as many as the network has logits, "
+                f"received {len(words)}; the files belong to different models"
+            )
+        return Captioner(words=words, functions=captioner, **common)
+    classifier = LinenClassifier(module, variables, described["averaging"])
+    labels = tuple(described["labels"])
+    found = _traced(described, lambda: classifier.num_classes(preprocessing.clip_shape))
+    if found != len(labels):
+        raise ModelError(
+            f"labels: expected {found} names, as many as the network has logits, received "
+            f"{len(labels)}"
         )
-    return Classifier(
-        kind=described["kind"],
-        labels=tuple(described["labels"]),
-        functions=LinenClassifier(module, variables, described["averaging"]),
-        **common,
-    )
+    return Classifier(kind=described["kind"], labels=labels, functions=classifier, **common)
+
+
+def _traced(described: Mapping[str, Any], trace: Callable[[], int]) -> int:
+    """Returns what tracing the model gives; whatever fails is a reason not to load it."""
+    try:
+        return trace()
+    except Exception as error:  # Flax and JAX raise what the module at hand raises.
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"{described['name']}: its variables or preprocessing do not fit its network "
+            f"({type(error).__name__}: {reason:.200})"
+        ) from error
+
+
+def _check_finite(name: str, variables: Mapping[str, PyTree]) -> None:
+    for path, leaf in traverse_util.flatten_dict(dict(variables), sep=".").items():
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(np.isfinite(leaf).all()):
+            raise ModelError(
+                f"{name}: expected finite variables, received NaN or infinity in {path}; the "
+                "training diverged: load an earlier checkpoint with step=N, or train again with a "
+                "lower learning rate"
+            )
 
 
 def _behind_encoder(
@@ -253,7 +294,10 @@ def read_variables(path: Path) -> dict[str, PyTree]:
         elif array.dtype == np.float16:
             array = array.astype(np.float32)
         flat[name] = array
-    return traverse_util.unflatten_dict(flat, sep=".")
+    try:
+        return traverse_util.unflatten_dict(flat, sep=".")
+    except (TypeError, IndexError) as error:  # A name is that of an array and of a group.
+        raise ModelError(f"{path}: expected names of arrays as of a tree ({error})") from error
 
 
 def _quantize(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:

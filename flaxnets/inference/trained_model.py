@@ -107,6 +107,8 @@ class TrainedModel:
         try:
             described = self.config.describe_data(split)
         except FileNotFoundError as error:
+            if "--config.data.root" in str(error):  # The experiment says it already.
+                raise
             raise FileNotFoundError(
                 f"{error}; if the data were moved, --config.data.root=FOLDER tells where they are"
             ) from error

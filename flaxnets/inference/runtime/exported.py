@@ -17,9 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from .description import check_description
 from .functions import Captions, Carry, Clips
 from .media import DEFAULT_LIMITS, Limits
-from .models import CAPTIONING, KINDS, Captioner, Classifier
+from .models import CAPTIONING, VIDEO, Captioner, Classifier
 from .preprocessing import make_preprocessing
 from .results import to_json
 from .words import Words
@@ -60,7 +61,7 @@ def load_exported(
     common: dict[str, Any] = {
         "name": str(described["name"]),
         "preprocessing": make_preprocessing(described["preprocessing"]),
-        "card": card.read_text(encoding="utf-8") if card.is_file() else "",
+        "card": card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
         "limits": limits,
     }
     if words is not None:
@@ -178,8 +179,13 @@ class _Functions:
                 f"which the model was exported, received {platform}"
             )
         self._folder, self._files = folder, exported["functions"]
+        self._exported = exported
         self._called: dict[str, Any] = {}
         self._tensors = jax.device_put(_read_tensors(folder / "variables.safetensors"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Compiled functions cannot be pickled, but read anew.
+        return type(self), (self._folder.absolute(), self._exported)
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
@@ -220,21 +226,48 @@ def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / "model.json"
     try:
         described = json.loads(path.read_bytes())
-        found = described["format"]
-        exported = described["export"]
-        if found == MODEL_FORMAT:
-            complete = {"functions", "platforms"} <= set(exported)
-            if complete and described["kind"] in KINDS:
-                return dict(described)
+        found, _ = described["format"], described["export"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{folder}: expected a folder that launch.export wrote, received one whose model.json "
             f"is missing or no export ({type(error).__name__}: {error})"
         ) from error
-    raise ValueError(
-        f"{path}: expected an export of format {MODEL_FORMAT}, received format {found!r}; load it "
-        "with the runtime in its own folder, or export the model again"
-    )
+    if found != MODEL_FORMAT:
+        raise ValueError(
+            f"{path}: expected an export of format {MODEL_FORMAT}, received format {found!r:.80}; "
+            "load it with the runtime in its own folder, or export the model again"
+        )
+    _check_export(described, path)
+    return dict(described)
+
+
+def _check_export(described: dict[str, Any], path: Path) -> None:
+    """Checks the fields of an export; raises a ``ValueError`` that begins with the path."""
+    check_description(described, path, {"export": dict})
+    exported = described["export"]
+    functions, needed = exported.get("functions"), {"encode", "search"}
+    parts: dict[str, type] = {"functions": dict, "platforms": list}
+    if described["kind"] == CAPTIONING:
+        parts["num_captions"] = int
+    else:
+        parts["obstacle"] = str
+        # Streams of images are made of whole clips.
+        streams = described["kind"] == VIDEO and described["preprocessing"].get("kind") == "clip"
+        causal = streams and not exported.get("obstacle")
+        needed = {"clip", "start", "step"} if causal else {"clip"}
+    complete = all(isinstance(exported.get(name), kind) for name, kind in parts.items())
+    if not complete or not needed <= set(functions):
+        raise ValueError(
+            f"{path}: export: expected {', '.join(parts)} and the functions "
+            f"{', '.join(sorted(needed))}, received {exported!r:.80}; export the model again"
+        )
+    for name, entry in functions.items():
+        file = entry.get("file") if isinstance(entry, dict) else None
+        if not isinstance(file, str) or Path(file).name != file or "sha256" not in entry:
+            raise ValueError(
+                f"{path}: {name}: expected a file of this folder and its sha256, received "
+                f"{entry!r:.80}; export the model again"
+            )
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:

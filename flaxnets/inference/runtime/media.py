@@ -600,7 +600,14 @@ def _shown_size(picture: Any) -> tuple[int, int]:
 # ---- Checks -------------------------------------------------------------------------------------
 
 
-def _regular_file(source: str | os.PathLike[str], expected: str) -> str:
+def _regular_file(source: Any, expected: str) -> str:
+    if not isinstance(source, str | os.PathLike):
+        found = type(source).__name__
+        is_array = hasattr(source, "__array__") or hasattr(source, "__array_interface__")
+        hint = f"; numpy.asarray makes an array of this {found}" if is_array else ""
+        raise TypeError(
+            f"source: expected the path of {expected} or a NumPy array, received {found}{hint}"
+        )
     path = os.fspath(source)
     try:
         if Path(path).is_file():

@@ -7,6 +7,7 @@ are equal.
 """
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -20,6 +21,10 @@ RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling
 STREAMS = ("rgb_whole", "rgb_square", "difference_whole", "difference_square")
 SAMPLERS = ("uniform", "dense")
 
+_MOST = {"size": 8192, "short_side": 8192, "num_clips": 4096, "num_views": 4096}
+"""Greatest values of settings; others are at most ``_MOST_OTHERS``."""
+_MOST_OTHERS = 65_536
+_MOST_PIXELS = 1 << 32  # of all clips of a video, 12 GiB
 _LONGEST = 16  # short sides; longer images are cropped before they are resized
 # ITU-R BT.601 luma.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -48,6 +53,16 @@ class ImagePreprocessing:
     """``bilinear`` or ``bicubic``, antialiased."""
     stretch: bool = False
     """Resize the whole image to the square, whatever its aspect ratio."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H,W,3) of the result."""
+        return self.size, self.size, 3
+
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """(T,H,W,3) of the image as a clip of one frame."""
+        return 1, *self.image_shape
 
     def __post_init__(self) -> None:
         if self.resampling not in RESAMPLING:
@@ -111,6 +126,11 @@ class ClipPreprocessing:
     """1: the centre; 5: also the four corners."""
     mirror: bool = False
     """Each crop is also seen mirrored."""
+
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """(T,H,W,3) of a clip."""
+        return self.num_frames, *self.size, 3
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -218,6 +238,11 @@ class StreamPreprocessing:
     gap: int = 8
     """Distance of the subtracted frames, frames."""
 
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """(T,S,H,W,3) of a clip."""
+        return self.num_steps, len(self.streams), self.size, self.size, 3
+
     def __post_init__(self) -> None:
         unknown = [stream for stream in self.streams if stream not in STREAMS]
         if unknown or not self.streams:
@@ -305,15 +330,69 @@ def make_preprocessing(settings: Mapping[str, Any]) -> Any:
     >>> make_preprocessing({"kind": "image", "size": 64, "stretch": True}).size
     64
     """
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"preprocessing: expected an object, received {settings!r:.80}")
     given = {name: value for name, value in settings.items() if name != "kind"}
     kind: Any = settings.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"preprocessing: expected one of {', '.join(KINDS)}, received {kind!r}")
     given = {k: tuple(value) if isinstance(value, list) else value for k, value in given.items()}
+    for field in dataclasses.fields(KINDS[kind]):
+        if field.name in given:
+            _check_setting(kind, field, given[field.name])
     try:
-        return KINDS[kind](**given)
+        made = KINDS[kind](**given)
     except TypeError as error:
         raise ValueError(f"preprocessing: {kind}: {error}") from error
+    height, width = made.size if isinstance(made.size, tuple) else (made.size, made.size)
+    counts = ("num_frames", "num_clips", "num_steps", "num_views", "crops")
+    pixels = math.prod(getattr(made, name, 1) for name in counts) * height * width
+    pixels *= len(getattr(made, "streams", ("rgb",)))
+    if pixels > _MOST_PIXELS:
+        raise ValueError(
+            f"preprocessing: expected clips of at most {_MOST_PIXELS} pixels, received {pixels}"
+        )
+    return made
+
+
+def _check_setting(kind: str, field: "dataclasses.Field[Any]", value: Any) -> None:
+    """Checks the type and range of a setting; those that are words are checked by their class."""
+    most = _MOST.get(field.name, _MOST_OTHERS)
+
+    def is_count(number: Any) -> bool:
+        return type(number) is int and 1 <= number <= most
+
+    def is_number(number: Any) -> bool:
+        return type(number) in (int, float) and 0 < number <= (1 if field.name == "scale" else most)
+
+    def is_texts(texts: Any) -> bool:
+        return isinstance(texts, tuple) and all(isinstance(text, str) for text in texts)
+
+    number = f"a whole number of 1 to {most}"
+    rules: Mapping[str, tuple[Any, str]] = {
+        "int": (is_count, number),
+        "int | None": (lambda v: v is None or is_count(v), f"{number}, or null"),
+        "float": (is_number, "a number above 0 and at most 1"),
+        "float | None": (lambda v: v is None or is_number(v), f"above 0 to {most}, or null"),
+        "bool": (lambda v: isinstance(v, bool), "true or false"),
+        "str": (lambda v: isinstance(v, str), "a word"),
+        "tuple[int, int]": (
+            lambda v: isinstance(v, tuple) and len(v) == 2 and all(map(is_count, v)),
+            f"two whole numbers of 1 to {most}",
+        ),
+        "tuple[str, ...]": (is_texts, "a list of words"),
+    }
+    # The annotation as it is written in the class.
+    annotation = field.type if isinstance(field.type, str) else _written(field.type)
+    check, expected = rules[annotation]
+    if not check(value):
+        raise ValueError(
+            f"preprocessing: {kind}: {field.name}: expected {expected}, received {value!r:.80}"
+        )
+
+
+def _written(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def grey(video: np.ndarray) -> np.ndarray:

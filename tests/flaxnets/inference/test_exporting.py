@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -327,6 +328,36 @@ def test_another_format_and_another_folder_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="received the file"):
         export_model(model, described, path)
     assert MODEL_FORMAT == workdir.MODEL_FORMAT
+
+
+def test_incomplete_descriptions_are_refused(folder: Path) -> None:
+    path = folder / "model.json"
+    described = json.loads(path.read_text())
+    export = described["export"]
+    outside = {"file": "../model.json", "sha256": ""}
+    changes: dict[str, dict[str, Any]] = {
+        "labels: expected a JSON array": {"labels": None},
+        "preprocessing: expected a JSON object": {"preprocessing": 3},
+        "export: expected a JSON object": {"export": []},
+        "export: expected functions": {"export": {**export, "functions": {}}},
+        "expected a file of this folder": {
+            "export": {**export, "functions": {**export["functions"], "clip": outside}}
+        },
+    }
+    for message, change in changes.items():
+        path.write_text(json.dumps({**described, **change}))
+        for read in (load_exported, load):
+            with pytest.raises(ValueError, match=message):
+                read(folder)
+
+
+def test_an_export_is_pickled(folder: Path) -> None:
+    model = load_exported(folder)
+    assert isinstance(model, Classifier)
+    again = pickle.loads(pickle.dumps(model))
+    frames, lengths = clips(1), np.array([FRAMES], np.int32)
+    found = again.functions.classify(frames, lengths).probabilities
+    np.testing.assert_array_equal(found, model.functions.classify(frames, lengths).probabilities)
 
 
 def test_an_export_is_not_exported_again(folder: Path, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 import doctest
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 import flaxnets
@@ -17,7 +19,7 @@ from flaxnets.inference import MediaError, ModelError, TrainedCaptioner, Trained
 from flaxnets.inference.store import read_variables, save_run
 from flaxnets.training.loop import train
 from flaxnets.training.workdir import Workdir
-from launch.program import config_of, load_experiment
+from launch.program import config_of, load_experiment, load_model
 from tests.data.video_files import write_video
 from tests.experiments import grid
 from tests.launch import captioners
@@ -161,7 +163,16 @@ def make_folder(folder: Path, **changes: Any) -> Path:
         ({"format": 2}, "expected format 1, received 2; load it with the version"),
         ({"kind": "speech"}, "expected a kind of video_classification"),
         ({"network": {"name": "os:system"}}, "code from outside of flaxnets"),
-        ({"network": 3}, "network: expected a Linen module, received int"),
+        ({"network": 3}, "network: expected a JSON object, received 3"),
+        ({"network": {"tuple": []}}, "network: expected a Linen module, received tuple"),
+        ({"name": None}, "name: expected a JSON string, received None"),
+        ({"labels": "wave"}, "labels: expected a JSON array, received 'wave'"),
+        ({"labels": [["wave"], 1]}, "labels: expected names of classes"),
+        ({"labels": ["wave", "walk", "sit"]}, "labels: expected 2 names, as many as the network"),
+        ({"encoder": [1]}, "encoder: expected a JSON object"),
+        ({"averaging": 5}, "averaging: expected a JSON string"),
+        ({"preprocessing": []}, "preprocessing: expected a JSON object"),
+        ({"preprocessing": {"kind": ["clip"]}}, "preprocessing: expected one of image, clip"),
         ({"preprocessing": {"kind": "clip"}}, "missing 2 required positional arguments"),
         ({"averaging": "median"}, "loss_kind: expected"),
     ],
@@ -173,6 +184,67 @@ def test_folders_that_hold_no_model_are_refused(
         flaxnets.load(make_folder(tmp_path / "model", **changes))
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"num_frames": 0},
+        {"num_frames": 10**9},
+        {"num_frames": "4"},
+        {"num_frames": True},
+        {"size": 16},
+        {"size": [0, 16]},
+        {"size": [10**6, 10**6]},
+        {"num_frames": 4000, "size": [2000, 2000]},
+        {"rate": 0},
+        {"scale": float("nan")},
+        {"keep_aspect": "no"},
+        {"short_side": -1},
+    ],
+)
+def test_settings_out_of_range_are_refused(setting: dict[str, Any], tmp_path: Path) -> None:
+    given = {"kind": "clip", "num_frames": 4, "size": [16, 16]} | setting
+    with pytest.raises(ValueError, match="preprocessing: "):
+        flaxnets.load(make_folder(tmp_path / "model", preprocessing=given))
+
+
+@pytest.mark.parametrize("how", ["missing", "shape", "nan", "tree"])
+def test_variables_that_do_not_fit_are_refused(how: str, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "model")
+    path = folder / "variables.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    name = next(name for name in sorted(tensors) if name.endswith("kernel"))
+    message = "do not fit its network"
+    if how == "missing":
+        del tensors[name]
+    elif how == "shape":
+        tensors[name] = np.zeros((7,), np.float32)
+    elif how == "nan":
+        tensors[name] = np.full_like(tensors[name], np.nan)
+        message = "expected finite variables"
+    else:
+        tensors[f"{name}.part"] = np.zeros((7,), np.float32)
+        message = "variables"
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(ModelError, match=message):
+        flaxnets.load(folder)
+
+
+def test_wrong_sources_are_told(tmp_path: Path) -> None:
+    model: Any = flaxnets.load(make_folder(tmp_path / "model"))
+    with pytest.raises(TypeError, match="path of a video file or a NumPy array, received NoneType"):
+        model.predict(None)
+    with pytest.raises(TypeError, match=r"numpy\.asarray makes an array of this"):
+        model.predict(jax.numpy.zeros((4, 16, 16, 3), np.uint8))
+
+
+def test_a_model_is_pickled(tmp_path: Path) -> None:
+    model: Any = flaxnets.load(make_folder(tmp_path / "model"))
+    video = np.full((5, 20, 30, 3), 99, np.uint8)
+    again = pickle.loads(pickle.dumps(model))
+    expected = model.predict(video).probabilities
+    np.testing.assert_array_equal(again.predict(video).probabilities, expected)
+
+
 def test_broken_folders_are_refused(tmp_path: Path, captioner: tuple[Path, list[str]]) -> None:
     with pytest.raises(ModelError, match=r"no model.json in it; expected the workdir"):
         flaxnets.load(tmp_path)
@@ -180,6 +252,8 @@ def test_broken_folders_are_refused(tmp_path: Path, captioner: tuple[Path, list[
         flaxnets.load("captoner")
     with pytest.raises(ModelError, match="no such folder"):
         flaxnets.load(tmp_path / "absent")
+    with pytest.raises(ModelError, match="no path of a folder"):
+        flaxnets.load("a" * 5000)
     folder = make_folder(tmp_path / "model")
     with pytest.raises(ValueError, match="step: expected None"):
         flaxnets.load(folder, step=3)
@@ -307,3 +381,8 @@ def test_a_run_on_own_files_predicts_as_its_experiment_does(
     expected = own_predictions(tmp_path / "run", paths[:3])
     np.testing.assert_allclose([p.probabilities for p in found], expected, atol=1e-5)
     assert (found[0].times is None) == (kind == "image")
+
+
+def test_a_program_without_its_shipped_model_asks_for_one() -> None:
+    with pytest.raises(ValueError, match="expected one of them, since no shipped model 'absent'"):
+        load_model(None, "absent", "caption")
