@@ -57,7 +57,7 @@ def test_the_metric_is_checked_before_the_first_step(
     scored: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TinyConfig, "scored_metrics", lambda self, split: scored)
-    with pytest.raises(ValueError, match="best_metric: no 'Loss'; did you mean 'loss'"):
+    with pytest.raises(ValueError, match="has no 'Loss'; did you mean 'loss'"):
         run(TinyConfig(best_metric="Loss"), tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
 
