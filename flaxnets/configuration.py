@@ -70,10 +70,15 @@ def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
       cutoff: least similarity in [0,1] of the name that is suggested.
 
     Returns:
-      ``; did you mean 'x'?``, or ``; there are a, b`` where none is near.
+      ``; did you mean 'x'?``, or ``; there are a, b`` where none is near. Case counts little.
+
+    >>> nearest("Cider", ["BLEU-4", "CIDEr"])
+    "; did you mean 'CIDEr'?"
     """
     names = list(names)
     matches = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    if same := [known for known in names if known.casefold() == name.casefold()]:
+        matches = same
     if matches:
         return f"; did you mean {matches[0]!r}?"
     return f"; there are {', '.join(sorted(names))}"

@@ -1,4 +1,4 @@
-"""Puts measured tables into their pages: from files that commands wrote, never by hand.
+r"""Puts measured tables into their pages: from files that commands wrote, never by hand.
 
     python -m experiments.results.write_results moving_shapes=runs/demo/table.md \
         ut_interaction=runs/ut/crossvalidation.md

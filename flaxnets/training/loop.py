@@ -437,7 +437,7 @@ def check_metrics(
     evaluated = jax.eval_shape(lambda v, b: task.evaluate(model, v, b)[0], variables, shapes)
     scored = config.scored_metrics(config.eval_split)
     if scored or config.make_scorer(config.eval_split) is None:
-        check_best_metric(config, [*evaluated, *scored, "examples", "skipped"])
+        check_best_metric(config, {*evaluated, *scored, "examples", "skipped"})
 
 
 def check_best_metric(config: Config, names: Iterable[str]) -> None:

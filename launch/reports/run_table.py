@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ COLUMNS = ("run", "best", "at step", "state", "step", "time", "experiment", "dif
 """Columns of the table; the metric stands second, where a phone shows it."""
 MOST_VALUE = 24
 """Characters of a value in the last column."""
+MOST_DIFFERENCES = 120
+"""Characters of the last column in the table on the terminal; the page has all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +189,20 @@ def differing(run: RunSummary, runs: Sequence[RunSummary]) -> dict[str, str]:
     return found
 
 
+def shorten(text: str, most: int) -> str:
+    """Returns the first of ``NAME=VALUE, …`` in about ``most`` characters, and how many follow.
+
+    >>> shorten("a=[1, 2], bb=2, ccc=3", 15)
+    'a=[1, 2], bb=2 and 1 more'
+    """
+    fields = re.split(r", (?=[\w.]+=)", text)
+    kept = len(fields)
+    while kept > 1 and len(", ".join(fields[:kept])) > most:
+        kept -= 1
+    more = f" and {len(fields) - kept} more" if kept < len(fields) else ""
+    return ", ".join(fields[:kept]) + more
+
+
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -195,7 +212,9 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def format_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Returns the rows as text, with columns two spaces apart."""
+    """Returns the rows as text, with columns two spaces apart; the last one is cut."""
+    last = COLUMNS[-1]
+    rows = [{**row, last: shorten(row[last], MOST_DIFFERENCES)} for row in rows]
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in COLUMNS}
     lines: list[Mapping[str, str]] = [{name: name for name in COLUMNS}, *rows]
     return "\n".join(

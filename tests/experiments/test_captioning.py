@@ -156,7 +156,7 @@ def test_the_sampled_variant_is_not_of_self_critical_training() -> None:
         scst.get_config("flickr8k_sampled")
 
 
-def test_variants_that_need_a_trained_captioner_refuse_to_start_without_one() -> None:
+def test_variants_that_need_a_trained_captioner_refuse_to_start_without_one(tmp_path: Path) -> None:
     config: Any = show_attend_tell.get_config("flickr8k_sampled")
     with pytest.raises(ValueError, match="initialize_from: expected the workdir of a trained capt"):
         config.validate()
@@ -165,7 +165,10 @@ def test_variants_that_need_a_trained_captioner_refuse_to_start_without_one() ->
     rewarded: Any = scst.get_config("flickr8k")
     with pytest.raises(ValueError, match="start: expected the workdir of a trained captioner, who"):
         rewarded.validate()
-    rewarded.start = "runs/show_attend_tell"
+    rewarded.start = str(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="no checkpoints; expected a workdir that has tr"):
+        rewarded.validate()
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
     rewarded.validate()
     for variant in ("moving_shapes", "smoke", "cross_entropy"):
         scst.get_config(variant).validate()

@@ -8,7 +8,7 @@ import pytest
 
 from flaxnets.training import loop
 from flaxnets.training.config import Config, rehearsal, stands_in
-from tests.flaxnets.training.test_loop import run
+from tests.flaxnets.training.test_loop import losses, run
 from tests.flaxnets.training.tiny import TinyConfig, TinyData
 
 
@@ -57,8 +57,8 @@ def test_the_metric_is_checked_before_the_first_step(
     scored: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TinyConfig, "scored_metrics", lambda self, split: scored)
-    with pytest.raises(ValueError, match="best_metric: validation has no 'CIDErD'"):
-        run(TinyConfig(best_metric="CIDErD"), tmp_path)
+    with pytest.raises(ValueError, match="has no 'Loss'; did you mean 'loss'"):
+        run(TinyConfig(best_metric="Loss"), tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -88,6 +88,31 @@ def test_the_first_evaluation_of_a_long_run_comes_early(
     run(config, tmp_path)
     evaluated = [r["step"] for r in loop.read_metrics(tmp_path) if r["split"] == "validation"]
     assert evaluated == steps
+
+
+@pytest.mark.parametrize("stopped_at", [3, 4])
+def test_a_run_without_the_early_evaluation_resumes_with_equal_parameters(
+    stopped_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LEAST_EARLY", 3)
+    config = TinyConfig(num_steps=12, eval_every=6, checkpoint_every=1)
+    run(config, tmp_path / "whole")
+
+    def stop(step: int, _: object) -> None:
+        if step == stopped_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(loop, "first_evaluation", lambda config: config.eval_every)
+        earlier.setattr(loop.Profile, "finish", lambda self, step, sums: stop(step - 1, sums))
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "resumed")
+    run(config, tmp_path / "resumed")
+    assert losses(tmp_path / "resumed") == losses(tmp_path / "whole")
+    whole, resumed = (losses(tmp_path / name, "validation") for name in ("whole", "resumed"))
+    # The checkpoint of the early step is still evaluated if the run resumes from it.
+    assert set(resumed) == {6, 12} | ({3} if stopped_at == 3 else set())
+    assert all(whole[step] == value for step, value in resumed.items())
 
 
 @pytest.mark.parametrize("num_steps", [1, 50, 999, 10_000, 10**6])

@@ -14,6 +14,7 @@ from launch.reports.run_table import (
     overlay,
     ranked,
     row_of,
+    shorten,
 )
 from tests.launch.programs import (
     finish,
@@ -164,3 +165,12 @@ def test_the_program(runs: Path, tmp_path: Path) -> None:
         "none: no such folder; expected one with workdirs of runs"
     )
     assert sentence(finish(nothing)).endswith("other: expected workdirs of runs, found none")
+
+
+def test_many_differences_are_cut_on_a_terminal_and_whole_on_the_page(tmp_path: Path) -> None:
+    text = "data.size=[2, 2], " + ", ".join(f"field{n}=value{n}" for n in range(40))
+    cut = shorten(text, 100)
+    assert cut.startswith("data.size=[2, 2], field0=value0")
+    assert len(cut) < 120
+    assert int(cut.split(" and ")[1].split()[0]) + cut.count("=") == 41
+    assert shorten("a=1, b=2", 100) == "a=1, b=2"
