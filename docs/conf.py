@@ -18,11 +18,13 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "docs" / "_build" / "jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
-# Kernels read this profile alone, not the user's, and do not warn that they listen on TCP.
-os.environ["IPYTHONDIR"] = str(ROOT / "docs" / "_build" / "ipython")
+# Kernels read this profile alone, not the user's: they do not warn that they listen on TCP, and
+# their %%bash keeps the lines of programs whole.
 profile = ROOT / "docs" / "_build" / "ipython" / "profile_default"
-profile.mkdir(parents=True, exist_ok=True)
+(profile / "startup").mkdir(parents=True, exist_ok=True)
 (profile / "ipython_kernel_config.py").write_text('get_config().IPKernelApp.log_level = "ERROR"\n')
+shutil.copy(ROOT / "docs" / "_ext" / "bash_cells.py", profile / "startup")
+os.environ["IPYTHONDIR"] = str(profile.parent)
 
 project = "flaxnets"
 author = "The flaxnets authors"
@@ -131,6 +133,16 @@ def copy_mathjax(app: Any, error: Exception | None) -> None:
         shutil.copy(str(source), target)
 
 
+def spread_tutorials(app: Any, env: Any, docnames: list[str]) -> None:
+    """Spreads the tutorials over the pages: each process reads a part of them, in this order."""
+    tutorials = [name for name in docnames if name.startswith("tutorials/")]
+    others = [name for name in docnames if not name.startswith("tutorials/")]
+    groups = [group for group in (tutorials, others) if group]
+    places = {name: i / len(group) for group in groups for i, name in enumerate(group)}
+    docnames.sort(key=lambda name: places[name])
+
+
 def setup(app: Any) -> None:
     """Registers what this file adds to Sphinx."""
+    app.connect("env-before-read-docs", spread_tutorials)
     app.connect("build-finished", copy_mathjax)
