@@ -85,8 +85,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _report_onnx(described: Mapping[str, Any]) -> None:
     for function in described["functions"].values():
+        size = function["batch_size"] or "any"
         print(
-            f"{function['file']}: any batch size, differs from JAX by at most "
+            f"{function['file']}: batch size {size}, differs from JAX by at most "
             f"{function['difference']:.1e} in onnxruntime {described['onnxruntime']} "
             f"(tolerance {described['tolerance']:.0e})"
         )

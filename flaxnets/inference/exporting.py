@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ the arrays of `variables.safetensors` as their first argument, by name; they run
 _ONNX = """
 ### ONNX
 
-`{files}` hold the same functions with their parameters, for onnxruntime: any batch size, {steps}
+`{files}` hold the same functions with their parameters, for onnxruntime: {batch}, {steps}
 steps in a clip. They were within {difference:.1e} of JAX's results. Their inputs are preprocessed
 as `model.json` says, where their names stand under `export.onnx`.{refused}
 
@@ -339,7 +340,7 @@ def _convert_all(
             return features, tokens, lengths
         random = np.random.default_rng(size)
         inputs = []
-        for shape in _fix_steps(functions[name].shapes, num_steps):
+        for shape in _fix_sizes(functions[name].shapes, num_steps, size):
             if shape.dtype == jnp.uint8:
                 images = random.integers(0, 256, (size, *shape.shape[1:]))
                 inputs.append(images.astype(np.uint8))
@@ -348,22 +349,30 @@ def _convert_all(
         return tuple(inputs)
 
     converted, refused = {}, {}
+    batch_sizes: dict[str, int | None] = {}
     for name in names:
         function = functions[name]
-        shapes = _fix_steps(function.shapes, num_steps)
         taken, given = _ONNX_NAMES[name]
         results = jax.eval_shape(function.function, variables, *example(name, 1))
-        try:
-            converted[name] = onnx_conversion.convert(
-                name,
-                lambda *inputs, f=function.function: f(variables, *inputs),
-                shapes,
-                [example(name, size) for size in onnx_conversion.BATCH_SIZES],
-                _spread(taken, shapes),
-                _spread(given, results if isinstance(results, tuple) else (results,)),
-            )
-        except onnx_conversion.ConversionRefused as error:
-            refused[name] = str(error)
+        # Some operations are converted for a batch size that is known alone.
+        for batch_size in (None, 1):
+            shapes = _fix_sizes(function.shapes, num_steps, batch_size)
+            sizes = onnx_conversion.BATCH_SIZES if batch_size is None else (batch_size,)
+            try:
+                converted[name] = onnx_conversion.convert(
+                    name,
+                    partial(function.function, variables),
+                    shapes,
+                    [example(name, size) for size in sizes],
+                    _spread(taken, shapes),
+                    _spread(given, results if isinstance(results, tuple) else (results,)),
+                )
+            except onnx_conversion.ConversionRefused as error:
+                refused[name] = str(error)
+            else:
+                refused.pop(name, None)
+                batch_sizes[name] = batch_size
+                break
     if not converted:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise ValueError(
@@ -382,6 +391,7 @@ def _convert_all(
                 "sha256": hashlib.sha256(function.content).hexdigest(),
                 "inputs": list(function.inputs),
                 "outputs": list(function.outputs),
+                "batch_size": batch_sizes[name],
                 "difference": function.difference,
             }
             for name, function in converted.items()
@@ -412,12 +422,18 @@ def _spread(names: tuple[str, ...], values: Any) -> list[str]:
     return spread
 
 
-def _fix_steps(shapes: tuple[Any, ...], num_steps: int) -> tuple[Any, ...]:
-    """Returns shapes whose symbol ``t`` is a number."""
+def _fix_sizes(shapes: tuple[Any, ...], num_steps: int, batch_size: int | None) -> tuple[Any, ...]:
+    """Returns shapes whose symbol ``t`` is a number, and that of the batch, too, unless None."""
+
+    def fix_one(size: Any) -> Any:
+        if isinstance(size, int):
+            return size
+        if str(size) == "t":
+            return num_steps
+        return size if batch_size is None else batch_size
 
     def fix(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sizes = [num_steps if str(size) == "t" else size for size in shape.shape]
-        return jax.ShapeDtypeStruct(sizes, shape.dtype)
+        return jax.ShapeDtypeStruct(tuple(map(fix_one, shape.shape)), shape.dtype)
 
     return tuple(jax.tree.map(fix, shapes))
 
@@ -509,9 +525,11 @@ def _card(model: Classifier | Captioner, onnx: Mapping[str, Any] | None) -> str:
         return text
     functions, refused = onnx["functions"], onnx["refused"]
     first = next(iter(functions.values()))
+    one = any(function["batch_size"] for function in functions.values())
     return text + _ONNX.format(
         files="`, `".join(function["file"] for function in functions.values()),
         steps=onnx["num_steps"],
+        batch="one example at a time" if one else "any batch size",
         difference=max(function["difference"] for function in functions.values()),
         refused="".join(f"\njax2onnx refused `{name}` ({why})." for name, why in refused.items()),
         file=first["file"],

@@ -2,14 +2,16 @@
 
 The converter does not know all operations of JAX. ``rewrite`` writes those that our functions use
 by others, of the same values: code for several platforms by its default branch, a scan from the
-last step by one over reversed arrays, interior padding by concatenation. The batch size is free;
-the number of steps is not, since the converter cannot leave the length of an axis of time open.
+last step by one over reversed arrays, interior padding by concatenation. The batch size is free
+where the converter allows it; the number of steps is not, since the converter cannot leave the
+length of an axis of time open.
 """
 
 import contextlib
 import dataclasses
 import importlib.util
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -103,11 +105,11 @@ def convert(
                 flat_shapes,
                 model_name=name,
                 input_names=list(input_names),
-                output_names=list(output_names),
             )
+            _name_outputs(model.graph, output_names)
             content = model.SerializeToString()
             options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3  # Errors; it warns of constants that it removes.
+            options.log_severity_level = 4  # It raises its errors, too.
             session = onnxruntime.InferenceSession(content, options)
     except Exception as error:  # Each plug-in of the converter raises its own.
         raise ConversionRefused(_one_sentence(error)) from error
@@ -133,6 +135,15 @@ def convert(
     return OnnxFunction(content, taken_names, tuple(output_names), difference)
 
 
+def _name_outputs(graph: Any, names: Sequence[str]) -> None:
+    """Gives each output a name of its own; two of them may be the same value."""
+    import onnx
+
+    for value, name in zip(graph.output, names, strict=True):
+        graph.node.append(onnx.helper.make_node("Identity", [value.name], [name]))
+        value.name = name
+
+
 def _difference(received: np.ndarray, expected: np.ndarray) -> float:
     if received.shape != expected.shape:
         return float("inf")
@@ -146,6 +157,7 @@ def _difference(received: np.ndarray, expected: np.ndarray) -> float:
 def _one_sentence(error: Exception) -> str:
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
+    first = re.sub(r"^/\S+ .*\) ", "", first.split("Status Message: ")[-1])  # Its source file.
     return f"{type(error).__name__}: {first.rstrip('.')}"[:300]
 
 
