@@ -19,38 +19,32 @@ Splits that the data lack are made: drawn with ``seed``, in proportion for each 
 on one side (``data.group_pattern``, or the list's column), copies of one video on one side. The
 workdir keeps the split in ``split.csv``.
 
-The method is LRCN's (arXiv:1411.4389), for few videos and a CPU: a frozen encoder sees two streams,
-frames and differences of frames (LRCN: optical flow), whose features are computed once and cached;
-an LSTM reads each stream in both directions, its logits are averaged over the steps, and the
-predictions of both streams are averaged. A stream of video is classified in windows
-(``launch.predict --stream --window``), since an LSTM of both directions needs the whole clip.
+The method is LRCN's (arXiv:1411.4389), for few videos and a CPU: a frozen encoder sees three
+streams, frames and differences of frames (LRCN: optical flow) of the whole image and of the square
+around the motion, whose features are computed once and cached; LSTMs read each stream in both
+directions, their logits are averaged over the steps, and the predictions of all are averaged. A
+stream of video is classified in windows (``launch.predict --stream --window``), since an LSTM of
+both directions needs the whole clip.
 
-How the settings were chosen: on sequences 1 to 7 of UT-Interaction set 1 (41 clips, 6 classes), by
-3-fold cross-validation with whole sequences left out, networks of this file trained on 8 steps a
-clip for 100 steps, one seed. One clip is 2.4 points, so only large differences count.
-
-| classifier of both streams | accuracy | negative log-likelihood, nats |
-|---|---|---|
-| LSTM of both directions | 80.5 % | 0.67 |
-| the same, 3 networks a stream | 80.5 % | 0.69 |
-| LSTM forward in time | 68.3 % | 0.95 |
-| the same, on differences alone, mirrored too | 73.2 % | 0.90 |
-| average over time instead of the LSTM, mirrored too | 75.6 % | 1.10 |
-| logistic regression on the average of both streams (of differences alone: 85.4 %) | 65.9 % | |
-
-Mirroring changes little (forward: 70.7 %, 0.94): the maximum over space is nearly the same. Where
-the background tells nothing, as there, ``--config.data.streams=difference_whole`` is worth a try.
+The settings are for tens to hundreds of videos: 100 steps read 3,200 clips. Beyond that,
+``--config.num_steps``. They were chosen by ``experiments.features.compare_recipes`` on real clips,
+which motion decides, and drawn ones, which appearance decides; experiments/results/own_videos.md
+has the figures, and those of linear classifiers. Three networks a stream cost seconds and make the
+choice of the checkpoint by a few validation videos harmless. Where the background tells nothing,
+``--config.data.streams=difference_whole,difference_square`` is worth a try.
 
 ``--config.model.encoder.frozen=False`` fine-tunes the encoder with one LSTM on frames instead, on
 random crops; it wants thousands of videos and a GPU.
 
 Preprocessing at test, of the frozen encoder (``data/video/streams.py``): of the n frames of a video
-those at floor((k + 1/2) · n / 32), k = 0…31, are resized to 224² as a whole, whatever their aspect
+those at floor((k + 1/2) · n / 24), k = 0…23, are resized to 224² as a whole, whatever their aspect
 ratio (bilinear, antialiased); stream ``rgb_whole`` is the frame, stream ``difference_whole`` the
-differences of the frames 12 and 4 before and 4 and 12 behind it. Features are the maximum over
-space of the encoder's last feature maps. View v of 2 takes every second of the 32 steps, from v on;
-the logits are averaged over the steps, the probabilities over the streams and views. Fine-tuned
-models see clips of ``UniformClip(16).views(…, 2)``, resized in the same way.
+differences of the frames 12 and 4 before and 4 and 12 behind it, ``difference_square`` the same of
+the full-height square around the column with half of the motion on either side. Features are the
+maximum over space of the encoder's last feature maps. View v of 2 takes the steps floor((k + (v +
+1/2) / 2) · 24 / 16), k = 0…15; the logits are averaged over the steps, the probabilities over the
+streams and views. Fine-tuned models see clips of ``UniformClip(16).views(…, 2)``, resized in the
+same way.
 
 Variants:
   - ``smoke``: a small encoder on the embedded data, a few seconds.
@@ -98,11 +92,11 @@ _FITTED_STEPS = 20_000
 class DataConfig(FilesConfig):
     """Location of the videos, and the images of them that the encoder sees."""
 
-    streams: tuple[str, ...] = ("rgb_whole", "difference_whole")
+    streams: tuple[str, ...] = ("rgb_whole", "difference_whole", "difference_square")
     """Streams of images of each video (``data/video/streams.py``) for a frozen encoder."""
     pool: str = "max"
     """Pooling of a frozen encoder's feature maps over space: ``max`` or ``mean``."""
-    stored_steps: int = 32
+    stored_steps: int = 24
     """Images of each video and stream that are encoded and cached."""
     num_steps: int = 16
     """T, steps of a clip, spread over the whole video."""
@@ -122,7 +116,7 @@ class ModelConfig(CRNNConfig):
     """Number of principal components of the features, the inputs of the networks."""
     whitening: float = 0.5
     """Share of whitening in [0,1]. 0: principal components as they are; 1: unit variances."""
-    members: int = 1
+    members: int = 3
     """Networks of each stream, whose predictions are averaged."""
 
 
@@ -146,9 +140,9 @@ class VideoClassificationConfig(FileClassification):
 
     name: str = "CRNN"
     batch_size: int = 32
-    num_steps: int = 200
+    num_steps: int = 100
     eval_every: int = 20
-    patience: int = 5
+    patience: int = 3
     checkpoint_every: int = runtime(100)
     label_smoothing: float = 0.1
     """Share of the target probability, in [0,1), that is spread over all classes."""
@@ -313,7 +307,9 @@ class VideoClassificationConfig(FileClassification):
     def describe_inputs(self) -> str:
         """Returns the inputs of the network in words."""
         if self.caches_features:
-            return f"{self.data.num_steps} steps of {' and '.join(self.data.streams)}"
+            streams, members = ", ".join(self.data.streams), self.model.members
+            networks = "a network" if members == 1 else f"{members} networks"
+            return f"{networks} for each of {streams}, {self.data.num_steps} steps"
         return f"{self.data.num_steps} frames"
 
     # ---- Frozen encoder: streams of images, whose features are cached ---------------------------
