@@ -132,7 +132,10 @@ def linear(config: VideoClassificationConfig) -> dict[str, Outcome]:
     inputs = {"length and size": np.array([[i.num_frames, i.height, i.width] for i in infos])}
     features = np.zeros(0)
     for split in ("train", "validation", "test"):
-        rows = np.stack([np.asarray(e["features"], np.float32) for e in config._examples(split)])
+        examples = config._examples(split)
+        rows = np.stack(
+            [np.asarray(examples[i]["features"], np.float32) for i in range(len(examples))]
+        )
         if not features.size:
             features = np.zeros((len(files), *rows.shape[1:]), np.float32)  # (N,S,T,D)
         features[files.indices(split)] = rows
