@@ -31,7 +31,7 @@ from launch.serving.models import PRELOADED, ServedModel
 from launch.serving.page import Served, make_page
 
 SHIPPED = ("captioner", "ut_interaction")
-"""Shipped models that are served without ``--model``."""
+"""Shipped models that are served without ``--model``, as far as this copy has them."""
 CLEANING = 30.0
 """Seconds between deletions of old uploads."""
 CONNECTIONS = 256
@@ -89,12 +89,12 @@ def main(argv: Sequence[str]) -> int:
     limits = limits_of_flags()
     check_installed()
     with listen(HOST.value, PORT.value) as listener:  # Before models are loaded for nothing.
-        import flaxnets
+        from flaxnets.inference import load, shipped_models
 
         isolated, allowed = Isolated(PRELOADED), flags.FLAGS.allow_code
         served = [
-            ServedModel(flaxnets.load(name, allow_code=bool(allowed)), isolated, limits)
-            for name in MODEL.value or SHIPPED
+            ServedModel(load(name, allow_code=bool(allowed)), isolated, limits)
+            for name in MODEL.value or [n for n in SHIPPED if n in shipped_models()]
         ]
         return serve(served, listener, HOST.value, limits, EXAMPLES.value)
 
