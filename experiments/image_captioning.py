@@ -145,11 +145,13 @@ class ImageCaptionDataConfig(CaptionDataConfig):
             self.split_seed,
         )
 
-    def use_split(self, path: Path) -> None:
+    def use_split(self, path: Path, *, resumes: bool = False) -> None:
         """Reads the split of a run; data that share no captioned image with it are test data.
 
         Args:
           path: file that ``write_list`` wrote.
+          resumes: whether the run goes on training. Data with other images or captions are then
+            left as they are, for the workdir's record of its data to refuse them.
         """
         root = self.root or Path(self.list).parent
         recorded = read_captioned_images(root, path, missing="keep")
@@ -160,7 +162,12 @@ class ImageCaptionDataConfig(CaptionDataConfig):
             return
         known = dict(zip(recorded.names, recorded.images.captions, strict=True))
         pairs = list(zip(now.names, now.images.captions, strict=True))
-        if not any(known.get(name) == texts for name, texts in pairs):
+        if resumes:
+            shared = [known[name] == texts for name, texts in pairs if name in known]
+            if not shared or not all(shared):
+                self._listed = None
+                return
+        elif not any(known.get(name) == texts for name, texts in pairs):
             every = range(len(pairs))
             self._listed = now if now.has_splits else now.take(every, ["test"] * len(pairs))
             logger.info("%s: none of the run's images; its images are the test split", now.source)
@@ -306,7 +313,7 @@ class ImageCaptioningConfig(CaptionConfig):
         # Without a checkpoint the run starts anew, and so does its split.
         started = any((folder / "checkpoints").glob("[0-9]*"))
         if started and (folder / SPLIT).exists() and not self.is_video:
-            self.data.use_split(folder / SPLIT)
+            self.data.use_split(folder / SPLIT, resumes=True)
 
     def make_data(self, split: str) -> Loader:
         """Returns the batches of a split; says what was chosen before training data are encoded."""

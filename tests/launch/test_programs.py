@@ -54,7 +54,7 @@ WRONG_FLAGS: dict[str, tuple[Sequence[str], str]] = {
     ),
     "wrong type": ((MOVING_SHAPES, "--config.num_steps=many"), "--config.num_steps=many"),
     "value out of range": ((MOVING_SHAPES, "--config.num_steps=0"), "num_steps: expected at least"),
-    "no config": ((), "--config must have a value"),
+    "no config": ((), "--config: expected an experiment"),
     "no such file": (
         ("--config=experiments/moving_shape.py:smoke",),
         "no file experiments/moving_shape.py; expected the path of an experiment",
@@ -139,7 +139,7 @@ def test_wrong_questions_to_a_run(workdir: Path, tmp_path: Path) -> None:
             "untrained": ("evaluate", f"--workdir={fresh}"),
             "clips": ("predict", here, *clips),
             "no clips": ("predict", here),
-            "cannot predict": ("predict", here, __file__),
+            "no video": ("predict", here, __file__),
             "report of train": ("report", here, "--split=train"),
         }
     )
@@ -154,7 +154,7 @@ def test_wrong_questions_to_a_run(workdir: Path, tmp_path: Path) -> None:
     assert all(clip in error for clip in clips[:3])
     assert clips[3] not in error
     assert "expected paths of video files after the flags" in sentence(done["no clips"])
-    assert "does not define make_prediction_data()" in sentence(done["cannot predict"])
+    assert "1 of 1 clips could not be decoded" in sentence(done["no video"])
     assert "the training split has no end" in sentence(done["report of train"])
     assert not list(workdir.rglob("*.tmp"))
     assert not list(workdir.rglob("tset*"))

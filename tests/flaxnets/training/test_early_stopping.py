@@ -58,6 +58,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
 
     monkeypatch.setattr("flaxnets.training.loop.evaluate", evaluate)
     monkeypatch.setattr(MetricsWriter, "write", write)
+    monkeypatch.setattr(TinyConfig, "scored_metrics", lambda self, split: ("CIDEr",))
     return scores
 
 
