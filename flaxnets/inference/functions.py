@@ -49,7 +49,7 @@ class LinenClassifier:
 
     @property
     def causal(self) -> bool:
-        """Whether ``step`` is available."""
+        """True if ``step`` is available."""
         return not self.obstacle
 
     def start_stream(self, variables: PyTree, frames: Array) -> Carry:

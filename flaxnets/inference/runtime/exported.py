@@ -83,7 +83,7 @@ class ExportedClassifier:
 
     @property
     def causal(self) -> bool:
-        """Whether ``step`` is available."""
+        """True if ``step`` is available."""
         return not self.obstacle
 
     def classify(self, frames: np.ndarray, lengths: np.ndarray) -> Clips:

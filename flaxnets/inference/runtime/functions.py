@@ -40,7 +40,7 @@ class ClassifierFunctions(Protocol):
 
     @property
     def causal(self) -> bool:
-        """Whether ``step`` is available: each output depends on frames that came before alone."""
+        """True if ``step`` is available: each output depends on frames that came before alone."""
 
     @property
     def obstacle(self) -> str:
