@@ -267,7 +267,10 @@ def _as_function(closed: Any) -> Callable[..., list[Any]]:
 
 
 def _scan(params: Any, inputs: list[Any]) -> list[Any]:
-    first, carried = params["num_consts"], params["num_carry"]
+    if "ft_in" in params:  # From JAX 0.12 on: trees of the constants, carry and inputs.
+        first, carried = (len(group) for group in params["ft_in"].unpack()[:2])
+    else:
+        first, carried = params["num_consts"], params["num_carry"]
     constants, initial = inputs[:first], inputs[first : first + carried]
 
     def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
