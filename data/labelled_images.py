@@ -8,35 +8,12 @@ import numpy as np
 
 from data.batches import UNKNOWN_LABEL, Source, VideoExample
 from data.captions.images import ImageError, ImageTransform, read_image
+from data.video.clips import FileSource
 from data.video.transforms import SpatialTransform
 
 
-@dataclass(frozen=True)
-class ImageSource:
-    """Random access to image files and their labels, not decoded.
-
-    Attributes:
-        paths: the files.
-        labels: class indices >= 0; None if they are unknown (prediction).
-    """
-
-    paths: tuple[str, ...]
-    labels: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.labels is not None and len(self.labels) != len(self.paths):
-            raise ValueError(
-                f"labels: expected one for each of {len(self.paths)} paths, "
-                f"received {len(self.labels)}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]:
-        """Returns ``path``, ``label`` (-1: unknown) and ``index`` of a file."""
-        label = UNKNOWN_LABEL if self.labels is None else self.labels[index]
-        return {"path": self.paths[index], "label": label, "index": index}
+class ImageSource(FileSource):
+    """Random access to image files and their labels, undecoded."""
 
     def explain(self, index: int) -> str:
         """Returns why image ``index`` cannot be decoded."""

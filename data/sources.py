@@ -66,7 +66,7 @@ class SelectedExamples:
         ValueError: no index.
     """
 
-    def __init__(self, source: Source, indices: Sequence[int]):
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
         if not len(indices):
             raise ValueError("indices: expected at least one, received none")
         self.source = source
@@ -97,7 +97,7 @@ class SelectedExamples:
         return None if explain is None else str(explain(int(self.indices[index])))
 
 
-class FoldExamples:
+class FoldExamples(SelectedExamples):
     """One split of one fold of cross-validation within a source; picklable.
 
     Example i belongs to part i mod ``num_folds`` + 1. In fold k, part k is the test split, the next
@@ -124,13 +124,8 @@ class FoldExamples:
         rows = {"train": ~(tested | chooses), "validation": chooses, "test": tested}
         if split not in rows:
             raise ValueError(f"split: expected one of {', '.join(rows)}, received {split!r}")
-        self.source, self.split = source, split
-        self.num_folds, self.fold = num_folds, fold
-        self.indices = np.flatnonzero(rows[split])
-        """(N,) int64, indices of the examples in the source."""
-
-    def __len__(self) -> int:
-        return len(self.indices)
+        super().__init__(source, np.flatnonzero(rows[split]))
+        self.split, self.num_folds, self.fold = split, num_folds, fold
 
     def __repr__(self) -> str:
         # grain compares sources by it when it restores an iterator.
@@ -138,15 +133,3 @@ class FoldExamples:
             f"FoldExamples({self.source!r}, {self.split!r}, num_folds={self.num_folds}, "
             f"fold={self.fold})"
         )
-
-    def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]:
-        """Returns example ``index`` of the split; its ``index`` is that of the split, too.
-
-        Raises:
-            IndexError: the index is out of range.
-        """
-        number = operator.index(index)
-        if not 0 <= number < len(self):
-            raise IndexError(f"index: expected 0 to {len(self) - 1}, received {number}")
-        example = self.source[int(self.indices[number])]
-        return {**example, "index": np.asarray(number, np.int32)}

@@ -31,14 +31,14 @@ from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from data.sources import SelectedExamples
 from data.video.transforms import SpatialTransform
-from experiments.classification.config import FileClassification, FilesConfig, in_memory
+from experiments.classification.config import FileClassification, FilesConfig, configure, in_memory
 from experiments.features.frozen_features import (
     cache_features,
     describe_frozen_encoder,
     make_encode,
 )
 from experiments.moving_shapes import OneFrame
-from flaxnets.configuration import check_at_least, nearest, runtime
+from flaxnets.configuration import check_at_least, runtime
 from flaxnets.encoders.config import EncoderConfig
 from flaxnets.heads.config import HeadConfig
 from flaxnets.models.config import CRNNConfig, make_crnn, pool_of
@@ -219,15 +219,5 @@ def get_config(variant: str | None = None) -> Config:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in (None, "smoke"):
-        near = nearest(variant, ("smoke",))
-        raise ValueError(f"image_classification:{variant}: no such variant{near}")
-    config = ImageClassificationConfig()
-    if variant == "smoke":
-        config.batch_size, config.num_steps, config.log_every = 8, 6, 1
-        config.eval_every = config.checkpoint_every = 3
-        config.optimizer.warmup_steps = 0
-        config.data.dataset, config.data.num_examples = "moving_shapes", 20
-        config.model.encoder = EncoderConfig("small_cnn", features=(8, 8, 16), strides=(4, 2, 2))
-        config.model.encoder.frozen = False
+    config: Config = configure(ImageClassificationConfig(), "image_classification", variant)
     return config

@@ -46,6 +46,7 @@ from data.video.streams import (
 )
 from experiments.features.frozen_features import (
     Examples,
+    ProjectedCRNNConfig,
     cache_features,
     describe_encoder,
     describe_frozen_encoder,
@@ -58,7 +59,7 @@ from experiments.features.linear_baselines import over_time, predict_linear
 from flaxnets.configuration import path_field, runtime
 from flaxnets.encoders.config import EncoderConfig, weights_file
 from flaxnets.heads.config import HeadConfig
-from flaxnets.models.config import CRNNConfig, make_crnn
+from flaxnets.models.config import make_crnn
 from flaxnets.models.late_fusion import LateFusion
 from flaxnets.recurrent.config import RecurrentConfig, reads_maps
 from flaxnets.tasks.task import Task
@@ -90,20 +91,8 @@ class DataConfig:
     """Samplings in time of a test clip, each also mirrored."""
 
 
-@dataclasses.dataclass
-class ModelConfig(CRNNConfig):
-    """Networks on features of the frozen encoder, one or more for each stream."""
-
-    projection_features: int = 256
-    """Number of principal components of the features, the inputs of the networks."""
-    whitening: float = 0.5
-    """Share of whitening in [0,1]. 0: principal components as they are; 1: unit variances."""
-    members: int = 3
-    """Networks of each stream, whose predictions are averaged."""
-
-
-def _make_model_config() -> ModelConfig:
-    return ModelConfig(
+def _make_model_config() -> ProjectedCRNNConfig:
+    return ProjectedCRNNConfig(
         EncoderConfig("efficientnet_lite0", weights="imagenet", frozen=True),
         RecurrentConfig(
             "lstm", features=64, bidirectional=True, input_features=64, dropout_rate=0.5
@@ -128,7 +117,7 @@ class UTInteractionConfig(Config):
     mixup: float = 0.4
     """α of the Beta distribution of mixup's weights; 0: no mixup."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    model: ModelConfig = dataclasses.field(default_factory=_make_model_config)
+    model: ProjectedCRNNConfig = dataclasses.field(default_factory=_make_model_config)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adamw",

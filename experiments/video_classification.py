@@ -66,18 +66,19 @@ from data.video.decoding import decode, probe
 from data.video.feature_clips import VideoFeatures
 from data.video.streams import CutFeatures, StreamSource, segment_centres
 from data.video.transforms import SpatialTransform
-from experiments.classification.config import FileClassification, FilesConfig, in_memory
+from experiments.classification.config import FileClassification, FilesConfig, configure, in_memory
 from experiments.features.frozen_features import (
+    ProjectedCRNNConfig,
     cache_features,
     describe_frozen_encoder,
     encode_example,
     fit_projection,
     make_encode,
 )
-from flaxnets.configuration import check_at_least, nearest, runtime
+from flaxnets.configuration import check_at_least, runtime
 from flaxnets.encoders.config import EncoderConfig
 from flaxnets.heads.config import HeadConfig
-from flaxnets.models.config import CRNNConfig, make_crnn
+from flaxnets.models.config import make_crnn
 from flaxnets.models.late_fusion import LateFusion
 from flaxnets.recurrent.config import RecurrentConfig, reads_maps
 from flaxnets.tasks.task import Task
@@ -108,20 +109,8 @@ class DataConfig(FilesConfig):
     """Height and width of the images, pixels."""
 
 
-@dataclasses.dataclass
-class ModelConfig(CRNNConfig):
-    """Encoder and recurrent network; of a frozen encoder a network for each stream."""
-
-    projection_features: int = 256
-    """Number of principal components of the features, the inputs of the networks."""
-    whitening: float = 0.5
-    """Share of whitening in [0,1]. 0: principal components as they are; 1: unit variances."""
-    members: int = 3
-    """Networks of each stream, whose predictions are averaged."""
-
-
-def _make_model_config() -> ModelConfig:
-    return ModelConfig(
+def _make_model_config() -> ProjectedCRNNConfig:
+    return ProjectedCRNNConfig(
         EncoderConfig("efficientnet_lite0", weights="imagenet", frozen=True),
         RecurrentConfig(
             "lstm", features=64, bidirectional=True, input_features=64, dropout_rate=0.5
@@ -149,7 +138,7 @@ class VideoClassificationConfig(FileClassification):
     mixup: float = 0.4
     """Frozen encoder only: α of the Beta distribution of mixup's weights; 0: no mixup."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    model: ModelConfig = dataclasses.field(default_factory=_make_model_config)
+    model: ProjectedCRNNConfig = dataclasses.field(default_factory=_make_model_config)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adamw",
@@ -382,15 +371,5 @@ def get_config(variant: str | None = None) -> Config:
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in (None, "smoke"):
-        near = nearest(variant, ("smoke",))
-        raise ValueError(f"video_classification:{variant}: no such variant{near}")
-    config = VideoClassificationConfig()
-    if variant == "smoke":
-        config.batch_size, config.num_steps, config.log_every = 8, 6, 1
-        config.eval_every = config.checkpoint_every = 3
-        config.optimizer.warmup_steps = 0
-        config.data.dataset, config.data.num_examples = "moving_shapes", 20
-        config.model.encoder = EncoderConfig("small_cnn", features=(8, 8, 16), strides=(4, 2, 2))
-        config.model.recurrent.features = config.model.recurrent.input_features = 8
+    config: Config = configure(VideoClassificationConfig(), "video_classification", variant)
     return config

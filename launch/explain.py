@@ -1,4 +1,4 @@
-"""Help of an experiment: its fields as text, and the field that a wrong flag means.
+"""Help of an experiment, its fields as text, and what is wrong with a command line.
 
 ``launch.program`` imports this file by name where a help or an error is printed.
 """
@@ -13,10 +13,14 @@ import shutil
 import sys
 import textwrap
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from absl import flags
+
+from flaxnets.configuration import nearest
 from flaxnets.training.config import Config, flatten
+from launch import program
 
 OWN = "run"
 """Heading of the fields that belong to no part."""
@@ -172,7 +176,7 @@ SENTENCES = {
 """Sentences about flags of other programs that have no counterpart."""
 
 
-def explain_flag(name: str, config: Config, flags: Collection[str]) -> str:
+def explain_flag(name: str, config: Config, known: Collection[str]) -> str:
     """Returns the error message for a flag that there is not, with the field or flag meant.
 
     >>> explain_flag("lr", Config(), ["config"])
@@ -183,14 +187,14 @@ def explain_flag(name: str, config: Config, flags: Collection[str]) -> str:
     Args:
       name: of the flag, without dashes.
       config: the experiment's configuration.
-      flags: the flags of the program.
+      known: the flags of the program.
 
     Returns:
       One sentence; empty where nothing is known of the name.
     """
     plain = name.replace("-", "_").lower()
     for flag, names in FLAG_SYNONYMS.items():
-        if plain in names and flag in flags:
+        if plain in names and flag in known:
             return f"--{name}: no such flag; did you mean --{flag}?"
     for sentence, names in SENTENCES.items():
         if plain in names:
@@ -281,3 +285,86 @@ def _find_choices(doc: str, owner: type) -> tuple[str, ...]:
 def _describe_type(hint: Any) -> str:
     """Returns a type as it is written in the source."""
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+# ---- Errors of the command line ---------------------------------------------------------------
+
+
+def print_fields(argv: Sequence[str]) -> int:
+    """Prints the fields of the experiment of ``--config``; returns the exit code."""
+    spec = program.values_of_config(argv)[-1]
+    try:
+        config = program.load_experiment(spec)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(describe_fields(program.recorded_name(spec), config))
+    print(f"\npython -m {program.program_name()} --help lists the program's own flags.")
+    return 0
+
+
+def explain_unknown_flag(argv: Sequence[str], name: str) -> str:
+    """Returns the error message for a flag that there is not; empty where its name says nothing."""
+    if broken := _explain_experiment(argv):
+        return broken
+    specs = program.values_of_config(argv)
+    config = program.load_experiment(specs[-1]) if specs else Config()
+    return explain_flag(name, config, set(flags.FLAGS))
+
+
+def explain_flag_error(argv: Sequence[str], error: flags.Error) -> str:
+    """Returns the error message for a required flag that was not given; empty for other errors."""
+    if broken := _explain_experiment(argv):
+        return broken
+    found = re.match(r"flag --(\w+)=None: Flag --\1 must have a value", str(error))
+    if not found:
+        return ""
+    name = found[1]
+    if name == "config":
+        return (
+            "--config: expected an experiment, as --config=experiments/moving_shapes.py, received "
+            "none; python -m launch lists them"
+        )
+    return f"--{name}: expected a value, received none: {flags.FLAGS[name].help}"
+
+
+def explain_field(argv: Sequence[str]) -> str:
+    """Returns the error message for a ``--config.FIELD`` that the configuration does not have."""
+    if broken := _explain_experiment(argv):
+        return broken
+    specs = program.values_of_config(argv)
+    if not specs:
+        return "--config.FIELD: expected --config=FILE before it, received none"
+    values = dict(flatten(program.load_experiment(specs[-1])))
+    names = list(values)  # Tables count as one.
+    for argument in argv:
+        name = argument.lstrip("-").partition("=")[0].removeprefix("no")
+        if not name.startswith("config."):
+            continue
+        field = name.removeprefix("config.")
+        tables = [known for known in names if field.startswith(known + ".")]
+        if tables:
+            value = values[tables[0]]
+            if isinstance(value, Mapping) and field.removeprefix(tables[0] + ".") not in value:
+                return (
+                    f"--{name}: {tables[0]} is a table whose keys stand in the experiment's file; "
+                    f"expected one of {', '.join(value) or 'none'}"
+                )
+            continue
+        if field in names:
+            continue
+        # The last part of a nested field alone is less similar than the default cutoff.
+        meant = find_field(field, names)
+        hint = f"; did you mean {meant!r}?" if meant else nearest(field, names, cutoff=0.4)
+        return f"--{name}: no such field of the configuration{hint}"
+    return ""
+
+
+def _explain_experiment(argv: Sequence[str]) -> str:
+    """Returns the experiment's own error message; the flag would wrap it in a traceback."""
+    for spec in program.values_of_config(argv):
+        try:
+            program.load_experiment(spec)
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+    return ""

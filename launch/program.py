@@ -33,12 +33,11 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
-from flaxnets.configuration import local_path, nearest
+from flaxnets.configuration import local_path
 from flaxnets.training import distributed
 from flaxnets.training.config import (
     Config,
     UndefinedMethod,
-    flatten,
     localize,
     set_runtime,
     update,
@@ -350,7 +349,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         sys.exit(2)
     if _asks_for_fields(argv):
         try:
-            code = _print_fields(argv)
+            code = import_explain().print_fields(argv)
             sys.stdout.flush()
         except BrokenPipeError:
             code = _stop_printing()
@@ -358,13 +357,13 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         return flags.FLAGS(tuple(argv))
     except flags.UnrecognizedFlagError as error:
-        explained = _explain_experiment(argv) or _explain_flag(error.flagname, argv)
+        explained = import_explain().explain_unknown_flag(argv, error.flagname)
         print(f"error: {explained or error}", file=sys.stderr)
     except flags.Error as error:
-        explained = _explain_experiment(argv) or _explain_missing(error)
+        explained = import_explain().explain_flag_error(argv, error)
         print(f"error: {explained or error}", file=sys.stderr)
     except (KeyError, AttributeError) as error:
-        explained = _explain_experiment(argv) or _explain_field(argv)
+        explained = import_explain().explain_field(argv)
         print(f"error: {explained or error}", file=sys.stderr)
     sys.exit(2)
 
@@ -377,42 +376,7 @@ def _asks_for_fields(argv: Sequence[str]) -> bool:
     """Returns True for ``--config=FILE --help``: the help of an experiment."""
     own = argv[: argv.index("--")] if "--" in argv else argv
     asks = any(word.startswith("-") and word.lstrip("-") in HELP for word in own)
-    return asks and "config" in flags.FLAGS and bool(_values_of_config(own))
-
-
-def _print_fields(argv: Sequence[str]) -> int:
-    """Prints the fields of the experiment of ``--config``; returns the exit code."""
-    spec = _values_of_config(argv)[-1]
-    try:
-        config = load_experiment(spec)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(import_explain().describe_fields(recorded_name(spec), config))
-    print(f"\npython -m {_program_name()} --help lists the program's own flags.")
-    return 0
-
-
-def _explain_missing(error: flags.Error) -> str:
-    """Returns the error message for a required flag that was not given; empty for other errors."""
-    found = re.match(r"flag --(\w+)=None: Flag --\1 must have a value", str(error))
-    if not found:
-        return ""
-    name = found[1]
-    if name == "config":
-        return (
-            "--config: expected an experiment, as --config=experiments/moving_shapes.py, received "
-            "none; python -m launch lists them"
-        )
-    return f"--{name}: expected a value, received none: {flags.FLAGS[name].help}"
-
-
-def _explain_flag(name: str, argv: Sequence[str]) -> str:
-    """Returns the error message for a flag that there is not; empty where its name says nothing."""
-    specs = _values_of_config(argv)
-    config = load_experiment(specs[-1]) if specs else Config()
-    message: str = import_explain().explain_flag(name, config, set(flags.FLAGS))
-    return message
+    return asks and "config" in flags.FLAGS and bool(values_of_config(own))
 
 
 def import_explain() -> Any:
@@ -420,7 +384,7 @@ def import_explain() -> Any:
     return importlib.import_module("launch.explain")
 
 
-def _program_name() -> str:
+def program_name() -> str:
     """Returns the module of the running program, as ``launch.train``."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name if spec else Path(sys.argv[0]).stem
@@ -460,46 +424,7 @@ def _user_experiment(spec: str) -> str:
     return name + colon + variant
 
 
-def _explain_experiment(argv: Sequence[str]) -> str:
-    """Returns the experiment's own error message; the flag would wrap it in a traceback."""
-    for spec in _values_of_config(argv):
-        try:
-            load_experiment(spec)
-        except (ValueError, FileNotFoundError) as error:
-            return str(error)
-    return ""
-
-
-def _explain_field(argv: Sequence[str]) -> str:
-    """Returns the error message for a ``--config.FIELD`` that the configuration does not have."""
-    specs = _values_of_config(argv)
-    if not specs:
-        return "--config.FIELD: expected --config=FILE before it, received none"
-    names = [name for name, _ in flatten(load_experiment(specs[-1]))]  # Tables count as one.
-    for argument in argv:
-        name = argument.lstrip("-").partition("=")[0].removeprefix("no")
-        if not name.startswith("config."):
-            continue
-        field = name.removeprefix("config.")
-        tables = [known for known in names if field.startswith(known + ".")]
-        if tables:
-            value = dict(flatten(load_experiment(specs[-1])))[tables[0]]
-            if isinstance(value, Mapping) and field.removeprefix(tables[0] + ".") not in value:
-                return (
-                    f"--{name}: {tables[0]} is a table whose keys stand in the experiment's file; "
-                    f"expected one of {', '.join(value) or 'none'}"
-                )
-            continue
-        if field in names:
-            continue
-        # The last part of a nested field alone is less similar than the default cutoff.
-        meant = import_explain().find_field(field, names)
-        hint = f"; did you mean {meant!r}?" if meant else nearest(field, names, cutoff=0.4)
-        return f"--{name}: no such field of the configuration{hint}"
-    return ""
-
-
-def _values_of_config(argv: Sequence[str]) -> list[str]:
+def values_of_config(argv: Sequence[str]) -> list[str]:
     """Returns the values of ``--config=VALUE`` and ``--config VALUE``."""
     values = []
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
@@ -830,7 +755,7 @@ def record_call(workdir: Path) -> None:
     call = {
         "time": time.strftime("%Y-%m-%d %H:%M %Z"),
         "commit": describe_commit(),
-        "command": shlex.join(["python", "-m", _program_name(), *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", program_name(), *sys.argv[1:]]),
     }
     record = RecordFile(workdir / CALLS)
     record.append((json.dumps(call, ensure_ascii=False) + "\n").encode())

@@ -4,8 +4,8 @@ from data.video.clips import (
     ClipSampler,
     DecodeClip,
     DenseClip,
+    FileRecord,
     UniformClip,
-    VideoRecord,
     VideoSource,
 )
 from data.video.decoding import (
@@ -45,12 +45,12 @@ __all__ = [
     "DecodeClip",
     "DenseClip",
     "FeatureClip",
+    "FileRecord",
     "SpatialTransform",
     "StreamSource",
     "UniformClip",
     "VideoError",
     "VideoInfo",
-    "VideoRecord",
     "VideoSource",
     "WholeVideos",
     "decode",

@@ -144,8 +144,8 @@ def _check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name}: expected at least 1, received {value}")
 
 
-class VideoRecord(TypedDict):
-    """One video file of a ``VideoSource``, with its label (-1: unknown) and its index."""
+class FileRecord(TypedDict):
+    """One file of a ``FileSource``, with its label (-1: unknown) and its index."""
 
     path: str
     label: int
@@ -153,8 +153,8 @@ class VideoRecord(TypedDict):
 
 
 @dataclass(frozen=True)
-class VideoSource:
-    """Random access to video files and their labels, undecoded.
+class FileSource:
+    """Random access to files and their labels, undecoded.
 
     Attributes:
         paths: the files.
@@ -174,9 +174,13 @@ class VideoSource:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int, /) -> VideoRecord:
+    def __getitem__(self, index: int, /) -> FileRecord:
         label = UNKNOWN_LABEL if self.labels is None else self.labels[index]
-        return VideoRecord(path=self.paths[index], label=label, index=index)
+        return FileRecord(path=self.paths[index], label=label, index=index)
+
+
+class VideoSource(FileSource):
+    """Random access to video files and their labels, undecoded."""
 
     def explain(self, index: int) -> str:
         """Returns why video ``index`` cannot be decoded, by decoding all of it."""
@@ -221,7 +225,7 @@ class DecodeClip:
                 f"received {self.num_clips}"
             )
 
-    def __call__(self, record: VideoRecord, rng: np.random.Generator) -> VideoExample:
+    def __call__(self, record: FileRecord, rng: np.random.Generator) -> VideoExample:
         """Returns the example of ``record``; ``rng`` is not used at test.
 
         Returns:
@@ -244,7 +248,7 @@ class DecodeClip:
             index=np.asarray(record["index"], np.int32),
         )
 
-    def explain(self, record: VideoRecord) -> str:
+    def explain(self, record: FileRecord) -> str:
         """Returns why the video of ``record`` cannot be decoded as this transform does."""
         if self.train:
             rng = np.random.default_rng(0)
@@ -252,14 +256,14 @@ class DecodeClip:
         return explain_failure(record["path"], lambda: self._views(record))
 
     def _train_clip(
-        self, record: VideoRecord, rng: np.random.Generator
+        self, record: FileRecord, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         info = probe(record["path"])
         frames = self.sampler.sample(info.num_frames, info.rate, rng)
         clip = decode(record["path"], frames, short_side=self.short_side)
         return pad_clip(self.transform(clip, rng), self.sampler.num_frames)
 
-    def _views(self, record: VideoRecord) -> tuple[np.ndarray, np.ndarray]:
+    def _views(self, record: FileRecord) -> tuple[np.ndarray, np.ndarray]:
         info = probe(record["path"])
         if self.num_clips == 1:
             frames = self.sampler.sample(info.num_frames, info.rate)[None]

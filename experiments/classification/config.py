@@ -20,7 +20,7 @@ from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from experiments.features.frozen_features import describe_encoder
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime
-from flaxnets.encoders.config import weights_file, with_encoder_weights
+from flaxnets.encoders.config import EncoderConfig, weights_file, with_encoder_weights
 from flaxnets.models.config import CRNNConfig, pool_of
 from flaxnets.recurrent.config import NONE
 from flaxnets.training.config import Config
@@ -372,3 +372,29 @@ class FileClassification(Config):
     def describe_inputs(self) -> str:
         """Returns the inputs of the network in words, for the choices."""
         return f"inputs {pool_of(self.model)}"
+
+
+def configure(config: Any, experiment: str, variant: str | None) -> Any:
+    """Returns a configuration of a variant, changed in place: None, or ``smoke``.
+
+    ``smoke`` is a small network on the embedded data, for a few seconds.
+
+    Args:
+      config: a ``FileClassification`` for files of one's own.
+      experiment: name of the experiment, for the error.
+      variant: the variant.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    if variant is None:
+        return config
+    if variant != "smoke":
+        raise ValueError(f"{experiment}:{variant}: no such variant{nearest(variant, ('smoke',))}")
+    config.batch_size, config.num_steps, config.log_every = 8, 6, 1
+    config.eval_every = config.checkpoint_every = 3
+    config.optimizer.warmup_steps = 0
+    config.data.dataset, config.data.num_examples = "moving_shapes", 20
+    config.model.encoder = EncoderConfig("small_cnn", features=(8, 8, 16), strides=(4, 2, 2))
+    config.model.recurrent.features = config.model.recurrent.input_features = 8
+    return config

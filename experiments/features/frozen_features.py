@@ -19,6 +19,7 @@ from data.batches import Source
 from data.features import FeatureSource, digest_file, find_features, write_features
 from flaxnets.encoders.config import EncoderConfig, load_encoder, make_encoder, weights_file
 from flaxnets.layers.batch_sharding import map_in_chunks
+from flaxnets.models.config import CRNNConfig
 from flaxnets.training.config import stands_in
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,18 @@ Encode = Callable[[np.ndarray], np.ndarray]
 """Frozen encoder of images: (n,H,W,3) uint8 to (n,D) or (n,h,w,D) float32."""
 
 POOLS = ("max", "mean", "none")
+
+
+@dataclasses.dataclass
+class ProjectedCRNNConfig(CRNNConfig):
+    """Networks on principal components of a frozen encoder's features, some for each stream."""
+
+    projection_features: int = 256
+    """Number of principal components of the features, the inputs of the networks."""
+    whitening: float = 0.5
+    """Share of whitening in [0,1]. 0: principal components as they are; 1: unit variances."""
+    members: int = 3
+    """Networks of each stream, whose predictions are averaged."""
 
 
 def cache_features(

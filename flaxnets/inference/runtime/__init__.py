@@ -2,5 +2,6 @@
 
 An export copies this folder beside its functions and parameters, so it imports nothing of flaxnets:
 the standard library, JAX, NumPy, Pillow and safetensors, and PyAV where a video is read. Its
-modules import each other by relative names.
+modules import each other by relative names. ``containers.py`` is a link to the one in
+``data/video``, which may not import this package.
 """

@@ -60,7 +60,7 @@ def _foreign() -> Iterator[Upload]:
         "zeros": bytes(2**20),
         "noise": np.random.default_rng(0).bytes(2**18),
         "text": b"not an image\n" * 100,
-        "a program": b"#!/bin/sh\ntouch /tmp/owned\n",
+        "a program": b"#!/bin/sh\ntouch owned\n",
         "elf": b"\x7fELF\x02\x01\x01" + bytes(200),
         "html": b"<html><script>alert(1)</script></html>",
         "svg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
