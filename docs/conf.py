@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jupyter_cache
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 
@@ -70,6 +72,10 @@ if nb_execution_mode == "off":  # DOCS_EXECUTION=off: the pages alone, for a qui
     suppress_warnings = ["myst-nb.lexer"]
 nb_execution_cache_path = str(ROOT / "docs" / "_build" / ".jupyter_cache")
 nb_execution_timeout = 900  # Of one cell, on a machine that does other work as well.
+if nb_execution_mode != "off":
+    # The database of the cache is made here, in the process that later forks: two processes that
+    # find it missing would both make its tables, and the second would fail.
+    jupyter_cache.get_cache(nb_execution_cache_path).db.dispose()
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_number_source_lines = False
