@@ -93,6 +93,44 @@ class CaptionBatch(TypedDict):
     index: np.ndarray
 
 
+class TranscriptExample(TypedDict):
+    """One line of text or recording with its transcript, an example of a source.
+
+    Exactly one of ``image`` and ``spectrogram`` is present; their widths differ between examples.
+    """
+
+    image: NotRequired[np.ndarray]
+    """(H,W,C) uint8 in [0,255], a line of text."""
+    spectrogram: NotRequired[np.ndarray]
+    """(T,M) float32, log-mel bands of a recording."""
+    lengths: np.ndarray
+    """() int32, the number of valid columns or frames, at least 1."""
+    tokens: np.ndarray
+    """(L,) int32 character ids 1..K; 0 is CTC's blank."""
+    token_lengths: np.ndarray
+    """() int32, the number of characters; 0 for an empty text."""
+    mask: np.ndarray
+    """() bool, False if it could not be decoded; excluded from loss and metrics."""
+    index: np.ndarray
+    """() int32, the number of the example in its split."""
+
+
+class TranscriptBatch(TypedDict):
+    """``TranscriptExample`` stacked, each array with a leading axis B, padded with zeros.
+
+    Images are padded at their right, spectrograms and ``tokens`` at their end. Rows with ``mask``
+    False also fill a batch; their ``token_lengths`` are 0.
+    """
+
+    image: NotRequired[np.ndarray]
+    spectrogram: NotRequired[np.ndarray]
+    lengths: np.ndarray
+    tokens: np.ndarray
+    token_lengths: np.ndarray
+    mask: np.ndarray
+    index: np.ndarray
+
+
 class Source(Protocol):
     """Random access to the examples of one split; picklable, because workers are spawned."""
 

@@ -73,6 +73,40 @@ class Order(Protocol):
         ...
 
 
+class Plan(Protocol):
+    """Contents and shapes of all batches, a function of the batch number alone; picklable.
+
+    It replaces the loader's own order and stacking, so that batches may have different numbers of
+    rows. ``data.width_buckets.WidthBuckets`` is one.
+
+    Attributes:
+        num_examples: number of examples in the source.
+        train: whether the batches have no end.
+        rows: all numbers of rows of a global batch.
+    """
+
+    num_examples: int
+    train: bool
+    rows: tuple[int, ...]
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of batches that hold every example once."""
+        ...
+
+    def indices(self, number: int) -> np.ndarray:
+        """Returns the examples of the global batch ``number`` >= 0, (rows,); -1 for blank rows."""
+        ...
+
+    def stack(self, number: int, examples: Sequence[Mapping[str, np.ndarray]]) -> Batch:
+        """Returns one process's rows of batch ``number``, in shapes equal on all processes."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the settings besides ``num_examples``, for JSON."""
+        ...
+
+
 class TooManyBadExamples(OSError):
     """The share of unreadable examples exceeds the loader's ``max_bad_share``."""
 
@@ -92,6 +126,8 @@ class Loader:
             whose last batch is padded with rows of zeros (``mask`` False, ``lengths`` 1, ``label``
             and ``index`` -1), so that every process sees ``batches_per_epoch`` batches.
         order: replaces the shuffle in training and finishes each batch.
+        plan: replaces order and stacking, in training and evaluation; ``batch_size`` is then the
+            nominal one, for progress alone.
         identity: what tells these examples from others, for JSON, as of ``describe_examples``;
             ``describe`` includes it.
         seed: of the order and of the transform's random numbers, 0..2**32 - 1.
@@ -118,6 +154,7 @@ class Loader:
         transform: Transform | None = None,
         train: bool,
         order: Order | None = None,
+        plan: Plan | None = None,
         identity: Mapping[str, Any] | None = None,
         seed: int = 0,
         process_index: int = 0,
@@ -154,8 +191,20 @@ class Loader:
                     f"order: expected one of {len(source)} examples in batches of {batch_size}, "
                     f"in training, received {order} with train={train}"
                 )
+        if plan is not None:
+            if order is not None or (plan.num_examples, plan.train) != (len(source), train):
+                raise ValueError(
+                    f"plan: expected one of {len(source)} examples with train={train} and no "
+                    f"order, received {plan} with train={plan.train}"
+                )
+            if any(rows % process_count for rows in plan.rows):
+                raise ValueError(
+                    f"plan: expected rows that are multiples of the {process_count} processes, "
+                    f"received {plan.rows}"
+                )
         self.source = source
         self.order = order
+        self.plan = plan
         # Through JSON and back, so that it equals what a checkpoint returns.
         self.identity: dict[str, Any] = json.loads(json.dumps(dict(identity or {})))
         self.batch_size = batch_size
@@ -177,6 +226,8 @@ class Loader:
     @property
     def batches_per_epoch(self) -> int:
         """Number of batches that hold every example once; the last may be padded."""
+        if self.plan is not None:
+            return self.plan.batches_per_epoch
         return -(-self.num_examples // self.batch_size)
 
     def describe(self) -> dict[str, Any]:
@@ -191,6 +242,7 @@ class Loader:
             "seed": self.seed,
             "train": self.train,
             **(self.order.describe() if self.order else {}),
+            **(self.plan.describe() if self.plan else {}),
         }
 
     def batches(self, start: int = 0) -> "BatchIterator":
@@ -209,6 +261,18 @@ class Loader:
 
     def _open(self, start: int) -> grain.DatasetIterator:
         """Returns grain's iterator over this process's batches from ``start`` on."""
+        workers = grain.MultiprocessingOptions(
+            num_workers=self._num_workers, per_worker_buffer_size=1
+        )
+        if self.plan is not None:
+            planned = _PlannedBatches(self, self.plan, start)
+            few = grain.ReadOptions(
+                num_threads=self._num_threads, prefetch_buffer_size=min(self._num_threads, 4)
+            )
+            whole = grain.MapDataset.source(planned).to_iter_dataset(few)
+            if self._num_workers:
+                whole = whole.mp_prefetch(workers, worker_init_fn=_exit_with_parent)
+            return iter(whole)
         if self.order is not None:
             ordered = _OrderedExamples(self.source, self.order)
             examples = grain.MapDataset.source(ordered).seed(self.seed)
@@ -237,9 +301,6 @@ class Loader:
             prefetch_buffer_size=min(self._num_threads, 2),
         )
         batches = rows.batch(self._rows).to_iter_dataset(options)
-        workers = grain.MultiprocessingOptions(
-            num_workers=self._num_workers, per_worker_buffer_size=1
-        )
         return iter(batches.mp_prefetch(workers, worker_init_fn=_exit_with_parent))
 
     def _explain(self, index: int) -> str:
@@ -448,11 +509,7 @@ class _ProcessRows:
         if element < len(self._examples):
             return dict(self._examples[element])
         if self._blank is None:
-            blank = {key: np.zeros_like(value) for key, value in self._examples[0].items()}
-            for key, value in (("label", UNKNOWN_LABEL), ("index", -1), ("lengths", 1)):
-                if key in blank:
-                    blank[key] = np.full_like(blank[key], value)
-            self._blank = blank
+            self._blank = _blank(self._examples[0])
         return self._blank
 
 
@@ -495,6 +552,60 @@ def _exit_with_parent(worker_index: int, worker_count: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()
+
+
+class _PlannedBatches:
+    """One process's rows of the planned batches in sequence, as a random-access source for grain.
+
+    Args:
+      loader: with the source, transform, seed and process.
+      plan: of its batches.
+      start: number of the first batch.
+    """
+
+    def __init__(self, loader: Loader, plan: Plan, start: int):
+        self._source = loader.source
+        self._transform = loader._transform
+        self._seed = loader.seed
+        self._process = loader._process_index, loader.batch_size // loader._rows
+        self._plan = plan
+        self._start = start
+        self._count = _ENDLESS_BATCHES if plan.train else plan.batches_per_epoch - start
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, position: int, /) -> Batch:
+        number = self._start + position
+        indices = self._plan.indices(number)
+        index, count = self._process
+        size = len(indices) // count
+        mine = range(index * size, (index + 1) * size)
+        examples = [self._example(number, row, int(indices[row])) for row in mine]
+        blank = next((_blank(example) for example in examples if example is not None), None)
+        if blank is None:  # All rows of this process are; row 0 of a batch never is.
+            blank = _blank(self._example(number, 0, int(indices[0])) or {})
+        return self._plan.stack(number, [blank if e is None else e for e in examples])
+
+    def _example(self, number: int, row: int, index: int) -> dict[str, np.ndarray] | None:
+        if index < 0:
+            return None
+        record = self._source[index]
+        if self._transform is None:
+            return dict(record)
+        generator = np.random.default_rng(
+            np.random.SeedSequence(self._seed, spawn_key=(number, row))
+        )
+        return dict(self._transform(record, generator))
+
+
+def _blank(example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns a row that pads a batch, shaped as an example."""
+    blank = {key: np.zeros_like(value) for key, value in example.items()}
+    for key, value in (("label", UNKNOWN_LABEL), ("index", -1), ("lengths", 1)):
+        if key in blank:
+            blank[key] = np.full_like(blank[key], value)
+    return blank
 
 
 def available_cpus() -> int:

@@ -25,7 +25,7 @@ from flaxnets.encoders.mobilenet_v2 import MobileNetV2
 from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_pretrained
 from flaxnets.encoders.resnet import BLOCKS, ResNet
 from flaxnets.encoders.small_cnn import SmallCNN
-from flaxnets.encoders.vgg import VGG
+from flaxnets.encoders.vgg import CRNNVGG, VGG
 from flaxnets.typing import Dtype
 
 ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
@@ -39,6 +39,8 @@ ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "vgg13_bn": partial(VGG, depth=13, batch_norm=True),
     "vgg16_bn": partial(VGG, depth=16, batch_norm=True),
     "vgg19_bn": partial(VGG, depth=19, batch_norm=True),
+    "crnn_vgg": CRNNVGG,
+    "crnn_vgg_bn": partial(CRNNVGG, batch_norm=True),
     **{f"resnet{depth}": partial(ResNet, depth=depth) for depth in BLOCKS},
     "googlenet": GoogLeNet,
     "mobilenet_v2": MobileNetV2,
@@ -77,7 +79,8 @@ class EncoderConfig:
     frozen_statistics: bool = False
     """BatchNorm keeps its statistics while the parameters are fine-tuned."""
     features: tuple[int, ...] = ()
-    """small_cnn only: channels of each stage; empty: the encoder's own."""
+    """small_cnn, crnn_vgg and crnn_vgg_bn only: channels of each stage; empty: the encoder's
+    own."""
     strides: tuple[int, ...] = ()
     """small_cnn only: strides of each stage; empty: the encoder's own."""
     input_size: int = 0
@@ -113,15 +116,13 @@ def make_encoder(
     if config.name == "downsampled_frames":
         check_at_least(field, config, {"input_size": 1})
         options["size"] = config.input_size
+    for name in ("features", "strides"):
+        values = tuple(getattr(config, name))
+        if any(value < 1 for value in values):
+            raise ValueError(f"{field}.{name}: expected values of at least 1, received {values}")
+        if values and name in taken:
+            options[name] = values
     if config.name == "small_cnn":
-        for name in ("features", "strides"):
-            values = tuple(getattr(config, name))
-            if any(value < 1 for value in values):
-                raise ValueError(
-                    f"{field}.{name}: expected values of at least 1, received {values}"
-                )
-            if values:
-                options[name] = values
         options["input_size"] = config.input_size
     for name, value, default in (
         ("levels", (config.level,) if config.level else (), ()),

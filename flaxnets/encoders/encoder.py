@@ -9,7 +9,7 @@ normalisation of pixels, and ``DownsampledFrames``, the encoder without paramete
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -234,6 +234,30 @@ class Encoder(nn.Module, kw_only=True):
         for name in levels:
             if name not in self.level_names:
                 raise unknown_name("levels", name, self.level_names)
+
+
+EncoderOutputs = Array | dict[str, Array]
+"""Feature maps (N,h,w,D) or vectors (N,D), or those of several endpoints by name."""
+
+
+def take_only_endpoint(outputs: EncoderOutputs, name: str) -> Array:
+    """Returns the only endpoint of an encoder's outputs.
+
+    Args:
+      outputs: an array, or a dictionary with one endpoint.
+      name: of the encoder, in errors.
+
+    Raises:
+      ValueError: several endpoints.
+    """
+    if not isinstance(outputs, Mapping):
+        return outputs
+    if len(outputs) != 1:
+        raise ValueError(
+            f"{name}: expected one endpoint, received {', '.join(outputs)}; "
+            "name one in the encoder's levels"
+        )
+    return next(iter(outputs.values()))
 
 
 def unknown_name(argument: str, name: str, known: Sequence[str]) -> ValueError:

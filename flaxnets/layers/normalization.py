@@ -67,10 +67,10 @@ class BatchNorm(nn.Module):
 
         Args:
           inputs: feature maps of N images.
-          mask: (N,) bool, images that count in the statistics in training; None, or all False: all
-            images count. The values of others, NaN included, have no effect on the statistics and
-            on the outputs of those that count, nor on their gradients. Without any pixel that
-            counts the running statistics keep their values.
+          mask: (N,) bool, images that count in the statistics in training, or (N,W), columns of
+            them; None, or all False: all count. The values of others, NaN included, have no effect
+            on the statistics and on the outputs of those that count, nor on their gradients.
+            Without any pixel that counts the running statistics keep their values.
           train: whether to normalise by the statistics of this batch and to update the running
             ones.
 
@@ -79,9 +79,11 @@ class BatchNorm(nn.Module):
         """
         if inputs.ndim != 4:
             raise ValueError(f"inputs: expected (N,H,W,C), received shape {inputs.shape}")
-        n, _, _, c = inputs.shape
-        if mask is not None and (mask.shape != (n,) or mask.dtype != jnp.bool_):
-            raise ValueError(f"mask: expected ({n},) bool, received {mask.shape} {mask.dtype}")
+        n, _, w, c = inputs.shape
+        if mask is not None and (mask.shape not in ((n,), (n, w)) or mask.dtype != jnp.bool_):
+            raise ValueError(
+                f"mask: expected ({n},) or ({n}, {w}) bool, received {mask.shape} {mask.dtype}"
+            )
         scale = self.param("scale", self.scale_init, (c,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (c,), self.param_dtype)
         dtype = jnp.promote_types(self.param_dtype, jnp.float32)
@@ -129,15 +131,16 @@ def normalize_batch(
 ) -> tuple[Array, Statistics]:
     """Normalises feature maps by their own statistics, see ``BatchNorm``.
 
-    The sums over pixels are taken image by image and weighted afterwards, so that a mask costs
-    nothing. The vjp is custom, since the one that JAX derives reads the feature maps several times
-    more often. Reverse mode only; the statistics have no gradient of their own.
+    The sums over pixels are taken image by image, or column by column, and weighted afterwards, so
+    that a mask costs nothing. The vjp is custom, since the one that JAX derives reads the feature
+    maps several times more often. Reverse mode only; the statistics have no gradient of their own.
 
     Args:
       maps: (N,H,W,C) float32 or float64.
       scale: (C,).
       bias: (C,).
-      rows: (N,) in the dtype of ``maps``: 1 for images that count in the statistics, 0 for others.
+      rows: (N,) or (N,W) in the dtype of ``maps``: 1 for images or columns that count in the
+        statistics, 0 for others.
       epsilon: added to the variance.
       axis_name: the mapped device axis that the sums run over; None: none.
 
@@ -150,18 +153,22 @@ def normalize_batch(
 
 
 def _measure(maps: Array, rows: Array, axis_name: str | None) -> Statistics:
-    _, h, w, _ = maps.shape
-    count = _psum(rows.sum() * (h * w), axis_name)
+    pixels = maps.shape[1] if rows.ndim == 2 else maps.shape[1] * maps.shape[2]
+    count = _psum(rows.sum() * pixels, axis_name)
     divisor = jnp.maximum(count, 1)  # Empty batches have a mean and variance of zero.
-    mean = _psum(_sum_rows(rows, maps.sum((1, 2))), axis_name) / divisor
+    mean = _psum(_sum_pixels(rows, maps), axis_name) / divisor
     # Two passes: E[x²] − μ² loses all digits of the variance where the mean is large.
     deviations = maps - mean
-    squares = _psum(_sum_rows(rows, (deviations * deviations).sum((1, 2))), axis_name)
+    squares = _psum(_sum_pixels(rows, deviations * deviations), axis_name)
     return Statistics(mean, squares / divisor, count)
 
 
-def _sum_rows(rows: Array, sums: Array) -> Array:
-    """Returns the sum (C,) of the rows of (N,C) that count; others may hold NaN, and 0 · NaN is."""
+def _sum_pixels(rows: Array, maps: Array) -> Array:
+    """Returns the sum (C,) of the pixels that count; others may hold NaN, and 0 · NaN is."""
+    if rows.ndim == 2:
+        sums, rows = maps.sum(1).reshape(-1, maps.shape[-1]), rows.reshape(-1)  # (N·W,C)
+    else:
+        sums = maps.sum((1, 2))
     counted = jnp.where(rows[:, None] > 0, sums, 0)
     # A TPU would round to bfloat16 by default.
     return jnp.matmul(rows, counted, precision=jax.lax.Precision.HIGHEST)
@@ -180,7 +187,7 @@ def _backward(
     maps, scale, rows, (mean, var, count) = residuals
     gradient, _ = gradients
     inverse = jax.lax.rsqrt(var + epsilon)
-    counts = rows[:, None, None, None] > 0
+    counts = rows.reshape(rows.shape[0], 1, -1, 1) > 0  # (N,1,1 or W,1)
     of_bias = gradient.sum((0, 1, 2))
     products = gradient * (maps - mean)
     # An image that does not count may be read by nobody, and its gradient of zero times NaN is NaN.
@@ -209,7 +216,7 @@ def images_that_count(mask: Array, axis_name: str | None) -> Array:
     """Returns (N,) bool, the images that count in statistics: all of them where the mask has none.
 
     Args:
-      mask: (N,) bool.
-      axis_name: the mapped device axis over which images are counted; None: not mapped.
+      mask: bool, (N,) for images or (N,W) for their columns.
+      axis_name: the mapped device axis over which they are counted; None: not mapped.
     """
     return mask | (_psum(mask.sum(), axis_name) == 0)

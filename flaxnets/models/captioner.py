@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.decoders.decoder import CaptionDecoder, CaptionOutputs, Memory
+from flaxnets.encoders.encoder import take_only_endpoint
 from flaxnets.layers.padding import zero_where_masked
-from flaxnets.models.crnn import check_clips, encode_frames, take_only_endpoint
+from flaxnets.models.crnn import check_clips, encode_frames
 from flaxnets.typing import Array, Carry
 
 

@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxnets.encoders.encoder import EncoderOutputs, take_only_endpoint
 from flaxnets.layers.batch_sharding import is_batch_known_sharded
 from flaxnets.layers.padding import check_lengths, zero_where_masked
 from flaxnets.typing import Array, Carry
@@ -213,9 +214,6 @@ def average_over_space(features: Array) -> Array:
 
 # Frames of clips through an encoder, at once or in chunks: shared by all models of clips.
 
-EncoderOutputs = Array | dict[str, Array]
-"""Feature maps (B,T,h,w,D) or vectors (B,T,D), or those of several endpoints by name."""
-
 
 def encode_frames(
     encoder: nn.Module,
@@ -314,26 +312,6 @@ def check_names(name: str, expected: Mapping[str, object], received: Mapping[str
         raise ValueError(
             f"{name}: expected {', '.join(expected)}, received {', '.join(received) or 'nothing'}"
         )
-
-
-def take_only_endpoint(outputs: EncoderOutputs, name: str) -> Array:
-    """Returns the only endpoint of an encoder's outputs.
-
-    Args:
-      outputs: an array, or a dictionary with one endpoint.
-      name: of the encoder, in errors.
-
-    Raises:
-      ValueError: several endpoints.
-    """
-    if not isinstance(outputs, Mapping):
-        return outputs
-    if len(outputs) != 1:
-        raise ValueError(
-            f"{name}: expected one endpoint, received {', '.join(outputs)}; "
-            "name one in the encoder's levels"
-        )
-    return next(iter(outputs.values()))
 
 
 def _encode_in_chunks(encoder: nn.Module, images: Array, chunk: int) -> EncoderOutputs:

@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flaxnets.models.crnn import encode_frames, take_only_endpoint
+from flaxnets.encoders.encoder import take_only_endpoint
+from flaxnets.models.crnn import encode_frames
 from flaxnets.typing import Array, Carry, Dtype
 
 POOLS = ("max", "mean", "none")

@@ -134,8 +134,12 @@ def test_bfloat16_keeps_float32_statistics(maps: np.ndarray) -> None:
     ("x", "mask", "message"),
     [
         (np.zeros((2, 3, 4), np.float32), None, r"inputs: expected \(N,H,W,C\), received shape"),
-        (np.zeros((2, 3, 3, 4), np.float32), np.ones(3, bool), r"mask: expected \(2,\) bool"),
-        (np.zeros((2, 3, 3, 4), np.float32), np.ones(2), r"mask: expected \(2,\) bool"),
+        (
+            np.zeros((2, 3, 3, 4), np.float32),
+            np.ones(3, bool),
+            r"mask: expected \(2,\) or \(2, 3\) bool",
+        ),
+        (np.zeros((2, 3, 3, 4), np.float32), np.ones(2), r"mask: expected \(2,\) or \(2, 3\) bool"),
     ],
 )
 def test_wrong_arguments_are_refused(x: Any, mask: Any, message: str) -> None:
