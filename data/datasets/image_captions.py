@@ -331,7 +331,7 @@ def _read_table(path: Path, text: str) -> tuple[str, list[_Entry]]:
             named = ", ".join(header[i].strip() for i in sorted({image, *captions}))
             form = f"{DELIMITERS[delimiter]} with the columns {named}"
             form += "" if split is None else f" and {header[split].strip()}"
-            rows = _rows(path, text, delimiter)
+            rows = read_rows(path, text, delimiter)
             next(rows)
             break
     else:
@@ -342,7 +342,7 @@ def _read_table(path: Path, text: str) -> tuple[str, list[_Entry]]:
             raise ValueError(f"{path}, line 1: {_no_columns(header)}")
         form = f"{DELIMITERS[delimiter]} without a header: image, caption"
         image, captions, split = 0, [1], None
-        header, rows = ["image", "caption"], _rows(path, text, delimiter)
+        header, rows = ["image", "caption"], read_rows(path, text, delimiter)
     [number] = find_column(header, ["image_id"])[:1] or [image]
     entries = []
     for where, row in rows:
@@ -384,8 +384,17 @@ def _cell(text: str) -> list[str]:
     return [text]
 
 
-def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    """Yields the place and the fields of each row that is not blank."""
+def read_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields the place and the fields of each row of a table that is not blank.
+
+    Args:
+        path: of the table, for the places and errors.
+        text: its content.
+        delimiter: between the fields; those between tabs need no quotes.
+
+    Raises:
+        ValueError: a quote that is never closed.
+    """
     options: list[dict[str, Any]] = [{"strict": True}, {}]
     if delimiter == "\t":  # Whose fields need no quotes, so that a caption may begin with one.
         options[1] = {"quoting": csv.QUOTE_NONE}

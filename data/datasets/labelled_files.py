@@ -168,7 +168,8 @@ def read_labelled_files(
     else:
         files = _read_folders(folder, kind)
     if group_pattern:
-        files = _with_groups(files, group_pattern)
+        groups, found = find_groups(files.names, group_pattern)
+        files = replace(files, groups=groups, notes=(*files.notes, *found))
     return _checked(files, folder, kind)
 
 
@@ -485,29 +486,39 @@ def _labelled(
     )
 
 
-def _with_groups(files: LabelledFiles, pattern: str) -> LabelledFiles:
+def find_groups(names: Sequence[str], pattern: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the recording group in each name, "" where the pattern does not fit, and notes.
+
+    Args:
+        names: paths of the files relative to the root.
+        pattern: regular expression; its first group, or without one its match, is the recording
+            group in the name without ending, or in the path if the pattern has a "/".
+
+    Raises:
+        ValueError: no regular expression, or one that fits no name.
+    """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ValueError(
             f"group_pattern: expected a regular expression, received {pattern!r} ({error})"
         ) from None
-    texts = [name if "/" in pattern else Path(name).stem for name in files.names]
+    texts = [name if "/" in pattern else Path(name).stem for name in names]
     matches = [compiled.search(text) for text in texts]
     groups = [(match[match.re.groups and 1] or "") if match else "" for match in matches]
-    without = [name for name, group in zip(files.names, groups, strict=True) if not group]
+    without = [name for name, group in zip(names, groups, strict=True) if not group]
     if len(without) == len(groups):
         raise ValueError(
             f"group_pattern: expected an expression that finds the group in the names, received "
             f"{pattern!r}, which fits none of {len(groups)}: {some(without)}"
         )
-    notes = files.notes
-    if without:
-        notes += (
-            f"group_pattern fits {len(groups) - len(without)} of {len(groups)} names; each other "
-            f"file is a group of its own: {some(without)}",
-        )
-    return replace(files, groups=tuple(groups), notes=notes)
+    if not without:
+        return tuple(groups), ()
+    note = (
+        f"group_pattern fits {len(groups) - len(without)} of {len(groups)} names; each other file "
+        f"is a group of its own: {some(without)}"
+    )
+    return tuple(groups), (note,)
 
 
 def _checked(files: LabelledFiles, root: Path, kind: str) -> LabelledFiles:

@@ -50,7 +50,8 @@ def make_split(
         files: the files.
         seed: of the draw, >= 0.
         validation_share: share of the files for validation, in (0,1).
-        test_share: share of the files for the test, in (0,1); the rest trains.
+        test_share: share of the files for the test, in [0,1); 0 cuts no test split. The rest
+            trains.
         fold: fold of a cross-validation, from 1; 0: none.
         num_folds: number of parts, at least 3.
 
@@ -63,10 +64,10 @@ def make_split(
         ValueError: shares or folds out of range, data with a validation or test split but without
             train, or too few groups.
     """
-    if min(validation_share, test_share) <= 0 or validation_share + test_share >= 1:
+    if validation_share <= 0 or test_share < 0 or validation_share + test_share >= 1:
         raise ValueError(
-            "validation_share, test_share: expected shares above 0 whose sum is below 1, received "
-            f"{validation_share} and {test_share}"
+            "validation_share, test_share: expected shares above 0, the second one or 0, whose sum "
+            f"is below 1, received {validation_share} and {test_share}"
         )
     if num_folds < 3:
         raise ValueError(f"num_folds: expected at least 3, received {num_folds}")
@@ -95,7 +96,7 @@ def make_split(
             )
         return _with_splits(files, splits, notes)
     shares = {"validation": validation_share, "test": test_share}
-    missing = {name: share for name, share in shares.items() if name not in given}
+    missing = {name: share for name, share in shares.items() if share and name not in given}
     if not missing:
         return _with_splits(files, list(files.splits), notes)
     pool = [i for i, split in enumerate(files.splits) if split in ("", "train")]
@@ -112,9 +113,9 @@ def make_split(
             "column of splits"
         )
     cut = " and ".join(sorted(missing))
-    by = "by group and class" if any(files.groups) else "by class"
+    by = ["group"] * any(files.groups) + ["class"] * (len(files.class_names) > 1)
     what = f"{cut} cut from train" if given else "made"
-    notes += (f"split {what} {by}, seed {seed}",)
+    notes += (f"split {what}{' by ' if by else ''}{' and '.join(by)}, seed {seed}",)
     return _with_splits(files, splits, notes)
 
 
@@ -193,6 +194,8 @@ def _with_splits(files: LabelledFiles, splits: list[str], notes: tuple[str, ...]
     """Returns the files with their splits and a note on classes that a side lacks."""
     there = {(label, split) for label, split in zip(files.labels, splits, strict=True)}
     for split in ("train", "validation", "test"):
+        if split not in splits:
+            continue
         lacking = [
             files.class_names[label] for label in set(files.labels) if (label, split) not in there
         ]
