@@ -317,11 +317,11 @@ def _read_lists(
         for split, path in lists.items()
         for row in read_list(path, endings)
     ]
-    found = _find(root, [row.path for row, _, _ in listed])
+    found = find_listed(root, [row.path for row, _, _ in listed])
     rows: dict[str, tuple[ListedFile, str, str | os.PathLike[str]]] = {}
     repeated = 0
     for row, given, path in listed:
-        name = _relative(found[row.path] or row.path, root)
+        name = relative_name(found[row.path] or row.path, root)
         known = rows.get(name)
         if known is None:
             rows[name] = (row, given, path)
@@ -365,8 +365,8 @@ def _read_lists(
     )
 
 
-def _find(root: Path, names: Sequence[str]) -> dict[str, Path | None]:
-    """Returns the file of each name in a list.
+def find_listed(root: Path, names: Sequence[str]) -> dict[str, Path | None]:
+    """Returns the file of each name in a list, None where there is none.
 
     Blanks around a name, and backslashes, are part of it where there is such a file.
     """
@@ -377,7 +377,7 @@ def _find(root: Path, names: Sequence[str]) -> dict[str, Path | None]:
     return found
 
 
-def _relative(path: str | os.PathLike[str], root: Path | None = None) -> str:
+def relative_name(path: str | os.PathLike[str], root: Path | None = None) -> str:
     """Returns a file's path relative to the root, if it lies there, in one form."""
     name = os.path.normpath(path)
     if root is not None and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(root)):
@@ -442,7 +442,7 @@ def _read_ucf101(root: Path, lists: str, fold: int, group_pattern: str) -> Label
         name: tuple(value for part in parts.values() for value in getattr(part, name))
         for name in ("paths", "labels", "groups")
     }
-    joined["names"] = tuple(_relative(os.path.relpath(path, root)) for path in joined["paths"])
+    joined["names"] = tuple(relative_name(os.path.relpath(path, root)) for path in joined["paths"])
     splits = tuple(split for split, part in parts.items() for _ in range(len(part)))
     if len(set(joined["names"])) != len(joined["names"]):
         twice = [name for name, count in Counter(joined["names"]).items() if count > 1]

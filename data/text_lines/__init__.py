@@ -1,5 +1,6 @@
-"""Lines of text: alphabet, embedded generator, augmentation."""
+"""Lines of text: alphabet, images, embedded generator, augmentation."""
 
 from data.text_lines.alphabet import BLANK, Alphabet, UnknownCharacter
+from data.text_lines.line_images import LineSource
 
-__all__ = ["BLANK", "Alphabet", "UnknownCharacter"]
+__all__ = ["BLANK", "Alphabet", "LineSource", "UnknownCharacter"]
