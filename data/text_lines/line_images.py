@@ -12,6 +12,7 @@ from data.batches import TranscriptExample
 from data.captions.images import FORMATS, ImageError, read_image
 from data.loader import describe_examples
 from data.text_lines.alphabet import Alphabet, name_characters, normalise
+from data.text_lines.distortion import median_level
 
 MAX_WIDTH = 4096
 """Default greatest width of a line after scaling, pixels; of lines 48 pixels high about 200
@@ -196,7 +197,7 @@ def scale_line(
             "give a larger max_width",
         )
     grey = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("L")
-    if polarity == "light" or (polarity == "auto" and _median(np.asarray(grey)) < 128):
+    if polarity == "light" or (polarity == "auto" and median_level(np.asarray(grey)) < 128):
         grey = ImageOps.invert(grey)
     if grey.size != (width, height):
         grey = grey.resize((width, height), Image.Resampling.LANCZOS)
@@ -225,9 +226,3 @@ def header_width(path: str, height: int) -> int:
 
 def _blank(height: int) -> np.ndarray:
     return np.zeros((height, 1, 1), np.uint8)
-
-
-def _median(image: np.ndarray) -> int:
-    """Returns the median of a uint8 image, ten times faster than ``np.median``."""
-    counts = np.bincount(image.ravel(), minlength=256).cumsum()
-    return int(np.searchsorted(counts, counts[-1] / 2))

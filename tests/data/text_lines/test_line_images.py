@@ -41,7 +41,7 @@ def test_an_example(tmp_path: Path) -> None:
     assert example["mask"]
     assert example["index"] == 0
     for name in ("lengths", "tokens", "token_lengths", "index"):
-        assert example[name].dtype == np.int32  # type: ignore[literal-required]
+        assert example[name].dtype == np.int32
     again = pickle.loads(pickle.dumps(examples))
     assert repr(again) == repr(examples)
     np.testing.assert_array_equal(again[0]["image"], example["image"])
