@@ -3,5 +3,13 @@
 from data.text_lines.alphabet import BLANK, Alphabet, UnknownCharacter
 from data.text_lines.augmentation import LineAugmentation
 from data.text_lines.line_images import LineSource
+from data.text_lines.synthetic_lines import SyntheticLines
 
-__all__ = ["BLANK", "Alphabet", "LineAugmentation", "LineSource", "UnknownCharacter"]
+__all__ = [
+    "BLANK",
+    "Alphabet",
+    "LineAugmentation",
+    "LineSource",
+    "SyntheticLines",
+    "UnknownCharacter",
+]
