@@ -1,6 +1,7 @@
 """Findings of a data set: what training would trip over, by the properties of its files."""
 
 import itertools
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -404,6 +405,14 @@ def _texts(dataset: Dataset) -> list[Finding]:
     if not counts:
         return [*findings, Finding("alphabet", ERROR, "no text has a character")]
     findings.append(Finding("alphabet", OK, count(len(counts), "different character")))
+    if hidden := {c: counts[c] for c in sorted(counts) if _is_invisible(c)}:
+        text = f"that no image shows, or shows as a blank: {name_characters(hidden)}"
+        names = [
+            name
+            for name, line in zip(dataset.names, dataset.texts, strict=True)
+            if hidden.keys() & set(line)
+        ]
+        findings.append(Finding("invisible", WARNING, text, tuple(names)))
     by_split = {
         split: [t for t, s in zip(dataset.texts, dataset.splits, strict=True) if s == split]
         for split in SPLITS
@@ -424,6 +433,11 @@ def _texts(dataset: Dataset) -> list[Finding]:
             )
             findings.append(Finding("unseen", WARNING, text))
     return findings
+
+
+def _is_invisible(character: str) -> bool:
+    """Returns True for controls, marks of format and blanks other than the usual one."""
+    return character != " " and unicodedata.category(character) in ("Cc", "Cf", "Zs", "Zl", "Zp")
 
 
 def _line_sizes(dataset: Dataset, inspected: Sequence[Inspection]) -> list[Finding]:

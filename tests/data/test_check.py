@@ -348,6 +348,7 @@ def test_faults_of_lines(tmp_path: Path) -> None:
     for k in range(7):
         write_line(tmp_path, f"train/{k}.png", "abca\u0308c")
     write_line(tmp_path, "train/stray.png", "abx")
+    write_line(tmp_path, "train/blank.png", "a\u00a0b\u00adc")
     write_line(tmp_path, "val/copy.png", "abcx", width=60)
     (tmp_path / "train/same.png").write_bytes((tmp_path / "val/copy.png").read_bytes())
     (tmp_path / "train/same.gt.txt").write_text("abba")
@@ -364,7 +365,10 @@ def test_faults_of_lines(tmp_path: Path) -> None:
     found, described = check(str(tmp_path))
     told = {(row.check, row.text.split(":")[0]): row for row in found if row.level == WARNING}
     assert not rows(found, "data set", ERROR)
-    assert len(described) == 16
+    assert len(described) == 17
+    [hidden] = rows(found, "invisible")
+    assert hidden.files == ("train/blank.png",)
+    assert hidden.text.endswith("'\\xa0' (U+00A0) once, '\\xad' (U+00AD) once")
     for check_name, text, files in (
         ("images", "left out without a text", ("test/bare.png",)),
         ("images", "left out, texts without an image", ("test/alone.gt.txt",)),
@@ -378,6 +382,8 @@ def test_faults_of_lines(tmp_path: Path) -> None:
     assert len(composed.files) == 7
     [rare] = rows(found, "rare", WARNING)
     assert set(rare.files) == {
+        "'\\xad' (U+00AD SOFT HYPHEN) 1 ×",
+        "'\\xa0' (U+00A0 NO-BREAK SPACE) 1 ×",
         "'x' (U+0078 LATIN SMALL LETTER X) 2 ×",
         "'€' (U+20AC EURO SIGN) 2 ×",
     }
@@ -391,7 +397,7 @@ def test_faults_of_lines(tmp_path: Path) -> None:
         "test/slim.png (6 of 8)",
     )
     assert steps[1].text == "enough for every text at a stride of 4 pixels"
-    assert rows(found, "readable")[0].text.startswith("1 of 16 files cannot be decoded")
+    assert rows(found, "readable")[0].text.startswith("1 of 17 files cannot be decoded")
     assert "test/bad.png (no image in a format" in rows(found, "readable")[0].files[0]
 
 
