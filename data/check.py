@@ -3,9 +3,10 @@ r"""Reads a data set before a training does, and tells in one table what trainin
     python -m data.check ROOT
     python -m data.check ROOT --list=FILE --group_pattern='_g(\d+)_' --json=findings.json
 
-``ROOT`` is a folder of videos or images in class folders, in UCF101's layout, or of images with
-captions; ``--list`` a list of any form that trainings read. Every file is decoded once. The exit
-code is 1 where training would fail (rows ERROR), and 0 otherwise, also with warnings.
+``ROOT`` is a folder of videos or images in class folders, in UCF101's layout, of images with
+captions, or of text lines; ``--list`` a list of any form that trainings read. Every file is decoded
+once. The exit code is 1 where training would fail (rows ERROR), and 0 otherwise, also with
+warnings.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from data.captions.images import FORMATS
 from data.datasets import flickr8k, ucf101
 from data.datasets.image_captions import (
     IMAGE_SUFFIXES,
@@ -44,6 +46,7 @@ from data.datasets.labelled_files import (
     LabelledFiles,
     read_labelled_files,
 )
+from data.datasets.line_folder import TextLines, read_text_lines
 from data.datasets.list_file import read_list
 from data.files import normal_name, read_text
 from data.findings import ERROR, OK, SPLITS, WARNING, Dataset, Finding, count, find_problems
@@ -52,8 +55,10 @@ from data.likeness import find_identical
 from data.loader import available_cpus
 from data.video import decoding
 
-KINDS = ("video", "image", "captions")
+KINDS = ("video", "image", "captions", "lines")
 
+_LINE_RATIO = 3  # of width to height from which images with texts are lines of text
+_SAMPLED = 32  # images whose shape is looked at
 _SHOWN = 3  # files that a row names; the JSON file names all
 
 
@@ -65,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("root", metavar="ROOT", nargs="?", default="", help="folder of the data")
-    add("--list", default="", help="list of files with labels or captions")
+    add("--list", default="", help="list of files with labels, captions or texts")
     add("--validation_list", default="", help="list of validation files; --list then trains")
     add("--test_list", default="", help="list of test files; --list then trains")
     add("--class_list", default="", help="names of classes, for lists with numbers")
@@ -115,8 +120,8 @@ def check(
 
     Args:
         root: folder of the data; empty with a list: the list's folder.
-        list_file: list of files with labels or captions.
-        kind: ``video``, ``image`` or ``captions``; empty: recognised.
+        list_file: list of files with labels, captions or texts.
+        kind: ``video``, ``image``, ``captions`` or ``lines``; empty: recognised.
         validation_list: list of the validation files of labelled data.
         test_list: likewise of the test files.
         class_list: names of the classes, for lists with numbers.
@@ -129,6 +134,10 @@ def check(
         kind = kind or recognise(root, list_file)
         if kind == "captions":
             dataset = _read_captions(root, list_file)
+        elif kind == "lines":
+            dataset = _of_lines(
+                read_text_lines(root, list_file, group_pattern=group_pattern, missing="skip")
+            )
         else:
             files = read_labelled_files(
                 root,
@@ -203,7 +212,9 @@ def format_table(findings: Sequence[Finding]) -> str:
 
 
 def recognise(root: str, list_file: str = "") -> str:
-    """Returns the kind of a data set: ``video``, ``image`` or ``captions``.
+    """Returns the kind of a data set: ``video``, ``image``, ``captions`` or ``lines``.
+
+    Images with texts are lines if a text is named ``NAME.gt.txt``, or if they are wide.
 
     Raises:
         FileNotFoundError: there is no such folder or list.
@@ -224,7 +235,10 @@ def recognise(root: str, list_file: str = "") -> str:
     if any((folder / (n + s)).is_file() for n in LIST_NAMES for s in LIST_SUFFIXES):
         return "captions"
     counts: Counter[str] = Counter()
-    for _, _, names in os.walk(folder):
+    images: list[str] = []
+    for parent, _, names in os.walk(folder):
+        if any(name.lower().endswith(".gt.txt") for name in names):
+            return "lines"
         stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(".txt")}
         for name in names:
             ending = os.path.splitext(name)[1].lower()
@@ -233,13 +247,17 @@ def recognise(root: str, list_file: str = "") -> str:
                 counts["video"] += 1
             elif ending in IMAGE_ENDINGS:
                 counts["image"] += 1
-                counts["text"] += os.path.splitext(name)[0] in stems
+                if os.path.splitext(name)[0] in stems:
+                    counts["text"] += 1
+                    images.append(os.path.join(parent, name))
     if not counts:
         listed = ", ".join((*VIDEO_ENDINGS[:4], *IMAGE_ENDINGS[:3]))
         raise ValueError(f"root: expected videos or images ({listed}, …) below {root}, found none")
     if counts["video"] >= counts["image"]:
         return "video"
-    return "captions" if 2 * counts["text"] >= counts["image"] else "image"
+    if 2 * counts["text"] < counts["image"]:
+        return "image"
+    return "lines" if _are_wide(images) else "captions"
 
 
 def _kind_of_list(root: str, list_file: str) -> str:
@@ -251,7 +269,7 @@ def _kind_of_list(root: str, list_file: str) -> str:
         # A list without a header may hold labels or captions beside its images.
         texts = [text for captions in listed.images.captions for text in captions]
         if "without a header" not in listed.form or not _are_labels(texts):
-            return "captions"
+            return "lines" if _are_wide(listed.images.paths) else "captions"
     except (ValueError, OSError):
         pass
     endings = Counter(
@@ -261,6 +279,15 @@ def _kind_of_list(root: str, list_file: str) -> str:
         if Path(row.path).suffix.lower() in ENDINGS[kind]
     )
     return "image" if endings["image"] > endings["video"] else "video"
+
+
+def _are_wide(paths: Sequence[str]) -> bool:
+    """Returns True if images, of which some are looked at, are as wide as lines of text."""
+    ratios = []
+    for path in paths[:: max(1, len(paths) // _SAMPLED)]:
+        with contextlib.suppress(Exception), Image.open(path, formats=FORMATS) as image:
+            ratios.append(image.width / image.height)
+    return bool(ratios) and sorted(ratios)[len(ratios) // 2] >= _LINE_RATIO
 
 
 def _are_labels(texts: Sequence[str]) -> bool:
@@ -400,6 +427,34 @@ def _read_flickr8k(root: Path) -> Dataset:
         tuple(Path(path).name for path in paths),
         tuple(split for split, part in parts.items() for _ in part.paths),
         captions=tuple(texts for part in parts.values() for texts in part.captions),
+        findings=tuple(findings),
+    )
+
+
+def _of_lines(lines: TextLines) -> Dataset:
+    """Returns lines of text, with what their reader left out."""
+    findings = []
+    for names, check, text in (
+        (lines.untexted, "images", "left out without a text"),
+        (lines.imageless, "images", "left out, texts without an image"),
+        (lines.empty, "texts", "left out with an empty text"),
+        (lines.decomposed, "texts", "not in Unicode's composed form (NFC), which trainings make"),
+    ):
+        if names:
+            findings.append(Finding(check, WARNING, f"{text}: {len(names):,}", names))
+    told = (" without a text were", " without an image were", " with an empty text were")
+    others = [note for note in lines.notes if not any(words in note for words in told)]
+    if num_groups := len(set(lines.groups) - {""}):
+        findings.append(Finding("groups", OK, count(num_groups, "group")))
+        findings += _groups_on_two_sides(lines.names, lines.groups, lines.splits)
+    findings += [Finding("reader", WARNING, note) for note in others]
+    return Dataset(
+        "lines",
+        lines.layout,
+        lines.paths,
+        lines.names,
+        lines.splits,
+        texts=lines.texts,
         findings=tuple(findings),
     )
 

@@ -1,5 +1,7 @@
 """Findings of a data set: what training would trip over, by the properties of its files."""
 
+import itertools
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,13 +11,16 @@ import numpy as np
 from data.captions.vocabulary import split_words
 from data.inspection import Inspection
 from data.likeness import find_alike
+from data.text_lines.alphabet import Alphabet, name_character, name_characters
+from data.text_lines.line_images import MAX_WIDTH, scaled_width
 
 OK, WARNING, ERROR = "ok", "WARNING", "ERROR"
 """Levels of findings; with an error, training would fail."""
 SPLITS = ("train", "validation", "test")
-MAX_BAD_SHARE = {"video": 0.1, "image": 0.1, "captions": 0.05}
+MAX_BAD_SHARE = {"video": 0.1, "image": 0.1, "captions": 0.05, "lines": 0.1}
 """Share of unreadable training files beyond which a training ends: the default of ``max_bad_share``
-in ``experiments/video_classification.py``, ``image_classification.py`` and those of captions."""
+in ``experiments/video_classification.py``, ``image_classification.py``, those of captions and of
+text lines."""
 MAX_RATIO = 10
 """Ratio of the largest class to the smallest one from which classes are unbalanced."""
 OUTLIER = 4
@@ -23,6 +28,12 @@ OUTLIER = 4
 MAX_CLASSIFIED = 20_000
 """Most files on which the linear classifier is fitted; of more, as many are drawn at random."""
 FOLDS = 10
+RARE = 6
+"""Number of occurrences below which a character is rare."""
+LINE_HEIGHT = 48
+"""Height to which lines are scaled, pixels: the default of ``data.text_lines.LineSource``."""
+STRIDES = (8, 4)
+"""Pixels for each step of usual text recognisers, for which texts may be too long."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +55,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Files that a training would read, with labels or captions.
+    """Files that a training would read, with labels, captions or texts.
 
     Attributes:
-        kind: ``video``, ``image`` or ``captions``.
+        kind: ``video``, ``image``, ``captions`` or ``lines``.
         layout: how the files were found, in words.
         paths: the files.
         names: of each, relative to the folder of the data.
         splits: of each; "" for all if the data have none.
-        labels: class index of each; empty for captions.
-        class_names: name of each class; empty for captions.
-        groups: recording group of each, "" if unknown; empty for captions.
-        captions: of each; empty for labelled files.
+        labels: class index of each; empty for captions and lines.
+        class_names: name of each class; empty for captions and lines.
+        groups: recording group of each, "" if unknown; empty for captions and lines.
+        captions: of each; empty for other kinds.
+        texts: of each line; empty for other kinds.
         findings: of the readers.
     """
 
@@ -68,6 +80,7 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
+    texts: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
 
 
@@ -84,6 +97,8 @@ def find_problems(
     findings = [*_describe(dataset), *dataset.findings]
     findings.append(_readable(dataset, inspected))
     findings += _identical(dataset, identical)
+    if dataset.kind == "lines":  # Whose small pictures all look alike.
+        return [*findings, *_texts(dataset), *_line_sizes(dataset, inspected)]
     findings += _alike(dataset, inspected, identical)
     findings += _captions(dataset) if dataset.kind == "captions" else _classes(dataset)
     findings += _properties(dataset, inspected)
@@ -106,7 +121,8 @@ def count(number: int, noun: str) -> str:
 
 
 def _describe(dataset: Dataset) -> list[Finding]:
-    what = {"video": "video", "image": "image", "captions": "captioned image"}[dataset.kind]
+    nouns = {"video": "video", "image": "image", "captions": "captioned image", "lines": "line"}
+    what = nouns[dataset.kind]
     text = f"{dataset.layout}: {count(len(dataset.paths), what)}"
     if dataset.class_names:
         text += f" of {count(len(dataset.class_names), 'class')}"
@@ -145,6 +161,7 @@ def _identical(dataset: Dataset, identical: Sequence[Sequence[int]]) -> list[Fin
     for what, key in (
         ("in different splits", dataset.splits),
         ("in different classes", dataset.labels),
+        ("with different texts", dataset.texts),
     ):
         across = [same for same in identical if key and len({key[i] for i in same}) > 1]
         if across:
@@ -368,6 +385,102 @@ def _captions(dataset: Dataset) -> list[Finding]:
     once = sum(count == 1 for count in vocabulary.values())
     text = f"{len(vocabulary):,} different words, {once:,} of them once"
     findings.append(Finding("vocabulary", OK, text))
+    return findings
+
+
+# ---- Lines of text ---------------------------------------------------------------------------
+
+
+def _texts(dataset: Dataset) -> list[Finding]:
+    """Returns the lengths of texts, those that repeat, and characters that are rare or unseen."""
+    lengths = [len(text) for text in dataset.texts]
+    text = (
+        f"{_range(lengths)} characters of a line, median {np.median(lengths):.0f}, "
+        f"{sum(lengths):,} in all"
+    )
+    if repeats := len(dataset.texts) - len(set(dataset.texts)):
+        text += f"; {repeats:,} lines repeat the text of another"
+    findings = [Finding("texts", OK, text)]
+    counts = Counter(character for text in dataset.texts for character in text)
+    if not counts:
+        return [*findings, Finding("alphabet", ERROR, "no text has a character")]
+    findings.append(Finding("alphabet", OK, count(len(counts), "different character")))
+    if hidden := {c: counts[c] for c in sorted(counts) if _is_invisible(c)}:
+        text = f"that no image shows, or shows as a blank: {name_characters(hidden)}"
+        names = [
+            name
+            for name, line in zip(dataset.names, dataset.texts, strict=True)
+            if hidden.keys() & set(line)
+        ]
+        findings.append(Finding("invisible", WARNING, text, tuple(names)))
+    by_split = {
+        split: [t for t, s in zip(dataset.texts, dataset.splits, strict=True) if s == split]
+        for split in SPLITS
+    }
+    if rare := {c: n for c, n in reversed(counts.most_common()) if n < RARE}:
+        text = f"fewer than {RARE} times, too seldom to be learnt: {count(len(rare), 'character')}"
+        shown = tuple(f"{name_character(c)} {n} ×" for c, n in rare.items())
+        findings.append(Finding("rare", WARNING, text, shown))
+    if any(by_split["train"]):
+        alphabet = Alphabet.from_texts(by_split["train"])
+        for split in SPLITS[1:]:
+            if not (unseen := alphabet.unknown(by_split[split])):
+                continue
+            lines = sum(bool(alphabet.unknown([text])) for text in by_split[split])
+            text = (
+                f"in {split}, but not in train: {count(len(unseen), 'character')} of "
+                f"{count(lines, 'line')}, which no model reads: {name_characters(unseen)}"
+            )
+            findings.append(Finding("unseen", WARNING, text))
+    return findings
+
+
+def _is_invisible(character: str) -> bool:
+    """Returns True for controls, marks of format and blanks other than the usual one."""
+    return character != " " and unicodedata.category(character) in ("Cc", "Cf", "Zs", "Zl", "Zp")
+
+
+def _line_sizes(dataset: Dataset, inspected: Sequence[Inspection]) -> list[Finding]:
+    """Returns heights, widths, lines that are too wide, and texts too long for their images."""
+    rows = [
+        (name, found, text, scaled_width(found.width, found.height, LINE_HEIGHT))
+        for name, found, text in zip(dataset.names, inspected, dataset.texts, strict=True)
+        if not found.error
+    ]
+    if not rows:
+        return []
+    findings = []
+    for check, values in (
+        ("heights", [found.height for _, found, _, _ in rows]),
+        ("widths", [width for *_, width in rows]),
+    ):
+        text = f"{_range(values)} pixels"
+        text += f", median {np.median(values):.0f}" if min(values) < max(values) else ""
+        text += f", scaled to a height of {LINE_HEIGHT}" if check == "widths" else ""
+        findings.append(Finding(check, OK, text))
+    if wide := tuple(f"{name} ({width:,})" for name, *_, width in rows if width > MAX_WIDTH):
+        text = f"wider than {MAX_WIDTH:,} pixels, which trainings skip: {count(len(wide), 'line')}"
+        findings.append(Finding("widths", WARNING, text, wide))
+    for stride in STRIDES:
+        # CTC puts a blank between equal neighbours.
+        needed = [
+            len(text) + sum(a == b for a, b in itertools.pairwise(text)) for *_, text, _ in rows
+        ]
+        short = tuple(
+            f"{name} ({width // stride} of {steps})"
+            for (name, *_, width), steps in zip(rows, needed, strict=True)
+            if width // stride < steps
+        )
+        text = f"enough for every text at a stride of {stride} pixels"
+        if short:
+            text = (
+                f"too few for the text at a stride of {stride} pixels, so that CTC cannot learn "
+                f"it: {count(len(short), 'line')}"
+            )
+        findings.append(Finding("steps", WARNING if short else OK, text, short))
+        if not short:  # Nor at a smaller one.
+            break
+    findings.append(_kinds("formats", [found.codec for _, found, _, _ in rows], False))
     return findings
 
 

@@ -3,6 +3,7 @@
 import functools
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ MAX_WIDTH = 4096
 characters of print."""
 _ROTATED = range(5, 9)  # EXIF orientations that exchange height and width.
 _ORIENTATION = 0x0112
+# Where a PNG tells its orientation; Pillow would decode all pixels to find that there is none.
+_PNG_ORIENTATIONS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 @dataclass(frozen=True)
@@ -217,11 +220,18 @@ def header_width(path: str, height: int) -> int:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 size = image.size
-                if image.getexif().get(_ORIENTATION) in _ROTATED:
+                if (
+                    image.format != "PNG" or _mentions(path, _PNG_ORIENTATIONS)
+                ) and image.getexif().get(_ORIENTATION) in _ROTATED:
                     size = size[::-1]
     except Exception:  # Pillow's parsers raise almost anything on damaged files.
         return 1
     return scaled_width(*size, height)
+
+
+def _mentions(path: str, markers: tuple[bytes, ...]) -> bool:
+    content = Path(path).read_bytes()
+    return any(marker in content for marker in markers)
 
 
 def _blank(height: int) -> np.ndarray:

@@ -24,6 +24,7 @@ from tests.data.video_files import truncate
 
 ROOT = Path(__file__).parents[2]
 UT_INTERACTION = ROOT.parent / "shared" / "data" / "ut_interaction" / "set1"
+FRAKTUR = ROOT.parent / "shared" / "data" / "fraktur"
 
 
 def write(path: Path, clip: np.ndarray, codec: str = "mpeg4", rate: int = 25) -> Path:
@@ -316,6 +317,94 @@ def test_no_data_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([])
     assert "expected ROOT, a folder of data, or --list=FILE" in capsys.readouterr().err
+
+
+def write_line(root: Path, name: str, text: str | None, width: int = 90, height: int = 12) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = sum(name.encode())
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    Image.fromarray(pixels).save(path)
+    if text is not None:
+        path.with_suffix(".gt.txt").write_text(text, encoding="utf-8")
+
+
+def test_lines_without_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, number in (("train", 9), ("test", 3)):
+        for k in range(number):
+            write_line(tmp_path, f"{split}/{k}.png", f"ab{'ab' * k}")
+    assert main([str(tmp_path), "--group_pattern=^(.*)/"]) == 0
+    printed = capsys.readouterr().out
+    assert "images with NAME.gt.txt in folders of splits: 12 lines" in printed
+    assert "train 9, test 3" in printed
+    assert "2 to 18 characters of a line, median 7, 102 in all; 3 lines repeat" in printed
+    assert "2 different characters" in printed
+    assert "heights        12 pixels\n" in printed
+    assert "enough for every text at a stride of 8 pixels" in printed
+    assert printed.endswith("Nothing is wrong.\n")
+
+
+def test_faults_of_lines(tmp_path: Path) -> None:
+    for k in range(7):
+        write_line(tmp_path, f"train/{k}.png", "abca\u0308c")
+    write_line(tmp_path, "train/stray.png", "abx")
+    write_line(tmp_path, "train/blank.png", "a\u00a0b\u00adc")
+    write_line(tmp_path, "val/copy.png", "abcx", width=60)
+    (tmp_path / "train/same.png").write_bytes((tmp_path / "val/copy.png").read_bytes())
+    (tmp_path / "train/same.gt.txt").write_text("abba")
+    write_line(tmp_path, "test/new.png", "ab€ab€")
+    write_line(tmp_path, "test/slim.png", "abababab", width=13)
+    write_line(tmp_path, "test/equal.png", "aaaa", width=8, height=8)
+    write_line(tmp_path, "test/pixel.png", "a", width=1)
+    write_line(tmp_path, "test/long.png", "abc", width=20_000)
+    write_line(tmp_path, "test/empty.png", " ")
+    write_line(tmp_path, "test/bare.png", None)
+    write_line(tmp_path, "test/bad.png", "abc")
+    (tmp_path / "test/bad.png").write_bytes(b"no image")
+    (tmp_path / "test/alone.gt.txt").write_text("abc")
+    found, described = check(str(tmp_path))
+    told = {(row.check, row.text.split(":")[0]): row for row in found if row.level == WARNING}
+    assert not rows(found, "data set", ERROR)
+    assert len(described) == 17
+    [hidden] = rows(found, "invisible")
+    assert hidden.files == ("train/blank.png",)
+    assert hidden.text.endswith("'\\xa0' (U+00A0) once, '\\xad' (U+00AD) once")
+    for check_name, text, files in (
+        ("images", "left out without a text", ("test/bare.png",)),
+        ("images", "left out, texts without an image", ("test/alone.gt.txt",)),
+        ("texts", "left out with an empty text", ("test/empty.png",)),
+        ("duplicates", "in different splits", ("train/same.png = val/copy.png",)),
+        ("duplicates", "with different texts", ("train/same.png = val/copy.png",)),
+        ("widths", "wider than 4,096 pixels, which trainings skip", ("test/long.png (80,000)",)),
+    ):
+        assert told[check_name, text].files == files, check_name
+    [composed] = [row for row in rows(found, "texts", WARNING) if "NFC" in row.text]
+    assert len(composed.files) == 7
+    [rare] = rows(found, "rare", WARNING)
+    assert set(rare.files) == {
+        "'\\xad' (U+00AD SOFT HYPHEN) 1 ×",
+        "'\\xa0' (U+00A0 NO-BREAK SPACE) 1 ×",
+        "'x' (U+0078 LATIN SMALL LETTER X) 2 ×",
+        "'€' (U+20AC EURO SIGN) 2 ×",
+    }
+    [unseen] = rows(found, "unseen")
+    assert unseen.text.startswith("in test, but not in train: 1 character of 1 line")
+    assert unseen.text.endswith("'€' (U+20AC) 2 times")
+    steps = rows(found, "steps")
+    assert steps[0].files == (
+        "test/equal.png (6 of 7)",
+        "test/pixel.png (0 of 1)",
+        "test/slim.png (6 of 8)",
+    )
+    assert steps[1].text == "enough for every text at a stride of 4 pixels"
+    assert rows(found, "readable")[0].text.startswith("1 of 17 files cannot be decoded")
+    assert "test/bad.png (no image in a format" in rows(found, "readable")[0].files[0]
+
+
+@pytest.mark.skipif(not FRAKTUR.is_dir(), reason=f"needs the lines in Fraktur in {FRAKTUR}")
+def test_lists_of_lines_are_told_from_captions() -> None:
+    assert recognise(str(FRAKTUR)) == "lines"
+    assert recognise("", str(FRAKTUR / "train.csv")) == "lines"
 
 
 @pytest.mark.skipif(not UT_INTERACTION.is_dir(), reason=f"needs UT-Interaction in {UT_INTERACTION}")

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data.loader import Loader
 from data.text_lines.augmentation import LineAugmentation
+from data.text_lines.synthetic_lines import SyntheticLines
+from data.width_buckets import WidthBuckets
 
 RATES = [field.name for field in fields(LineAugmentation) if field.name.endswith("_rate")]
 OPERATIONS = [name.removesuffix("_rate") for name in RATES]
@@ -110,3 +113,28 @@ def test_undecodable_lines_stay_as_they_are() -> None:
 def test_values_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name}: expected"):
         LineAugmentation(**{name: value})
+
+
+def test_batches_of_width_buckets_hold_what_it_makes() -> None:
+    lines = SyntheticLines("train", 24, height=24)
+    transform = only(*OPERATIONS)
+    plan = WidthBuckets(
+        np.ceil(lines.lengths() * transform.max_stretch).astype(np.int64),
+        batch_width=400,
+        num_buckets=3,
+        token_lengths=lines.token_lengths(),
+        train=True,
+    )
+    loader = Loader(lines, batch_size=2, transform=transform, plan=plan, train=True, num_threads=1)
+    with loader.batches() as batches:
+        found = [next(batches) for _ in range(6)]
+    for batch in found:
+        assert batch["mask"].all()
+        widths = batch["lengths"]
+        assert widths.max() <= batch["image"].shape[2]
+        np.testing.assert_array_equal(batch["token_lengths"], (batch["tokens"] > 0).sum(1))
+        for image, width in zip(batch["image"], widths, strict=True):
+            assert image[:, width - 1].any()
+            assert not image[:, width:].any()
+    with loader.batches(4) as batches:
+        np.testing.assert_array_equal(next(batches)["image"], found[4]["image"])
