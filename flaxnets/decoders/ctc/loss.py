@@ -222,7 +222,9 @@ def _losses(logits: Array, steps: Array, labels: Array, lengths: Array, blank: i
         return _advance(state, emission, repeated), None
 
     last, _ = jax.lax.scan(step, start, emitted)
-    return jnp.where(fits(labels, lengths, steps), -_total(last, lengths), 0)
+    # Rounding can make the sum of all alignments exceed 1.
+    losses = jnp.maximum(-_total(last, lengths), 0)
+    return jnp.where(fits(labels, lengths, steps), losses, 0)
 
 
 def _losses_forward(
@@ -250,7 +252,7 @@ def _losses_forward(
     start = _start(first, num_labels, logits.dtype)
     last, (blanks, of_labels) = jax.lax.scan(step, start, both)  # each (S,2B,L+1)
     b = logits.shape[0]
-    losses = -_total((last[0][:b], last[1][:b]), lengths)
+    losses = jnp.maximum(-_total((last[0][:b], last[1][:b]), lengths), 0)
 
     # Forward times backward variables count the emission of their own step twice.
     blank_posterior = blanks[:, :b] + blanks[::-1, b:, ::-1] - emitted.blank
