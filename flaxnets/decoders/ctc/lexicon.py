@@ -1,0 +1,73 @@
+"""Lexicon: the automaton of texts whose words are all in a list."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from flaxnets.decoders.ctc.automaton import Automaton, make_automaton
+
+
+def make_lexicon(
+    words: Iterable[Sequence[int] | np.ndarray],
+    num_characters: int,
+    *,
+    separators: Iterable[int] = (),
+    blank: int = 0,
+) -> Automaton:
+    """Returns a prefix tree of words; separators lead from the end of a word back to its root.
+
+    Texts are words with one or more separators between them, before or after them; the empty text
+    is one. The tables take 8 · N · (K+1) bytes for a tree of N prefixes.
+
+    >>> lexicon = make_lexicon([[1, 2], [1, 3]], 4, separators=[4])
+    >>> lexicon.next_states[0].tolist()  # 1 begins a word, 4 separates
+    [-1, 1, -1, -1, 0]
+
+    Args:
+      words: sequences of character ids in [1,K], not empty and without separators.
+      num_characters: K.
+      separators: character ids that stand between words: the blank space, punctuation. None: each
+        text is one word.
+      blank: class of the blank of the logits.
+
+    Raises:
+      ValueError: no words, an empty one, one with a separator in it, or ids outside of [1,K].
+    """
+    between = sorted({int(separator) for separator in separators})
+    _check_ids("separators", between, num_characters)
+    children: list[dict[int, int]] = [{}]
+    ends: set[int] = {0}
+    for number, word in enumerate(words):
+        ids: list[Any] = np.asarray(word).tolist()
+        _check_ids(f"words[{number}]", ids, num_characters)
+        if not ids or not set(ids).isdisjoint(between):
+            raise ValueError(
+                f"words[{number}]: expected at least one character and no separator, received ids "
+                f"{ids}; split words at separators first"
+            )
+        state = 0
+        for character in ids:
+            if character not in children[state]:
+                children[state][character] = len(children)
+                children.append({})
+            state = children[state][character]
+        ends.add(state)
+    if len(children) == 1:
+        raise ValueError("words: expected at least one, received none")
+    next_states = np.full((len(children), num_characters + 1), -1, np.int32)
+    for state, arcs in enumerate(children):
+        next_states[state, list(arcs)] = list(arcs.values())
+    complete = np.array(sorted(ends))
+    next_states[np.ix_(complete, np.array(between, int))] = 0
+    log_probs = np.where(next_states >= 0, 0, -np.inf)
+    log_probs[complete, 0] = 0  # The end of text.
+    return make_automaton(next_states, log_probs, blank)
+
+
+def _check_ids(name: str, ids: Sequence[int], num_characters: int) -> None:
+    wrong = [character for character in ids if not 1 <= character <= num_characters]
+    if wrong:
+        raise ValueError(
+            f"{name}: expected character ids in [1,{num_characters}], received {wrong[0]}"
+        )
