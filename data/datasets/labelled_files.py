@@ -120,6 +120,7 @@ def read_labelled_files(
     class_list: str | os.PathLike[str] = "",
     group_pattern: str = "",
     fold: int = 1,
+    validation_fold: int = 0,
 ) -> LabelledFiles:
     """Reads which files there are, their classes, groups and splits; opens none of the files.
 
@@ -136,6 +137,7 @@ def read_labelled_files(
             has a "/"; empty: the list's column, if there is one.
         fold: number of UCF101's lists, from 1; of a list with a column of folds and none of splits
             the one that is tested, while the others train.
+        validation_fold: of such a list the one that validates; 0: none.
 
     Returns:
         The files in the order of their names; those of UCF101's layout in that of its lists.
@@ -168,7 +170,7 @@ def read_labelled_files(
         if validation_list or test_list:
             given = {"train": list_file, "validation": validation_list, "test": test_list}
             lists = {split: path for split, path in given.items() if path}
-        files = _read_lists(folder, lists, class_list, ENDINGS[kind], fold)
+        files = _read_lists(folder, lists, class_list, ENDINGS[kind], (fold, validation_fold))
     elif kind == "video" and (layout := _ucf101_layout(folder)):
         files = _read_ucf101(folder, layout, fold, group_pattern)
     else:
@@ -317,7 +319,7 @@ def _read_lists(
     lists: Mapping[str, str | os.PathLike[str]],
     class_list: str | os.PathLike[str],
     endings: Collection[str],
-    fold: int,
+    folds: tuple[int, int],
 ) -> LabelledFiles:
     listed = [
         (row, split or row.split, path)
@@ -326,7 +328,7 @@ def _read_lists(
     ]
     has_folds = all(row.fold and not split for row, split, _ in listed)
     if has_folds:
-        listed = [(row, split, path) for (row, _, path), split in _of_fold(listed, fold)]
+        listed = [(row, split, path) for (row, _, path), split in _of_fold(listed, *folds)]
     found = find_listed(root, [row.path for row, _, _ in listed])
     rows: dict[str, tuple[ListedFile, str, str | os.PathLike[str]]] = {}
     repeated = 0
@@ -370,7 +372,7 @@ def _read_lists(
         [name for _, name in ordered],
         [row.group for row, _, _ in values],
         [split for _, split, _ in values],
-        f"{layout}, fold {fold}" if has_folds else layout,
+        f"{layout}, fold {folds[0]}" if has_folds else layout,
         notes,
         class_names,
     )
@@ -380,16 +382,24 @@ def _read_lists(
 _Listed = tuple[ListedFile, str, str | os.PathLike[str]]
 
 
-def _of_fold(listed: Sequence[_Listed], fold: int) -> list[tuple[_Listed, str]]:
-    """Returns the rows with their split: that of the fold tests, those of the others train."""
+def _of_fold(
+    listed: Sequence[_Listed], fold: int, validation_fold: int
+) -> list[tuple[_Listed, str]]:
+    """Returns the rows with their split: one fold tests, one validates, the others train."""
     names = [row.fold.lstrip("0") or "0" for row, _, _ in listed]
-    if str(fold) not in names:
+    roles = {str(fold): "test"}
+    if validation_fold:
+        roles[str(validation_fold)] = "validation"
+    if missing := [name for name in roles if name not in names]:
         raise ValueError(
             f"{listed[0][2]}: expected a fold of its column of folds, "
-            f"{', '.join(sorted(set(names)))}, received fold {fold}"
+            f"{', '.join(sorted(set(names)))}, received fold {missing[0]}"
         )
-    splits = ["test" if name == str(fold) else "train" for name in names]
-    return list(zip(listed, splits, strict=True))
+    if validation_fold == fold:
+        raise ValueError(
+            f"validation_fold: expected another fold than fold = {fold}, received {validation_fold}"
+        )
+    return [(row, roles.get(name, "train")) for row, name in zip(listed, names, strict=True)]
 
 
 def find_listed(root: Path, names: Sequence[str]) -> dict[str, Path | None]:
