@@ -131,6 +131,24 @@ class TranscriptBatch(TypedDict):
     index: np.ndarray
 
 
+class SoundExample(TypedDict):
+    """One labelled recording, an example of a source.
+
+    With V windows per recording, as at test time, ``spectrogram`` is (V,T,M) and ``lengths`` (V,).
+    """
+
+    spectrogram: np.ndarray
+    """(T,M) float32, log-mel bands; frames from ``lengths`` on are zero."""
+    lengths: np.ndarray
+    """() int32, the number of valid frames, 1..T."""
+    label: np.ndarray
+    """() int32, class index >= 0, or ``UNKNOWN_LABEL``."""
+    mask: np.ndarray
+    """() bool, False if it could not be decoded; excluded from loss and metrics."""
+    index: np.ndarray
+    """() int32, the number of the example in its split."""
+
+
 class Source(Protocol):
     """Random access to the examples of one split; picklable, because workers are spawned."""
 

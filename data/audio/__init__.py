@@ -1,8 +1,16 @@
-"""Sound: decoding and log-mel spectrograms."""
+"""Sound: decoding, log-mel spectrograms, recordings as examples, and their augmentation.
 
-from data.audio.decoding import AudioError, read_audio
+``sources``, ``digit_strings`` and ``generated_sounds`` are not imported here: with
+``data.loader`` they need grain, which imports JAX.
+"""
+
+from data.audio.decoding import AudioError, Sound, read_audio, read_sound
 from data.audio.log_mel import (
     LOG_OFFSET,
+    SOUND,
+    SPEECH,
+    TELEPHONE,
+    LogMel,
     log_mel,
     log_mel_patches,
     mel_filters,
@@ -11,10 +19,16 @@ from data.audio.log_mel import (
 
 __all__ = [
     "LOG_OFFSET",
+    "SOUND",
+    "SPEECH",
+    "TELEPHONE",
     "AudioError",
+    "LogMel",
+    "Sound",
     "log_mel",
     "log_mel_patches",
     "mel_filters",
     "read_audio",
+    "read_sound",
     "spectrogram",
 ]

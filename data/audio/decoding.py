@@ -1,7 +1,7 @@
 """Decoding of the sound of audio and video files, by PyAV."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -13,7 +13,21 @@ class AudioError(VideoError, ValueError):
     """Unreadable sound of a file; the message is "path: reason"."""
 
 
+class Sound(NamedTuple):
+    """Decoded sound."""
+
+    samples: np.ndarray
+    """(S,) float32 in [-1,1], the mean of the channels."""
+    file_rate: int
+    """samples/s of the file, before it was resampled."""
+
+
 def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
+    """Reads the first audio stream of a file as mono; ``read_sound`` without the file's rate."""
+    return read_sound(path, sample_rate).samples
+
+
+def read_sound(path: str | Path, sample_rate: int = 16_000) -> Sound:
     """Reads the first audio stream of a file as mono, resampled by FFmpeg.
 
     Sample 0 lies at the time of the first picture, or of the first sound in a file without
@@ -25,17 +39,18 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
       sample_rate: samples/s of the result, at least 1.
 
     Returns:
-      (S,) float32 in [-1,1], the mean of the channels.
+      The samples, and the rate of the file.
 
     Raises:
       FileNotFoundError: there is no such file.
-      AudioError: the file is unreadable or damaged, or has no sound.
+      AudioError: the file is unreadable or damaged, has no sound, or samples that are not finite.
       ValueError: a sample rate below 1.
     """
     if sample_rate < 1:
         raise ValueError(f"sample_rate: expected at least 1 Hz, received {sample_rate}")
     parts: list[np.ndarray] = []
     begin = start = 0.0
+    rate = sample_rate
     with open_media(
         path, expected="a file with sound", unreadable="its sound is not readable", error=AudioError
     ) as container:
@@ -47,7 +62,7 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
         resampler = av.AudioResampler(format="fltp", rate=sample_rate)
         for number, frame in enumerate(container.decode(stream)):
             if number == 0:
-                begin = frame.time or 0.0
+                begin, rate = frame.time or 0.0, frame.sample_rate
                 start = _first_picture(container, begin)
             parts += [piece.to_ndarray() for piece in resampler.resample(frame)]  # (C,n)
         if parts:
@@ -55,9 +70,11 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
     if not parts:
         raise AudioError(path, "no sound in its audio stream")
     samples = np.clip(np.concatenate(parts, axis=1).mean(axis=0), -1.0, 1.0)
+    if not np.isfinite(samples).all():
+        raise AudioError(path, "its samples are not finite (NaN)")
     late = round((begin - start) * sample_rate)
     samples = np.pad(samples, (late, 0)) if late > 0 else samples[-late:]
-    return samples.astype(np.float32)
+    return Sound(samples.astype(np.float32), rate)
 
 
 def _first_picture(container: Any, otherwise: float) -> float:

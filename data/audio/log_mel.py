@@ -4,12 +4,20 @@ The defaults are VGGish's (Hershey et al., 2017, arXiv:1609.09430): mono at 16 k
 every 10 ms, 64 mel bands from 125 to 7500 Hz, log(x + 0.01).
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 LOG_OFFSET = 0.01
 """Added to each band before the logarithm; silence becomes log(0.01) = −4.6."""
+
+NORMALISATIONS = ("none", "all", "band")
+"""Values of ``LogMel.normalisation``."""
+
+_LEAST_DEVIATION = 1e-3
 
 
 def spectrogram(
@@ -168,3 +176,98 @@ def log_mel_patches(
     patches = bands[:, np.where(there, columns, 0)]  # (M,T,W)
     patches = np.where(there, patches, silence)
     return np.moveaxis(patches, 0, 1)[..., None].astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogMel:
+    """Log-mel spectrogram of a recording, with steps of time first, as networks read it.
+
+    With L = log(M·|STFT| + 0.01), as ``log_mel``, the normalised spectrogram is
+
+        none:  L[m,t]
+        all:   (L[m,t] − μ) / max(σ, 0.001), μ and σ the mean and standard deviation over m and t
+        band:  (L[m,t] − μ_m) / max(σ_m, 0.001), likewise over t alone, for each band m
+
+    where σ² is divided by the number of values. ``all`` removes the level of a recording and keeps
+    its colour; ``band`` also removes the microphone and the voice's average.
+
+    >>> tone = np.sin(np.arange(8000) * 0.5).astype(np.float32)
+    >>> TELEPHONE(tone).shape, TELEPHONE.num_frames(8000)
+    ((101, 40), 101)
+
+    Attributes:
+      sample_rate: samples/s of the recordings.
+      window: length of the window, seconds.
+      hop: distance of the frames, seconds.
+      num_mels: M, number of bands.
+      low: lower end of the lowest band, Hz.
+      high: upper end of the highest band, Hz.
+      normalisation: ``none``, ``all`` or ``band``.
+
+    Raises:
+      ValueError: an unknown normalisation, or as ``spectrogram`` and ``mel_filters``.
+    """
+
+    sample_rate: int = 16_000
+    window: float = 0.025
+    hop: float = 0.01
+    num_mels: int = 64
+    low: float = 125.0
+    high: float = 7500.0
+    normalisation: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.normalisation not in NORMALISATIONS:
+            raise ValueError(
+                f"normalisation: expected one of {', '.join(NORMALISATIONS)}, received "
+                f"{self.normalisation!r}"
+            )
+        if self.sample_rate < 1 or round(self.hop * self.sample_rate) < 1:
+            raise ValueError(
+                "sample_rate, hop: expected frames of at least one sample, received "
+                f"{self.sample_rate} Hz and {self.hop} s"
+            )
+        self._filters  # noqa: B018, refuses bands without bins before the first file is read.
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """Returns (T,M) float32 of (S,) float samples in [-1,1], T = ``num_frames(S)``."""
+        magnitudes = spectrogram(samples, self.sample_rate, window=self.window, hop=self.hop)
+        bands = np.log(self._filters @ magnitudes + np.float32(LOG_OFFSET))  # (M,T)
+        return np.ascontiguousarray(self.normalise(bands.T))
+
+    def num_frames(self, num_samples: int) -> int:
+        """Returns the number of frames of a recording, at least 1."""
+        return 1 + num_samples // round(self.hop * self.sample_rate)
+
+    def normalise(self, frames: np.ndarray) -> np.ndarray:
+        """Returns (T,M) float32 frames normalised over the recording."""
+        if self.normalisation == "none":
+            return frames
+        axes = 0 if self.normalisation == "band" else None
+        mean = frames.mean(axes, dtype=np.float64)
+        deviation = np.maximum(frames.std(axes, dtype=np.float64), _LEAST_DEVIATION)
+        return ((frames - mean) / deviation).astype(np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns all settings, for JSON."""
+        return {"kind": "log_mel", **dataclasses.asdict(self), "log_offset": LOG_OFFSET}
+
+    @functools.cached_property
+    def _filters(self) -> np.ndarray:
+        length = round(self.window * self.sample_rate)
+        points = 1 << (max(length, 1) - 1).bit_length()
+        return mel_filters(
+            self.sample_rate,
+            points // 2 + 1,
+            num_mels=self.num_mels,
+            low=self.low,
+            high=self.high,
+        )
+
+
+TELEPHONE = LogMel(8_000, num_mels=40, low=64.0, high=3_800.0, normalisation="band")
+"""Speech of 8 kHz: windows of 25 ms every 10 ms, 40 bands."""
+SPEECH = LogMel(16_000, num_mels=80, low=64.0, high=7_600.0, normalisation="band")
+"""Speech of 16 kHz: windows of 25 ms every 10 ms, 80 bands."""
+SOUND = LogMel(16_000, window=0.04, hop=0.02, num_mels=64, low=50.0, high=8_000.0)
+"""Sound of 16 kHz: windows of 40 ms every 20 ms (Çakır et al., 1702.06286, section IV.B)."""

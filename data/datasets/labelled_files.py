@@ -1,4 +1,4 @@
-"""Labelled videos or images in class folders, in lists, or in UCF101's layout.
+"""Labelled videos, images or sounds in class folders, in lists, or in UCF101's layout.
 
 Class folders, with or without folders of splits above them; files may lie deeper::
 
@@ -35,8 +35,12 @@ VIDEO_ENDINGS = (
 IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"),
 )
+AUDIO_ENDINGS = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff", ".au"),
+    *(".caf", ".w64", ".wv", ".amr", ".sph", ".mp4", ".webm", ".mka"),
+)
 """Endings of the files that are read, in any letter case."""
-ENDINGS = {"video": VIDEO_ENDINGS, "image": IMAGE_ENDINGS}
+ENDINGS = {"video": VIDEO_ENDINGS, "image": IMAGE_ENDINGS, "audio": AUDIO_ENDINGS}
 
 FOREIGN = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "__pycache__"})
 """Folders of archives made on macOS, of file servers and the like, which hold no data; nor do
@@ -55,7 +59,8 @@ class LabelledFiles:
         class_names: name of each class, by label.
         names: path of each file relative to the root, "/" between folders, in NFC.
         layout: how the files were found, in words.
-        official_folds: True if the data come in folds of their own, as UCF101.
+        official_folds: True if the data come in folds of their own, as UCF101, or a list with a
+            column of folds.
         notes: sentences about what was left out or looks wrong.
     """
 
@@ -115,13 +120,14 @@ def read_labelled_files(
     class_list: str | os.PathLike[str] = "",
     group_pattern: str = "",
     fold: int = 1,
+    validation_fold: int = 0,
 ) -> LabelledFiles:
     """Reads which files there are, their classes, groups and splits; opens none of the files.
 
     Args:
         root: folder of the class folders, of UCF101's layout, or to which the paths of a list are
             relative; empty with a list: the list's folder.
-        kind: "video" or "image", which decides the endings of the files.
+        kind: "video", "image" or "audio", which decides the endings of the files.
         list_file: list of the files (``data/datasets/list_file.py``); empty: the root's folders.
         validation_list: list of the validation files; ``list_file`` then lists training files.
         test_list: likewise of the test files.
@@ -129,7 +135,9 @@ def read_labelled_files(
         group_pattern: regular expression whose first group (or, without one, whose match) is the
             recording group in a file's name without ending, or in its relative path if the pattern
             has a "/"; empty: the list's column, if there is one.
-        fold: number of UCF101's lists, from 1.
+        fold: number of UCF101's lists, from 1; of a list with a column of folds and none of splits
+            the one that is tested, while the others train.
+        validation_fold: of such a list the one that validates; 0: none.
 
     Returns:
         The files in the order of their names; those of UCF101's layout in that of its lists.
@@ -162,7 +170,7 @@ def read_labelled_files(
         if validation_list or test_list:
             given = {"train": list_file, "validation": validation_list, "test": test_list}
             lists = {split: path for split, path in given.items() if path}
-        files = _read_lists(folder, lists, class_list, ENDINGS[kind])
+        files = _read_lists(folder, lists, class_list, ENDINGS[kind], (fold, validation_fold))
     elif kind == "video" and (layout := _ucf101_layout(folder)):
         files = _read_ucf101(folder, layout, fold, group_pattern)
     else:
@@ -311,12 +319,16 @@ def _read_lists(
     lists: Mapping[str, str | os.PathLike[str]],
     class_list: str | os.PathLike[str],
     endings: Collection[str],
+    folds: tuple[int, int],
 ) -> LabelledFiles:
     listed = [
         (row, split or row.split, path)
         for split, path in lists.items()
         for row in read_list(path, endings)
     ]
+    has_folds = all(row.fold and not split for row, split, _ in listed)
+    if has_folds:
+        listed = [(row, split, path) for (row, _, path), split in _of_fold(listed, *folds)]
     found = find_listed(root, [row.path for row, _, _ in listed])
     rows: dict[str, tuple[ListedFile, str, str | os.PathLike[str]]] = {}
     repeated = 0
@@ -353,16 +365,41 @@ def _read_lists(
     classes, class_names = _classes([row for row, _, _ in rows.values()], class_list)
     ordered = sorted(zip(rows, classes, strict=True))
     values = [rows[name] for name, _ in ordered]
-    return _labelled(
+    layout = f"list {', '.join(Path(path).name for path in lists.values())}"
+    files = _labelled(
         [str(found[row.path]) for row, _, _ in values],
         [name for name, _ in ordered],
         [name for _, name in ordered],
         [row.group for row, _, _ in values],
         [split for _, split, _ in values],
-        f"list {', '.join(Path(path).name for path in lists.values())}",
+        f"{layout}, fold {folds[0]}" if has_folds else layout,
         notes,
         class_names,
     )
+    return replace(files, official_folds=has_folds)
+
+
+_Listed = tuple[ListedFile, str, str | os.PathLike[str]]
+
+
+def _of_fold(
+    listed: Sequence[_Listed], fold: int, validation_fold: int
+) -> list[tuple[_Listed, str]]:
+    """Returns the rows with their split: one fold tests, one validates, the others train."""
+    names = [row.fold.lstrip("0") or "0" for row, _, _ in listed]
+    roles = {str(fold): "test"}
+    if validation_fold:
+        roles[str(validation_fold)] = "validation"
+    if missing := [name for name in roles if name not in names]:
+        raise ValueError(
+            f"{listed[0][2]}: expected a fold of its column of folds, "
+            f"{', '.join(sorted(set(names)))}, received fold {missing[0]}"
+        )
+    if validation_fold == fold:
+        raise ValueError(
+            f"validation_fold: expected another fold than fold = {fold}, received {validation_fold}"
+        )
+    return [(row, roles.get(name, "train")) for row, name in zip(listed, names, strict=True)]
 
 
 def find_listed(root: Path, names: Sequence[str]) -> dict[str, Path | None]:

@@ -36,6 +36,7 @@ from data.datasets.image_captions import (
     read_rows,
 )
 from data.datasets.labelled_files import (
+    AUDIO_ENDINGS,
     FOREIGN,
     LabelledFiles,
     find_groups,
@@ -48,7 +49,10 @@ from data.files import check_names, normal_name, read_text
 from data.loader import describe_examples
 from data.text_lines.alphabet import normalise
 
-FILE_COLUMNS = (*IMAGE_COLUMNS, "line", "line_image")
+FILE_COLUMNS = (
+    *(*IMAGE_COLUMNS, "line", "line_image", "audio", "audio_file", "audio_path", "wav"),
+    "wav_filename",
+)
 TEXT_COLUMNS = (
     *("text", "transcription", "transcript", "ground_truth", "gt", "label", "target", "sentence"),
     *("caption", "words", "word"),
@@ -57,6 +61,9 @@ GROUP_COLUMNS = (*COLUMNS[GROUP], "book", "page", "document", "writer", "volume"
 """Names of the columns of a table, lower-case, with "_" for blanks and hyphens."""
 VARIANTS = ("nrm", "bin", "dew", "raw", "gray", "grey", "color")
 """Endings, before that of the format, of edited images of a line, the preferred first."""
+
+SUFFIXES = {"image": IMAGE_SUFFIXES, "recording": AUDIO_ENDINGS}
+"""Endings of the files with texts, by what they are."""
 
 _TRUTH, _TEXT = ".gt.txt", ".txt"
 # Texts that accompany data sets and belong to no image.
@@ -152,6 +159,7 @@ def read_text_lines(
     group_pattern: str = "",
     keep_empty: bool = False,
     missing: Literal["error", "skip"] = "error",
+    kind: Literal["image", "recording"] = "image",
 ) -> TextLines:
     r"""Reads which lines there are, their texts, groups and splits; opens none of the images.
 
@@ -165,6 +173,8 @@ def read_text_lines(
             "/": ``^(.*?)_`` for the name up to "_"; empty: the table's column, if there is one.
         keep_empty: keep lines with empty texts, which a model of blank lines may want.
         missing: treatment of rows of a table whose image does not exist, "error" or "skip".
+        kind: of the files: "image" of a line, or "recording" of speech, for which a text stands in
+            the same places (``data.datasets.audio_folder``).
 
     Returns:
         The lines in the order of their names. Images without text, texts without image and, unless
@@ -177,9 +187,11 @@ def read_text_lines(
     """
     if not str(root) and not str(list_file):
         raise ValueError(
-            "root: expected a folder of line images with their texts, or a table of files and "
-            "texts, received neither"
+            f"root: expected a folder of {kind}s with their texts, or a table of files and texts, "
+            "received neither"
         )
+    if kind not in SUFFIXES:
+        raise ValueError(f"kind: expected {' or '.join(SUFFIXES)}, received {kind!r}")
     if missing not in ("error", "skip"):
         raise ValueError(f"missing: expected 'error' or 'skip', received {missing!r}")
     folder = Path(root) if str(root) else Path(list_file).parent
@@ -193,11 +205,11 @@ def read_text_lines(
     if str(list_file):
         table = Path(list_file)
         table = folder / table if not table.exists() and (folder / table).is_file() else table
-        layout, rows = _read_table(table, folder, missing, notes)
+        layout, rows = _read_table(table, folder, missing, notes, kind)
     else:
         table = folder
-        layout, rows = _read_folder(folder, untexted, notes)
-    lines = _collect(table, layout, rows, untexted, keep_empty, notes)
+        layout, rows = _read_folder(folder, untexted, notes, kind)
+    lines = _collect(table, layout, rows, untexted, keep_empty, notes, kind)
     if group_pattern:
         groups, found = find_groups(lines.names, group_pattern)
         lines = replace(lines, groups=groups, notes=(*lines.notes, *found))
@@ -241,7 +253,10 @@ def split_lines(
 # ---- Files beside the images -----------------------------------------------------------------
 
 
-def _read_folder(root: Path, untexted: list[str], notes: list[str]) -> tuple[str, list[_Row]]:
+def _read_folder(
+    root: Path, untexted: list[str], notes: list[str], kind: str
+) -> tuple[str, list[_Row]]:
+    suffixes = SUFFIXES[kind]
     images: list[tuple[str, str]] = []  # relative folder, file name
     texts: dict[str, dict[tuple[str, str], str]] = {_TRUTH: {}, _TEXT: {}}
     for parent, folders, names in os.walk(root):
@@ -249,7 +264,7 @@ def _read_folder(root: Path, untexted: list[str], notes: list[str]) -> tuple[str
         folder = os.path.relpath(parent, root)
         for name in sorted(name for name in names if not name.startswith(".")):
             lower = name.lower()
-            if lower.endswith(IMAGE_SUFFIXES):
+            if lower.endswith(suffixes):
                 images.append((folder, name))
             elif ending := next((e for e in (_TRUTH, _TEXT) if lower.endswith(e)), ""):
                 stem = normal_name(name[: -len(ending)])
@@ -257,7 +272,7 @@ def _read_folder(root: Path, untexted: list[str], notes: list[str]) -> tuple[str
                     texts[ending][folder, stem] = os.path.join(parent, name)
     if not images:
         raise ValueError(
-            f"root: expected images of lines ({', '.join(IMAGE_SUFFIXES[:4])}, …) in {root}, "
+            f"root: expected {kind}s ({', '.join(suffixes[:4])}, …) in {root}, "
             "received a folder without any"
         )
     ending = _TRUTH if texts[_TRUTH] else _TEXT
@@ -278,9 +293,9 @@ def _read_folder(root: Path, untexted: list[str], notes: list[str]) -> tuple[str
             untexted.append(_join(folder, name))
     if not versions:
         raise ValueError(
-            f"root: expected the text of NAME.png in NAME{_TRUTH} or NAME{_TEXT} beside it, "
-            f"received {len(images)} images without any in {root}: {some(untexted)}; or give a "
-            "table of files and texts"
+            f"root: expected the text of NAME{suffixes[0]} in NAME{_TRUTH} or NAME{_TEXT} beside "
+            f"it, received {len(images)} {kind}s without any in {root}: {some(untexted)}; or give "
+            "a table of files and texts"
         )
     rows = []
     for key, path in found.items():
@@ -288,8 +303,8 @@ def _read_folder(root: Path, untexted: list[str], notes: list[str]) -> tuple[str
         image = str(root / key[0] / min(versions[key])[1]) if name else None
         rows.append(_Row(name, image, read_text(path), where=relative_name(path, root)))
     if surplus := sum(len(found) - 1 for found in versions.values() if found):
-        notes.append(f"{surplus} images are other versions of a line and were left out")
-    layout = f"images with NAME{ending}"
+        notes.append(f"{surplus} {kind}s are other versions of a line and were left out")
+    layout = f"{kind}s with NAME{ending}"
     tops = [row.name.split("/")[0].lower() for row in rows if row.name]
     if all(top in SPLITS for top in tops) and all("/" in row.name for row in rows if row.name):
         rows = [
@@ -307,9 +322,11 @@ def _join(folder: str, name: str) -> str:
 # ---- Tables ----------------------------------------------------------------------------------
 
 
-def _read_table(path: Path, root: Path, missing: str, notes: list[str]) -> tuple[str, list[_Row]]:
+def _read_table(
+    path: Path, root: Path, missing: str, notes: list[str], kind: str
+) -> tuple[str, list[_Row]]:
     content = read_text(path)
-    delimiter, header = _sniff(path, content)
+    delimiter, header = _sniff(path, content, SUFFIXES[kind])
     columns = _columns(header)
     listed = []
     for number, (where, cells) in enumerate(read_rows(path, content, delimiter)):
@@ -350,7 +367,7 @@ def _read_table(path: Path, root: Path, missing: str, notes: list[str]) -> tuple
     absent = [row.name for row in rows if row.path is None]
     if absent and (missing == "error" or len(absent) == len(rows)):
         raise FileNotFoundError(
-            f"{path}: {len(absent)} of {len(rows)} images are not in {root}, to which the paths "
+            f"{path}: {len(absent)} of {len(rows)} {kind}s are not in {root}, to which the paths "
             f"are relative: {some(absent)}"
         )
     named = ", ".join(header[column].strip() for column in columns.values()) if header else ""
@@ -360,7 +377,7 @@ def _read_table(path: Path, root: Path, missing: str, notes: list[str]) -> tuple
     return layout, rows
 
 
-def _sniff(path: Path, content: str) -> tuple[str, list[str]]:
+def _sniff(path: Path, content: str, suffixes: tuple[str, ...]) -> tuple[str, list[str]]:
     """Returns the delimiter of a table and its header, which is empty if there is none."""
     first = next((line for line in _LINE_ENDS.split(content) if line.strip()), "")
     if not first:
@@ -370,7 +387,7 @@ def _sniff(path: Path, content: str) -> tuple[str, list[str]]:
         if {"file", "text"} <= _columns(cells).keys():
             return mark, cells
     for mark, cells in headers.items():
-        if len(cells) > 1 and cells[0].strip().lower().endswith(IMAGE_SUFFIXES):
+        if len(cells) > 1 and cells[0].strip().lower().endswith(suffixes):
             return mark, []
     raise ValueError(
         f"{path}: expected a header with the columns file and text, or the name of an image and "
@@ -400,6 +417,7 @@ def _collect(
     untexted: Sequence[str],
     keep_empty: bool,
     notes: list[str],
+    kind: str,
 ) -> TextLines:
     """Returns the rows with an image and a text, and notes on the others."""
     lines: dict[str, _Row] = {}
@@ -431,7 +449,7 @@ def _collect(
     kept = [line for line in lines.values() if line.text or keep_empty]
     if not kept:
         raise ValueError(
-            f"{source}: expected lines with texts, received {len(lines)} images without any: "
+            f"{source}: expected lines with texts, received {len(lines)} {kind}s without any: "
             f"{some([*lines])}"
         )
     bare = [line.name for line in kept if not line.split]
@@ -441,12 +459,15 @@ def _collect(
             f"without one: {some(bare)}"
         )
     imageless = [
-        row.where if layout.startswith("images") else row.name for row in rows if row.path is None
+        row.where if layout.startswith(f"{kind}s with") else row.name
+        for row in rows
+        if row.path is None
     ]
+    article = "an image" if kind == "image" else f"a {kind}"
     what = "were kept" if keep_empty else "were left out"
     for names, told in (
-        (untexted, "images without a text were left out"),
-        (imageless, "texts without an image were left out"),
+        (untexted, f"{kind}s without a text were left out"),
+        (imageless, f"texts without {article} were left out"),
         (empty, f"lines with an empty text {what}"),
         (joined, "texts of several lines were joined by blanks"),
     ):

@@ -1,4 +1,4 @@
-"""List files of labelled videos or images: CSV, TSV, and the lists of Kinetics and MMAction2.
+"""List files of labelled videos, images or sounds: CSV, TSV, lists of Kinetics and MMAction2.
 
 A table has a header, in any order and letter case, and any of ``,``, ``;`` and tab between the
 cells; a list without a header has the path first and the label last::
@@ -20,16 +20,21 @@ from dataclasses import dataclass
 
 from data.files import normal_name, read_lines, read_text
 
-PATH, LABEL, GROUP, SPLIT = "path", "label", "group", "split"
+PATH, LABEL, GROUP, SPLIT, FOLD = "path", "label", "group", "split", "fold"
 COLUMNS = {
     PATH: (
         *("path", "file", "filename", "file_name", "filepath", "file_path", "video", "video_path"),
         *("image", "image_path", "clip", "img", "relpath", "video_file", "image_file"),
-        *("video_name", "image_name", "clip_path"),
+        *("video_name", "image_name", "clip_path", "audio", "audio_file", "audio_path"),
+        *("wav", "wav_filename"),
     ),
-    LABEL: ("label", "class", "class_name", "category", "action", "target", "label_name"),
-    GROUP: ("group", "subject", "person", "actor", "sequence", "session", "scene", "recording"),
+    LABEL: ("label", "class", "class_name", "category", "action", "target", "label_name", "digit"),
+    GROUP: (
+        *("group", "speaker", "subject", "person", "actor", "sequence", "session", "scene"),
+        "recording",
+    ),
     SPLIT: ("split", "subset", "set", "partition"),
+    FOLD: ("fold", "fold_id"),
 }
 """Names of the columns that are read, lower-case, by what they mean; the first that is there
 counts. Blanks and hyphens in a header are read as "_"."""
@@ -57,6 +62,7 @@ class ListedFile:
         label: name or number of the class, as it is written.
         group: recording group; "" without such a column.
         split: "train", "validation" or "test"; "" without such a column.
+        fold: of a cross-validation, as it is written; "" without such a column.
     """
 
     line: int
@@ -64,6 +70,7 @@ class ListedFile:
     label: str
     group: str = ""
     split: str = ""
+    fold: str = ""
 
 
 def read_list(path: str | os.PathLike[str], endings: Collection[str]) -> list[ListedFile]:
@@ -108,7 +115,14 @@ def read_list(path: str | os.PathLike[str], endings: Collection[str]) -> list[Li
             continue
         split = _split(path, line, values[SPLIT]) if SPLIT in values else ""
         files.append(
-            ListedFile(line, name, normal_name(values[LABEL]), values.get(GROUP, ""), split)
+            ListedFile(
+                line,
+                name,
+                normal_name(values[LABEL]),
+                values.get(GROUP, ""),
+                split,
+                values.get(FOLD, ""),
+            )
         )
     if incomplete:
         raise ValueError(

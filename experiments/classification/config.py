@@ -21,14 +21,14 @@ from data.moving_shapes.source import MovingShapes
 from experiments.features.frozen_features import describe_encoder
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime
 from flaxnets.encoders.config import EncoderConfig, weights_file, with_encoder_weights
-from flaxnets.models.config import CRNNConfig, pool_of
+from flaxnets.models.column_crnn import ColumnCRNNConfig
+from flaxnets.models.config import CRNNConfig
 from flaxnets.recurrent.config import NONE
-from flaxnets.training.config import Config
+from flaxnets.training.config import Config, UndefinedMethod
 from flaxnets.training.workdir import Workdir
 
 SPLIT_FILE = "split.csv"
 """File of the workdir that keeps the split of the run: path, label, group, split."""
-DATASETS = ("files", "moving_shapes")
 
 _MEMORY_BYTES = 2**30
 """Most bytes of cached features that are held in memory; more are read from the cache."""
@@ -49,7 +49,7 @@ class FilesConfig:
     """Location of the files, their split, and the cache of their features."""
 
     dataset: str = "files"
-    """``files``, or ``moving_shapes``, the embedded data set."""
+    """``files``, or the name of the embedded data set: ``moving_shapes``, ``generated_sounds``."""
     root: str = path_field(runtime=True)
     """Folder with a folder for each class, with or without ``train/``, ``validation/`` and
     ``test/`` above them; or UCF101's layout; or what the paths of a list are relative to. It may be
@@ -72,11 +72,15 @@ class FilesConfig:
     test_share: float = 0.2
     """Share of the files, in (0,1), that is tested, where the data have no test split."""
     fold: int = 0
-    """Fold of a cross-validation, from 1; of UCF101's layout the number of its lists. 0: none."""
+    """Fold of a cross-validation, from 1; of UCF101's layout the number of its lists, of a list
+    with a column of folds the one that is tested. 0: none."""
+    validation_fold: int = 0
+    """Of a list with a column of folds the one that validates instead of training. 0: none; the
+    validation split is then cut from the training files, unless ``eval_split`` is empty."""
     num_folds: int = 10
     """Folds of a cross-validation, at least 3."""
     num_examples: int = 64
-    """``moving_shapes`` only: examples of each split."""
+    """Embedded data only: examples of each split."""
     cache: str = path_field("runs/features", runtime=True)
     """Folder of the frozen encoder's cached features."""
     max_bad_share: float = runtime(0.1)
@@ -96,12 +100,14 @@ class FileClassification(Config):
     """
 
     kind: ClassVar[str] = "video"
-    """``video`` or ``image``."""
+    """``video``, ``image`` or ``audio``."""
+    embedded_name: ClassVar[str] = "moving_shapes"
+    """Name of the embedded data set."""
 
     best_metric: str = "loss"
     best_mode: str = "min"
     data: FilesConfig = dataclasses.field(default_factory=FilesConfig)
-    model: CRNNConfig = dataclasses.field(default_factory=CRNNConfig)
+    model: CRNNConfig | ColumnCRNNConfig = dataclasses.field(default_factory=CRNNConfig)
 
     def __post_init__(self) -> None:
         # No fields, so they are neither flags nor part of config.json.
@@ -117,10 +123,12 @@ class FileClassification(Config):
         """Checks the values as ``Config.validate``, and those of the data."""
         super().validate()
         data = self.data
-        if data.dataset not in DATASETS:
-            near = nearest(data.dataset, DATASETS)
+        if data.dataset not in ("files", self.embedded_name):
+            near = nearest(data.dataset, ("files", self.embedded_name))
             raise ValueError(f"data.dataset: unknown {data.dataset!r}{near}")
-        check_at_least("data", data, {"fold": 0, "num_examples": 1, "num_workers": 0})
+        check_at_least(
+            "data", data, {"fold": 0, "validation_fold": 0, "num_examples": 1, "num_workers": 0}
+        )
         if data.dataset == "files":
             self._require_root()
         weights_file(self.model.encoder)  # It is there.
@@ -128,7 +136,11 @@ class FileClassification(Config):
     @property
     def embedded(self) -> bool:
         """True if the embedded data set takes the place of files."""
-        return self.data.dataset == "moving_shapes"
+        return self.data.dataset == self.embedded_name
+
+    def make_embedded(self, split: str) -> Any:
+        """Returns a split of the embedded data set, with ``class_names`` and ``describe``."""
+        return MovingShapes(split, self.data.num_examples)
 
     @property
     def caches_features(self) -> bool:
@@ -139,7 +151,7 @@ class FileClassification(Config):
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, by label: the trained model's, or else the data's."""
         if self.embedded:
-            return MovingShapes.class_names
+            return tuple(self.make_embedded("train").class_names)
         return self._class_names or self.files.class_names
 
     @property
@@ -188,6 +200,8 @@ class FileClassification(Config):
                 ) from None
             return self._with_note_on_new_files(files) if self._workdir else files
         files = self._list_files()
+        if files.official_folds and not self.eval_split:
+            return files  # Nothing validates.
         return make_split(
             files,
             seed=self.seed,
@@ -209,6 +223,7 @@ class FileClassification(Config):
                 class_list=data.class_list,
                 group_pattern=data.group_pattern,
                 fold=max(data.fold, 1),
+                validation_fold=data.validation_fold,
             )
         except (ValueError, FileNotFoundError) as error:
             if not str(error).startswith(("root:", "list:", "group_pattern:")):
@@ -250,7 +265,7 @@ class FileClassification(Config):
     def describe_data(self, split: str) -> dict[str, Any]:
         """Returns the classes, and digests of the files and labels of a split."""
         if self.embedded:
-            return MovingShapes(split, self.data.num_examples).describe()
+            return dict(self.make_embedded(split).describe())
         return self.select(split).describe()
 
     def save_assets(self, folder: Path) -> None:
@@ -371,7 +386,7 @@ class FileClassification(Config):
 
     def describe_inputs(self) -> str:
         """Returns the inputs of the network in words, for the choices."""
-        return f"inputs {pool_of(self.model)}"
+        raise UndefinedMethod(self, "describe_inputs")
 
 
 def configure(config: Any, experiment: str, variant: str | None) -> Any:

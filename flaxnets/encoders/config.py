@@ -12,6 +12,7 @@ import flax.linen as nn
 from flaxnets.configuration import (
     check_at_least,
     check_dtype_argument,
+    check_rates,
     find_part,
     parameters_of,
     path_field,
@@ -19,7 +20,7 @@ from flaxnets.configuration import (
 )
 from flaxnets.encoders.alexnet import AlexNet, CaffeNet
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
-from flaxnets.encoders.encoder import DownsampledFrames, Encoder, unknown_name
+from flaxnets.encoders.encoder import DownsampledFrames, Encoder, RawColumns, unknown_name
 from flaxnets.encoders.googlenet import GoogLeNet
 from flaxnets.encoders.mobilenet_v2 import MobileNetV2
 from flaxnets.encoders.pretrained import find_efficientnet_lite0, load_pretrained
@@ -46,7 +47,15 @@ ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "mobilenet_v2": MobileNetV2,
     "efficientnet_lite0": EfficientNetLite0,
     "small_cnn": SmallCNN,
+    "sound_cnn": partial(
+        SmallCNN,
+        features=(64, 64, 64),
+        strides=(4, 4, 2),
+        column_strides=(1, 1, 1),
+        downsampling="max",
+    ),
     "downsampled_frames": DownsampledFrames,
+    "raw_columns": RawColumns,
 }
 """Encoders of images (N,H,W,C), by name."""
 
@@ -79,10 +88,18 @@ class EncoderConfig:
     frozen_statistics: bool = False
     """BatchNorm keeps its statistics while the parameters are fine-tuned."""
     features: tuple[int, ...] = ()
-    """small_cnn, crnn_vgg and crnn_vgg_bn only: channels of each stage; empty: the encoder's
-    own."""
+    """small_cnn, sound_cnn, crnn_vgg and crnn_vgg_bn only: channels of each stage; empty: the
+    encoder's own."""
     strides: tuple[int, ...] = ()
-    """small_cnn only: strides of each stage; empty: the encoder's own."""
+    """small_cnn and sound_cnn only: strides of each stage; empty: the encoder's own."""
+    column_strides: tuple[int, ...] = ()
+    """small_cnn and sound_cnn only: strides of each stage along the columns; empty: the
+    encoder's own, which of small_cnn are ``strides``."""
+    kernel_size: int = 0
+    """small_cnn and sound_cnn only: height and width of the kernels, pixels; 0: the encoder's
+    own."""
+    dropout: float = 0.0
+    """small_cnn and sound_cnn only: rate of spatial dropout after each stage."""
     input_size: int = 0
     """small_cnn and downsampled_frames only: side in pixels to which blocks of the frames are
     averaged first; 0: as they are."""
@@ -109,14 +126,15 @@ def make_encoder(
     ('stage_3',)
     """
     check_dtype_argument(dtype)
-    check_at_least(field, config, {"input_size": 0})
+    check_at_least(field, config, {"input_size": 0, "kernel_size": 0})
+    check_rates(field, config, "dropout")
     part = find_part(f"{field}.name", config.name, ENCODERS, EXPECTED)
     taken = parameters_of(part)
     options: dict[str, Any] = {"dtype": dtype} if "dtype" in taken else {}
     if config.name == "downsampled_frames":
         check_at_least(field, config, {"input_size": 1})
         options["size"] = config.input_size
-    for name in ("features", "strides"):
+    for name in ("features", "strides", "column_strides"):
         values = tuple(getattr(config, name))
         if any(value < 1 for value in values):
             raise ValueError(f"{field}.{name}: expected values of at least 1, received {values}")
@@ -124,6 +142,10 @@ def make_encoder(
             options[name] = values
     if config.name == "small_cnn":
         options["input_size"] = config.input_size
+    if config.kernel_size and "kernel_size" in taken:
+        options["kernel_size"] = config.kernel_size
+    if config.dropout and "dropout" in taken:
+        options["dropout"] = config.dropout
     for name, value, default in (
         ("levels", (config.level,) if config.level else (), ()),
         ("remat", config.remat, "none"),

@@ -408,3 +408,23 @@ class DownsampledFrames(nn.Module):
         """
         x = normalize_pixels(images, dtype=self.dtype)
         return jax.lax.stop_gradient(average_blocks(x, self.size))
+
+
+class RawColumns(nn.Module):
+    """Encoder without parameters whose feature maps are its images, for RNN-only ablations.
+
+    In ``ColumnEncoder`` each column of a line, or frame of a spectrogram, is a step of its own.
+
+    >>> RawColumns().apply({}, jnp.ones((2, 32, 40, 1)), train=False).shape
+    (2, 32, 40, 1)
+
+    Attributes:
+      dtype: of the feature maps.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, mask: Array | None = None, *, train: bool) -> Array:
+        """Returns the images (N,H,W,C) in ``dtype``, uint8 mapped to [-1,1]."""
+        return normalize_pixels(images, dtype=self.dtype)

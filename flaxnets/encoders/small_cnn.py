@@ -47,6 +47,8 @@ class SmallCNN(Encoder):
     Attributes:
       features: channels of each stage.
       strides: downsampling factor of each stage.
+      column_strides: downsampling factor of each stage along the columns, where it is not that of
+        ``strides``; empty: the same. Of ones: each column keeps a step of its own.
       kernel_size: height and width of all kernels, pixels.
       input_size: height and width to which images are averaged first, pixels; 0: none.
       depth: convolutions in each stage; the first has the stride.
@@ -56,13 +58,14 @@ class SmallCNN(Encoder):
         of an image; Wu and He, 1803.08494).
       num_groups: channel groups of ``group``; divides every number of ``features``.
       downsampling: ``strides``: the first convolution of a stage has the stride; ``max`` or
-        ``average``: pooling over blocks of stride × stride after the last convolution.
+        ``average``: pooling over blocks of as many pixels after the last convolution.
       dropout: rate in [0,1) of spatial dropout after each stage, which zeroes whole channels of an
         image in training (Tompson et al., 1411.4280, section 3.2).
     """
 
     features: tuple[int, ...] = (32, 64, 128)
     strides: tuple[int, ...] = (2, 2, 2)
+    column_strides: tuple[int, ...] = ()
     kernel_size: int = 3
     input_size: int = 0
     depth: int = 1
@@ -117,13 +120,13 @@ class SmallCNN(Encoder):
     def run_stage(self, x: Array, mask: Array | None, stage: int, *, train: bool) -> Array:
         """Applies stage ``stage``, counted from 0: (N,H,W,C) to (N,h,w,features[stage])."""
         conv = self.make_layer(Conv, use_bias=self.normalization == "none")
-        stride = self.strides[stage]
+        stride = self.strides[stage], (self.column_strides or self.strides)[stage]
         for i in range(self.depth):
             suffix = f"{stage}_{i}" if i else f"{stage}"
             x = conv(
                 self.features[stage],
                 (self.kernel_size, self.kernel_size),
-                strides=stride if i == 0 and self.downsampling == "strides" else 1,
+                strides=stride if i == 0 and self.downsampling == "strides" else (1, 1),
                 name=f"conv_{suffix}",
             )(x)
             x = self._normalize_maps(x, mask, f"norm_{suffix}", train=train)
@@ -151,6 +154,11 @@ class SmallCNN(Encoder):
             raise ValueError(
                 f"strides: expected {len(self.features)}, one for each of features, "
                 f"received {self.strides}"
+            )
+        if self.column_strides and len(self.column_strides) != len(self.features):
+            raise ValueError(
+                f"column_strides: expected {len(self.features)}, one for each of features, or "
+                f"none, received {self.column_strides}"
             )
         if not self.features:
             raise ValueError("features: expected at least one stage, received ()")
