@@ -1,0 +1,1 @@
+"""Parts that the experiments on lines of text and speech share."""
