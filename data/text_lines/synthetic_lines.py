@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,11 @@ from data.text_lines.texts import ALPHABET, draw_text
 SPLIT_SIZES: dict[str, int] = {"train": 20_000, "validation": 500, "test": 1000}
 """Split -> default number of lines."""
 _TEXT, _STYLE = 0, 1  # Streams of random numbers of a line.
+
+
+def _has_controls(text: str) -> bool:
+    """Returns True for a text with control characters, as tabs and the ends of lines."""
+    return any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text)
 
 
 class SyntheticLines:
@@ -65,6 +71,11 @@ class SyntheticLines:
         self.texts = None if texts is None else tuple(normalise(text) for text in texts)
         if self.texts is not None and not all(self.texts or [""]):
             raise ValueError("texts: expected at least one, and none that is empty")
+        if broken := [text for text in self.texts or () if _has_controls(text)]:
+            raise ValueError(
+                f"texts: expected one line each, without control characters, received "
+                f"{broken[0][:60]!r}"
+            )
         if num_examples is None:
             num_examples = SPLIT_SIZES[split] if self.texts is None else len(self.texts)
         for name, value, least in (

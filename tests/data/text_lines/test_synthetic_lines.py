@@ -113,6 +113,7 @@ def test_given_texts() -> None:
         ({"seed": -1}, "seed: expected at least 0"),
         ({"texts": []}, "none that is empty"),
         ({"texts": ["a", ""]}, "none that is empty"),
+        ({"texts": ["a", "two\nlines"]}, "one line each, without control characters"),
         ({"texts": ["ſo ſo", "о"]}, r"'ſ' \(U\+017F\) 2 times, 'о' \(U\+043E\) once; give font="),
         ({"alphabet": Alphabet(["a"])}, "alphabet: expected the characters of the texts"),
         ({"texts": ["ab"], "alphabet": Alphabet(["a"])}, r"without 'b' \(U\+0062\) once"),
