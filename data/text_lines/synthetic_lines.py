@@ -38,6 +38,11 @@ class SyntheticLines:
     ``i`` shows text ``i`` modulo their number. At a height of 32 pixels half of the lines of drawn
     texts are wider than 148 pixels, and one of a hundred is wider than 268.
 
+    >>> lines = SyntheticLines("train", texts=["Haus 7", "Hof"], height=32)
+    >>> image, tokens = lines[1]["image"], lines[1]["tokens"]
+    >>> image.shape[0], image.shape[1] == lines.lengths()[1], lines.alphabet.decode(tokens)
+    (32, True, 'Hof')
+
     Args:
         split: "train", "validation" or "test".
         num_examples: number of lines, at least 1; None takes that of ``SPLIT_SIZES``, or of the
