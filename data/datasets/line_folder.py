@@ -17,6 +17,8 @@ Texts are composed (NFC), blanks at their ends are stripped. With ``NAME.gt.txt`
 what another program has read, and not a truth.
 """
 
+import csv
+import io
 import os
 import re
 import unicodedata
@@ -205,7 +207,7 @@ def read_text_lines(
     if str(list_file):
         table = Path(list_file)
         table = folder / table if not table.exists() and (folder / table).is_file() else table
-        layout, rows = _read_table(table, folder, missing, notes, kind)
+        layout, rows = _read_table(table, folder, missing, kind)
     else:
         table = folder
         layout, rows = _read_folder(folder, untexted, notes, kind)
@@ -322,12 +324,12 @@ def _join(folder: str, name: str) -> str:
 # ---- Tables ----------------------------------------------------------------------------------
 
 
-def _read_table(
-    path: Path, root: Path, missing: str, notes: list[str], kind: str
-) -> tuple[str, list[_Row]]:
+def _read_table(path: Path, root: Path, missing: str, kind: str) -> tuple[str, list[_Row]]:
     content = read_text(path)
     delimiter, header = _sniff(path, content, SUFFIXES[kind])
     columns = _columns(header)
+    if delimiter != "\t":
+        _check_quotes(path, content, delimiter)
     listed = []
     for number, (where, cells) in enumerate(read_rows(path, content, delimiter)):
         if header and not number:
@@ -375,6 +377,19 @@ def _read_table(
         f"with the columns {named}" if header else "without a header: image, text"
     )
     return layout, rows
+
+
+def _check_quotes(path: Path, content: str, delimiter: str) -> None:
+    """Raises ValueError for quotes of which a lenient reader would lose some without a word."""
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for _ in reader:
+            pass
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {reader.line_num}: expected double quotes around a whole cell, and "
+            f"those within it twice, received others ({error})"
+        ) from None
 
 
 def _sniff(path: Path, content: str, suffixes: tuple[str, ...]) -> tuple[str, list[str]]:

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,11 @@ SPLIT_SIZES: dict[str, int] = {"train": 20_000, "validation": 500, "test": 1000}
 _TEXT, _STYLE = 0, 1  # Streams of random numbers of a line.
 
 
+def _has_controls(text: str) -> bool:
+    """Returns True for a text with control characters, as tabs and the ends of lines."""
+    return any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text)
+
+
 class SyntheticLines:
     """One split of the embedded lines; picklable.
 
@@ -31,6 +37,11 @@ class SyntheticLines:
     ``data.text_lines.texts``, no text of a split occurs in another one; or they are given, and line
     ``i`` shows text ``i`` modulo their number. At a height of 32 pixels half of the lines of drawn
     texts are wider than 148 pixels, and one of a hundred is wider than 268.
+
+    >>> lines = SyntheticLines("train", texts=["Haus 7", "Hof"], height=32)
+    >>> image, tokens = lines[1]["image"], lines[1]["tokens"]
+    >>> image.shape[0], image.shape[1] == lines.lengths()[1], lines.alphabet.decode(tokens)
+    (32, True, 'Hof')
 
     Args:
         split: "train", "validation" or "test".
@@ -65,6 +76,11 @@ class SyntheticLines:
         self.texts = None if texts is None else tuple(normalise(text) for text in texts)
         if self.texts is not None and not all(self.texts or [""]):
             raise ValueError("texts: expected at least one, and none that is empty")
+        if broken := [text for text in self.texts or () if _has_controls(text)]:
+            raise ValueError(
+                f"texts: expected one line each, without control characters, received "
+                f"{broken[0][:60]!r}"
+            )
         if num_examples is None:
             num_examples = SPLIT_SIZES[split] if self.texts is None else len(self.texts)
         for name, value, least in (

@@ -157,6 +157,8 @@ def test_names_in_another_unicode_form(images: Path) -> None:
         ("file,text,split\na.png,x,trian\n", "received 'trian'"),
         ("text,file\nx,a.png,3\n", "expected 2 cells as in the header, received 3"),
         ("file,text\na.png,\n", "received 1 images without any: a.png"),
+        ('file,text\nd.png,y\na.png,"Haus" sagte er\n', "line 3: expected double quotes around"),
+        ('file,text\na.png,"Haus\nd.png,x\n', "expected double quotes around a whole cell"),
         ("file,text\n ,x\n", "line 2: expected the name of an image"),
     ],
 )

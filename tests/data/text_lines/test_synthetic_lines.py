@@ -1,5 +1,6 @@
 """Embedded lines: drawn deterministically, as announced, legible by their ink."""
 
+import doctest
 import itertools
 import pickle
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
+from data.text_lines import synthetic_lines
 from data.text_lines.alphabet import Alphabet
 from data.text_lines.rendering import line_width, render_line, undrawable
 from data.text_lines.synthetic_lines import SPLIT_SIZES, SyntheticLines
@@ -113,6 +115,7 @@ def test_given_texts() -> None:
         ({"seed": -1}, "seed: expected at least 0"),
         ({"texts": []}, "none that is empty"),
         ({"texts": ["a", ""]}, "none that is empty"),
+        ({"texts": ["a", "two\nlines"]}, "one line each, without control characters"),
         ({"texts": ["ſo ſo", "о"]}, r"'ſ' \(U\+017F\) 2 times, 'о' \(U\+043E\) once; give font="),
         ({"alphabet": Alphabet(["a"])}, "alphabet: expected the characters of the texts"),
         ({"texts": ["ab"], "alphabet": Alphabet(["a"])}, r"without 'b' \(U\+0062\) once"),
@@ -136,3 +139,7 @@ def test_a_font_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "bad.ttf").write_text("no font")
     with pytest.raises(ValueError, match=r"font: expected a scalable font .*bad.ttf"):
         SyntheticLines(font=str(tmp_path / "bad.ttf"))
+
+
+def test_example_of_the_documentation() -> None:
+    assert doctest.testmod(synthetic_lines) == (0, 3)
