@@ -22,7 +22,10 @@ def record() -> dict[str, np.ndarray]:
     import torch
 
     generator = np.random.default_rng(0)
-    arrays = {"steps": np.array(STEPS, np.int32), "lengths": np.array(LENGTHS, np.int32)}
+    arrays: dict[str, np.ndarray] = {
+        "steps": np.array(STEPS, np.int32),
+        "lengths": np.array(LENGTHS, np.int32),
+    }
     for blank in BLANKS:
         logits = 2 * generator.standard_normal((len(STEPS), max(STEPS), CLASSES))
         labels = generator.integers(0, CLASSES - 1, (len(STEPS), max(LENGTHS)))
