@@ -20,9 +20,9 @@ RESULTS
 The network is that of Çakır et al., "Convolutional Recurrent Neural Networks for Polyphonic Sound
 Event Detection", 1702.06286, section III: convolutions over time and frequency, each with
 BatchNorm, ReLU, max pooling and dropout, whose feature maps of each step are stacked, a GRU over
-the steps, a classifier. The CNN alone: ``--config.model.recurrent.cell=none``; the RNN alone, on the bands:
-``--config.model.encoder.name=raw_columns``; attention over time (Raffel and Ellis, 1512.08756):
-``--config.model.head.pool=attention``.
+the steps, a classifier. The CNN alone: ``--config.model.recurrent.cell=none``; the RNN alone, on
+the bands: ``--config.model.encoder.name=raw_columns``; attention over time (Raffel and Ellis,
+1512.08756): ``--config.model.head.pool=attention``.
 
 Deviations from the paper: one label for a recording instead of the events of each frame, so the
 steps are pooled over time before the classifier, and the loss is the softmax's cross-entropy
@@ -123,7 +123,7 @@ class AugmentationConfig:
 class SoundEventsConfig(FileClassification):
     """Hyper-parameters of the classification of sounds."""
 
-    kind: ClassVar[str] = "audio"
+    kind: ClassVar[str] = "recording"
     embedded_name: ClassVar[str] = "generated_sounds"
 
     name: str = "CRNN"

@@ -229,6 +229,9 @@ class LogMel:
             )
         self._filters  # noqa: B018, refuses bands without bins before the first file is read.
 
+    def __getstate__(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # Without the filters.
+
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Returns (T,M) float32 of (S,) float samples in [-1,1], T = ``num_frames(S)``."""
         magnitudes = spectrogram(samples, self.sample_rate, window=self.window, hop=self.hop)

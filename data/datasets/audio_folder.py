@@ -44,7 +44,7 @@ def read_sounds(
         ValueError: as ``read_labelled_files``.
     """
     return read_labelled_files(
-        root, kind="audio", list_file=list_file, group_pattern=group_pattern, fold=fold
+        root, kind="recording", list_file=list_file, group_pattern=group_pattern, fold=fold
     )
 
 

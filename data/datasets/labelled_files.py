@@ -40,7 +40,7 @@ AUDIO_ENDINGS = (
     *(".caf", ".w64", ".wv", ".amr", ".sph", ".mp4", ".webm", ".mka"),
 )
 """Endings of the files that are read, in any letter case."""
-ENDINGS = {"video": VIDEO_ENDINGS, "image": IMAGE_ENDINGS, "audio": AUDIO_ENDINGS}
+ENDINGS = {"video": VIDEO_ENDINGS, "image": IMAGE_ENDINGS, "recording": AUDIO_ENDINGS}
 
 FOREIGN = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "__pycache__"})
 """Folders of archives made on macOS, of file servers and the like, which hold no data; nor do
@@ -127,7 +127,7 @@ def read_labelled_files(
     Args:
         root: folder of the class folders, of UCF101's layout, or to which the paths of a list are
             relative; empty with a list: the list's folder.
-        kind: "video", "image" or "audio", which decides the endings of the files.
+        kind: "video", "image" or "recording", which decides the endings of the files.
         list_file: list of the files (``data/datasets/list_file.py``); empty: the root's folders.
         validation_list: list of the validation files; ``list_file`` then lists training files.
         test_list: likewise of the test files.

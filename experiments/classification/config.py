@@ -100,7 +100,7 @@ class FileClassification(Config):
     """
 
     kind: ClassVar[str] = "video"
-    """``video``, ``image`` or ``audio``."""
+    """``video``, ``image`` or ``recording``."""
     embedded_name: ClassVar[str] = "moving_shapes"
     """Name of the embedded data set."""
 

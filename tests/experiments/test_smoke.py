@@ -44,6 +44,7 @@ def test_the_known_experiments_have_a_smoke_variant() -> None:
         "image_classification.py",
         "lrcn_ucf101.py",
         "moving_shapes.py",
+        "sound_events.py",
         "video_classification.py",
     }
     captioners = {

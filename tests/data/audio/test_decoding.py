@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import scipy.signal  # type: ignore[import-untyped]
 
-from data.audio.decoding import AudioError, read_audio
+from data.audio.decoding import AudioError, read_audio, read_sound
 from data.video.decoding import VideoError
 from tests.data.audio.tones import RATE, tone
+from tests.data.audio.wavs import FLOAT, PCM, write_wav
 from tests.data.video_files import write_video
 
 
@@ -153,3 +154,74 @@ def test_a_cover_is_no_picture_at_whose_time_sound_begins(tmp_path: Path) -> Non
         for packet in packets:
             writes.mux(packet)
     np.testing.assert_array_equal(read_audio(covered), read_audio(plain))
+
+
+@pytest.mark.parametrize(
+    ("bits", "format", "error"),
+    [(8, PCM, 1 / 127), (16, PCM, 2**-15), (24, PCM, 2**-22), (32, PCM, 1e-6), (32, FLOAT, 1e-7)],
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_wavs_of_every_kind(
+    tmp_path: Path, bits: int, format: int, error: float, channels: int
+) -> None:
+    expected = tone(440, 0.1, 8_000)
+    both = np.stack([expected, expected / 2], axis=1)
+    written = both if channels == 2 else expected
+    path = write_wav(tmp_path / "a.WAV", written, bits=bits, format=format)
+    sound = read_sound(path, 8_000)
+    assert sound.file_rate == 8_000
+    np.testing.assert_allclose(sound.samples, expected * (0.75 if channels == 2 else 1), atol=error)
+
+
+@pytest.mark.parametrize("codec", ["flac", "libmp3lame", "libopus"])
+def test_compressed_sound_is_that_of_the_wav(tmp_path: Path, codec: str) -> None:
+    suffix = {"flac": "flac", "libmp3lame": "mp3"}.get(codec, "ogg")
+    rate = 48_000 if codec == "libopus" else 44_100
+    samples = tone(440, rate=rate)
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=rate)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=rate)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            size = stream.codec_context.frame_size or piece.samples
+            whole = piece.to_ndarray()
+            for start in range(0, piece.samples, size):
+                part = av.AudioFrame.from_ndarray(
+                    np.ascontiguousarray(whole[:, start : start + size]),
+                    format=stream.format.name,
+                    layout="mono",
+                )
+                part.sample_rate, part.pts = rate, start
+                container.mux(stream.encode(part))
+        container.mux(stream.encode())
+    sound = read_sound(path, RATE)
+    assert sound.file_rate == rate
+    # Encoders of speech and music delay and pad; FFmpeg cuts what the container declares.
+    assert len(sound.samples) == pytest.approx(RATE, abs=0.05 * RATE)
+    middle = sound.samples[4000:12_000]
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+    assert spectrum.argmax() * RATE / len(middle) == pytest.approx(440, abs=2)
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+
+
+def test_broken_wavs_are_refused(tmp_path: Path) -> None:
+    broken = tone(440, 0.1)
+    broken[7] = np.nan
+    path = write_wav(tmp_path / "nan.wav", broken, format=FLOAT)
+    with pytest.raises(AudioError, match=r"nan\.wav: its samples are not finite"):
+        read_audio(path)
+    path = write_wav(tmp_path / "header.wav", np.zeros(0))
+    with pytest.raises(AudioError, match=r"header\.wav: "):
+        read_audio(path)
+    (tmp_path / "empty.wav").touch()
+    with pytest.raises(AudioError, match=r"empty\.wav: its sound is not readable"):
+        read_audio(tmp_path / "empty.wav")
+    whole = Path(write_wav(tmp_path / "cut.wav", tone(440))).read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[:1044])
+    assert len(read_audio(tmp_path / "cut.wav", 8_000)) == 500
+    (tmp_path / "cut.wav").write_bytes(whole[:30])
+    with pytest.raises(AudioError, match=r"cut\.wav: "):
+        read_audio(tmp_path / "cut.wav")

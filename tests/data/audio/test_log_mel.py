@@ -1,5 +1,6 @@
 """Spectra against a direct transform and SciPy, mel bands, patches around frames."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,10 @@ import scipy.signal  # type: ignore[import-untyped]
 
 from data.audio.log_mel import (
     LOG_OFFSET,
+    SOUND,
+    SPEECH,
+    TELEPHONE,
+    LogMel,
     log_mel,
     log_mel_patches,
     mel_filters,
@@ -130,3 +135,46 @@ def test_patches_lie_around_their_frames() -> None:
 def test_wrong_arguments_are_refused(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_parameters_of_a_kind_of_sound_are_those_of_the_function() -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, 5_000).astype(np.float32)
+    for kind in (SOUND, dataclasses.replace(TELEPHONE, normalisation="none"), LogMel()):
+        expected = log_mel(
+            samples,
+            kind.sample_rate,
+            window=kind.window,
+            hop=kind.hop,
+            num_mels=kind.num_mels,
+            low=kind.low,
+            high=kind.high,
+        )
+        np.testing.assert_array_equal(kind(samples), expected.T)
+        for count in (0, 1, 79, 80, 81, 319, 320, 5_000):
+            assert len(kind(samples[:count])) == kind.num_frames(count)
+
+
+def test_normalisation_is_that_of_the_formula() -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, 8_000).astype(np.float32)
+    plain = dataclasses.replace(SPEECH, normalisation="none")(samples).astype(np.float64)
+    band = SPEECH(samples)
+    np.testing.assert_allclose(band, (plain - plain.mean(0)) / plain.std(0), atol=1e-4)
+    whole = dataclasses.replace(SPEECH, normalisation="all")(samples)
+    np.testing.assert_allclose(whole, (plain - plain.mean()) / plain.std(), atol=1e-4)
+    # Silence and a recording of one frame have no deviation.
+    for samples in (np.zeros(800, np.float32), np.ones(1, np.float32)):
+        assert not SPEECH(samples).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalisation": "mean"}, "normalisation: expected one of none, all, band"),
+        ({"hop": 0.0}, "sample_rate, hop: expected frames of at least one sample"),
+        ({"high": 9_000.0}, "low, high: expected 0 <= low < high <= 8000"),
+        ({"num_mels": 300}, "num_mels: expected bands that hold a bin"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LogMel(**options)

@@ -11,6 +11,7 @@ import pytest
 
 from flaxnets.encoders.columns import ColumnEncoder, as_images, column_stride
 from flaxnets.encoders.config import ENCODERS
+from flaxnets.encoders.encoder import RawColumns
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.encoders.vgg import CRNNVGG
 
@@ -20,6 +21,8 @@ SMALL = {
     "layer": lambda: SmallCNN((4, 8), (2, 2), normalization="layer", downsampling="max"),
     "group": lambda: SmallCNN((8, 8), (2, 1), normalization="group"),
     "none": lambda: SmallCNN((4, 8), (2, 2), normalization="none", downsampling="average"),
+    "rows_alone": lambda: SmallCNN((4, 8), (4, 2), column_strides=(1, 1), downsampling="max"),
+    "raw": RawColumns,
     "deep": lambda: SmallCNN((4, 8), (2, 2), depth=2, kernel_size=5, remat="full"),
 }
 OF_THE_GRID = {
@@ -157,6 +160,9 @@ def test_spectrograms_are_images_of_bands() -> None:
 def test_strides_and_errors() -> None:
     assert column_stride(CRNNVGG((4, 4, 4, 4)), 32) == 4
     assert column_stride(ENCODERS["resnet18"](levels=("stage_2",)), 48) == 8
+    assert column_stride(ENCODERS["sound_cnn"](), 64) == 1
+    assert column_stride(SmallCNN((4, 4), (4, 2), column_strides=(2, 1)), 32) == 2
+    assert column_stride(RawColumns(), 64) == 1
     with pytest.raises(ValueError, match="every so many"):
         column_stride(ENCODERS["alexnet"](), 200)
     with pytest.raises(ValueError, match="earlier level"):

@@ -107,6 +107,10 @@ def test_dropout_zeroes_whole_channels() -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
+        (
+            {"column_strides": (2,)},
+            r"column_strides: expected 3, one for each of features, or none, received \(2,\)",
+        ),
         ({"strides": (2,)}, r"strides: expected 3, one for each of features, received \(2,\)"),
         ({"features": (), "strides": ()}, "features: expected at least one stage"),
         ({"depth": 0}, "depth: expected at least 1, received 0"),
