@@ -40,8 +40,8 @@ class SyntheticLines:
 
     >>> lines = SyntheticLines("train", texts=["Haus 7", "Hof"], height=32)
     >>> image, tokens = lines[1]["image"], lines[1]["tokens"]
-    >>> image.shape[0], image.shape[1] == lines.lengths()[1], lines.alphabet.decode(tokens)
-    (32, True, 'Hof')
+    >>> image.shape == (32, lines.lengths()[1], 1), lines.alphabet.decode(tokens)
+    (True, 'Hof')
 
     Args:
         split: "train", "validation" or "test".
