@@ -17,12 +17,13 @@ import jax
 import numpy as np
 
 from data.batches import Source
+from data.captions.images import read_image
 from data.datasets.line_folder import TextLines, read_text_lines, split_lines
 from data.files import write_atomically
 from data.loader import Loader
 from data.text_lines.alphabet import Alphabet, name_characters
 from data.text_lines.augmentation import LineAugmentation
-from data.text_lines.line_images import LineSource
+from data.text_lines.line_images import LineSource, header_width
 from data.text_lines.scores import error_rates
 from data.text_lines.synthetic_lines import SyntheticLines
 from data.width_buckets import WidthBuckets
@@ -138,21 +139,37 @@ class TextLinesConfig(Config):
 
     @property
     def lines(self) -> TextLines:
-        """All lines with their split: that of the run's workdir, or else a new one."""
+        """All lines with their split: that of the run's workdir, or else a new one.
+
+        Of a trained model, data that share no line with those of its run are test data.
+        """
         if self._lines is None:
-            data = self.data
-            root = data.root or os.path.dirname(data.list)
-            if self._split_file is not None:
-                self._lines = read_text_lines(root, self._split_file, keep_empty=True)
-            else:
-                found = read_text_lines(data.root, data.list, group_pattern=data.group_pattern)
-                self._lines = split_lines(
-                    found,
-                    seed=data.split_seed,
-                    validation_share=data.validation_share,
-                    test_share=data.test_share,
-                )
+            self._lines = self._read_lines()
         return self._lines
+
+    def _read_lines(self) -> TextLines:
+        data = self.data
+        if self._split_file is None:
+            found = read_text_lines(data.root, data.list, group_pattern=data.group_pattern)
+            return split_lines(
+                found,
+                seed=data.split_seed,
+                validation_share=data.validation_share,
+                test_share=data.test_share,
+            )
+        root = data.root or os.path.dirname(data.list)
+        try:
+            now = read_text_lines(data.root, data.list)
+        except (OSError, ValueError):  # The list is gone, say; the run has its own.
+            return read_text_lines(root, self._split_file)
+        with self._split_file.open(encoding="utf-8", newline="") as file:
+            known = {row["file"]: row["text"] for row in csv.DictReader(file)}
+        if any(known.get(n) == text for n, text in zip(now.names, now.texts, strict=True)):
+            return read_text_lines(root, self._split_file)
+        logger.info("%s: none of the run's lines; its lines are the test split", root)
+        if "test" in now.splits:
+            return now
+        return dataclasses.replace(now, splits=("test",) * len(now))
 
     @property
     def alphabet(self) -> Alphabet:
@@ -301,6 +318,25 @@ class TextLinesConfig(Config):
     def scored_metrics(self, split: str) -> tuple[str, ...]:
         """Returns the names of ``make_scorer``'s metrics."""
         return METRICS
+
+    def describe_line(self, path: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a line's text, with the spans of its characters in columns of the image.
+
+        Args:
+          path: the image.
+          record: of ``CTC.describe_outputs``.
+        """
+        stride = make_column_crnn(self.model, 2, self.data.height).stride
+        width, scaled = read_image(path).shape[1], header_width(path, self.data.height)
+        scale = stride * width / scaled
+        return {
+            "text": record["text"],
+            "confidence": record["confidence"],
+            "characters": [
+                [character, confidence, round(start * scale), min(round(end * scale), width)]
+                for character, confidence, start, end in record["characters"]
+            ],
+        }
 
     # ---- What was chosen ---------------------------------------------------------------------
 

@@ -1,0 +1,179 @@
+"""Readers of text lines: own folders and lists, splits, other data, bad input, and launch.read."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.text_lines.synthetic_lines import SyntheticLines
+from experiments.transcription.text_lines import write_lines
+from tests.experiments import grid
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+SMALL = (
+    "--config.data.batch_width=640",
+    "--config.data.num_buckets=2",
+    "--config.data.height=16",
+    "--config.model.encoder.features=(4,4,4,8)",
+    "--config.model.recurrent.features=8",
+    "--config.model.recurrent.num_layers=1",
+    "--config.num_steps=2",
+    "--config.optimizer.warmup_steps=0",
+    "--config.eval_every=2",
+    "--config.checkpoint_every=2",
+)
+
+
+def write_folder(folder: Path, split: str = "train", count: int = 12) -> list[str]:
+    folder.mkdir(parents=True)
+    lines, texts = SyntheticLines(split, count, height=24), []
+    for index in range(count):
+        Image.fromarray(np.asarray(lines[index]["image"])[..., 0]).save(folder / f"b_{index}.png")
+        texts.append(lines.text(index))
+        (folder / f"b_{index}.gt.txt").write_text(texts[-1])
+    return texts
+
+
+def launch(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"launch.{program}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_a_run_keeps_its_split_and_other_data_are_test_data(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine")
+    write_folder(tmp_path / "other", "test", 5)
+    flag = f"--config.data.root={tmp_path / 'mine'}"
+    config = grid.parse("crnn_text_lines.py", flag)
+    config.validate()
+    before = config.lines
+    assert sorted(set(before.splits)) == ["test", "train", "validation"]
+    run = tmp_path / "run"
+    run.mkdir()
+    config.save_assets(run)
+    write_folder(tmp_path / "mine" / "later", "validation", 3)
+    again = grid.parse("crnn_text_lines.py", flag)
+    again.load_assets(run)
+    assert again.alphabet == config.alphabet
+    assert (again.lines.names, again.lines.texts, again.lines.splits) == (
+        before.names,
+        before.texts,
+        before.splits,
+    )
+    other = grid.parse("crnn_text_lines.py", f"--config.data.root={tmp_path / 'other'}")
+    other.load_assets(run)
+    assert set(other.lines.splits) == {"test"}
+    assert len(other.texts("test")) == 5
+
+
+def test_scores_are_error_rates(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine")
+    config = grid.parse("crnn_text_lines.py", f"--config.data.root={tmp_path / 'mine'}")
+    texts = config.texts("test")
+    score = config.make_scorer("test")
+    assert score is not None
+    right = [{"index": index, "text": text} for index, text in enumerate(texts)]
+    assert score(right) == {
+        "character_error_rate": 0.0,
+        "word_error_rate": 0.0,
+        "exact_line_rate": 1.0,
+    }
+    wrong = score([{"index": index, "text": ""} for index in range(len(texts))])
+    assert wrong["character_error_rate"] == 1.0
+
+
+def test_what_training_trips_over_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    write_folder(folder)
+    for row in range(3):
+        name = folder / f"x_{row}.png"
+        Image.fromarray(np.full((24, 30), 200 + row, np.uint8)).save(name)
+    table = folder / "lines.csv"
+    table.write_text(
+        "file,text,split\nx_0.png,ab,train\nx_1.png,aaaaaaaaaaaa,train\nx_2.png,aß,validation\n"
+    )
+    config = grid.parse(
+        "crnn_text_lines.py", f"--config.data.list={table}", "--config.data.test_share=0"
+    )
+    said = "\n".join(config.describe_choices(config.source("train")))
+    assert "1 training texts need more steps" in said
+    assert "x_1.png" in said
+    assert "validation texts have 1 characters that training texts lack" in said
+    assert "U+00DF" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "data.root: expected a folder of lines"),
+        (("--config.data.dataset=synthetik",), "did you mean 'synthetic'"),
+        (
+            ("--config.data.dataset=synthetic", "--config.accumulate_steps=2"),
+            "accumulate_steps: expected 1",
+        ),
+        (
+            ("--config.data.dataset=synthetic", "--config.model.recurrent.cell=convlstm"),
+            "convlstm reads feature maps",
+        ),
+        (
+            ("--config.data.dataset=synthetic", "--config.model.row_pool=maen"),
+            "did you mean 'mean'",
+        ),
+        (
+            ("--config.data.dataset=synthetic", "--config.model.encoder.name=alexnet"),
+            "model.encoder of 48 rows",
+        ),
+    ],
+)
+def test_wrong_values_are_refused(flags: tuple[str, ...], message: str) -> None:
+    config = grid.parse("crnn_text_lines.py", *flags)
+    with pytest.raises(ValueError, match=message):
+        config.validate()
+
+
+def test_written_lines_are_read_again(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine")
+    config = grid.parse("crnn_text_lines.py", f"--config.data.root={tmp_path / 'mine'}")
+    write_lines(tmp_path / "split.csv", config.lines)
+    head = (tmp_path / "split.csv").read_text().splitlines()[0]
+    assert head == "file,text,group,split"
+
+
+@pytest.mark.subprocess
+def test_train_evaluate_and_read_files(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine")
+    run = f"--workdir={tmp_path / 'run'}"
+    trained = launch(
+        "train",
+        "--config=experiments/crnn_text_lines.py",
+        run,
+        f"--config.data.root={tmp_path / 'mine'}",
+        *SMALL,
+    )
+    assert trained.returncode == 0, trained.stderr
+    write_folder(tmp_path / "other", "test", 4)
+    evaluated = launch("evaluate", run, f"--config.data.root={tmp_path / 'other'}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    metrics = json.loads(evaluated.stdout)
+    assert metrics["examples"] == 4
+    assert 0 <= metrics["exact_line_rate"] <= 1
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    images = [str(path) for path in sorted((tmp_path / "other").glob("*.png"))]
+    read = launch("read", run, "--beam_width=3", images[0], str(broken), *images[1:])
+    assert read.returncode == 1
+    lines = [json.loads(line) for line in read.stdout.splitlines()]
+    assert [line["path"] for line in lines] == [images[0], str(broken), *images[1:]]
+    assert "error" in lines[1]
+    assert str(broken) not in lines[1]["error"]
+    for line in (lines[0], *lines[2:]):
+        assert 0 <= line["confidence"] <= 1
+        assert len(line["characters"]) == len(line["text"])
+        width = Image.open(line["path"]).width
+        for _, confidence, left, right in line["characters"]:
+            assert 0 <= confidence <= 1
+            assert 0 <= left < right <= width
