@@ -148,9 +148,10 @@ def check_logits(name: str, logits: Array, blank: int) -> tuple[int, int, int]:
 def log_add(x: Array, y: Array) -> Array:
     """Returns log(exp(x) + exp(y)) of finite numbers.
 
-    ``jnp.logaddexp`` costs more, because it allows for infinities.
+    ``jnp.logaddexp`` costs more, because it allows for infinities. ``log1p`` for ``log`` would make
+    the whole gradient 1.5 times as slow on a CPU, for digits that the sum with the maximum drops.
     """
-    return jnp.maximum(x, y) + jnp.log1p(jnp.exp(-jnp.abs(x - y)))
+    return jnp.maximum(x, y) + jnp.log(1 + jnp.exp(-jnp.abs(x - y)))
 
 
 class Emissions(NamedTuple):
@@ -274,7 +275,7 @@ def _losses_forward(
     of_classes = of_classes.at[..., blank].add(jnp.sum(posterior[..., : num_labels + 1], axis=2))
     possible = fits(labels, lengths, steps)
     counted = possible[:, None] & (jnp.arange(logits.shape[1]) < steps[:, None])
-    gradient = jnp.where(counted[..., None], jax.nn.softmax(logits) - of_classes, 0)
+    gradient = jnp.where(counted[..., None], jnp.exp(log_probs) - of_classes, 0)
     return jnp.where(possible, losses, 0), gradient
 
 
