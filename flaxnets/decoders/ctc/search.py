@@ -40,7 +40,7 @@ class Transcripts(NamedTuple):
     """The N best texts of each row, best first.
 
     A slot without a text has length 0, ``log_probabilities`` and ``scores`` of minus infinity, and
-    confidences of 0.
+    confidences of 0. Both are NaN in rows where a valid step holds NaN.
     """
 
     tokens: Array
