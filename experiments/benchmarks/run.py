@@ -5,7 +5,8 @@
 Forward pass and training step of each layer are compared with ``flax.linen`` and, where installed,
 PyTorch and Keras (``pip install -e '.[bench]'``); the training step of a layer takes the gradients
 of its parameters and inputs. Captioning is compared with PyTorch loops that have the structure of
-two public code bases; its search is in milliseconds for each image.
+two public code bases; its search is in milliseconds for each image. CTC's loss is compared with
+optax and PyTorch, its search with plain Python and pyctcdecode.
 
 Each table is written to ``--out`` as NAME.json, with all numbers, and NAME.md, with ratios: "times
 as fast" is the peer's median over ours. Time to the first training step and peak memory are
@@ -28,6 +29,7 @@ from absl import app, flags
 from experiments.benchmarks import (
     captioning,
     crnn,
+    ctc,
     layers,
     memory,
 )
@@ -52,6 +54,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {
     "crnn": crnn.cases,
     "memory": memory.cases,
     "captioning": captioning.cases,
+    "ctc": ctc.cases,
 }
 """Functions that make the cases, by the names that ``--only`` accepts."""
 TABLES = {
@@ -60,6 +63,7 @@ TABLES = {
     "crnn": ("crnn",),
     "memory": ("memory",),
     "captioning": ("captioning",),
+    "ctc": ("ctc",),
 }
 """Groups in each table, by the name of its file."""
 

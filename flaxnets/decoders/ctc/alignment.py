@@ -100,11 +100,12 @@ def _best_labels(emitted: Emissions, repeated: Array, lengths: Array) -> Array:
     last = jnp.stack([blanks, labels], axis=1)  # (B,2,L+1)
     last = jnp.take_along_axis(last, lengths[:, None, None], axis=2)[:, :, 0]
     final = 2 * lengths - (last[:, 1] > last[:, 0])
-    rows = jnp.arange(b)
 
     def back(state: Array, moves: Array) -> tuple[Array, Array]:
         # Blank 2i is column i, label 2i+1 column i+1.
-        taken = moves[rows, state % 2, (state + 1) // 2]
+        taken = jax.vmap(lambda row, kind, column: row[kind, column])(
+            moves, state % 2, (state + 1) // 2
+        )
         return state - taken, jnp.where(state % 2 == 1, state // 2, -1)
 
     return jax.lax.scan(back, final, moves, reverse=True)[1]

@@ -148,9 +148,10 @@ def check_logits(name: str, logits: Array, blank: int) -> tuple[int, int, int]:
 def log_add(x: Array, y: Array) -> Array:
     """Returns log(exp(x) + exp(y)) of finite numbers.
 
-    ``jnp.logaddexp`` costs more, because it allows for infinities.
+    ``jnp.logaddexp`` costs more, because it allows for infinities. ``log1p`` for ``log`` would make
+    the whole gradient 1.5 times as slow on a CPU, for digits that the sum with the maximum drops.
     """
-    return jnp.maximum(x, y) + jnp.log1p(jnp.exp(-jnp.abs(x - y)))
+    return jnp.maximum(x, y) + jnp.log(1 + jnp.exp(-jnp.abs(x - y)))
 
 
 class Emissions(NamedTuple):
@@ -189,20 +190,21 @@ def bounded_log_softmax(logits: Array) -> Array:
 
 
 _State = tuple[Array, Array]
-"""Forward variables b (N,L+1) and l (N,L+1), whose column 0 is impossible."""
+"""Forward variables b (...,L+1) and l (...,L+1), whose column 0 is impossible."""
 
 
 def _advance(state: _State, emission: Emissions, repeated: Array) -> _State:
     blanks, labels = state
     either = log_add(blanks, labels)
-    before = jnp.where(repeated, blanks[:, :-1], either[:, :-1])
-    before = jnp.pad(before, ((0, 0), (1, 0)), constant_values=IMPOSSIBLE)
+    before = jnp.where(repeated, blanks[..., :-1], either[..., :-1])
+    shift = (*[(0, 0)] * (before.ndim - 1), (1, 0))
+    before = jnp.pad(before, shift, constant_values=IMPOSSIBLE)
     return either + emission.blank, log_add(labels, before) + emission.label
 
 
 def _start(first: Array, num_labels: int, dtype: jnp.dtype) -> _State:
-    """Returns the variables before the first step: in blank ``first`` (N,) with probability 1."""
-    at_first = jnp.arange(num_labels + 1) == first[:, None]
+    """Returns the variables before the first step: in blank ``first`` (...) with probability 1."""
+    at_first = jnp.arange(num_labels + 1) == first[..., None]
     impossible = jnp.full(at_first.shape, IMPOSSIBLE, dtype)
     return jnp.where(at_first, jnp.zeros((), dtype), impossible), impossible
 
@@ -238,27 +240,26 @@ def _losses_forward(
     # after the last label, which in reversed order has the number L - length.
     reverse = jax.tree.map(lambda x: x[::-1], emitted)
     label = jnp.concatenate([reverse.label[..., :1], reverse.label[..., :0:-1]], axis=2)
+    # Stacked on an axis of their own: a batch that is sharded over devices stays where it is.
     both = Emissions(
-        jnp.concatenate([emitted.blank, reverse.blank], axis=1),
-        jnp.concatenate([emitted.label, label], axis=1),
+        jnp.stack([emitted.blank, reverse.blank], axis=1),
+        jnp.stack([emitted.label, label], axis=1),
     )
-    repeated = jnp.concatenate([repeats(labels), repeats(labels[:, ::-1])])
-    first = jnp.concatenate([jnp.zeros_like(lengths), num_labels - lengths])
+    repeated = jnp.stack([repeats(labels), repeats(labels[:, ::-1])])  # (2,B,L)
+    first = jnp.stack([jnp.zeros_like(lengths), num_labels - lengths])
 
     def step(state: _State, emission: Emissions) -> tuple[_State, _State]:
         state = _advance(state, emission, repeated)
         return state, state
 
     start = _start(first, num_labels, logits.dtype)
-    last, (blanks, of_labels) = jax.lax.scan(step, start, both)  # each (S,2B,L+1)
-    b = logits.shape[0]
-    losses = jnp.maximum(-_total((last[0][:b], last[1][:b]), lengths), 0)
+    last, (blanks, of_labels) = jax.lax.scan(step, start, both)  # each (S,2,B,L+1)
+    losses = jnp.maximum(-_total((last[0][0], last[1][0]), lengths), 0)
 
     # Forward times backward variables count the emission of their own step twice.
-    blank_posterior = blanks[:, :b] + blanks[::-1, b:, ::-1] - emitted.blank
-    label_posterior = (
-        of_labels[:, :b, 1:] + of_labels[::-1, b:, :0:-1] - emitted.label[..., 1:]
-    )  # (S,B,L)
+    blank_posterior = blanks[:, 0] + blanks[::-1, 1, :, ::-1] - emitted.blank
+    label_posterior = of_labels[:, 0, :, 1:] + of_labels[::-1, 1, :, :0:-1]
+    label_posterior -= emitted.label[..., 1:]  # (S,B,L)
     # Divided by their own sum, which is p(y) at every step: at losses of thousands of nats the
     # rounding of p(y) itself would show.
     joined = jnp.concatenate([blank_posterior, label_posterior], axis=2)
@@ -274,7 +275,7 @@ def _losses_forward(
     of_classes = of_classes.at[..., blank].add(jnp.sum(posterior[..., : num_labels + 1], axis=2))
     possible = fits(labels, lengths, steps)
     counted = possible[:, None] & (jnp.arange(logits.shape[1]) < steps[:, None])
-    gradient = jnp.where(counted[..., None], jax.nn.softmax(logits) - of_classes, 0)
+    gradient = jnp.where(counted[..., None], jnp.exp(log_probs) - of_classes, 0)
     return jnp.where(possible, losses, 0), gradient
 
 

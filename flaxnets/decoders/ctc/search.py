@@ -40,7 +40,7 @@ class Transcripts(NamedTuple):
     """The N best texts of each row, best first.
 
     A slot without a text has length 0, ``log_probabilities`` and ``scores`` of minus infinity, and
-    confidences of 0.
+    confidences of 0. Both are NaN in rows where a valid step holds NaN.
     """
 
     tokens: Array
@@ -446,9 +446,12 @@ def _compact(ids: Array, size: int) -> tuple[Array, Array]:
     """
     filled = ids >= 0
     positions = jnp.where(filled, jnp.cumsum(filled, axis=1) - 1, size)
-    rows = jnp.arange(ids.shape[0])[:, None]
-    tokens = jnp.zeros((ids.shape[0], size), jnp.int32)
-    tokens = tokens.at[rows, positions].set(ids.astype(jnp.int32), mode="drop")
+
+    def place(ids: Array, positions: Array) -> Array:
+        return jnp.zeros((size,), jnp.int32).at[positions].set(ids, mode="drop")
+
+    # By vmap, which tells XLA that rows are independent: sharded ones stay on their devices.
+    tokens = jax.vmap(place)(ids.astype(jnp.int32), positions)
     return tokens, jnp.minimum(jnp.sum(filled, axis=1, dtype=jnp.int32), size)
 
 

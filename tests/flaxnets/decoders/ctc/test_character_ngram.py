@@ -27,28 +27,53 @@ def draw_texts(count: int = 60) -> list[list[int]]:
 
 
 class Reference:
-    """Witten-Bell smoothing by its definition, with contexts of any number of occurrences."""
+    """Modified Kneser-Ney smoothing by its definition, in dictionaries."""
 
     def __init__(self, texts: list[list[int]], order: int, minimum_count: int):
-        self.order = order
-        self.counts: defaultdict[History, Counter[int]] = defaultdict(Counter)
+        occurrences: defaultdict[History, Counter[int]] = defaultdict(Counter)
+        before: defaultdict[tuple[History, int], set[int]] = defaultdict(set)
         for text in texts:
             symbols = (0, *text, 0)
             for position in range(1, len(symbols)):
                 for length in range(min(order - 1, position) + 1):
                     context = symbols[position - length : position]
-                    self.counts[context][symbols[position]] += 1
-        for context in list(self.counts):
-            if context and sum(self.counts[context].values()) < minimum_count:
-                del self.counts[context]
+                    occurrences[context][symbols[position]] += 1
+                    if position > length:
+                        event = symbols[position]
+                        before[context, event].add(symbols[position - length - 1])
+        self.counts: dict[History, dict[int, int]] = {}
+        self.discounts: list[list[float]] = []
+        for length in range(order):
+            own = {
+                context: dict(events)
+                if length == order - 1 or context[:1] == (0,)
+                else {event: len(before[context, event]) for event in events}
+                for context, events in occurrences.items()
+                if len(context) == length
+            }
+            of_counts = Counter(count for events in own.values() for count in events.values())
+            ratio = of_counts[1] / max(of_counts[1] + 2 * of_counts[2], 1)
+            discounts = [0.0]
+            for count in (1, 2, 3):
+                more = (count + 1) * ratio * of_counts[count + 1] / max(of_counts[count], 1)
+                discounts.append(min(max(count - more, 0.1), count - 0.1))
+            self.discounts.append(discounts)
+            self.counts |= {
+                context: events
+                for context, events in own.items()
+                if not context or occurrences[context].total() >= minimum_count
+            }
+        self.order = order
 
     def probability(self, event: int, history: History) -> float:
         context = history[max(0, len(history) - self.order + 1) :]
-        while context and context not in self.counts:
+        while context not in self.counts:
             context = context[1:]
-        counts = self.counts[context]
+        counts, discounts = self.counts[context], self.discounts[len(context)]
         lower = self.probability(event, context[1:]) if context else 1 / (CHARACTERS + 1)
-        return (counts[event] + len(counts) * lower) / (sum(counts.values()) + len(counts))
+        own = counts.get(event, 0)
+        left_over = sum(discounts[min(count, 3)] for count in counts.values())
+        return (own - discounts[min(own, 3)] + left_over * lower) / sum(counts.values())
 
 
 @pytest.mark.parametrize(("order", "minimum_count"), [(1, 1), (2, 1), (3, 2), (5, 1), (5, 3)])

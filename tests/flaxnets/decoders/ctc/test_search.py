@@ -159,6 +159,18 @@ def test_extreme_log_probabilities_stay_finite() -> None:
     assert not any(np.isnan(field).any() for field in found)
 
 
+def test_a_row_that_is_nan_shows_and_leaves_the_others_alone() -> None:
+    log_probs = LOG_PROBS.copy()
+    log_probs[1, 2, 1] = np.nan
+    is_nan = np.arange(6) == 1
+    for search in (WIDE, greedy):
+        found, expected = search(log_probs, STEPS), search(LOG_PROBS, STEPS)
+        np.testing.assert_array_equal(np.isnan(found.scores[:, 0]), is_nan)
+        np.testing.assert_array_equal(np.isnan(found.log_probabilities[:, 0]), is_nan)
+        for field, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(field[~is_nan], other[~is_nan])
+
+
 def test_the_bonus_lengthens_and_an_automaton_weighs_texts() -> None:
     following = np.array([[-1, 1, 2], [-1, 1, 2], [-1, 1, 2]], np.int32)
     log_probs = np.log(np.array([[0.2, 0.5, 0.3], [0.3, 0.1, 0.6], [0.5, 0.2, 0.3]], np.float32))
