@@ -83,7 +83,7 @@ class SoundConfig(FilesConfig):
     """Length of the windows of the spectrogram, seconds."""
     hop: float = 0.02
     """Distance of its frames, seconds."""
-    num_mels: int = 40
+    num_mels: int = 64
     """Bands."""
     low: float = 50.0
     """Lower end of the lowest band, Hz."""
@@ -134,7 +134,7 @@ class SoundEventsConfig(FileClassification):
     checkpoint_every: int = runtime(200)
     label_smoothing: float = 0.1
     """Share of the target probability, in [0,1), that is spread over all classes."""
-    mixup: float = 0.4
+    mixup: float = 0.2
     """α of the Beta distribution of mixup's weights; 0: no mixup."""
     data: SoundConfig = dataclasses.field(default_factory=SoundConfig)
     augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
@@ -143,19 +143,18 @@ class SoundEventsConfig(FileClassification):
             EncoderConfig(
                 "sound_cnn",
                 features=(32, 64, 128),
-                strides=(5, 2, 2),
+                strides=(4, 4, 2),
                 column_strides=(2, 2, 2),
-                dropout=0.1,
             ),
             RecurrentConfig("gru", features=64, bidirectional=True),
-            HeadConfig("mean", dropout_rate=0.3),
-            dropout_rate=0.3,
+            HeadConfig("attention", dropout_rate=0.3),
+            dropout_rate=0.2,
         )
     )
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
             name="adamw",
-            learning_rate=2e-3,
+            learning_rate=3e-3,
             schedule="cosine",
             warmup_steps=30,
             weight_decay=1e-2,
@@ -283,6 +282,5 @@ def get_config(variant: str | None = None) -> SoundEventsConfig:
         config.data.dataset, config.data.num_examples = "generated_sounds", 20
         config.data.seconds = 1.0
         config.model.encoder.features = (8, 8, 16)
-        config.model.encoder.strides = (4, 2, 2)
         config.model.recurrent.features = 8
     return config

@@ -69,13 +69,13 @@ def test_each_fold_is_tested_once_and_trains_no_network_that_is_tested_on_it(tab
 def test_batches_are_windows_of_one_length(table: Path) -> None:
     config = small("folder", table, test_windows=2)
     train = grid.first_batch(config)
-    assert train["spectrogram"].shape == (8, 26, 40)
+    assert train["spectrogram"].shape == (8, 26, 64)
     for row, length in zip(train["spectrogram"], train["lengths"], strict=True):
         assert row[: length - 1].any()
         assert not row[length:].any()
     with config.make_data("test").batches() as batches:
         test = next(batches)
-    assert test["spectrogram"].shape == (8, 2, 26, 40)
+    assert test["spectrogram"].shape == (8, 2, 26, 64)
     assert test["lengths"].shape == (8, 2)
     assert test["label"][test["mask"]].tolist() == list(config.select("test").labels)
 
@@ -151,5 +151,5 @@ def test_esc10() -> None:
     assert loader.num_examples == 80
     with loader.batches() as batches:
         batch = next(batches)
-    assert batch["spectrogram"].shape == (16, 3, 251, 40)
+    assert batch["spectrogram"].shape == (16, 3, 251, 64)
     assert batch["mask"].all()
