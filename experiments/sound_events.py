@@ -15,7 +15,18 @@ is tested by a network trained on all others, by a schedule fixed beforehand::
     python -m launch.crossvalidate --config=experiments/sound_events.py:esc10 --workdir=runs/esc10 \
         --folds=1,2,3,4 --config.data.list=…/esc10/esc10.csv
 
-RESULTS
+How the settings were found: networks trained on two folds and tested on the two others, for the
+splits 12|34 and 34|12 of the folds, one seed; the mean accuracy of the four tests, in %. A choice
+so saw all four folds, though never with a network tested on what it was trained on, and the figure
+of the cross-validation is somewhat too good; fold 5 is the clean test.
+
+    40 bands, mean over time, normalised recordings, 400 steps          81.9
+    attention over time, rate 3e-3 for 2e-3, weaker mixup and dropout   83.8
+    and 64 bands, 600 steps                                             85.3
+    and windows of 2.5 s, averaged parameters, more weight decay        84.7
+    instead no normalisation, averaged parameters: the settings here    87.5
+
+With normalised recordings (85.3 above) the cross-validation of seed 0 has 84.1 %.
 
 The network is that of Çakır et al., "Convolutional Recurrent Neural Networks for Polyphonic Sound
 Event Detection", 1702.06286, section III: convolutions over time and frequency, each with
@@ -27,16 +38,15 @@ the bands: ``--config.model.encoder.name=raw_columns``; attention over time (Raf
 Deviations from the paper: one label for a recording instead of the events of each frame, so the
 steps are pooled over time before the classifier, and the loss is the softmax's cross-entropy
 instead of sigmoids'; the pooling also shortens the time, by 8, as one label needs no frames of
-20 ms; 3×3 kernels and 32, 64, 128 feature maps instead of 5×5 and 96, a GRU in both directions; the
-features are normalised over each recording instead of each band over the training set; SpecAugment,
-circular shifts, changes of speed and pitch, mixup, label smoothing, AdamW with a cosine schedule
-instead of early stopping.
+20 ms; 64 bands instead of 40; 3×3 kernels and 32, 64, 128 feature maps instead of 5×5 and 96; a GRU
+in both directions; the bands are not standardised over the training set, which the first BatchNorm
+does; SpecAugment, circular shifts, changes of speed, pitch, level and noise, mixup, label
+smoothing, AdamW with a cosine schedule and averaged parameters instead of early stopping.
 
-Preprocessing (``data/audio``): mono at 16 kHz, log-mel spectrograms of 40 bands from 50 to 8,000 Hz
-in windows of 40 ms every 20 ms, less their mean and divided by their standard deviation over the
-recording. A recording shorter than 5 s is padded, which changes nothing but the shape; of a longer
-one training sees 5 s at random, and a test ``data.test_windows`` windows, whose probabilities are
-averaged.
+Preprocessing (``data/audio``): mono at 16 kHz, log-mel spectrograms of 64 bands from 50 to 8,000 Hz
+in windows of 40 ms every 20 ms. A recording shorter than 5 s is padded, which changes nothing but
+the shape; of a longer one training sees 5 s at random, and a test ``data.test_windows`` windows,
+whose probabilities are averaged.
 
 Variants:
   - none, or ``folder``: recordings of one's own; the best checkpoint of the validation split.
@@ -89,7 +99,7 @@ class SoundConfig(FilesConfig):
     """Lower end of the lowest band, Hz."""
     high: float = 8_000.0
     """Upper end of the highest band, Hz."""
-    normalisation: str = "all"
+    normalisation: str = "none"
     """Of a spectrogram: ``none``, ``all`` or ``band`` (``data/audio/log_mel.py``)."""
 
 
@@ -113,9 +123,9 @@ class AugmentationConfig:
     """Greatest displacement of the spectrum, bands."""
     shift: float = 1.0
     """Greatest circular shift, as a share of the recording."""
-    level: float = 0.2
+    level: float = 1.0
     """Greatest constant that is added or subtracted."""
-    noise: float = 0.1
+    noise: float = 0.3
     """Greatest standard deviation of noise on all entries."""
 
 
@@ -132,6 +142,7 @@ class SoundEventsConfig(FileClassification):
     eval_every: int = 50
     patience: int = 5
     checkpoint_every: int = runtime(200)
+    ema_decay: float = 0.98
     label_smoothing: float = 0.1
     """Share of the target probability, in [0,1), that is spread over all classes."""
     mixup: float = 0.2
