@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jupyter_cache
+from jupyter_cache import get_cache
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
@@ -63,6 +63,10 @@ nitpick_ignore = [
     ("py:class", "flaxnets.inference.export.HasTorchNames"),
     ("py:class", "flaxnets.recurrent.matmul.ScanWeights"),
     ("py:class", "data.captions.scores.Key"),
+    ("py:class", "data.text_lines.rendering.LineStyle"),
+    ("py:class", "experiments.transcription.text_lines.LinesConfig"),
+    ("py:class", "data.audio.generated_sounds.GeneratedSounds"),
+    ("py:class", "experiments.features.frozen_features.ProjectedCRNNConfig"),
     ("py:exc", "EvaluationStopped"),
 ]
 
@@ -75,7 +79,7 @@ nb_execution_timeout = 900  # Of one cell, on a machine that does other work as 
 if nb_execution_mode != "off":
     # The database of the cache is made here, in the process that later forks: two processes that
     # find it missing would both make its tables, and the second would fail.
-    jupyter_cache.get_cache(nb_execution_cache_path).db.dispose()
+    get_cache(nb_execution_cache_path).db.dispose()
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_number_source_lines = False

@@ -1,6 +1,7 @@
 """Convolutional encoders: images (N,H,W,C) to feature maps (N,h,w,D) or named endpoints."""
 
 from flaxnets.encoders.alexnet import AlexNet, CaffeNet
+from flaxnets.encoders.columns import ColumnEncoder, column_stride
 from flaxnets.encoders.config import (
     ENCODERS,
     EncoderConfig,
@@ -9,7 +10,7 @@ from flaxnets.encoders.config import (
     with_encoder_weights,
 )
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
-from flaxnets.encoders.encoder import DownsampledFrames, Encoder, normalize_pixels
+from flaxnets.encoders.encoder import DownsampledFrames, Encoder, RawColumns, normalize_pixels
 from flaxnets.encoders.googlenet import GoogLeNet
 from flaxnets.encoders.mobilenet_v2 import MobileNetV2
 from flaxnets.encoders.pretrained import (
@@ -23,13 +24,15 @@ from flaxnets.encoders.pretrained import (
 from flaxnets.encoders.resnet import ResNet
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.encoders.torch_checkpoint import PthError, UnsafePickleError, read_pth
-from flaxnets.encoders.vgg import VGG
+from flaxnets.encoders.vgg import CRNNVGG, VGG
 
 __all__ = [
+    "CRNNVGG",
     "ENCODERS",
     "VGG",
     "AlexNet",
     "CaffeNet",
+    "ColumnEncoder",
     "DownsampledFrames",
     "EfficientNetLite0",
     "Encoder",
@@ -38,9 +41,11 @@ __all__ = [
     "LoadReport",
     "MobileNetV2",
     "PthError",
+    "RawColumns",
     "ResNet",
     "SmallCNN",
     "UnsafePickleError",
+    "column_stride",
     "fit_weights",
     "load_efficientnet_lite0",
     "load_efficientnet_lite0_classifier",

@@ -207,7 +207,8 @@ class CRNNVGG(Encoder):
         """
         if len(self.features) != 4 or min(self.features) < 1:
             raise ValueError(
-                f"features: expected four positive numbers of channels, received {self.features}"
+                f"features: expected four positive numbers of channels, received {self.features}; "
+                "features=() in an EncoderConfig takes the paper's"
             )
         x = images
         for stage in range(4):

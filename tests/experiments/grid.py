@@ -22,6 +22,8 @@ ENCODER_FLAGS: dict[str, tuple[str, ...]] = {
     "alexnet": ("level=conv1",),
     "caffenet": ("level=conv1",),
     "vgg11": ("level=conv1_1",),
+    "crnn_vgg": ("level=stage_1", "features=(4,4,4,4)"),
+    "raw_columns": (),
     "resnet18": ("level=stem",),
     "googlenet": ("level=conv1",),
     "mobilenet_v2": ("level=stem",),

@@ -8,6 +8,7 @@ import pytest
 
 from data.captions import java_scorers
 from experiments.captioning.config import CaptionConfig
+from experiments.transcription.text_lines import METRICS, TextLinesConfig
 from flaxnets.inference import trained_model
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.config import Config
@@ -54,7 +55,7 @@ def test_the_known_experiments_have_a_smoke_variant() -> None:
         "show_attend_tell.py",
         "up_down.py",
     }
-    assert classifiers | captioners <= VARIANTS.keys()
+    assert classifiers | captioners | {"crnn_text_lines.py"} <= VARIANTS.keys()
 
 
 @pytest.mark.slow
@@ -68,6 +69,7 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(java_scorers, "find_java", lambda: None)
     config = VARIANTS[name]
     captions = isinstance(config, CaptionConfig)
+    lines = isinstance(config, TextLinesConfig)
     if isinstance(config, CaptionConfig):
         config.data.cache = str(tmp_path / "cache")
     # The test session's devices are simulated; the run gets one, and what is evaluated from its
@@ -87,6 +89,8 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     rates = {"learning_rate", "clips_per_second", "data_wait_share"}
     # Sampled captions have rewards instead of the accuracy of words.
     right = "accuracy" if not captions else "reward" if name == "scst.py" else "word_accuracy"
+    if lines:
+        right = "too_long"
     assert rates | {right} <= trained[-1].keys()
     evaluated = [record for record in records if record["split"] == config.eval_split]
     assert evaluated[-1]["step"] == config.num_steps
@@ -97,9 +101,15 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     metrics = TrainedModel(config, Workdir(tmp_path)).evaluate("test")
     assert math.isfinite(metrics["loss"])
     names = ("word_accuracy", "BLEU-1") if captions else ("accuracy", "top5_accuracy")
+    if lines:
+        names = (METRICS[-1], "too_long")
     assert all(0 <= metrics[each] <= 1 for each in names)
     test = config.make_data("test")
     assert metrics["examples"] + metrics["skipped"] == test.num_examples
+    if lines:
+        records = read_predictions(Workdir(tmp_path).predictions("test"))
+        assert {"text", "confidence", "characters"} <= records[0].keys()
+        return
     if not captions:
         assert metrics["accuracy"] <= metrics["top5_accuracy"]
         return
