@@ -48,7 +48,7 @@ def check_clips(encoder: str, cell: str, head: str) -> None:
     assert np.isfinite(jax.tree.leaves(moved)).all()
     for part in ("recurrent", "classifier"):
         assert max(jax.tree.leaves(moved[part])) > 0, part
-    if encoder != "downsampled_frames":  # It has no parameters.
+    if encoder not in ("downsampled_frames", "raw_columns"):  # They have no parameters.
         assert max(jax.tree.leaves(moved["encoder"])) > 0
 
 
