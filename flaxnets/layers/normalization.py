@@ -187,7 +187,7 @@ def _backward(
     maps, scale, rows, (mean, var, count) = residuals
     gradient, _ = gradients
     inverse = jax.lax.rsqrt(var + epsilon)
-    counts = rows.reshape(rows.shape[0], 1, -1, 1) > 0  # (N,1,1 or W,1)
+    counts = (rows[:, None, :, None] if rows.ndim == 2 else rows[:, None, None, None]) > 0
     of_bias = gradient.sum((0, 1, 2))
     products = gradient * (maps - mean)
     # An image that does not count may be read by nobody, and its gradient of zero times NaN is NaN.

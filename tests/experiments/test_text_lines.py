@@ -173,7 +173,8 @@ def test_train_evaluate_and_read_files(tmp_path: Path) -> None:
     for line in (lines[0], *lines[2:]):
         assert 0 <= line["confidence"] <= 1
         assert len(line["characters"]) == len(line["text"])
-        width = Image.open(line["path"]).width
+        with Image.open(line["path"]) as image:
+            width = image.width
         for _, confidence, left, right in line["characters"]:
             assert 0 <= confidence <= 1
             assert 0 <= left < right <= width
