@@ -134,17 +134,19 @@ def make_encoder(
     if config.name == "downsampled_frames":
         check_at_least(field, config, {"input_size": 1})
         options["size"] = config.input_size
+    # An encoder of one's own may have attributes of these names that mean something else.
+    named = taken if config.name in ENCODERS else frozenset()
     for name in ("features", "strides", "column_strides"):
         values = tuple(getattr(config, name))
         if any(value < 1 for value in values):
             raise ValueError(f"{field}.{name}: expected values of at least 1, received {values}")
-        if values and name in taken:
+        if values and name in taken & named:
             options[name] = values
     if config.name == "small_cnn":
         options["input_size"] = config.input_size
-    if config.kernel_size and "kernel_size" in taken:
+    if config.kernel_size and "kernel_size" in taken & named:
         options["kernel_size"] = config.kernel_size
-    if config.dropout and "dropout" in taken:
+    if config.dropout and "dropout" in taken & named:
         options["dropout"] = config.dropout
     for name, value, default in (
         ("levels", (config.level,) if config.level else (), ()),

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from flax import traverse_util
 from flax.errors import InvalidRngError
 
 from flaxnets.encoders.alexnet import AlexNet, CaffeNet
+from flaxnets.encoders.config import EncoderConfig, make_encoder
 from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.encoder import Encoder
 from flaxnets.encoders.googlenet import GoogLeNet
@@ -170,3 +172,22 @@ def test_pixels_are_normalised_by_each_networks_statistics() -> None:
     for encoder in ENCODERS.values():
         floats = encoder.normalize(pixels)
         np.testing.assert_array_equal(encoder.normalize(floats), floats)
+
+
+class OwnEncoder(Encoder):
+    """Encoder whose ``features`` is a number."""
+
+    features: int = 4
+    level_names = ("maps",)
+    maps_level = "maps"
+
+    def endpoints(self, images: Any, mask: Any, *, train: bool) -> Any:
+        """One convolution."""
+        yield "maps", nn.Conv(self.features, (3, 3))(images)
+
+
+def test_attributes_of_an_own_encoder_are_its_own() -> None:
+    name = f"{__name__}:OwnEncoder"
+    config = EncoderConfig(name, features=(8, 8), strides=(2, 2))
+    made: Any = make_encoder(config)
+    assert made.features == 4
