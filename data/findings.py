@@ -17,7 +17,7 @@ from data.text_lines.line_images import MAX_WIDTH, scaled_width
 OK, WARNING, ERROR = "ok", "WARNING", "ERROR"
 """Levels of findings; with an error, training would fail."""
 SPLITS = ("train", "validation", "test")
-MAX_BAD_SHARE = {"video": 0.1, "image": 0.1, "captions": 0.05, "lines": 0.1}
+MAX_BAD_SHARE = {"video": 0.1, "image": 0.1, "captions": 0.05, "lines": 0.05}
 """Share of unreadable training files beyond which a training ends: the default of ``max_bad_share``
 in ``experiments/video_classification.py``, ``image_classification.py``, those of captions and of
 text lines."""

@@ -13,7 +13,7 @@ from data.audio.decoding import AudioError, read_sound
 from data.audio.log_mel import SOUND, SPEECH, LogMel
 from data.batches import UNKNOWN_LABEL, SoundExample, TranscriptExample
 from data.loader import available_cpus, describe_examples
-from data.text_lines.alphabet import Alphabet, name_characters, normalise
+from data.text_lines.alphabet import Alphabet, check_texts, normalise
 
 SILENCE = 2.0**-15
 """A recording none of whose samples exceeds it, one step of 16 bits, is silent."""
@@ -240,14 +240,8 @@ class SpeechSource:
             )
         if self.unknown not in ("error", "drop"):
             raise ValueError(f"unknown: expected 'error' or 'drop', received {self.unknown!r}")
-        missing = self.unknown_characters
-        if missing and self.unknown == "error":
-            lines = sum(1 for text in self.texts if self.alphabet.unknown([text]))
-            raise ValueError(
-                f"texts: expected characters of the alphabet, received {len(missing)} others in "
-                f"{lines} of {len(self.texts)} texts: {name_characters(missing)}; make the "
-                "alphabet from texts that have them, or set unknown='drop' to leave them out"
-            )
+        if self.unknown == "error":
+            check_texts(self.texts, self.alphabet)
 
     def __len__(self) -> int:
         return len(self.paths)

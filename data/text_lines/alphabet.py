@@ -190,3 +190,19 @@ def name_characters(counts: dict[str, int]) -> str:
         for name, count in [*counts.items()][:8]
     ]
     return ", ".join(shown) + (", ..." if len(counts) > 8 else "")
+
+
+def check_texts(texts: Sequence[str], alphabet: Alphabet) -> None:
+    """Refuses texts with characters that an alphabet lacks.
+
+    Raises:
+        ValueError: it names the characters, and counts the texts that have them.
+    """
+    missing = alphabet.unknown(texts)
+    if missing:
+        lines = sum(1 for text in texts if alphabet.unknown([text]))
+        raise ValueError(
+            f"texts: expected characters of the alphabet, received {len(missing)} others in "
+            f"{lines} of {len(texts)} texts: {name_characters(missing)}; make the alphabet from "
+            "texts that have them, or set unknown='drop' to leave them out"
+        )

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from data.batches import TranscriptExample
 from data.captions.images import FORMATS, ImageError, read_image
 from data.loader import describe_examples
-from data.text_lines.alphabet import Alphabet, name_characters, normalise
+from data.text_lines.alphabet import Alphabet, check_texts, normalise
 from data.text_lines.distortion import median_level
 
 MAX_WIDTH = 4096
@@ -75,14 +75,8 @@ class LineSource:
                 raise ValueError(
                     f"{name}: expected one of {', '.join(known)}, received {getattr(self, name)!r}"
                 )
-        missing = self.unknown_characters
-        if missing and self.unknown == "error":
-            lines = sum(1 for text in self.texts if self.alphabet.unknown([text]))
-            raise ValueError(
-                f"texts: expected characters of the alphabet, received {len(missing)} others in "
-                f"{lines} of {len(self.texts)} texts: {name_characters(missing)}; make the "
-                "alphabet from texts that have them, or set unknown='drop' to leave them out"
-            )
+        if self.unknown == "error":
+            check_texts(self.texts, self.alphabet)
 
     def __len__(self) -> int:
         return len(self.paths)
