@@ -1,7 +1,6 @@
-"""Language model and lexicon of a run: made from its training texts, kept in its workdir.
+"""Language model and lexicon of readers of lines and speech, made of the training texts.
 
-The character n-gram model is trained when a run starts, as are the words of its training texts.
-``search`` decides whether a search reads them (``flaxnets.tasks.ctc.CTCSearch``).
+``flaxnets.tasks.ctc.CTCSearch`` decides whether a search reads them.
 """
 
 import logging
@@ -17,9 +16,10 @@ from data.text_lines.alphabet import Alphabet, normalise
 from flaxnets.decoders.ctc.automaton import Automaton
 from flaxnets.decoders.ctc.character_ngram import CharacterNgram, train_ngram
 from flaxnets.decoders.ctc.lexicon import make_lexicon
+from flaxnets.tasks.ctc import TRAINING, CTCSearch
 
-LANGUAGE_MODEL, WORDS = "language_model.safetensors", "words.txt"
-"""Files of the workdir: the n-gram model, and the words of the training texts, one a line."""
+LANGUAGE_MODEL = "language_model.safetensors"
+"""File of the workdir: the character n-gram model, which is trained when a run starts."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,9 @@ def train_language_model(texts: Iterable[str], alphabet: Alphabet, order: int) -
     return train_ngram([alphabet.encode(text) for text in texts], len(alphabet), order=order)
 
 
-def save_language(folder: Path, model: CharacterNgram, words: Sequence[str]) -> None:
-    """Writes the n-gram model and the words into a workdir."""
-    arrays = model.to_arrays()
-    write_atomically(folder / LANGUAGE_MODEL, lambda place: save_file(arrays, place))
-    content = "".join(f"{word}\n" for word in words)
-    write_atomically(folder / WORDS, lambda place: place.write_text(content, encoding="utf-8"))
+def save_language_model(path: Path, model: CharacterNgram) -> None:
+    """Writes an n-gram model."""
+    write_atomically(path, lambda place: save_file(model.to_arrays(), place))
 
 
 def load_language_model(path: Path, alphabet: Alphabet) -> CharacterNgram:
@@ -135,3 +132,22 @@ def make_word_lexicon(words: Sequence[str], alphabet: Alphabet) -> Automaton:
         )
     between = [n for n, c in enumerate(alphabet.characters, 1) if not is_of_word(c)]
     return make_lexicon(map(alphabet.encode, known), len(alphabet), separators=between)
+
+
+def describe_search(search: CTCSearch) -> str:
+    """Returns the search in words.
+
+    >>> describe_search(CTCSearch(width=10, language_model_weight=0.5))
+    'beam of 10, 6-gram of characters × 0.5'
+    """
+    if not search.width:
+        return "greedy"
+    parts = [f"beam of {search.width}"]
+    if search.language_model_weight:
+        parts.append(f"{search.ngram_order}-gram of characters × {search.language_model_weight:g}")
+    if search.character_bonus:
+        parts.append(f"bonus {search.character_bonus:g}")
+    if search.lexicon:
+        own = search.lexicon == TRAINING
+        parts.append(f"words of {'the training texts' if own else search.lexicon}")
+    return ", ".join(parts)
