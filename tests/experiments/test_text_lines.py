@@ -44,7 +44,9 @@ def launch(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
-def test_a_run_keeps_its_split_and_other_data_are_test_data(tmp_path: Path) -> None:
+def test_a_run_keeps_its_split_and_other_data_are_test_data(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_folder(tmp_path / "mine")
     write_folder(tmp_path / "other", "test", 5)
     flag = f"--config.data.root={tmp_path / 'mine'}"
@@ -68,6 +70,14 @@ def test_a_run_keeps_its_split_and_other_data_are_test_data(tmp_path: Path) -> N
     other.load_assets(run)
     assert set(other.lines.splits) == {"test"}
     assert len(other.texts("test")) == 5
+    first = tmp_path / "other" / "b_0.gt.txt"
+    first.write_text(first.read_text() + 9 * "\u0416")
+    strange = grid.parse("crnn_text_lines.py", f"--config.data.root={tmp_path / 'other'}")
+    strange.load_assets(run)
+    with caplog.at_level("INFO"):
+        strange.make_data("test")
+    assert "characters that training texts lack" in caplog.text
+    assert "(U+0416) 9 times" in caplog.text
 
 
 def test_scores_are_error_rates(tmp_path: Path) -> None:
