@@ -21,6 +21,9 @@ from flaxnets.layers.convolution import conv2d, tapped_conv
         ((1, 1), (2, 2), ((0, 0), (0, 0))),
         ((7, 5), (3, 2), ((3, 2), (0, 4))),
         ((2, 2), (3, 3), ((0, 0), (0, 0))),
+        ((3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((9, 2), (1, 1), ((0, 0), (0, 1))),
+        ((2, 2), (1, 1), ((3, 0), (0, 2))),
     ],
 )
 def test_gradients_equal_those_of_jax(
@@ -46,7 +49,7 @@ def test_gradients_equal_those_of_jax(
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_strided_and_1x1_convolutions_use_it() -> None:
+def test_strided_1x1_and_narrow_convolutions_use_it() -> None:
     x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
 
     def is_tapped(x: Any, kernel: Any, **options: Any) -> bool:
@@ -55,5 +58,9 @@ def test_strided_and_1x1_convolutions_use_it() -> None:
     assert is_tapped(x, kernel, strides=(2, 2))
     assert is_tapped(x, kernel[:1, :1])
     assert not is_tapped(x, kernel)
+    # Winograd's algorithm needs 32 channels.
+    wide = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 17))
+    assert is_tapped(*wide)
+    assert not is_tapped(wide[0], jnp.ones((5, 6, 16, 17)))
     assert not is_tapped(x, jnp.ones((3, 3, 1, 6)), strides=(2, 2), groups=3)
     assert not is_tapped(x.astype(jnp.bfloat16), kernel, strides=(2, 2))
