@@ -143,9 +143,12 @@ def _convolve(
     keeps_size = strides == (1, 1) and pads == ((margin, margin),) * 2
     if keeps_size and _suits_winograd(inputs, kernel):
         return jax.lax.platform_dependent(inputs, kernel, cpu=winograd_conv, default=direct)
-    # With few channels the matmuls of the taps would be narrow, with many taps numerous.
-    enough = min(inputs.shape[3], kernel.shape[3]) >= 16 and math.prod(kernel_size) <= 25
-    if strides != (1, 1) or kernel_size == (1, 1) or enough:
+    # With few channels the matmuls of the taps would be narrow, with many taps numerous. Those of
+    # one channel are a single one, which pays for large images.
+    channels, features = kernel.shape[2:]
+    of_lines = channels == 1 and features <= 16 and inputs.size >= 2**20
+    suits = (min(channels, features) >= 16 or of_lines) and math.prod(kernel_size) <= 25
+    if strides != (1, 1) or kernel_size == (1, 1) or suits:
         tapped = partial(tapped_conv, strides=strides, pads=pads)
         return jax.lax.platform_dependent(inputs, kernel, cpu=tapped, default=direct)
     return direct(inputs, kernel)
@@ -591,7 +594,7 @@ def _kernel_gradient(
     padded = jnp.pad(inputs, ((0, 0), *pads, (0, 0)))
     channels, features = inputs.shape[-1], gradient.shape[-1]
     flat = gradient.reshape(-1, features)
-    products = []
+    windows = []
     for tap in np.ndindex(*size):
         ends = [
             start + stride * (steps - 1) + 1
@@ -599,7 +602,10 @@ def _kernel_gradient(
         ]
         limits = padded.shape[0], *ends, channels
         window = jax.lax.slice(padded, (0, *tap, 0), limits, (1, *strides, 1))
-        products.append(window.reshape(-1, channels).T @ flat)
+        windows.append(window.reshape(-1, channels))
+    if channels == 1:
+        return (jnp.concatenate(windows, axis=1).T @ flat).reshape(*size, channels, features)
+    products = [window.T @ flat for window in windows]
     return jnp.stack(products).reshape(*size, channels, features)
 
 

@@ -188,3 +188,39 @@ def test_train_evaluate_and_read_files(tmp_path: Path) -> None:
         for _, confidence, left, right in line["characters"]:
             assert 0 <= confidence <= 1
             assert 0 <= left < right <= width
+
+
+@pytest.mark.stress
+def test_a_search_is_chosen_and_used(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", count=30)
+    run = f"--workdir={tmp_path / 'run'}"
+    root = f"--config.data.root={tmp_path / 'mine'}"
+    trained = launch("train", "--config=experiments/crnn_text_lines.py", run, root, *SMALL)
+    assert trained.returncode == 0, trained.stderr
+    options = ("--width=3", "--weights=0,0.5", "--bonuses=-1,0", "--report=half")
+    tuned = launch("tune_search", run, *options)
+    assert tuned.returncode == 0, tuned.stderr
+    result = json.loads(tuned.stdout)
+    assert len(result["trials"]) == 4
+    assert "validation, every second line | the other lines | ms a line" in tuned.stderr
+    chosen = json.loads((tmp_path / "run" / "chosen.json").read_text())
+    assert chosen == result["chosen"]
+    assert chosen["search.width"] == 3
+    best = min(trial[2] for trial in result["trials"])
+    assert result["chosen_on"]["chosen"]["character_error_rate"] == best
+    # Chosen on all lines, the search of an evaluation is that one.
+    whole = launch("tune_search", run, *options[:3])
+    assert "optimistic" in whole.stderr
+    evaluated = launch("evaluate", run, "--split=validation")
+    assert json.loads(evaluated.stdout)["character_error_rate"] == pytest.approx(
+        json.loads(whole.stdout)["chosen_on"]["chosen"]["character_error_rate"]
+    )
+    flags = ("--split=validation", "--config.search.width=0")
+    greedy = launch("evaluate", run, *flags)
+    assert json.loads(greedy.stdout)["character_error_rate"] == pytest.approx(
+        json.loads(whole.stdout)["chosen_on"]["greedy"]["character_error_rate"]
+    )
+    (tmp_path / "run" / "chosen.json").write_text('{"seed": 1}')
+    refused = launch("evaluate", run, "--split=validation")
+    assert refused.returncode == 1
+    assert "chosen.json: seed: expected a field of evaluation" in refused.stderr

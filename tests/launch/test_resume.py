@@ -1,5 +1,6 @@
 """A training that is killed at any moment and resumed equals an uninterrupted one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -58,7 +59,13 @@ def losses(path: Path) -> list[tuple[str, int, float]]:
 
 def last_state(path: Path) -> Any:
     """Returns the best step and all variables of the last step."""
-    checkpointer = Checkpointer(path / "checkpoints", read_only=True)
+    config = json.loads((path / "config.json").read_text())["config"]
+    checkpointer = Checkpointer(
+        path / "checkpoints",
+        read_only=True,
+        best_metric=config["best_metric"],
+        mode=config["best_mode"],
+    )
     assert checkpointer.latest_step == STEPS
     state = checkpointer.best_step, checkpointer.restore_variables()
     checkpointer.close()

@@ -12,7 +12,7 @@ from flaxnets.layers import convolution
 from flaxnets.layers.convolution import conv2d, tapped_conv
 
 
-@pytest.mark.parametrize("chunk_size", [1, 500, 2**18])
+@pytest.mark.parametrize(("chunk_size", "channels"), [(1, 4), (500, 1), (2**18, 4)])
 @pytest.mark.parametrize(
     ("kernel_size", "strides", "pads"),
     [
@@ -27,12 +27,18 @@ from flaxnets.layers.convolution import conv2d, tapped_conv
     ],
 )
 def test_gradients_equal_those_of_jax(
-    kernel_size: Any, strides: Any, pads: Any, chunk_size: int, monkeypatch: pytest.MonkeyPatch
+    kernel_size: Any,
+    strides: Any,
+    pads: Any,
+    chunk_size: int,
+    channels: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(convolution, "_CHUNK_SIZE", chunk_size)
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        x, kernel = rng.normal(size=(6, 9, 8, 4)), rng.normal(size=(*kernel_size, 4, 5))
+        x = rng.normal(size=(6, 9, 8, channels))
+        kernel = rng.normal(size=(*kernel_size, channels, 5))
         direct = partial(conv2d, strides=strides, padding=pads)  # float64 takes the direct path.
         tapped = partial(tapped_conv, strides=strides, pads=pads)
         weights = rng.normal(size=jax.eval_shape(direct, x, kernel).shape)
@@ -62,5 +68,7 @@ def test_strided_1x1_and_narrow_convolutions_use_it() -> None:
     wide = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 17))
     assert is_tapped(*wide)
     assert not is_tapped(wide[0], jnp.ones((5, 6, 16, 17)))
+    assert not is_tapped(x[..., :1], kernel[:, :, :1])
+    assert is_tapped(jnp.ones((32, 48, 928, 1)), kernel[:, :, :1])
     assert not is_tapped(x, jnp.ones((3, 3, 1, 6)), strides=(2, 2), groups=3)
     assert not is_tapped(x.astype(jnp.bfloat16), kernel, strides=(2, 2))
