@@ -1,0 +1,342 @@
+"""Series in memory: values over time with names of channels, groups, times and labels."""
+
+import difflib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One series of consecutive steps.
+
+    Attributes:
+        values: (T,D) float64, NaN where a value is missing.
+        name: of the group, as the engine or the station; "" of the only series.
+        times: (T,) float64 or datetime64[us] in UTC, strictly ascending; None without a time.
+        labels: (T,) int32 class of each step, or ``UNKNOWN_LABEL``; None without labels.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+
+    values: np.ndarray
+    name: str = ""
+    times: np.ndarray | None = None
+    labels: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or not self.values.size:
+            raise ValueError(
+                f"values: expected (T,D) with at least one step and channel, received "
+                f"{self.values.shape}"
+            )
+        for name in ("times", "labels"):
+            array = getattr(self, name)
+            if array is not None and array.shape != self.values.shape[:1]:
+                raise ValueError(
+                    f"{name}: expected one for each of the {len(self.values)} steps, received "
+                    f"{array.shape}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesTable:
+    """Series with the same channels, as one file holds them.
+
+    Attributes:
+        series: at least one, in the order of the file.
+        channels: name of each of the D channels.
+        class_names: names of the classes by label; empty without labels.
+        splits: "train", "validation" or "test" of each series, as a column of the file gives it;
+            empty without such a column.
+        notes: sentences about what was found and done in reading, for the log.
+
+    Raises:
+        ValueError: no series, or series with other numbers of channels.
+    """
+
+    series: tuple[Series, ...]
+    channels: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.series:
+            raise ValueError("series: expected at least one, received none")
+        for series in self.series:
+            if series.values.shape[1] != len(self.channels):
+                raise ValueError(
+                    f"series: expected {len(self.channels)} channels in each, received "
+                    f"{series.values.shape[1]} in {series.name or 'the only one'}"
+                )
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all series."""
+        return sum(map(len, self.series))
+
+    @property
+    def has_missing(self) -> bool:
+        """True if any value of any series is missing."""
+        return any(bool(np.isnan(series.values).any()) for series in self.series)
+
+    def channel_numbers(self, names: Sequence[str | int], argument: str = "channels") -> list[int]:
+        """Returns the positions of channels that are named or numbered from 0; none named: all.
+
+        Raises:
+            ValueError: an unknown channel; the message suggests the nearest.
+        """
+        if not names:
+            return list(range(len(self.channels)))
+        return [find_column(name, self.channels, argument) for name in names]
+
+    def whole(self) -> tuple["Section", ...]:
+        """Returns all steps of all series as sections."""
+        return tuple(Section(i, 0, len(series)) for i, series in enumerate(self.series))
+
+
+@dataclass(frozen=True, order=True)
+class Section:
+    """Consecutive steps of one series of a table, which belong to one split.
+
+    Attributes:
+        series: number of the series in the table.
+        begin: first step.
+        end: step behind the last one.
+    """
+
+    series: int
+    begin: int
+    end: int
+
+
+def find_column(name: str | int, names: Sequence[str], argument: str) -> int:
+    """Returns the position of a column that is named, or numbered from 0 as an int or in digits.
+
+    >>> find_column("OT", ("date", "OT"), "time"), find_column("0", ("date", "OT"), "time")
+    (1, 0)
+
+    Args:
+        name: its name as it stands in the file, or its number; a name counts first.
+        names: of all columns.
+        argument: begin of the error.
+
+    Raises:
+        ValueError: there is no such column, or the name stands twice; the message suggests the
+            nearest name.
+    """
+    if isinstance(name, str) and (count := list(names).count(name)):
+        if count > 1:
+            raise ValueError(
+                f"{argument}: expected a name that one column has, received {name!r}, which "
+                f"{count} have; give its number, from 0"
+            )
+        return list(names).index(name)
+    if isinstance(name, int) or name.isdecimal():
+        if 0 <= int(name) < len(names):
+            return int(name)
+        raise ValueError(
+            f"{argument}: expected the number of a column, 0 to {len(names) - 1}, received {name}"
+        )
+    raise ValueError(
+        f"{argument}: expected one of the columns {shorten(names)}; received {name!r}"
+        f"{nearest(name, names)}"
+    )
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Returns "; did you mean 'X'?" with the nearest name, or "" if none is near."""
+    lower = {other.lower(): other for other in names}
+    found = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
+    return f"; did you mean {lower[found[0]]!r}?" if found else ""
+
+
+def shorten(items: Sequence[object], most: int = 12) -> str:
+    """Returns the first items for a message, and the number of all if there are more.
+
+    >>> shorten(["a", "b", "c"], 2)
+    'a, b, ... (3 in all)'
+    """
+    shown = ", ".join(map(str, items[:most]))
+    return shown + (f", ... ({len(items)} in all)" if len(items) > most else "")
+
+
+def split_by_time(table: SeriesTable, parts: Sequence[float]) -> dict[str, tuple[Section, ...]]:
+    """Cuts each series into consecutive parts: train, validation and, if there are three, test.
+
+    >>> table = SeriesTable((Series(np.zeros((10, 1))),), ("x",))
+    >>> split_by_time(table, (0.6, 0.2, 0.2))["validation"]
+    (Section(series=0, begin=6, end=8),)
+    >>> split_by_time(table, (4, 3))["validation"]
+    (Section(series=0, begin=4, end=7),)
+
+    Args:
+        table: the series.
+        parts: two or three shares in (0,1) whose sum is at most 1, or numbers of steps (integers);
+            steps behind the last part are unused.
+
+    Returns:
+        Split -> its sections. A window of a later part may begin in an earlier one: only its
+        targets lie in the part (``ForecastWindows``).
+
+    Raises:
+        ValueError: other parts, or a series that is too short for them.
+    """
+    names = ("train", "validation", "test")[: len(parts)]
+    counts = all(float(part).is_integer() and part >= 1 for part in parts)
+    shares = all(0 < part < 1 for part in parts) and sum(parts) <= 1 + 1e-9
+    if len(parts) not in (2, 3) or not (counts or shares):
+        raise ValueError(
+            "parts: expected two or three shares above 0 with a sum of at most 1, as (0.6, 0.2, "
+            f"0.2), or numbers of steps, as (8640, 2880, 2880), received {tuple(parts)}"
+        )
+    splits: dict[str, list[Section]] = {name: [] for name in names}
+    for number, series in enumerate(table.series):
+        sums = np.cumsum(np.asarray(parts, np.float64))
+        # 0.6 + 0.2 is a little less than 0.8.
+        ends = [int(end if counts else end * len(series) + 1e-6) for end in sums]
+        bounds = [0, *ends]
+        if bounds[-1] > len(series) or any(a >= b for a, b in zip(bounds, ends, strict=False)):
+            raise ValueError(
+                f"parts: expected parts of at least one step within the {len(series)} steps of "
+                f"{f'series {series.name!r}' if series.name else 'the series'}, received "
+                f"{tuple(parts)}"
+            )
+        for name, begin, end in zip(names, bounds, ends, strict=False):
+            splits[name].append(Section(number, begin, end))
+    return {name: tuple(sections) for name, sections in splits.items()}
+
+
+def split_by_group(
+    table: SeriesTable,
+    *,
+    validation_share: float = 0.15,
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> dict[str, tuple[Section, ...]]:
+    """Puts whole groups on one side each; keeps the sides that a column of the file gives.
+
+    Series with one name, as the parts of a series that was cut at its gaps, stay together.
+
+    Args:
+        table: the series, of at least one group for each side.
+        validation_share: share of the groups, in (0,1).
+        test_share: share of the groups, in [0,1); 0: no test split.
+        seed: of the draw, which depends on the names of the series and not on their order.
+
+    Returns:
+        Split -> its sections, which are whole series.
+
+    Raises:
+        ValueError: shares out of range, too few groups, or given sides without train or
+            validation.
+    """
+    if validation_share <= 0 or test_share < 0 or validation_share + test_share >= 1:
+        raise ValueError(
+            "validation_share, test_share: expected shares above 0, the second one or 0, whose sum "
+            f"is below 1, received {validation_share} and {test_share}"
+        )
+    if table.splits:
+        sides = list(table.splits)
+        if missing := [name for name in ("train", "validation") if name not in sides]:
+            raise ValueError(
+                f"split: expected series for train and validation in the column of splits, "
+                f"received none for {' and '.join(missing)}; leave the column out to draw them"
+            )
+    else:
+        names = sorted({series.name for series in table.series})
+        sizes = {"validation": max(1, round(len(names) * validation_share))}
+        if test_share:
+            sizes["test"] = max(1, round(len(names) * test_share))
+        if len(names) <= sum(sizes.values()):
+            raise ValueError(
+                f"table: expected at least {sum(sizes.values()) + 1} groups for a split by group, "
+                f"received {len(names)}; name the column of groups, or split by time"
+            )
+        drawn = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+        side_of = dict.fromkeys(names, "train")
+        for name, size in sizes.items():
+            side_of |= dict.fromkeys(drawn[:size], name)
+            drawn = drawn[size:]
+        sides = [side_of[series.name] for series in table.series]
+    whole = table.whole()
+    return {
+        name: tuple(section for section, side in zip(whole, sides, strict=True) if side == name)
+        for name in ("train", "validation", "test")
+        if name in sides
+    }
+
+
+def select_groups(
+    table: SeriesTable, groups: dict[str, Sequence[str]]
+) -> dict[str, tuple[Section, ...]]:
+    """Puts the named series on the sides of a split; the others are unused.
+
+    Args:
+        table: the series.
+        groups: split -> names of its series.
+
+    Raises:
+        ValueError: an unknown name (the message suggests the nearest), a name that stands twice, or
+            one on two sides.
+    """
+    names = [series.name for series in table.series]
+    sides: dict[str, str] = {}
+    for side, members in groups.items():
+        for name in members:
+            if name not in names:
+                raise ValueError(
+                    f"groups: expected names of series in {side}, received {name!r}"
+                    f"{nearest(name, names)}"
+                )
+            sides.setdefault(name, side)
+    _check_sides([(name, side) for side, members in groups.items() for name in members])
+    whole = table.whole()
+    return {
+        side: tuple(whole[i] for i, name in enumerate(names) if sides.get(name) == side)
+        for side in groups
+    }
+
+
+def check_splits(table: SeriesTable, splits: dict[str, tuple[Section, ...]]) -> None:
+    """Refuses splits that share a step.
+
+    Raises:
+        ValueError: it names the series and the sides.
+    """
+    used: dict[int, list[tuple[int, int, str]]] = {}
+    for side, sections in splits.items():
+        for section in sections:
+            used.setdefault(section.series, []).append((section.begin, section.end, side))
+    for number, parts in used.items():
+        parts.sort()
+        for (_, end, first), (begin, _, second) in itertools.pairwise(parts):
+            if begin < end:
+                name = table.series[number].name
+                raise ValueError(
+                    f"splits: expected each step on one side, received step {begin} of "
+                    f"{f'series {name!r}' if name else 'the series'} in {first} and {second}"
+                )
+
+
+def _check_sides(members: Sequence[tuple[str, str]]) -> None:
+    """Refuses (group, side) pairs that put a group on two sides, or name it twice."""
+    sides: dict[str, list[str]] = {}
+    for name, side in members:
+        sides.setdefault(name, []).append(side)
+    if both := sorted(name for name, found in sides.items() if len(set(found)) > 1):
+        found = sorted(set(sides[both[0]]))
+        raise ValueError(
+            f"groups: expected each group on one side of the split, received {len(both)} on "
+            f"several: {shorten(both, 3)} ({' and '.join(found)} for the first); a model would be "
+            "measured on series that it was trained on"
+        )
+    if twice := sorted(name for name, found in sides.items() if len(found) > 1):
+        raise ValueError(f"groups: expected each name once, received {shorten(twice, 3)} again")
