@@ -116,7 +116,7 @@ def clean_times(
 def find_gaps(times: np.ndarray) -> tuple[float, np.ndarray]:
     """Returns the usual step of ascending times, and the rows behind which a gap is.
 
-    A gap is a step of more than 1.5 times the median one; dates are counted in seconds.
+    A gap is a step of more than 1.5 times the (lower) median one; dates are counted in seconds.
 
     >>> find_gaps(np.array([0.0, 1.0, 2.0, 5.0]))
     (1.0, array([2]))
@@ -125,7 +125,8 @@ def find_gaps(times: np.ndarray) -> tuple[float, np.ndarray]:
     if len(seconds) < 3:
         return (float(np.diff(seconds)[0]) if len(seconds) == 2 else 0.0), np.zeros(0, np.int64)
     steps = np.diff(seconds)
-    step = float(np.median(steps))
+    # The lower median is a step that occurs; the mean of two may be none.
+    step = float(np.quantile(steps, 0.5, method="lower"))
     return step, np.flatnonzero(steps > _GAP * step)
 
 
