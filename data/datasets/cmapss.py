@@ -157,17 +157,17 @@ class RemainingLife:
         chosen = engines.channel_numbers(channels)
         self.channels = tuple(engines.channels[c] for c in chosen)
         self._values: dict[int, np.ndarray] = {}
-        ends: list[tuple[int, int]] = []
+        ends: list[np.ndarray] = []
         lives: list[np.ndarray] = []
         for section in sections:
             series = engines.series[section.series]
             values = scaling.apply(series.values) if scaling else series.values.astype(np.float32)
             self._values[section.series] = np.ascontiguousarray(values[:, chosen])
             cycles = np.arange(section.end - 1 if last_only else section.begin, section.end)
-            ends += [(section.series, int(cycle)) for cycle in cycles]
+            ends.append(np.stack([np.full(len(cycles), section.series), cycles], 1))
             beyond = 0 if after is None else after[section.series]
             lives.append(remaining_life(series, cap, beyond)[cycles])
-        self.ends = np.array(ends, np.int64)
+        self.ends = np.concatenate(ends)
         self.lives = np.concatenate(lives).astype(np.float32)
 
     def __len__(self) -> int:

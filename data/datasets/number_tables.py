@@ -10,7 +10,6 @@ import io
 import math
 import os
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -355,9 +354,10 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     require_file(path, "an NPZ file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves a file open that it cannot read.
+        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, AttributeError) as error:
+    except Exception as error:  # Of damaged files zipfile, zlib and NumPy raise a dozen kinds.
         raise ValueError(
             f"{path}: expected an NPZ file of numbers and texts, received another or a damaged "
             f"file ({error})"

@@ -158,7 +158,7 @@ def _read_header(path: Path, lines: list[tuple[int, str]]) -> tuple[_Header, lis
         where = f"{path}: line {number}"
         if not line.startswith("@"):
             raise ValueError(f"{where}: expected @data before the series, received {line[:40]!r}")
-        key, *values = line[1:].split()
+        key, *values = line[1:].split() or [""]
         key = key.lower()
         if key not in _KNOWN:
             header.notes.append(

@@ -171,6 +171,8 @@ def shorten(items: Sequence[object], most: int = 12) -> str:
 def split_by_time(table: SeriesTable, parts: Sequence[float]) -> dict[str, tuple[Section, ...]]:
     """Cuts each series into consecutive parts: train, validation and, if there are three, test.
 
+    Series with one name, as the parts of a series that was cut at its gaps, count as one.
+
     >>> table = SeriesTable((Series(np.zeros((10, 1))),), ("x",))
     >>> split_by_time(table, (0.6, 0.2, 0.2))["validation"]
     (Section(series=0, begin=6, end=8),)
@@ -198,19 +200,25 @@ def split_by_time(table: SeriesTable, parts: Sequence[float]) -> dict[str, tuple
             f"0.2), or numbers of steps, as (8640, 2880, 2880), received {tuple(parts)}"
         )
     splits: dict[str, list[Section]] = {name: [] for name in names}
+    members: dict[str, list[int]] = {}
     for number, series in enumerate(table.series):
-        sums = np.cumsum(np.asarray(parts, np.float64))
+        members.setdefault(series.name, []).append(number)
+    sums = np.cumsum(np.asarray(parts, np.float64))
+    for group, numbers in members.items():
+        sizes = [len(table.series[number]) for number in numbers]
         # 0.6 + 0.2 is a little less than 0.8.
-        ends = [int(end if counts else end * len(series) + 1e-6) for end in sums]
+        ends = [int(end if counts else end * sum(sizes) + 1e-6) for end in sums]
         bounds = [0, *ends]
-        if bounds[-1] > len(series) or any(a >= b for a, b in zip(bounds, ends, strict=False)):
+        if ends[-1] > sum(sizes) or any(a >= b for a, b in itertools.pairwise(bounds)):
             raise ValueError(
-                f"parts: expected parts of at least one step within the {len(series)} steps of "
-                f"{f'series {series.name!r}' if series.name else 'the series'}, received "
-                f"{tuple(parts)}"
+                f"parts: expected parts of at least one step within the {sum(sizes)} steps of "
+                f"{f'series {group!r}' if group else 'the series'}, received {tuple(parts)}"
             )
-        for name, begin, end in zip(names, bounds, ends, strict=False):
-            splits[name].append(Section(number, begin, end))
+        for number, first in zip(numbers, np.cumsum([0, *sizes]).tolist(), strict=False):
+            for name, (begin, end) in zip(names, itertools.pairwise(bounds), strict=True):
+                begin, end = max(begin - first, 0), min(end - first, len(table.series[number]))
+                if begin < end:
+                    splits[name].append(Section(number, begin, end))
     return {name: tuple(sections) for name, sections in splits.items()}
 
 

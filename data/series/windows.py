@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.batches import UNKNOWN_LABEL, SequenceExample
-from data.series.scaling import Scaling
+from data.series.scaling import Kind, Scaling
 from data.series.sequences import digest, scaled_inputs
 from data.series.tables import Section, SeriesTable
 
@@ -68,7 +68,7 @@ class ForecastWindows:
         self.channels = table.channels
         self.target_channels = tuple(table.channel_numbers(targets, "targets"))
         self._prepared = _Prepared(table, sections, scaling)
-        ends: list[tuple[int, int]] = []
+        ends: list[np.ndarray] = []
         skipped = []
         for section in sections:
             first = max(window - 1, section.begin - steps[0])
@@ -76,15 +76,14 @@ class ForecastWindows:
             if not len(found):
                 skipped.append(section.series)
                 continue
-            seen = np.any(self._prepared.seen[section.series][:, self.target_channels], 1)
-            seen = np.asarray(seen)
+            seen = np.asarray(self._prepared.seen[section.series][:, self.target_channels].any(1))
             # A window without a single target would add nothing to the loss.
             found = found[seen[found[:, None] + np.array(steps)].any(1)]
-            ends += [(section.series, int(end)) for end in found]
+            ends.append(np.stack([np.full(len(found), section.series), found], 1))
         self.skipped = tuple(skipped)
-        if not ends:
+        if not sum(map(len, ends)):
             raise ValueError(_too_short(table, sections, window, steps[-1], skipped))
-        self.ends = np.array(ends, np.int64)
+        self.ends = np.concatenate(ends)
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -211,17 +210,18 @@ class LabelledWindows:
         self.scaling = scaling
         self.class_names = table.class_names
         self._prepared = _Prepared(table, sections, scaling)
-        ends, labels = [], []
+        ends: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
         for section in sections:
             of_steps = table.series[section.series].labels
             assert of_steps is not None  # A table with names of classes has them.
             found = np.arange(section.begin + window - 1, section.end, stride)
             found = found[of_steps[found] != UNKNOWN_LABEL]
-            ends += [(section.series, int(end)) for end in found]
+            ends.append(np.stack([np.full(len(found), section.series), found], 1))
             labels.append(of_steps[found])
-        if not ends:
+        if not sum(map(len, ends)):
             raise ValueError(_too_short(table, sections, window, 0, ()))
-        self.ends = np.array(ends, np.int64)
+        self.ends = np.concatenate(ends)
         self.labels = np.concatenate(labels).astype(np.int32)
 
     def __len__(self) -> int:
@@ -254,7 +254,9 @@ class LabelledWindows:
         return example
 
 
-def fit_scaling(table: SeriesTable, sections: Sequence[Section], kind: str = "standard") -> Scaling:
+def fit_scaling(
+    table: SeriesTable, sections: Sequence[Section], kind: Kind = "standard"
+) -> Scaling:
     """Returns the scaling of the training sections.
 
     Args:
@@ -266,7 +268,7 @@ def fit_scaling(table: SeriesTable, sections: Sequence[Section], kind: str = "st
         ValueError: an unknown kind, or a channel without values in these sections.
     """
     arrays = [table.series[s.series].values[s.begin : s.end] for s in sections]
-    return Scaling.fit(arrays, kind, table.channels)  # type: ignore[arg-type]
+    return Scaling.fit(arrays, kind, table.channels)
 
 
 class _Prepared:

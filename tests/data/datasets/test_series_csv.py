@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from data.batches import UNKNOWN_LABEL
 from data.datasets.series_csv import read_series
@@ -259,6 +261,28 @@ def test_forms_of_times(tmp_path: Path) -> None:
         read(tmp_path, text, sort=True)
     with pytest.raises(ValueError, match="gaps: expected one of refuse, fill, split, ignore"):
         read(tmp_path, text, time="d", gaps="drop")
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.integers(10, len(HOURS)),
+    st.integers(0, 6),
+    st.text("\"',;:-\n\t 12a.", max_size=4),
+    st.sampled_from(["refuse", "fill", "split", "ignore"]),
+)
+def test_any_change_is_read_or_refused(
+    tmp_path: Path, place: int, cut: int, text: str, gaps: str
+) -> None:
+    try:
+        table = read(tmp_path, HOURS[:place] + text + HOURS[place + cut :], time="date", gaps=gaps)
+    except ValueError as error:
+        assert str(error).startswith(str(tmp_path))  # noqa: PT017
+    else:
+        assert table.series[0].values.shape[1] == len(table.channels)
 
 
 def test_ragged_rows(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from data.datasets.sequence_npz import read_sequence_npz
 from data.datasets.ts_files import read_ts
@@ -100,6 +102,21 @@ def test_damaged_files(tmp_path: Path, old: str, new: str, reason: str) -> None:
     assert old in MOTIONS
     with pytest.raises(ValueError, match=reason):
         read(tmp_path, MOTIONS.replace(old, new))
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.integers(0, len(MOTIONS)), st.integers(0, 6), st.text("@:,()?1.-\n true", max_size=4))
+def test_any_change_is_read_or_refused(tmp_path: Path, place: int, cut: int, text: str) -> None:
+    try:
+        data = read(tmp_path, MOTIONS[:place] + text + MOTIONS[place + cut :])
+    except ValueError as error:
+        assert str(error).startswith(str(tmp_path))  # noqa: PT017
+    else:
+        assert len(data.labels) == len(data.sequences)
 
 
 def test_series_with_other_channels(tmp_path: Path) -> None:

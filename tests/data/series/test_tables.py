@@ -32,6 +32,15 @@ def test_splits_by_time() -> None:
     check_splits(table(10, 20), both)
 
 
+def test_parts_of_a_series_are_split_as_one() -> None:
+    parts = tuple(Series(np.zeros((n, 1)), "a") for n in (3, 1, 6))
+    found = split_by_time(SeriesTable(parts, ("x",)), (0.5, 0.5))
+    assert found == {
+        "train": (Section(0, 0, 3), Section(1, 0, 1), Section(2, 0, 1)),
+        "validation": (Section(2, 1, 6),),
+    }
+
+
 @pytest.mark.parametrize("parts", [(0.6,), (0.6, 0.6), (0.5, 3), (-1, 4), (0.0, 0.5), ()])
 def test_wrong_parts(parts: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="parts: expected two or three shares"):
