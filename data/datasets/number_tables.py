@@ -54,10 +54,12 @@ class ColumnFile(Protocol):
     """A file of columns.
 
     Attributes:
-        names: of the columns; their numbers, from 0, in files without names.
+        names: of the columns, "" of one without; their numbers, from 0, in files without names.
+        has_names: False in files without names.
     """
 
     names: tuple[str, ...]
+    has_names: bool
 
     def read(self, numbers: Sequence[int], texts: Sequence[int]) -> Columns:
         """Returns columns of numbers and columns of texts."""
@@ -139,7 +141,7 @@ class _TextFile:
             # Lines of some programs end with a separator.
             last = max((i for i, cell in enumerate(cells, 1) if cell), default=0)
             self.names = tuple(cells[:last])
-        self._header = header
+        self.has_names = header
 
     def read(self, numbers: Sequence[int], texts: Sequence[int]) -> Columns:
         """Returns columns; see ``ColumnFile``.
@@ -149,7 +151,7 @@ class _TextFile:
                 the message names line and column.
         """
         rows = self._rows()
-        if self._header:
+        if self.has_names:
             next(rows)
         blocks: list[np.ndarray] = []
         found: tuple[list[str], ...] = tuple([] for _ in texts)
@@ -295,6 +297,7 @@ class _Arrays:
         self._path = path
         self._arrays = arrays
         self.names = tuple(arrays)
+        self.has_names = True
 
     def read(self, numbers: Sequence[int], texts: Sequence[int]) -> Columns:
         """Returns columns; see ``ColumnFile``.

@@ -22,7 +22,7 @@ import numpy as np
 from data.batches import UNKNOWN_LABEL
 from data.datasets.list_file import SPLIT_NAMES, some
 from data.datasets.number_tables import MISSING, Columns, open_columns
-from data.series.tables import Series, SeriesTable, find_column
+from data.series.tables import Series, SeriesTable, find_column, shorten
 from data.series.times import (
     DUPLICATES,
     GAPS,
@@ -59,7 +59,8 @@ def read_series(
 
     Args:
         path: CSV or another text file, ``.npz`` (columns by name) or ``.parquet``.
-        columns: of the values, by name or number; empty: all but the ones named below.
+        columns: of the values, by name or number; empty: all but those named below and those
+            without a name, as the row numbers that data frames write.
         time: column of the times; "": none, each row is a step.
         group: column that tells the series apart; "": one series.
         label: column of the class of each step; "": none. An empty cell is no label.
@@ -101,8 +102,18 @@ def read_series(
             "time: expected a column of times, which sort, time_format, duplicates and gaps are "
             "about, received none"
         )
-    file = open_columns(path, separator=separator, decimal=decimal, header=header, missing=missing)
+    file = open_columns(
+        path,
+        separator=separator,
+        decimal=decimal,
+        header=False if names and header is None else header,
+        missing=missing,
+    )
     if names:
+        if file.has_names:
+            raise ValueError(
+                f"names: expected none for {path}, which names its columns {shorten(file.names)}"
+            )
         if len(names) != len(file.names):
             raise ValueError(
                 f"names: expected one for each of the {len(file.names)} columns of {path}, "
@@ -116,8 +127,13 @@ def read_series(
     }
     _check_roles(path, roles, file.names)
     chosen = [find_column(column, file.names, f"{path}: columns") for column in columns]
+    notes: list[str] = []
     if not chosen:
         chosen = [j for j in range(len(file.names)) if j not in roles.values()]
+        if nameless := [j for j in chosen if not file.names[j]]:
+            # Data frames write their row numbers so, which are no measurement.
+            chosen = [j for j in chosen if file.names[j]]
+            notes.append(f"column {shorten(nameless)} without a name left out")
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(
             f"{path}: columns: expected different columns of values, received "
@@ -128,7 +144,6 @@ def read_series(
     where = _where(path, found, file.names[roles["time"]] if "time" in roles else "")
     times = parse_times(texts["time"], where, time_format) if "time" in roles else None
     labels, class_names = _classes(texts.get("label"))
-    notes: list[str] = []
     series: list[Series] = []
     sides: list[str] = []
     for name, rows in _groups(path, found, texts.get("group")):

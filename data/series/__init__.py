@@ -1,4 +1,4 @@
-"""Sequences and series: tables, windows, streams, scaling, vocabularies, generated tasks."""
+"""Sequences and series: tables, splits, windows, streams, scaling, vocabularies, generators."""
 
 from data.series.generated import AddingProblem, CopyMemory
 from data.series.scaling import Scaling
@@ -10,16 +10,9 @@ from data.series.sequences import (
     SequenceSource,
     sequences_of_table,
 )
+from data.series.splits import select_groups, split_by_group, split_by_time
 from data.series.streams import StrandPlan, StreamWindows
-from data.series.tables import (
-    Section,
-    Series,
-    SeriesTable,
-    check_splits,
-    select_groups,
-    split_by_group,
-    split_by_time,
-)
+from data.series.tables import Section, Series, SeriesTable
 from data.series.vocabulary import UnknownTokens, Vocabulary
 from data.series.windows import ForecastWindows, LabelledWindows, fit_scaling
 
@@ -41,7 +34,6 @@ __all__ = [
     "StreamWindows",
     "UnknownTokens",
     "Vocabulary",
-    "check_splits",
     "fit_scaling",
     "select_groups",
     "sequences_of_table",

@@ -21,6 +21,7 @@ class ForecastWindows:
     it, in the same series, so that the first targets of validation are forecast as well (the custom
     of LSTNet and Informer). The targets of training never lie in another part.
 
+    >>> from data.series import Series, split_by_time
     >>> table = SeriesTable((Series(np.arange(10.0)[:, None]),), ("x",))
     >>> sections = split_by_time(table, (6, 2, 2))
     >>> windows = ForecastWindows(table, sections["validation"], window=3, horizons=(1, 2))

@@ -13,7 +13,8 @@ from data.datasets.cmapss import (
     read_remaining_lives,
     remaining_life,
 )
-from data.series.tables import Section, SeriesTable, split_by_group
+from data.series.splits import split_by_group
+from data.series.tables import Section, SeriesTable
 from data.series.windows import fit_scaling
 from tests.data.shared_data import shared
 

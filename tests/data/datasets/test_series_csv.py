@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from data.batches import UNKNOWN_LABEL
 from data.datasets.series_csv import read_series
-from data.series.tables import SeriesTable, split_by_group, split_by_time
+from data.series.splits import split_by_group, split_by_time
+from data.series.tables import SeriesTable
 from data.series.windows import ForecastWindows, fit_scaling
 from tests.data.shared_data import shared
 
@@ -49,10 +50,21 @@ def test_no_header_and_no_time(tmp_path: Path) -> None:
     assert table.notes == ("1 constant channels: 1",)
     named = read(tmp_path, "0.5,1\n0.25,1\n", names=("a", "b"), columns=["b"])
     assert named.channels == ("b",)
+    with pytest.raises(ValueError, match=r"names: expected none for .* names its columns a, b$"):
+        read(tmp_path, "a,b\n1,2\n", names=("c", "d"), header=True)
+    with pytest.raises(ValueError, match="line 1, column 'c': expected a number, received 'a'"):
+        read(tmp_path, "a,b\n1,2\n", names=("c", "d"))
     # Names that are numbers must be told.
     years = read(tmp_path, "2016,2017\n0.25,1\n", header=True)
     assert years.channels == ("2016", "2017")
     assert len(years.series[0]) == 1
+
+
+def test_row_numbers_of_data_frames_are_left_out(tmp_path: Path) -> None:
+    table = read(tmp_path, ",a,b\n0,5,6\n1,7,8\n")
+    assert table.channels == ("a", "b")
+    assert table.notes == ("column 0 without a name left out",)
+    assert read(tmp_path, ",a,b\n0,5,6\n1,7,8\n", time=0).notes == ()
 
 
 def test_groups_may_be_mixed(tmp_path: Path) -> None:
@@ -148,8 +160,8 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
         read(tmp_path, HOURS, time="date", group="date")
     with pytest.raises(ValueError, match="columns: expected different columns of values"):
         read(tmp_path, HOURS, time="date", columns=["OT", "2"])
-    with pytest.raises(ValueError, match="names: expected one for each of the 3 columns"):
-        read(tmp_path, HOURS, names=("a", "b"))
+    with pytest.raises(ValueError, match="names: expected one for each of the 2 columns"):
+        read(tmp_path, "1,2\n", names=("a",))
 
 
 @pytest.mark.parametrize("cell", ["abc", "1_000", "inf", "12.5 C", "--"])

@@ -3,20 +3,17 @@
 import doctest
 from types import ModuleType
 
-import numpy as np
 import pytest
 
-from data.series import generated, scaling, streams, tables, times, vocabulary, windows
-from data.series.tables import Series, SeriesTable, split_by_time
+from data.series import generated, scaling, splits, streams, tables, times, vocabulary, windows
 
 
 @pytest.mark.parametrize(
     "module",
-    [generated, scaling, streams, tables, times, vocabulary, windows],
+    [generated, scaling, splits, streams, tables, times, vocabulary, windows],
     ids=lambda module: module.__name__,
 )
 def test_doctests(module: ModuleType) -> None:
-    names = {"np": np, "Series": Series, "SeriesTable": SeriesTable, "split_by_time": split_by_time}
-    found = doctest.testmod(module, extraglobs=names)
+    found = doctest.testmod(module)
     assert found.attempted >= 1
     assert found.failed == 0

@@ -200,3 +200,29 @@ def test_wrong_arguments() -> None:
         windows[4]
     with pytest.raises(IndexError, match="expected less than 4"):
         windows.plan(train=False).indices(4)
+
+
+@pytest.mark.parametrize("window", [1, 4, 50])
+def test_a_carry_kept_over_batches_equals_each_sequence_alone(window: int) -> None:
+    generator = np.random.default_rng(0)
+    sequences = [generator.normal(size=(n, 1)) for n in (5, 1, 9, 3, 12)]
+    windows = StreamWindows(
+        np.concatenate(sequences), rows=1, window=window, lengths=[len(s) for s in sequences]
+    )
+
+    def step(carry: float, value: float) -> float:
+        return np.tanh(0.9 * carry + value)
+
+    alone = []
+    for sequence in sequences:
+        carry = 0.0
+        for value in sequence[:-1, 0].astype(np.float32):
+            alone.append(carry := step(carry, value))
+    kept, carry = [], np.nan  # What stands in the carry before the first reset does not matter.
+    for index in range(len(windows)):
+        example = windows[index]
+        for t in range(int(example["lengths"])):
+            carry = step(0.0 if example["starts"][t] else carry, example["inputs"][t, 0])
+            if example["target_mask"][t]:
+                kept.append(carry)
+    assert kept == alone

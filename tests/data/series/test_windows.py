@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from data.batches import UNKNOWN_LABEL
 from data.loader import Loader
 from data.series.scaling import Scaling
-from data.series.tables import Section, Series, SeriesTable, split_by_time
+from data.series.splits import split_by_time
+from data.series.tables import Section, Series, SeriesTable
 from data.series.windows import ForecastWindows, LabelledWindows, fit_scaling
 
 
