@@ -182,12 +182,22 @@ class _TextFile:
         return Columns(np.concatenate(blocks), found, np.array(places), "line")
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yields (line, cells) of the lines that are neither blank nor comments at the top."""
-        top = True
+        """Yields (line, cells) of the lines but blank ones and comments at the top.
+
+        Rows of empty cells are rows of missing values between others, but nothing at either end,
+        where spreadsheets leave them.
+        """
+        top, waiting = True, []
         for line, cells in self._all_rows():
             if top and cells[0].lstrip().startswith("# "):
                 continue
+            if not any(cell.strip() for cell in cells):
+                if not top and len(cells) > 1:
+                    waiting.append((line, cells))
+                continue
             top = False
+            yield from waiting
+            waiting = []
             yield line, cells
 
     def _all_rows(self) -> Iterator[tuple[int, list[str]]]:
@@ -202,7 +212,7 @@ class _TextFile:
         began = 1
         try:
             for cells in reader:
-                if any(cell.strip() for cell in cells):
+                if cells:
                     yield began, cells
                 began = reader.line_num + 1
         except csv.Error as error:
@@ -213,7 +223,11 @@ class _TextFile:
     ) -> np.ndarray:
         """Returns the numbers of one column, (rows,) float64."""
         if decimal == ",":
-            cells = [cell + _MIXED if "." in cell else cell.replace(",", ".") for cell in cells]
+            points = ["." in c and c.strip().lower() not in self._missing for c in cells]
+            cells = [
+                cell + _MIXED if point else cell.replace(",", ".")
+                for cell, point in zip(cells, points, strict=True)
+            ]
         try:
             if any("_" in cell for cell in cells):  # Python takes 1_000 for a number.
                 raise ValueError
@@ -403,8 +417,8 @@ def _as_texts(array: np.ndarray) -> list[str]:
 
 def _find_separator(text: str) -> str:
     """Returns the first separator that cuts the first line which is no comment."""
-    lines = (line for line in io.StringIO(text) if line.strip())
-    line = next((line for line in lines if not line.startswith("# ")), "").strip("\r\n")
+    lines = (line for line in io.StringIO(text, newline=None) if line.strip())
+    line = next((line for line in lines if not line.startswith("# ")), "").strip("\n")
     for mark in _SEPARATORS[:-1]:
         try:
             if len(next(csv.reader([line], delimiter=mark), [])) > 1:

@@ -90,7 +90,13 @@ def _read(path: Path, split: str) -> PianoRolls:
             f"{shorten(list(arrays)) or 'none'}"
         )
     steps, lengths = arrays[keys[0]], arrays[f"{keys[0]}_lengths"].astype(np.int64)
-    if steps.ndim != 2 or steps.dtype.kind not in "uib" or steps.min() < 0 or steps.max() > 1:
+    if (
+        steps.ndim != 2
+        or not steps.size
+        or steps.dtype.kind not in "uib"
+        or steps.min() < 0
+        or steps.max() > 1
+    ):
         raise ValueError(
             f"{path}: expected {keys[0]} (steps, keys) of zeros and ones, received {steps.shape} "
             f"{steps.dtype}"

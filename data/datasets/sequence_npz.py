@@ -34,10 +34,15 @@ def read_sequence_npz(path: str | os.PathLike[str], split: str) -> LabelledSeque
         )
     x, y, classes = arrays[f"{split}_x"], arrays[f"{split}_y"], arrays["classes"]
     lengths = arrays.get(f"{split}_lengths", np.full(len(x), x.shape[1] if x.ndim > 1 else 0))
-    if x.ndim != 3 or y.shape != x.shape[:1] or lengths.shape != x.shape[:1]:
+    if x.ndim != 3 or not x.size or y.shape != x.shape[:1] or lengths.shape != x.shape[:1]:
         raise ValueError(
             f"{path}: expected {split}_x (N,T,D), {split}_y (N,) and {split}_lengths (N,), "
             f"received {x.shape}, {y.shape} and {lengths.shape}"
+        )
+    if x.dtype.kind not in "fiu" or np.isinf(x).any():
+        raise ValueError(
+            f"{path}: expected {split}_x of finite numbers, NaN where one is missing, received "
+            f"{'infinite ones' if x.dtype.kind == 'f' else x.dtype}"
         )
     if lengths.min() < 1 or lengths.max() > x.shape[1]:
         raise ValueError(

@@ -70,6 +70,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     for changes, reason in (
         ({"train": np.full((9, 88), 2, np.uint8)}, "expected train .* of zeros and ones"),
         ({"train": np.zeros((9, 88))}, "expected train .* of zeros and ones, received .* float64"),
+        ({"train": np.zeros((0, 88), np.uint8)}, r"expected train .* received \(0, 88\) uint8"),
         ({"train_lengths": np.array([4, 4])}, "train_lengths above 0 with the sum 9, .* sum 8"),
         ({"train_lengths": np.array([9, 0])}, "train_lengths above 0 with the sum 9"),
     ):

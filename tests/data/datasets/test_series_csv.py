@@ -88,6 +88,13 @@ def test_labels(tmp_path: Path) -> None:
     assert numbers.class_names == ("9", "10")
 
 
+def test_rows_of_empty_cells(tmp_path: Path) -> None:
+    table = read(tmp_path, ";\na;b\n1;2\n\n;\n3;4\n;\n ; \n")
+    np.testing.assert_array_equal(table.series[0].values, [[1, 2], [np.nan, np.nan], [3, 4]])
+    other = read(tmp_path, "a;b\n1,5;n.a.\n", missing=["n.a."])
+    np.testing.assert_array_equal(other.series[0].values, [[1.5, np.nan]])
+
+
 def test_numbers_that_stand_for_no_value(tmp_path: Path) -> None:
     table = read(tmp_path, "x,y\n1,-999\n-999.0,2\n,3\n", missing=("", "-999"))
     np.testing.assert_array_equal(table.series[0].values, [[1, np.nan], [np.nan, 2], [np.nan, 3]])
@@ -114,6 +121,7 @@ def test_a_column_of_splits(tmp_path: Path) -> None:
         "time;a;b\n1;0,5;2,25\n2;1,5;3\n",
         "time\ta\tb\n1\t0,5\t2,25\n2\t1,5\t3\n",
         "time|a|b\r\n1|0.5|2.25\r\n2|1.5|3\r\n",
+        "time;a;b\r1;0,5;2,25\r2;1,5;3\r",
         "time a  b \n1 0.5 2.25 \n 2  1.5 3\n",
         'time,a,b\n1,0.5,"2.25"\n2,1.5,3\n',
         "time,a,b,\n1,0.5,2.25,\n2,1.5,3,\n",

@@ -194,6 +194,9 @@ def test_wrong_npz(tmp_path: Path) -> None:
         ("train_y", np.array([0, 1, 2]), "expected train_y of integers 0 to 1"),
         ("train_lengths", np.array([6, 2, 1]), "expected train_lengths of 1 to 5, received 1 to 6"),
         ("train_x", np.zeros((3, 5)), r"expected train_x \(N,T,D\)"),
+        ("train_x", np.zeros((0, 5, 2)), r"expected train_x \(N,T,D\)"),
+        ("train_x", np.full((3, 5, 2), np.inf), "of finite numbers, .* received infinite ones"),
+        ("train_x", np.full((3, 5, 2), "a"), "of finite numbers, .* received <U1"),
     ):
         np.savez(path, **{**good, name: value})
         with pytest.raises(ValueError, match=reason):
