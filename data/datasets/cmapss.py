@@ -10,7 +10,6 @@ error is taken at the last row of each engine alone.
 """
 
 import functools
-import operator
 import os
 import re
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from data.batches import SequenceExample
 from data.datasets.series_csv import read_series
 from data.files import read_lines
 from data.series.scaling import Scaling
-from data.series.sequences import digest, pad_steps
+from data.series.sequences import check_index, digest, pad_steps
 from data.series.tables import Section, Series, SeriesTable
 
 CAP = 125
@@ -197,9 +196,7 @@ class RemainingLife:
         Raises:
             IndexError: the index is out of range.
         """
-        number = operator.index(index)
-        if not 0 <= number < len(self):
-            raise IndexError(f"index: expected 0 to {len(self) - 1}, received {number}")
+        number = check_index(index, len(self))
         engine, end = self.ends[number].tolist()
         inputs = self._values[engine][max(0, end + 1 - self.window) : end + 1]
         return SequenceExample(

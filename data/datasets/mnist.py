@@ -6,7 +6,6 @@ Reads the published files (``train-images-idx3-ubyte``, also with ``.gz``), or `
 """
 
 import gzip
-import operator
 import os
 import struct
 import zlib
@@ -19,7 +18,7 @@ import numpy as np
 from data.batches import SequenceExample
 from data.datasets.number_tables import load_npz
 from data.files import require_file
-from data.series.sequences import digest
+from data.series.sequences import check_index, digest
 
 SPLITS = ("train", "validation", "test")
 VALIDATION = 5_000
@@ -127,9 +126,7 @@ class PixelSequences:
         Raises:
             IndexError: the index is out of range.
         """
-        number = operator.index(index)
-        if not 0 <= number < len(self):
-            raise IndexError(f"index: expected 0 to {len(self) - 1}, received {number}")
+        number = check_index(index, len(self))
         pixels = self.digits.images[number].reshape(-1)
         if self.permutation is not None:
             pixels = pixels[self.permutation]

@@ -5,12 +5,12 @@ what the text leaves open. Example i depends on (seed, split, i) alone.
 """
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
 
 from data.batches import SequenceExample
+from data.series.sequences import check_index
 
 SPLITS = ("train", "validation", "test")
 MEMORY = 10
@@ -180,8 +180,6 @@ def _check(num_examples: int, split: str, seed: int) -> None:
 
 def _draw(index: int, count: int, split: str, seed: int) -> tuple[np.random.Generator, int]:
     """Returns the random numbers of an example, and its number."""
-    number = operator.index(index)
-    if not 0 <= number < count:
-        raise IndexError(f"index: expected 0 to {count - 1}, received {number}")
+    number = check_index(index, count)
     stream = (SPLITS.index(split), number)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream)), number

@@ -214,7 +214,7 @@ class SequenceSource:
         Raises:
             IndexError: the index is out of range.
         """
-        number = _number(index, len(self))
+        number = check_index(index, len(self))
         values = self.data.sequences[number]
         inputs, seen = scaled_inputs(values, self.scaling)
         size = self.length or len(values)
@@ -302,7 +302,7 @@ class NextSteps:
         Raises:
             IndexError: the index is out of range.
         """
-        number = _number(index, len(self))
+        number = check_index(index, len(self))
         steps = self.sequences[number]
         count = len(steps) - 1
         size = self.length or count
@@ -374,7 +374,12 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
     return found.hexdigest()[:32]
 
 
-def _number(index: int, count: int) -> int:
+def check_index(index: int, count: int) -> int:
+    """Returns the index of one of ``count`` examples as an int.
+
+    Raises:
+        IndexError: it is out of range, as negative ones are.
+    """
     number = operator.index(index)
     if not 0 <= number < count:
         raise IndexError(f"index: expected 0 to {count - 1}, received {number}")

@@ -14,14 +14,13 @@ predicted exactly once in a pass, the last window is padded.
 """
 
 import functools
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from data.batches import SequenceExample
-from data.series.sequences import digest, step_example
+from data.series.sequences import check_index, digest, step_example
 
 
 class StreamWindows:
@@ -138,9 +137,7 @@ class StreamWindows:
         Raises:
             IndexError: the index is out of range.
         """
-        number = operator.index(index)
-        if not 0 <= number < len(self):
-            raise IndexError(f"index: expected 0 to {len(self) - 1}, received {number}")
+        number = check_index(index, len(self))
         window, row = divmod(number, self.rows)
         first = row * self.strand
         last = min(first + self.strand, len(self.values) - 1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.batches import UNKNOWN_LABEL, SequenceExample
 from data.series.scaling import Kind, Scaling
-from data.series.sequences import digest, scaled_inputs
+from data.series.sequences import check_index, digest, scaled_inputs
 from data.series.tables import Section, SeriesTable
 
 
@@ -106,7 +106,7 @@ class ForecastWindows:
 
     def origin(self, index: int) -> tuple[int, int]:
         """Returns the number of the series and the last input step t of window ``index``."""
-        number = _number(index, len(self))
+        number = check_index(index, len(self))
         return int(self.ends[number, 0]), int(self.ends[number, 1])
 
     def inverse(self, targets: np.ndarray) -> np.ndarray:
@@ -248,7 +248,7 @@ class LabelledWindows:
         Raises:
             IndexError: the index is out of range.
         """
-        number = _number(index, len(self))
+        number = check_index(index, len(self))
         series, end = map(int, self.ends[number])
         example = self._prepared.window(series, end, self.window, number)
         example["label"] = np.asarray(self.labels[number], np.int32)
@@ -338,10 +338,3 @@ def _too_short(
         f"of which {longest.end - longest.begin} in this part, in the longest, {name}; take a "
         "shorter window or horizon, or a larger part"
     )
-
-
-def _number(index: int, count: int) -> int:
-    number = operator.index(index)
-    if not 0 <= number < count:
-        raise IndexError(f"index: expected 0 to {count - 1}, received {number}")
-    return number
