@@ -101,7 +101,7 @@ class TCN(nn.Module):
             raise ValueError(
                 f"initial_carry: expected that of {count} convolutions, received {len(given)}"
             )
-        carry = []
+        carry: list[Array | None] = []
         x = zero_padding(inputs, lengths)
         for block, width in enumerate(self.features):
             skip = x
