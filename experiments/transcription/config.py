@@ -374,7 +374,7 @@ class TranscriptionConfig(Config):
         source = self.source(split)
         if split == "train":
             self._announce(source)
-        elif not self._announced and self._folder is not None:
+        elif self._folder and not self._announced and not jax.process_index():
             for line in self._unknown_characters(split, self.texts(split)):
                 logger.info("%s", line)
         return self.make_loader(source, split)
