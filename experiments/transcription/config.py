@@ -20,7 +20,7 @@ from data.datasets.line_folder import TextLines, read_text_lines, split_lines
 from data.files import write_atomically
 from data.loader import Loader
 from data.text_lines.alphabet import Alphabet, name_characters
-from data.text_lines.scores import error_rates
+from data.text_lines.scores import Pair, bootstrap_interval, confusions, error_rates
 from data.width_buckets import WidthBuckets
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime
 from flaxnets.tasks.ctc import CTC, CTCSearch
@@ -44,6 +44,13 @@ class TranscriptSource(Source, Protocol):
 
     def token_lengths(self) -> np.ndarray:
         """Returns the number of characters of each text, (N,) int32."""
+
+
+class FileSource(TranscriptSource, Protocol):
+    """Files with texts."""
+
+    def explain(self, index: int) -> str:
+        """Returns why an example has ``mask`` False."""
 
 
 class DrawnSource(TranscriptSource, Protocol):
@@ -151,13 +158,17 @@ class TranscriptionConfig(Config):
         """Returns the examples of a split, where ``data.dataset`` names drawn ones."""
         raise UndefinedMethod(self, "make_drawn")
 
-    def make_source(self, paths: Sequence[str], texts: Sequence[str]) -> TranscriptSource:
+    def make_source(self, paths: Sequence[str], texts: Sequence[str]) -> FileSource:
         """Returns files with their texts as examples."""
         raise UndefinedMethod(self, "make_source")
 
     def make_transform(self) -> Transform | None:
         """Returns the random change of training examples; None: none."""
         raise UndefinedMethod(self, "make_transform")
+
+    def draw(self, example: Mapping[str, Any]) -> np.ndarray:
+        """Returns the input of an example as a picture, (H,W,3) uint8."""
+        raise UndefinedMethod(self, "draw")
 
     def describe_inputs(self, source: TranscriptSource) -> str:
         """Returns number and sizes of the training examples in words."""
@@ -353,8 +364,7 @@ class TranscriptionConfig(Config):
         texts = self.texts(split)
 
         def score(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-            pairs = [(str(record["text"]), texts[int(record["index"])]) for record in records]
-            sums = error_rates(pairs)
+            sums = error_rates(_pairs(records, texts))
             return {name: float(getattr(sums, name)) for name in METRICS}
 
         return score
@@ -362,6 +372,44 @@ class TranscriptionConfig(Config):
     def scored_metrics(self, split: str) -> tuple[str, ...]:
         """Returns the names of ``make_scorer``'s metrics."""
         return METRICS
+
+    # ---- What a report shows (``launch/reports/transcripts.py``) -----------------------------
+
+    @property
+    def unit(self) -> str:
+        """Word for an example."""
+        return "line" if self.kind == "image" else "recording"
+
+    def names(self, split: str) -> Sequence[str]:
+        """Returns the file of each example of a split; "" for drawn ones."""
+        return [""] * len(self.texts(split)) if self.drawn else self.lines.select(split).names
+
+    def groups(self, split: str) -> Sequence[str]:
+        """Returns the group of each example of a split; "" where it has none."""
+        return [""] * len(self.texts(split)) if self.drawn else self.lines.select(split).groups
+
+    def confusions(
+        self, split: str, records: Sequence[Mapping[str, Any]]
+    ) -> Counter[tuple[str, str]]:
+        """Returns (true, read) character to its number; "" for one that is not there."""
+        return confusions(_pairs(records, self.texts(split)))
+
+    def error_interval(
+        self, split: str, records: Sequence[Mapping[str, Any]]
+    ) -> tuple[float, float]:
+        """Returns the 95 % interval of the character error rate, by resampling examples."""
+        return bootstrap_interval(_pairs(records, self.texts(split)))
+
+    def load_clip(self, split: str, index: int) -> np.ndarray:
+        """Returns an example as the network sees it, as a clip of one frame, (1,H,W,3) uint8."""
+        if self.drawn:
+            return self.draw(self.make_drawn(split)[index])[None]
+        line = self.lines.select(split).take([index])
+        source = self.make_source(line.paths, line.texts)
+        example = source[0]
+        if not example["mask"]:
+            raise ValueError(source.explain(0))
+        return self.draw(example)[None]
 
     # ---- What was chosen ---------------------------------------------------------------------
 
@@ -420,6 +468,10 @@ class TranscriptionConfig(Config):
             if len(tokens) + np.sum(tokens[1:] == tokens[:-1]) > count:  # As ``required_steps``.
                 found.append(name)
         return found
+
+
+def _pairs(records: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[Pair]:
+    return [(str(record["text"]), texts[int(record["index"])]) for record in records]
 
 
 def describe_sizes(splits: Sequence[str], groups: Sequence[str]) -> str:
