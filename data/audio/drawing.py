@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-HEIGHT = 96
+HEIGHT = 128
 """Rows of a picture, pixels."""
 PIXELS_PER_SECOND = 120
 """Columns of a second of sound."""
@@ -22,7 +22,7 @@ def draw_spectrogram(frames: np.ndarray, hop: float) -> np.ndarray:
     Colours are relative to the recording. White marks at the lower edge are one second apart.
 
     >>> draw_spectrogram(np.zeros((101, 40), np.float32), 0.01).shape
-    (96, 121, 3)
+    (128, 121, 3)
 
     Args:
         frames: (T,M) float, a log-mel spectrogram of at least one frame.

@@ -264,19 +264,17 @@ def align(text: str, reference: str) -> list[Piece]:
       kind.
     """
     text, reference = _compose(text), _compose(reference)
-    clusters: list[tuple[str, str]] = []
+    # Positions (in reference, in text) between two edits or equal characters.
+    places = [(0, 0)]
     for block in Levenshtein.opcodes(reference, text):
-        for pair in itertools.zip_longest(
-            reference[block.src_start : block.src_end],
-            text[block.dest_start : block.dest_end],
-            fillvalue="",
-        ):
-            if clusters and any(map(_combines, pair, clusters[-1])):
-                true, read = clusters.pop()
-                pair = (true + pair[0], read + pair[1])
-            clusters.append(pair)
+        rows = range(block.src_start + 1, block.src_end + 1)
+        columns = range(block.dest_start + 1, block.dest_end + 1)
+        for i, j in itertools.zip_longest(rows, columns):
+            places.append((block.src_end if i is None else i, block.dest_end if j is None else j))
+    places = [(i, j) for i, j in places if not (_is_inside(reference, i) or _is_inside(text, j))]
     pieces: list[Piece] = []
-    for true, read in clusters:
+    for (i, j), (next_i, next_j) in itertools.pairwise(places):
+        true, read = reference[i:next_i], text[j:next_j]
         kind: Kind = "replace"
         if true == read:
             kind = "equal"
@@ -306,7 +304,7 @@ def show_character(character: str) -> str:
     """
     if character == " ":
         return "space"
-    return "\u25cc" + character if _combines(character, "") else show_changed(character)
+    return "\u25cc" + character if _combines(character) else show_changed(character)
 
 
 def show_changed(text: str) -> str:
@@ -382,7 +380,7 @@ def _charts(
             make_bars(
                 f"{name} by {title}",
                 [(rates_of(subset)[metric], len(subset)) for subset in subsets],
-                [f"{edge:.4g}" for edge in edges],
+                _labels(edges),
                 x_name=f"{x_name}; below each bar the number of {unit}s",
             )
         )
@@ -402,6 +400,15 @@ def _bins(values: Sequence[float]) -> tuple[list[int], list[float]]:
     inner = inner[inner > min(values)]
     bins = np.searchsorted(inner, values, side="right").tolist()
     return bins, [min(values), *inner.tolist(), max(values)]
+
+
+def _labels(edges: Sequence[float]) -> list[str]:
+    """Returns rising numbers with as few digits as keep them apart, at least two."""
+    for digits in range(2, 17):
+        labels = [f"{edge:.{digits}g}" for edge in edges]
+        if len(set(labels)) == len(set(edges)):
+            break
+    return labels
 
 
 def _by_group(
@@ -428,12 +435,13 @@ def _by_group(
     return sorted(found, key=lambda group: (-getattr(group, metric), group.name))
 
 
-def _combines(character: str, before: str) -> bool:
-    """Returns True for a character that is drawn with those before it."""
-    joins = character != "" and (
-        unicodedata.category(character) in ("Mn", "Mc", "Me") or character in JOINERS
-    )
-    return joins or (character != "" and before.endswith("\u200d"))
+def _is_inside(text: str, place: int) -> bool:
+    """Returns True for a place between a character and one that is drawn with it."""
+    return 0 < place < len(text) and (_combines(text[place]) or text[place - 1] == "\u200d")
+
+
+def _combines(character: str) -> bool:
+    return unicodedata.category(character) in ("Mn", "Mc", "Me") or character in JOINERS
 
 
 def _compose(text: str) -> str:
