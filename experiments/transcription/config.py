@@ -110,6 +110,8 @@ class TextsConfig:
     num_buckets: int = 6
     """Greatest number of lengths to which examples are padded, for each of which a step is
     compiled."""
+    short_first: bool = False
+    """The first epoch goes from short to long examples (SortaGrad, 1512.02595, section 3.3)."""
     max_bad_share: float = runtime(0.05)
     """Training fails when more than this share of its files, in [0,1], cannot be read."""
     num_threads: int = runtime(0)
@@ -275,7 +277,7 @@ class TranscriptionConfig(Config):
     def describe_data(self, split: str) -> dict[str, Any]:
         """Returns digests of the files and texts of a split, and the number of characters."""
         if self.drawn:
-            return {"class_names": [], **self.make_drawn(split).describe()}
+            return {**self.make_drawn(split).describe(), "class_names": []}
         described = self.lines.select(split).describe()
         return {"class_names": [], "characters": len(self.alphabet), **described}
 
@@ -338,6 +340,7 @@ class TranscriptionConfig(Config):
             num_buckets=data.num_buckets,
             token_lengths=source.token_lengths(),
             row_multiple=jax.device_count(),
+            narrow_first=data.short_first,
             train=train,
             seed=self.seed,
         )
