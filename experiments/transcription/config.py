@@ -147,6 +147,7 @@ class TranscriptionConfig(Config):
         self._alphabet: Alphabet | None = None
         self._lines: TextLines | None = None
         self._split_file: Path | None = None
+        self._drawn_source: tuple[tuple[str, str], DrawnSource] | None = None
         self._announced = False
 
     # ---- Parts that a subclass defines -------------------------------------------------------
@@ -268,9 +269,16 @@ class TranscriptionConfig(Config):
     def texts(self, split: str) -> list[str]:
         """Returns the texts of a split, in order."""
         if self.drawn:
-            source = self.make_drawn(split)
+            source = self._drawn(split)
             return [source.text(index) for index in range(len(source))]
         return list(self.lines.select(split).texts)
+
+    def _drawn(self, split: str) -> DrawnSource:
+        """Returns the drawn examples of a split, whose recordings are decoded once."""
+        key = (split, repr(self.data))
+        if self._drawn_source is None or self._drawn_source[0] != key:
+            self._drawn_source = key, self.make_drawn(split)
+        return self._drawn_source[1]
 
     # ---- What a run keeps --------------------------------------------------------------------
 
@@ -302,7 +310,7 @@ class TranscriptionConfig(Config):
         """Reads the alphabet of a trained model, and finds the split of its run."""
         self._alphabet = Alphabet.from_json(json.loads((folder / ALPHABET).read_text("utf-8")))
         if (folder / SPLIT).exists():
-            self._split_file, self._lines = folder / SPLIT, None
+            self._split_file, self._lines, self._drawn_source = folder / SPLIT, None, None
 
     def resume_assets(self, folder: Path) -> None:
         """Finds the split of a run that resumes; files that came since are no part of it."""
@@ -406,7 +414,7 @@ class TranscriptionConfig(Config):
     def load_clip(self, split: str, index: int) -> np.ndarray:
         """Returns an example as the network sees it, as a clip of one frame, (1,H,W,3) uint8."""
         if self.drawn:
-            return self.draw(self.make_drawn(split)[index])[None]
+            return self.draw(self._drawn(split)[index])[None]
         line = self.lines.select(split).take([index])
         source = self.make_source(line.paths, line.texts)
         example = source[0]

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from flaxnets.training.config import Scorer
 from launch.reports.charts import Bars, make_bars
 from launch.reports.clips import Frame, ShowsClips, make_frames
 from launch.reports.statistics import Rate
@@ -44,8 +45,9 @@ class ShowsTranscripts(ShowsClips, Protocol):
     ``load_clip`` returns one frame: the line, or a picture of its spectrogram.
     """
 
-    unit: str
-    """Word for an example: ``line`` or ``recording``."""
+    @property
+    def unit(self) -> str:
+        """Word for an example: ``line`` or ``recording``."""
 
     def texts(self, split: str) -> Sequence[str]:
         """Returns the true text of each example of a split."""
@@ -56,9 +58,7 @@ class ShowsTranscripts(ShowsClips, Protocol):
     def groups(self, split: str) -> Sequence[str]:
         """Returns the group of each example, as its book or speaker; "" where it has none."""
 
-    def make_scorer(
-        self, split: str, *, complete: bool = False
-    ) -> Callable[[Records], Mapping[str, float]] | None:
+    def make_scorer(self, split: str, *, complete: bool = False) -> Scorer | None:
         """Returns a function from records, all or some of a split, to their error rates.
 
         The rates are ``character_error_rate``, ``word_error_rate`` and ``exact_line_rate``.
