@@ -23,6 +23,8 @@ LINE_WIDTH = 2048
 """Longer side of an embedded line, pixels."""
 CONFUSIONS = 20
 """Most frequent confusions of the table."""
+GROUPS = 100
+"""Groups of the table, those with the highest errors."""
 BINS = 5
 """Bins of a chart, of about as many lines each."""
 LEAST_LINES = 4
@@ -159,6 +161,7 @@ class Transcripts:
       more_confused: number of other confusions.
       charts: rates by the length and by the confidence of the lines.
       groups: rates of each group, the worst first; empty if the lines have none.
+      more_groups: number of other groups.
       selections: lines to look at.
     """
 
@@ -175,6 +178,7 @@ class Transcripts:
     more_confused: int
     charts: list[Bars]
     groups: list[GroupErrors]
+    more_groups: int
     selections: list[Selection]
 
     @property
@@ -227,6 +231,7 @@ def make_transcripts(
     rates = score(predictions)
     counts = config.confusions(split, predictions)
     errors = sum(counts.values())
+    grouped = _by_group(lines, metric, rates_of)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return Transcripts(
         unit=config.unit,
@@ -241,7 +246,8 @@ def make_transcripts(
         confused=[Confusion(*pair, n, n / errors) for pair, n in ranked[:CONFUSIONS]],
         more_confused=len(ranked[CONFUSIONS:]),
         charts=_charts(lines, config.unit, metric, rates_of),
-        groups=_by_group(lines, metric, rates_of),
+        groups=grouped[:GROUPS],
+        more_groups=len(grouped[GROUPS:]),
         selections=_select(lines, metric, lambda index: config.load_clip(split, index)),
     )
 

@@ -23,6 +23,7 @@ from launch.program import load_experiment
 from launch.reports.run_page import build_page, write_report
 from launch.reports.transcripts import (
     BINS,
+    GROUPS,
     LINES,
     ShowsTranscripts,
     Transcripts,
@@ -209,6 +210,18 @@ def test_bins_hold_all_lines_and_groups_have_their_rates() -> None:
         sums = Reader(references).sums(records)
         assert group.character_error_rate == sums.character_error_rate
         assert (group.count, group.characters) == (sums.lines, sums.characters)
+
+
+def test_many_groups_are_cut_and_unknown_confidences_have_no_chart() -> None:
+    references, texts = spoil(GROUPS + 3)
+    reader = Reader(references, [str(index) for index in range(GROUPS + 3)])
+    records = [{**record, "confidence": math.nan} for record in records_of(texts)]
+    found = make_transcripts(reader, "test", records)
+    assert (len(found.groups), found.more_groups) == (GROUPS, 3)
+    assert [chart.title for chart in found.charts] == ["Character error by length"]
+    text = Page(build_page(make_run(**page_of(found)))).text
+    assert "and 3 with lower errors" in text
+    assert "confidence – ; line" in text
 
 
 def test_lines_without_errors_and_few_lines() -> None:
