@@ -410,11 +410,14 @@ def _bins(values: Sequence[float]) -> tuple[list[int], list[float]]:
 
 def _labels(edges: Sequence[float]) -> list[str]:
     """Returns rising numbers with as few digits as keep them apart, at least two."""
-    for digits in range(2, 17):
-        labels = [f"{edge:.{digits}g}" for edge in edges]
-        if len(set(labels)) == len(set(edges)):
-            break
-    return labels
+
+    def label(edge: float, digits: int) -> str:
+        return f"{edge:.0f}" if float(edge).is_integer() else f"{edge:.{digits}g}"
+
+    digits = 2
+    while len({label(edge, digits) for edge in edges}) < len(set(edges)) and digits < 17:
+        digits += 1
+    return [label(edge, digits) for edge in edges]
 
 
 def _by_group(

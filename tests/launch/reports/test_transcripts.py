@@ -186,6 +186,7 @@ def test_the_worst_lines_and_random_others() -> None:
 
 def test_bins_hold_all_lines_and_groups_have_their_rates() -> None:
     references, texts = spoil(41)
+    references[0], texts[0] = 125 * "a ", 125 * "a "
     books = [("b", "<a>", "")[index % 3] for index in range(41)]
     found = read(references, texts, books=books)
     for chart in found.charts:
@@ -194,6 +195,9 @@ def test_bins_hold_all_lines_and_groups_have_their_rates() -> None:
         counts = [int(bar.count) for bar in chart.bars]
         assert sum(counts) == 41
         assert max(counts) - min(counts) <= 4
+        edges = [float(tick.text) for tick in chart.x_ticks]
+        assert edges == sorted(set(edges))
+        assert not any("e" in tick.text for tick in chart.x_ticks)
     assert [chart.title for chart in found.charts] == [
         "Character error by length",
         "Character error by confidence",
