@@ -61,7 +61,10 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A bar; ``height`` is in percent, ``count`` the number of its examples."""
+    """A bar; ``height`` is in percent of the axis, ``count`` the number of its examples.
+
+    ``value`` is written above it, ``text`` is its tooltip.
+    """
 
     height: float
     count: str
@@ -172,7 +175,9 @@ def make_bars(
     for number, (share, count) in enumerate(bars):
         value = _percent(share)
         span = f"{edges[number]} to {edges[number + 1]}"
-        found.append(Bar(scale(share), f"{count:,}", value, f"{span}: {value}, {count:,}"))
+        short = f"{100 * share:.2g}" if share < 0.1 else f"{100 * share:.0f}"
+        text = f"{span}: {value}, {count:,}"
+        found.append(Bar(scale(share), f"{count:,}", f"{short}\u00a0%", text))
         sentences.append(f"{span}: {value}")
     width = 100 / len(bars)
     return Bars(

@@ -262,8 +262,8 @@ def test_a_page_shows_differences_and_escapes_texts() -> None:
     assert '<del title="not read">␣</del>' in page
     assert '<ins title="inserted">e</ins>' in page
     assert page.count('dir="auto"') == 4
-    assert "nothing (inserted) e 1 33.3" in text
-    assert "space nothing (not read) 1 33.3" in text
+    assert "(inserted) e 1 33.3" in text
+    assert "space (not read) 1 33.3" in text
     assert '<img src="data:image/jpeg' in page
     assert "batches of" not in text
 
