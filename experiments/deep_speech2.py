@@ -150,10 +150,10 @@ def get_config(variant: str | None = None) -> DeepSpeech2Experiment:
         data = config.data
         data.sample_rate, data.num_mels, data.high = 8_000, 40, 3_800.0
     if variant == "spoken_digits":
-        data.dataset, data.num_examples, data.num_buckets = DIGITS, 20_000, 4
+        data.dataset, data.num_examples, data.num_buckets = DIGITS, 20_000, 3
         data.batch_width = 32 * 300
         config.model.features, config.model.num_layers = 128, 2
-        config.num_steps, config.eval_every, config.checkpoint_every = 1_500, 250, 250
+        config.num_steps, config.eval_every, config.checkpoint_every = 1_200, 300, 300
         config.optimizer.learning_rate, config.optimizer.warmup_steps = 3e-3, 100
         config.ema_decay, config.patience = 0.99, 0
         change = config.augmentation
