@@ -57,7 +57,7 @@ def write_speech(folder: Path) -> dict[str, str]:
 def small(variant: str = "small", **data: Any) -> DeepSpeech2Experiment:
     config = get_config("smoke")
     config.data.dataset = "files" if variant == "small" else variant
-    config.model.num_layers, config.model.features = 1, 4
+    config.model.features = 4
     config.num_steps = config.eval_every = config.checkpoint_every = 2
     for name, value in data.items():
         setattr(config.data, name, value)
@@ -198,7 +198,7 @@ def test_the_streaming_network_is_built_from_flags() -> None:
     config = grid.parse(
         "deep_speech2.py:smoke", "--config.model.bidirectional=False", "--config.model.lookahead=5"
     )
-    assert "recurrent     2 × gru of 8 units, 5 steps of lookahead" in config.describe_network()
+    assert "recurrent     1 × elman of 8 units, 5 steps of lookahead" in config.describe_network()
     model, batch = config.make_model(), grid.first_batch(config)
     variables = jax.eval_shape(
         lambda: config.make_task().initialize(model, jax.random.key(0), batch)

@@ -67,14 +67,14 @@ def test_padding_and_examples_that_do_not_count_change_nothing() -> None:
 
 def test_the_papers_network_has_its_shapes() -> None:
     model = make_deep_speech2(DeepSpeech2Config(), num_classes=29)
-    inputs = jax.ShapeDtypeStruct((1, 400, 160), jnp.float32)
+    inputs = jax.ShapeDtypeStruct((1, 400, 80), jnp.float32)
     lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
     init = partial(model.init_with_output, train=False)
     logits, variables = jax.eval_shape(init, jax.random.key(0), inputs, lengths)
     assert logits.shape == (1, 200, 29)
     params = variables["params"]
     assert params["columns"]["encoder"]["conv_0"]["kernel"].shape == (41, 11, 1, 32)
-    assert params["recurrent"]["input_0"]["kernel"].shape == (20 * 96, 1_760)
+    assert params["recurrent"]["input_0"]["kernel"].shape == (10 * 96, 1_760)
     assert {"forward_6", "backward_6"} <= params["recurrent"].keys()
     count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     assert 60e6 < count < 75e6
