@@ -117,9 +117,9 @@ class DialTones:
         level = rng.uniform(0.1, 0.4)
         parts = [np.zeros(gaps[0])]
         for key, tone, gap in zip(keys, tones, gaps[1:], strict=True):
-            times = np.arange(tone) / self.log_mel.sample_rate
-            parts.append(sum(np.sin(2 * np.pi * f * times) for f in _FREQUENCIES[key]) * level)
-            parts.append(np.zeros(gap))
+            turns = 2 * np.pi * np.arange(tone) / self.log_mel.sample_rate
+            row, column = _FREQUENCIES[key]
+            parts += [level * (np.sin(row * turns) + np.sin(column * turns)), np.zeros(gap)]
         samples = np.concatenate(parts)
         noise = rng.uniform(0.001, 0.05) * draw_noise(len(samples), rng, pink=bool(rng.integers(2)))
         return np.clip(samples + noise, -1, 1).astype(np.float32)
