@@ -41,6 +41,8 @@ class SpeechConfig(TextsConfig):
     """
 
     batch_width: int = 32 * 400
+    num_examples: int = 2_000
+    """Drawn examples only: those of the training split."""
     num_evaluated: int = 500
     """Drawn examples only: those of the validation split, and of the test split."""
     held_out_speaker: str = ""
