@@ -40,6 +40,8 @@ class WidthBuckets:
         max_rows: greatest number of rows of a batch; None: no bound.
         narrow_first: the batches of the first epoch go from narrow to wide (SortaGrad, Amodei et
             al., 1512.02595, section 3.3), within a bucket in random order; training only.
+        step_keys: further keys whose first axis is padded to the boundary, as
+            ``data.series.STEP_KEYS`` of sequences.
         train: an endless shuffled order; False: one pass.
         seed: of the order, 0..2**32 - 1.
 
@@ -62,6 +64,7 @@ class WidthBuckets:
         row_multiple: int = 1,
         max_rows: int | None = None,
         narrow_first: bool = False,
+        step_keys: Sequence[str] = (),
         train: bool,
         seed: int = 0,
     ):
@@ -88,6 +91,7 @@ class WidthBuckets:
         self.batch_width = batch_width
         self.row_multiple = row_multiple
         self.narrow_first = narrow_first
+        self.step_keys = tuple(step_keys)
         self.rows = tuple(
             _rows(batch_width // boundary, row_multiple, max_rows) for boundary in self.boundaries
         )
@@ -152,7 +156,8 @@ class WidthBuckets:
 
         Args:
             number: of the global batch.
-            examples: of one process, each with ``image`` (H,W,C) or ``spectrogram`` (T,M).
+            examples: of one process, each with ``image`` (H,W,C), ``spectrogram`` (T,M) or the
+                ``step_keys`` (T,...).
 
         Raises:
             ValueError: an example that is wider, or has more tokens, than it was announced.
@@ -170,7 +175,7 @@ class WidthBuckets:
     def _padded_axis(self, key: str, bucket: int) -> tuple[int | None, int]:
         if key == "image":
             return 1, self.boundaries[bucket]
-        if key == "spectrogram":
+        if key == "spectrogram" or key in self.step_keys:
             return 0, self.boundaries[bucket]
         if key == "tokens" and self._tokens is not None:
             return 0, self._tokens[bucket]
