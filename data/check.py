@@ -30,6 +30,7 @@ from typing import Any, Literal
 from PIL import Image
 from tqdm import tqdm
 
+from data.audio import decoding as sound_decoding
 from data.captions.images import FORMATS
 from data.datasets import flickr8k, ucf101
 from data.datasets.image_captions import (
@@ -531,16 +532,19 @@ def _damages_collected() -> Iterator[dict[str, str]]:
                 path, message = map(str, record.args)
                 damages[path] = message
 
-    logger, handler = logging.getLogger(decoding.__name__), Collector()
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
+    loggers = [logging.getLogger(module.__name__) for module in (decoding, sound_decoding)]
+    handler, propagate = Collector(), [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(handler)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             yield damages
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
+        for logger, before in zip(loggers, propagate, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = before
 
 
 def _printable(text: str) -> str:

@@ -1,5 +1,8 @@
 """Decoding of the sound of audio and video files, by PyAV."""
 
+import logging
+import os
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,6 +10,9 @@ import av
 import numpy as np
 
 from data.video.decoding import VideoError, open_media, picture_streams
+
+_UNKNOWN_SIZES = (0, 2**32 - 1)  # Of a RIFF file that was written to a pipe.
+_logger = logging.getLogger(__name__)
 
 
 class AudioError(VideoError, ValueError):
@@ -36,7 +42,7 @@ def read_sound(path: str | Path, sample_rate: int | None = 16_000) -> Sound:
 
     Sample 0 lies at the time of the first picture, or of the first sound in a file without
     pictures. Sound that begins later is preceded by zeros; earlier sound is cut off. Later gaps are
-    not filled.
+    not filled. Of a wav file that was cut off, what is left is read, and the log says so.
 
     Args:
       path: the file, in one of ``data.video.decoding.FORMATS``.
@@ -78,9 +84,20 @@ def read_sound(path: str | Path, sample_rate: int | None = 16_000) -> Sound:
     samples = np.clip(np.concatenate(parts, axis=1).mean(axis=0), -1.0, 1.0)
     if not np.isfinite(samples).all():
         raise AudioError(path, "its samples are not finite (NaN)")
+    _log_missing_end(path)
     late = round((begin - start) * (sample_rate or rate))
     samples = np.pad(samples, (late, 0)) if late > 0 else samples[-late:]
     return Sound(samples.astype(np.float32), rate, channels, codec)
+
+
+def _log_missing_end(path: str | Path) -> None:
+    """Logs that a RIFF file is shorter than its header says, of which FFmpeg tells nothing."""
+    with open(path, "rb") as file:
+        header, size = file.read(8), os.fstat(file.fileno()).st_size
+    if header[:4] == b"RIFF":
+        (declared,) = struct.unpack("<I", header[4:])
+        if declared not in _UNKNOWN_SIZES and declared + 8 > size:
+            _logger.warning("%s: %s", path, f"cut off: {size:,} of {declared + 8:,} bytes")
 
 
 def _first_picture(container: Any, otherwise: float) -> float:

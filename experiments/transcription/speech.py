@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,6 +19,7 @@ from data.audio.sources import SpeechSource
 from data.datasets.audio_folder import read_sounds
 from data.datasets.labelled_files import LabelledFiles
 from data.datasets.splits import write_split
+from data.loader import Loader
 from experiments.transcription.config import (
     FILES,
     DrawnSource,
@@ -31,6 +33,8 @@ from flaxnets.configuration import check_at_least
 DIGITS, TONES = "spoken_digits", "dial_tones"
 """Values of ``data.dataset`` for drawn strings."""
 
+logger = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass
 class SpeechConfig(TextsConfig):
@@ -42,6 +46,8 @@ class SpeechConfig(TextsConfig):
     """
 
     batch_width: int = 32 * 400
+    num_examples: int = 2_000
+    """Drawn examples only: those of the training split."""
     num_evaluated: int = 500
     """Drawn examples only: those of the validation split, and of the test split."""
     held_out_speaker: str = ""
@@ -173,6 +179,7 @@ class SpeechExperiment(TranscriptionConfig):
             splits = {row["path"]: row["split"] for row in csv.DictReader(file)}
         known = [index for index, name in enumerate(found.names) if name in splits]
         if not known:
+            logger.info("%s: none of the run's recordings; its own are the test split", data.list)
             return dataclasses.replace(found, splits=("test",) * len(found))
         kept = found.take(known)
         return dataclasses.replace(kept, splits=tuple(splits[name] for name in kept.names))
@@ -209,6 +216,12 @@ class SpeechExperiment(TranscriptionConfig):
             max_seconds=self.data.max_seconds,
             unknown="drop",
         )
+
+    def make_prediction_data(self, paths: Sequence[str]) -> Loader:
+        """Returns the given recordings; unreadable and silent ones are masked."""
+        # A network that never heard silence makes texts of it.
+        source = self.make_source(paths, [""] * len(paths))
+        return self.make_loader(dataclasses.replace(source, accept_silence=False), "")
 
     def make_transform(self) -> SpectrogramAugmentation:
         """Returns SpecAugment's masks, changes of speed and pitch, and noise, at random."""
@@ -274,7 +287,9 @@ class SpeechExperiment(TranscriptionConfig):
         )
 
     def describe_split(self) -> list[str]:
-        """Returns a line with the sizes of the splits; none of generated sounds."""
+        """Returns a line with the sizes of the splits, and notes; none of generated sounds."""
         if self.data.dataset == DIGITS:
-            return [describe_sizes(self.digits.splits, self.digits.groups)]
+            digits = self.digits
+            notes = [f"note          {note}" for note in digits.notes]
+            return [describe_sizes(digits.splits, digits.groups), *notes]
         return super().describe_split()

@@ -15,7 +15,7 @@ class DeepSpeechCNN(Encoder):
     """Convolution, BatchNorm and clipped ReLU, one to three times (1512.02595, section 3.5).
 
     Spectrograms as images (N,H,W,1), their rows the bands and their columns the frames, become
-    feature maps (N,h,w,D). The defaults are those of table 4's "3-layer 2D". Endpoints: ``conv_1``
+    feature maps (N,h,w,D). The defaults are the paper's "3-layer 2D". Endpoints: ``conv_1``
     to ``conv_…``.
 
     >>> import functools, jax

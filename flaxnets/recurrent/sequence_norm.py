@@ -179,7 +179,7 @@ class SequenceNormRecurrent(nn.Module):
 
 
 class LookaheadConv(nn.Module):
-    r"""Lookahead (row) convolution: each feature also reads its next τ steps (1512.02595, 3.6).
+    r"""Lookahead (row) convolution: each feature also reads its next τ steps (1512.02595, 3.7).
 
     .. math::
         r_{t,i} = \sum_{j=0}^{τ} w_{j,i} h_{t+j,i}

@@ -437,6 +437,8 @@ def test_faults_of_speech(tmp_path: Path) -> None:
     write_speech(tmp_path, "train/hasty.wav", "abcabcabc", seconds=0.2)
     write_speech(tmp_path, "test/endless.wav", "abc", seconds=40)
     write_speech(tmp_path, "test/new.wav", "a€")
+    cut = (tmp_path / "test/new.wav").read_bytes()
+    (tmp_path / "test/new.wav").write_bytes(cut[:12_044])
     write_speech(tmp_path, "test/blank.wav", " ")
     write_speech(tmp_path, "test/bare.wav", None)
     write_speech(tmp_path, "test/bad.wav", "abc")
@@ -455,6 +457,11 @@ def test_faults_of_speech(tmp_path: Path) -> None:
         ("seconds", "shorter than 0.1 s", ("train/short.wav (0.050)",)),
         ("seconds", "longer than 35 s, which trainings skip", ("test/endless.wav (40.0)",)),
         ("silence", "silent, which trainings skip", ("train/quiet.wav",)),
+        (
+            "damaged",
+            "readable, but damaged",
+            ("test/new.wav (cut off: 12,044 of 16,044 bytes)",),
+        ),
     ):
         assert told[check_name, text].files == files, (check_name, text)
     assert rows(found, "rates", WARNING)[0].text.startswith("27 × 8,000 samples/s, 1 × 16,000")

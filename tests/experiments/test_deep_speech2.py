@@ -98,7 +98,8 @@ def test_recordings_are_read_without_texts(tmp_path: Path) -> None:
         for batch in batches:
             assert set(batch["token_lengths"]) == {0}
             masks.update(zip(batch["index"].tolist(), batch["mask"].tolist(), strict=True))
-    assert [masks[index] for index in range(4)] == [True, True, False, False]  # Silence is read.
+    assert [masks[index] for index in range(4)] == [True, False, False, False]
+    assert "silence: none of its samples exceeds" in loader.bad[1]
     assert "its sound is not readable" in loader.bad[2]
     assert "expected at most 2.5 s, received 3.0 s" in loader.bad[3]
     seconds = len(DialTones("train", 1).waveform(0)) / 8_000
