@@ -8,7 +8,7 @@ import pytest
 
 from data.captions import java_scorers
 from experiments.captioning.config import CaptionConfig
-from experiments.transcription.text_lines import METRICS, TextLinesConfig
+from experiments.transcription.config import METRICS, TranscriptionConfig
 from flaxnets.inference import trained_model
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.config import Config
@@ -69,7 +69,7 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(java_scorers, "find_java", lambda: None)
     config = VARIANTS[name]
     captions = isinstance(config, CaptionConfig)
-    lines = isinstance(config, TextLinesConfig)
+    lines = isinstance(config, TranscriptionConfig)
     if isinstance(config, CaptionConfig):
         config.data.cache = str(tmp_path / "cache")
     # The test session's devices are simulated; the run gets one, and what is evaluated from its

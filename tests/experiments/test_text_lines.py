@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data.text_lines.synthetic_lines import SyntheticLines
-from experiments.transcription.text_lines import write_lines
+from experiments.transcription.config import write_lines
 from tests.experiments import grid
 
 ROOT = Path(__file__).parents[2]

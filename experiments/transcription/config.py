@@ -1,0 +1,439 @@
+"""Configuration of readers of lines and of speech: texts, split, alphabet, batches, metrics."""
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import os
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import jax
+import numpy as np
+
+from data.batches import Source
+from data.datasets.line_folder import TextLines, read_text_lines, split_lines
+from data.files import write_atomically
+from data.loader import Loader
+from data.text_lines.alphabet import Alphabet, name_characters
+from data.text_lines.scores import error_rates
+from data.width_buckets import WidthBuckets
+from flaxnets.configuration import check_at_least, nearest, path_field, runtime
+from flaxnets.tasks.ctc import CTC, CTCSearch
+from flaxnets.tasks.task import Task
+from flaxnets.training.config import Config, Scorer, UndefinedMethod
+
+ALPHABET, SPLIT = "alphabet.json", "split.csv"
+"""Files of the workdir: the characters, and the files with texts, groups and splits."""
+FILES = "files"
+"""Value of ``data.dataset`` for files with texts of one's own."""
+METRICS = ("character_error_rate", "word_error_rate", "exact_line_rate")
+
+logger = logging.getLogger(__name__)
+
+
+class TranscriptSource(Source, Protocol):
+    """Random access to lines or recordings with their texts."""
+
+    def lengths(self) -> np.ndarray:
+        """Returns the columns or frames of each example, (N,) int32 >= 1."""
+
+    def token_lengths(self) -> np.ndarray:
+        """Returns the number of characters of each text, (N,) int32."""
+
+
+class DrawnSource(TranscriptSource, Protocol):
+    """Lines or recordings that are drawn, as a function of their index."""
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """Characters of all texts."""
+
+    def text(self, index: int) -> str:
+        """Returns the text of an example."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies the examples, for JSON."""
+
+
+class Transform(Protocol):
+    """Random change of an example in training, which may stretch it."""
+
+    @property
+    def max_stretch(self) -> float:
+        """Greatest factor by which the length grows, at least 1."""
+
+    def __call__(self, example: Any, rng: np.random.Generator) -> Any:
+        """Returns the changed example."""
+
+
+@dataclasses.dataclass
+class TextsConfig:
+    """Location of files with texts, their split and their batches."""
+
+    dataset: str = FILES
+    """``files``, or the name of examples that are drawn."""
+    root: str = path_field(runtime=True)
+    """Folder of files with ``NAME.gt.txt`` or ``NAME.txt`` beside each, with or without folders
+    ``train``, ``validation`` and ``test``; or what the paths of a list are relative to."""
+    list: str = path_field(runtime=True)
+    """CSV or TSV with the columns ``file`` and ``text`` and, if there are, ``group`` and ``split``;
+    empty: the texts beside the files."""
+    group_pattern: str = ""
+    """Regular expression whose first group is the group (book, writer, speaker) in a file's name,
+    as ``^(.*?)_``; files of one group are never on two sides of the split."""
+    validation_share: float = 0.1
+    """Share of the files, in (0,1), that selects the checkpoint, where the data have no validation
+    split."""
+    test_share: float = 0.1
+    """Share of the files, in [0,1), that is tested, where the data have no test split."""
+    split_seed: int = 0
+    """Seed of the split."""
+    num_examples: int = 2_000
+    """Drawn examples only: those of the training split; the others have a tenth."""
+    augment: bool = True
+    """Training examples are changed at random."""
+    batch_width: int = 32 * 928
+    """Total length of the examples of a batch, pixels or frames, padding included: a batch has as
+    many examples as fit, so that ``batch_size`` only counts for progress."""
+    num_buckets: int = 6
+    """Greatest number of lengths to which examples are padded, for each of which a step is
+    compiled."""
+    max_bad_share: float = runtime(0.05)
+    """Training fails when more than this share of its files, in [0,1], cannot be read."""
+    num_threads: int = runtime(0)
+    """Decoding threads; 0: one more than the CPU cores."""
+    num_workers: int = runtime(0)
+    """Decoding processes; 0: threads only."""
+
+
+@dataclasses.dataclass
+class TranscriptionConfig(Config):
+    """Experiment that reads texts; a subclass sets sources, network and training.
+
+    Split and alphabet are made when a run starts and kept in its workdir, from which a resumed run,
+    an evaluation and a reader take them.
+    """
+
+    kind: ClassVar[Literal["image", "recording"]] = "image"
+    """Of the files."""
+    noun: ClassVar[str] = "lines"
+    """The examples, in messages."""
+    example_file: ClassVar[str] = "LINE.png"
+    """A file to read, in messages."""
+    datasets: ClassVar[tuple[str, ...]] = (FILES,)
+    """Values of ``data.dataset``."""
+
+    best_metric: str = "character_error_rate"
+    best_mode: str = "min"
+    data: TextsConfig = dataclasses.field(default_factory=TextsConfig)
+    search: CTCSearch = dataclasses.field(default_factory=CTCSearch)
+
+    def __post_init__(self) -> None:
+        # No fields, so they are neither flags nor part of config.json.
+        self._alphabet: Alphabet | None = None
+        self._lines: TextLines | None = None
+        self._split_file: Path | None = None
+        self._announced = False
+
+    # ---- Parts that a subclass defines -------------------------------------------------------
+
+    @property
+    def stride(self) -> int:
+        """Columns or frames for each step of the network."""
+        raise UndefinedMethod(self, "stride")
+
+    def make_drawn(self, split: str) -> DrawnSource:
+        """Returns the examples of a split, where ``data.dataset`` names drawn ones."""
+        raise UndefinedMethod(self, "make_drawn")
+
+    def make_source(self, paths: Sequence[str], texts: Sequence[str]) -> TranscriptSource:
+        """Returns files with their texts as examples."""
+        raise UndefinedMethod(self, "make_source")
+
+    def make_transform(self) -> Transform | None:
+        """Returns the random change of training examples; None: none."""
+        raise UndefinedMethod(self, "make_transform")
+
+    def describe_inputs(self, source: TranscriptSource) -> str:
+        """Returns number and sizes of the training examples in words."""
+        raise UndefinedMethod(self, "describe_inputs")
+
+    def describe_network(self) -> list[str]:
+        """Returns lines about the network, each with a name of up to 13 letters first."""
+        raise UndefinedMethod(self, "describe_network")
+
+    # ---- Values ------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Checks the values as ``Config.validate``, and those of the data."""
+        super().validate()
+        data = self.data
+        if data.dataset not in self.datasets:
+            near = nearest(data.dataset, self.datasets)
+            raise ValueError(f"data.dataset: unknown {data.dataset!r}{near}")
+        least = {"num_examples": 10, "batch_width": 1, "num_buckets": 1, "num_workers": 0}
+        check_at_least("data", data, least)
+        if data.dataset == FILES and not (data.root or data.list):
+            raise ValueError(
+                f"data.root: expected a folder of {self.noun} with their texts; give "
+                "--config.data.root=FOLDER, or --config.data.list=FILE, or "
+                f"--config.data.dataset={self.datasets[-1]}"
+            )
+        if self.accumulate_steps > 1:
+            raise ValueError(
+                f"accumulate_steps: expected 1, since batches differ in their number of "
+                f"{self.noun}, received {self.accumulate_steps}; a smaller data.batch_width saves "
+                "memory"
+            )
+
+    # ---- Files, split and alphabet -----------------------------------------------------------
+
+    @property
+    def drawn(self) -> bool:
+        """True if drawn examples take the place of files with texts."""
+        return self.data.dataset != FILES
+
+    @property
+    def lines(self) -> TextLines:
+        """All files with their split: that of the run's workdir, or else a new one.
+
+        Of a trained model, data that share no text with those of its run are test data.
+        """
+        if self._lines is None:
+            self._lines = self._read_lines()
+        return self._lines
+
+    def _read_lines(self) -> TextLines:
+        data = self.data
+        if self._split_file is None:
+            found = read_text_lines(
+                data.root, data.list, group_pattern=data.group_pattern, kind=self.kind
+            )
+            return split_lines(
+                found,
+                seed=data.split_seed,
+                validation_share=data.validation_share,
+                test_share=data.test_share,
+            )
+        root = data.root or os.path.dirname(data.list)
+        try:
+            now = read_text_lines(data.root, data.list, kind=self.kind)
+        except (OSError, ValueError):  # The list is gone, say; the run has its own.
+            return read_text_lines(root, self._split_file, kind=self.kind)
+        with self._split_file.open(encoding="utf-8", newline="") as file:
+            known = {row["file"]: row["text"] for row in csv.DictReader(file)}
+        if any(known.get(n) == text for n, text in zip(now.names, now.texts, strict=True)):
+            return read_text_lines(root, self._split_file, kind=self.kind)
+        logger.info("%s: none of the run's %s; its own are the test split", root, self.noun)
+        if "test" in now.splits:
+            return now
+        return dataclasses.replace(now, splits=("test",) * len(now))
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """Characters: the trained model's, or else those of the training texts."""
+        if self._alphabet is None:
+            self._alphabet = (
+                self.make_drawn("train").alphabet
+                if self.drawn
+                else Alphabet.from_texts(self.lines.select("train").texts)
+            )
+        return self._alphabet
+
+    def source(self, split: str) -> TranscriptSource:
+        """Returns a split as a source of examples."""
+        if self.drawn:
+            return self.make_drawn(split)
+        lines = self.lines.select(split)
+        return self.make_source(lines.paths, lines.texts)
+
+    def texts(self, split: str) -> list[str]:
+        """Returns the texts of a split, in order."""
+        if self.drawn:
+            source = self.make_drawn(split)
+            return [source.text(index) for index in range(len(source))]
+        return list(self.lines.select(split).texts)
+
+    # ---- What a run keeps --------------------------------------------------------------------
+
+    def describe_data(self, split: str) -> dict[str, Any]:
+        """Returns digests of the files and texts of a split, and the number of characters."""
+        if self.drawn:
+            return {"class_names": [], **self.make_drawn(split).describe()}
+        described = self.lines.select(split).describe()
+        return {"class_names": [], "characters": len(self.alphabet), **described}
+
+    def save_assets(self, folder: Path) -> None:
+        """Writes the alphabet, and the files with their split."""
+        content = json.dumps(self.alphabet.to_json(), ensure_ascii=False)
+        write_atomically(
+            folder / ALPHABET, lambda place: place.write_text(content, encoding="utf-8")
+        )
+        if self._split_file is None:
+            self.save_split(folder / SPLIT)
+        where = f"--workdir={shlex.quote(str(folder))}"
+        logger.info("afterwards    python -m launch.evaluate %s --split=test", where)
+        logger.info("              python -m launch.read %s %s", where, self.example_file)
+
+    def save_split(self, path: Path) -> None:
+        """Writes the files with their split, where examples are not drawn."""
+        if not self.drawn:
+            write_lines(path, self.lines)
+
+    def load_assets(self, folder: Path) -> None:
+        """Reads the alphabet of a trained model, and finds the split of its run."""
+        self._alphabet = Alphabet.from_json(json.loads((folder / ALPHABET).read_text("utf-8")))
+        if (folder / SPLIT).exists():
+            self._split_file, self._lines = folder / SPLIT, None
+
+    def resume_assets(self, folder: Path) -> None:
+        """Finds the split of a run that resumes; files that came since are no part of it."""
+        # Without a checkpoint the run starts anew, and so does its split.
+        if (folder / ALPHABET).exists() and any((folder / "checkpoints").glob("[0-9]*")):
+            self.load_assets(folder)
+
+    # ---- Batches and metrics -----------------------------------------------------------------
+
+    def make_task(self) -> Task:
+        """Returns CTC."""
+        return CTC(self.alphabet.decode, self.search)
+
+    def make_data(self, split: str) -> Loader:
+        """Returns the batches of a split; says what was chosen before training starts."""
+        source = self.source(split)
+        if split == "train":
+            self._announce(source)
+        return self.make_loader(source, split)
+
+    def make_prediction_data(self, paths: Sequence[str]) -> Loader:
+        """Returns the given files; unreadable ones are masked."""
+        return self.make_loader(self.make_source(paths, [""] * len(paths)), "")
+
+    def make_loader(self, source: TranscriptSource, split: str) -> Loader:
+        """Returns the batches of a split, or of files without texts where ``split`` is empty."""
+        data, train = self.data, split == "train"
+        transform = self.make_transform() if train and data.augment else None
+        lengths = source.lengths()
+        if transform is not None:
+            lengths = np.ceil(lengths * transform.max_stretch).astype(np.int32)
+        plan = WidthBuckets(
+            lengths,
+            batch_width=data.batch_width,
+            num_buckets=data.num_buckets,
+            token_lengths=source.token_lengths(),
+            row_multiple=jax.device_count(),
+            train=train,
+            seed=self.seed,
+        )
+        return Loader(
+            source,
+            transform=transform,
+            batch_size=self.batch_size,
+            train=train,
+            plan=plan,
+            identity={
+                **(self.describe_data(split) if split else {}),
+                "preprocessing": self.describe_preprocessing(),
+            },
+            seed=self.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=data.num_threads or None,
+            num_workers=data.num_workers if train else 0,
+            max_bad_share=data.max_bad_share if train else 1.0,
+        )
+
+    def make_scorer(self, split: str, *, complete: bool = False) -> Scorer | None:
+        """Returns the function from a split's transcripts to error rates."""
+        texts = self.texts(split)
+
+        def score(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+            pairs = [(str(record["text"]), texts[int(record["index"])]) for record in records]
+            sums = error_rates(pairs)
+            return {name: float(getattr(sums, name)) for name in METRICS}
+
+        return score
+
+    def scored_metrics(self, split: str) -> tuple[str, ...]:
+        """Returns the names of ``make_scorer``'s metrics."""
+        return METRICS
+
+    # ---- What was chosen ---------------------------------------------------------------------
+
+    def _announce(self, source: TranscriptSource) -> None:
+        if self._announced or jax.process_index():
+            return
+        self._announced = True
+        for line in self.describe_choices(source):
+            logger.info("%s", line)
+
+    def describe_choices(self, source: TranscriptSource) -> list[str]:
+        """Returns lines that say how the data were read and what is trained.
+
+        Args:
+          source: the training examples.
+        """
+        lines = [
+            f"{self.noun:<13} {self.describe_inputs(source)}",
+            *self.describe_split(),
+            f"alphabet      {len(self.alphabet)} characters",
+            *self.describe_network(),
+        ]
+        if self.drawn:
+            return lines
+        lines += [f"note          {note}" for note in self.lines.notes]
+        for split in ("validation", "test"):
+            unknown = self.alphabet.unknown(self._texts_of(split))
+            if unknown:
+                lines.append(
+                    f"note          {split} texts have {len(unknown)} characters that training "
+                    f"texts lack, which count as errors: {name_characters(unknown)}"
+                )
+        if long := self._too_long():
+            lines.append(
+                f"note          {len(long)} training texts need more steps than their "
+                f"{self.kind} has and are not learnt: {', '.join(long[:3])}"
+                f"{', …' if len(long) > 3 else ''}"
+            )
+        return lines
+
+    def describe_split(self) -> list[str]:
+        """Returns a line with the sizes of the splits; none of drawn examples."""
+        return [] if self.drawn else [describe_sizes(self.lines.splits, self.lines.groups)]
+
+    def _texts_of(self, split: str) -> list[str]:
+        return [t for t, s in zip(self.lines.texts, self.lines.splits, strict=True) if s == split]
+
+    def _too_long(self) -> list[str]:
+        """Returns the names of training files with more characters than steps."""
+        lines = self.lines.select("train")
+        source = self.make_source(lines.paths, lines.texts)
+        steps = -(-source.lengths() // self.stride)
+        found = []
+        for name, text, count in zip(lines.names, lines.texts, steps, strict=True):
+            tokens = self.alphabet.encode(text)
+            if len(tokens) + np.sum(tokens[1:] == tokens[:-1]) > count:  # As ``required_steps``.
+                found.append(name)
+        return found
+
+
+def describe_sizes(splits: Sequence[str], groups: Sequence[str]) -> str:
+    """Returns a line with the sizes of the splits and the number of groups."""
+    sizes, names = Counter(splits), ("train", "validation", "test")
+    groups_there = len({group for group in groups if group})
+    counts = ", ".join(f"{name} {sizes[name]}" for name in names)
+    return f"split         {counts}{f'; {groups_there} groups' if groups_there else ''}"
+
+
+def write_lines(path: Path, lines: TextLines) -> None:
+    """Writes files as CSV with the columns ``file``, ``text``, ``group`` and ``split``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("file", "text", "group", "split"))
+    writer.writerows(zip(lines.names, lines.texts, lines.groups, lines.splits, strict=True))
+    write_atomically(path, lambda place: place.write_text(text.getvalue(), encoding="utf-8"))
