@@ -303,6 +303,21 @@ class TranscriptionConfig(Config):
         """Returns CTC."""
         return CTC(self.alphabet.decode, self.search)
 
+    def describe_reader(self, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns ``describe_inference`` of the network with its search.
+
+        Args:
+          preprocessing: settings of ``flaxnets/inference/runtime/columns.py``.
+        """
+        return {
+            "kind": "transcription",
+            "name": self.name,
+            "network": self.make_model(),
+            "encoder": None,
+            "search": dataclasses.asdict(self.search),
+            "preprocessing": preprocessing,
+        }
+
     def make_data(self, split: str) -> Loader:
         """Returns the batches of a split; says what was chosen before training starts."""
         source = self.source(split)
