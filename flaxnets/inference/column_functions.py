@@ -146,6 +146,8 @@ class LinenReader(ColumnStream):
         search: CTCSearch,
         num_rows: int,
         language_model: CharacterNgram | None = None,
+        *,
+        reads_sound: bool = False,
     ) -> None:
         """Compiles nothing yet.
 
@@ -156,9 +158,11 @@ class LinenReader(ColumnStream):
           search: of the texts.
           num_rows: rows of the inputs: pixels of a line, bands of a spectrogram.
           language_model: of characters, for the beam search; None: none.
+          reads_sound: whether inputs are spectrograms (B,W,M), and not lines (B,H,W,1).
         """
         super().__init__(module, jax.device_put(dict(variables)), num_rows)
         self.search, self.language_model = search, language_model
+        self.reads_sound = reads_sound
         self._automaton: Automaton | None = None
         if language_model is not None and search.language_model_weight:
             self._automaton = language_model.automaton()
@@ -223,10 +227,8 @@ class LinenReader(ColumnStream):
     def __reduce__(self) -> tuple[Any, ...]:
         # Compiled functions cannot be pickled, but made anew.
         variables = jax.device_get(self.variables)
-        return (
-            type(self),
-            (self.module, variables, self.search, self.num_rows, self.language_model),
-        )
+        make = functools.partial(type(self), reads_sound=self.reads_sound)
+        return make, (self.module, variables, self.search, self.num_rows, self.language_model)
 
 
 class LinenSoundClassifier(LinenClassifier):

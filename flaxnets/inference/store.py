@@ -34,9 +34,9 @@ from flaxnets.encoders.config import (
 from flaxnets.inference.column_functions import LinenReader, LinenSoundClassifier
 from flaxnets.inference.export import to_tensors, write_safetensors
 from flaxnets.inference.functions import LinenCaptioner, LinenClassifier
+from flaxnets.inference.runtime.columns import LinePreprocessing, SoundPreprocessing
 from flaxnets.inference.runtime.description import check_description
 from flaxnets.inference.runtime.media import DEFAULT_LIMITS, Limits
-from flaxnets.inference.runtime.columns import LinePreprocessing, SoundPreprocessing
 from flaxnets.inference.runtime.models import CAPTIONING, SOUND, Captioner, Classifier
 from flaxnets.inference.runtime.preprocessing import make_preprocessing
 from flaxnets.inference.runtime.readers import TRANSCRIPTION, Reader
@@ -163,14 +163,21 @@ def build_model(
     if described["kind"] == TRANSCRIPTION:
         rows = _rows(preprocessing, LinePreprocessing, SoundPreprocessing)
         reader = LinenReader(
-            module, variables, _make_search(described["search"]), rows, language_model
+            module,
+            variables,
+            _make_search(described["search"]),
+            rows,
+            language_model,
+            reads_sound=isinstance(preprocessing, SoundPreprocessing),
         )
         found = _traced(described, lambda: reader.num_classes(preprocessing.input_shape))
         _check_alphabet(alphabet, language_model, found)
         return Reader(alphabet=alphabet, functions=reader, **common)
     if described["kind"] == SOUND:
         rows = _rows(preprocessing, SoundPreprocessing)
-        classifier = LinenSoundClassifier(module, variables, described["averaging"], rows)
+        classifier: LinenClassifier = LinenSoundClassifier(
+            module, variables, described["averaging"], rows
+        )
     else:
         classifier = LinenClassifier(module, variables, described["averaging"])
     labels = tuple(described["labels"])
@@ -311,7 +318,6 @@ def save_model(
     described: Mapping[str, Any],
     variables: Mapping[str, PyTree],
     *,
-    vocabulary: str = "",
     assets: Mapping[str, bytes] | None = None,
     card: str = "",
     dtype: str = "float32",
@@ -322,8 +328,7 @@ def save_model(
       folder: made if it is missing; must not hold other files.
       described: content of ``model.json``, as ``read_description`` returns it.
       variables: of the network, or of network and encoder as ``build_model`` takes them.
-      vocabulary: content of a captioner's ``vocabulary.json``.
-      assets: content of further files of ``ASSETS``, by name, as a reader's ``alphabet.json``.
+      assets: content of files of ``ASSETS`` by name, as a captioner's ``vocabulary.json``.
       card: content of ``README.md``.
       dtype: ``float32``; ``float16``; or ``int8``: matrices and kernels of at least 1,024 numbers
         are rounded to 8 bits with a float32 scale for each output channel, the rest to float16.
@@ -345,8 +350,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = _quantize(to_tensors(variables), dtype)
     write_safetensors(folder / VARIABLES, tensors, {"dtype": dtype})
-    texts = {MODEL: json.dumps(described, indent=1, ensure_ascii=False) + "\n"}
-    texts |= {VOCABULARY: vocabulary, CARD: card}
+    texts = {MODEL: json.dumps(described, indent=1, ensure_ascii=False) + "\n", CARD: card}
     for name, text in texts.items():
         if text:
             write_text_atomically(folder / name, text)

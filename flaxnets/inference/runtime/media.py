@@ -624,6 +624,13 @@ def _shown_size(picture: Any) -> tuple[int, int]:
 
 
 def regular_file(source: Any, expected: str) -> str:
+    """Returns a path as a text.
+
+    Raises:
+      FileNotFoundError: there is no such file, or it is a folder or pipe.
+      MediaError: a path that cannot be looked up.
+      TypeError: another type.
+    """
     if not isinstance(source, str | os.PathLike):
         found = type(source).__name__
         is_array = hasattr(source, "__array__") or hasattr(source, "__array_interface__")

@@ -33,8 +33,8 @@ MAX_FRAMES = 512
 class Classifier:
     """Classifier of videos, images or sounds.
 
-    Arrays of pictures are RGB, uint8 in [0,255]. Every number of clips up to the next power of two is one
-    bucket, for which the functions are compiled once.
+    Arrays of pictures are RGB, uint8 in [0,255]. Every number of clips up to the next power of two
+    is one bucket, for which the functions are compiled once.
     """
 
     name: str

@@ -2,8 +2,8 @@
 
 ``{"kind": "image", …}`` makes one image of a file (``ImagePreprocessing``), ``"clip"`` cuts clips
 of a video into crops (``ClipPreprocessing``), ``"streams"`` makes images of motion
-(``StreamPreprocessing``); ``"line"`` and ``"log_mel"`` are in ``columns.py``. It is the test-time half of the training's preprocessing, whose pixels
-are equal.
+(``StreamPreprocessing``); ``"line"`` and ``"log_mel"`` are in ``columns.py``. It is the test-time
+half of the training's preprocessing, whose pixels are equal.
 """
 
 import dataclasses
@@ -383,7 +383,7 @@ def _check_setting(kind: str, field: "dataclasses.Field[Any]", value: Any) -> No
     rules: Mapping[str, tuple[Any, str]] = {
         "int": (is_count, number),
         "int | None": (lambda v: v is None or is_count(v), f"{number}, or null"),
-        "float": (is_number, f"a number above 0 and at most {1 if field.name == 'scale' else most}"),
+        "float": (is_number, f"above 0 to {1 if field.name == 'scale' else most}"),
         "float | None": (lambda v: v is None or is_number(v), f"above 0 to {most}, or null"),
         "bool": (lambda v: isinstance(v, bool), "true or false"),
         "str": (lambda v: isinstance(v, str), "a word"),

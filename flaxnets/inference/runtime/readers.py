@@ -82,7 +82,7 @@ class Reader:
             export does not have.
         """
         found = []
-        sources = source if isinstance(source, (list, tuple)) else [source]
+        sources: Any = source if isinstance(source, (list, tuple)) else [source]
         for transcript in self.read_each(sources, rate=rate, beam_width=beam_width):
             if isinstance(transcript, OSError):
                 raise transcript

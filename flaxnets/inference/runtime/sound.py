@@ -8,7 +8,7 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -64,6 +64,7 @@ def read_sound(
       ValueError: an array of another shape, dtype or range, or without ``rate``.
       ModuleNotFoundError: PyAV is needed and not installed.
     """
+    blocks: Iterable[np.ndarray]
     if isinstance(source, np.ndarray):
         blocks, name = _array_blocks(source, sample_rate, rate), "sound"
     else:

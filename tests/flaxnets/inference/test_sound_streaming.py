@@ -55,7 +55,7 @@ def test_chunks_give_what_the_whole_recording_gives(speech: Any, chunk: float, b
         np.concatenate(functions.seen), probabilities_of(speech, samples), atol=1e-5
     )
     whole = speech.read(samples, rate=sounds.RATE, beam_width=0)
-    assert len(whole.text) > 3
+    assert len(whole.text) >= 3
     assert "".join(result.text for result in results) == whole.text
     characters = [character for result in results for character in result.characters]
     for own, theirs in zip(characters, whole.characters, strict=True):
