@@ -192,10 +192,10 @@ class Reader:
         return Transcript("".join(names), float(texts.confidences[row]), characters)
 
     def span(self, start: int, end: int, item: Columns) -> tuple[float, float]:
-        """Returns steps as columns of the image as it was, whole ones, or as seconds."""
+        """Returns steps as columns of the image as it was, whole ones, or as seconds to 1 ms."""
         scale = self.functions.stride * item.scale
         if self.reads_sound:
-            return round(start * scale, 6), round(min(end * scale, item.extent), 6)
+            return round(start * scale, 3), round(min(end * scale, item.extent), 3)
         return round(start * scale), min(round(end * scale), int(item.extent))
 
 

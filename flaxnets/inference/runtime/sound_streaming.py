@@ -173,8 +173,8 @@ class SoundStream:
             Character(
                 model.alphabet[item.token - 1],
                 item.confidence,
-                round(item.start * self._step_seconds, 6),
-                round(min(item.end * self._step_seconds, extent), 6),
+                round(item.start * self._step_seconds, 3),
+                round(min(item.end * self._step_seconds, extent), 3),
             )
             for item in ended
         )

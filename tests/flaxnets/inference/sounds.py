@@ -25,6 +25,8 @@ LOG_MEL = {
     "low": 0.0,
     "high": 4_000.0,
 }
+SEED = 17
+"""Of parameters whose logits change from step to step, so that texts have some characters."""
 LINE = {"kind": "line", "height": HEIGHT, "max_width": 512}
 
 
@@ -51,12 +53,11 @@ def variables_of(module: ColumnCRNN, inputs: np.ndarray) -> Any:
     shapes = jax.eval_shape(
         lambda key: module.init(key, inputs, lengths, train=False), jax.random.key(0)
     )
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(SEED)
 
     def draw(path: Any, leaf: Any) -> np.ndarray:
-        # Logits that change from step to step, so that texts have some characters.
-        scale = 4.0 if "scores" in jax.tree_util.keystr(path) and leaf.ndim == 2 else 0.8
-        values = random.normal(0, scale, leaf.shape)
+        scores = "scores" in jax.tree_util.keystr(path)
+        values = random.normal(0, 6.0 if scores and leaf.ndim == 2 else 0.8, leaf.shape)
         if "var" in jax.tree_util.keystr(path):
             values = np.abs(values) + 0.3
         return values.astype(leaf.dtype)
