@@ -137,7 +137,7 @@ def test_windows_of_a_sound_are_averaged(tmp_path: Path) -> None:
     model, _ = sounds.classifier()
     samples = sounds.sound(1.3)
     found = model.predict(samples, rate=sounds.RATE)
-    windows, lengths, _ = model.preprocessing.windows(samples)  # type: ignore[union-attr]
+    windows, lengths, _ = model.preprocessing.windows(samples)
     each = model.functions.classify(windows, lengths).probabilities
     assert len(each) == 2
     np.testing.assert_allclose(found.probabilities, each.mean(axis=0), atol=1e-6)
