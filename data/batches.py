@@ -149,6 +149,71 @@ class SoundExample(TypedDict):
     """() int32, the number of the example in its split."""
 
 
+class SequenceExample(TypedDict):
+    """One sequence, one window of a stream, or one window of a series; an example of a source.
+
+    Exactly one of ``inputs`` and ``tokens`` is present, and at most one of ``label`` and
+    ``targets``, which stands with its ``target_mask``. Four uses:
+
+    ======================== ========================= ===========================================
+    use                      target                    source
+    ======================== ========================= ===========================================
+    classification           ``label``                 ``data.series.SequenceSource``
+    next step                ``targets`` (T,...)       ``data.series.NextSteps``, ``StreamWindows``
+    forecast                 ``targets`` (H,C)         ``data.series.ForecastWindows``
+    regression of a sequence ``targets`` (K,)          ``data.series.SequenceSource``
+    ======================== ========================= ===========================================
+
+    In the batches of a stream (``data.series.StreamWindows``), row r of batch k + 1 continues row
+    r of batch k. The carry is kept for each row, and ``starts`` alone says where it is reset: also
+    at the first step of every pass over the stream, so that nothing but the batches is needed.
+    """
+
+    inputs: NotRequired[np.ndarray]
+    """(T,D) float32, scaled; steps from ``lengths`` on and missing values are zero."""
+    tokens: NotRequired[np.ndarray]
+    """(T,) int32 ids in 0..V-1; steps from ``lengths`` on are zero."""
+    observed: NotRequired[np.ndarray]
+    """(T,D) bool, False where a value of ``inputs`` is missing or padding; absent from data that
+    miss none."""
+    starts: NotRequired[np.ndarray]
+    """(T,) bool, True where another sequence begins: the carry is reset before that step. Absent:
+    at step 0 alone."""
+    lengths: np.ndarray
+    """() int32, the number of valid steps, 1..T."""
+    label: NotRequired[np.ndarray]
+    """() int32, class index >= 0, or ``UNKNOWN_LABEL``."""
+    targets: NotRequired[np.ndarray]
+    """(T,) int32 class or token of each step, (T,D) float32 values of each step, (H,C) float32 of C
+    channels at H horizons, or (K,) float32 of the whole sequence; zero where ``target_mask`` is
+    False."""
+    target_mask: NotRequired[np.ndarray]
+    """bool, False where a target is missing or padding: excluded from loss and metrics. Of the
+    shape of ``targets``; of (T,D) targets (T,)."""
+    mask: np.ndarray
+    """() bool, False for padding rows; excluded from loss and metrics."""
+    index: np.ndarray
+    """() int32, the number of the example in its split."""
+
+
+class SequenceBatch(TypedDict):
+    """``SequenceExample`` stacked: each array has a leading axis B.
+
+    Rows with ``mask`` False also pad the last batch of a split; their ``target_mask`` is False.
+    """
+
+    inputs: NotRequired[np.ndarray]
+    tokens: NotRequired[np.ndarray]
+    observed: NotRequired[np.ndarray]
+    starts: NotRequired[np.ndarray]
+    lengths: np.ndarray
+    label: NotRequired[np.ndarray]
+    targets: NotRequired[np.ndarray]
+    target_mask: NotRequired[np.ndarray]
+    mask: np.ndarray
+    index: np.ndarray
+
+
 class Source(Protocol):
     """Random access to the examples of one split; picklable, because workers are spawned."""
 

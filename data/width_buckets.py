@@ -38,6 +38,8 @@ class WidthBuckets:
         width_multiple: boundaries are multiples of it.
         row_multiple: numbers of rows are multiples of it: of devices × micro-batches.
         max_rows: greatest number of rows of a batch; None: no bound.
+        step_keys: further keys whose first axis is padded to the boundary, as
+            ``data.series.STEP_KEYS`` of sequences.
         train: an endless shuffled order; False: one pass.
         seed: of the order, 0..2**32 - 1.
 
@@ -59,6 +61,7 @@ class WidthBuckets:
         width_multiple: int = 32,
         row_multiple: int = 1,
         max_rows: int | None = None,
+        step_keys: Sequence[str] = (),
         train: bool,
         seed: int = 0,
     ):
@@ -84,6 +87,7 @@ class WidthBuckets:
         self.num_examples = len(widths)
         self.batch_width = batch_width
         self.row_multiple = row_multiple
+        self.step_keys = tuple(step_keys)
         self.rows = tuple(
             _rows(batch_width // boundary, row_multiple, max_rows) for boundary in self.boundaries
         )
@@ -147,7 +151,8 @@ class WidthBuckets:
 
         Args:
             number: of the global batch.
-            examples: of one process, each with ``image`` (H,W,C) or ``spectrogram`` (T,M).
+            examples: of one process, each with ``image`` (H,W,C), ``spectrogram`` (T,M) or the
+                ``step_keys`` (T,...).
 
         Raises:
             ValueError: an example that is wider, or has more tokens, than it was announced.
@@ -165,7 +170,7 @@ class WidthBuckets:
     def _padded_axis(self, key: str, bucket: int) -> tuple[int | None, int]:
         if key == "image":
             return 1, self.boundaries[bucket]
-        if key == "spectrogram":
+        if key == "spectrogram" or key in self.step_keys:
             return 0, self.boundaries[bucket]
         if key == "tokens" and self._tokens is not None:
             return 0, self._tokens[bucket]

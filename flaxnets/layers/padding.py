@@ -63,6 +63,31 @@ def check_counts(name: str, counts: Any, shape: tuple[int, ...], largest: int) -
     return jnp.asarray(counts, jnp.int32)
 
 
+def check_starts(starts: Any, batch_size: int, num_steps: int) -> Array:
+    """Returns the first steps of packed sequences, (B,T) bool, after a check.
+
+    >>> check_starts([[True, False, True]], batch_size=1, num_steps=3).shape
+    (1, 3)
+
+    Args:
+      starts: an array of JAX or NumPy, or nested lists.
+      batch_size: B.
+      num_steps: T.
+
+    Raises:
+      ValueError: another shape or dtype.
+    """
+    if not hasattr(starts, "shape"):
+        starts = np.asarray(starts)
+    if starts.shape != (batch_size, num_steps):
+        raise ValueError(
+            f"starts: expected shape {(batch_size, num_steps)}, received {starts.shape}"
+        )
+    if starts.dtype != jnp.bool_:
+        raise ValueError(f"starts: expected bool, received {starts.dtype}")
+    return jnp.asarray(starts)
+
+
 def mask_steps(inputs: Array, lengths: Array | None) -> Array:
     """Returns (B,T) bool, True at the valid steps of each sequence.
 

@@ -13,7 +13,8 @@ trains about 1.4 times as fast, our ConvLSTM about 20 times. The layer keeps the
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,6 +28,15 @@ _SPLIT_RNGS: Mapping[bool | str | Collection[str] | nn.DenyList, bool] = {
     "params": False,
     nn.DenyList("params"): True,
 }
+
+
+class Flags(NamedTuple):
+    """Flags of the steps of a scan, (T,B) bool each."""
+
+    valid: Array | None
+    """False at padded steps, which keep the carry; None: all are valid."""
+    resets: Array | None
+    """Steps that begin from the initial carry, in the direction of the scan; None: none."""
 
 
 def initialize_flax_carry(cell: nn.RNNCellBase, input_shape: tuple[int, ...]) -> Carry:
@@ -49,7 +59,7 @@ def initialize_flax_carry(cell: nn.RNNCellBase, input_shape: tuple[int, ...]) ->
 def scan_flax_steps(
     cell: nn.RNNCellBase,
     carry: Carry,
-    xs: tuple[Array, Array | None],
+    xs: tuple[Array, Flags],
     *,
     reverse: bool,
     unroll: int,
@@ -59,8 +69,7 @@ def scan_flax_steps(
     Args:
       cell: bound to the layer that owns its parameters.
       carry: before the first step.
-      xs: inputs (T,B,...), finite at padded steps, and (T,B) bool, the steps that change the
-        carry; None: all.
+      xs: inputs (T,B,...), finite at padded steps, and the flags of the steps.
       reverse: from the last step to the first.
       unroll: steps in one turn of the loop.
 
@@ -72,19 +81,21 @@ def scan_flax_steps(
         variables that are no parameters.
     """
 
-    def step(
-        cell: Callable[..., Any], carry: Carry, xs: tuple[Array, Array | None]
-    ) -> tuple[Carry, Array]:
-        inputs, valid = xs
+    def step(cell: Any, carry: Carry, xs: tuple[Array, Flags]) -> tuple[Carry, Array]:
+        inputs, (valid, resets) = xs
+        entering = carry
+        if resets is not None:
+            initial = initialize_flax_carry(cell, inputs.shape)
+            entering = jax.tree.map(partial(_select, resets), initial, carry)
         try:
-            new_carry, output = cell(carry, inputs)
+            new_carry, output = cell(entering, inputs)
         except ScopeCollectionNotFound as error:
             raise ValueError(
                 f"make_cell: expected a cell whose only variables are parameters, received "
                 f"{type(cell).__name__}, which has others, as BatchNorm's statistics; LayerNorm "
                 "has none"
             ) from error
-        _check_step(cell, carry, new_carry, valid)
+        _check_step(cell, carry, new_carry, valid if resets is None else resets)
         # A scan's carry keeps its dtype, whatever the cell's promotion makes of it.
         new_carry = jax.tree.map(lambda new, old: new.astype(old.dtype), new_carry, carry)
         output = output.astype(getattr(cell, "dtype", None) or output.dtype)
@@ -148,7 +159,8 @@ def _check_step(cell: Any, carry: Carry, new_carry: Carry, valid: Array | None) 
     if valid is not None and any(x.shape[:1] != valid.shape for x in jax.tree.leaves(carry)):
         raise ValueError(
             f"make_cell: expected the arrays in the carry of {name} to have the batch of "
-            f"{len(valid)} as first axis where lengths are given, received {shapes(carry)}"
+            f"{len(valid)} as first axis where lengths or starts are given, received "
+            f"{shapes(carry)}"
         )
 
 

@@ -1,13 +1,20 @@
 """Recurrent layers: stacks of cells scanned over time, and an order-blind baseline."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.layers.padding import check_lengths, mask_steps, zero_padding, zero_where_masked
+from flaxnets.layers.padding import (
+    check_lengths,
+    check_starts,
+    mask_steps,
+    zero_padding,
+    zero_where_masked,
+)
 from flaxnets.recurrent.cell import check_inputs
 from flaxnets.recurrent.cudnn import check_cudnn, run_cudnn
 from flaxnets.recurrent.scan import (
@@ -91,6 +98,7 @@ class Recurrent(nn.Module):
         lengths: Array | None = None,
         *,
         train: bool,
+        starts: Array | None = None,
         initial_carry: Carry | None = None,
         return_carry: bool = False,
     ) -> Any:
@@ -101,21 +109,26 @@ class Recurrent(nn.Module):
           lengths: (B,) integers in [0,T], valid steps, an array or a list; None: all. Outputs at
             padded steps are zero; inputs there have no effect on values or gradients.
           train: applies dropout.
+          starts: (B,T) bool, the first steps of sequences that are packed one after another into a
+            row: the carry is reset before them, so that values and gradients are those of the
+            single sequences. None: one sequence a row.
           initial_carry: the carry that ``return_carry`` gave for the steps before these; None:
             zeros.
           return_carry: returns (carry, outputs), so that another call can continue.
 
         Raises:
           ValueError: inputs of another rank or of integers; lengths that are not (B,) integers or,
-            where they are concrete, not in [0,T]; a carry for a bidirectional layer, since its
-            backward scan begins at the end; attributes that do not fit together; a ``make_cell``
-            that makes no cell.
+            where they are concrete, not in [0,T]; starts that are not (B,T) bool; a carry for a
+            bidirectional layer, since its backward scan begins at the end; attributes that do not
+            fit together; a ``make_cell`` that makes no cell.
         """
         cells = self._make_cells()
         self._check_attributes(cells[0][0])
         check_inputs(inputs, "B,T", cells[0][0].num_feature_axes)
         if lengths is not None:
             lengths = check_lengths(lengths, *inputs.shape[:2])
+        if starts is not None:
+            starts = check_starts(starts, *inputs.shape[:2])
         if self.bidirectional and (initial_carry is not None or return_carry):
             raise ValueError(
                 "bidirectional: expected False where initial_carry or return_carry is used: "
@@ -132,7 +145,7 @@ class Recurrent(nn.Module):
         if self.delta_features:
             before = initial_carry["inputs"]
             last_inputs = _last_step(x, lengths, before)
-            x = jnp.concatenate([x, _differences(x, before)], axis=-1)
+            x = jnp.concatenate([x, _differences(x, before, starts)], axis=-1)
         if self.input_features:
             x = nn.Dense(self.input_features, dtype=x.dtype, name="input")(x)
         carries = []
@@ -141,7 +154,7 @@ class Recurrent(nn.Module):
         ):
             if layer or self.input_features:
                 x = self._drop(x, train)
-            new_carries, outputs = self._scan(directions, x, lengths, carry, train)
+            new_carries, outputs = self._scan(directions, x, lengths, starts, carry, train)
             carries += new_carries
             output = jnp.concatenate(outputs, axis=-1) if self.bidirectional else outputs[0]
             x = _add_residual(output, x, lengths) if self.residual and layer else output
@@ -155,7 +168,11 @@ class Recurrent(nn.Module):
         return "the recurrent layer is bidirectional" if self.bidirectional else ""
 
     def stream(
-        self, carry: Carry | None, inputs: Array, lengths: Array | None = None
+        self,
+        carry: Carry | None,
+        inputs: Array,
+        lengths: Array | None = None,
+        starts: Array | None = None,
     ) -> tuple[Carry, Array]:
         """Returns the new carry and the outputs for the next steps of sequences.
 
@@ -166,8 +183,11 @@ class Recurrent(nn.Module):
           carry: that of the chunk before; None for the first chunk.
           inputs: (B,T,...), the next steps.
           lengths: (B,) integers in [0,T], valid steps of this chunk; None: all.
+          starts: (B,T) bool, the first steps of new sequences; None: none.
         """
-        carry, outputs = self(inputs, lengths, train=False, initial_carry=carry, return_carry=True)
+        carry, outputs = self(
+            inputs, lengths, train=False, starts=starts, initial_carry=carry, return_carry=True
+        )
         return carry, outputs
 
     def _check_attributes(self, cell: AnyCell) -> None:
@@ -185,10 +205,16 @@ class Recurrent(nn.Module):
         cells: list[AnyCell],
         inputs: Array,
         lengths: Array | None,
+        starts: Array | None,
         initial_carry: Carry | None,
         train: bool,
     ) -> tuple[list[Carry], list[Array]]:
         """Returns the carries and outputs of one layer's cells, forward and backward."""
+        if self.backend == "cudnn" and starts is not None:
+            raise ValueError(
+                "backend: expected 'scan' where starts are given, since cuDNN cannot reset a carry "
+                "within a row, received 'cudnn'"
+            )
         if self.backend == "cudnn" and inputs.size:  # cuDNN takes no empty arrays.
             return run_cudnn(cells, inputs, lengths, initial_carry)
         both = [
@@ -196,6 +222,7 @@ class Recurrent(nn.Module):
                 cell,
                 inputs,
                 lengths,
+                starts=starts,
                 initial_carry=initial_carry,
                 reverse=bool(reverse),
                 hidden_mask=self._hidden_mask(cell, inputs, train),
@@ -243,10 +270,11 @@ Last = tuple[Array, Array]
 """The last valid step (B,...) of each sequence, and (B,) bool: False before the first one."""
 
 
-def _differences(x: Array, before: Last | None) -> Array:
+def _differences(x: Array, before: Last | None, starts: Array | None) -> Array:
     """Returns each step of (B,T,...) minus the step before.
 
-    The step before the first one is ``before``; without it the first difference is zero.
+    The step before the first one is ``before``; without it, and at ``starts``, the difference is
+    zero.
     """
     if not x.shape[1]:
         return x
@@ -254,7 +282,8 @@ def _differences(x: Array, before: Last | None) -> Array:
     if before is not None:
         values, seen = before
         first = jnp.where(seen.reshape(-1, *[1] * (first.ndim - 1)), values, first)
-    return jnp.diff(x, axis=1, prepend=first[:, None])
+    differences = jnp.diff(x, axis=1, prepend=first[:, None])
+    return differences if starts is None else zero_where_masked(differences, ~starts)
 
 
 def _last_step(x: Array, lengths: Array | None, before: Last | None) -> Last:
@@ -290,7 +319,8 @@ def _add_residual(outputs: Array, inputs: Array, lengths: Array | None) -> Array
 class FrameAverage(nn.Module):
     """Order-blind baseline with the interface of a recurrent layer.
 
-    Dense and ReLU on each step, then the mean over the valid steps, repeated at every valid step.
+    Dense and ReLU on each step, then the mean over the valid steps, repeated at every valid step;
+    of sequences that are packed into a row, the mean of each.
 
     >>> from functools import partial
     >>> import jax, jax.numpy as jnp
@@ -310,16 +340,25 @@ class FrameAverage(nn.Module):
     normalize_inputs: bool = False
 
     @nn.compact
-    def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:
+    def __call__(
+        self,
+        inputs: Array,
+        lengths: Array | None = None,
+        *,
+        train: bool,
+        starts: Array | None = None,
+    ) -> Array:
         """Returns (B,T,features), zero at padded steps.
 
         Args:
           inputs: (B,T,D) float.
           lengths: (B,) integers in [0,T], valid steps, an array or a list; None: all.
           train: has no effect; the signature is that of ``Recurrent``.
+          starts: (B,T) bool, the first steps of packed sequences; None: one sequence a row.
 
         Raises:
-          ValueError: inputs of another rank or of integers, lengths as for ``Recurrent``.
+          ValueError: inputs of another rank or of integers, lengths and starts as for
+            ``Recurrent``.
         """
         check_inputs(inputs, "B,T", 1)
         valid = mask_steps(inputs, lengths)
@@ -329,6 +368,21 @@ class FrameAverage(nn.Module):
         x = nn.relu(nn.Dense(self.features, dtype=x.dtype, name="hidden")(x))
         # Summed in float32 at least: float16 overflows after a few thousand steps.
         wide = jnp.promote_types(x.dtype, jnp.float32)
+        if starts is not None:
+            mean = _segment_means(x.astype(wide), valid, check_starts(starts, *inputs.shape[:2]))
+            return jnp.where(valid[..., None], mean, 0).astype(x.dtype)
         total = jnp.sum(jnp.where(valid[..., None], x, 0), axis=1, keepdims=True, dtype=wide)
         mean = total / jnp.maximum(jnp.sum(valid, axis=1), 1)[:, None, None]
         return jnp.where(valid[..., None], mean, 0).astype(x.dtype)
+
+
+def _segment_means(x: Array, valid: Array, starts: Array) -> Array:
+    """Returns at each step of (B,T,F) the mean of the valid steps of its packed sequence."""
+    numbers = jnp.cumsum(starts, axis=1)  # (B,T), of the sequence
+
+    def average(x: Array, valid: Array, numbers: Array) -> Array:
+        add = partial(jax.ops.segment_sum, segment_ids=numbers, num_segments=len(numbers) + 1)
+        counts = jnp.maximum(add(valid.astype(x.dtype)), 1)
+        return (add(jnp.where(valid[:, None], x, 0)) / counts[:, None])[numbers]
+
+    return jax.vmap(average)(x, valid, numbers)

@@ -63,6 +63,7 @@ class LinearCell(CellModule):
         carry: Array,
         inputs: Array,
         valid: Array | None,
+        resets: Array | None = None,
         *,
         reverse: bool,
         autodiff: bool,
@@ -74,10 +75,13 @@ class LinearCell(CellModule):
           carry: (B,S), the state before the first step.
           inputs: (B,T,D).
           valid: (B,T) bool, the steps that change the state; None: all.
+          resets: (B,T) bool, the steps that begin from a state of zeros; None: none.
           reverse: from the last step to the first.
           autodiff: leaves derivatives to JAX, in any mode; False: custom ones, in reverse mode.
         """
         coefficients, increments = self.coefficients(weights, inputs)
+        if resets is not None:
+            coefficients = jnp.where(resets[..., None], 0, coefficients)
         if valid is not None:
             # h' = 1·h + 0 keeps the state.
             coefficients = jnp.where(valid[..., None], coefficients, 1)
@@ -151,14 +155,16 @@ class AveragingCell(LinearCell):
         carry: Array,
         inputs: Array,
         valid: Array | None,
+        resets: Array | None = None,
         *,
         reverse: bool,
         autodiff: bool,
     ) -> Array:
         """See ``LinearCell.compute_states``."""
-        if autodiff:
+        if autodiff or resets is not None:
+            # No gate resets a state and lets in no more than σ(z) of the candidate.
             return super().compute_states(
-                weights, carry, inputs, valid, reverse=reverse, autodiff=True
+                weights, carry, inputs, valid, resets, reverse=reverse, autodiff=autodiff
             )
         gate, candidate = self.gates(weights, inputs)
         if valid is not None:

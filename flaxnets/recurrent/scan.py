@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.layers.batch_sharding import cast_like, in_auto_axes, vary_alike
-from flaxnets.layers.padding import check_lengths, zero_padding
+from flaxnets.layers.padding import check_lengths, check_starts, zero_padding
 from flaxnets.recurrent.cell import (
     PROJECTION,
     Cell,
@@ -20,6 +20,7 @@ from flaxnets.recurrent.cell import (
     check_inputs,
 )
 from flaxnets.recurrent.flax_cells import (
+    Flags,
     initialize_flax_carry,
     remat_module,
     scan_flax_steps,
@@ -93,6 +94,7 @@ def scan_cell(
     inputs: Array,
     lengths: Array | None = None,
     *,
+    starts: Array | None = None,
     initial_carry: Carry | None = None,
     reverse: bool = False,
     hidden_mask: Array | None = None,
@@ -120,6 +122,9 @@ def scan_cell(
         ``flax.linen``, or one of one's own (see ``cell.py``).
       inputs: (B,T,D), or (B,T,H,W,C) for cells on feature maps, float.
       lengths: (B,) integers in [0,T], valid steps, an array or a list; None: all.
+      starts: (B,T) bool, the first steps of sequences that are packed one after another into a row,
+        as of episodes: the carry is reset before them, in either direction, so that values and
+        gradients are those of the single sequences. None: one sequence a row.
       initial_carry: the carry before the first step; None: zeros.
       reverse: from the last step to the first.
       hidden_mask: (B,F) or (B,1,1,F), multiplies the hidden states that the hidden projections
@@ -134,8 +139,8 @@ def scan_cell(
 
     Raises:
       ValueError: inputs of another rank or of integers, lengths of another shape or outside [0,T],
-        an initial carry that is not the cell's, and what ``check_cell``, ``check_options`` and
-        ``check_hidden_dropout`` refuse.
+        starts that are not (B,T) bool, an initial carry that is not the cell's, and what
+        ``check_cell``, ``check_options`` and ``check_hidden_dropout`` refuse.
     """
     options = options or ScanOptions()
     check_cell("cell", cell)
@@ -146,11 +151,13 @@ def scan_cell(
     batch_size, num_steps = inputs.shape[:2]
     if lengths is not None:
         lengths = check_lengths(lengths, batch_size, num_steps)
+    if starts is not None:
+        starts = check_starts(starts, batch_size, num_steps)
     step_shape = (batch_size, *inputs.shape[2:])
     if not num_steps:
         # A loop needs a step: one of padding, which keeps the carry and whose output is cut off.
         inputs = jnp.zeros((batch_size, 1, *inputs.shape[2:]), inputs.dtype)
-        lengths = jnp.zeros(batch_size, jnp.int32)
+        lengths, starts = jnp.zeros(batch_size, jnp.int32), None
     weights: Any
     scan_steps: Any
     lifted: dict[str, Any] = {}
@@ -171,12 +178,20 @@ def scan_cell(
     check_carry(initial_carry, zeros)
 
     def scan_batch(
-        weights: Any, carry: Carry, inputs: Array, lengths: Array | None
+        weights: Any,
+        carry: Carry,
+        inputs: Array,
+        lengths: Array | None,
+        starts: Array | None,
     ) -> tuple[Carry, Array]:
-        valid = None
+        valid = resets = None
         if lengths is not None:
             valid = jnp.arange(inputs.shape[1])[:, None] < lengths  # (T,B)
-        xs = zero_padding(inputs, lengths).swapaxes(0, 1), valid
+        if starts is not None:
+            resets = starts.T if valid is None else starts.T & valid
+            if reverse:  # The scan enters a sequence at its last step.
+                resets = jnp.pad(resets[1:], ((0, 1), (0, 0)))
+        xs = zero_padding(inputs, lengths).swapaxes(0, 1), Flags(valid, resets)
         carry, outputs = scan_chunks(
             scan_steps, weights, carry, xs, reverse=reverse, options=options, **lifted
         )
@@ -184,8 +199,8 @@ def scan_cell(
         return carry, outputs if num_steps else outputs[:, :0]
 
     if isinstance(cell, nn.RNNCellBase):
-        return scan_batch(cell, cast_like(initial_carry, inputs), inputs, lengths)
-    arguments = vary_alike((weights, initial_carry, inputs, lengths))
+        return scan_batch(cell, cast_like(initial_carry, inputs), inputs, lengths, starts)
+    arguments = vary_alike((weights, initial_carry, inputs, lengths, starts))
     return in_auto_axes(scan_batch, inputs)(*arguments)
 
 
@@ -313,11 +328,12 @@ def _scan_steps(
     options: ScanOptions,
     weights: tuple[Weights, Array | None],
     carry: Carry,
-    xs: tuple[Array, Array | None],
+    xs: tuple[Array, Flags],
 ) -> tuple[Carry, Array]:
     """Scans one of our cells over the (T,B,...) inputs of one chunk."""
     parameters, hidden_mask = weights
-    inputs, valid = xs
+    inputs, flags = xs
+    step_shape = inputs.shape[1:]
     project = cell.project
     if not options.deferred:  # A cell of one's own may have the members of ``Cell`` alone.
         project = getattr(cell, "project_with_autodiff", project)
@@ -326,11 +342,17 @@ def _scan_steps(
     def step(
         project_hidden: ProjectHidden,
         others: PyTree,
-        valid: Array | None,
+        flags: Flags,
         carry: Carry,
         x: dict[str, Array],
     ) -> tuple[Carry, Array]:
         pointwise, hidden_mask = others
+        valid, resets = flags
+        entering = carry
+        if resets is not None:
+            # Made here, since a custom gradient must not see arrays from outside.
+            zeros = cell.initialize_carry(None, step_shape)
+            entering = jax.tree.map(partial(_where, resets), zeros, carry)
 
         def project_masked(name: str, hidden: Array) -> Array:
             # The output projection reads the new hidden state, not the carry.
@@ -338,7 +360,7 @@ def _scan_steps(
                 hidden = hidden * hidden_mask.astype(hidden.dtype)
             return project_hidden(name, hidden)
 
-        new_carry, output = cell.step(pointwise, project_masked, carry, x)
+        new_carry, output = cell.step(pointwise, project_masked, entering, x)
         if valid is None:
             return new_carry, output
         keep = partial(_where, valid)
@@ -347,7 +369,7 @@ def _scan_steps(
 
     scan = deferred_scan if options.deferred else plain_scan
     scanned = ScanWeights(parameters.hidden, parameters.bias, (parameters.pointwise, hidden_mask))
-    return scan(step, scanned, carry, projected, valid, reverse=reverse, unroll=options.unroll)
+    return scan(step, scanned, carry, projected, flags, reverse=reverse, unroll=options.unroll)
 
 
 def _scan_linear(
@@ -356,15 +378,15 @@ def _scan_linear(
     options: ScanOptions,
     weights: tuple[dict[str, Array], None],
     carry: Array,
-    xs: tuple[Array, Array | None],
+    xs: tuple[Array, Flags],
 ) -> tuple[Array, Array]:
     """Runs a linear cell over the (T,B,...) inputs of one chunk, all steps at once."""
     parameters, _ = weights
     # Batch first, as the layer's inputs are, for the matmuls and the recurrence over all steps.
-    inputs, valid = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
+    inputs, (valid, resets) = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
     autodiff = not options.deferred
     states = cell.compute_states(
-        parameters, carry, inputs, valid, reverse=reverse, autodiff=autodiff
+        parameters, carry, inputs, valid, resets, reverse=reverse, autodiff=autodiff
     )
     outputs = cell.compute_outputs(parameters, states, inputs)
     if valid is not None:
