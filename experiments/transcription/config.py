@@ -303,12 +303,15 @@ class TranscriptionConfig(Config):
         """Returns CTC."""
         return CTC(self.alphabet.decode, self.search)
 
-    def describe_reader(self, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns ``describe_inference`` of the network with its search.
-
-        Args:
-          preprocessing: settings of ``flaxnets/inference/runtime/columns.py``.
-        """
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the network, its search, and the preprocessing of lines or recordings at test."""
+        given = dict(self.describe_preprocessing())
+        if self.kind == "image":
+            preprocessing = {"kind": "line", **given}
+        else:
+            log_mel = dict(given.pop("log_mel"))
+            del log_mel["log_offset"]  # A constant.
+            preprocessing = {**log_mel, **given}
         return {
             "kind": "transcription",
             "name": self.name,

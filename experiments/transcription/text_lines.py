@@ -87,10 +87,6 @@ class TextLinesConfig(TranscriptionConfig):
         data = self.data
         return {"height": data.height, "max_width": data.max_width, "polarity": data.polarity}
 
-    def describe_inference(self) -> dict[str, Any]:
-        """Returns the network, its search, and the size of the lines and their polarity."""
-        return self.describe_reader({"kind": "line", **self.describe_preprocessing()})
-
     def describe_inputs(self, source: TranscriptSource) -> str:
         """Returns number and sizes of the training lines in words."""
         widths = source.lengths()

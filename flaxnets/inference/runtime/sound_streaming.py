@@ -202,6 +202,7 @@ def _check_causal(preprocessing: SoundPreprocessing, obstacle: str) -> None:
         for word, flag in (
             ("normalised", "--config.data.normalisation=none"),
             ("bidirectional", "--config.model.recurrent.bidirectional=false"),
+            ("lookahead", "--config.model.lookahead=0"),
             ("pools", "--config.model.head.pool=mean"),
         )
         if word in obstacle

@@ -1,6 +1,7 @@
 """Exports of readers and sound classifiers: equal to the models they were made of."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flaxnets.inference.runtime.models import Classifier
 from flaxnets.inference.runtime.readers import Reader
 from tests.data.audio.wavs import write_wav
 from tests.flaxnets.inference import sounds
+from tests.flaxnets.inference.test_exporting import environment
 
 pytest.importorskip("flatbuffers", reason="exports are written with flatbuffers")
 ASSETS = {"alphabet.json": json.dumps(sounds.ALPHABET).encode()}
@@ -100,3 +102,27 @@ def test_an_exported_classifier_of_sounds_equals_its_model(tmp_path: Path) -> No
     stream = exported.stream(chunk=0.1)
     steps = [*stream(samples[1]), *stream.finish()]
     np.testing.assert_allclose(steps[-1].smoothed, own[1].probabilities, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+def test_exports_of_sound_run_without_flax(speech: Any, tmp_path: Path) -> None:
+    python = environment()
+    model, _, folder = speech
+    samples = sounds.sound(0.9)
+    path = write_wav(tmp_path / "a.wav", samples, sounds.RATE)
+    code = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]);"
+        "import importlib.util as u;"
+        "assert not any(map(u.find_spec, ('flax', 'optax', 'orbax', 'flaxnets')));"
+        "from runtime.exported import load_exported; from runtime.sound import read_sound;"
+        "m = load_exported(sys.argv[1]); s = m.stream(); x = read_sound(sys.argv[2], 8000);"
+        "text = ''.join(step.text for step in [*s(x), *s.finish()]);"
+        "print(json.dumps([m.read(sys.argv[2], beam_width=0).text, text, m.read(sys.argv[2]).text]))"
+    )
+    command = [str(python), "-I", "-c", code, str(folder), path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    own = model.read(path, beam_width=0).text
+    assert json.loads(done.stdout) == [own, own, model.read(path).text]
+    assert len(own) > 3
