@@ -172,8 +172,8 @@ def _check_onnx(model: Any) -> None:
     onnx_conversion.check_installed()
     if isinstance(model, Reader) or model.kind == SOUND:
         raise ValueError(
-            "onnx: expected a classifier of clips or images, or a captioner, since the converter "
-            "cannot leave the width of a line or recording open, received a model of the kind "
+            "onnx: expected a classifier of clips or images, or a captioner, since jax2onnx "
+            "takes neither an open width nor the search for texts, received a model of the kind "
             f"{model.kind}; export without --onnx"
         )
 

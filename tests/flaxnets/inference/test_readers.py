@@ -31,7 +31,7 @@ def draw(width: int, seed: int = 0) -> np.ndarray:
 
 
 def test_a_line_reads_alike_alone_and_among_others(lines: Reader) -> None:
-    images = [draw(width, width) for width in (60, 1, 130, 30, 64, 100, 33)]
+    images = [draw(width, width) for width in (60, 1, 100, 30, 63)]
     together = lines.read(images)
     assert len({item.text for item in together}) > 2
     for image, found in zip(images, together, strict=True):
@@ -43,8 +43,8 @@ def test_a_line_reads_alike_alone_and_among_others(lines: Reader) -> None:
             assert 0 <= character.confidence <= 1
         assert "".join(item.character for item in found.characters) == found.text
     # The shapes of an array do not matter.
-    rgb = np.repeat(images[2][..., None], 3, axis=2)
-    assert lines.read(images[2][..., None]).text == lines.read(rgb).text == together[2].text
+    rgb = np.repeat(images[0][..., None], 3, axis=2)
+    assert lines.read(images[0][..., None]).text == lines.read(rgb).text == together[0].text
     again = pickle.loads(pickle.dumps(lines))
     assert again.read(images[0]).text == together[0].text
 

@@ -70,7 +70,7 @@ def test_chunks_give_what_the_whole_recording_gives(speech: Any, chunk: float, b
     assert times[-1] == pytest.approx(1.23)
 
 
-@pytest.mark.parametrize("length", [1, 79, 80, 257])
+@pytest.mark.parametrize("length", [1, 257])
 def test_recordings_shorter_than_a_chunk(speech: Any, length: int) -> None:
     samples = sounds.sound(length / sounds.RATE, seed=1)
     results = stream_all(speech.stream(0.16), samples, 50)
