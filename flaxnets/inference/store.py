@@ -55,6 +55,7 @@ from flaxnets.typing import PyTree
 MODEL, VARIABLES, CARD = "model.json", "variables.safetensors", "README.md"
 VOCABULARY, ALPHABET = "vocabulary.json", "alphabet.json"
 LANGUAGE_MODEL = "language_model.safetensors"
+CHOSEN = "chosen.json"
 ASSETS = (VOCABULARY, ALPHABET, LANGUAGE_MODEL)
 """Files beside a model that it cannot do without, as far as its kind has them."""
 STORED_DTYPES = ("float32", "float16", "int8")
@@ -88,6 +89,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{path}: expected format {MODEL_FORMAT}, received {found!r}; load it with the version "
             "of flaxnets that wrote it, or export the model again"
         )
+    described = _with_chosen(described, folder / CHOSEN)
     parts: dict[str, type] = {"network": dict}
     if "export" in described:
         parts = {}
@@ -102,6 +104,24 @@ def read_description(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(str(error)) from error
     return dict(described)
+
+
+def _with_chosen(described: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns a description with the settings of the search that were chosen after the training.
+
+    ``chosen.json`` holds values of the run's configuration by name, as ``{"search.width": 10}``.
+    """
+    search = described.get("search")
+    if not path.is_file() or not isinstance(search, dict):
+        return described
+    try:
+        chosen = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        chosen = None
+    if not isinstance(chosen, dict):
+        raise ModelError(f"{path}: expected a JSON object of settings; delete it, and choose again")
+    found = {name.removeprefix("search."): value for name, value in chosen.items()}
+    return {**described, "search": {**search, **{n: found[n] for n in search if n in found}}}
 
 
 def build_model(

@@ -12,7 +12,7 @@ from .media import DEFAULT_LIMITS, Limits, MediaError, Source, Video, read_image
 from .preprocessing import ClipPreprocessing, ImagePreprocessing, StreamPreprocessing, Views
 from .readers import TRANSCRIPTION
 from .results import Caption, Prediction
-from .sound import SILENCE, read_sound, wrong_kind
+from .sound import read_recording
 from .words import Words
 
 VIDEO, IMAGE, SOUND, CAPTIONING = (
@@ -128,32 +128,20 @@ class Classifier:
         def read(source: Source) -> Views:
             preprocessing = self.preprocessing
             if isinstance(preprocessing, SoundPreprocessing):
-                return Views(*preprocessing.windows(self._read_sound(preprocessing, source, rate)))
+                samples = read_recording(
+                    source,
+                    preprocessing.sample_rate,
+                    rate=rate,
+                    max_seconds=preprocessing.max_seconds,
+                    limits=self.limits,
+                )
+                return Views(*preprocessing.windows(samples))
             if not isinstance(preprocessing, ImagePreprocessing):
                 return preprocessing(Video(source, rate=rate or 30.0, limits=self.limits))
             image = preprocessing(read_image(source, self.limits))
             return Views(image[None, None], np.ones(1, np.int32), np.zeros((1, 1), np.float32))
 
         return read
-
-    def _read_sound(
-        self, preprocessing: SoundPreprocessing, source: Source, rate: float | None
-    ) -> np.ndarray:
-        name = "sound"
-        if not isinstance(source, np.ndarray):
-            name = str(source)
-            if (error := wrong_kind(name, "sound")) is not None:
-                raise error
-        samples = read_sound(
-            source,
-            preprocessing.sample_rate,
-            rate=rate,
-            max_seconds=preprocessing.max_seconds,
-            limits=self.limits,
-        )
-        if np.abs(samples).max(initial=0) <= SILENCE:
-            raise MediaError(name, "silence: none of its samples exceeds one step of 16 bits")
-        return samples
 
     def _classify(self, batch: list[Views]) -> list[Prediction]:
         frames = np.concatenate([views.frames for views in batch])

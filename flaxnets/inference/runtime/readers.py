@@ -10,7 +10,7 @@ from .columns import Columns, LinePreprocessing, SoundPreprocessing
 from .functions import ReaderFunctions, Texts
 from .media import DEFAULT_LIMITS, Limits, MediaError, Source, check_image, read_image
 from .results import Character, Transcript
-from .sound import read_sound, wrong_kind
+from .sound import read_recording, wrong_kind
 
 TRANSCRIPTION = "transcription"
 """Value of ``kind`` in a ``model.json``."""
@@ -77,7 +77,8 @@ class Reader:
 
         Raises:
           FileNotFoundError: there is no such file.
-          MediaError: a file that cannot be read, is too wide or too long, or exceeds ``limits``.
+          MediaError: a file that cannot be read, is silent, too wide or too long, or exceeds
+            ``limits``.
           ValueError: an array of another shape or dtype, no rate, or a width of the beam that an
             export does not have.
         """
@@ -117,13 +118,8 @@ class Reader:
     def prepare(self, source: Source, *, rate: float | None = None) -> Columns:
         """Returns what the network reads of a source; arguments and errors as ``read``."""
         given = self.preprocessing
-        sound = isinstance(given, SoundPreprocessing)
-        if not isinstance(source, np.ndarray):
-            error = wrong_kind(str(source), "sound" if sound else "image")
-            if error is not None:
-                raise error
         if isinstance(given, SoundPreprocessing):
-            samples = read_sound(
+            samples = read_recording(
                 source,
                 given.sample_rate,
                 rate=rate,
@@ -133,6 +129,8 @@ class Reader:
             return given(samples)
         if isinstance(source, np.ndarray):
             return given(check_image(source, self.limits))
+        if (error := wrong_kind(str(source), "image")) is not None:
+            raise error
         return given(read_image(source, self.limits), str(source))
 
     def stream(self, chunk: float = 0.32) -> Any:

@@ -82,6 +82,31 @@ def read_sound(
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
+def read_recording(
+    source: str | os.PathLike[str] | np.ndarray,
+    sample_rate: int,
+    *,
+    rate: float | None,
+    max_seconds: float,
+    limits: Limits,
+) -> np.ndarray:
+    """Returns the samples of a recording that a model can read; arguments as ``read_sound``.
+
+    Raises:
+      MediaError: as ``read_sound``; an image, or silence, of which a network that never heard it
+        makes what it has learnt.
+    """
+    name = "sound"
+    if not isinstance(source, np.ndarray):
+        name = str(source)
+        if (error := wrong_kind(name, "sound")) is not None:
+            raise error
+    samples = read_sound(source, sample_rate, rate=rate, max_seconds=max_seconds, limits=limits)
+    if np.abs(samples).max(initial=0) <= SILENCE:
+        raise MediaError(name, "silence: none of its samples exceeds one step of 16 bits")
+    return samples
+
+
 class FileSound:
     """Iterator over blocks of a file's samples, mono, (n,) float32 in [-1,1].
 
