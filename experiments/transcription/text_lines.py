@@ -87,6 +87,10 @@ class TextLinesConfig(TranscriptionConfig):
         data = self.data
         return {"height": data.height, "max_width": data.max_width, "polarity": data.polarity}
 
+    def draw(self, example: Mapping[str, Any]) -> np.ndarray:
+        """Returns the line, (H,W,3) uint8."""
+        return np.repeat(np.asarray(example["image"]), 3, axis=2)
+
     def describe_inputs(self, source: TranscriptSource) -> str:
         """Returns number and sizes of the training lines in words."""
         widths = source.lengths()

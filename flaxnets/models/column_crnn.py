@@ -83,7 +83,9 @@ class ColumnCRNN(nn.Module):
         x, steps = self.columns(inputs, lengths, mask, train=train)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         if self.recurrent is not None:
-            x = self.recurrent(x, steps, train=train)
+            # Examples that do not count have no steps, for layers with batch statistics.
+            counted = jnp.where(mask, steps, 0) if train and mask is not None else steps
+            x = self.recurrent(x, counted, train=train)
         logits: Array = self.classifier(x, steps, train=train)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 

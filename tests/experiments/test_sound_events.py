@@ -159,3 +159,18 @@ def test_esc10() -> None:
         batch = next(batches)
     assert batch["spectrogram"].shape == (16, 3, 251, 64)
     assert batch["mask"].all()
+
+
+def test_a_report_shows_the_spectrogram_of_a_recording(table: Path) -> None:
+    config = small("esc10", table)
+    names = config.select("test").names
+    clip = config.load_clip("test", 1)
+    seconds = 0.2 + 0.05 * int(Path(names[1]).stem)
+    assert clip.shape[::3] == (1, 3)
+    assert abs(clip.shape[2] - 120 * seconds) <= 120 * 0.02
+    assert clip.dtype == np.uint8
+    assert config.unit == "recording"
+    (table.parent / names[0]).write_bytes(b"no sound")
+    with pytest.raises(ValueError, match=names[0]):
+        config.load_clip("test", 0)
+    assert get_config("smoke").load_clip("test", 3).shape[::3] == (1, 3)

@@ -195,3 +195,24 @@ def test_train_evaluate_and_read_files(tmp_path: Path) -> None:
         for _, confidence, left, right in line["characters"]:
             assert 0 <= confidence <= 1
             assert 0 <= left < right <= width
+
+
+def test_a_report_shows_lines_with_their_names_and_groups(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine")
+    flags = (f"--config.data.root={tmp_path / 'mine'}", "--config.data.height=16")
+    config = grid.parse("crnn_text_lines.py", *flags)
+    count = len(config.texts("test"))
+    assert [name.endswith(".png") for name in config.names("test")] == [True] * count
+    assert list(config.groups("test")) == [""] * count
+    line = config.load_clip("test", 0)
+    assert line.shape[:2] == (1, 16)
+    assert line.dtype == np.uint8
+    text = config.texts("test")[0]
+    records = [{"index": 0, "text": "~" + text}]
+    assert config.confusions("test", records) == {("", "~"): 1}
+    assert config.error_interval("test", records) == (1 / len(text), 1 / len(text))
+    (tmp_path / "mine" / config.names("test")[0]).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=config.names("test")[0]):
+        config.load_clip("test", 0)
+    drawn = grid.parse("crnn_text_lines.py:smoke")
+    assert list(drawn.names("test")) == list(drawn.groups("test")) == ["", ""]
