@@ -66,7 +66,7 @@ from data.audio.augmentation import CutSound, SpectrogramAugmentation
 from data.audio.drawing import draw_spectrogram
 from data.audio.generated_sounds import LOG_MEL, GeneratedSounds
 from data.audio.log_mel import LogMel
-from data.audio.sources import SoundSource
+from data.audio.sources import MAX_SECONDS, SoundSource
 from data.loader import Loader
 from experiments.classification.config import FileClassification, FilesConfig
 from flaxnets.configuration import check_at_least, nearest, runtime
@@ -204,6 +204,25 @@ class SoundEventsConfig(FileClassification):
             "num_frames": self._num_frames,
             "test_windows": self.data.test_windows,
             "augmentation": dataclasses.asdict(self._augmentation),
+        }
+
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the network, and the windows of a recording as at test."""
+        log_mel = dataclasses.asdict(self._log_mel)
+        return {
+            "kind": "sound_classification",
+            "name": self.name,
+            "labels": list(self.class_names),
+            "network": self.make_model(),
+            "encoder": None,
+            "averaging": "clip",
+            "preprocessing": {
+                "kind": "log_mel",
+                **log_mel,
+                "max_seconds": MAX_SECONDS,
+                "num_frames": self._num_frames,
+                "num_windows": self.data.test_windows,
+            },
         }
 
     def make_model(self) -> nn.Module:

@@ -390,6 +390,24 @@ class TranscriptionConfig(Config):
         names = [("", *each.characters) for each in (other, self.alphabet)]
         return remap_classes(saved, initial, match_classes(*names))
 
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the network, its search, and the preprocessing of lines or recordings at test."""
+        given = dict(self.describe_preprocessing())
+        if self.kind == "image":
+            preprocessing = {"kind": "line", **given}
+        else:
+            log_mel = dict(given.pop("log_mel"))
+            del log_mel["log_offset"]  # A constant.
+            preprocessing = {**log_mel, **given}
+        return {
+            "kind": "transcription",
+            "name": self.name,
+            "network": self.make_model(),
+            "encoder": None,
+            "search": dataclasses.asdict(self.search),
+            "preprocessing": preprocessing,
+        }
+
     def make_data(self, split: str) -> Loader:
         """Returns the batches of a split; says what was chosen before training starts."""
         source = self.source(split)
