@@ -3,10 +3,10 @@ r"""Reads a data set before a training does, and tells in one table what trainin
     python -m data.check ROOT
     python -m data.check ROOT --list=FILE --group_pattern='_g(\d+)_' --json=findings.json
 
-``ROOT`` is a folder of videos or images in class folders, in UCF101's layout, of images with
-captions, or of text lines; ``--list`` a list of any form that trainings read. Every file is decoded
-once. The exit code is 1 where training would fail (rows ERROR), and 0 otherwise, also with
-warnings.
+``ROOT`` is a folder of videos, images or sounds in class folders, in UCF101's layout, of images
+with captions, of text lines, or of speech with texts; ``--list`` a list of any form that trainings
+read. Every file is decoded once. The exit code is 1 where training would fail (rows ERROR), and 0
+otherwise, also with warnings.
 """
 
 import argparse
@@ -25,11 +25,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 from tqdm import tqdm
 
+from data.audio import decoding as sound_decoding
 from data.captions.images import FORMATS
 from data.datasets import flickr8k, ucf101
 from data.datasets.image_captions import (
@@ -40,6 +41,7 @@ from data.datasets.image_captions import (
     read_captioned_images,
 )
 from data.datasets.labelled_files import (
+    AUDIO_ENDINGS,
     ENDINGS,
     IMAGE_ENDINGS,
     VIDEO_ENDINGS,
@@ -50,13 +52,27 @@ from data.datasets.line_folder import TextLines, read_text_lines
 from data.datasets.list_file import read_list
 from data.files import normal_name, read_text
 from data.findings import ERROR, OK, SPLITS, WARNING, Dataset, Finding, count, find_problems
-from data.inspection import Inspection, inspect_all, inspect_image, inspect_video
+from data.inspection import (
+    Inspection,
+    inspect_all,
+    inspect_image,
+    inspect_sound,
+    inspect_video,
+)
 from data.likeness import find_identical
 from data.loader import available_cpus
 from data.video import decoding
 
-KINDS = ("video", "image", "captions", "lines")
+KINDS = ("video", "image", "captions", "lines", "sounds", "speech")
 
+TEXT_FILES: dict[str, Literal["image", "recording"]] = {"lines": "image", "speech": "recording"}
+"""Kinds with texts, and their files."""
+INSPECT = {"video": inspect_video, "sounds": inspect_sound, "speech": inspect_sound}
+"""How a file is read, by kind; others are images."""
+
+_SOUNDS = frozenset(AUDIO_ENDINGS) - frozenset(VIDEO_ENDINGS)
+# Endings of files in a list, between its delimiters.
+_ENDING = re.compile(r"\.[A-Za-z0-9]{2,5}(?=[\s\"',;|]|$)")
 _LINE_RATIO = 3  # of width to height from which images with texts are lines of text
 _SAMPLED = 32  # images whose shape is looked at
 _SHOWN = 3  # files that a row names; the JSON file names all
@@ -121,7 +137,8 @@ def check(
     Args:
         root: folder of the data; empty with a list: the list's folder.
         list_file: list of files with labels, captions or texts.
-        kind: ``video``, ``image``, ``captions`` or ``lines``; empty: recognised.
+        kind: ``video``, ``image``, ``captions``, ``lines``, ``sounds`` (with labels) or ``speech``
+            (with texts); empty: recognised.
         validation_list: list of the validation files of labelled data.
         test_list: likewise of the test files.
         class_list: names of the classes, for lists with numbers.
@@ -134,14 +151,19 @@ def check(
         kind = kind or recognise(root, list_file)
         if kind == "captions":
             dataset = _read_captions(root, list_file)
-        elif kind == "lines":
-            dataset = _of_lines(
-                read_text_lines(root, list_file, group_pattern=group_pattern, missing="skip")
+        elif kind in TEXT_FILES:
+            lines = read_text_lines(
+                root,
+                list_file,
+                group_pattern=group_pattern,
+                missing="skip",
+                kind=TEXT_FILES[kind],
             )
+            dataset = _of_lines(lines, kind)
         else:
             files = read_labelled_files(
                 root,
-                kind=kind,
+                kind="recording" if kind == "sounds" else kind,
                 list_file=list_file,
                 validation_list=validation_list,
                 test_list=test_list,
@@ -156,7 +178,7 @@ def check(
         return [Finding("data set", ERROR, reason)], []
     threads = num_threads or available_cpus() + 1
     inspected: list[Inspection] = [Inspection()] * len(dataset.paths)
-    inspect = inspect_video if dataset.kind == "video" else inspect_image
+    inspect = INSPECT.get(dataset.kind, inspect_image)
     with _damages_collected() as damages, ThreadPoolExecutor(threads) as executor:
         # disable=None: only on a terminal.
         with tqdm(total=len(inspected), unit="file", disable=None, leave=False) as bar:
@@ -212,9 +234,10 @@ def format_table(findings: Sequence[Finding]) -> str:
 
 
 def recognise(root: str, list_file: str = "") -> str:
-    """Returns the kind of a data set: ``video``, ``image``, ``captions`` or ``lines``.
+    """Returns the kind of a data set, one of ``KINDS``.
 
-    Images with texts are lines if a text is named ``NAME.gt.txt``, or if they are wide.
+    Images with texts are lines if a text is named ``NAME.gt.txt``, or if they are wide; sounds with
+    texts beside half of them or more are speech.
 
     Raises:
         FileNotFoundError: there is no such folder or list.
@@ -234,25 +257,36 @@ def recognise(root: str, list_file: str = "") -> str:
         return "captions"
     if any((folder / (n + s)).is_file() for n in LIST_NAMES for s in LIST_SUFFIXES):
         return "captions"
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter()  # Of sounds "speech" and of images "text" have texts.
     images: list[str] = []
     for parent, _, names in os.walk(folder):
-        if any(name.lower().endswith(".gt.txt") for name in names):
-            return "lines"
         stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(".txt")}
+        truths = {stem[:-3] for stem in stems if stem.lower().endswith(".gt")}
+        if truths:
+            counts["truths"] += len(truths)
         for name in names:
-            ending = os.path.splitext(name)[1].lower()
+            stem, ending = os.path.splitext(name)
+            ending = ending.lower()
+            if ending in _SOUNDS:
+                counts["sounds"] += 1
+                counts["speech"] += stem in stems or stem in truths
             # An animation is a video only among others.
-            if ending in VIDEO_ENDINGS and ending not in IMAGE_ENDINGS:
+            elif ending in VIDEO_ENDINGS and ending not in IMAGE_ENDINGS:
                 counts["video"] += 1
             elif ending in IMAGE_ENDINGS:
                 counts["image"] += 1
-                if os.path.splitext(name)[0] in stems:
+                if stem in stems:
                     counts["text"] += 1
                     images.append(os.path.join(parent, name))
     if not counts:
-        listed = ", ".join((*VIDEO_ENDINGS[:4], *IMAGE_ENDINGS[:3]))
-        raise ValueError(f"root: expected videos or images ({listed}, …) below {root}, found none")
+        listed = ", ".join((*VIDEO_ENDINGS[:4], *IMAGE_ENDINGS[:3], *AUDIO_ENDINGS[:3]))
+        raise ValueError(
+            f"root: expected videos, images or sounds ({listed}, …) below {root}, found none"
+        )
+    if counts["sounds"] > counts["video"] + counts["image"]:
+        return "speech" if 2 * counts["speech"] >= counts["sounds"] else "sounds"
+    if counts["truths"]:
+        return "lines"
     if counts["video"] >= counts["image"]:
         return "video"
     if 2 * counts["text"] < counts["image"]:
@@ -262,8 +296,13 @@ def recognise(root: str, list_file: str = "") -> str:
 
 def _kind_of_list(root: str, list_file: str) -> str:
     path = Path(root, list_file) if not Path(list_file).exists() else Path(list_file)
-    if read_text(path).lstrip()[:1] in ("{", "["):
+    content = read_text(path)
+    if content.lstrip()[:1] in ("{", "["):
         return "captions"
+    endings = Counter(ending.lower() for ending in _ENDING.findall(content))
+    media = sum(endings[ending] for ending in {*AUDIO_ENDINGS, *VIDEO_ENDINGS, *IMAGE_ENDINGS})
+    if 2 * sum(endings[ending] for ending in _SOUNDS) > media:
+        return _kind_of_sounds(root, list_file)
     try:
         listed = read_captioned_images(root, list_file, missing="keep")
         # A list without a header may hold labels or captions beside its images.
@@ -279,6 +318,16 @@ def _kind_of_list(root: str, list_file: str) -> str:
         if Path(row.path).suffix.lower() in ENDINGS[kind]
     )
     return "image" if endings["image"] > endings["video"] else "video"
+
+
+def _kind_of_sounds(root: str, list_file: str) -> str:
+    """Returns ``speech`` for a list of recordings with texts, ``sounds`` for one with labels."""
+    try:
+        listed = read_text_lines(root, list_file, kind="recording", missing="skip")
+    except (ValueError, OSError):  # No column of texts.
+        return "sounds"
+    # A column "label" may hold either.
+    return "sounds" if _are_labels(listed.texts) else "speech"
 
 
 def _are_wide(paths: Sequence[str]) -> bool:
@@ -431,25 +480,27 @@ def _read_flickr8k(root: Path) -> Dataset:
     )
 
 
-def _of_lines(lines: TextLines) -> Dataset:
-    """Returns lines of text, with what their reader left out."""
+def _of_lines(lines: TextLines, kind: str) -> Dataset:
+    """Returns lines of text or speech, with what their reader left out."""
     findings = []
+    file = TEXT_FILES[kind]
+    article = "an image" if file == "image" else f"a {file}"
     for names, check, text in (
-        (lines.untexted, "images", "left out without a text"),
-        (lines.imageless, "images", "left out, texts without an image"),
+        (lines.untexted, f"{file}s", "left out without a text"),
+        (lines.imageless, f"{file}s", f"left out, texts without {article}"),
         (lines.empty, "texts", "left out with an empty text"),
         (lines.decomposed, "texts", "not in Unicode's composed form (NFC), which trainings make"),
     ):
         if names:
             findings.append(Finding(check, WARNING, f"{text}: {len(names):,}", names))
-    told = (" without a text were", " without an image were", " with an empty text were")
+    told = (" without a text were", f" without {article} were", " with an empty text were")
     others = [note for note in lines.notes if not any(words in note for words in told)]
     if num_groups := len(set(lines.groups) - {""}):
         findings.append(Finding("groups", OK, count(num_groups, "group")))
         findings += _groups_on_two_sides(lines.names, lines.groups, lines.splits)
     findings += [Finding("reader", WARNING, note) for note in others]
     return Dataset(
-        "lines",
+        kind,
         lines.layout,
         lines.paths,
         lines.names,
@@ -481,16 +532,19 @@ def _damages_collected() -> Iterator[dict[str, str]]:
                 path, message = map(str, record.args)
                 damages[path] = message
 
-    logger, handler = logging.getLogger(decoding.__name__), Collector()
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
+    loggers = [logging.getLogger(module.__name__) for module in (decoding, sound_decoding)]
+    handler, propagate = Collector(), [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(handler)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             yield damages
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
+        for logger, before in zip(loggers, propagate, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = before
 
 
 def _printable(text: str) -> str:

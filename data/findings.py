@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.audio.sources import MAX_SECONDS, SILENCE
 from data.captions.vocabulary import split_words
 from data.inspection import Inspection
 from data.likeness import find_alike
@@ -17,10 +18,13 @@ from data.text_lines.line_images import MAX_WIDTH, scaled_width
 OK, WARNING, ERROR = "ok", "WARNING", "ERROR"
 """Levels of findings; with an error, training would fail."""
 SPLITS = ("train", "validation", "test")
-MAX_BAD_SHARE = {"video": 0.1, "image": 0.1, "captions": 0.05, "lines": 0.05}
+MAX_BAD_SHARE = {
+    **{"video": 0.1, "image": 0.1, "captions": 0.05, "lines": 0.05},
+    **{"sounds": 0.1, "speech": 0.05},
+}
 """Share of unreadable training files beyond which a training ends: the default of ``max_bad_share``
-in ``experiments/video_classification.py``, ``image_classification.py``, those of captions and of
-text lines."""
+in ``experiments/video_classification.py``, ``image_classification.py``, those of captions, of text
+lines, ``sound_events.py`` and ``deep_speech2.py``."""
 MAX_RATIO = 10
 """Ratio of the largest class to the smallest one from which classes are unbalanced."""
 OUTLIER = 4
@@ -34,6 +38,20 @@ LINE_HEIGHT = 48
 """Height to which lines are scaled, pixels: the default of ``data.text_lines.LineSource``."""
 STRIDES = (8, 4)
 """Pixels for each step of usual text recognisers, for which texts may be too long."""
+SPEECH_STEPS = (0.04, 0.02)
+"""Seconds for each step of usual speech recognisers, likewise."""
+LONGEST = {"sounds": MAX_SECONDS, "speech": 35.0}
+"""Seconds beyond which trainings skip a recording: the defaults of ``data.audio.sources`` and of
+``data.max_seconds`` in ``experiments/deep_speech2.py``."""
+SHORTEST = 0.1
+"""Seconds below which a recording hardly holds a word."""
+
+
+NOUNS = {
+    **{"video": "video", "image": "image", "captions": "captioned image", "lines": "line"},
+    **{"sounds": "recording", "speech": "recording"},
+}
+"""Words for the files of each kind."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +76,17 @@ class Dataset:
     """Files that a training would read, with labels, captions or texts.
 
     Attributes:
-        kind: ``video``, ``image``, ``captions`` or ``lines``.
+        kind: ``video``, ``image``, ``captions``, ``lines``, ``sounds`` (with labels) or ``speech``
+            (with texts).
         layout: how the files were found, in words.
         paths: the files.
         names: of each, relative to the folder of the data.
         splits: of each; "" for all if the data have none.
-        labels: class index of each; empty for captions and lines.
-        class_names: name of each class; empty for captions and lines.
-        groups: recording group of each, "" if unknown; empty for captions and lines.
+        labels: class index of each; empty for captions and texts.
+        class_names: name of each class; empty for captions and texts.
+        groups: recording group of each, "" if unknown; empty for captions and texts.
         captions: of each; empty for other kinds.
-        texts: of each line; empty for other kinds.
+        texts: of each line or recording; empty for other kinds.
         findings: of the readers.
     """
 
@@ -99,6 +118,10 @@ def find_problems(
     findings += _identical(dataset, identical)
     if dataset.kind == "lines":  # Whose small pictures all look alike.
         return [*findings, *_texts(dataset), *_line_sizes(dataset, inspected)]
+    if dataset.kind in ("sounds", "speech"):
+        findings += _texts(dataset) if dataset.kind == "speech" else _classes(dataset)
+        findings += _sounds(dataset, inspected)
+        return [*findings, *([_leakage(dataset, inspected)] if dataset.labels else [])]
     findings += _alike(dataset, inspected, identical)
     findings += _captions(dataset) if dataset.kind == "captions" else _classes(dataset)
     findings += _properties(dataset, inspected)
@@ -121,9 +144,7 @@ def count(number: int, noun: str) -> str:
 
 
 def _describe(dataset: Dataset) -> list[Finding]:
-    nouns = {"video": "video", "image": "image", "captions": "captioned image", "lines": "line"}
-    what = nouns[dataset.kind]
-    text = f"{dataset.layout}: {count(len(dataset.paths), what)}"
+    text = f"{dataset.layout}: {count(len(dataset.paths), NOUNS[dataset.kind])}"
     if dataset.class_names:
         text += f" of {count(len(dataset.class_names), 'class')}"
     findings = [Finding("data set", OK, text)]
@@ -297,16 +318,16 @@ def _leakage(dataset: Dataset, inspected: Sequence[Inspection]) -> Finding:
     if len(set(labels.tolist())) < 2 or len(labels) < 10:
         return Finding("leakage", OK, "not measured: too few files")
     rows = [inspected[i] for i in readable]
-    is_video = dataset.kind == "video"
-    inputs = np.array(
-        [[*([f.num_frames, f.rate] if is_video else []), f.height, f.width] for f in rows],
-        float,
-    )
+    what, measure = {
+        "video": ("length, size and rate", lambda f: (f.num_frames, f.rate, f.height, f.width)),
+        "image": ("height and width", lambda f: (f.height, f.width)),
+        "sounds": ("length, rate and channels", lambda f: (f.seconds, f.rate, f.channels)),
+    }[dataset.kind]
+    inputs = np.array([measure(found) for found in rows], float)
     groups = [dataset.groups[i] or f"file {i}" for i in readable]
     accuracy, folds = cross_validate(inputs, labels, groups)
     chance = float(np.bincount(labels).max() / len(labels))
     by = "recording group" if any(dataset.groups) else "file"
-    what = "length, size and rate" if is_video else "height and width"
     text = (
         f"a linear classifier on {what} alone reaches {accuracy:.1%} ({folds} folds by {by}), "
         f"always the largest class {chance:.1%}"
@@ -388,25 +409,26 @@ def _captions(dataset: Dataset) -> list[Finding]:
     return findings
 
 
-# ---- Lines of text ---------------------------------------------------------------------------
+# ---- Texts -----------------------------------------------------------------------------------
 
 
 def _texts(dataset: Dataset) -> list[Finding]:
     """Returns the lengths of texts, those that repeat, and characters that are rare or unseen."""
-    lengths = [len(text) for text in dataset.texts]
+    lengths, noun = [len(text) for text in dataset.texts], NOUNS[dataset.kind]
     text = (
-        f"{_range(lengths)} characters of a line, median {np.median(lengths):.0f}, "
+        f"{_range(lengths)} characters of a {noun}, median {np.median(lengths):.0f}, "
         f"{sum(lengths):,} in all"
     )
     if repeats := len(dataset.texts) - len(set(dataset.texts)):
-        text += f"; {repeats:,} lines repeat the text of another"
+        text += f"; {repeats:,} {noun}s repeat the text of another"
     findings = [Finding("texts", OK, text)]
     counts = Counter(character for text in dataset.texts for character in text)
     if not counts:
         return [*findings, Finding("alphabet", ERROR, "no text has a character")]
     findings.append(Finding("alphabet", OK, count(len(counts), "different character")))
     if hidden := {c: counts[c] for c in sorted(counts) if _is_invisible(c)}:
-        text = f"that no image shows, or shows as a blank: {name_characters(hidden)}"
+        where = "image shows, or shows" if dataset.kind == "lines" else "voice says, or says"
+        text = f"that no {where} as a blank: {name_characters(hidden)}"
         names = [
             name
             for name, line in zip(dataset.names, dataset.texts, strict=True)
@@ -429,7 +451,7 @@ def _texts(dataset: Dataset) -> list[Finding]:
             lines = sum(bool(alphabet.unknown([text])) for text in by_split[split])
             text = (
                 f"in {split}, but not in train: {count(len(unseen), 'character')} of "
-                f"{count(lines, 'line')}, which no model reads: {name_characters(unseen)}"
+                f"{count(lines, noun)}, which no model reads: {name_characters(unseen)}"
             )
             findings.append(Finding("unseen", WARNING, text))
     return findings
@@ -462,10 +484,7 @@ def _line_sizes(dataset: Dataset, inspected: Sequence[Inspection]) -> list[Findi
         text = f"wider than {MAX_WIDTH:,} pixels, which trainings skip: {count(len(wide), 'line')}"
         findings.append(Finding("widths", WARNING, text, wide))
     for stride in STRIDES:
-        # CTC puts a blank between equal neighbours.
-        needed = [
-            len(text) + sum(a == b for a, b in itertools.pairwise(text)) for *_, text, _ in rows
-        ]
+        needed = [_needed_steps(text) for *_, text, _ in rows]
         short = tuple(
             f"{name} ({width // stride} of {steps})"
             for (name, *_, width), steps in zip(rows, needed, strict=True)
@@ -481,6 +500,88 @@ def _line_sizes(dataset: Dataset, inspected: Sequence[Inspection]) -> list[Findi
         if not short:  # Nor at a smaller one.
             break
     findings.append(_kinds("formats", [found.codec for _, found, _, _ in rows], False))
+    return findings
+
+
+def _needed_steps(text: str) -> int:
+    """Returns the steps that CTC needs for a text: a blank stands between equal neighbours."""
+    return len(text) + sum(a == b for a, b in itertools.pairwise(text))
+
+
+# ---- Sounds ----------------------------------------------------------------------------------
+
+
+def _sounds(dataset: Dataset, inspected: Sequence[Inspection]) -> list[Finding]:
+    """Returns lengths, silence, rates, channels, and texts too long for their recordings."""
+    rows = [
+        (index, name, found)
+        for index, (name, found) in enumerate(zip(dataset.names, inspected, strict=True))
+        if not found.error
+    ]
+    if not rows:
+        return []
+    named = [(name, found) for _, name, found in rows]
+    findings = [_spread("seconds", named, lambda found: found.seconds, "{:.2f}")]
+    if short := tuple(f"{n} ({f.seconds:.3f})" for n, f in named if f.seconds < SHORTEST):
+        text = f"shorter than {SHORTEST:g} s: {count(len(short), 'recording')}"
+        findings.append(Finding("seconds", WARNING, text, short))
+    longest = LONGEST[dataset.kind]
+    long = tuple(f"{n} ({f.seconds:.1f})" for n, f in named if f.seconds > longest)
+    if long:
+        text = f"longer than {longest:g} s, which trainings skip: {count(len(long), 'recording')}"
+        findings.append(Finding("seconds", WARNING, text, long))
+    silent = tuple(n for n, f in named if f.peak <= SILENCE)
+    if silent:
+        text = f"silent, which trainings skip: {count(len(silent), 'recording')}"
+        findings.append(Finding("silence", WARNING, text, silent))
+    else:
+        findings.append(Finding("silence", OK, "no recording is silent"))
+    skipped = len(inspected) - len(rows) + len(long) + len(silent)
+    most = MAX_BAD_SHARE[dataset.kind]
+    if (long or silent) and skipped > most * len(inspected):
+        text = (
+            f"{skipped:,} of {count(len(inspected), 'recording')} are damaged, silent or too long, "
+            f"more than the {most:.0%} that a training skips (max_bad_share)"
+        )
+        findings.append(Finding("usable", ERROR, text))
+    rates = Counter(f"{found.rate:,.0f} samples/s" for _, found in named)
+    shown = ", ".join(f"{number:,} × {rate}" for rate, number in rates.most_common(5))
+    if len(rates) > 1:
+        shown += "; trainings resample all to one rate, and what lies above the lowest is missing"
+    findings.append(Finding("rates", WARNING if len(rates) > 1 else OK, shown))
+    channels = Counter(found.channels for _, found in named)
+    kinds = {1: "mono", 2: "stereo"}
+    shown = ", ".join(
+        f"{number:,} × {kinds.get(c, f'{c} channels')}" for c, number in channels.most_common()
+    )
+    if set(channels) != {1}:
+        shown += "; trainings read the mean of the channels"
+    findings.append(Finding("channels", WARNING if len(channels) > 1 else OK, shown))
+    if dataset.texts:
+        findings += _speech_steps([(n, f.seconds, dataset.texts[i]) for i, n, f in rows])
+    findings.append(_kinds("formats", [found.codec for _, found in named], False))
+    return findings
+
+
+def _speech_steps(rows: Sequence[tuple[str, float, str]]) -> list[Finding]:
+    """Returns the recordings that are too short for their text.
+
+    Args:
+        rows: name, seconds and text of each.
+    """
+    findings = []
+    for step in SPEECH_STEPS:
+        counts = [(name, int(seconds / step), _needed_steps(text)) for name, seconds, text in rows]
+        short = tuple(f"{n} ({steps} of {needed})" for n, steps, needed in counts if steps < needed)
+        text = f"enough for every text at {1000 * step:g} ms a step"
+        if short:
+            text = (
+                f"too few for the text at {1000 * step:g} ms a step, so that CTC cannot learn it: "
+                f"{count(len(short), 'recording')}"
+            )
+        findings.append(Finding("steps", WARNING if short else OK, text, short))
+        if not short:  # Nor with shorter steps.
+            break
     return findings
 
 

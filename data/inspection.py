@@ -1,4 +1,4 @@
-"""Properties of many video or image files, read in threads; an unreadable one is a row as well."""
+"""Properties of many files, read in threads; an unreadable one is a row as well."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data.audio.decoding import read_sound
 from data.captions.images import FORMATS, decode_image
 from data.files import require_file
 from data.likeness import NUM_PICTURES, make_signature
@@ -23,11 +24,13 @@ class Inspection:
     Attributes:
         error: reason why it cannot be read; "" if it can be.
         num_bytes: size of the file; -1 if there is none.
-        num_frames: frames of a video, 1 of an image.
-        rate: average frames/s of a video.
+        num_frames: frames of a video, 1 of an image, samples of a sound.
+        rate: average frames/s of a video, samples/s of a sound.
         height: pixels.
         width: pixels.
-        codec: container and codec of a video, format of an image.
+        channels: of a sound.
+        peak: greatest magnitude of a sound, at most 1.
+        codec: container and codec of a video or sound, format of an image.
         signature: for ``data.likeness``, (T,16,16) uint8; None if it cannot be read.
     """
 
@@ -37,16 +40,19 @@ class Inspection:
     rate: float = 0.0
     height: int = 0
     width: int = 0
+    channels: int = 0
+    peak: float = 0.0
     codec: str = ""
     signature: np.ndarray | None = None
 
     @property
     def seconds(self) -> float:
-        """Duration of a video."""
+        """Duration of a video or sound."""
         return self.num_frames / self.rate if self.rate else 0.0
 
     def describe(self) -> dict[str, Any]:
         """Returns the properties for JSON."""
+        sound = {"channels": self.channels, "peak": round(self.peak, 6)} if self.channels else {}
         return {
             "error": self.error,
             "num_bytes": self.num_bytes,
@@ -55,6 +61,7 @@ class Inspection:
             "height": self.height,
             "width": self.width,
             "codec": self.codec,
+            **sound,
         }
 
 
@@ -101,6 +108,23 @@ def inspect_image(path: str) -> Inspection:
     )
 
 
+def inspect_sound(path: str) -> Inspection:
+    """Decodes a sound once, at its own rate; never raises an exception of a file's contents."""
+    size = _size(path)
+    try:
+        found = read_sound(path, None)
+    except Exception as error:
+        return Inspection(_reason(error), size)
+    return Inspection(
+        num_bytes=size,
+        num_frames=len(found.samples),
+        rate=found.file_rate,
+        channels=found.channels,
+        peak=float(np.abs(found.samples).max(initial=0)),
+        codec=found.codec,
+    )
+
+
 def inspect_all(
     paths: Sequence[str], inspect: Callable[[str], Inspection], executor: Executor, ahead: int
 ) -> Iterator[tuple[int, Inspection]]:
@@ -108,7 +132,7 @@ def inspect_all(
 
     Args:
         paths: the files.
-        inspect: ``inspect_video`` or ``inspect_image``.
+        inspect: ``inspect_video``, ``inspect_image`` or ``inspect_sound``.
         executor: of threads.
         ahead: greatest number of files that wait or are read, so that memory does not grow with the
             number of files.

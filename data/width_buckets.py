@@ -38,6 +38,8 @@ class WidthBuckets:
         width_multiple: boundaries are multiples of it.
         row_multiple: numbers of rows are multiples of it: of devices × micro-batches.
         max_rows: greatest number of rows of a batch; None: no bound.
+        narrow_first: the batches of the first epoch go from narrow to wide (SortaGrad, Amodei et
+            al., 1512.02595, section 3.3), within a bucket in random order; training only.
         step_keys: further keys whose first axis is padded to the boundary, as
             ``data.series.STEP_KEYS`` of sequences.
         train: an endless shuffled order; False: one pass.
@@ -61,6 +63,7 @@ class WidthBuckets:
         width_multiple: int = 32,
         row_multiple: int = 1,
         max_rows: int | None = None,
+        narrow_first: bool = False,
         step_keys: Sequence[str] = (),
         train: bool,
         seed: int = 0,
@@ -87,6 +90,7 @@ class WidthBuckets:
         self.num_examples = len(widths)
         self.batch_width = batch_width
         self.row_multiple = row_multiple
+        self.narrow_first = narrow_first
         self.step_keys = tuple(step_keys)
         self.rows = tuple(
             _rows(batch_width // boundary, row_multiple, max_rows) for boundary in self.boundaries
@@ -114,6 +118,7 @@ class WidthBuckets:
             "boundaries": list(self.boundaries),
             "rows": list(self.rows),
             "order_seed": self.seed,
+            **({"narrow_first": True} if self.narrow_first else {}),
         }
 
     @property
@@ -196,6 +201,8 @@ class WidthBuckets:
             for position in range(self._count(bucket, epoch), self._count(bucket, epoch + 1))
         ]
         order = self._generator(epoch, 0, 0).permutation(len(batches))
+        if self.narrow_first and not epoch:
+            order = np.arange(len(batches))  # The buckets ascend.
         # Two epochs are cached, because prefetching runs ahead of the consumer. Concurrent threads
         # compute the same value, so no lock is needed.
         found = (first, end, [batches[i] for i in order])

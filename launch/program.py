@@ -144,7 +144,9 @@ def load_model(name: str | None, shipped: str, kind: str) -> Any:
         )
     model = load(name or shipped, allow_code=bool(flags.FLAGS.allow_code))
     if not hasattr(model, kind):
-        other = "launch.caption" if kind == "predict" else "launch.predict"
+        other = {"captioning": "launch.caption", "transcription": "launch.read"}.get(
+            model.kind, "launch.predict"
+        )
         raise ValueError(
             f"--model={name}: expected a model that can {kind}, received one of the kind "
             f"{model.kind}; {other} uses it"

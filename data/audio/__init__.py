@@ -1,6 +1,6 @@
 """Sound: decoding, log-mel spectrograms, recordings as examples, and their augmentation.
 
-``sources``, ``digit_strings`` and ``generated_sounds`` are not imported here: with
+``sources``, ``digit_strings``, ``dial_tones`` and ``generated_sounds`` are not imported here: with
 ``data.loader`` they need grain, which imports JAX.
 """
 

@@ -1,5 +1,8 @@
 """Decoding of the sound of audio and video files, by PyAV."""
 
+import logging
+import os
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,6 +10,9 @@ import av
 import numpy as np
 
 from data.video.decoding import VideoError, open_media, picture_streams
+
+_UNKNOWN_SIZES = (0, 2**32 - 1)  # Of a RIFF file that was written to a pipe.
+_logger = logging.getLogger(__name__)
 
 
 class AudioError(VideoError, ValueError):
@@ -20,6 +26,10 @@ class Sound(NamedTuple):
     """(S,) float32 in [-1,1], the mean of the channels."""
     file_rate: int
     """samples/s of the file, before it was resampled."""
+    channels: int
+    """Number of channels of the file."""
+    codec: str
+    """Codec and container of the file, as ``flac in flac``."""
 
 
 def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
@@ -27,30 +37,30 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
     return read_sound(path, sample_rate).samples
 
 
-def read_sound(path: str | Path, sample_rate: int = 16_000) -> Sound:
+def read_sound(path: str | Path, sample_rate: int | None = 16_000) -> Sound:
     """Reads the first audio stream of a file as mono, resampled by FFmpeg.
 
     Sample 0 lies at the time of the first picture, or of the first sound in a file without
     pictures. Sound that begins later is preceded by zeros; earlier sound is cut off. Later gaps are
-    not filled.
+    not filled. Of a wav file that was cut off, what is left is read, and the log says so.
 
     Args:
       path: the file, in one of ``data.video.decoding.FORMATS``.
-      sample_rate: samples/s of the result, at least 1.
+      sample_rate: samples/s of the result, at least 1; None: the file's own.
 
     Returns:
-      The samples, and the rate of the file.
+      The samples, and rate, channels and codec of the file.
 
     Raises:
       FileNotFoundError: there is no such file.
       AudioError: the file is unreadable or damaged, has no sound, or samples that are not finite.
       ValueError: a sample rate below 1.
     """
-    if sample_rate < 1:
+    if sample_rate is not None and sample_rate < 1:
         raise ValueError(f"sample_rate: expected at least 1 Hz, received {sample_rate}")
     parts: list[np.ndarray] = []
     begin = start = 0.0
-    rate = sample_rate
+    rate, channels = 1, 1
     with open_media(
         path, expected="a file with sound", unreadable="its sound is not readable", error=AudioError
     ) as container:
@@ -59,10 +69,12 @@ def read_sound(path: str | Path, sample_rate: int = 16_000) -> Sound:
         stream = container.streams.audio[0]
         if stream.codec_context is None:
             raise AudioError(path, "there is no decoder for the codec of its sound")
+        codec = f"{stream.codec_context.name} in {container.format.name.split(',')[0]}"
         resampler = av.AudioResampler(format="fltp", rate=sample_rate)
         for number, frame in enumerate(container.decode(stream)):
             if number == 0:
                 begin, rate = frame.time or 0.0, frame.sample_rate
+                channels = frame.layout.nb_channels
                 start = _first_picture(container, begin)
             parts += [piece.to_ndarray() for piece in resampler.resample(frame)]  # (C,n)
         if parts:
@@ -72,9 +84,20 @@ def read_sound(path: str | Path, sample_rate: int = 16_000) -> Sound:
     samples = np.clip(np.concatenate(parts, axis=1).mean(axis=0), -1.0, 1.0)
     if not np.isfinite(samples).all():
         raise AudioError(path, "its samples are not finite (NaN)")
-    late = round((begin - start) * sample_rate)
+    _log_missing_end(path)
+    late = round((begin - start) * (sample_rate or rate))
     samples = np.pad(samples, (late, 0)) if late > 0 else samples[-late:]
-    return Sound(samples.astype(np.float32), rate)
+    return Sound(samples.astype(np.float32), rate, channels, codec)
+
+
+def _log_missing_end(path: str | Path) -> None:
+    """Logs that a RIFF file is shorter than its header says, of which FFmpeg tells nothing."""
+    with open(path, "rb") as file:
+        header, size = file.read(8), os.fstat(file.fileno()).st_size
+    if header[:4] == b"RIFF":
+        (declared,) = struct.unpack("<I", header[4:])
+        if declared not in _UNKNOWN_SIZES and declared + 8 > size:
+            _logger.warning("%s: %s", path, f"cut off: {size:,} of {declared + 8:,} bytes")
 
 
 def _first_picture(container: Any, otherwise: float) -> float:

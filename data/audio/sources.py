@@ -218,6 +218,7 @@ class SpeechSource:
         unknown: treatment of characters that the alphabet lacks: "error", or "drop" to leave them
             out of ``tokens``.
         memory_bytes: most bytes of spectrograms in memory.
+        accept_silence: a recording with an empty text may be silent; False where texts are unknown.
 
     Raises:
         ValueError: other numbers of texts and paths, no recordings, an unknown treatment, or texts
@@ -231,6 +232,7 @@ class SpeechSource:
     max_seconds: float = MAX_SECONDS
     unknown: Literal["error", "drop"] = "error"
     memory_bytes: int = MEMORY_BYTES
+    accept_silence: bool = True
 
     def __post_init__(self) -> None:
         if len(self.paths) != len(self.texts) or not self.paths:
@@ -288,7 +290,7 @@ class SpeechSource:
 
     @functools.cached_property
     def _recordings(self) -> Recordings:
-        empty = tuple(not text.strip() for text in self.texts)
+        empty = tuple(self.accept_silence and not text.strip() for text in self.texts)
         return Recordings(self.paths, self.log_mel, self.max_seconds, empty, self.memory_bytes)
 
     def _tokens(self, index: int) -> np.ndarray:

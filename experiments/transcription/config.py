@@ -20,7 +20,7 @@ from data.datasets.line_folder import TextLines, read_text_lines, split_lines
 from data.files import write_atomically
 from data.loader import Loader
 from data.text_lines.alphabet import Alphabet, describe_change, name_characters
-from data.text_lines.scores import error_rates
+from data.text_lines.scores import Pair, bootstrap_interval, confusions, error_rates
 from data.width_buckets import WidthBuckets
 from experiments.transcription.language import (
     LANGUAGE_MODEL,
@@ -56,6 +56,13 @@ class TranscriptSource(Source, Protocol):
 
     def token_lengths(self) -> np.ndarray:
         """Returns the number of characters of each text, (N,) int32."""
+
+
+class FileSource(TranscriptSource, Protocol):
+    """Files with texts."""
+
+    def explain(self, index: int) -> str:
+        """Returns why an example has ``mask`` False."""
 
 
 class DrawnSource(TranscriptSource, Protocol):
@@ -115,6 +122,8 @@ class TextsConfig:
     num_buckets: int = 6
     """Greatest number of lengths to which examples are padded, for each of which a step is
     compiled."""
+    short_first: bool = False
+    """The first epoch goes from short to long examples (SortaGrad, 1512.02595, section 3.3)."""
     max_bad_share: float = runtime(0.05)
     """Training fails when more than this share of its files, in [0,1], cannot be read."""
     num_threads: int = runtime(0)
@@ -150,6 +159,7 @@ class TranscriptionConfig(Config):
         self._alphabet: Alphabet | None = None
         self._lines: TextLines | None = None
         self._split_file: Path | None = None
+        self._drawn_source: tuple[tuple[str, str], DrawnSource] | None = None
         self._folder: Path | None = None
         self._language_model: CharacterNgram | None = None
         self._announced = False
@@ -165,13 +175,17 @@ class TranscriptionConfig(Config):
         """Returns the examples of a split, where ``data.dataset`` names drawn ones."""
         raise UndefinedMethod(self, "make_drawn")
 
-    def make_source(self, paths: Sequence[str], texts: Sequence[str]) -> TranscriptSource:
+    def make_source(self, paths: Sequence[str], texts: Sequence[str]) -> FileSource:
         """Returns files with their texts as examples."""
         raise UndefinedMethod(self, "make_source")
 
     def make_transform(self) -> Transform | None:
         """Returns the random change of training examples; None: none."""
         raise UndefinedMethod(self, "make_transform")
+
+    def draw(self, example: Mapping[str, Any]) -> np.ndarray:
+        """Returns the input of an example as a picture, (H,W,3) uint8."""
+        raise UndefinedMethod(self, "draw")
 
     def describe_inputs(self, source: TranscriptSource) -> str:
         """Returns number and sizes of the training examples in words."""
@@ -270,9 +284,16 @@ class TranscriptionConfig(Config):
     def texts(self, split: str) -> list[str]:
         """Returns the texts of a split, in order."""
         if self.drawn:
-            source = self.make_drawn(split)
+            source = self._drawn(split)
             return [source.text(index) for index in range(len(source))]
         return list(self.lines.select(split).texts)
+
+    def _drawn(self, split: str) -> DrawnSource:
+        """Returns the drawn examples of a split, whose recordings are decoded once."""
+        key = (split, repr(self.data))
+        if self._drawn_source is None or self._drawn_source[0] != key:
+            self._drawn_source = key, self.make_drawn(split)
+        return self._drawn_source[1]
 
     @property
     def training_texts(self) -> list[str]:
@@ -301,7 +322,7 @@ class TranscriptionConfig(Config):
     def describe_data(self, split: str) -> dict[str, Any]:
         """Returns digests of the files and texts of a split, and the number of characters."""
         if self.drawn:
-            return {"class_names": [], **self.make_drawn(split).describe()}
+            return {**self.make_drawn(split).describe(), "class_names": []}
         described = self.lines.select(split).describe()
         return {"class_names": [], "characters": len(self.alphabet), **described}
 
@@ -329,7 +350,7 @@ class TranscriptionConfig(Config):
         self._folder, self._language_model = folder, None
         self._alphabet = read_alphabet(folder)
         if (folder / SPLIT).exists():
-            self._split_file, self._lines = folder / SPLIT, None
+            self._split_file, self._lines, self._drawn_source = folder / SPLIT, None, None
 
     def resume_assets(self, folder: Path) -> None:
         """Finds the split of a run that resumes; files that came since are no part of it."""
@@ -369,6 +390,24 @@ class TranscriptionConfig(Config):
         names = [("", *each.characters) for each in (other, self.alphabet)]
         return remap_classes(saved, initial, match_classes(*names))
 
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the network, its search, and the preprocessing of lines or recordings at test."""
+        given = dict(self.describe_preprocessing())
+        if self.kind == "image":
+            preprocessing = {"kind": "line", **given}
+        else:
+            log_mel = dict(given.pop("log_mel"))
+            del log_mel["log_offset"]  # A constant.
+            preprocessing = {**log_mel, **given}
+        return {
+            "kind": "transcription",
+            "name": self.name,
+            "network": self.make_model(),
+            "encoder": None,
+            "search": dataclasses.asdict(self.search),
+            "preprocessing": preprocessing,
+        }
+
     def make_data(self, split: str) -> Loader:
         """Returns the batches of a split; says what was chosen before training starts."""
         source = self.source(split)
@@ -396,6 +435,7 @@ class TranscriptionConfig(Config):
             num_buckets=data.num_buckets,
             token_lengths=source.token_lengths(),
             row_multiple=jax.device_count(),
+            narrow_first=data.short_first,
             train=train,
             seed=self.seed,
         )
@@ -422,8 +462,7 @@ class TranscriptionConfig(Config):
         texts = self.texts(split)
 
         def score(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-            pairs = [(str(record["text"]), texts[int(record["index"])]) for record in records]
-            sums = error_rates(pairs)
+            sums = error_rates(_pairs(records, texts))
             return {name: float(getattr(sums, name)) for name in METRICS}
 
         return score
@@ -431,6 +470,44 @@ class TranscriptionConfig(Config):
     def scored_metrics(self, split: str) -> tuple[str, ...]:
         """Returns the names of ``make_scorer``'s metrics."""
         return METRICS
+
+    # ---- What a report shows (``launch/reports/transcripts.py``) -----------------------------
+
+    @property
+    def unit(self) -> str:
+        """Word for an example."""
+        return "line" if self.kind == "image" else "recording"
+
+    def names(self, split: str) -> Sequence[str]:
+        """Returns the file of each example of a split; "" for drawn ones."""
+        return [""] * len(self.texts(split)) if self.drawn else self.lines.select(split).names
+
+    def groups(self, split: str) -> Sequence[str]:
+        """Returns the group of each example of a split; "" where it has none."""
+        return [""] * len(self.texts(split)) if self.drawn else self.lines.select(split).groups
+
+    def confusions(
+        self, split: str, records: Sequence[Mapping[str, Any]]
+    ) -> Counter[tuple[str, str]]:
+        """Returns (true, read) character to its number; "" for one that is not there."""
+        return confusions(_pairs(records, self.texts(split)))
+
+    def error_interval(
+        self, split: str, records: Sequence[Mapping[str, Any]]
+    ) -> tuple[float, float]:
+        """Returns the 95 % interval of the character error rate, by resampling examples."""
+        return bootstrap_interval(_pairs(records, self.texts(split)))
+
+    def load_clip(self, split: str, index: int) -> np.ndarray:
+        """Returns an example as the network sees it, as a clip of one frame, (1,H,W,3) uint8."""
+        if self.drawn:
+            return self.draw(self._drawn(split)[index])[None]
+        line = self.lines.select(split).take([index])
+        source = self.make_source(line.paths, line.texts)
+        example = source[0]
+        if not example["mask"]:
+            raise ValueError(source.explain(0))
+        return self.draw(example)[None]
 
     # ---- What was chosen ---------------------------------------------------------------------
 
@@ -495,6 +572,10 @@ class TranscriptionConfig(Config):
             if len(tokens) + np.sum(tokens[1:] == tokens[:-1]) > count:  # As ``required_steps``.
                 found.append(name)
         return found
+
+
+def _pairs(records: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[Pair]:
+    return [(str(record["text"]), texts[int(record["index"])]) for record in records]
 
 
 def read_alphabet(folder: Path) -> Alphabet:

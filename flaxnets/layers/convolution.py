@@ -136,7 +136,7 @@ def _convolve(
         return direct(inputs, kernel)  # There are no chunks to loop over, and slices would fail.
     # The CPU algorithms loop over chunks of the batch, which a sharded batch would gather and whose
     # number the export of a program for any batch size does not know.
-    loops = isinstance(inputs.shape[0], int) and not is_batch_known_sharded()
+    loops = all(isinstance(size, int) for size in inputs.shape) and not is_batch_known_sharded()
     if autodiff or groups > 1 or inputs.dtype != jnp.float32 or not loops:
         return direct(inputs, kernel)
     margin = kernel_size[0] // 2

@@ -274,11 +274,12 @@ class Config:
         files, equal to that of ``make_prediction_data`` and ``make_prediction_task``.
 
         Returns:
-          ``kind``: ``video_classification``, ``image_classification`` or ``captioning``; ``name``;
-          ``network``: what ``make_model`` returns; ``preprocessing``: the settings of
-          ``flaxnets/inference/runtime/preprocessing.py`` at test. Of classifiers ``labels``, and
-          ``averaging``: ``VideoClassification.loss_kind``. Of captioners ``search``: the fields of
-          ``SearchOptions``. ``encoder``: None, or for a network on features of a frozen encoder
+          ``kind``: ``video_classification``, ``image_classification``, ``sound_classification``,
+          ``captioning`` or ``transcription``; ``name``; ``network``: what ``make_model`` returns;
+          ``preprocessing``: the settings of ``flaxnets/inference/runtime/preprocessing.py`` at
+          test. Of classifiers ``labels``, and ``averaging``: ``VideoClassification.loss_kind``. Of
+          captioners ``search``: the fields of ``SearchOptions``, of readers those of ``CTCSearch``.
+          ``encoder``: None, or for a network on features of a frozen encoder
           ``config``, the fields of its ``EncoderConfig``; ``pool``: ``max``, ``mean`` or ``none``;
           ``feature_dtype``, to which the features are rounded; ``digest`` of the weights.
         """

@@ -19,6 +19,7 @@ from data import check as program
 from data import findings
 from data.check import check, format_table, main, recognise
 from data.findings import ERROR, OK, WARNING, Finding, cross_validate
+from tests.data.audio.wavs import write_wav
 from tests.data.test_likeness import picture, walk
 from tests.data.video_files import truncate
 
@@ -400,6 +401,98 @@ def test_faults_of_lines(tmp_path: Path) -> None:
     assert steps[1].text == "enough for every text at a stride of 4 pixels"
     assert rows(found, "readable")[0].text.startswith("1 of 17 files cannot be decoded")
     assert "test/bad.png (no image in a format" in rows(found, "readable")[0].files[0]
+
+
+def write_speech(root: Path, name: str, text: str | None, seconds: float = 1.0, **how: Any) -> None:
+    seed = sum(name.encode())
+    rate, channels = how.pop("rate", 8_000), how.pop("channels", 1)
+    samples = 0.1 * np.random.default_rng(seed).normal(size=(int(seconds * rate), channels))
+    write_wav(root / name, how.pop("level", 1.0) * samples.clip(-1, 1), rate, **how)
+    if text is not None:
+        (root / name).with_suffix(".txt").write_text(text, encoding="utf-8")
+
+
+def test_speech_without_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, number in (("train", 9), ("test", 3)):
+        for k in range(number):
+            write_speech(tmp_path, f"{split}/{k}.wav", f"ab{'ab' * k}")
+    assert recognise(str(tmp_path)) == "speech"
+    assert main([str(tmp_path), "--group_pattern=^(.*)/"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "recordings with NAME.txt in folders of splits: 12 recordings" in printed
+    assert "2 to 18 characters of a recording, median 7" in printed
+    assert "enough for every text at 40 ms a step" in printed
+    assert "12 × 8,000 samples/s" in printed
+    assert "12 × mono" in printed
+    assert printed.endswith("Nothing is wrong.")
+
+
+def test_faults_of_speech(tmp_path: Path) -> None:
+    for k in range(20):
+        write_speech(tmp_path, f"train/{k}.wav", "abcx" * 3)
+    write_speech(tmp_path, "train/fast.wav", "abc", rate=16_000)
+    write_speech(tmp_path, "train/both.wav", "abc", channels=2)
+    write_speech(tmp_path, "train/quiet.wav", "abc", level=0.0)
+    write_speech(tmp_path, "train/short.wav", "a", seconds=0.05)
+    write_speech(tmp_path, "train/hasty.wav", "abcabcabc", seconds=0.2)
+    write_speech(tmp_path, "test/endless.wav", "abc", seconds=40)
+    write_speech(tmp_path, "test/new.wav", "a€")
+    cut = (tmp_path / "test/new.wav").read_bytes()
+    (tmp_path / "test/new.wav").write_bytes(cut[:12_044])
+    write_speech(tmp_path, "test/blank.wav", " ")
+    write_speech(tmp_path, "test/bare.wav", None)
+    write_speech(tmp_path, "test/bad.wav", "abc")
+    (tmp_path / "test/bad.wav").write_bytes(b"RIFF")
+    (tmp_path / "test/alone.txt").write_text("abc")
+    (tmp_path / "test/same.wav").write_bytes((tmp_path / "train/0.wav").read_bytes())
+    (tmp_path / "test/same.txt").write_text("abc")
+    found, described = check(str(tmp_path))
+    told = {(row.check, row.text.split(":")[0]): row for row in found if row.level == WARNING}
+    for check_name, text, files in (
+        ("recordings", "left out without a text", ("test/bare.wav",)),
+        ("recordings", "left out, texts without a recording", ("test/alone.txt",)),
+        ("texts", "left out with an empty text", ("test/blank.wav",)),
+        ("duplicates", "in different splits", ("test/same.wav = train/0.wav",)),
+        ("duplicates", "with different texts", ("test/same.wav = train/0.wav",)),
+        ("seconds", "shorter than 0.1 s", ("train/short.wav (0.050)",)),
+        ("seconds", "longer than 35 s, which trainings skip", ("test/endless.wav (40.0)",)),
+        ("silence", "silent, which trainings skip", ("train/quiet.wav",)),
+        (
+            "damaged",
+            "readable, but damaged",
+            ("test/new.wav (cut off: 12,044 of 16,044 bytes)",),
+        ),
+    ):
+        assert told[check_name, text].files == files, (check_name, text)
+    assert rows(found, "rates", WARNING)[0].text.startswith("27 × 8,000 samples/s, 1 × 16,000")
+    assert rows(found, "channels", WARNING)[0].text.startswith("27 × mono, 1 × stereo")
+    assert "'€' (U+20AC) once" in rows(found, "unseen")[0].text
+    assert [row.files for row in rows(found, "steps")] == [
+        ("train/hasty.wav (5 of 9)",),
+        (),
+    ]
+    assert rows(found, "readable")[0].text.startswith("1 of 29 files cannot be decoded")
+    [usable] = rows(found, "usable", ERROR)
+    assert usable.text.startswith("3 of 29 recordings are damaged, silent or too long")
+    assert {"channels", "peak"} <= described[-1].keys()
+
+
+def test_labelled_sounds_and_lists_of_them(tmp_path: Path) -> None:
+    for label in "ab":
+        for k in range(4):
+            seconds = 1.0 if label == "a" else 0.2
+            write_speech(tmp_path, f"{label}/{k}.wav", None, seconds)
+    assert recognise(str(tmp_path)) == "sounds"
+    found, _ = check(str(tmp_path))
+    assert rows(found, "balance")[0].text == "4 examples of each class"
+    for content, kind in (
+        ("file,label\na/0.wav,dog bark\nb/1.wav,rain\n", "sounds"),
+        ("file,digit,speaker\na/0.wav,1,anna\nb/1.wav,2,anna\n", "sounds"),
+        ("path,sentence\na/0.wav,Once upon a time there was\nb/1.wav,a king of old\n", "speech"),
+        ("a/0.wav\tOnce upon a time there was\nb/1.wav\ta king of old, they say\n", "speech"),
+    ):
+        (tmp_path / "list.csv").write_text(content)
+        assert recognise("", str(tmp_path / "list.csv")) == kind, content
 
 
 @pytest.mark.skipif(not FRAKTUR.is_dir(), reason=f"needs the lines in Fraktur in {FRAKTUR}")

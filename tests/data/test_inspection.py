@@ -13,8 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.inspection import Inspection, inspect_all, inspect_image, inspect_video
+from data.inspection import (
+    Inspection,
+    inspect_all,
+    inspect_image,
+    inspect_sound,
+    inspect_video,
+)
 from data.video.decoding import VideoError, probe, survey
+from tests.data.audio.wavs import write_wav
 from tests.data.video_files import frame_numbers, truncate, write_video
 
 
@@ -132,3 +139,17 @@ def test_every_file_is_inspected_once_and_few_at_a_time() -> None:
         found = dict(inspect_all([str(i) for i in range(200)], inspect, executor, ahead=5))
     assert {index: row.num_bytes for index, row in found.items()} == {i: i for i in range(200)}
     assert max(waiting) <= 5
+
+
+def test_properties_of_a_sound(tmp_path: Path) -> None:
+    samples = np.stack([np.linspace(-0.5, 0.25, 4_410), np.linspace(0, 0.25, 4_410)], axis=1)
+    path = write_wav(tmp_path / "a.wav", samples, 44_100)
+    found = inspect_sound(path)
+    assert (found.error, found.num_frames, found.rate, found.channels) == ("", 4_410, 44_100, 2)
+    assert found.seconds == pytest.approx(0.1)
+    assert found.peak == pytest.approx(0.25, abs=1e-4)  # Of the mean of the channels.
+    assert found.codec == "pcm_s16le in wav"
+    assert found.describe()["channels"] == 2
+    Path(path).write_bytes(b"")
+    assert inspect_sound(path).error.startswith("its sound is not readable")
+    assert inspect_sound(str(tmp_path / "b.wav")).num_bytes == -1

@@ -104,6 +104,18 @@ def test_any_batch_is_found_without_the_others() -> None:
     assert any(a.shape != b.shape or (a != b).any() for a, b in zip(first, other, strict=True))
 
 
+def test_the_first_epoch_may_go_from_narrow_to_wide() -> None:
+    plan, other = buckets(True, narrow_first=True), buckets(True)
+    first = plan._batches_before(1)
+    assert plan.describe() == {**other.describe(), "narrow_first": True}
+    rows = [plan.rows.index(len(plan.indices(number))) for number in range(first)]
+    widths = [WIDTHS[plan.indices(number)].max() for number in range(first)]
+    assert rows == sorted(rows)
+    assert widths[0] < widths[-1]
+    for number in range(first, 3 * first):  # As without it.
+        np.testing.assert_array_equal(plan.indices(number), other.indices(number))
+
+
 def test_resumes_exactly_with_augmentation() -> None:
     with loader(True, transform=brighten).batches() as batches:
         wanted = list(itertools.islice(batches, 12))[7:]

@@ -55,7 +55,8 @@ def test_the_known_experiments_have_a_smoke_variant() -> None:
         "show_attend_tell.py",
         "up_down.py",
     }
-    assert classifiers | captioners | {"crnn_text_lines.py"} <= VARIANTS.keys()
+    readers = {"crnn_text_lines.py", "deep_speech2.py"}
+    assert classifiers | captioners | readers <= VARIANTS.keys()
 
 
 @pytest.mark.slow

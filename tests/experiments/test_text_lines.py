@@ -4,13 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import flaxnets
 from data.text_lines.synthetic_lines import SyntheticLines
 from experiments.transcription.config import write_lines
+from flaxnets.inference.trained_model import TrainedModel
+from flaxnets.training.workdir import Workdir
+from launch.program import config_of
 from tests.experiments import grid
 
 ROOT = Path(__file__).parents[2]
@@ -180,6 +185,18 @@ def test_train_evaluate_and_read_files(tmp_path: Path) -> None:
     assert [line["path"] for line in lines] == [images[0], str(broken), *images[1:]]
     assert "error" in lines[1]
     assert str(broken) not in lines[1]["error"]
+    workdir = Workdir(tmp_path / "run")
+    config: Any = config_of(workdir)
+    config.search.width = 3
+    for record in TrainedModel(config, workdir).predict(images):
+        line = [lines[0], *lines[2:]][record["index"]]
+        assert line["text"] == record["text"]
+        assert line["confidence"] == pytest.approx(record["confidence"], abs=1e-5)
+    exported = launch("export", run, f"--out={tmp_path / 'exported'}")
+    assert exported.returncode == 0, exported.stderr
+    again = launch("read", f"--model={tmp_path / 'exported'}", images[0])
+    loaded: Any = flaxnets.load(tmp_path / "run")
+    assert json.loads(again.stdout)["text"] == loaded.read(images[0]).text
     for line in (lines[0], *lines[2:]):
         assert 0 <= line["confidence"] <= 1
         assert len(line["characters"]) == len(line["text"])
@@ -188,6 +205,27 @@ def test_train_evaluate_and_read_files(tmp_path: Path) -> None:
         for _, confidence, left, right in line["characters"]:
             assert 0 <= confidence <= 1
             assert 0 <= left < right <= width
+
+
+def test_a_report_shows_lines_with_their_names_and_groups(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine")
+    flags = (f"--config.data.root={tmp_path / 'mine'}", "--config.data.height=16")
+    config = grid.parse("crnn_text_lines.py", *flags)
+    count = len(config.texts("test"))
+    assert [name.endswith(".png") for name in config.names("test")] == [True] * count
+    assert list(config.groups("test")) == [""] * count
+    line = config.load_clip("test", 0)
+    assert line.shape[:2] == (1, 16)
+    assert line.dtype == np.uint8
+    text = config.texts("test")[0]
+    records = [{"index": 0, "text": "~" + text}]
+    assert config.confusions("test", records) == {("", "~"): 1}
+    assert config.error_interval("test", records) == (1 / len(text), 1 / len(text))
+    (tmp_path / "mine" / config.names("test")[0]).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=config.names("test")[0]):
+        config.load_clip("test", 0)
+    drawn = grid.parse("crnn_text_lines.py:smoke")
+    assert list(drawn.names("test")) == list(drawn.groups("test")) == ["", ""]
 
 
 @pytest.mark.stress

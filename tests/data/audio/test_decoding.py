@@ -207,7 +207,7 @@ def test_compressed_sound_is_that_of_the_wav(tmp_path: Path, codec: str) -> None
     assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
 
 
-def test_broken_wavs_are_refused(tmp_path: Path) -> None:
+def test_broken_wavs_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = tone(440, 0.1)
     broken[7] = np.nan
     path = write_wav(tmp_path / "nan.wav", broken, format=FLOAT)
@@ -221,7 +221,9 @@ def test_broken_wavs_are_refused(tmp_path: Path) -> None:
         read_audio(tmp_path / "empty.wav")
     whole = Path(write_wav(tmp_path / "cut.wav", tone(440))).read_bytes()
     (tmp_path / "cut.wav").write_bytes(whole[:1044])
+    assert not caplog.records
     assert len(read_audio(tmp_path / "cut.wav", 8_000)) == 500
+    assert "cut.wav: cut off: 1,044 of 32,044 bytes" in caplog.text
     (tmp_path / "cut.wav").write_bytes(whole[:30])
     with pytest.raises(AudioError, match=r"cut\.wav: "):
         read_audio(tmp_path / "cut.wav")
