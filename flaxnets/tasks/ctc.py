@@ -41,7 +41,8 @@ class CTCSearch:
     """n of the n-gram model, which a run trains when it starts: n - 1 characters of context."""
     lexicon: str = path_field(names=(TRAINING,))
     """File of the words that texts may have, one a line, or ``training``: those of the training
-    texts; empty: any words. Digits and punctuation stand between words."""
+    texts; empty: any words. Digits and punctuation stand between words. For closed vocabularies:
+    every word that is not in the list is misread."""
 
     def check(self, field: str = "search") -> None:
         """Checks the values.
