@@ -60,11 +60,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import numpy as np
 
 from data.audio.augmentation import CutSound, SpectrogramAugmentation
+from data.audio.drawing import draw_spectrogram
 from data.audio.generated_sounds import LOG_MEL, GeneratedSounds
 from data.audio.log_mel import LogMel
-from data.audio.sources import SoundSource
+from data.audio.sources import MAX_SECONDS, SoundSource
 from data.loader import Loader
 from experiments.classification.config import FileClassification, FilesConfig
 from flaxnets.configuration import check_at_least, nearest, runtime
@@ -135,6 +137,8 @@ class SoundEventsConfig(FileClassification):
 
     kind: ClassVar[str] = "recording"
     embedded_name: ClassVar[str] = "generated_sounds"
+    unit: ClassVar[str] = "recording"
+    """Word for an example in a report."""
 
     name: str = "CRNN"
     batch_size: int = 16
@@ -202,6 +206,25 @@ class SoundEventsConfig(FileClassification):
             "augmentation": dataclasses.asdict(self._augmentation),
         }
 
+    def describe_inference(self) -> dict[str, Any]:
+        """Returns the network, and the windows of a recording as at test."""
+        log_mel = dataclasses.asdict(self._log_mel)
+        return {
+            "kind": "sound_classification",
+            "name": self.name,
+            "labels": list(self.class_names),
+            "network": self.make_model(),
+            "encoder": None,
+            "averaging": "clip",
+            "preprocessing": {
+                "kind": "log_mel",
+                **log_mel,
+                "max_seconds": MAX_SECONDS,
+                "num_frames": self._num_frames,
+                "num_windows": self.data.test_windows,
+            },
+        }
+
     def make_model(self) -> nn.Module:
         """Returns the network of a spectrogram."""
         return make_column_crnn(self.model, len(self.class_names), self._log_mel.num_mels)
@@ -235,6 +258,17 @@ class SoundEventsConfig(FileClassification):
         """Returns windows of the given files, as at test; unreadable ones are masked."""
         source = SoundSource(tuple(paths), log_mel=self._log_mel)
         return self.make_loader(source, self._windows("test"), self.batch_size)
+
+    def load_clip(self, split: str, index: int) -> np.ndarray:
+        """Returns a picture of a recording's spectrogram, as a clip of one frame, (1,H,W,3)."""
+        if self.embedded:
+            example = self.make_embedded(split)[index]
+        else:
+            source = SoundSource((self.select(split).paths[index],), log_mel=self._log_mel)
+            example = source[0]
+            if not example["mask"]:
+                raise ValueError(source.explain(0))
+        return draw_spectrogram(example["spectrogram"], self._log_mel.hop)[None]
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the random variables."""

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from flaxnets.inference.runtime.media import Limits
     from flaxnets.inference.runtime.models import Captioner as CaptionerInUse
     from flaxnets.inference.runtime.models import Classifier as ClassifierInUse
+    from flaxnets.inference.runtime.readers import Reader
 
 __all__ = [
     "CELLS",
@@ -138,11 +139,12 @@ def load(
     step: int | None = None,
     allow_code: bool = False,
     limits: "Limits | None" = None,
-) -> "ClassifierInUse | CaptionerInUse":
+) -> "ClassifierInUse | CaptionerInUse | Reader":
     """Loads a trained model, as a function of files and arrays; needs no training code.
 
     A classifier has ``predict`` and ``stream``, a captioner ``caption``
-    (``flaxnets/inference/runtime/models.py``); both ``kind``, ``name``, ``labels`` and ``card``.
+    (``flaxnets/inference/runtime/models.py``), a reader of lines or speech ``read`` and ``stream``
+    (``readers.py`` beside it); all ``kind``, ``name``, ``labels`` and ``card``.
 
     Args:
       path: workdir of a run, folder that ``launch.export`` or ``flaxnets.inference.save_model``

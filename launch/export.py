@@ -4,9 +4,9 @@
     python exported/run.py clip.mp4
 
 The folder holds the best checkpoint, or that of ``--step``, as functions in StableHLO for CPUs,
-CUDA GPUs and TPUs, the parameters, labels or vocabulary, preprocessing, the card and the code that
-reads files (``flaxnets/inference/exporting.py``). ``flaxnets.load`` and ``--model`` of the programs
-take it, too. ``--model`` exports a stored folder or a shipped model in place of a run.
+CUDA GPUs and TPUs, the parameters, labels, vocabulary or alphabet, preprocessing, the card and the
+code that reads files (``flaxnets/inference/exporting.py``). ``flaxnets.load`` and ``--model`` of
+the programs take it, too. ``--model`` exports a stored folder or a shipped model in place of a run.
 
 ``--onnx`` also writes the functions as ONNX, where jax2onnx takes them (extra ``onnx``): each file
 is compared with JAX in onnxruntime first, and what the converter refuses is told.
@@ -27,7 +27,7 @@ from flaxnets.inference import export
 from flaxnets.inference.exporting import check_empty, export_model
 from flaxnets.inference.loading import load, model_folder
 from flaxnets.inference.onnx_conversion import check_installed
-from flaxnets.inference.store import VOCABULARY, read_description
+from flaxnets.inference.store import read_assets, read_description
 from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.workdir import Workdir
 from launch import program
@@ -68,12 +68,11 @@ def main(argv: Sequence[str]) -> None:
     folder = model_folder(WORKDIR.value or MODEL.value)
     allowed = bool(flags.FLAGS.allow_code)
     model = load(folder, step=STEP.value, allow_code=allowed)
-    words = folder / VOCABULARY
     sizes = export_model(
         model,
         read_description(folder),
         out,
-        vocabulary=words.read_text(encoding="utf-8") if words.is_file() else "",
+        assets=read_assets(folder),
         onnx=bool(ONNX.value),
     )
     for name, size in sizes.items():

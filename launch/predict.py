@@ -1,4 +1,4 @@
-"""Predicts the most probable classes of video files; prints one JSON line per file.
+"""Predicts the most probable classes of files of video or sound; prints one JSON line per file.
 
     python -m launch.predict CLIP.avi …                        # with the shipped recogniser
     python -m launch.predict --workdir=runs/lrcn CLIP.avi …
@@ -10,7 +10,7 @@ first, under the names of the classes in training (the data are not needed), or
 is 1. ``--model`` is an exported folder, a shipped model's name, or a workdir, whose experiment then
 is not run; classifiers of images read image files.
 
-``--stream=SOURCE`` classifies a stream frame by frame instead (``predict_stream.py``).
+``--stream=SOURCE`` classifies a stream step by step instead (``predict_stream.py``).
 """
 
 import json
@@ -88,6 +88,11 @@ def _predict(paths: list[str]) -> Iterator[tuple[str, list[dict[str, Any]] | str
         if "error" in record:
             yield path, record["error"].removeprefix(f"{path}: ")
             continue
+        if "probabilities" not in record:
+            raise ValueError(
+                f"--workdir: expected a run of a classifier, received one of {config.name!r}; "
+                "launch.read reads lines and speech, launch.caption captions images"
+            )
         probabilities = record["probabilities"]
         order = sorted(range(len(probabilities)), key=lambda k: -probabilities[k])
         yield (

@@ -8,31 +8,33 @@ r"""Streams in ``launch.predict``: one JSON line for each step, a summary at the
 A line is ``{"step": …, "time": seconds, "top": [{"label": …, "probability": …}, …], "smoothed":
 […], "latency": seconds}``: the likeliest classes of this step alone and of the clip of all steps so
 far, or of the last frames with ``--window``. The latency counts from the arrival of the frame.
+
+A causal classifier of sounds reads a sound file, or raw samples of standard input (16 bits, mono,
+``--source_rate`` samples/s), ``--chunk`` seconds at a time (``sound_stream.py``).
 """
 
-import contextlib
 import json
 import os
 import re
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
 from flaxnets.inference.runtime.frames import open_frames
 from flaxnets.inference.runtime.media import MediaError
-from flaxnets.inference.runtime.models import Classifier
+from flaxnets.inference.runtime.models import SOUND, Classifier
 from flaxnets.inference.runtime.results import StreamStep
 from flaxnets.inference.runtime.streaming import Latencies
+from launch.sound_stream import stream_sound
+from launch.stopping import Stopped, stopping
 
 STREAM = flags.DEFINE_string(
     "stream",
     None,
-    "Classify a stream frame by frame: a video file, - for raw or JPEG frames on standard input, "
-    "or a camera, as /dev/video0.",
+    "Classify a stream frame by frame: a video or sound file, - for raw or JPEG frames, or samples "
+    "(s16le, mono), on standard input, or a camera, as /dev/video0.",
 )
 WINDOW = flags.DEFINE_integer(
     "window",
@@ -47,17 +49,20 @@ RATE = flags.DEFINE_float(
     "rate", None, "With --stream: steps/s of the model; default: as in training.", lower_bound=1e-3
 )
 SOURCE_RATE = flags.DEFINE_float(
-    "source_rate", 30.0, "With --stream=-: frames/s of standard input.", lower_bound=1e-3
+    "source_rate",
+    30.0,
+    "With --stream=-: frames/s of standard input, of sound samples/s; of sound by default the "
+    "model's.",
+    lower_bound=1e-3,
+)
+CHUNK = flags.DEFINE_float(
+    "chunk", 0.32, "With --stream of sound: seconds that are read at a time.", lower_bound=1e-3
 )
 FRAME_SIZE = flags.DEFINE_string(
     "frame_size",
     None,
     "With --stream=-: HEIGHTxWIDTH of raw frames (rgb24); without it the frames are JPEG images.",
 )
-
-
-class _Stopped(Exception):
-    """The user or the system asked to stop."""
 
 
 def predict_stream(model: Any, top: int) -> int:
@@ -73,6 +78,8 @@ def predict_stream(model: Any, top: int) -> int:
     """
     if not isinstance(model, Classifier):
         raise ValueError(f"--stream: expected a classifier of videos, received one of {model.kind}")
+    if model.kind == SOUND:
+        return _stream_sound(model, top)
     stream = model.stream(
         WINDOW.value, every=EVERY.value, rate=RATE.value, source_rate=SOURCE_RATE.value
     )
@@ -99,13 +106,13 @@ def predict_stream(model: Any, top: int) -> int:
             print(json.dumps(describe(step, top)), flush=True)
 
     try:
-        with _stopping():
+        with stopping():
             started = time.perf_counter()
             for timed in frames:
                 show(stream.push(timed.frame, timed.time))
             show(stream.finish())
             problem = frames.problem
-    except _Stopped:
+    except Stopped:
         problem = "stopped"
     except BrokenPipeError:
         # The reader is gone. Python would fail once more as it flushes standard output at its exit.
@@ -141,6 +148,23 @@ def predict_stream(model: Any, top: int) -> int:
     return code
 
 
+def _stream_sound(model: Classifier, top: int) -> int:
+    for flag in (WINDOW, RATE, FRAME_SIZE):
+        if flag.value is not None:
+            raise ValueError(
+                f"--{flag.name}: expected none with a classifier of sounds, received {flag.value}; "
+                "--source_rate tells the samples/s of standard input, --chunk how many are read "
+                "at a time"
+            )
+    return stream_sound(
+        model,
+        str(STREAM.value),
+        rate=round(SOURCE_RATE.value) if SOURCE_RATE.present else None,
+        chunk=CHUNK.value,
+        describe=lambda step: describe(step, top),
+    )
+
+
 def describe(step: StreamStep, top: int) -> dict[str, Any]:
     """Returns a step as its JSON line has it."""
 
@@ -171,18 +195,3 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if match is None:
         raise ValueError(f"--frame_size: expected HEIGHTxWIDTH, as 240x320, received {text!r}")
     return int(match[1]), int(match[2])
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into ``_Stopped``, so that the summary is still printed."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise _Stopped
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -39,6 +39,7 @@ from flaxnets.training.config import (
     Config,
     UndefinedMethod,
     localize,
+    set_chosen,
     set_runtime,
     update,
 )
@@ -143,7 +144,9 @@ def load_model(name: str | None, shipped: str, kind: str) -> Any:
         )
     model = load(name or shipped, allow_code=bool(flags.FLAGS.allow_code))
     if not hasattr(model, kind):
-        other = "launch.caption" if kind == "predict" else "launch.predict"
+        other = {"captioning": "launch.caption", "transcription": "launch.read"}.get(
+            model.kind, "launch.predict"
+        )
         raise ValueError(
             f"--model={name}: expected a model that can {kind}, received one of the kind "
             f"{model.kind}; {other} uses it"
@@ -566,6 +569,9 @@ def config_of(
 ) -> Config:
     """Returns the configuration with which a workdir was trained; runs the experiment's file.
 
+    Values that were chosen afterwards, as those of ``launch.tune_search``, take the place of the
+    recorded ones, and ``overrides`` that of both.
+
     Args:
       workdir: of the run.
       experiment: FILE[:variant] in place of the recorded one; may lie anywhere.
@@ -589,6 +595,10 @@ def config_of(
         conform_tuples(config)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+    try:
+        set_chosen(config, workdir.read_chosen())
+    except ValueError as error:
+        raise ValueError(f"{workdir.path / 'chosen.json'}: {error}") from error
     for override in overrides:
         set_runtime(config, override)
     localize(config)

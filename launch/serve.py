@@ -22,6 +22,8 @@ from typing import Any
 
 from absl import flags
 
+from flaxnets.inference.runtime.models import SOUND
+from flaxnets.inference.runtime.readers import Reader
 from launch import program
 from launch.serving.examples import draw_examples, find_examples
 from launch.serving.gate import Gate, delete_old, is_loopback
@@ -92,10 +94,15 @@ def main(argv: Sequence[str]) -> int:
         from flaxnets.inference import load, shipped_models
 
         isolated, allowed = Isolated(PRELOADED), flags.FLAGS.allow_code
-        served = [
-            ServedModel(load(name, allow_code=bool(allowed)), isolated, limits)
-            for name in MODEL.value or [n for n in SHIPPED if n in shipped_models()]
-        ]
+        served = []
+        for name in MODEL.value or [n for n in SHIPPED if n in shipped_models()]:
+            model = load(name, allow_code=bool(allowed))
+            if isinstance(model, Reader) or model.kind == SOUND:
+                raise ValueError(
+                    "--model: expected a classifier of clips or images, or a captioner, received "
+                    f"{name} of the kind {model.kind}; launch.read or launch.predict uses it"
+                )
+            served.append(ServedModel(model, isolated, limits))
         return serve(served, listener, HOST.value, limits, EXAMPLES.value)
 
 

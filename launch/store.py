@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     inference = config.describe_inference()
     if inference is None:
         raise ValueError(
-            f"--workdir={workdir.path}: expected a classifier of files or a captioner of images, "
+            f"--workdir={workdir.path}: expected a classifier, captioner or reader of files, "
             f"received {config.name!r}, which describes no inference"
         )
     size = store.save_run(

@@ -13,6 +13,7 @@ from data.audio.augmentation import SpectrogramAugmentation
 from data.audio.decoding import read_sound
 from data.audio.dial_tones import DialTones
 from data.audio.digit_strings import DigitStrings, split_digits
+from data.audio.drawing import draw_spectrogram
 from data.audio.log_mel import LogMel
 from data.audio.sources import SpeechSource
 from data.datasets.audio_folder import read_sounds
@@ -225,6 +226,18 @@ class SpeechExperiment(TranscriptionConfig):
     def make_transform(self) -> SpectrogramAugmentation:
         """Returns SpecAugment's masks, changes of speed and pitch, and noise, at random."""
         return SpectrogramAugmentation(**dataclasses.asdict(self.augmentation))
+
+    def draw(self, example: Mapping[str, Any]) -> np.ndarray:
+        """Returns a picture of the spectrogram, (H,W,3) uint8."""
+        return draw_spectrogram(np.asarray(example["spectrogram"]), self.data.hop)
+
+    def groups(self, split: str) -> Sequence[str]:
+        """Returns the speaker of each string of digits, or the group of each recording."""
+        strings = self._drawn(split) if self.drawn else None
+        if not isinstance(strings, DigitStrings):
+            return super().groups(split)
+        speakers = strings.files.groups
+        return [speakers[strings.plan(index).recordings[0]] for index in range(len(strings))]
 
     # ---- What a run keeps --------------------------------------------------------------------
 

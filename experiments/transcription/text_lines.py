@@ -7,9 +7,8 @@ from typing import Any, ClassVar, Literal, cast
 import flax.linen as nn
 import numpy as np
 
-from data.captions.images import read_image
 from data.text_lines.augmentation import LineAugmentation
-from data.text_lines.line_images import LineSource, header_width
+from data.text_lines.line_images import LineSource
 from data.text_lines.synthetic_lines import SyntheticLines
 from experiments.transcription.config import (
     FILES,
@@ -88,23 +87,9 @@ class TextLinesConfig(TranscriptionConfig):
         data = self.data
         return {"height": data.height, "max_width": data.max_width, "polarity": data.polarity}
 
-    def describe_line(self, path: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns a line's text, with the spans of its characters in columns of the image.
-
-        Args:
-          path: the image.
-          record: of ``CTC.describe_outputs``.
-        """
-        width, scaled = read_image(path).shape[1], header_width(path, self.data.height)
-        scale = self.stride * width / scaled
-        return {
-            "text": record["text"],
-            "confidence": record["confidence"],
-            "characters": [
-                [character, confidence, round(start * scale), min(round(end * scale), width)]
-                for character, confidence, start, end in record["characters"]
-            ],
-        }
+    def draw(self, example: Mapping[str, Any]) -> np.ndarray:
+        """Returns the line, (H,W,3) uint8."""
+        return np.repeat(np.asarray(example["image"]), 3, axis=2)
 
     def describe_inputs(self, source: TranscriptSource) -> str:
         """Returns number and sizes of the training lines in words."""

@@ -6,9 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flaxnets.layers.causal_convolution import CausalConv, last_inputs
+from flaxnets.layers.causal_convolution import CausalConv, check_sequences, last_inputs
 from flaxnets.layers.padding import check_lengths, check_starts, zero_padding
-from flaxnets.recurrent.cell import check_inputs
 from flaxnets.typing import Array, Carry, Dtype
 
 
@@ -90,7 +89,7 @@ class TCN(nn.Module):
         """
         if not self.features:
             raise ValueError("features: expected those of at least one block, received none")
-        check_inputs(inputs, "B,T", 1)
+        check_sequences(inputs)
         if lengths is not None:
             lengths = check_lengths(lengths, *inputs.shape[:2])
         if starts is not None:

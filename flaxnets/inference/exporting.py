@@ -2,8 +2,9 @@
 
 The folder holds the model's functions as StableHLO (``jax.export``), lowered for CPUs, CUDA GPUs
 and TPUs and for any batch size and number of steps; its parameters, which the functions take as
-arguments; ``model.json`` with labels and preprocessing; a captioner's vocabulary; the card; and the
-code of ``flaxnets/inference/runtime``, which needs JAX, NumPy, Pillow, safetensors and flatbuffers.
+arguments; ``model.json`` with labels and preprocessing; a captioner's vocabulary or a reader's
+alphabet; the card; and the code of ``flaxnets/inference/runtime``, which needs JAX, NumPy, Pillow,
+safetensors and flatbuffers.
 On request the functions stand there as ONNX, too, for any batch size and the number of steps of a
 clip (``flaxnets/inference/onnx_conversion.py``).
 
@@ -14,12 +15,11 @@ know the batch size, are convolutions of XLA and whole batches; an associative s
 needs to know the number of steps, is a loop; cuDNN's LSTM is the scan with the same parameters.
 """
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from flaxnets.inference import onnx_conversion
+from flaxnets.inference.column_exporting import lower_reader, lower_sound_classifier
+from flaxnets.inference.column_functions import LinenReader, LinenSoundClassifier
 from flaxnets.inference.export import to_tensors, write_safetensors
 from flaxnets.inference.functions import LinenCaptioner, LinenClassifier
+from flaxnets.inference.lowering import ExportedFunction, lower, portable
 from flaxnets.inference.runtime import exported as runtime
-from flaxnets.inference.runtime.models import Captioner, Classifier
+from flaxnets.inference.runtime.columns import SoundPreprocessing
+from flaxnets.inference.runtime.models import SOUND, Captioner, Classifier
 from flaxnets.inference.runtime.preprocessing import StreamPreprocessing
+from flaxnets.inference.runtime.readers import Reader
+from flaxnets.inference.store import ASSETS, LANGUAGE_MODEL
 from flaxnets.models.frozen_encoder import FrozenEncoder
-from flaxnets.training.workdir import write_text_atomically
+from flaxnets.training.workdir import write_atomically, write_text_atomically
 from flaxnets.typing import Array, PyTree
 
-_RUN = '''"""Classifies or captions files: python run.py FILE …; prints one JSON line for each."""
+_RUN = '''"""Classifies, captions or reads files: python run.py FILE …; one JSON line for each."""
 
 import sys
 from pathlib import Path
@@ -83,29 +88,12 @@ outputs = session.run(None, {{{inputs}}})
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class ExportedFunction:
-    """One function of an export.
-
-    Attributes:
-      name: of the function.
-      content: serialised ``jax.export.Exported``.
-      function: that was lowered, called with variables and arrays.
-      shapes: of its arguments after the variables.
-    """
-
-    name: str
-    content: bytes
-    function: Callable[..., Any]
-    shapes: tuple[Any, ...]
-
-
 def export_model(
-    model: Classifier | Captioner,
+    model: Classifier | Captioner | Reader,
     described: Mapping[str, Any],
     folder: str | Path,
     *,
-    vocabulary: str = "",
+    assets: Mapping[str, bytes] | None = None,
     onnx: bool = False,
 ) -> dict[str, int]:
     """Writes a model as a folder that runs by itself.
@@ -114,7 +102,7 @@ def export_model(
       model: of ``flaxnets.load``, of a workdir or a stored folder.
       described: its ``model.json``.
       folder: made if it is missing; must be empty.
-      vocabulary: content of a captioner's ``vocabulary.json``.
+      assets: of ``store.read_assets``: a captioner's vocabulary, a reader's alphabet.
       onnx: whether functions are also written as ONNX; ``export.onnx`` of the folder's
         ``model.json`` tells the differences from JAX, and what the converter refused.
 
@@ -130,11 +118,16 @@ def export_model(
     path = Path(folder)
     check_empty(path)
     functions: Any = model.functions
-    if not isinstance(functions, LinenClassifier | LinenCaptioner):
+    if not isinstance(functions, LinenClassifier | LinenCaptioner | LinenReader):
         raise ValueError("model: expected one of a workdir or stored folder, received an export")
     if onnx:
-        onnx_conversion.check_installed()  # Before anything takes time.
-    if isinstance(functions, LinenClassifier):
+        _check_onnx(model)  # Before anything takes time.
+    if isinstance(functions, LinenReader):
+        lowered, variables, details = lower_reader(functions)
+    elif isinstance(functions, LinenSoundClassifier):
+        assert isinstance(model.preprocessing, SoundPreprocessing)
+        lowered, variables, details = lower_sound_classifier(functions, model.preprocessing)
+    elif isinstance(functions, LinenClassifier):
         lowered, variables, details = _lower_classifier(model, functions)
     else:
         lowered, variables, details = _lower_captioner(model, functions)
@@ -162,8 +155,9 @@ def export_model(
         export["onnx"] = described_onnx
     text = json.dumps({**described, "export": export}, indent=1, ensure_ascii=False)
     write_text_atomically(path / "model.json", text + "\n")
-    if vocabulary:
-        write_text_atomically(path / "vocabulary.json", vocabulary)
+    for name in set(ASSETS) - {LANGUAGE_MODEL}:  # Its tables are among the variables.
+        if assets and name in assets:
+            write_atomically(path / name, partial(Path.write_bytes, data=assets[name]))
     write_text_atomically(path / "README.md", _card(model, described_onnx))
     write_text_atomically(path / "run.py", _RUN)
     code = path / "runtime"
@@ -172,6 +166,16 @@ def export_model(
         shutil.copyfile(source, code / source.name)
     sizes = {file.name: file.stat().st_size for file in sorted(path.iterdir()) if file.is_file()}
     return sizes | {"runtime": sum(file.stat().st_size for file in code.iterdir())}
+
+
+def _check_onnx(model: Any) -> None:
+    onnx_conversion.check_installed()
+    if isinstance(model, Reader) or model.kind == SOUND:
+        raise ValueError(
+            "onnx: expected a classifier of clips or images, or a captioner, since jax2onnx "
+            "takes neither an open width nor the search for texts, received a model of the kind "
+            f"{model.kind}; export without --onnx"
+        )
 
 
 def check_empty(folder: Path) -> None:
@@ -438,62 +442,6 @@ def _fix_sizes(shapes: tuple[Any, ...], num_steps: int, batch_size: int | None) 
     return tuple(jax.tree.map(fix, shapes))
 
 
-def lower(
-    name: str, function: Callable[..., Any], variables: Mapping[str, PyTree], *shapes: Any
-) -> ExportedFunction:
-    """Lowers a function of variables and further arguments for all platforms.
-
-    Args:
-      name: of the function.
-      function: called with variables and arrays.
-      variables: Linen's collections; the exported function takes them flat, by name.
-      *shapes: of the further arguments, whose sizes may be symbols.
-
-    Raises:
-      ValueError: an operation that has no StableHLO on one of the platforms.
-      ModuleNotFoundError: flatbuffers is missing.
-    """
-
-    def flat(tensors: Mapping[str, Array], *arguments: Any) -> Any:
-        return function(traverse_util.unflatten_dict(dict(tensors), sep="."), *arguments)
-
-    tensors = {
-        key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        for key, leaf in traverse_util.flatten_dict(dict(variables), sep=".").items()
-    }
-    try:
-        exported = jax.export.export(jax.jit(flat), platforms=runtime.PLATFORMS)(tensors, *shapes)
-    except Exception as error:  # JAX raises what the operation at hand raises.
-        raise ValueError(
-            f"{name}: the model cannot be lowered for {', '.join(runtime.PLATFORMS)}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
-    try:
-        return ExportedFunction(name, bytes(exported.serialize()), function, shapes)
-    except ImportError:
-        raise ModuleNotFoundError(
-            "launch.export writes functions with flatbuffers, which is not installed: "
-            "pip install -e '.[export]'"
-        ) from None
-
-
-def portable(module: Any) -> Any:
-    """Returns a module without what an export for any batch size and platform cannot have.
-
-    Loops over chunks of a batch, which change no values, are left out, and cuDNN's LSTM is a scan.
-    """
-    updates: dict[str, Any] = {}
-    for field in dataclasses.fields(module):
-        value = getattr(module, field.name, None)
-        if field.name in ("chunk_frames", "chunk_images"):
-            updates[field.name] = 0
-        elif field.name == "backend" and value == "cudnn":
-            updates[field.name] = "scan"
-        elif isinstance(value, nn.Module) and field.name != "parent":
-            updates[field.name] = portable(value)
-    return module.clone(**updates) if updates else module
-
-
 def _needs_fixed_length(module: Any) -> bool:
     classifier = getattr(module, "classifier", None)
     if classifier is None and hasattr(module, "network"):
@@ -507,17 +455,22 @@ def _image_shape(preprocessing: Any) -> tuple[int, int, int]:
     return int(height), int(width), 3
 
 
-def _card(model: Classifier | Captioner, onnx: Mapping[str, Any] | None) -> str:
+def _card(model: Classifier | Captioner | Reader, onnx: Mapping[str, Any] | None) -> str:
     """Returns the model's card with a section on the use of the folder."""
     card = model.card or f"# {model.name}\n\nA model of the kind {model.kind}.\n"
     if isinstance(model, Captioner):
         use = 'model.caption("photo.jpg", num_captions=2, attention=True)'
+    elif isinstance(model, Reader):
+        use = f'model.read("{"recording.wav" if model.reads_sound else "line.png"}").text'
+    elif model.kind == SOUND:
+        use = 'model.predict("recording.wav").top(3)'
     elif model.kind == "video_classification":
         use = 'model.predict("clip.mp4").top(3)'
     else:
         use = 'model.predict("photo.jpg").top(3)'
     needs = f"'jax=={jax.__version__}' numpy pillow safetensors flatbuffers"
-    if model.kind == "video_classification":
+    reads_sound = isinstance(model, Reader) and model.reads_sound
+    if reads_sound or model.kind in ("video_classification", SOUND):
         needs += " av"
     platforms = "CPUs, NVIDIA GPUs (`pip install 'jax[cuda13]'`) and TPUs (`'jax[tpu]'`)"
     text = card.rstrip() + "\n" + _USE.format(use=use, needs=needs, platforms=platforms)

@@ -93,7 +93,8 @@ class LinenClassifier:
 
     def num_classes(self, clip_shape: tuple[int, ...]) -> int:
         """Returns K; traces the functions for one clip (T,…) and so checks the variables."""
-        frames = jax.ShapeDtypeStruct((1, *clip_shape), jnp.uint8)
+        dtype = jnp.uint8 if len(clip_shape) > 2 else jnp.float32  # Pictures, or a spectrogram.
+        frames = jax.ShapeDtypeStruct((1, *clip_shape), dtype)
         lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
         if self._encode is None:
             found = self._classify.eval_shape(self.variables, frames, lengths)

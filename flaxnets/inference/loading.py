@@ -2,19 +2,25 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flaxnets.configuration import nearest
 from flaxnets.inference.runtime.media import DEFAULT_LIMITS, Limits
 from flaxnets.inference.runtime.models import CAPTIONING, Captioner, Classifier
-from flaxnets.inference.runtime.words import Words
+from flaxnets.inference.runtime.readers import TRANSCRIPTION, Reader
+from flaxnets.inference.runtime.words import Words, read_alphabet
 from flaxnets.inference.store import (
+    ALPHABET,
     CARD,
+    LANGUAGE_MODEL,
     VARIABLES,
     VOCABULARY,
     ModelError,
     build_model,
     read_description,
+    read_language_model,
     read_variables,
 )
 from flaxnets.training.checkpoint import restore_variables
@@ -66,13 +72,17 @@ def load(
     step: int | None = None,
     allow_code: bool = False,
     limits: Limits = DEFAULT_LIMITS,
-) -> Classifier | Captioner:
-    """Loads a trained model; see ``flaxnets.load``."""
+    described: Mapping[str, Any] | None = None,
+) -> Classifier | Captioner | Reader:
+    """Loads a trained model; see ``flaxnets.load``.
+
+    ``described`` takes the place of the folder's ``model.json``.
+    """
     folder = model_folder(path)
     is_run = (folder / "config.json").exists()
     if is_run and not (folder / "checkpoints").is_dir():
         raise ModelError(f"{folder}: a run that holds no checkpoint yet; wait for its first one")
-    described = read_description(folder)
+    described = described or read_description(folder)
     if step is not None and not is_run:
         raise ValueError(f"step: expected None, since {folder} is no workdir, received {step}")
     if "export" in described:
@@ -80,6 +90,7 @@ def load(
 
         return load_exported(folder, limits=limits)
     words = Words.load(folder / VOCABULARY) if described["kind"] == CAPTIONING else None
+    reads = described["kind"] == TRANSCRIPTION
     if is_run:
         logger = logging.getLogger("absl")
         level = logger.level
@@ -97,6 +108,8 @@ def load(
         described,
         variables,
         words,
+        alphabet=read_alphabet(folder / ALPHABET) if reads else (),
+        language_model=read_language_model(folder / LANGUAGE_MODEL) if reads else None,
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
         limits=limits,
         allow_code=allow_code,

@@ -3,12 +3,15 @@
 A model in such a folder loads without its experiment. ``model.json`` of format 1 holds ``kind``,
 ``name``, ``labels``, ``network`` (a Linen module as ``flaxnets.configuration.describe_part`` writes
 it), ``encoder`` (a frozen one in front of the network, or null), ``averaging``, ``search``,
-``preprocessing`` (``runtime/preprocessing.py``) and ``source``.
+``preprocessing`` (``runtime/preprocessing.py``) and ``source``. Beside it stand a captioner's
+``vocabulary.json``, a reader's ``alphabet.json`` and, if its search has a language model,
+``language_model.safetensors`` (``CharacterNgram.to_arrays``).
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import numpy as np
 from flax import traverse_util
 
 from flaxnets.configuration import build_part, nearest
+from flaxnets.decoders.ctc.character_ngram import CharacterNgram
 from flaxnets.decoders.search import SearchOptions
 from flaxnets.encoders.config import (
     IMAGENET,
@@ -27,24 +31,33 @@ from flaxnets.encoders.config import (
     make_encoder,
     weights_file,
 )
+from flaxnets.inference.column_functions import LinenReader, LinenSoundClassifier
 from flaxnets.inference.export import to_tensors, write_safetensors
 from flaxnets.inference.functions import LinenCaptioner, LinenClassifier
+from flaxnets.inference.runtime.columns import LinePreprocessing, SoundPreprocessing
 from flaxnets.inference.runtime.description import check_description
 from flaxnets.inference.runtime.media import DEFAULT_LIMITS, Limits
-from flaxnets.inference.runtime.models import CAPTIONING, Captioner, Classifier
+from flaxnets.inference.runtime.models import CAPTIONING, SOUND, Captioner, Classifier
 from flaxnets.inference.runtime.preprocessing import make_preprocessing
+from flaxnets.inference.runtime.readers import TRANSCRIPTION, Reader
 from flaxnets.inference.runtime.words import Words
 from flaxnets.models.frozen_encoder import FrozenEncoder
+from flaxnets.tasks.ctc import CTCSearch
 from flaxnets.training.checkpoint import restore_variables
-from flaxnets.training.workdir import MODEL_FORMAT, Workdir, write_text_atomically
+from flaxnets.training.workdir import (
+    MODEL_FORMAT,
+    Workdir,
+    write_atomically,
+    write_text_atomically,
+)
 from flaxnets.typing import PyTree
 
-MODEL, VARIABLES, VOCABULARY, CARD = (
-    "model.json",
-    "variables.safetensors",
-    "vocabulary.json",
-    "README.md",
-)
+MODEL, VARIABLES, CARD = "model.json", "variables.safetensors", "README.md"
+VOCABULARY, ALPHABET = "vocabulary.json", "alphabet.json"
+LANGUAGE_MODEL = "language_model.safetensors"
+CHOSEN = "chosen.json"
+ASSETS = (VOCABULARY, ALPHABET, LANGUAGE_MODEL)
+"""Files beside a model that it cannot do without, as far as its kind has them."""
 STORED_DTYPES = ("float32", "float16", "int8")
 _SCALE = ":scale"
 """Ending of the name of an array's scales: float32, one for each index of its last axis."""
@@ -76,10 +89,11 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{path}: expected format {MODEL_FORMAT}, received {found!r}; load it with the version "
             "of flaxnets that wrote it, or export the model again"
         )
+    described = _with_chosen(described, folder / CHOSEN)
     parts: dict[str, type] = {"network": dict}
     if "export" in described:
         parts = {}
-    elif described.get("kind") == CAPTIONING:
+    elif described.get("kind") in (CAPTIONING, TRANSCRIPTION):
         parts["search"] = dict
     else:
         parts["averaging"] = str
@@ -92,15 +106,35 @@ def read_description(folder: Path) -> dict[str, Any]:
     return dict(described)
 
 
+def _with_chosen(described: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns a description with the settings of the search that were chosen after the training.
+
+    ``chosen.json`` holds values of the run's configuration by name, as ``{"search.width": 10}``.
+    """
+    search = described.get("search")
+    if not path.is_file() or not isinstance(search, dict):
+        return described
+    try:
+        chosen = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        chosen = None
+    if not isinstance(chosen, dict):
+        raise ModelError(f"{path}: expected a JSON object of settings; delete it, and choose again")
+    found = {name.removeprefix("search."): value for name, value in chosen.items()}
+    return {**described, "search": {**search, **{n: found[n] for n in search if n in found}}}
+
+
 def build_model(
     described: Mapping[str, Any],
     variables: Mapping[str, PyTree],
     words: Words | None = None,
     *,
+    alphabet: tuple[str, ...] = (),
+    language_model: CharacterNgram | None = None,
     card: str = "",
     limits: Limits = DEFAULT_LIMITS,
     allow_code: bool = False,
-) -> Classifier | Captioner:
+) -> Classifier | Captioner | Reader:
     """Makes a model of its description and variables.
 
     Args:
@@ -108,6 +142,8 @@ def build_model(
       variables: of the network; those of a frozen encoder are at ``encoder`` if they are stored,
         and then the network's at ``network``.
       words: of a captioner.
+      alphabet: of a reader.
+      language_model: of a reader's search; None: none.
       card: Markdown.
       limits: bounds of files.
       allow_code: as for ``build_part``.
@@ -144,7 +180,26 @@ def build_model(
                 f"received {len(words)}; the files belong to different models"
             )
         return Captioner(words=words, functions=captioner, **common)
-    classifier = LinenClassifier(module, variables, described["averaging"])
+    if described["kind"] == TRANSCRIPTION:
+        rows = _rows(preprocessing, LinePreprocessing, SoundPreprocessing)
+        reader = LinenReader(
+            module,
+            variables,
+            _make_search(described["search"]),
+            rows,
+            language_model,
+            reads_sound=isinstance(preprocessing, SoundPreprocessing),
+        )
+        found = _traced(described, lambda: reader.num_classes(preprocessing.input_shape))
+        _check_alphabet(alphabet, language_model, found)
+        return Reader(alphabet=alphabet, functions=reader, **common)
+    if described["kind"] == SOUND:
+        rows = _rows(preprocessing, SoundPreprocessing)
+        classifier: LinenClassifier = LinenSoundClassifier(
+            module, variables, described["averaging"], rows
+        )
+    else:
+        classifier = LinenClassifier(module, variables, described["averaging"])
     labels = tuple(described["labels"])
     found = _traced(described, lambda: classifier.num_classes(preprocessing.clip_shape))
     if found != len(labels):
@@ -153,6 +208,56 @@ def build_model(
             f"{len(labels)}"
         )
     return Classifier(kind=described["kind"], labels=labels, functions=classifier, **common)
+
+
+def _rows(preprocessing: Any, *kinds: type) -> int:
+    """Returns the rows of a model's inputs: pixels of a line, bands of a spectrogram."""
+    if not isinstance(preprocessing, kinds):
+        raise ModelError(
+            "preprocessing: expected that of the model's kind, line or log_mel, received "
+            f"{type(preprocessing).__name__}"
+        )
+    given: Any = preprocessing
+    return int(given.height if isinstance(given, LinePreprocessing) else given.num_mels)
+
+
+def _make_search(settings: Mapping[str, Any]) -> CTCSearch:
+    try:
+        return CTCSearch(**settings)
+    except TypeError as error:
+        raise ModelError(f"search: expected the settings of CTCSearch ({error})") from error
+
+
+def _check_alphabet(
+    alphabet: tuple[str, ...], language_model: CharacterNgram | None, num_classes: int
+) -> None:
+    if len(alphabet) + 1 != num_classes:
+        raise ModelError(
+            f"{ALPHABET}: expected {num_classes - 1} characters, one less than the network has "
+            f"logits, received {len(alphabet)}; the files belong to different models"
+        )
+    if language_model is not None and language_model.num_characters != len(alphabet):
+        raise ModelError(
+            f"{LANGUAGE_MODEL}: expected a model of {len(alphabet)} characters, received one of "
+            f"{language_model.num_characters}; the files belong to different models"
+        )
+
+
+def read_language_model(path: Path) -> CharacterNgram | None:
+    """Returns the language model of a file; None if there is no such file.
+
+    Raises:
+      ModelError: the file is damaged.
+    """
+    import safetensors
+    import safetensors.numpy
+
+    if not path.is_file():
+        return None
+    try:
+        return CharacterNgram.from_arrays(safetensors.numpy.load(path.read_bytes()))
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: unreadable ({error}); expected a language model") from error
 
 
 def _traced(described: Mapping[str, Any], trace: Callable[[], int]) -> int:
@@ -233,7 +338,7 @@ def save_model(
     described: Mapping[str, Any],
     variables: Mapping[str, PyTree],
     *,
-    vocabulary: str = "",
+    assets: Mapping[str, bytes] | None = None,
     card: str = "",
     dtype: str = "float32",
 ) -> int:
@@ -243,18 +348,20 @@ def save_model(
       folder: made if it is missing; must not hold other files.
       described: content of ``model.json``, as ``read_description`` returns it.
       variables: of the network, or of network and encoder as ``build_model`` takes them.
-      vocabulary: content of a captioner's ``vocabulary.json``.
+      assets: content of files of ``ASSETS`` by name, as a captioner's ``vocabulary.json``.
       card: content of ``README.md``.
       dtype: ``float32``; ``float16``; or ``int8``: matrices and kernels of at least 1,024 numbers
         are rounded to 8 bits with a float32 scale for each output channel, the rest to float16.
 
     Raises:
-      ValueError: another ``dtype``, or a folder that holds other files.
+      ValueError: another ``dtype``, another name of a file, or a folder that holds other files.
     """
-    folder = Path(folder)
+    folder, assets = Path(folder), dict(assets or {})
+    if unknown := sorted(set(assets) - set(ASSETS)):
+        raise ValueError(f"assets: unknown {unknown[0]!r}{nearest(unknown[0], ASSETS)}")
     if dtype not in STORED_DTYPES:
         raise ValueError(f"dtype: unknown {dtype!r}{nearest(dtype, STORED_DTYPES)}")
-    own = {MODEL, VARIABLES, VOCABULARY, CARD}
+    own = {MODEL, VARIABLES, CARD, *ASSETS}
     others = sorted({path.name for path in folder.iterdir()} - own) if folder.is_dir() else []
     if others:
         raise ValueError(
@@ -263,11 +370,12 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = _quantize(to_tensors(variables), dtype)
     write_safetensors(folder / VARIABLES, tensors, {"dtype": dtype})
-    texts = {MODEL: json.dumps(described, indent=1, ensure_ascii=False) + "\n"}
-    texts |= {VOCABULARY: vocabulary, CARD: card}
+    texts = {MODEL: json.dumps(described, indent=1, ensure_ascii=False) + "\n", CARD: card}
     for name, text in texts.items():
         if text:
             write_text_atomically(folder / name, text)
+    for name, content in assets.items():
+        write_atomically(folder / name, partial(Path.write_bytes, data=content))
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
@@ -320,6 +428,12 @@ def _quantize(tensors: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.nda
     return stored
 
 
+def read_assets(folder: Path) -> dict[str, bytes]:
+    """Returns the content of those files of ``ASSETS`` that a folder has, by name."""
+    paths = [folder / name for name in ASSETS]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+
 def save_run(
     workdir: Workdir,
     folder: str | Path,
@@ -358,12 +472,11 @@ def save_run(
         config = {**encoder["config"], "weights": Path(encoder["config"]["weights"]).name}
         described = {**described, "encoder": {**encoder, "config": config}}
     source = {"experiment": Path(workdir.read_config()["experiment"]).name, "step": chosen}
-    vocabulary = workdir.path / VOCABULARY
     return save_model(
         folder,
         {**described, "source": source},
         variables,
-        vocabulary=vocabulary.read_text(encoding="utf-8") if vocabulary.is_file() else "",
+        assets=read_assets(workdir.path),
         card=card,
         dtype=dtype,
     )

@@ -85,8 +85,7 @@ class CausalConv(nn.Module):
         Raises:
           ValueError: inputs of another rank, or ``before`` of another shape.
         """
-        if inputs.ndim != 3:
-            raise ValueError(f"inputs: expected (B,T,D), received shape {tuple(inputs.shape)}")
+        check_sequences(inputs)
         b, t, d = inputs.shape
         shape = (self.kernel_size, d, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
@@ -112,6 +111,18 @@ class CausalConv(nn.Module):
         columns = jnp.concatenate(shifted, axis=-1)  # (B,T,k·D)
         matrix = kernel.astype(self.dtype).reshape(-1, self.features)
         return columns @ matrix + bias.astype(self.dtype)
+
+
+def check_sequences(inputs: Array) -> None:
+    """Refuses inputs that are not (B,T,D) float.
+
+    Raises:
+      ValueError: naming the shape or dtype.
+    """
+    if inputs.ndim != 3:
+        raise ValueError(f"inputs: expected (B,T,D), received shape {tuple(inputs.shape)}")
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise ValueError(f"inputs: expected float, received {inputs.dtype}")
 
 
 def last_inputs(

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from flaxnets.configuration import check_dtype, check_rates, nearest
 from flaxnets.encoders.columns import ROW_POOLS, ColumnEncoder, column_stride
 from flaxnets.encoders.config import EncoderConfig, make_encoder
+from flaxnets.heads.classifier import StreamLogits
 from flaxnets.heads.config import HeadConfig, make_head
 from flaxnets.recurrent.config import RecurrentConfig, make_recurrent, reads_maps
-from flaxnets.typing import Array
+from flaxnets.typing import Array, Carry
 
 
 class ColumnCRNN(nn.Module):
@@ -87,6 +88,60 @@ class ColumnCRNN(nn.Module):
             x = self.recurrent(x, counted, train=train)
         logits: Array = self.classifier(x, steps, train=train)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+    @property
+    def obstacle(self) -> str:
+        """The reason why the network has no ``stream``; empty if it has."""
+        for part in (self.recurrent, self.classifier):
+            if part is not None and not hasattr(part, "stream"):
+                return f"{type(part).__name__} has no stream"
+            if reason := str(getattr(part, "obstacle", "")):
+                return reason
+        return ""
+
+    def encode(self, inputs: Array, lengths: Array) -> Array:
+        """Returns the features of the steps, (B,S,D) float, as at test; the first part of a stream.
+
+        Arguments are those of ``__call__``.
+        """
+        return self.columns(inputs, lengths, train=False)[0]
+
+    def stream(
+        self, carry: Carry | None, inputs: Array, lengths: Array, first: Array, counts: Array
+    ) -> tuple[Carry, StreamLogits]:
+        """Returns the new carry and the logits of the next steps of recordings.
+
+        Features of a step depend on some columns before and after it, which ``inputs`` hold beside
+        those of the step, so that they are encoded again with the next steps; recurrent layer and
+        head go on from their carry. The logits of all chunks are those of the whole recording where
+        ``inputs`` begin a multiple of ``stride`` columns into it and hold all columns that the
+        steps depend on. Dropout is not applied.
+
+        Args:
+          carry: that of the chunk before; None for the first chunk.
+          inputs: (B,W,M) float spectrograms or (B,H,W,C) lines, of some columns.
+          lengths: (B,) integers in [0,W], columns that are there.
+          first: () integer, the first of the steps of ``inputs`` that has not been read yet.
+          counts: (B,) integers, the number of steps that are read, from ``first`` on.
+
+        Returns:
+          The carry, and logits (B,S,K) of which the first ``counts`` are valid.
+
+        Raises:
+          ValueError: a network that needs the whole recording (see ``obstacle``), or as
+            ``__call__``.
+        """
+        if self.obstacle:
+            raise ValueError(f"stream: expected a causal network, but {self.obstacle}")
+        x = jnp.roll(self.encode(inputs, lengths), -first, axis=1)
+        before = {"recurrent": None, "classifier": None} if carry is None else carry
+        after = dict(before)
+        if self.recurrent is not None:
+            recurrent: Any = self.recurrent
+            after["recurrent"], x = recurrent.stream(before["recurrent"], x, counts)
+        classifier: Any = self.classifier
+        after["classifier"], logits = classifier.stream(before["classifier"], x, counts)
+        return after, logits
 
 
 @dataclasses.dataclass

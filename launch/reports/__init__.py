@@ -6,7 +6,7 @@ from launch.reports.captions import (
     draw_attention,
     make_galleries,
 )
-from launch.reports.charts import Chart, make_charts
+from launch.reports.charts import Bars, Chart, make_bars, make_charts
 from launch.reports.clips import make_frames, make_strips
 from launch.reports.run_page import Run, build_page, write_report
 from launch.reports.run_table import (
@@ -22,8 +22,10 @@ from launch.reports.statistics import (
     speed_of,
     top_k_rate,
 )
+from launch.reports.transcripts import Transcripts, align, make_transcripts
 
 __all__ = [
+    "Bars",
     "CaptionAttention",
     "Chart",
     "Gallery",
@@ -31,16 +33,20 @@ __all__ = [
     "Run",
     "RunSummary",
     "Speed",
+    "Transcripts",
+    "align",
     "build_page",
     "build_runs_page",
     "confusion_matrix",
     "draw_attention",
     "find_runs",
     "format_table",
+    "make_bars",
     "make_charts",
     "make_frames",
     "make_galleries",
     "make_strips",
+    "make_transcripts",
     "speed_of",
     "top_k_rate",
     "write_report",

@@ -60,6 +60,31 @@ class Chart:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bar:
+    """A bar; ``height`` is in percent of the axis, ``count`` the number of its examples.
+
+    ``value`` is written above it, ``text`` is its tooltip.
+    """
+
+    height: float
+    count: str
+    value: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Bars:
+    """Bars of a share, by bins whose edges are ``x_ticks``."""
+
+    title: str
+    bars: tuple[Bar, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    description: str
+    x_name: str
+
+
+@dataclasses.dataclass(frozen=True)
 class _Scale:
     low: float
     high: float
@@ -134,6 +159,46 @@ def make_scatter(
     )
 
 
+def make_bars(
+    title: str, bars: Sequence[tuple[float, int]], edges: Sequence[str], *, x_name: str
+) -> Bars:
+    """Returns a chart of shares by bins, as wide as each other.
+
+    Args:
+      title: of the chart.
+      bars: share, at least 0, and number of examples of each of n bins, at least one.
+      edges: n + 1 edges of the bins.
+      x_name: name of the x axis.
+    """
+    scale = _linear_scale(0.0, max(share for share, _ in bars) or 0.01)
+    found, sentences = [], []
+    for number, (share, count) in enumerate(bars):
+        value = _percent(share)
+        span = f"{edges[number]} to {edges[number + 1]}"
+        short = f"{100 * share:.2g}" if share < 0.1 else f"{100 * share:.0f}"
+        text = f"{span}: {value}, {count:,}"
+        found.append(Bar(scale(share), f"{count:,}", f"{short}\u00a0%", text))
+        sentences.append(f"{span}: {value}")
+    width = 100 / len(bars)
+    return Bars(
+        title=title,
+        bars=tuple(found),
+        x_ticks=tuple(Tick(round(k * width, 2), edge) for k, edge in enumerate(edges)),
+        y_ticks=tuple(Tick(scale(tick), _percent(tick)) for tick in scale.ticks),
+        description=f"{title}: {'; '.join(sentences)}.",
+        x_name=x_name,
+    )
+
+
+def is_share(name: str) -> bool:
+    """Returns True for a metric that is shown in percent: an accuracy or a rate of errors."""
+    return name.endswith(("accuracy", "error_rate", "exact_line_rate"))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}\u00a0%"
+
+
 def _scale_of(values: Sequence[float], ratio: float, *, integers: bool = False) -> _Scale:
     """Returns a scale that holds all values, logarithmic where they differ by this ratio."""
     low, high = min(values), max(values)
@@ -178,7 +243,7 @@ def _make_chart(metrics: Sequence[Mapping[str, Any]], name: str, title: str) -> 
     x_scale = _Scale(0.0, float(max(last_step, 1)), _nice_ticks(0.0, max(last_step, 1), 5, 1.0))
 
     def text(value: float) -> str:
-        return f"{100 * value:.3g}\u00a0%" if accuracy else f"{value:.4g}"
+        return _percent(value) if is_share(name) else f"{value:.4g}"
 
     lines, sentences = [], []
     # SVG draws in order: the sparse evaluation points must lie on top of the training curve.

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import logging
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +19,9 @@ TOP = 5
 """Most probable classes shown for each clip."""
 MAX_SIDE = 176
 """Longer side of an embedded frame, pixels; larger frames are downscaled."""
+
+SPECTROGRAM_SIDE = 640
+"""The same of a picture of a recording."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +79,9 @@ def make_strips(
     predictions: Sequence[Mapping[str, Any]],
     class_names: Sequence[str],
     load_clip: Callable[[int], np.ndarray],
+    *,
+    max_side: int = MAX_SIDE,
+    random_sample: bool = False,
 ) -> list[Group]:
     """Returns groups of correct and wrong clips; without any labels, the first clips.
 
@@ -82,23 +89,29 @@ def make_strips(
       predictions: records ``{"index", "label" (-1 unknown), "prediction", "probabilities": [K]}``.
       class_names: names of the K classes.
       load_clip: maps an index to frames (T,H,W,3) uint8. If it raises, the clip has no frames.
+      max_side: longest side of a frame, pixels.
+      random_sample: the wrong clips, and instead of correct ones a random sample of the others.
     """
     known = [record for record in predictions if record["label"] >= 0]
     correct = [record for record in known if record["label"] == record["prediction"]]
     wrong = [record for record in known if record["label"] != record["prediction"]]
     wrong.sort(key=lambda record: -max(record["probabilities"]))
-    groups = [
-        (
-            "Correct",
-            "the most confident one of each of several classes",
-            _confident_by_class(correct),
-        ),
-        ("Wrong", "the most confident mistakes first", wrong[:CLIPS]),
-    ]
+    mistakes = ("Wrong", "the most confident mistakes first", wrong[:CLIPS])
     if not known:
         groups = [("Unlabelled", "the first ones", list(predictions[:CLIPS]))]
+    elif random_sample:
+        others = correct + wrong[CLIPS:]
+        drawn = random.Random(0).sample(others, min(CLIPS, len(others)))
+        groups = [mistakes, ("Random", "a fixed random sample of the others", drawn)]
+    else:
+        choice = "the most confident one of each of several classes"
+        groups = [("Correct", choice, _confident_by_class(correct)), mistakes]
+
+    def load(index: int) -> list[Frame]:
+        return make_frames(load_clip(index), max_side=max_side)
+
     return [
-        Group(title, text, [_make_strip(record, class_names, load_clip) for record in records])
+        Group(title, text, [_make_strip(record, class_names, load) for record in records])
         for title, text, records in groups
     ]
 
@@ -117,7 +130,7 @@ def _confident_by_class(records: Sequence[Mapping[str, Any]]) -> list[Mapping[st
 
 
 def _make_strip(
-    record: Mapping[str, Any], names: Sequence[str], load_clip: Callable[[int], np.ndarray]
+    record: Mapping[str, Any], names: Sequence[str], load: Callable[[int], list[Frame]]
 ) -> Strip:
     probabilities, label = record["probabilities"], record["label"]
     order = sorted(range(len(names)), key=lambda k: -probabilities[k])
@@ -131,7 +144,7 @@ def _make_strip(
         guesses=tuple(Guess(names[k], probabilities[k], rank, k == label) for rank, k in shown),
     )
     try:
-        frames = tuple(make_frames(load_clip(record["index"])))
+        frames = tuple(load(record["index"]))
     except Exception as error:  # Any error of a data set: one bad clip must not stop the page.
         logger.warning("clip %d has no film strip", strip.index, exc_info=True)
         return dataclasses.replace(strip, problem=f"could not be loaded: {error}")

@@ -28,8 +28,8 @@ from launch.reports.captions import (
     ShowsCaptions,
     make_galleries,
 )
-from launch.reports.charts import make_charts
-from launch.reports.clips import TOP, ShowsClips, make_strips
+from launch.reports.charts import is_share, make_charts
+from launch.reports.clips import SPECTROGRAM_SIDE, TOP, Group, ShowsClips, make_strips
 from launch.reports.statistics import (
     Rate,
     confusion_matrix,
@@ -37,6 +37,14 @@ from launch.reports.statistics import (
     per_class,
     speed_of,
     top_k_rate,
+)
+from launch.reports.transcripts import (
+    ShowsTranscripts,
+    Transcripts,
+    make_transcripts,
+    name_character,
+    show_changed,
+    show_character,
 )
 
 HREF = "href"
@@ -59,11 +67,14 @@ class Run:
       split: split of the predictions.
       class_names: names of the K classes, by label; empty: the classes have no names.
       predictions: records ``{"index", "label" (-1 unknown), "prediction", "probabilities": [K]}``;
-        of a captioner ``{"index", "caption", "log_probability", "ended"}``.
+        of a captioner ``{"index", "caption", "log_probability", "ended"}``, of a reader of lines or
+        speech ``{"index", "text", "confidence"}``.
       load_clip: maps an index of the split to frames (T,H,W,3) uint8; None: not available.
       has_data: False: a note says why the examples of the predictions are not at hand.
       scores: caption metrics of the predictions, by name.
       galleries: captioned examples.
+      transcripts: errors of transcripts, and lines to look at.
+      unit: word for an example; empty: by its frames.
       notes: sentences about missing or outdated parts.
       provenance: date, commit and command of the training, by name.
     """
@@ -79,6 +90,8 @@ class Run:
     has_data: bool = True
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     galleries: Sequence[Gallery] = ()
+    transcripts: Transcripts | None = None
+    unit: str = ""
     notes: Sequence[str] = ()
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -86,6 +99,11 @@ class Run:
     def captions(self) -> bool:
         """True if the predictions are captions."""
         return bool(self.predictions) and all("caption" in r for r in self.predictions)
+
+    @property
+    def transcribed(self) -> bool:
+        """True if the predictions are transcripts of lines or of speech."""
+        return bool(self.predictions) and all("text" in r for r in self.predictions)
 
 
 def write_report(
@@ -116,7 +134,8 @@ def write_report(
     config = config or config_of(workdir)
     predictions, notes = _predictions(workdir, config, split)
     has_data = bool(predictions) and _knows_data(workdir, config, split, notes)
-    scores, galleries = _captions(workdir, config, split, predictions if has_data else [], notes)
+    shown = predictions if has_data else []
+    scores, galleries = _captions(workdir, config, split, shown, notes)
     run = Run(
         experiment=record["experiment"],
         workdir=str(workdir.path),
@@ -131,6 +150,8 @@ def write_report(
         has_data=has_data or not predictions,
         scores=scores,
         galleries=galleries,
+        transcripts=_transcripts(config, split, shown, notes),
+        unit=getattr(config, "unit", ""),
         notes=notes,
         provenance=_provenance(workdir),
     )
@@ -158,15 +179,23 @@ def build_page(run: Run, comparison: Sequence[Mapping[str, str]] = ()) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, duration=duration, number=number)
+    environment.filters.update(
+        percent=percent,
+        duration=duration,
+        number=number,
+        character=show_character,
+        character_name=name_character,
+        changed=show_changed,
+    )
+    environment.tests.update(share=is_share)
     template = environment.get_template("report.html.jinja")
     notes = list(run.notes)
     if not run.metrics:
         notes.append("No curves: metrics.jsonl holds no record yet.")
-    classified = bool(run.predictions) and not run.captions
+    classified = bool(run.predictions) and not run.captions and not run.transcribed
     outputs = _describe_outputs(run, notes) if classified else None
     best_metric = run.config.get("best_metric", "accuracy")
-    unit = _unit(outputs)
+    unit = run.unit or _unit(outputs)
     return template.render(
         run=run,
         name=name_of(run.experiment, run.config),
@@ -290,7 +319,7 @@ def _best_evaluation(run: Run) -> Mapping[str, Any] | None:
         return None
     sign = -1 if run.config.get("best_mode") == "min" else 1
     best = max(scored, key=lambda record: sign * record[metric])
-    return {**best, "value": best[metric]}
+    return {**best, "metric": metric, "value": best[metric]}
 
 
 def _describe_outputs(run: Run, notes: list[str]) -> dict[str, Any] | None:
@@ -323,8 +352,18 @@ def _describe_outputs(run: Run, notes: list[str]) -> dict[str, Any] | None:
         "matrix": matrix.tolist(),
         "rates": rates,
         "confused": most_confused(matrix),
-        "strips": make_strips(run.predictions, names, run.load_clip) if run.load_clip else [],
+        "strips": _strips(run, names),
     }
+
+
+def _strips(run: Run, names: Sequence[str]) -> list[Group]:
+    if run.load_clip is None:
+        return []
+    if run.unit == "recording":
+        return make_strips(
+            run.predictions, names, run.load_clip, max_side=SPECTROGRAM_SIDE, random_sample=True
+        )
+    return make_strips(run.predictions, names, run.load_clip)
 
 
 def _class_names(run: Run) -> list[str]:
@@ -432,6 +471,26 @@ def _captions(
         notes.append(f"No metrics and no gallery of captions: {error}.")
         return {}, []
     return scores, galleries
+
+
+def _transcripts(
+    config: Config, split: str, predictions: Sequence[Mapping[str, Any]], notes: list[str]
+) -> Transcripts | None:
+    """Returns the errors of transcripts; appends missing parts to ``notes``."""
+    if not predictions or not all("text" in record for record in predictions):
+        return None
+    if not isinstance(config, ShowsTranscripts):
+        notes.append(
+            "No errors and no lines: the experiment does not define texts(), names(), groups(), "
+            "confusions(), error_interval() and load_clip()."
+        )
+        return None
+    count = len(config.texts(split))
+    if missing := count - len(predictions):
+        notes.append(
+            f"{missing:,} of {count:,} {config.unit}s could not be loaded and count nowhere."
+        )
+    return make_transcripts(config, split, predictions, metric=config.best_metric)
 
 
 def _find_attention(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import flaxnets.inference
 from experiments.sound_events import SoundEventsConfig, get_config
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.workdir import Workdir
@@ -112,12 +113,17 @@ def test_a_trained_model_reads_files(table: Path, tmp_path: Path) -> None:
         train(config, workdir, strategy=strategy, show_progress=False)
     files = [str(table.parent / "a/0.wav"), str(table), str(table.parent / "b/17.wav")]
     found = list(TrainedModel(config, Workdir(tmp_path / "run")).predict(files))
+    loaded: Any = flaxnets.load(tmp_path / "run")
+    used = list(loaded.predict_each(files))
+    assert isinstance(used[1], flaxnets.inference.MediaError)
     assert sorted(record["index"] for record in found) == [0, 1, 2]
     for record in found:
         if record["index"] == 1:
             assert "its sound is not readable" in record["error"]
         else:
             assert sum(record["probabilities"]) == pytest.approx(1, abs=1e-4)
+            own = used[record["index"]].probabilities
+            np.testing.assert_allclose(own, record["probabilities"], atol=1e-5)
 
 
 def test_what_does_not_fit_is_refused(table: Path) -> None:
@@ -153,3 +159,18 @@ def test_esc10() -> None:
         batch = next(batches)
     assert batch["spectrogram"].shape == (16, 3, 251, 64)
     assert batch["mask"].all()
+
+
+def test_a_report_shows_the_spectrogram_of_a_recording(table: Path) -> None:
+    config = small("esc10", table)
+    names = config.select("test").names
+    clip = config.load_clip("test", 1)
+    seconds = 0.2 + 0.05 * int(Path(names[1]).stem)
+    assert clip.shape[::3] == (1, 3)
+    assert abs(clip.shape[2] - 120 * seconds) <= 120 * 0.02
+    assert clip.dtype == np.uint8
+    assert config.unit == "recording"
+    (table.parent / names[0]).write_bytes(b"no sound")
+    with pytest.raises(ValueError, match=names[0]):
+        config.load_clip("test", 0)
+    assert get_config("smoke").load_clip("test", 3).shape[::3] == (1, 3)

@@ -4,13 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import flaxnets
 from data.text_lines.synthetic_lines import SyntheticLines
 from experiments.transcription.config import write_lines
+from flaxnets.inference.trained_model import TrainedModel
+from flaxnets.training.workdir import Workdir
+from launch.program import config_of
 from tests.experiments import grid
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +49,9 @@ def launch(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
-def test_a_run_keeps_its_split_and_other_data_are_test_data(tmp_path: Path) -> None:
+def test_a_run_keeps_its_split_and_other_data_are_test_data(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_folder(tmp_path / "mine")
     write_folder(tmp_path / "other", "test", 5)
     flag = f"--config.data.root={tmp_path / 'mine'}"
@@ -68,6 +75,14 @@ def test_a_run_keeps_its_split_and_other_data_are_test_data(tmp_path: Path) -> N
     other.load_assets(run)
     assert set(other.lines.splits) == {"test"}
     assert len(other.texts("test")) == 5
+    first = tmp_path / "other" / "b_0.gt.txt"
+    first.write_text(first.read_text() + 9 * "\u0416")
+    strange = grid.parse("crnn_text_lines.py", f"--config.data.root={tmp_path / 'other'}")
+    strange.load_assets(run)
+    with caplog.at_level("INFO"):
+        strange.make_data("test")
+    assert "characters that training texts lack" in caplog.text
+    assert "(U+0416) 9 times" in caplog.text
 
 
 def test_scores_are_error_rates(tmp_path: Path) -> None:
@@ -170,6 +185,18 @@ def test_train_evaluate_and_read_files(tmp_path: Path) -> None:
     assert [line["path"] for line in lines] == [images[0], str(broken), *images[1:]]
     assert "error" in lines[1]
     assert str(broken) not in lines[1]["error"]
+    workdir = Workdir(tmp_path / "run")
+    config: Any = config_of(workdir)
+    config.search.width = 3
+    for record in TrainedModel(config, workdir).predict(images):
+        line = [lines[0], *lines[2:]][record["index"]]
+        assert line["text"] == record["text"]
+        assert line["confidence"] == pytest.approx(record["confidence"], abs=1e-5)
+    exported = launch("export", run, f"--out={tmp_path / 'exported'}")
+    assert exported.returncode == 0, exported.stderr
+    again = launch("read", f"--model={tmp_path / 'exported'}", images[0])
+    loaded: Any = flaxnets.load(tmp_path / "run")
+    assert json.loads(again.stdout)["text"] == loaded.read(images[0]).text
     for line in (lines[0], *lines[2:]):
         assert 0 <= line["confidence"] <= 1
         assert len(line["characters"]) == len(line["text"])
@@ -178,3 +205,60 @@ def test_train_evaluate_and_read_files(tmp_path: Path) -> None:
         for _, confidence, left, right in line["characters"]:
             assert 0 <= confidence <= 1
             assert 0 <= left < right <= width
+
+
+def test_a_report_shows_lines_with_their_names_and_groups(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine")
+    flags = (f"--config.data.root={tmp_path / 'mine'}", "--config.data.height=16")
+    config = grid.parse("crnn_text_lines.py", *flags)
+    count = len(config.texts("test"))
+    assert [name.endswith(".png") for name in config.names("test")] == [True] * count
+    assert list(config.groups("test")) == [""] * count
+    line = config.load_clip("test", 0)
+    assert line.shape[:2] == (1, 16)
+    assert line.dtype == np.uint8
+    text = config.texts("test")[0]
+    records = [{"index": 0, "text": "~" + text}]
+    assert config.confusions("test", records) == {("", "~"): 1}
+    assert config.error_interval("test", records) == (1 / len(text), 1 / len(text))
+    (tmp_path / "mine" / config.names("test")[0]).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=config.names("test")[0]):
+        config.load_clip("test", 0)
+    drawn = grid.parse("crnn_text_lines.py:smoke")
+    assert list(drawn.names("test")) == list(drawn.groups("test")) == ["", ""]
+
+
+@pytest.mark.stress
+def test_a_search_is_chosen_and_used(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", count=30)
+    run = f"--workdir={tmp_path / 'run'}"
+    root = f"--config.data.root={tmp_path / 'mine'}"
+    trained = launch("train", "--config=experiments/crnn_text_lines.py", run, root, *SMALL)
+    assert trained.returncode == 0, trained.stderr
+    options = ("--width=3", "--weights=0,0.5", "--bonuses=-1,0", "--report=half")
+    tuned = launch("tune_search", run, *options)
+    assert tuned.returncode == 0, tuned.stderr
+    result = json.loads(tuned.stdout)
+    assert len(result["trials"]) == 4
+    assert "validation, every second line | the other lines | ms a line" in tuned.stderr
+    chosen = json.loads((tmp_path / "run" / "chosen.json").read_text())
+    assert chosen == result["chosen"]
+    assert chosen["search.width"] == 3
+    best = min(trial[2] for trial in result["trials"])
+    assert result["chosen_on"]["chosen"]["character_error_rate"] == best
+    # Chosen on all lines, the search of an evaluation is that one.
+    whole = launch("tune_search", run, *options[:3])
+    assert "optimistic" in whole.stderr
+    evaluated = launch("evaluate", run, "--split=validation")
+    assert json.loads(evaluated.stdout)["character_error_rate"] == pytest.approx(
+        json.loads(whole.stdout)["chosen_on"]["chosen"]["character_error_rate"]
+    )
+    flags = ("--split=validation", "--config.search.width=0")
+    greedy = launch("evaluate", run, *flags)
+    assert json.loads(greedy.stdout)["character_error_rate"] == pytest.approx(
+        json.loads(whole.stdout)["chosen_on"]["greedy"]["character_error_rate"]
+    )
+    (tmp_path / "run" / "chosen.json").write_text('{"seed": 1}')
+    refused = launch("evaluate", run, "--split=validation")
+    assert refused.returncode == 1
+    assert "chosen.json: seed: expected a field of evaluation" in refused.stderr

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .models import CAPTIONING, KINDS
+from .models import CLASSIFICATION, KINDS
 
 
 def check_description(described: Any, path: object, parts: Mapping[str, type]) -> None:
@@ -21,7 +21,7 @@ def check_description(described: Any, path: object, parts: Mapping[str, type]) -
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{path}: expected a kind of {', '.join(KINDS)}, received {kind!r:.80}")
     required: dict[str, type] = {"name": str, "preprocessing": dict, **parts}
-    if kind != CAPTIONING:
+    if kind in CLASSIFICATION:
         required["labels"] = list
     for name, expected in required.items():
         if not isinstance(described.get(name), expected):
@@ -30,7 +30,7 @@ def check_description(described: Any, path: object, parts: Mapping[str, type]) -
                 f"{path}: {name}: expected a JSON {_JSON[expected]}, received {found:.80}; the "
                 "file is damaged, or was not written by flaxnets"
             )
-    labels = described["labels"] if kind != CAPTIONING else ["none"]
+    labels = described["labels"] if kind in CLASSIFICATION else ["none"]
     if not labels or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"{path}: labels: expected names of classes, received {labels!r:.80}")
 

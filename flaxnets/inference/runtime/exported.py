@@ -1,7 +1,7 @@
 """Exported models: StableHLO functions, parameters, preprocessing and labels in one folder.
 
-``load_exported`` needs JAX, NumPy, Pillow, safetensors and flatbuffers (and PyAV for video files)
-alone. ``python FOLDER/run.py FILE …`` runs the same on the command line.
+``load_exported`` needs JAX, NumPy, Pillow, safetensors and flatbuffers (and PyAV for files of video
+and sound) alone. ``python FOLDER/run.py FILE …`` runs the same on the command line.
 """
 
 import argparse
@@ -18,12 +18,14 @@ import jax
 import numpy as np
 
 from .description import check_description
+from .exported_columns import ExportedReader, ExportedSoundClassifier
 from .functions import Captions, Carry, Clips
 from .media import DEFAULT_LIMITS, Limits
-from .models import CAPTIONING, VIDEO, Captioner, Classifier
+from .models import CAPTIONING, SOUND, VIDEO, Captioner, Classifier
 from .preprocessing import make_preprocessing
+from .readers import TRANSCRIPTION, Reader
 from .results import to_json
-from .words import Words
+from .words import Words, read_alphabet
 
 MODEL_FORMAT = 1
 """Version of ``model.json`` that is read."""
@@ -36,7 +38,7 @@ through the encoder together."""
 
 def load_exported(
     folder: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS
-) -> Classifier | Captioner:
+) -> Classifier | Captioner | Reader:
     """Loads a model that ``launch.export`` wrote.
 
     Functions are deserialised when they are first called, and compiled for each new shape.
@@ -66,10 +68,14 @@ def load_exported(
     }
     if words is not None:
         return Captioner(words=words, functions=ExportedCaptioner(functions, exported), **common)
+    if described["kind"] == TRANSCRIPTION:
+        alphabet = read_alphabet(path / "alphabet.json")
+        return Reader(alphabet=alphabet, functions=ExportedReader(functions, exported), **common)
+    own: Any = ExportedSoundClassifier if described["kind"] == SOUND else ExportedClassifier
     return Classifier(
         kind=described["kind"],
         labels=tuple(described["labels"]),
-        functions=ExportedClassifier(functions, exported),
+        functions=own(functions, exported),
         **common,
     )
 
@@ -249,6 +255,15 @@ def _check_export(described: dict[str, Any], path: Path) -> None:
     parts: dict[str, type] = {"functions": dict, "platforms": list}
     if described["kind"] == CAPTIONING:
         parts["num_captions"] = int
+    elif described["kind"] in (TRANSCRIPTION, SOUND):
+        reads = described["kind"] == TRANSCRIPTION
+        parts |= {"stride": int, "obstacle": str}
+        needed = {"greedy", "beam"} if reads else {"clip"}
+        if reads:
+            parts |= {"beam_width": int, "own_beam_width": int}
+        if not exported.get("obstacle"):
+            parts["context"] = list
+            needed |= {"start", "step"}
     else:
         parts["obstacle"] = str
         # Streams of images are made of whole clips.
@@ -281,7 +296,7 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def main(folder: str | os.PathLike[str], arguments: Sequence[str]) -> int:
-    """Classifies or captions files, one JSON line for each; returns the exit code.
+    """Classifies, captions or reads files, one JSON line for each; returns the exit code.
 
     Args:
       folder: of the exported model.
@@ -292,6 +307,8 @@ def main(folder: str | os.PathLike[str], arguments: Sequence[str]) -> int:
     parser.add_argument("files", nargs="+")
     if isinstance(model, Captioner):
         parser.add_argument("--num_captions", type=int, default=1)
+    elif isinstance(model, Reader):
+        parser.add_argument("--beam_width", type=int)
     else:
         parser.add_argument("--top", type=int, default=5)
     options = parser.parse_args(arguments)
@@ -299,15 +316,16 @@ def main(folder: str | os.PathLike[str], arguments: Sequence[str]) -> int:
     for path in options.files:
         try:
             if isinstance(model, Captioner):
-                found: Any = model.caption(path, num_captions=options.num_captions)
+                found: Any = {"captions": model.caption(path, num_captions=options.num_captions)}
+            elif isinstance(model, Reader):
+                found = model.read(path, beam_width=options.beam_width)
             else:
-                found = model.predict(path).top(options.top)
+                found = {"predictions": model.predict(path).top(options.top)}
         except OSError as error:
             failed += 1
             line = {"path": path, "error": str(error).removeprefix(f"{path}: ")}
         else:
-            name = "captions" if isinstance(model, Captioner) else "predictions"
-            line = {"path": path, name: to_json(found)}
+            line = {"path": path, **to_json(found)}
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
     return int(failed > 0)

@@ -35,6 +35,23 @@ class Captions(NamedTuple):
     """(B,K,L,h,w) float32; None unless asked for and the decoder attends to regions of a map."""
 
 
+class Texts(NamedTuple):
+    """Outputs of a reader: the best text of each row."""
+
+    tokens: np.ndarray
+    """(B,L) int32 in 1..K, padded with 0."""
+    lengths: np.ndarray
+    """(B,) int32, characters."""
+    confidences: np.ndarray
+    """(B,) float32 in [0,1]."""
+    character_confidences: np.ndarray
+    """(B,L) float32 in [0,1]."""
+    starts: np.ndarray
+    """(B,L) int32, first step of each character."""
+    ends: np.ndarray
+    """(B,L) int32, the step after its last one."""
+
+
 class ClassifierFunctions(Protocol):
     """Functions of a classifier of clips or images, jitted once for each bucket of shapes."""
 
@@ -86,4 +103,64 @@ class CaptionerFunctions(Protocol):
 
         Raises:
           ValueError: more captions than the search finds, or attention of a decoder without.
+        """
+
+
+class ColumnFunctions(Protocol):
+    """Functions of a network whose columns become steps, read chunk by chunk."""
+
+    @property
+    def stride(self) -> int:
+        """Columns or frames for each step."""
+
+    @property
+    def obstacle(self) -> str:
+        """The reason why the model is not causal; empty if it is."""
+
+    @property
+    def context(self) -> tuple[int, int]:
+        """Columns before and after those of a step on which its features depend.
+
+        Multiples of ``stride``; only where there is no ``obstacle``.
+        """
+
+    def start(self) -> Carry:
+        """Returns the carry before the first chunk; only where there is no ``obstacle``."""
+
+    def step(
+        self, carry: Carry, inputs: np.ndarray, length: int, first: int, count: int
+    ) -> tuple[Carry, np.ndarray, np.ndarray | None]:
+        """Reads the next steps of a recording; only where there is no ``obstacle``.
+
+        Args:
+          carry: of the chunk before.
+          inputs: (W,M) float32, with W a multiple of ``stride``: columns of the steps and, as far
+            as the recording has them, the ``context`` on both sides.
+          length: columns that are there, at most W.
+          first: the first step of ``inputs`` that is read.
+          count: steps that are read.
+
+        Returns:
+          The new carry; (count,K) float32 probabilities of each step; (count,K) float32 those of a
+          classifier for the recording up to each step, None of a reader.
+        """
+
+
+class ReaderFunctions(ColumnFunctions, Protocol):
+    """Functions of a reader of lines or speech, jitted once for each bucket of widths."""
+
+    @property
+    def beam_width(self) -> int:
+        """Prefixes of the model's own beam search; 0: greedy."""
+
+    def read(self, inputs: np.ndarray, lengths: np.ndarray, beam_width: int) -> Texts:
+        """Searches the texts of lines or recordings.
+
+        Args:
+          inputs: (B,H,W,1) uint8 or (B,W,M) float32, with W a multiple of ``stride``.
+          lengths: (B,) int32 in [1,W].
+          beam_width: prefixes of the beam search; 0: greedy.
+
+        Raises:
+          ValueError: a width of the beam that the functions do not have.
         """

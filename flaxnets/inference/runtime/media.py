@@ -41,6 +41,11 @@ _NOT_CODED_BYTES = 8
 _LUMA_16_BITS = 65535
 
 
+Source = str | os.PathLike[str] | np.ndarray
+"""Path of a file, or an array: an image (H,W,3) or a video (T,H,W,3), uint8; a line of text (H,W),
+(H,W,1) or (H,W,3), uint8; a recording (S,), float in [-1,1] or int16."""
+
+
 class MediaError(OSError):
     """File that cannot be read as an image or video; the message is "path: reason"."""
 
@@ -98,7 +103,7 @@ def read_image(
         if math.prod(source.shape[:2]) > limits.max_pixels:
             raise MediaError("image", _too_large(source.shape[1], source.shape[0], limits))
         return source
-    path = _regular_file(source, "an image file")
+    path = regular_file(source, "an image file")
     try:
         with open(path, "rb") as file, Image.open(file, formats=IMAGE_FORMATS) as image:
             _check_image(image, file, limits)
@@ -109,6 +114,24 @@ def read_image(
         # On damaged files Pillow's parsers raise almost anything: SyntaxError, struct.error,
         # zlib.error, IndexError, DecompressionBombError ...
         raise MediaError(path, _image_reason(error, limits)) from error
+
+
+def check_image(image: np.ndarray, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+    """Returns a grey or RGB image (H,W), (H,W,1) or (H,W,3) uint8 as one of rank 3.
+
+    Raises:
+      MediaError: more pixels than ``limits`` allow.
+      ValueError: another shape or dtype.
+    """
+    found = image[..., None] if image.ndim == 2 else image
+    if found.ndim != 3 or found.shape[2] not in (1, 3) or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"image: expected (H,W), (H,W,1) or (H,W,3) uint8, received {image.shape} "
+            f"{image.dtype.name}"
+        )
+    if math.prod(found.shape[:2]) > limits.max_pixels:
+        raise MediaError("image", _too_large(found.shape[1], found.shape[0], limits))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +183,7 @@ class Video:
             if len(source) > limits.max_frames:
                 raise MediaError("video", _too_long(f"{len(source)} frames", limits))
         else:
-            self.name = _regular_file(source, "a video file")
+            self.name = regular_file(source, "a video file")
 
     def probe(self) -> VideoInfo:
         """Returns the properties; decodes all of a file, since no header tells them.
@@ -600,7 +623,14 @@ def _shown_size(picture: Any) -> tuple[int, int]:
 # ---- Checks -------------------------------------------------------------------------------------
 
 
-def _regular_file(source: Any, expected: str) -> str:
+def regular_file(source: Any, expected: str) -> str:
+    """Returns a path as a text.
+
+    Raises:
+      FileNotFoundError: there is no such file, or it is a folder or pipe.
+      MediaError: a path that cannot be looked up.
+      TypeError: another type.
+    """
     if not isinstance(source, str | os.PathLike):
         found = type(source).__name__
         is_array = hasattr(source, "__array__") or hasattr(source, "__array_interface__")

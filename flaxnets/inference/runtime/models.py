@@ -1,23 +1,29 @@
 """Trained models in use: files or arrays in, typed results out, in batches."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 
+from .columns import SoundPreprocessing
 from .functions import CaptionerFunctions, ClassifierFunctions
-from .media import DEFAULT_LIMITS, Limits, MediaError, Video, read_image
+from .media import DEFAULT_LIMITS, Limits, MediaError, Source, Video, read_image
 from .preprocessing import ClipPreprocessing, ImagePreprocessing, StreamPreprocessing, Views
+from .readers import TRANSCRIPTION
 from .results import Caption, Prediction
+from .sound import read_recording
 from .words import Words
 
-VIDEO, IMAGE, CAPTIONING = KINDS = ("video_classification", "image_classification", "captioning")
+VIDEO, IMAGE, SOUND, CAPTIONING = (
+    "video_classification",
+    "image_classification",
+    "sound_classification",
+    "captioning",
+)
+CLASSIFICATION = (VIDEO, IMAGE, SOUND)
+KINDS = (*CLASSIFICATION, CAPTIONING, TRANSCRIPTION)
 """Values of ``kind`` in a ``model.json``."""
-
-Source = str | os.PathLike[str] | np.ndarray
-"""Path of a file, or an array: an image (H,W,3) or a video (T,H,W,3), uint8."""
 
 MAX_FRAMES = 512
 """Frames that one call of a model's functions is given, if that is at least one clip."""
@@ -25,21 +31,21 @@ MAX_FRAMES = 512
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """Classifier of videos or images.
+    """Classifier of videos, images or sounds.
 
-    Arrays are RGB, uint8 in [0,255]. Every number of clips up to the next power of two is one
-    bucket, for which the functions are compiled once.
+    Arrays of pictures are RGB, uint8 in [0,255]. Every number of clips up to the next power of two
+    is one bucket, for which the functions are compiled once.
     """
 
     name: str
     """Of the model, in words."""
     kind: str
-    """``video_classification`` or ``image_classification``."""
+    """``video_classification``, ``image_classification`` or ``sound_classification``."""
     labels: tuple[str, ...]
     """Names of the K classes."""
-    preprocessing: ClipPreprocessing | StreamPreprocessing | ImagePreprocessing = dataclasses.field(
-        repr=False
-    )
+    preprocessing: (
+        ClipPreprocessing | StreamPreprocessing | ImagePreprocessing | SoundPreprocessing
+    ) = dataclasses.field(repr=False)
     functions: ClassifierFunctions = dataclasses.field(repr=False)
     card: str = dataclasses.field(default="", repr=False)
     """Model card, Markdown; empty if there is none."""
@@ -47,17 +53,22 @@ class Classifier:
     """Bounds of a file."""
 
     @overload
-    def predict(self, source: Source, *, rate: float = 30.0) -> Prediction: ...  # type: ignore
+    def predict(self, source: Source, *, rate: float | None = None) -> Prediction: ...  # type: ignore
     @overload
-    def predict(self, source: Sequence[Source], *, rate: float = 30.0) -> list[Prediction]: ...
     def predict(
-        self, source: Source | Sequence[Source], *, rate: float = 30.0
+        self, source: Sequence[Source], *, rate: float | None = None
+    ) -> list[Prediction]: ...
+    def predict(
+        self, source: Source | Sequence[Source], *, rate: float | None = None
     ) -> Prediction | list[Prediction]:
-        """Returns the prediction of a video or image, or those of several.
+        """Returns the prediction of a video, image or sound, or those of several.
+
+        Of a sound longer than the model's windows, the probabilities of several are averaged.
 
         Args:
-          source: a path or array, or a list of them. A video (T,H,W,3), an image (H,W,3), uint8.
-          rate: frames/s of arrays.
+          source: a path or array, or a list of them. A video (T,H,W,3), an image (H,W,3), uint8; a
+            sound (S,), float in [-1,1] or int16.
+          rate: frames/s of arrays of video, by default 30; samples/s of those of sound.
 
         Raises:
           FileNotFoundError: there is no such file.
@@ -72,7 +83,7 @@ class Classifier:
         return found if isinstance(source, (list, tuple)) else found[0]
 
     def predict_each(
-        self, sources: Iterable[Source], *, rate: float = 30.0
+        self, sources: Iterable[Source], *, rate: float | None = None
     ) -> Iterator[Prediction | OSError]:
         """Yields the prediction of each source, in order, or the error of one that is unreadable.
 
@@ -87,11 +98,17 @@ class Classifier:
         Args:
           window: number of last steps that are classified anew at each step, for models that read
             both directions; None: one step with its carry, for causal models.
-          **options: of ``Stream``.
+          **options: of ``Stream``, or of ``sound_streaming.SoundStream``.
 
         Raises:
           ValueError: a classifier of images, or a bidirectional one without ``window``.
         """
+        if self.kind == SOUND:
+            if window is not None:
+                raise ValueError(f"window: expected None of a sound, received {window}")
+            from .sound_streaming import SoundStream
+
+            return SoundStream(self, **options)
         from .streaming import Stream
 
         return Stream(self, window=window, **options)
@@ -107,11 +124,20 @@ class Classifier:
             return 32
         return 1 << (max(1, MAX_FRAMES // frames).bit_length() - 1)
 
-    def _read(self, rate: float) -> Callable[[Source], Views]:
+    def _read(self, rate: float | None) -> Callable[[Source], Views]:
         def read(source: Source) -> Views:
             preprocessing = self.preprocessing
+            if isinstance(preprocessing, SoundPreprocessing):
+                samples = read_recording(
+                    source,
+                    preprocessing.sample_rate,
+                    rate=rate,
+                    max_seconds=preprocessing.max_seconds,
+                    limits=self.limits,
+                )
+                return Views(*preprocessing.windows(samples))
             if not isinstance(preprocessing, ImagePreprocessing):
-                return preprocessing(Video(source, rate=rate, limits=self.limits))
+                return preprocessing(Video(source, rate=rate or 30.0, limits=self.limits))
             image = preprocessing(read_image(source, self.limits))
             return Views(image[None, None], np.ones(1, np.int32), np.zeros((1, 1), np.float32))
 

@@ -2,8 +2,8 @@
 
 ``{"kind": "image", …}`` makes one image of a file (``ImagePreprocessing``), ``"clip"`` cuts clips
 of a video into crops (``ClipPreprocessing``), ``"streams"`` makes images of motion
-(``StreamPreprocessing``). It is the test-time half of the training's preprocessing, whose pixels
-are equal.
+(``StreamPreprocessing``); ``"line"`` and ``"log_mel"`` are in ``columns.py``. It is the test-time
+half of the training's preprocessing, whose pixels are equal.
 """
 
 import dataclasses
@@ -15,13 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from .columns import LinePreprocessing, SoundPreprocessing
 from .media import Video
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 STREAMS = ("rgb_whole", "rgb_square", "difference_whole", "difference_square")
 SAMPLERS = ("uniform", "dense")
 
-_MOST = {"size": 8192, "short_side": 8192, "num_clips": 4096, "num_views": 4096}
+_MOST = {
+    **{"size": 8192, "short_side": 8192, "num_clips": 4096, "num_views": 4096},
+    **{"height": 1024, "sample_rate": 1 << 20, "high": 1 << 19, "max_seconds": 1 << 20},
+    **{"window": 10, "hop": 10, "num_mels": 4096, "num_windows": 4096},
+}
 """Greatest values of settings; others are at most ``_MOST_OTHERS``."""
 _MOST_OTHERS = 65_536
 _MOST_PIXELS = 1 << 32  # of all clips of a video, 12 GiB
@@ -315,6 +320,8 @@ KINDS: Mapping[str, type[Any]] = {
     "image": ImagePreprocessing,
     "clip": ClipPreprocessing,
     "streams": StreamPreprocessing,
+    "line": LinePreprocessing,
+    "log_mel": SoundPreprocessing,
 }
 
 
@@ -344,6 +351,8 @@ def make_preprocessing(settings: Mapping[str, Any]) -> Any:
         made = KINDS[kind](**given)
     except TypeError as error:
         raise ValueError(f"preprocessing: {kind}: {error}") from error
+    if isinstance(made, LinePreprocessing | SoundPreprocessing):
+        return made
     height, width = made.size if isinstance(made.size, tuple) else (made.size, made.size)
     counts = ("num_frames", "num_clips", "num_steps", "num_views", "crops")
     pixels = math.prod(getattr(made, name, 1) for name in counts) * height * width
@@ -363,6 +372,8 @@ def _check_setting(kind: str, field: "dataclasses.Field[Any]", value: Any) -> No
         return type(number) is int and 1 <= number <= most
 
     def is_number(number: Any) -> bool:
+        if field.name == "low" and number == 0:  # Bands may begin at 0 Hz.
+            return True
         return type(number) in (int, float) and 0 < number <= (1 if field.name == "scale" else most)
 
     def is_texts(texts: Any) -> bool:
@@ -372,7 +383,7 @@ def _check_setting(kind: str, field: "dataclasses.Field[Any]", value: Any) -> No
     rules: Mapping[str, tuple[Any, str]] = {
         "int": (is_count, number),
         "int | None": (lambda v: v is None or is_count(v), f"{number}, or null"),
-        "float": (is_number, "a number above 0 and at most 1"),
+        "float": (is_number, f"above 0 to {1 if field.name == 'scale' else most}"),
         "float | None": (lambda v: v is None or is_number(v), f"above 0 to {most}, or null"),
         "bool": (lambda v: isinstance(v, bool), "true or false"),
         "str": (lambda v: isinstance(v, str), "a word"),

@@ -1,4 +1,4 @@
-"""Typed results of models: predictions of clips and images, steps of streams, captions."""
+"""Typed results of models: predictions, steps of streams, captions, transcripts."""
 
 import dataclasses
 from typing import Any
@@ -88,6 +88,46 @@ class Caption:
     a video (n,T), over its steps."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Character:
+    """One character of a transcript."""
+
+    character: str
+    confidence: float
+    """In [0,1], its largest probability within its span."""
+    start: float
+    """Left border in columns of the image as it was, or seconds from the start of the recording.
+    The span holds the steps that emit the character, which are fewer than it covers."""
+    end: float
+    """Right border, or end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Transcript:
+    """Text of a line or recording."""
+
+    text: str
+    confidence: float
+    """In [0,1], probability of the text given the input; a lower bound of a beam search."""
+    characters: tuple[Character, ...] = dataclasses.field(repr=False)
+    """Those of the text, in order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TextStep:
+    """Characters that a part of a stream completed."""
+
+    step: int
+    """Number of the part, from 0 on."""
+    time: float
+    """Seconds from the start of the stream to the end of what has been read."""
+    text: str
+    """The characters; those of all parts, one after the other, are the text of the stream."""
+    characters: tuple[Character, ...] = dataclasses.field(repr=False)
+    latency: float = 0.0
+    """Seconds from the arrival of the samples to this result."""
+
+
 def top_labels(labels: tuple[str, ...], probabilities: np.ndarray, k: int) -> tuple[Label, ...]:
     """Returns the k most probable classes, the most probable one first; ties in their order.
 
@@ -111,6 +151,8 @@ def to_json(value: Any) -> Any:
         return value.tolist()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {name: to_json(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_json(item) for item in value]
     return value

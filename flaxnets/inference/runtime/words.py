@@ -1,4 +1,4 @@
-"""Words of a captioner's token ids, and their text."""
+"""Words of a captioner's token ids, and their text; characters of a reader's."""
 
 import dataclasses
 import json
@@ -49,6 +49,25 @@ class Words:
             return cls(tuple(words))
         except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError) as error:
             raise ValueError(f"{path}: expected a vocabulary of format 1 ({error})") from error
+
+
+def read_alphabet(path: str | Path) -> tuple[str, ...]:
+    """Returns the characters of an ``alphabet.json``, whose ids are 1, 2, ….
+
+    Raises:
+      ValueError: the file is no alphabet.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+        if not content or not isinstance(content, list):
+            raise ValueError("no list")
+        if not all(isinstance(item, str) and len(item) == 1 for item in content):
+            raise ValueError("not all of its items are one character")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: expected a list of characters, as a run of a reader writes it ({error})"
+        ) from error
+    return tuple(content)
 
 
 def join_words(words: Iterable[str]) -> str:

@@ -26,9 +26,10 @@ from flaxnets.encoders.efficientnet_lite import EfficientNetLite0
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.heads.classifier import ClipClassifier, StepClassifier
 from flaxnets.heads.pooling import AttentionPooling, pool_concatenate, pool_last, pool_max
-from flaxnets.inference.exporting import export_model, portable
+from flaxnets.inference.exporting import export_model
 from flaxnets.inference.functions import LinenClassifier
 from flaxnets.inference.loading import load
+from flaxnets.inference.lowering import portable
 from flaxnets.inference.runtime.exported import MODEL_FORMAT, load_exported
 from flaxnets.inference.runtime.models import Captioner as CaptionerInUse
 from flaxnets.inference.runtime.models import Classifier
@@ -212,8 +213,8 @@ def attending(encoder: Any = ENCODER) -> Captioner:
 
 def test_an_exported_captioner_equals_its_model(tmp_path: Path) -> None:
     model, described = captioner(attending())
-    vocabulary = json.dumps({"format": 1, "words": WORDS})
-    export_model(model, described, tmp_path / "exported", vocabulary=vocabulary)
+    assets = {"vocabulary.json": json.dumps({"format": 1, "words": WORDS}).encode()}
+    export_model(model, described, tmp_path / "exported", assets=assets)
     exported = load(tmp_path / "exported")
     assert isinstance(exported, CaptionerInUse)
     images = [clips(1, seed)[0, 0] for seed in range(3)]
@@ -237,8 +238,8 @@ def test_a_decoder_without_attention_has_none(tmp_path: Path) -> None:
     model, described = captioner(
         Captioner(decoder, encoder=SmallCNN((4,), (4,), levels=("pooled",)))
     )
-    vocabulary = json.dumps({"format": 1, "words": WORDS})
-    export_model(model, described, tmp_path / "exported", vocabulary=vocabulary)
+    assets = {"vocabulary.json": json.dumps({"format": 1, "words": WORDS}).encode()}
+    export_model(model, described, tmp_path / "exported", assets=assets)
     exported = load_exported(tmp_path / "exported")
     assert isinstance(exported, CaptionerInUse)
     image = clips(1)[0, 0]
@@ -387,8 +388,8 @@ def environment() -> Path:
 def test_an_export_runs_without_flax(tmp_path: Path) -> None:
     python = environment()
     model, described = captioner(attending())
-    vocabulary = json.dumps({"format": 1, "words": WORDS})
-    export_model(model, described, tmp_path / "captions", vocabulary=vocabulary)
+    assets = {"vocabulary.json": json.dumps({"format": 1, "words": WORDS}).encode()}
+    export_model(model, described, tmp_path / "captions", assets=assets)
     photograph = tmp_path / "photograph.png"
     Image.fromarray(clips(1)[0, 0]).save(photograph)
     code = (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch.reports.clips import make_frames, make_strips
+from launch.reports.clips import SPECTROGRAM_SIDE, make_frames, make_strips
 from tests.launch.reports.records import make_record
 
 
@@ -66,3 +66,23 @@ def test_strips_show_right_and_wrong_clips() -> None:
         assert top == sorted(records[strip.index]["probabilities"], reverse=True)[:5]
         # The true class is always shown, whatever its rank.
         assert [guess.name for guess in strip.guesses if guess.is_label] == [strip.label]
+
+
+def test_recordings_show_wrong_ones_and_a_random_sample_of_the_others() -> None:
+    rng = np.random.default_rng(5)
+    records = [
+        make_record(i, int(rng.integers(3)), list(rng.dirichlet(np.ones(3)))) for i in range(60)
+    ]
+    names = ["rain", "dog", "<b>"]
+    wrong, drawn = make_strips(
+        records,
+        names,
+        lambda index: np.zeros((1, 96, 900, 3), np.uint8),
+        max_side=SPECTROGRAM_SIDE,
+        random_sample=True,
+    )
+    assert (wrong.title, drawn.title) == ("Wrong", "Random")
+    assert all(strip.label != strip.prediction for strip in wrong.strips)
+    assert len({strip.index for strip in (*wrong.strips, *drawn.strips)}) == 12
+    assert {strip.label == strip.prediction for strip in drawn.strips} == {True, False}
+    assert drawn.strips[0].frames[0].width == SPECTROGRAM_SIDE

@@ -1,0 +1,1 @@
+../../../data/audio/log_mel.py
