@@ -18,7 +18,9 @@ and noise drawn (``data/audio/digit_strings.py``); the table has the columns ``f
     python -m launch.evaluate --workdir=runs/digits --split=test
 
 A tenth of the recordings of each digit and speaker validates and another is tested; no string joins
-recordings of two splits. For the error on a new voice, which all other speakers' recordings train::
+recordings of two splits. Measured: 1.9 % of 1,502 digits of the test wrong after 1,200 steps
+(``experiments/results/spoken_digits.md``). For the error on a new voice, which all other speakers'
+recordings train::
 
     for speaker in george jackson lucas nicolas theo yweweler; do
         python -m launch.train --config=experiments/deep_speech2.py:spoken_digits \

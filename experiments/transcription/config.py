@@ -298,7 +298,7 @@ class TranscriptionConfig(Config):
     @property
     def training_texts(self) -> list[str]:
         """Texts of the training split, of a trained model those of its run."""
-        if self._split_file is None:
+        if self.drawn or self._split_file is None:
             return self.texts("train")
         with self._split_file.open(encoding="utf-8", newline="") as file:
             return [row["text"] for row in csv.DictReader(file) if row["split"] == "train"]
