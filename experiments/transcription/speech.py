@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from data.audio.augmentation import SpectrogramAugmentation
-from data.audio.decoding import read_sound
 from data.audio.dial_tones import DialTones
 from data.audio.digit_strings import DigitStrings, split_digits
 from data.audio.drawing import draw_spectrogram
@@ -255,24 +254,6 @@ class SpeechExperiment(TranscriptionConfig):
         """Reads the alphabet of a trained model, and finds the split of its run."""
         super().load_assets(folder)
         self._digits = None
-
-    def describe_line(self, path: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the text of a recording, with the spans of its characters in seconds.
-
-        Args:
-          path: the recording.
-          record: of ``CTC.describe_outputs``.
-        """
-        seconds = len(read_sound(path, self.data.sample_rate).samples) / self.data.sample_rate
-        step = self.stride * self.data.hop
-        return {
-            "text": record["text"],
-            "confidence": record["confidence"],
-            "characters": [
-                [character, confidence, round(start * step, 3), round(min(end * step, seconds), 3)]
-                for character, confidence, start, end in record["characters"]
-            ],
-        }
 
     # ---- What was chosen ---------------------------------------------------------------------
 

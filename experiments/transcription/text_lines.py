@@ -1,7 +1,7 @@
 """Configuration of readers of text lines: images, their size and augmentation, and the network."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import flax.linen as nn
