@@ -5,6 +5,20 @@ r"""CRNN for lines of text (Shi, Bai and Yao, 1507.05717): a CNN, two bidirectio
     python -m launch.evaluate --workdir=runs/lines --split=test
     python -m launch.read --workdir=runs/lines line.png
 
+A beam search with the character n-gram model of the training texts, which a run keeps as
+``language_model.safetensors``, reads better than the most probable alignment (greedy). Its weight
+and bonus are chosen on the validation split; ``launch.evaluate`` and ``launch.read`` take what was
+chosen, unless flags say otherwise:
+
+    python -m launch.tune_search --workdir=runs/lines --report=test
+    python -m launch.evaluate --workdir=runs/lines --config.search.width=10 \
+        --config.search.language_model_weight=0.3 --config.search.character_bonus=1
+    python -m launch.read --workdir=runs/lines --beam_width=0 line.png  # greedy
+
+To other characters: ``--config.initialize_from=runs/lines`` starts from another reader; shared
+characters and the blank keep their rows of the classifier, new ones start anew, and the log says
+which.
+
 ``my_lines`` holds images of single lines with ``NAME.gt.txt`` or ``NAME.txt`` beside each, or a
 ``--config.data.list`` names files and texts (``data/datasets/line_folder.py``).
 

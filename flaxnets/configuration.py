@@ -21,6 +21,15 @@ def runtime(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"runtime": True})
 
 
+def of_evaluation(default: Any) -> Any:
+    """Returns a dataclass field that changes how a trained model is evaluated and used.
+
+    Such a field may differ where a run is used that has been trained, as the width of a search, but
+    not when its training resumes, whose evaluations select the best checkpoint.
+    """
+    return dataclasses.field(default=default, metadata={"evaluation": True})
+
+
 def path_field(default: str = "", *, runtime: bool = False, names: tuple[str, ...] = ()) -> Any:
     """Returns a dataclass field that holds a path; ``flaxnets.training.config.localize`` reads it.
 

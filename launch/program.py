@@ -39,6 +39,7 @@ from flaxnets.training.config import (
     Config,
     UndefinedMethod,
     localize,
+    set_chosen,
     set_runtime,
     update,
 )
@@ -568,6 +569,9 @@ def config_of(
 ) -> Config:
     """Returns the configuration with which a workdir was trained; runs the experiment's file.
 
+    Values that were chosen afterwards, as those of ``launch.tune_search``, take the place of the
+    recorded ones, and ``overrides`` that of both.
+
     Args:
       workdir: of the run.
       experiment: FILE[:variant] in place of the recorded one; may lie anywhere.
@@ -591,6 +595,10 @@ def config_of(
         conform_tuples(config)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+    try:
+        set_chosen(config, workdir.read_chosen())
+    except ValueError as error:
+        raise ValueError(f"{workdir.path / 'chosen.json'}: {error}") from error
     for override in overrides:
         set_runtime(config, override)
     localize(config)

@@ -192,6 +192,35 @@ def name_characters(counts: dict[str, int]) -> str:
     return ", ".join(shown) + (", ..." if len(counts) > 8 else "")
 
 
+def describe_change(there: Alphabet, here: Alphabet) -> list[str]:
+    """Returns lines that say which characters a new alphabet keeps, adds and drops.
+
+    >>> for line in describe_change(Alphabet("abc"), Alphabet("bcd")):
+    ...     print(line)
+    alphabet      the blank and 2 characters keep their weights: 'b', 'c'
+    alphabet      1 character is new: 'd'
+    alphabet      1 character is dropped: 'a'
+    """
+    kept = [c for c in here.characters if c in there]
+    new = [c for c in here.characters if c not in there]
+    dropped = [c for c in there.characters if c not in here]
+
+    def named(characters: Sequence[str]) -> str:
+        shown = [ascii(c) if unicodedata.combining(c) else repr(c) for c in characters]
+        return f": {', '.join(shown)}" if shown else ""
+
+    def counted(characters: Sequence[str]) -> str:
+        one = len(characters) == 1
+        return f"{len(characters)} {'character is' if one else 'characters are'}"
+
+    some = "character keeps" if len(kept) == 1 else "characters keep"
+    return [
+        f"alphabet      the blank and {len(kept)} {some} their weights{named(kept)}",
+        f"alphabet      {counted(new)} new{named(new)}",
+        f"alphabet      {counted(dropped)} dropped{named(dropped)}",
+    ]
+
+
 def check_texts(texts: Sequence[str], alphabet: Alphabet) -> None:
     """Refuses texts with characters that an alphabet lacks.
 

@@ -6,7 +6,8 @@ Forward pass and training step of each layer are compared with ``flax.linen`` an
 PyTorch and Keras (``pip install -e '.[bench]'``); the training step of a layer takes the gradients
 of its parameters and inputs. Captioning is compared with PyTorch loops that have the structure of
 two public code bases; its search is in milliseconds for each image. CTC's loss is compared with
-optax and PyTorch, its search with plain Python and pyctcdecode.
+optax and PyTorch, its search with plain Python and pyctcdecode; the training step of a CRNN on
+lines of text with PyTorch.
 
 Each table is written to ``--out`` as NAME.json, with all numbers, and NAME.md, with ratios: "times
 as fast" is the peer's median over ours. Time to the first training step and peak memory are
@@ -31,6 +32,7 @@ from experiments.benchmarks import (
     crnn,
     ctc,
     layers,
+    lines,
     memory,
 )
 from experiments.benchmarks.fresh import measure_fresh
@@ -55,6 +57,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {
     "memory": memory.cases,
     "captioning": captioning.cases,
     "ctc": ctc.cases,
+    "lines": lines.cases,
 }
 """Functions that make the cases, by the names that ``--only`` accepts."""
 TABLES = {
@@ -64,6 +67,7 @@ TABLES = {
     "memory": ("memory",),
     "captioning": ("captioning",),
     "ctc": ("ctc",),
+    "lines": ("lines",),
 }
 """Groups in each table, by the name of its file."""
 
@@ -90,7 +94,9 @@ def run_cases(cases: list[Case], rounds: int, group: str = "", pause: float = PA
                 seconds[way] = [step / items for step in seconds[way]]
         row: dict[str, dict[str, Any]] = dict(compare(seconds))
         for way, step in steps.items():
-            if isinstance(step, (Jitted, crnn.TrainingStep, captioning.TrainingStep)):
+            if isinstance(
+                step, (Jitted, crnn.TrainingStep, captioning.TrainingStep, lines.TrainingStep)
+            ):
                 row[way]["temporary_mebibytes"] = step.temporary_bytes() / 2**20
         steps.clear()
         jax.clear_caches()

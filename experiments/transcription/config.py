@@ -19,13 +19,25 @@ from data.batches import Source
 from data.datasets.line_folder import TextLines, read_text_lines, split_lines
 from data.files import write_atomically
 from data.loader import Loader
-from data.text_lines.alphabet import Alphabet, name_characters
+from data.text_lines.alphabet import Alphabet, describe_change, name_characters
 from data.text_lines.scores import Pair, bootstrap_interval, confusions, error_rates
 from data.width_buckets import WidthBuckets
+from experiments.transcription.language import (
+    LANGUAGE_MODEL,
+    describe_search,
+    load_language_model,
+    make_word_lexicon,
+    read_words,
+    save_language_model,
+    train_language_model,
+    words_of,
+)
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime
-from flaxnets.tasks.ctc import CTC, CTCSearch
+from flaxnets.decoders.ctc.character_ngram import CharacterNgram
+from flaxnets.tasks.ctc import CTC, TRAINING, CTCSearch
 from flaxnets.tasks.task import Task
 from flaxnets.training.config import Config, Scorer, UndefinedMethod
+from flaxnets.training.finetune import match_classes, remap_classes
 
 ALPHABET, SPLIT = "alphabet.json", "split.csv"
 """Files of the workdir: the characters, and the files with texts, groups and splits."""
@@ -124,8 +136,8 @@ class TextsConfig:
 class TranscriptionConfig(Config):
     """Experiment that reads texts; a subclass sets sources, network and training.
 
-    Split and alphabet are made when a run starts and kept in its workdir, from which a resumed run,
-    an evaluation and a reader take them.
+    Split, alphabet and n-gram model are made when a run starts and kept in its workdir, from which
+    a resumed run, an evaluation and a reader take them.
     """
 
     kind: ClassVar[Literal["image", "recording"]] = "image"
@@ -148,6 +160,8 @@ class TranscriptionConfig(Config):
         self._lines: TextLines | None = None
         self._split_file: Path | None = None
         self._drawn_source: tuple[tuple[str, str], DrawnSource] | None = None
+        self._folder: Path | None = None
+        self._language_model: CharacterNgram | None = None
         self._announced = False
 
     # ---- Parts that a subclass defines -------------------------------------------------------
@@ -186,6 +200,7 @@ class TranscriptionConfig(Config):
     def validate(self) -> None:
         """Checks the values as ``Config.validate``, and those of the data."""
         super().validate()
+        self.search.check()
         data = self.data
         if data.dataset not in self.datasets:
             near = nearest(data.dataset, self.datasets)
@@ -280,6 +295,28 @@ class TranscriptionConfig(Config):
             self._drawn_source = key, self.make_drawn(split)
         return self._drawn_source[1]
 
+    @property
+    def training_texts(self) -> list[str]:
+        """Texts of the training split, of a trained model those of its run."""
+        if self._split_file is None:
+            return self.texts("train")
+        with self._split_file.open(encoding="utf-8", newline="") as file:
+            return [row["text"] for row in csv.DictReader(file) if row["split"] == "train"]
+
+    @property
+    def language_model(self) -> CharacterNgram:
+        """N-gram model of the training texts: that of the run's workdir, or else a new one."""
+        if self._language_model is None:
+            path = self._folder and self._folder / LANGUAGE_MODEL
+            if path and path.exists():
+                self._language_model = load_language_model(path, self.alphabet)
+            else:
+                order = self.search.ngram_order
+                self._language_model = train_language_model(
+                    self.training_texts, self.alphabet, order
+                )
+        return self._language_model
+
     # ---- What a run keeps --------------------------------------------------------------------
 
     def describe_data(self, split: str) -> dict[str, Any]:
@@ -290,13 +327,15 @@ class TranscriptionConfig(Config):
         return {"class_names": [], "characters": len(self.alphabet), **described}
 
     def save_assets(self, folder: Path) -> None:
-        """Writes the alphabet, and the files with their split."""
+        """Writes the alphabet, the files with their split, and the n-gram model."""
         content = json.dumps(self.alphabet.to_json(), ensure_ascii=False)
         write_atomically(
             folder / ALPHABET, lambda place: place.write_text(content, encoding="utf-8")
         )
         if self._split_file is None:
             self.save_split(folder / SPLIT)
+        if self._folder is None or not (folder / LANGUAGE_MODEL).exists():
+            save_language_model(folder / LANGUAGE_MODEL, self.language_model)
         where = f"--workdir={shlex.quote(str(folder))}"
         logger.info("afterwards    python -m launch.evaluate %s --split=test", where)
         logger.info("              python -m launch.read %s %s", where, self.example_file)
@@ -308,7 +347,8 @@ class TranscriptionConfig(Config):
 
     def load_assets(self, folder: Path) -> None:
         """Reads the alphabet of a trained model, and finds the split of its run."""
-        self._alphabet = Alphabet.from_json(json.loads((folder / ALPHABET).read_text("utf-8")))
+        self._folder, self._language_model = folder, None
+        self._alphabet = read_alphabet(folder)
         if (folder / SPLIT).exists():
             self._split_file, self._lines, self._drawn_source = folder / SPLIT, None, None
 
@@ -321,8 +361,34 @@ class TranscriptionConfig(Config):
     # ---- Batches and metrics -----------------------------------------------------------------
 
     def make_task(self) -> Task:
-        """Returns CTC."""
-        return CTC(self.alphabet.decode, self.search)
+        """Returns CTC, with the language model and lexicon that its search reads."""
+        search, model, lexicon = self.search, None, None
+        if search.width and search.language_model_weight:
+            model = self.language_model.automaton()
+        if search.width and search.lexicon:
+            own = search.lexicon == TRAINING
+            words = words_of(self.training_texts) if own else read_words(search.lexicon)
+            lexicon = make_word_lexicon(words, self.alphabet)
+        return CTC(self.alphabet.decode, search, model, lexicon)
+
+    def adapt_variables(
+        self, saved: Mapping[str, Any], initial: Mapping[str, Any], folder: Path
+    ) -> Mapping[str, Any]:
+        """Returns another reader's variables with the classes of this run's alphabet.
+
+        Shared characters and the blank keep their weights, new ones have their initial values; the
+        log says which.
+        """
+        if not (folder / ALPHABET).exists() or "classifier" in self.initialize_except:
+            return saved
+        other = read_alphabet(folder)
+        if other == self.alphabet:
+            return saved
+        for line in describe_change(other, self.alphabet):
+            logger.info("%s", line)
+        # The blank's name is no character.
+        names = [("", *each.characters) for each in (other, self.alphabet)]
+        return remap_classes(saved, initial, match_classes(*names))
 
     def describe_inference(self) -> dict[str, Any]:
         """Returns the network, its search, and the preprocessing of lines or recordings at test."""
@@ -347,6 +413,9 @@ class TranscriptionConfig(Config):
         source = self.source(split)
         if split == "train":
             self._announce(source)
+        elif not self._announced and self._folder is not None:
+            for line in self._unknown_characters(split, self.texts(split)):
+                logger.info("%s", line)
         return self.make_loader(source, split)
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
@@ -460,17 +529,13 @@ class TranscriptionConfig(Config):
             *self.describe_split(),
             f"alphabet      {len(self.alphabet)} characters",
             *self.describe_network(),
+            f"search        {describe_search(self.search)}",
         ]
         if self.drawn:
             return lines
         lines += [f"note          {note}" for note in self.lines.notes]
         for split in ("validation", "test"):
-            unknown = self.alphabet.unknown(self._texts_of(split))
-            if unknown:
-                lines.append(
-                    f"note          {split} texts have {len(unknown)} characters that training "
-                    f"texts lack, which count as errors: {name_characters(unknown)}"
-                )
+            lines += self._unknown_characters(split, self._texts_of(split))
         if long := self._too_long():
             lines.append(
                 f"note          {len(long)} training texts need more steps than their "
@@ -482,6 +547,16 @@ class TranscriptionConfig(Config):
     def describe_split(self) -> list[str]:
         """Returns a line with the sizes of the splits; none of drawn examples."""
         return [] if self.drawn else [describe_sizes(self.lines.splits, self.lines.groups)]
+
+    def _unknown_characters(self, split: str, texts: Sequence[str]) -> list[str]:
+        """Returns a note on characters that training texts lack; none if there are none."""
+        unknown = self.alphabet.unknown(texts)
+        if not unknown:
+            return []
+        return [
+            f"note          {split} texts have {len(unknown)} characters that training texts lack, "
+            f"which count as errors: {name_characters(unknown)}"
+        ]
 
     def _texts_of(self, split: str) -> list[str]:
         return [t for t, s in zip(self.lines.texts, self.lines.splits, strict=True) if s == split]
@@ -501,6 +576,16 @@ class TranscriptionConfig(Config):
 
 def _pairs(records: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[Pair]:
     return [(str(record["text"]), texts[int(record["index"])]) for record in records]
+
+
+def read_alphabet(folder: Path) -> Alphabet:
+    """Returns the alphabet of a run's workdir.
+
+    Raises:
+      FileNotFoundError: the folder has none.
+      ValueError: the file is damaged.
+    """
+    return Alphabet.from_json(json.loads((folder / ALPHABET).read_text("utf-8")))
 
 
 def describe_sizes(splits: Sequence[str], groups: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """Two-dimensional convolution that picks the fastest algorithm for the platform.
 
 On accelerators, in half precision and with channel groups it is XLA's own convolution. In float32
-on a CPU, 3×3 and 5×5 kernels use Winograd's algorithm where it pays (``winograd_conv``), strided
-and 1×1 convolutions get gradients as matmuls (``tapped_conv``). All agree with
+on a CPU, 3×3 and 5×5 kernels use Winograd's algorithm where it pays (``winograd_conv``), others get
+gradients as matmuls (``tapped_conv``). All agree with
 ``jax.lax.conv_general_dilated`` up to rounding.
 """
 
@@ -143,7 +143,12 @@ def _convolve(
     keeps_size = strides == (1, 1) and pads == ((margin, margin),) * 2
     if keeps_size and _suits_winograd(inputs, kernel):
         return jax.lax.platform_dependent(inputs, kernel, cpu=winograd_conv, default=direct)
-    if strides != (1, 1) or kernel_size == (1, 1):
+    # With few channels the matmuls of the taps would be narrow, with many taps numerous. Those of
+    # one channel are a single one, which pays for large images.
+    channels, features = kernel.shape[2:]
+    of_lines = channels == 1 and features <= 16 and inputs.size >= 2**20
+    suits = (min(channels, features) >= 16 or of_lines) and math.prod(kernel_size) <= 25
+    if strides != (1, 1) or kernel_size == (1, 1) or suits:
         tapped = partial(tapped_conv, strides=strides, pads=pads)
         return jax.lax.platform_dependent(inputs, kernel, cpu=tapped, default=direct)
     return direct(inputs, kernel)
@@ -165,16 +170,20 @@ def _suits_winograd(inputs: Array, kernel: Array) -> bool:
     """Returns whether Winograd's algorithm is faster than a direct convolution on a CPU.
 
     Measured on 2 cores: 1.3 to 1.4 times as fast for 3×3 at 28²×64 and 14²×128, 1.1 to 2.3 times
-    for 5×5 at 8 images of 16². On small feature maps the tiles reach far over the edge; with few
-    channels the transforms of the inputs cost more than the matmuls, with few tiles those of the
-    kernel do.
+    for 5×5 at 8 images of 16²; on one core, gradients included, 2.2 to 3.1 times for the 3×3 of
+    lines of text at 12×232×64 and 1.7 to 1.9 times at 6×232×128. On small feature maps the tiles
+    reach far over the edge; with few channels the transforms of the inputs cost more than the
+    matmuls, with few tiles those of the kernel do.
     """
     n, height, width, channels = inputs.shape
+    rows, columns = _count_tiles(height, width)
     size = kernel.shape[0]
     if kernel.shape[1] != size or size not in KERNEL_SIZES:
         return False
     if size == 3:
-        return min(height, width) >= 14 and min(channels, kernel.shape[3]) >= 32
+        # 14² has 16 tiles that are 1.3 times as large, 13² as many that are 1.5 times as large.
+        fits = TILE**2 * rows * columns < 1.5 * height * width and rows * columns >= 16
+        return fits and min(channels, kernel.shape[3]) >= 32
     return n * height * width >= 1024 and min(channels, kernel.shape[3]) >= 16
 
 
@@ -312,8 +321,9 @@ _FILTERS = {
     5: _make_filter((0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0)),
 }
 KERNEL_SIZES = tuple(_FILTERS)
-# Images per chunk, by r: their transforms fit into the caches of a CPU.
+# Images and tiles per chunk, by r: their transforms fit into the caches of a CPU.
 _CHUNKS = {3: 8, 5: 4}
+_TILES_OF_CHUNK = 400
 
 
 @jax.custom_vjp
@@ -374,7 +384,7 @@ def _convolve_tiles(inputs: Array, kernel: Array) -> Array:
         result = result.reshape(len(images), TILE * rows, TILE * columns, -1)
         return result[:, :h, :w]
 
-    chunks = split_batch(inputs, _CHUNKS[len(kernel)])
+    chunks = split_batch(inputs, _chunk_size(len(kernel), inputs))
     if len(chunks) == 1:
         return convolve(inputs)
     return jax.lax.map(convolve, chunks).reshape(-1, h, w, kernel.shape[3])[:n]
@@ -396,7 +406,7 @@ def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, A
 
     size = filter.size
     zeros, _ = vary_alike((jnp.zeros((size**2, *kernel.shape[2:]), inputs.dtype), inputs))
-    limit = _CHUNKS[len(kernel)]
+    limit = _chunk_size(len(kernel), inputs)
     chunks = split_batch(inputs, limit), split_batch(gradient, limit)
     of_weights, _ = jax.lax.scan(add, zeros, chunks)
     matrix = jnp.asarray(filter.g, inputs.dtype)
@@ -474,6 +484,12 @@ def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
     return [combine(row) for row in matrix]
 
 
+def _chunk_size(taps: int, images: Array) -> int:
+    """Returns the images per chunk for kernels of ``taps``² pixels: 8 of 28², 2 of 12×232."""
+    rows, columns = _count_tiles(*images.shape[1:3])
+    return max(1, min(_CHUNKS[taps], _TILES_OF_CHUNK // (rows * columns)))
+
+
 def _count_tiles(height: int, width: int) -> tuple[int, int]:
     return -(-height // TILE), -(-width // TILE)
 
@@ -484,7 +500,9 @@ def _count_tiles(height: int, width: int) -> tuple[int, int]:
 # the transposition, with the preceding normalisation fused into it, takes longer than the
 # arithmetic. As matmuls over the channels, one for each tap of the kernel and a few images at a
 # time, a stride-2 layer of 32 channels on 512 feature maps of 16² takes a fourth of the time for
-# the kernel's gradient and a third for the inputs'. The values are those of XLA's convolution.
+# the kernel's gradient and a third for the inputs'; both gradients of a layer with stride 1 take
+# half of it at 512 × 16² and 16 channels, two thirds at 32 × 24×464. The values are those of XLA's
+# convolution.
 
 _CHUNK_SIZE = 2**18
 """Elements of inputs and gradient per chunk, which fit into the L2 cache of a CPU."""
@@ -542,10 +560,24 @@ def _tapped_backward(
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         return total + _kernel_gradient(*chunk, kernel_size, strides, pads), None
 
-    # Two loops, so that XLA removes the one whose result is unused (the first layer needs no
+    # Two computations, so that XLA removes the one whose result is unused (the first layer needs no
     # gradient of the images).
     zeros = jnp.zeros_like(kernel)
     of_kernel, _ = jax.lax.scan(add, zeros, (split_batch(inputs, limit), gradients))
+    if strides == (1, 1) and kernel_size != (1, 1):
+        # A convolution of the same size, for which nothing is transposed.
+        mirrored = [
+            (size - 1 - before, size - 1 - after)
+            for size, (before, after) in zip(kernel_size, pads, strict=True)
+        ]
+        of_inputs = jax.lax.conv_general_dilated(
+            gradient,
+            kernel[::-1, ::-1].swapaxes(2, 3),
+            (1, 1),
+            mirrored,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return of_inputs, of_kernel
     of_inputs = jax.lax.map(
         lambda chunk: _inputs_gradient(chunk, kernel, (h, w), strides, pads), gradients
     )
@@ -562,7 +594,7 @@ def _kernel_gradient(
     padded = jnp.pad(inputs, ((0, 0), *pads, (0, 0)))
     channels, features = inputs.shape[-1], gradient.shape[-1]
     flat = gradient.reshape(-1, features)
-    products = []
+    windows = []
     for tap in np.ndindex(*size):
         ends = [
             start + stride * (steps - 1) + 1
@@ -570,7 +602,10 @@ def _kernel_gradient(
         ]
         limits = padded.shape[0], *ends, channels
         window = jax.lax.slice(padded, (0, *tap, 0), limits, (1, *strides, 1))
-        products.append(window.reshape(-1, channels).T @ flat)
+        windows.append(window.reshape(-1, channels))
+    if channels == 1:
+        return (jnp.concatenate(windows, axis=1).T @ flat).reshape(*size, channels, features)
+    products = [window.T @ flat for window in windows]
     return jnp.stack(products).reshape(*size, channels, features)
 
 

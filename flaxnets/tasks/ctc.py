@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxnets.configuration import check_at_least, of_evaluation, path_field
 from flaxnets.decoders.ctc.automaton import Automaton
 from flaxnets.decoders.ctc.loss import ctc_losses, fits
 from flaxnets.decoders.ctc.search import Transcripts, beam_search, greedy
@@ -21,16 +22,41 @@ INPUTS = ("image", "spectrogram")
 """Keys of a batch that hold the model's inputs."""
 
 
+TRAINING = "training"
+"""Value of ``CTCSearch.lexicon`` that stands for the words of the training texts."""
+
+
 @dataclasses.dataclass
 class CTCSearch:
     """Search for the text of a line."""
 
-    width: int = 0
-    """Prefixes that a beam search keeps; 0: the text of the most probable alignment (greedy)."""
-    language_model_weight: float = 0.0
-    """Weight of the character n-gram model of the training texts; 0: none. Beam search only."""
-    character_bonus: float = 0.0
-    """Added to the score for each character, nats. Beam search only."""
+    width: int = of_evaluation(0)
+    """Prefixes that a beam search keeps; 0: the text of the most probable alignment (greedy), for
+    which no other field counts."""
+    language_model_weight: float = of_evaluation(0.0)
+    """Weight of the character n-gram model of the training texts; 0: none."""
+    character_bonus: float = of_evaluation(0.0)
+    """Added to the score for each character, nats."""
+    ngram_order: int = 6
+    """n of the n-gram model, which a run trains when it starts: n - 1 characters of context."""
+    lexicon: str = path_field(names=(TRAINING,))
+    """File of the words that texts may have, one a line, or ``training``: those of the training
+    texts; empty: any words. Digits and punctuation stand between words."""
+
+    def check(self, field: str = "search") -> None:
+        """Checks the values.
+
+        Args:
+          field: the configuration's path, for errors.
+
+        Raises:
+          ValueError: a value out of range.
+        """
+        check_at_least(field, self, {"width": 0, "language_model_weight": 0, "ngram_order": 1})
+        if self.ngram_order > 10:
+            raise ValueError(
+                f"{field}.ngram_order: expected at most 10, received {self.ngram_order}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +76,13 @@ class CTC:
       text: ids of characters to text.
       search: of the transcripts in evaluation.
       language_model: of characters, read by a beam search; None: none.
+      lexicon: of words, to which a beam search keeps; None: any text.
     """
 
     text: Callable[[Sequence[int]], str]
     search: CTCSearch = dataclasses.field(default_factory=CTCSearch)
     language_model: Automaton | None = None
+    lexicon: Automaton | None = None
 
     def initialize(self, model: nn.Module, key: PRNGKey, batch: Batch) -> PyTree:
         """Returns random variables; the shapes of one example suffice."""
@@ -107,9 +135,22 @@ class CTC:
             "ends": found.ends[:, 0],
         }
 
+    def log_probs(self, model: nn.Module, variables: PyTree, batch: Batch) -> tuple[Array, Array]:
+        """Returns log-probabilities (B,S,K+1) float32 of a batch, and its steps (B,) int32.
+
+        Several searches may read them, of which each would call the model again in ``evaluate``.
+        """
+        inputs, lengths = model_inputs(batch)
+        logits: Any = model.apply(variables, inputs, lengths, train=False)
+        bound: Any = model
+        return jax.nn.log_softmax(logits), bound.steps(lengths)
+
     def transcribe(self, model: Any, logits: Array, lengths: Array) -> Transcripts:
         """Returns the best texts of logits (B,S,K+1) of inputs of ``lengths`` (B,) columns."""
-        log_probs, steps = jax.nn.log_softmax(logits), model.steps(lengths)
+        return self.find_texts(jax.nn.log_softmax(logits), model.steps(lengths))
+
+    def find_texts(self, log_probs: Array, steps: Array) -> Transcripts:
+        """Returns the best texts of log-probabilities (B,S,K+1) with ``steps`` (B,) valid steps."""
         if not self.search.width:
             return greedy(log_probs, steps, blank=BLANK)
         return beam_search(
@@ -118,6 +159,7 @@ class CTC:
             width=self.search.width,
             blank=BLANK,
             language_model=self.language_model,
+            lexicon=self.lexicon,
             weight=self.search.language_model_weight,
             bonus=self.search.character_bonus,
         )

@@ -732,7 +732,10 @@ def check_shapes(saved: PyTree, wanted: PyTree, name: str) -> None:
 
 
 def initialize_from(
-    workdir: Path, variables: Mapping[str, Any], skipped: Sequence[str] = ()
+    workdir: Path,
+    variables: Mapping[str, Any],
+    skipped: Sequence[str] = (),
+    adapt: Callable[[Mapping[str, Any], Mapping[str, Any], Path], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Returns variables with the parameters and statistics of another run's best checkpoint.
 
@@ -744,6 +747,7 @@ def initialize_from(
       variables: Linen's collections of this run's model.
       skipped: top-level parts, as ``("classifier",)``, that keep the values of ``variables``,
         whatever the checkpoint has there.
+      adapt: ``Config.adapt_variables``; None: the checkpoint's variables are taken as they are.
 
     Raises:
       FileNotFoundError: the other run has no checkpoint.
@@ -751,7 +755,8 @@ def initialize_from(
       ValueError: a part that only the model or only the checkpoint has, or that differs in shape,
         and is not ``skipped``; or a skipped part that neither has.
     """
-    step, saved = restore_variables(Workdir(workdir))
+    step, restored = restore_variables(Workdir(workdir))
+    saved = restored if adapt is None else adapt(restored, variables, workdir)
     there, here = _parts(saved), _parts(variables)
     unknown = [part for part in skipped if part not in there.keys() | here.keys()]
     if unknown:

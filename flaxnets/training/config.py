@@ -209,6 +209,20 @@ class Config:
         """Returns the variables to start from, given random ones: loads pretrained weights."""
         return variables
 
+    def adapt_variables(
+        self, saved: Mapping[str, Any], initial: Mapping[str, Any], folder: Path
+    ) -> Mapping[str, Any]:
+        """Returns the variables of the run of ``initialize_from`` as this run's model has them.
+
+        By default as they are; an experiment whose classes may be others moves their weights.
+
+        Args:
+          saved: Linen's collections of the other run.
+          initial: those of this run's model, with its initial values.
+          folder: the other run's workdir.
+        """
+        return saved
+
     def make_scorer(self, split: str, *, complete: bool = False) -> Scorer | None:
         """Returns a function that scores a split as a whole, for metrics that are no means.
 
@@ -355,12 +369,13 @@ def set_runtime(config: Config, text: str) -> None:
       ValueError: no such field, one that must not differ, or a value of another type.
     """
     name, equals, value = text.partition("=")
-    values, changeable = dict(flatten(config)), set(_runtime_fields(config))
+    values = dict(flatten(config))
+    changeable = {*_marked_fields(config, "runtime"), *_marked_fields(config, "evaluation")}
     if not equals or name not in values:
         hint = nearest(name, values, cutoff=0.4)
         raise ValueError(f"--config.{name}: no such field of the configuration{hint}")
     # The place of a file changes no result: what is read there is compared with the record.
-    if name not in changeable | set(_path_fields(config)):
+    if name not in changeable | set(_marked_fields(config, "path")):
         raise ValueError(
             f"--config.{name}: expected as it was in training, {values[name]!r}; only these may "
             f"differ: {', '.join(sorted(changeable))}"
@@ -376,6 +391,25 @@ def set_runtime(config: Config, text: str) -> None:
     for parent in parents:
         owner = getattr(owner, parent)
     setattr(owner, last, parsed)
+
+
+def set_chosen(config: Config, values: Mapping[str, Any]) -> None:
+    """Sets fields of evaluation to values that were chosen for a trained run, in place.
+
+    Args:
+      config: the configuration of a run.
+      values: by path of the field, as ``Workdir.read_chosen`` returns them.
+
+    Raises:
+      ValueError: a field that the configuration does not have or that is not of evaluation.
+    """
+    known = set(_marked_fields(config, "evaluation"))
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(
+                f"{name}: expected a field of evaluation{nearest(name, known, cutoff=0.4)}"
+            )
+        set_runtime(config, f"{name}={value}")
 
 
 def localize(config: Any, prefix: str = "") -> None:
@@ -457,7 +491,7 @@ def differences(
     """
     then = dict(_flatten_mapping(recorded))
     now = dict(_flatten_mapping(to_dict(config)))
-    ignored = set() if include_runtime else set(_runtime_fields(config))
+    ignored = set() if include_runtime else set(_marked_fields(config, "runtime"))
     lines = []
     for name in sorted((then.keys() | now.keys()) - ignored):
         old, new = then.get(name, "absent"), now.get(name, "absent")
@@ -532,21 +566,13 @@ def _flatten_mapping(values: Mapping[str, Any], prefix: str = "") -> Iterator[tu
             yield prefix + name, list(value) if isinstance(value, tuple) else value
 
 
-def _runtime_fields(config: Any, prefix: str = "") -> Iterator[str]:
+def _marked_fields(config: Any, mark: str, prefix: str = "") -> Iterator[str]:
+    """Yields the paths of the fields with a mark: ``runtime``, ``evaluation`` or ``path``."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _runtime_fields(value, f"{prefix}{field.name}.")
-        elif field.metadata.get("runtime"):
-            yield prefix + field.name
-
-
-def _path_fields(config: Any, prefix: str = "") -> Iterator[str]:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _path_fields(value, f"{prefix}{field.name}.")
-        elif field.metadata.get("path"):
+            yield from _marked_fields(value, mark, f"{prefix}{field.name}.")
+        elif field.metadata.get(mark):
             yield prefix + field.name
 
 

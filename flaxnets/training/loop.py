@@ -164,7 +164,7 @@ def train(
         variables = make_variables(config, model, task, first_batch)  # 4, then 3
         if config.initialize_from and not resumes:
             folder, skipped = Path(config.initialize_from), config.initialize_except
-            variables = initialize_from(folder, variables, skipped)  # 2
+            variables = initialize_from(folder, variables, skipped, config.adapt_variables)  # 2
         optimizer_config = config.make_optimizer_config()
         optimizer = make_optimizer(optimizer_config, config.num_steps, variables["params"])
         if not resumes:  # Before the first step is compiled, and hours before it is evaluated.

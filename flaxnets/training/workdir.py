@@ -225,6 +225,36 @@ class Workdir:
             )
         return _read_record(path, {"experiment": str, "config": dict})
 
+    def write_chosen(self, values: Mapping[str, Any]) -> None:
+        """Writes values of fields of evaluation that were chosen after the training.
+
+        Programs that use the run take them instead of those of ``config.json``.
+
+        Args:
+          values: by path of the field, as ``{"search.width": 10}``.
+        """
+        _write_json(self.path / "chosen.json", values)
+
+    def read_chosen(self) -> Mapping[str, Any]:
+        """Returns what ``write_chosen`` wrote; empty if nothing was chosen.
+
+        Raises:
+          WorkdirError: the file is damaged.
+        """
+        path = self.path / "chosen.json"
+        if not path.exists():
+            return {}
+        try:
+            values = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise WorkdirError(
+                f"{path}: damaged; expected a JSON object of fields of evaluation. Delete it, and "
+                "choose again, as by launch.tune_search"
+            )
+        return values
+
     def check_run(self, described: Mapping[str, Any]) -> None:
         """Checks that a run that resumes reads the data of its ``data.json``, if there is one.
 

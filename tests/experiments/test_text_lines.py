@@ -49,7 +49,9 @@ def launch(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
-def test_a_run_keeps_its_split_and_other_data_are_test_data(tmp_path: Path) -> None:
+def test_a_run_keeps_its_split_and_other_data_are_test_data(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_folder(tmp_path / "mine")
     write_folder(tmp_path / "other", "test", 5)
     flag = f"--config.data.root={tmp_path / 'mine'}"
@@ -73,6 +75,14 @@ def test_a_run_keeps_its_split_and_other_data_are_test_data(tmp_path: Path) -> N
     other.load_assets(run)
     assert set(other.lines.splits) == {"test"}
     assert len(other.texts("test")) == 5
+    first = tmp_path / "other" / "b_0.gt.txt"
+    first.write_text(first.read_text() + 9 * "\u0416")
+    strange = grid.parse("crnn_text_lines.py", f"--config.data.root={tmp_path / 'other'}")
+    strange.load_assets(run)
+    with caplog.at_level("INFO"):
+        strange.make_data("test")
+    assert "characters that training texts lack" in caplog.text
+    assert "(U+0416) 9 times" in caplog.text
 
 
 def test_scores_are_error_rates(tmp_path: Path) -> None:
@@ -216,3 +226,39 @@ def test_a_report_shows_lines_with_their_names_and_groups(tmp_path: Path) -> Non
         config.load_clip("test", 0)
     drawn = grid.parse("crnn_text_lines.py:smoke")
     assert list(drawn.names("test")) == list(drawn.groups("test")) == ["", ""]
+
+
+@pytest.mark.stress
+def test_a_search_is_chosen_and_used(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", count=30)
+    run = f"--workdir={tmp_path / 'run'}"
+    root = f"--config.data.root={tmp_path / 'mine'}"
+    trained = launch("train", "--config=experiments/crnn_text_lines.py", run, root, *SMALL)
+    assert trained.returncode == 0, trained.stderr
+    options = ("--width=3", "--weights=0,0.5", "--bonuses=-1,0", "--report=half")
+    tuned = launch("tune_search", run, *options)
+    assert tuned.returncode == 0, tuned.stderr
+    result = json.loads(tuned.stdout)
+    assert len(result["trials"]) == 4
+    assert "validation, every second line | the other lines | ms a line" in tuned.stderr
+    chosen = json.loads((tmp_path / "run" / "chosen.json").read_text())
+    assert chosen == result["chosen"]
+    assert chosen["search.width"] == 3
+    best = min(trial[2] for trial in result["trials"])
+    assert result["chosen_on"]["chosen"]["character_error_rate"] == best
+    # Chosen on all lines, the search of an evaluation is that one.
+    whole = launch("tune_search", run, *options[:3])
+    assert "optimistic" in whole.stderr
+    evaluated = launch("evaluate", run, "--split=validation")
+    assert json.loads(evaluated.stdout)["character_error_rate"] == pytest.approx(
+        json.loads(whole.stdout)["chosen_on"]["chosen"]["character_error_rate"]
+    )
+    flags = ("--split=validation", "--config.search.width=0")
+    greedy = launch("evaluate", run, *flags)
+    assert json.loads(greedy.stdout)["character_error_rate"] == pytest.approx(
+        json.loads(whole.stdout)["chosen_on"]["greedy"]["character_error_rate"]
+    )
+    (tmp_path / "run" / "chosen.json").write_text('{"seed": 1}')
+    refused = launch("evaluate", run, "--split=validation")
+    assert refused.returncode == 1
+    assert "chosen.json: seed: expected a field of evaluation" in refused.stderr

@@ -123,6 +123,26 @@ def test_two_processes_train_and_evaluate_as_one_does(
     np.testing.assert_allclose([r["y"] for r in two], [r["y"] for r in one], rtol=1e-3, atol=1e-5)
 
 
+def test_two_processes_read_lines_as_one_does(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        path = tmp_path / f"{processes}"
+        flags = ["--config=experiments/crnn_text_lines.py:smoke", f"--workdir={path}"]
+        logs = tmp_path / f"logs{processes}"
+        options = {"num_processes": processes, "devices": 8 // processes}
+        with Job("launch.train", flags, logs=logs, cache=tmp_path / "cache", **options) as job:
+            job.succeed()
+    two, one = tmp_path / "2", tmp_path / "1"
+    assert_same_figures(two, one)
+    rates = [
+        [(r["character_error_rate"], r["too_long"]) for r in read_metrics(path) if "examples" in r]
+        for path in (two, one)
+    ]
+    assert len(rates[0]) == 2
+    assert rates[0] == rates[1]
+    for name in ("alphabet.json", "language_model.safetensors"):
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("num_processes", "devices", "flags"),
     [

@@ -1,12 +1,13 @@
 """A training that is killed at any moment and resumed equals an uninterrupted one."""
 
+import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,16 +26,30 @@ from tests.launch.programs import (
 STEPS = 8
 UNFINISHED = ".orbax-checkpoint-tmp"
 FLAGS = (
-    MOVING_SHAPES,
     f"--config.num_steps={STEPS}",
     "--config.eval_every=4",
     "--config.checkpoint_every=2",
     "--config.data.num_workers=2",
 )
+EXPERIMENTS = {
+    "clips": (MOVING_SHAPES,),
+    "lines": ("--config=experiments/crnn_text_lines.py:smoke", "--config.data.augment=True"),
+}
 
 
-def start_training(path: Path, cache: Path) -> subprocess.Popen[str]:
-    return start("train", *FLAGS, f"--workdir={path}", cache=cache)
+class Training(NamedTuple):
+    """A training that can be started again and again.
+
+    Attributes:
+      flags: its experiment.
+      cache: folder of compiled programs.
+    """
+
+    flags: tuple[str, ...]
+    cache: Path
+
+    def start(self, path: Path) -> subprocess.Popen[str]:
+        return start("train", *self.flags, *FLAGS, f"--workdir={path}", cache=self.cache)
 
 
 def losses(path: Path) -> list[tuple[str, int, float]]:
@@ -44,7 +59,13 @@ def losses(path: Path) -> list[tuple[str, int, float]]:
 
 def last_state(path: Path) -> Any:
     """Returns the best step and all variables of the last step."""
-    checkpointer = Checkpointer(path / "checkpoints", read_only=True)
+    config = json.loads((path / "config.json").read_text())["config"]
+    checkpointer = Checkpointer(
+        path / "checkpoints",
+        read_only=True,
+        best_metric=config["best_metric"],
+        mode=config["best_mode"],
+    )
     assert checkpointer.latest_step == STEPS
     state = checkpointer.best_step, checkpointer.restore_variables()
     checkpointer.close()
@@ -85,15 +106,15 @@ def assert_no_process_is_left(group: int) -> None:
     raise AssertionError(f"processes {left} outlived the training that started them")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+@pytest.fixture(scope="module", params=["clips", pytest.param("lines", marks=pytest.mark.stress)])
+def training(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return Training(EXPERIMENTS[request.param], tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, training: Training) -> Path:
     path = tmp_path_factory.mktemp("resume") / "uninterrupted"
-    succeed(start_training(path, cache))
+    succeed(training.start(path))
     assert [step for split, step, _ in losses(path) if split == "train"] == [*range(1, STEPS + 1)]
     return path
 
@@ -105,7 +126,7 @@ def assert_same(path: Path, uninterrupted: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_again_and_again_the_run_is_the_uninterrupted_one(
-    uninterrupted: Path, tmp_path: Path, cache: Path
+    uninterrupted: Path, tmp_path: Path, training: Training
 ) -> None:
     path = tmp_path / "run"
     moments: list[Callable[[], bool]] = [
@@ -117,7 +138,7 @@ def test_killed_again_and_again_the_run_is_the_uninterrupted_one(
     ]
     kills = 0
     for moment in moments:
-        process = start_training(path, cache)
+        process = training.start(path)
         if wait_until(process, moment):
             process.kill()
             kills += 1
@@ -131,7 +152,7 @@ def test_killed_again_and_again_the_run_is_the_uninterrupted_one(
     (half_written / "_CHECKPOINT_METADATA").write_text("{")
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "spl')
-    succeed(start_training(path, cache))
+    succeed(training.start(path))
     assert_same(path, uninterrupted)
     assert not writes_a_checkpoint(path)
 
@@ -142,10 +163,10 @@ def test_killed_again_and_again_the_run_is_the_uninterrupted_one(
     [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGHUP, True), (signal.SIGUSR1, True)],
 )
 def test_a_signal_ends_it_with_a_checkpoint_and_it_goes_on(
-    number: int, whole_group: bool, uninterrupted: Path, tmp_path: Path, cache: Path
+    number: int, whole_group: bool, uninterrupted: Path, tmp_path: Path, training: Training
 ) -> None:
     path = tmp_path / "run"
-    process = start_training(path, cache)
+    process = training.start(path)
     assert wait_until(process, lambda: reached(path, 1))
     # Ctrl-C in a terminal reaches the workers, too.
     os.killpg(process.pid, number) if whole_group else process.send_signal(number)
@@ -156,5 +177,5 @@ def test_a_signal_ends_it_with_a_checkpoint_and_it_goes_on(
     assert f"stopped at step {step} by signal {number} after saving a checkpoint" in done.stderr
     assert (path / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").is_file()
     assert_no_process_is_left(process.pid)
-    succeed(start_training(path, cache))
+    succeed(training.start(path))
     assert_same(path, uninterrupted)

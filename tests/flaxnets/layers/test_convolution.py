@@ -86,6 +86,25 @@ def test_winograd_equals_a_loop_in_values_and_gradients(shape: tuple[int, ...], 
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("shape", "suits"),
+    [
+        ((1, 12, 232, 32), True),
+        ((1, 6, 232, 32), True),
+        ((1, 5, 232, 32), False),  # Tiles are 1.6 times as large.
+        ((1, 14, 14, 32), True),
+        ((1, 13, 13, 32), False),
+        ((1, 8, 8, 32), False),  # 4 tiles.
+        ((1, 12, 232, 31), False),
+    ],
+)
+def test_winograd_is_chosen_where_tiles_and_channels_suffice(
+    shape: tuple[int, ...], suits: bool
+) -> None:
+    x, kernel = jnp.zeros(shape), jnp.zeros((3, 3, shape[-1], 32))
+    assert ("winograd_conv" in str(jax.make_jaxpr(conv2d)(x, kernel))) == suits
+
+
 @pytest.mark.parametrize("size", [3, 5])
 def test_rounding_errors_of_winograd_in_float32(size: int) -> None:
     rng = np.random.default_rng(3)

@@ -12,7 +12,7 @@ from flaxnets.layers import convolution
 from flaxnets.layers.convolution import conv2d, tapped_conv
 
 
-@pytest.mark.parametrize("chunk_size", [1, 500, 2**18])
+@pytest.mark.parametrize(("chunk_size", "channels"), [(1, 4), (500, 1), (2**18, 4)])
 @pytest.mark.parametrize(
     ("kernel_size", "strides", "pads"),
     [
@@ -21,15 +21,24 @@ from flaxnets.layers.convolution import conv2d, tapped_conv
         ((1, 1), (2, 2), ((0, 0), (0, 0))),
         ((7, 5), (3, 2), ((3, 2), (0, 4))),
         ((2, 2), (3, 3), ((0, 0), (0, 0))),
+        ((3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((9, 2), (1, 1), ((0, 0), (0, 1))),
+        ((2, 2), (1, 1), ((3, 0), (0, 2))),
     ],
 )
 def test_gradients_equal_those_of_jax(
-    kernel_size: Any, strides: Any, pads: Any, chunk_size: int, monkeypatch: pytest.MonkeyPatch
+    kernel_size: Any,
+    strides: Any,
+    pads: Any,
+    chunk_size: int,
+    channels: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(convolution, "_CHUNK_SIZE", chunk_size)
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        x, kernel = rng.normal(size=(6, 9, 8, 4)), rng.normal(size=(*kernel_size, 4, 5))
+        x = rng.normal(size=(6, 9, 8, channels))
+        kernel = rng.normal(size=(*kernel_size, channels, 5))
         direct = partial(conv2d, strides=strides, padding=pads)  # float64 takes the direct path.
         tapped = partial(tapped_conv, strides=strides, pads=pads)
         weights = rng.normal(size=jax.eval_shape(direct, x, kernel).shape)
@@ -46,7 +55,7 @@ def test_gradients_equal_those_of_jax(
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_strided_and_1x1_convolutions_use_it() -> None:
+def test_strided_1x1_and_narrow_convolutions_use_it() -> None:
     x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
 
     def is_tapped(x: Any, kernel: Any, **options: Any) -> bool:
@@ -55,5 +64,11 @@ def test_strided_and_1x1_convolutions_use_it() -> None:
     assert is_tapped(x, kernel, strides=(2, 2))
     assert is_tapped(x, kernel[:1, :1])
     assert not is_tapped(x, kernel)
+    # Winograd's algorithm needs 32 channels.
+    wide = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 17))
+    assert is_tapped(*wide)
+    assert not is_tapped(wide[0], jnp.ones((5, 6, 16, 17)))
+    assert not is_tapped(x[..., :1], kernel[:, :, :1])
+    assert is_tapped(jnp.ones((32, 48, 928, 1)), kernel[:, :, :1])
     assert not is_tapped(x, jnp.ones((3, 3, 1, 6)), strides=(2, 2), groups=3)
     assert not is_tapped(x.astype(jnp.bfloat16), kernel, strides=(2, 2))

@@ -1,4 +1,4 @@
-"""Training and evaluation of two small networks by any strategy, in one or more processes."""
+"""Training and evaluation of three small networks by any strategy, in one or more processes."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,13 +11,16 @@ import numpy as np
 
 from flaxnets.decoders.search import SearchOptions
 from flaxnets.decoders.show_attend_tell import SoftAttention
+from flaxnets.encoders.columns import ColumnEncoder
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.heads.classifier import StepClassifier
 from flaxnets.models.captioner import Captioner
+from flaxnets.models.column_crnn import ColumnCRNN
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.tasks.captioning import Captioning
+from flaxnets.tasks.ctc import CTC
 from flaxnets.tasks.task import Task
 from flaxnets.tasks.video_classification import VideoClassification
 from flaxnets.training.config import OptimizerConfig
@@ -28,9 +31,12 @@ from flaxnets.training.state import TrainState, initialize_variables, make_state
 from flaxnets.training.step import make_evaluation_step, make_train_step
 
 BATCH_SIZE, NUM_STEPS, NUM_EVALUATED = 16, 20, 21
-KINDS = ("crnn", "captioner")
+KINDS = ("crnn", "captioner", "lines")
+ANSWERS = {"crnn": "prediction", "captioner": "caption", "lines": "text"}
+"""Key of a record that holds the model's answer, by kind."""
 T, CLASSES = 3, 4
 R, C, L, V = 4, 2, 5, 9
+H, W, STRIDE = 4, 12, 2
 
 
 def make_model(kind: str, dtype: str, param_dtype: str | None = None) -> nn.Module:
@@ -40,6 +46,12 @@ def make_model(kind: str, dtype: str, param_dtype: str | None = None) -> nn.Modu
             classifier=StepClassifier(CLASSES, dtype=dtype),
             encoder=SmallCNN((4, 6), (2, 2), **types),
             recurrent=Recurrent(partial(LSTMCell, 8, **types)),
+        )
+    if kind == "lines":
+        return ColumnCRNN(
+            ColumnEncoder(SmallCNN((4,), (STRIDE,), **types), STRIDE),
+            StepClassifier(CLASSES + 1, dtype=dtype),
+            Recurrent(partial(LSTMCell, 8, **types), bidirectional=True),
         )
     decoder = SoftAttention(
         vocabulary_size=V,
@@ -55,6 +67,8 @@ def make_model(kind: str, dtype: str, param_dtype: str | None = None) -> nn.Modu
 def make_task(kind: str) -> Task:
     if kind == "crnn":
         return VideoClassification(label_smoothing=0.1)
+    if kind == "lines":
+        return CTC(lambda ids: "".join(map(str, ids)))
     return Captioning(
         lambda ids: " ".join(map(str, ids)),
         SearchOptions(method="greedy", max_steps=L),
@@ -89,14 +103,25 @@ class Examples:
             mask[:2] = False  # All that the first of eight devices has.
         if self._train and number % 5 == 3:
             mask[9:] = False  # A partial batch.
-        inputs = self._clips(rng) if self._kind == "crnn" else self._captions(rng)
-        return {**inputs, "mask": mask, "index": np.where(there, index, -1)}
+        draw = {"crnn": self._clips, "captioner": self._captions, "lines": self._lines}
+        return {**draw[self._kind](rng), "mask": mask, "index": np.where(there, index, -1)}
 
     def _clips(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         label = rng.integers(0, CLASSES, BATCH_SIZE).astype(np.int32)
         video = rng.normal(size=(BATCH_SIZE, T, 8, 8, 3)) + label[:, None, None, None, None]
         lengths = rng.integers(1, T + 1, BATCH_SIZE).astype(np.int32)
         return {"video": video.astype(self._dtype), "label": label, "lengths": lengths}
+
+    def _lines(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        lengths = rng.integers(0, 4, BATCH_SIZE).astype(np.int32)
+        tokens = rng.integers(1, CLASSES + 1, (BATCH_SIZE, 3)).astype(np.int32)
+        return {
+            # Some have fewer steps than their text has characters.
+            "image": rng.normal(size=(BATCH_SIZE, H, W, 1)).astype(self._dtype),
+            "lengths": rng.integers(1, W + 1, BATCH_SIZE).astype(np.int32),
+            "tokens": np.where(np.arange(3) < lengths[:, None], tokens, 0),
+            "token_lengths": lengths,
+        }
 
     def _captions(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         lengths = rng.integers(0, L + 1, (BATCH_SIZE, C)).astype(np.int32)

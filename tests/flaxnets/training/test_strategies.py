@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flaxnets.training.parallel import DataParallel, Strategy, make_strategy
-from tests.flaxnets.training.strategies import KINDS, figures
+from tests.flaxnets.training.strategies import ANSWERS, KINDS, figures
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "jit 8": lambda: make_strategy("jit"),
@@ -26,8 +26,15 @@ def alone(kind: str, dtype: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.stress)])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        # Lines are sharded as clips are.
+        pytest.param(name, kind, marks=[pytest.mark.stress] * (kind == "lines" and "fsdp" in name))
+        for name in STRATEGIES
+        for kind in KINDS
+    ],
+)
 def test_losses_and_evaluation_equal_those_of_one_device(name: str, kind: str, dtype: str) -> None:
     with jax.enable_x64(dtype == "float64"):
         one, many = alone(kind, dtype), figures(STRATEGIES[name](), kind, dtype)
@@ -39,5 +46,5 @@ def test_losses_and_evaluation_equal_those_of_one_device(name: str, kind: str, d
     assert many["metrics"] == pytest.approx(one["metrics"], rel=tolerance)
     indices = [record["index"] for record in one["records"]]
     assert [record["index"] for record in many["records"]] == indices
-    answer = "prediction" if kind == "crnn" else "caption"
+    answer = ANSWERS[kind]
     assert [r[answer] for r in many["records"]] == [r[answer] for r in one["records"]]

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.flaxnets.training.strategies import ANSWERS
 from tests.launch.jobs import Job
 
 pytestmark = pytest.mark.stress
 CASES = (
     *("jit/crnn/float32", "jit/crnn/float64", "jit/captioner/float32", "jit/captioner/float64"),
-    "pmap/crnn/float32",
+    *("jit/lines/float32", "jit/lines/float64"),
+    *("pmap/crnn/float32", "pmap/lines/float32"),
 )
 TOLERANCES = {"float32": 1e-4, "float64": 1e-10}
 
@@ -42,6 +44,6 @@ def test_losses_and_evaluation_equal_those_of_one_device(case: str, folder: Path
     assert len(first["losses"]) == 20
     np.testing.assert_allclose(first["losses"], one["losses"], rtol=tolerance)
     assert first["metrics"] == pytest.approx(one["metrics"], rel=tolerance)
-    answer = "prediction" if kind == "crnn" else "caption"
+    answer = ANSWERS[kind]
     found = [(record["index"], record[answer]) for record in first["records"]]
     assert found == [(record["index"], record[answer]) for record in one["records"]]
