@@ -15,6 +15,7 @@ folder, or a workdir, whose experiment then is not run.
 characters that have ended since the line before (``sound_stream.py``).
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from absl import flags
 from flaxnets.inference.loading import load
 from flaxnets.inference.runtime.readers import Reader
 from flaxnets.inference.runtime.results import Character, TextStep
+from flaxnets.training.config import set_chosen
 from flaxnets.training.workdir import Workdir, describe_model
 from launch import program
 from launch.sound_stream import stream_sound
@@ -93,7 +95,7 @@ def _load() -> Reader:
     else:
         workdir = Workdir(WORKDIR.value)
         workdir.check_trained()
-        config = program.recorded_config(workdir)
+        config: Any = program.recorded_config(workdir)
         config.load_assets(workdir.path)
         inference = config.describe_inference() or {"kind": "none"}
         if inference["kind"] != "transcription":
@@ -101,11 +103,15 @@ def _load() -> Reader:
                 "--workdir: expected a run of a reader of lines or speech, as "
                 f"experiments/crnn_text_lines.py, received one of {type(config).__name__}"
             )
+        if WIDTH.value is not None:  # Before the parts of the search are made.
+            set_chosen(config, {"search.width": WIDTH.value})
+            inference = {**inference, "search": dataclasses.asdict(config.search)}
         model = load(
             workdir.path,
             step=STEP.value,
             allow_code=bool(flags.FLAGS.allow_code),
             described=describe_model(inference),
+            lexicon=getattr(config.make_task(), "lexicon", None),
         )
     if not isinstance(model, Reader):
         raise ValueError(

@@ -41,8 +41,11 @@ def read_program(name: str) -> tuple[str, list[Flag]]:
     if name not in _PROGRAMS:
         key_flags = values.get_key_flags_for_module(module.__name__)
         _PROGRAMS[name] = [_describe_flag(flag) for flag in key_flags]
-        for flag in list(values.flags_by_module_dict().get(module.__name__, [])):
-            delattr(values, flag.name)
+        for owner, defined in list(values.flags_by_module_dict().items()):
+            # Its own, and those of its parts, as predict_stream of predict.
+            if owner == module.__name__ or owner.startswith(f"{module.__name__}_"):
+                for flag in list(defined):
+                    delattr(values, flag.name)
     return inspect.getdoc(module) or "", _PROGRAMS[name]
 
 

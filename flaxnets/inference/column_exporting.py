@@ -21,21 +21,23 @@ Lowered = tuple[list[ExportedFunction], Mapping[str, PyTree], dict[str, Any]]
 def lower_reader(functions: LinenReader) -> Lowered:
     """Returns the greedy and the beam search of a reader and, if it is causal, those of a stream.
 
-    The tables of its language model become variables.
+    The tables of its language model and lexicon become variables.
     """
     module, variables = portable(functions.module), dict(functions.variables)
     width = functions.beam_width or BEAM_WIDTH
     if functions.automaton is not None:
         variables["language_model"] = functions.automaton._asdict()
+    if functions.lexicon is not None:
+        variables["lexicon"] = functions.lexicon._asdict()
     own = LinenReader(module, functions.variables, functions.search, functions.num_rows)
 
     def greedy(variables: PyTree, inputs: Array, lengths: Array) -> Any:
         return own.transcribe(variables, inputs, lengths, beam_width=0)
 
     def beam(variables: PyTree, inputs: Array, lengths: Array) -> Any:
-        tables = variables.get("language_model")
-        automaton = None if tables is None else Automaton(**tables)
-        return own.transcribe(variables, inputs, lengths, automaton, beam_width=width)
+        tables = (variables.get(name) for name in ("language_model", "lexicon"))
+        models = (None if given is None else Automaton(**given) for given in tables)
+        return own.transcribe(variables, inputs, lengths, *models, beam_width=width)
 
     b, w = jax.export.symbolic_shape(f"b,{functions.stride}*s")
     inputs = jax.ShapeDtypeStruct((b, w, functions.num_rows), jnp.float32)

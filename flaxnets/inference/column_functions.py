@@ -147,6 +147,7 @@ class LinenReader(ColumnStream):
         num_rows: int,
         language_model: CharacterNgram | None = None,
         *,
+        lexicon: Automaton | None = None,
         reads_sound: bool = False,
     ) -> None:
         """Compiles nothing yet.
@@ -158,11 +159,12 @@ class LinenReader(ColumnStream):
           search: of the texts.
           num_rows: rows of the inputs: pixels of a line, bands of a spectrogram.
           language_model: of characters, for the beam search; None: none.
+          lexicon: of words, to which the beam search keeps; None: any text.
           reads_sound: whether inputs are spectrograms (B,W,M), and not lines (B,H,W,1).
         """
         super().__init__(module, jax.device_put(dict(variables)), num_rows)
         self.search, self.language_model = search, language_model
-        self.reads_sound = reads_sound
+        self.lexicon, self.reads_sound = lexicon, reads_sound
         self._automaton: Automaton | None = None
         if language_model is not None and search.language_model_weight:
             self._automaton = language_model.automaton()
@@ -184,6 +186,7 @@ class LinenReader(ColumnStream):
         inputs: Array,
         lengths: Array,
         automaton: Automaton | None = None,
+        lexicon: Automaton | None = None,
         *,
         beam_width: int,
     ) -> tuple[Array, ...]:
@@ -194,10 +197,11 @@ class LinenReader(ColumnStream):
           inputs: (B,H,W,1) uint8 or (B,W,M) float32.
           lengths: (B,) int32.
           automaton: of the language model; None: none.
+          lexicon: of words; None: none.
           beam_width: prefixes of the beam search; 0: greedy.
         """
         search = dataclasses.replace(self.search, width=beam_width)
-        task = CTC(_no_text, search, automaton)
+        task = CTC(_no_text, search, automaton, lexicon)
         logits: Any = self.module.apply(variables, inputs, lengths, train=False)
         found: Transcripts = task.transcribe(self.module, logits, lengths)
         fields = (
@@ -220,14 +224,14 @@ class LinenReader(ColumnStream):
 
     def read(self, inputs: np.ndarray, lengths: np.ndarray, beam_width: int) -> Texts:
         """Searches the texts, see ``runtime.functions.ReaderFunctions``."""
-        automaton = self._automaton if beam_width else None
-        found = self._read(self.variables, inputs, lengths, automaton, beam_width=beam_width)
+        models = (self._automaton, self.lexicon) if beam_width else ()
+        found = self._read(self.variables, inputs, lengths, *models, beam_width=beam_width)
         return Texts(*jax.device_get(found))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Compiled functions cannot be pickled, but made anew.
         variables = jax.device_get(self.variables)
-        make = functools.partial(type(self), reads_sound=self.reads_sound)
+        make = functools.partial(type(self), lexicon=self.lexicon, reads_sound=self.reads_sound)
         return make, (self.module, variables, self.search, self.num_rows, self.language_model)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxnets.configuration import nearest
+from flaxnets.decoders.ctc.automaton import Automaton
 from flaxnets.inference.runtime.media import DEFAULT_LIMITS, Limits
 from flaxnets.inference.runtime.models import CAPTIONING, Captioner, Classifier
 from flaxnets.inference.runtime.readers import TRANSCRIPTION, Reader
@@ -73,10 +74,12 @@ def load(
     allow_code: bool = False,
     limits: Limits = DEFAULT_LIMITS,
     described: Mapping[str, Any] | None = None,
+    lexicon: Automaton | None = None,
 ) -> Classifier | Captioner | Reader:
     """Loads a trained model; see ``flaxnets.load``.
 
-    ``described`` takes the place of the folder's ``model.json``.
+    ``described`` takes the place of the folder's ``model.json``; ``lexicon`` is that of a reader's
+    search.
     """
     folder = model_folder(path)
     is_run = (folder / "config.json").exists()
@@ -110,6 +113,7 @@ def load(
         words,
         alphabet=read_alphabet(folder / ALPHABET) if reads else (),
         language_model=read_language_model(folder / LANGUAGE_MODEL) if reads else None,
+        lexicon=lexicon,
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
         limits=limits,
         allow_code=allow_code,

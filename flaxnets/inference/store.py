@@ -10,6 +10,7 @@ it), ``encoder`` (a frozen one in front of the network, or null), ``averaging``,
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from flax import traverse_util
 
 from flaxnets.configuration import build_part, nearest
+from flaxnets.decoders.ctc.automaton import Automaton
 from flaxnets.decoders.ctc.character_ngram import CharacterNgram
 from flaxnets.decoders.search import SearchOptions
 from flaxnets.encoders.config import (
@@ -51,6 +53,8 @@ from flaxnets.training.workdir import (
     write_text_atomically,
 )
 from flaxnets.typing import PyTree
+
+logger = logging.getLogger(__name__)
 
 MODEL, VARIABLES, CARD = "model.json", "variables.safetensors", "README.md"
 VOCABULARY, ALPHABET = "vocabulary.json", "alphabet.json"
@@ -131,6 +135,7 @@ def build_model(
     *,
     alphabet: tuple[str, ...] = (),
     language_model: CharacterNgram | None = None,
+    lexicon: Automaton | None = None,
     card: str = "",
     limits: Limits = DEFAULT_LIMITS,
     allow_code: bool = False,
@@ -144,6 +149,7 @@ def build_model(
       words: of a captioner.
       alphabet: of a reader.
       language_model: of a reader's search; None: none.
+      lexicon: of a reader's search, which no file of the folder holds; None: any text.
       card: Markdown.
       limits: bounds of files.
       allow_code: as for ``build_part``.
@@ -182,12 +188,21 @@ def build_model(
         return Captioner(words=words, functions=captioner, **common)
     if described["kind"] == TRANSCRIPTION:
         rows = _rows(preprocessing, LinePreprocessing, SoundPreprocessing)
+        search = _make_search(described["search"])
+        if search.lexicon and search.width and lexicon is None:
+            logger.warning(
+                "%s: its search keeps to the words of %s, which are not part of the model; any "
+                "words are read",
+                described["name"],
+                search.lexicon,
+            )
         reader = LinenReader(
             module,
             variables,
-            _make_search(described["search"]),
+            search,
             rows,
             language_model,
+            lexicon=lexicon,
             reads_sound=isinstance(preprocessing, SoundPreprocessing),
         )
         found = _traced(described, lambda: reader.num_classes(preprocessing.input_shape))

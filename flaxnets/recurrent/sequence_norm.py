@@ -12,7 +12,7 @@ from flaxnets.layers.padding import check_lengths, mask_steps, zero_padding
 from flaxnets.recurrent.cell import Weights, check_inputs
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, orthogonal, per_gate
 from flaxnets.recurrent.scan import ScanOptions, scan_cell
-from flaxnets.typing import Array, Dtype
+from flaxnets.typing import Array, Carry, Dtype
 
 CEILING = 20.0
 """Greatest output of the clipped ReLU."""
@@ -129,7 +129,15 @@ class SequenceNormRecurrent(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, inputs: Array, lengths: Array | None = None, *, train: bool) -> Array:
+    def __call__(
+        self,
+        inputs: Array,
+        lengths: Array | None = None,
+        *,
+        train: bool,
+        initial_carry: Carry | None = None,
+        return_carry: bool = False,
+    ) -> Any:
         """Returns the outputs of the last layer, (B,T,F) ``dtype``, zero at padded steps.
 
         Args:
@@ -137,6 +145,8 @@ class SequenceNormRecurrent(nn.Module):
           lengths: (B,) integers in [0,T], valid steps; None: all. A sequence of length 0 counts in
             no statistics.
           train: whether to apply dropout and to normalise by the statistics of this batch.
+          initial_carry: of ``return_carry``, for the steps before these; None: zeros.
+          return_carry: returns (carry, outputs), so that another call can continue.
 
         Raises:
           ValueError: inputs of another rank or of integers, or lengths outside [0,T].
@@ -144,6 +154,9 @@ class SequenceNormRecurrent(nn.Module):
         check_inputs(inputs, "B,T", 1)
         if lengths is not None:
             lengths = check_lengths(lengths, *inputs.shape[:2])
+        if self.obstacle and (return_carry or initial_carry is not None):
+            raise ValueError(f"return_carry: expected False, since {self.obstacle}, received True")
+        carries = []
         make, gates = CELLS[self.cell]
         valid = mask_steps(inputs, lengths)
         x = zero_padding(inputs, lengths)
@@ -155,27 +168,42 @@ class SequenceNormRecurrent(nn.Module):
             norm = BatchNorm(name=f"norm_{layer}")
             x = norm(x[:, None], valid, train=train)[:, 0]  # (B,1,T,·): steps are its columns.
             names = ("forward", "backward")[: 1 + self.bidirectional]
-            outputs = [
+            scanned = [
                 scan_cell(
                     make(self.features, dtype=self.dtype, name=f"{name}_{layer}"),
                     x,
                     lengths,
+                    initial_carry=None if initial_carry is None else initial_carry[layer],
                     reverse=name == "backward",
                     options=self.options,
-                )[1]
+                )
                 for name in names
             ]
+            carries.append(scanned[0][0])
+            outputs = [outputs for _, outputs in scanned]
             x = outputs[0] + outputs[1] if self.bidirectional else outputs[0]
         if self.lookahead:
             x = LookaheadConv(self.lookahead, dtype=self.dtype, name="lookahead")(x, lengths)
-        return x
+        return (tuple(carries), x) if return_carry else x
 
     @property
     def obstacle(self) -> str:
-        """The reason why the layer has no ``stream``."""
+        """The reason why the layer has no ``stream``; empty if it has."""
         if self.bidirectional:
             return "the recurrent layer is bidirectional"
-        return "the recurrent layer with BatchNorm has no stream"
+        if self.lookahead:
+            return "its lookahead convolution reads later steps"
+        return ""
+
+    def stream(
+        self, carry: Carry | None, inputs: Array, lengths: Array | None = None
+    ) -> tuple[Carry, Array]:
+        """Returns the new carry and the outputs for the next steps, as ``Recurrent.stream``.
+
+        BatchNorm takes its running statistics, so that all chunks give what the whole gives.
+        """
+        carry, outputs = self(inputs, lengths, train=False, initial_carry=carry, return_carry=True)
+        return carry, outputs
 
 
 class LookaheadConv(nn.Module):

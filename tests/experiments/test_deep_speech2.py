@@ -12,6 +12,7 @@ from data.audio import sources
 from data.audio.dial_tones import DialTones
 from experiments.deep_speech2 import DeepSpeech2Experiment, get_config
 from experiments.transcription.speech import SpeechExperiment
+from flaxnets.inference.runtime.preprocessing import make_preprocessing
 from tests.data.audio.tones import tone
 from tests.data.audio.wavs import FLOAT, PCM, write_wav
 from tests.experiments import grid
@@ -102,6 +103,11 @@ def test_recordings_are_read_without_texts(tmp_path: Path) -> None:
     assert "silence: none of its samples exceeds" in loader.bad[1]
     assert "its sound is not readable" in loader.bad[2]
     assert "expected at most 2.5 s, received 3.0 s" in loader.bad[3]
+    # The settings with which a trained model reads files.
+    described = config.describe_inference()
+    preprocessing = make_preprocessing(described["preprocessing"])
+    assert preprocessing.log_mel.describe() == config.log_mel.describe()
+    assert (described["kind"], preprocessing.max_seconds) == ("transcription", 2.5)
 
 
 def write_digits(folder: Path, speakers: str = "ab", digits: str = "123", copies: int = 10) -> Path:

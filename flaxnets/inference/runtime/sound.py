@@ -153,6 +153,7 @@ class FileSound:
                 yield block
         if empty:
             raise MediaError(self._path, "no sound in its audio stream")
+        _log_missing_end(self._path)
 
     def _decode(self) -> Iterator[np.ndarray]:
         with _opened(self._path, self._limits) as (av, container):
@@ -333,6 +334,16 @@ def _opened(path: str, limits: Limits) -> Iterator[tuple[Any, Any]]:
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise MediaError(path, f"its sound is not readable ({reason})") from error
+
+
+def _log_missing_end(path: str) -> None:
+    """Logs that a RIFF file is shorter than its header says, of which FFmpeg tells nothing."""
+    with open(path, "rb") as file:
+        header, size = file.read(8), os.path.getsize(path)
+    declared = int.from_bytes(header[4:], "little")
+    # Files that were written to a pipe have no size.
+    if header[:4] == b"RIFF" and 0 < declared < 2**32 - 1 and declared + 8 > size:
+        _logger.warning("%s: cut off: %d of %d bytes", path, size, declared + 8)
 
 
 def _first_picture(av: Any, container: Any, otherwise: float) -> float:

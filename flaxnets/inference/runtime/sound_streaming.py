@@ -201,7 +201,11 @@ def _check_causal(preprocessing: SoundPreprocessing, obstacle: str) -> None:
         flag
         for word, flag in (
             ("normalised", "--config.data.normalisation=none"),
-            ("bidirectional", "--config.model.recurrent.bidirectional=false"),
+            (
+                "bidirectional",
+                "--config.model.recurrent.bidirectional=false (--config.model.bidirectional=false "
+                "of Deep Speech 2)",
+            ),
             ("lookahead", "--config.model.lookahead=0"),
             ("pools", "--config.model.head.pool=mean"),
         )

@@ -12,7 +12,9 @@ from PIL import Image
 
 import flaxnets
 from flaxnets.decoders.ctc.character_ngram import train_ngram
+from flaxnets.decoders.ctc.lexicon import make_lexicon
 from flaxnets.inference import MediaError, ModelError, save_model
+from flaxnets.inference.loading import load
 from flaxnets.inference.runtime.readers import Reader
 from tests.data.audio.wavs import write_wav
 from tests.flaxnets.inference import sounds
@@ -102,6 +104,9 @@ def test_a_stored_reader_has_its_alphabet_and_language_model(tmp_path: Path) -> 
     assert own.beam_width == 4
     assert own.automaton is not None
     assert stored.read(image).text.count("ä") < model.read(image).text.count("ä")
+    lexicon = make_lexicon([[2]], 3)
+    kept: Any = load(tmp_path / "model", lexicon=lexicon)
+    assert set(kept.read([draw(120, seed) for seed in (3, 4)])[0].text) <= {"b"}
     for name, content, message in (
         ("alphabet.json", b'["a"]', "expected 3 characters"),
         ("alphabet.json", b'["ab"]', "not all of its items are one character"),

@@ -9,6 +9,11 @@ import pytest
 from flaxnets.encoders.config import EncoderConfig
 from flaxnets.inference.column_functions import ColumnStream, LinenReader
 from flaxnets.inference.runtime.sound_streaming import SoundStream
+from flaxnets.models.deep_speech2 import (
+    ConvolutionsConfig,
+    DeepSpeech2Config,
+    make_deep_speech2,
+)
 from tests.flaxnets.inference import sounds
 
 
@@ -68,6 +73,26 @@ def test_chunks_give_what_the_whole_recording_gives(speech: Any, chunk: float, b
     times = [result.time for result in results]
     assert times == sorted(times)
     assert times[-1] == pytest.approx(1.23)
+
+
+def test_deep_speech_2_in_one_direction() -> None:
+    convolutions = ConvolutionsConfig((4, 4), (5, 3), (5, 3), (2, 2), (2, 2))
+    config = DeepSpeech2Config(convolutions, "gru", features=6, num_layers=2, bidirectional=False)
+    model = sounds.reader(make_deep_speech2(config, 4))[0]
+    samples = sounds.sound(1.0)
+    functions: Any = model.functions
+    recorded = Recorded(functions.module, functions.variables, functions.search, sounds.MELS)
+    stream_all(dataclasses.replace(model, functions=recorded).stream(0.1), samples, 1_000)
+    np.testing.assert_allclose(
+        np.concatenate(recorded.seen), probabilities_of(model, samples), atol=1e-5
+    )
+    for change, message in (
+        ({"bidirectional": True}, r"bidirectional=false of Deep Speech 2"),
+        ({"lookahead": 2}, r"--config\.model\.lookahead=0"),
+    ):
+        refused = dataclasses.replace(config, **change)
+        with pytest.raises(ValueError, match=message):
+            sounds.reader(make_deep_speech2(refused, 4))[0].stream()
 
 
 @pytest.mark.parametrize("length", [1, 257])
