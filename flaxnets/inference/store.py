@@ -408,7 +408,8 @@ def read_variables(path: Path) -> dict[str, PyTree]:
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: unreadable ({error}); expected a model's variables") from error
     flat: dict[str, np.ndarray] = {}
-    for name, array in tensors.items():
+    # Sorted, so that a group comes after an array of its name, whatever the order of the file.
+    for name, array in sorted(tensors.items()):
         if name.endswith(_SCALE):
             continue
         scale = tensors.get(name + _SCALE)
