@@ -289,7 +289,8 @@ def test_every_path_of_an_experiment_is_local(
     (tmp_path / "imagenet").mkdir()  # The name of weights all the same.
     base = load_experiment(str(ROOT / "experiments" / experiment))
     names = path_fields(base)
-    weights = {"model.encoder.weights"} if hasattr(base.model, "encoder") else set()
+    encodes = hasattr(getattr(base, "model", None), "encoder")
+    weights = {"model.encoder.weights"} if encodes else set()
     assert {"initialize_from", "compilation_cache"} | weights <= names
     for name in names:
         for text, expected in (
