@@ -52,7 +52,8 @@ nitpick_ignore_regex = [
         *("jax", "jaxlib", "numpy", "np", "flax", "nn", "optax", "orbax", "grain", "absl", "av"),
         *("PIL", "collections", "abc", "pathlib", "typing", "types", "dataclasses", "enum", "io"),
         *("os", "safetensors", "functools", "ml_collections", "concurrent", "contextlib"),
-        *("Dtype", "optional", r"flaxnets\.inference\.runtime\.(functions|preprocessing|words)"),
+        *("Dtype", "optional"),
+        r"flaxnets\.inference\.runtime\.(columns|functions|preprocessing|words)",
     )
 ]
 # Interfaces between the modules of one package, which no reader of the reference calls.
@@ -65,6 +66,9 @@ nitpick_ignore = [
     ("py:class", "data.captions.scores.Key"),
     ("py:class", "data.text_lines.rendering.LineStyle"),
     ("py:class", "experiments.transcription.text_lines.LinesConfig"),
+    ("py:class", "experiments.transcription.speech.SpeechConfig"),
+    ("py:class", "experiments.transcription.speech.SpeechAugmentationConfig"),
+    ("py:class", "flaxnets.models.deep_speech2.DeepSpeech2Config"),
     ("py:class", "data.audio.generated_sounds.GeneratedSounds"),
     ("py:class", "experiments.features.frozen_features.ProjectedCRNNConfig"),
     ("py:exc", "EvaluationStopped"),
