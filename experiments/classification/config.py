@@ -14,11 +14,12 @@ import numpy as np
 
 from data.batches import Source
 from data.datasets.labelled_files import LabelledFiles, read_labelled_files
-from data.datasets.list_file import some
+from data.datasets.list_file import read_list, some
 from data.datasets.splits import make_split, read_split_file, write_split
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from experiments.features.frozen_features import describe_encoder
+from experiments.other_data import Given, find_given, match_names, place
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime
 from flaxnets.encoders.config import EncoderConfig, weights_file, with_encoder_weights
 from flaxnets.models.column_crnn import ColumnCRNNConfig
@@ -115,6 +116,7 @@ class FileClassification(Config):
         self._files: LabelledFiles | None = None
         self._split_file: Path | None = None
         self._workdir: Path | None = None
+        self._given = Given()
         self._announced = False
 
     # ---- Files and their split ---------------------------------------------------------------
@@ -191,6 +193,9 @@ class FileClassification(Config):
         self._require_root()
         data = self.data
         if self._split_file is not None:
+            given = self._read_given(self._split_file) if any(self._given) else None
+            if given is not None:
+                return given
             try:
                 files = read_split_file(self._split_file, self._root, self._class_names)
             except FileNotFoundError as error:
@@ -211,11 +216,44 @@ class FileClassification(Config):
             num_folds=data.num_folds,
         )
 
-    def _list_files(self) -> LabelledFiles:
+    def _read_given(self, split_file: Path) -> LabelledFiles | None:
+        """Returns the files that an evaluation names; None if they are the run's, moved."""
         data = self.data
         try:
+            files = self._list_files()
+        except (OSError, ValueError):
+            if self._given.list:
+                raise
+            return None  # The split's file tells what is missing.
+        rows = {row.path: row.split for row in read_list(split_file, ())}
+        matched = match_names(files.names, list(rows))
+        placed = place(matched, files.splits, rows, self._given, f"{self.kind}s")
+        if placed.note:
+            logger.info("%s: %s", data.list or data.root, placed.note)
+        elif all(name in (None, own) for name, own in zip(matched, files.names, strict=True)):
+            return None
+        number = {name: label for label, name in enumerate(self._class_names)}
+        if unknown := sorted(set(files.class_names) - set(number)):
+            raise ValueError(
+                f"data.root: expected the classes of the run, {', '.join(self._class_names)}, "
+                f"received {', '.join(unknown)}"
+            )
+        files = files.take(placed.positions)
+        names = tuple(matched[i] or files.names[k] for k, i in enumerate(placed.positions))
+        return dataclasses.replace(
+            files,
+            names=names,
+            labels=tuple(number[files.class_names[label]] for label in files.labels),
+            class_names=tuple(self._class_names),
+            splits=placed.splits,
+        )
+
+    def _list_files(self) -> LabelledFiles:
+        data = self.data
+        beside = self._given.list and not self._given.root
+        try:
             return read_labelled_files(
-                data.root,
+                "" if beside else data.root,
                 kind=self.kind,
                 list_file=data.list,
                 validation_list=data.validation_list,
@@ -276,6 +314,7 @@ class FileClassification(Config):
     def load_assets(self, folder: Path) -> None:
         """Reads the names of a trained model's classes, and finds the split of its run."""
         self._class_names = tuple(Workdir(folder).read_data()["class_names"])
+        self._given = find_given(folder, self.data)
         if not self.embedded and (folder / SPLIT_FILE).exists():
             self._split_file, self._files = folder / SPLIT_FILE, None
 
@@ -285,6 +324,7 @@ class FileClassification(Config):
         # Without a checkpoint the run starts anew, and so does its split.
         if (folder / "data.json").exists() and any((folder / "checkpoints").glob("[0-9]*")):
             self.load_assets(folder)
+            self._given = Given()  # A run that resumes has no other data, wherever they are now.
 
     # ---- Model -------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from data.loader import Loader
 from data.text_lines.alphabet import Alphabet, describe_change, name_characters
 from data.text_lines.scores import Pair, bootstrap_interval, confusions, error_rates
 from data.width_buckets import WidthBuckets
+from experiments.other_data import Given, find_given, match_names, place
 from experiments.transcription.language import (
     LANGUAGE_MODEL,
     describe_search,
@@ -159,6 +160,7 @@ class TranscriptionConfig(Config):
         self._alphabet: Alphabet | None = None
         self._lines: TextLines | None = None
         self._split_file: Path | None = None
+        self._given = Given()
         self._drawn_source: tuple[tuple[str, str], DrawnSource] | None = None
         self._folder: Path | None = None
         self._language_model: CharacterNgram | None = None
@@ -231,7 +233,7 @@ class TranscriptionConfig(Config):
     def lines(self) -> TextLines:
         """All files with their split: that of the run's workdir, or else a new one.
 
-        Of a trained model, data that share no text with those of its run are test data.
+        Of a trained model, files that its run does not know are test data (``other_data.py``).
         """
         if self._lines is None:
             self._lines = self._read_lines()
@@ -243,25 +245,53 @@ class TranscriptionConfig(Config):
             found = read_text_lines(
                 data.root, data.list, group_pattern=data.group_pattern, kind=self.kind
             )
-            return split_lines(
-                found,
-                seed=data.split_seed,
-                validation_share=data.validation_share,
-                test_share=data.test_share,
-            )
+            try:
+                return split_lines(
+                    found,
+                    seed=data.split_seed,
+                    validation_share=data.validation_share,
+                    test_share=data.test_share,
+                )
+            except ValueError as error:
+                raise ValueError("; ".join((str(error), *found.notes))) from error
         root = data.root or os.path.dirname(data.list)
         try:
-            now = read_text_lines(data.root, data.list, kind=self.kind)
-        except (OSError, ValueError):  # The list is gone, say; the run has its own.
+            now = self._read_given()
+        except (OSError, ValueError):
+            if self._given.list:
+                raise
+            # The list is gone, say; the run has its own.
             return read_text_lines(root, self._split_file, kind=self.kind)
         with self._split_file.open(encoding="utf-8", newline="") as file:
-            known = {row["file"]: row["text"] for row in csv.DictReader(file)}
-        if any(known.get(n) == text for n, text in zip(now.names, now.texts, strict=True)):
+            rows = {row["file"]: (row["text"], row["split"]) for row in csv.DictReader(file)}
+        matched = match_names(now.names, list(rows))
+        pairs = [
+            (text, rows[name][0]) for name, text in zip(matched, now.texts, strict=True) if name
+        ]
+        changed = sum(text != before for text, before in pairs)
+        if changed == len(pairs):  # Other data, whose names happen to be alike.
+            matched = [None] * len(now)
+        elif changed:
+            logger.info("%s: %d texts differ from those of the run, which count", root, changed)
+        splits = {name: split for name, (_, split) in rows.items()}
+        placed = place(matched, now.splits, splits, self._given, self.noun)
+        if placed.note:
+            logger.info("%s: %s", data.list or root, placed.note)
+        elif all(name in (None, own) for name, own in zip(matched, now.names, strict=True)):
             return read_text_lines(root, self._split_file, kind=self.kind)
-        logger.info("%s: none of the run's %s; its own are the test split", root, self.noun)
-        if "test" in now.splits:
-            return now
-        return dataclasses.replace(now, splits=("test",) * len(now))
+        names = tuple(matched[i] or now.names[i] for i in placed.positions)
+        return dataclasses.replace(now.take(placed.positions), names=names, splits=placed.splits)
+
+    def _read_given(self) -> TextLines:
+        """Returns the files as they are now, those of a list that an evaluation names."""
+        data = self.data
+        if self._given.list and not self._given.root:
+            try:
+                return read_text_lines("", data.list, kind=self.kind)
+            except FileNotFoundError:
+                if not data.root:
+                    raise
+        return read_text_lines(data.root, data.list, kind=self.kind)
 
     @property
     def alphabet(self) -> Alphabet:
@@ -348,6 +378,7 @@ class TranscriptionConfig(Config):
     def load_assets(self, folder: Path) -> None:
         """Reads the alphabet of a trained model, and finds the split of its run."""
         self._folder, self._language_model = folder, None
+        self._given = find_given(folder, self.data)
         self._alphabet = read_alphabet(folder)
         if (folder / SPLIT).exists():
             self._split_file, self._lines, self._drawn_source = folder / SPLIT, None, None
@@ -357,12 +388,18 @@ class TranscriptionConfig(Config):
         # Without a checkpoint the run starts anew, and so does its split.
         if (folder / ALPHABET).exists() and any((folder / "checkpoints").glob("[0-9]*")):
             self.load_assets(folder)
+            self._given = Given()  # A run that resumes has no other data, wherever they are now.
 
     # ---- Batches and metrics -----------------------------------------------------------------
 
     def make_task(self) -> Task:
         """Returns CTC, with the language model and lexicon that its search reads."""
         search, model, lexicon = self.search, None, None
+        if search.lexicon and not search.width:
+            logger.warning(
+                "search.lexicon: without effect, as search.width=0 is the greedy search; give "
+                "--config.search.width=10"
+            )
         if search.width and search.language_model_weight:
             model = self.language_model.automaton()
         if search.width and search.lexicon:
@@ -562,15 +599,28 @@ class TranscriptionConfig(Config):
         return [t for t, s in zip(self.lines.texts, self.lines.splits, strict=True) if s == split]
 
     def _too_long(self) -> list[str]:
-        """Returns the names of training files with more characters than steps."""
+        """Returns the names of training files with more characters than steps.
+
+        Raises:
+          ValueError: all of them, so that nothing is learnt.
+        """
         lines = self.lines.select("train")
         source = self.make_source(lines.paths, lines.texts)
-        steps = -(-source.lengths() // self.stride)
+        lengths = source.lengths()
         found = []
-        for name, text, count in zip(lines.names, lines.texts, steps, strict=True):
+        for name, text, length in zip(lines.names, lines.texts, lengths, strict=True):
+            if length <= 1:  # Not readable.
+                continue
+            count = -(-length // self.stride)
             tokens = self.alphabet.encode(text)
             if len(tokens) + np.sum(tokens[1:] == tokens[:-1]) > count:  # As ``required_steps``.
                 found.append(name)
+        if len(found) == len(lines):
+            raise ValueError(
+                f"data.root: expected texts that fit into the steps of their {self.kind}, one for "
+                f"{self.stride} columns or frames, received {len(found)} of which none does: are "
+                f"they texts of pages? {found[0]}"
+            )
         return found
 
 

@@ -19,6 +19,7 @@ from data.datasets.audio_folder import read_sounds
 from data.datasets.labelled_files import LabelledFiles
 from data.datasets.splits import write_split
 from data.loader import Loader
+from experiments.other_data import match_names, place
 from experiments.transcription.config import (
     FILES,
     DrawnSource,
@@ -165,7 +166,8 @@ class SpeechExperiment(TranscriptionConfig):
 
     def _read_digits(self) -> LabelledFiles:
         data = self.data
-        found = read_sounds(data.root, data.list, group_pattern=data.group_pattern)
+        root = "" if self._given.list and not self._given.root else data.root
+        found = read_sounds(root, data.list, group_pattern=data.group_pattern)
         if self._split_file is None:
             return split_digits(
                 found,
@@ -176,12 +178,11 @@ class SpeechExperiment(TranscriptionConfig):
             )
         with self._split_file.open(encoding="utf-8", newline="") as file:
             splits = {row["path"]: row["split"] for row in csv.DictReader(file)}
-        known = [index for index, name in enumerate(found.names) if name in splits]
-        if not known:
-            logger.info("%s: none of the run's recordings; its own are the test split", data.list)
-            return dataclasses.replace(found, splits=("test",) * len(found))
-        kept = found.take(known)
-        return dataclasses.replace(kept, splits=tuple(splits[name] for name in kept.names))
+        matched = match_names(found.names, list(splits))
+        placed = place(matched, ("",) * len(found), splits, self._given, self.noun)
+        if placed.note:
+            logger.info("%s: %s", data.list, placed.note)
+        return dataclasses.replace(found.take(placed.positions), splits=placed.splits)
 
     def make_drawn(self, split: str) -> DrawnSource:
         """Returns the drawn strings of a split."""
