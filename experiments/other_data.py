@@ -36,19 +36,25 @@ def match_names(names: Sequence[str], known: Sequence[str]) -> list[str | None]:
     """Returns for each path the one of ``known`` that names the same file, or None.
 
     Two paths do if they are equal or one is the end of the other, as after a move or where one of
-    them is absolute.
+    them is absolute. Each of ``known`` is found once, by its own name if that is there.
 
     >>> match_names(["lines/a.png", "b.png", "xb.png"], ["a.png", "old/b.png"])
     ['a.png', 'old/b.png', None]
     """
+    exact, there = set(known), set(names)
     by_file = defaultdict(list)
     for name in known:
-        by_file[os.path.basename(name)].append(name)
+        if name not in there:
+            by_file[os.path.basename(name)].append(name)
 
     def match(name: str) -> str | None:
-        for other in by_file[os.path.basename(name)]:
+        if name in exact:
+            return name
+        others = by_file[os.path.basename(name)]
+        for other in others:
             short, long = sorted((name, other), key=len)
-            if long == short or long.endswith(f"/{short}"):
+            if long.endswith(f"/{short}"):
+                others.remove(other)
                 return other
         return None
 
