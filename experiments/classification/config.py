@@ -18,8 +18,8 @@ from data.datasets.list_file import read_list, some
 from data.datasets.splits import make_split, read_split_file, write_split
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
+from experiments.classification.other_data import Given, find_given, match_names, place
 from experiments.features.frozen_features import describe_encoder
-from experiments.other_data import Given, find_given, match_names, place
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime
 from flaxnets.encoders.config import EncoderConfig, weights_file, with_encoder_weights
 from flaxnets.models.column_crnn import ColumnCRNNConfig

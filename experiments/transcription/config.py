@@ -22,7 +22,7 @@ from data.loader import Loader
 from data.text_lines.alphabet import Alphabet, describe_change, name_characters
 from data.text_lines.scores import Pair, bootstrap_interval, confusions, error_rates
 from data.width_buckets import WidthBuckets
-from experiments.other_data import Given, find_given, match_names, place
+from experiments.classification.other_data import Given, find_given, match_names, place
 from experiments.transcription.language import (
     LANGUAGE_MODEL,
     describe_search,

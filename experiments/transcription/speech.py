@@ -19,7 +19,7 @@ from data.datasets.audio_folder import read_sounds
 from data.datasets.labelled_files import LabelledFiles
 from data.datasets.splits import write_split
 from data.loader import Loader
-from experiments.other_data import match_names, place
+from experiments.classification.other_data import match_names, place
 from experiments.transcription.config import (
     FILES,
     DrawnSource,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.classification.other_data import Given, place
 from experiments.crnn_text_lines import get_config
-from experiments.other_data import Given, place
 from experiments.transcription.config import write_lines
 
 RUN = {"a.png": "train", "b.png": "validation", "c.png": "test"}
