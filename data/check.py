@@ -68,7 +68,7 @@ KINDS = ("video", "image", "captions", "lines", "sounds", "speech")
 TEXT_FILES: dict[str, Literal["image", "recording"]] = {"lines": "image", "speech": "recording"}
 """Kinds with texts, and their files."""
 INSPECT = {"video": inspect_video, "sounds": inspect_sound, "speech": inspect_sound}
-"""How a file is read, by kind; others are images."""
+"""Functions that read a file, by kind; others are images."""
 
 _SOUNDS = frozenset(AUDIO_ENDINGS) - frozenset(VIDEO_ENDINGS)
 # Endings of files in a list, between its delimiters.

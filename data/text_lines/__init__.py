@@ -8,7 +8,6 @@ from data.text_lines.scores import (
     bootstrap_interval,
     confusions,
     error_rates,
-    errors_by_length,
 )
 from data.text_lines.synthetic_lines import SyntheticLines
 
@@ -23,5 +22,4 @@ __all__ = [
     "bootstrap_interval",
     "confusions",
     "error_rates",
-    "errors_by_length",
 ]

@@ -7,10 +7,9 @@ several processes add.
 """
 
 import dataclasses
-import itertools
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -125,27 +124,6 @@ def confusions(pairs: Iterable[Pair]) -> Counter[tuple[str, str]]:
             expected = "" if edit.tag == "insert" else reference[edit.src_pos]
             counts[expected, "" if edit.tag == "delete" else text[edit.dest_pos]] += 1
     return counts
-
-
-def errors_by_length(pairs: Iterable[Pair], edges: Sequence[int]) -> list[ErrorSums]:
-    """Returns the summed errors of lines by the length of their references.
-
-    Args:
-        pairs: (text, reference) of each line.
-        edges: rising lengths e_1 … e_n in characters.
-
-    Returns:
-        n + 1 sums: of references shorter than e_1, of e_1 up to below e_2, …, of e_n and more.
-
-    Raises:
-        ValueError: edges that do not rise, or a text that is not a string.
-    """
-    if any(x >= y for x, y in itertools.pairwise(edges)):
-        raise ValueError(f"edges: expected rising lengths, received {list(edges)}")
-    bins: list[list[Pair]] = [[] for _ in range(len(edges) + 1)]
-    for pair in map(_compose, pairs):
-        bins[int(np.searchsorted(edges, len(pair[1]), side="right"))].append(pair)
-    return [error_rates(members) for members in bins]
 
 
 def bootstrap_interval(

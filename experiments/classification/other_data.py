@@ -10,7 +10,7 @@ from flaxnets.training.workdir import Workdir
 
 
 class Given(NamedTuple):
-    """Whether the flags of an evaluation name other paths than its run."""
+    """Paths in which the flags of an evaluation differ from its run."""
 
     root: bool = False
     list: bool = False
@@ -67,7 +67,7 @@ class Placed(NamedTuple):
     positions: list[int]
     splits: tuple[str, ...]
     note: str
-    """What was recognised, in words; empty if these are the run's data."""
+    """Numbers of files, in words; empty if these are the run's data."""
 
 
 def place(

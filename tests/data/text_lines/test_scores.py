@@ -12,7 +12,6 @@ from data.text_lines.scores import (
     bootstrap_interval,
     confusions,
     error_rates,
-    errors_by_length,
 )
 
 Pairs = list[tuple[str, str]]
@@ -86,15 +85,6 @@ def test_confusions_count_every_error() -> None:
     assert sum(n for (expected, _), n in counts.items() if not expected) == sums.insertions
     assert sum(n for (_, read), n in counts.items() if not read) == sums.deletions
     assert all(expected != read for expected, read in counts)
-
-
-def test_errors_by_the_length_of_the_reference() -> None:
-    pairs = [("", ""), ("a", "b"), ("ab", "ab"), ("abc", "abd"), ("x" * 9, "y" * 9)]
-    bins = errors_by_length(pairs, [1, 3])
-    assert [members.lines for members in bins] == [1, 2, 2]
-    assert [members.character_errors for members in bins] == [0, 1, 10]
-    with pytest.raises(ValueError, match="edges: expected rising lengths"):
-        errors_by_length(pairs, [3, 3])
 
 
 def test_the_interval_holds_the_rate_and_narrows() -> None:
