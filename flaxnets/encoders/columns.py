@@ -178,8 +178,10 @@ def _mask_columns(
       stride: columns of the input for each of the last feature maps.
       width: columns of the input, a multiple of ``stride``.
     """
+    last: tuple[Array, Array] | None = None  # Outputs of a layer, with zeros and without.
 
     def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal last
         layer = context.module
         if context.method_name != "__call__" or not isinstance(layer, _LAYERS):
             return call(*args, **kwargs)
@@ -187,7 +189,10 @@ def _mask_columns(
         valid = _valid(columns)
         if isinstance(layer, BatchNorm):
             counted = valid if counts is None else valid & counts[:, None]
-            return _zero(call(args[0], counted, **kwargs), valid)
+            # It reads no column beyond the lengths. Without the zeros that nothing else reads XLA
+            # writes the outputs of a convolution once, not twice.
+            inputs = last[1] if last is not None and last[0] is args[0] else args[0]
+            return _zero(call(inputs, counted, **kwargs), valid)
         if isinstance(layer, nn.GroupNorm):
             # Flax splits the channels of the mask into groups, so that it cannot broadcast.
             counted = jnp.broadcast_to(valid[:, None, :, None], args[0].shape)
@@ -197,7 +202,8 @@ def _mask_columns(
         outputs = call(_zero(args[0], valid), *args[1:], **kwargs)
         if outputs.shape[-2] != columns:
             valid = _valid(outputs.shape[-2])
-        return _zero(outputs, valid)
+        last = _zero(outputs, valid), outputs
+        return last[0]
 
     def _valid(columns: int) -> Array:
         here = width // columns  # The stride so far.

@@ -23,7 +23,7 @@ must then have the type of what it is computed from:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -209,26 +209,77 @@ def map_in_chunks(encode: Callable[[Array], Any], images: Array, chunk_size: int
     )
 
 
-def split_batch(batch: Array, limit: int) -> Array:
-    """Splits a batch into chunks of equal size, the last of which is padded with zeros.
+def map_chunks(function: Callable[[Array], Array], batch: Array, limit: int) -> Array:
+    """Applies a function to a few examples of a batch at a time, inside one jitted function.
 
-    Of the sizes above half of ``limit`` it takes the one with the least padding: a batch of a prime
-    number of images is padded by a few instead of split into single images.
+    Unlike ``jax.lax.map`` it reads the chunks from the batch as it is: XLA copies a batch whose
+    leading axis is split if the chunks are single examples. The last chunk begins earlier where the
+    batch is no multiple of the others.
 
     >>> import jax.numpy as jnp
-    >>> [split_batch(jnp.zeros(n), 8).shape for n in (7, 16, 17)]
-    [(1, 7), (2, 8), (3, 6)]
+    >>> map_chunks(lambda x: x**2, jnp.arange(5.0), limit=2).tolist()
+    [0.0, 1.0, 4.0, 9.0, 16.0]
 
     Args:
+      function: (n,...) to (n,...), each example independently; vmaps of it and its derivatives in
+        reverse mode exist.
       batch: (N,...).
-      limit: largest number of images in a chunk, >= 1.
+      limit: most examples in a chunk, >= 1.
 
     Returns:
-      (N',n,...) with N' · n >= N: the batch, then zeros.
+      (N,...), equal to ``function(batch)``.
     """
     n = len(batch)
-    sizes = [n] if 0 < n <= limit else range(limit, limit // 2, -1)
-    size = min(sizes, key=lambda size: -n % size)  # Of equals the first, which is the largest.
-    if -n % size:
-        batch = jnp.pad(batch, [(0, -n % size), *[(0, 0)] * (batch.ndim - 1)])
-    return batch.reshape(-(-n // size), size, *batch.shape[1:])
+    if not n:
+        return function(_pad_batch(batch, 1))[:0]
+    if n <= limit:
+        return function(batch)
+    count = -(-n // limit)
+    size = -(-n // count)
+    chunk = jax.eval_shape(function, jax.lax.slice_in_dim(batch, 0, size))
+
+    def step(i: Array, total: Array) -> Array:
+        start = jnp.minimum(i * size, n - size)
+        part = function(jax.lax.dynamic_slice_in_dim(batch, start, size))
+        return jax.lax.dynamic_update_slice_in_dim(total, part, start, 0)
+
+    zeros, _ = vary_alike((jnp.zeros((n, *chunk.shape[1:]), chunk.dtype), batch))
+    return jax.lax.fori_loop(0, count, step, zeros)
+
+
+def sum_chunks(function: Callable[..., Array], batches: Sequence[Array], limit: int) -> Array:
+    """Sums what a function makes of a few examples of batches at a time, see ``map_chunks``.
+
+    Of the sizes of chunks above half of ``limit`` it takes the one with the least padding: a batch
+    of a prime number of examples is padded by a few instead of split into single ones.
+
+    >>> import jax.numpy as jnp
+    >>> sum_chunks(lambda x, y: x.T @ y, (jnp.ones((17, 2)), jnp.ones((17, 1))), limit=8).tolist()
+    [[17.0], [17.0]]
+
+    Args:
+      function: arrays (n,...) to a sum over n, to which examples of zeros add nothing.
+      batches: arrays (N,...).
+      limit: most examples in a chunk, >= 1.
+
+    Returns:
+      Equal to ``function(*batches)``, up to rounding.
+    """
+    n = len(batches[0])
+    if n <= limit:
+        return function(*(_pad_batch(batch, not n) for batch in batches))
+    # Of equals the first, which is the largest.
+    size = min(range(limit, limit // 2, -1), key=lambda size: -n % size)
+    batches = [_pad_batch(batch, -n % size) for batch in batches]
+
+    def chunks(i: Array | int) -> list[Array]:
+        return [jax.lax.dynamic_slice_in_dim(batch, i * size, size) for batch in batches]
+
+    total = jax.eval_shape(lambda: function(*chunks(0)))
+    zeros, *_ = vary_alike((jnp.zeros(total.shape, total.dtype), *batches))
+    return jax.lax.fori_loop(0, -(-n // size), lambda i, total: total + function(*chunks(i)), zeros)
+
+
+def _pad_batch(batch: Array, count: int) -> Array:
+    """Returns a batch with ``count`` examples of zeros after it."""
+    return jnp.pad(batch, [(0, count), *[(0, 0)] * (batch.ndim - 1)]) if count else batch

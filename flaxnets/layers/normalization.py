@@ -1,6 +1,7 @@
 """Batch normalisation with masked images, on one device or many."""
 
 import functools
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.configuration import check_dtype_argument
-from flaxnets.layers.batch_sharding import in_auto_axes, vary_alike
+from flaxnets.layers.batch_sharding import (
+    in_auto_axes,
+    is_batch_known_sharded,
+    sum_chunks,
+    vary_alike,
+)
 from flaxnets.typing import Array, Dtype
 
 
@@ -157,10 +163,36 @@ def _measure(maps: Array, rows: Array, axis_name: str | None) -> Statistics:
     count = _psum(rows.sum() * pixels, axis_name)
     divisor = jnp.maximum(count, 1)  # Empty batches have a mean and variance of zero.
     mean = _psum(_sum_pixels(rows, maps), axis_name) / divisor
+
+    def sum_squares(maps: Array, rows: Array) -> Array:
+        deviations = maps - mean
+        return _sum_pixels(rows, deviations * deviations)
+
     # Two passes: E[x²] − μ² loses all digits of the variance where the mean is large.
-    deviations = maps - mean
-    squares = _psum(_sum_pixels(rows, deviations * deviations), axis_name)
+    squares = _psum(_sum(sum_squares, maps, rows), axis_name)
     return Statistics(mean, squares / divisor, count)
+
+
+_LARGE_SIZE = 2**22
+"""Elements from which feature maps are read a few images at a time on a CPU: whole, XLA writes what
+it sums to memory that it has not used yet, which takes longer than the arithmetic."""
+_CHUNK_SIZE = 2**18
+"""Elements of the feature maps per chunk, which fit into the L2 cache."""
+
+
+def _sum(function: Callable[..., Array], *batches: Array) -> Array:
+    """Returns the sum over images of batches, see ``sum_chunks``; the first are feature maps."""
+    maps = batches[0]
+    if not all(isinstance(size, int) for size in maps.shape) or is_batch_known_sharded():
+        return function(*batches)
+    if maps.size < _LARGE_SIZE:
+        return function(*batches)
+    limit = max(1, _CHUNK_SIZE * len(maps) // maps.size)
+
+    def in_chunks(*batches: Array) -> Array:
+        return sum_chunks(function, batches, limit)
+
+    return jax.lax.platform_dependent(*batches, cpu=in_chunks, default=function)
 
 
 def _sum_pixels(rows: Array, maps: Array) -> Array:
@@ -187,12 +219,16 @@ def _backward(
     maps, scale, rows, (mean, var, count) = residuals
     gradient, _ = gradients
     inverse = jax.lax.rsqrt(var + epsilon)
-    counts = (rows[:, None, :, None] if rows.ndim == 2 else rows[:, None, None, None]) > 0
-    of_bias = gradient.sum((0, 1, 2))
-    products = gradient * (maps - mean)
-    # An image that does not count may be read by nobody, and its gradient of zero times NaN is NaN.
-    products = jnp.where(counts | jnp.isfinite(products), products, 0)
-    of_scale = products.sum((0, 1, 2)) * inverse
+
+    def sum_products(maps: Array, gradient: Array, rows: Array) -> Array:
+        products = gradient * (maps - mean)
+        # An image that does not count may be read by nobody, and its gradient of zero times NaN is
+        # NaN.
+        products = jnp.where(_of_pixels(rows) | jnp.isfinite(products), products, 0)
+        return jnp.stack([gradient.sum((0, 1, 2)), products.sum((0, 1, 2))])
+
+    of_bias, products = _sum(sum_products, maps, gradient, rows)
+    of_scale = products * inverse
     # μ and σ² depend on every image that counts, on all devices: hence the psum before the gradient
     # flows back through them.
     total, covariance = _psum((of_bias, of_scale), axis_name)
@@ -201,8 +237,13 @@ def _backward(
     slope = factor * inverse * covariance / divisor
     offset = factor * total / divisor
     of_statistics = (maps - mean) * slope + offset
-    of_maps = gradient * factor - jnp.where(counts, of_statistics, 0)
+    of_maps = gradient * factor - jnp.where(_of_pixels(rows), of_statistics, 0)
     return of_maps, of_scale, of_bias, None
+
+
+def _of_pixels(rows: Array) -> Array:
+    """Returns which pixels count, bool to broadcast over (N,H,W,C)."""
+    return (rows[:, None, :, None] if rows.ndim == 2 else rows[:, None, None, None]) > 0
 
 
 normalize_batch.defvjp(_forward, _backward)

@@ -75,8 +75,12 @@ def shifted_max_pool(
     """Computes ``max_pool`` as maxima of shifted slices, one axis after the other.
 
     On a CPU the vjp of XLA's operation, select-and-scatter, takes several times as long. Tied
-    values share the gradient here; PyTorch assigns all of it to the first.
+    values share the gradient here; PyTorch assigns all of it to the first. Windows that tile the
+    feature maps have a custom vjp, in reverse mode only.
     """
+    tiles = window == strides and not any(map(any, pads)) and 1 < math.prod(window) <= 8
+    if tiles and all(n % k == 0 for n, k in zip(maps.shape[1:3], window, strict=True)):
+        return _max_of_tiles(maps, window)
     x = maps
     for axis, (k, s, (before, after)) in enumerate(zip(window, strides, pads, strict=True), 1):
         if before or after:
@@ -87,6 +91,49 @@ def shifted_max_pool(
         taps = [jax.lax.slice_in_dim(x, i, i + (count - 1) * s + 1, s, axis) for i in range(k)]
         x = functools.reduce(jnp.maximum, taps)
     return x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_of_tiles(maps: Array, window: tuple[int, int]) -> Array:
+    """Computes ``shifted_max_pool`` of windows that tile the feature maps.
+
+    The vjp that JAX derives pads the gradient of each slice to the size of the maps; this one is
+    a single elementwise expression, which XLA fuses with the vjp of what comes before.
+    """
+    return functools.reduce(jnp.maximum, _tiles(maps, window))
+
+
+def _tiles(maps: Array, window: tuple[int, int]) -> list[Array]:
+    """Returns the pixels (N,h,w,C) at each position of the windows, row by row."""
+    rows, columns = window
+    return [maps[:, i::rows, j::columns] for i in range(rows) for j in range(columns)]
+
+
+def _max_forward(maps: Array, window: tuple[int, int]) -> tuple[Array, Array]:
+    # A bit for each pixel that equals the maximum. It is not compared again in the backward pass:
+    # XLA may recompute the maps there with other roundings, and no pixel would equal the maximum.
+    tiles = _tiles(maps, window)
+    largest = functools.reduce(jnp.maximum, tiles)
+    bits = [jnp.uint8(1 << k) * (tile == largest) for k, tile in enumerate(tiles)]
+    return largest, functools.reduce(jnp.bitwise_or, bits)
+
+
+def _max_backward(window: tuple[int, int], bits: Array, gradient: Array) -> tuple[Array]:
+    n, h, w, c = bits.shape
+    rows, columns = window
+    ties = jnp.maximum(jax.lax.population_count(bits), 1)  # None where a pixel is NaN.
+    shape = (n, h, rows, w, columns, c)
+
+    def repeat(values: Array) -> Array:
+        return jax.lax.broadcast_in_dim(values, shape, (0, 1, 3, 5))
+
+    position = jnp.arange(rows * columns, dtype=jnp.uint8).reshape(rows, 1, columns, 1)
+    chosen = repeat(bits) & (jnp.uint8(1) << position)
+    of_maps = jnp.where(chosen > 0, repeat(gradient / ties.astype(gradient.dtype)), 0)
+    return (of_maps.reshape(n, h * rows, w * columns, c),)
+
+
+_max_of_tiles.defvjp(_max_forward, _max_backward)
 
 
 def average_pool(maps: Array, window: Pair, strides: Pair) -> Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxnets.layers import normalization
 from flaxnets.layers.normalization import BatchNorm, normalize_batch
 
 N, H, W, C = 8, 3, 4, 5
@@ -28,8 +29,13 @@ def plain(maps: Any, scale: Any, bias: Any, rows: Any, epsilon: float) -> Any:
     return (maps - mean) / jnp.sqrt(var + epsilon) * scale + bias
 
 
-@pytest.mark.parametrize("mask", [None, MASK])
-def test_values_and_gradients_equal_the_definition_in_float64(maps: Any, mask: Any) -> None:
+@pytest.mark.parametrize(("mask", "chunks"), [(None, False), (MASK, False), (MASK, True)])
+def test_values_and_gradients_equal_the_definition_in_float64(
+    maps: Any, mask: Any, chunks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if chunks:  # Of three images, as large feature maps are summed.
+        monkeypatch.setattr(normalization, "_LARGE_SIZE", 1)
+        monkeypatch.setattr(normalization, "_CHUNK_SIZE", 3 * H * W * C)
     with jax.enable_x64(True):
         rng = np.random.default_rng(1)
         rows = jnp.asarray(np.ones(N) if mask is None else mask, jnp.float64)

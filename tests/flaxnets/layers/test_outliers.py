@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flaxnets.layers import convolution
-from flaxnets.layers.batch_sharding import split_batch
+from flaxnets.layers.batch_sharding import map_chunks, sum_chunks
 from flaxnets.layers.convolution import conv2d, tapped_conv, winograd_conv
 
 
@@ -69,17 +69,19 @@ def test_no_image_has_no_outlier() -> None:
     assert y.shape == (0, 14, 14, 8)
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 4, 8])
-def test_chunks_of_any_batch_hold_little_padding(limit: int) -> None:
-    for n in range(1, 70):
-        batch = np.arange(n)[:, None] + 1.0
-        chunks = np.asarray(split_batch(jnp.asarray(batch), limit))
-        count, size = chunks.shape[:2]
-        assert size <= limit
-        assert size > limit // 2 or count == 1
-        np.testing.assert_array_equal(chunks.reshape(-1, 1)[:n], batch)
-        assert not chunks.reshape(-1)[n:].any()
-        assert count * size < n + count
+@pytest.mark.parametrize(("limit", "n"), [(1, 3), (3, 3), (3, 7), (4, 9), (8, 17), (8, 19)])
+def test_chunks_of_any_batch_are_few_and_count_each_example_once(limit: int, n: int) -> None:
+    x, sizes = np.arange(2.0 * n).reshape(n, 2), []
+
+    def count(x: Any) -> Any:
+        sizes.append(len(x))
+        return x
+
+    np.testing.assert_array_equal(map_chunks(lambda x: count(x) * 2, jnp.asarray(x), limit), 2 * x)
+    total = sum_chunks(lambda x, y: count(x).T @ y, (jnp.asarray(x), jnp.asarray(x)), limit)
+    np.testing.assert_array_equal(total, x.T @ x)
+    assert max(sizes) <= limit
+    assert min(sizes) > limit // 2 or n <= limit
 
 
 @pytest.mark.parametrize("n", [5, 7, 13])

@@ -59,7 +59,12 @@ def test_maximum_equals_a_loop(case: Any) -> None:
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(
     ("window", "strides", "pads"),
-    [((3, 3), (2, 2), [(1, 1), (1, 1)]), ((2, 3), (1, 2), [(0, 1), (2, 0)])],
+    [
+        ((3, 3), (2, 2), [(1, 1), (1, 1)]),
+        ((2, 3), (1, 2), [(0, 1), (2, 0)]),
+        ((3, 2), (3, 2), [(0, 0), (0, 0)]),
+        ((2, 2), (2, 2), [(0, 0), (0, 0)]),
+    ],
 )
 def test_both_implementations_have_the_same_values_and_gradients(
     window: Any, strides: Any, pads: Any, dtype: Any
@@ -86,6 +91,8 @@ def test_values_that_tie_share_their_gradient() -> None:
     x = jnp.zeros((1, 4, 4, 1))
     gradient = jax.grad(lambda x: max_pool(x, 2, 2).sum())(x)
     np.testing.assert_allclose(gradient, 0.25)
+    gradient = jax.grad(lambda x: max_pool(x, 2, 2).sum())(x.at[0, 0, 0].set(-1))
+    np.testing.assert_allclose(gradient[0, :2, :2, 0], [[0, 1 / 3], [1 / 3, 1 / 3]], rtol=1e-6)
 
 
 def test_averages_equal_loops() -> None:
