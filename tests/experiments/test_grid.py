@@ -4,7 +4,7 @@ import importlib
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -35,6 +35,7 @@ def check_clips(encoder: str, cell: str, head: str) -> None:
     config = grid.parse(
         "moving_shapes.py:smoke",
         *grid.encoder_flags(encoder),
+        *grid.QUICK,
         "--config.batch_size=2",
         "--config.model.spatial_pool=mean",
         f"--config.model.recurrent.cell={cell}",
@@ -105,16 +106,13 @@ def test_every_encoder_is_built_from_flags(name: str) -> None:
     assert len(shapes.shape) == 4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_every_captioning_decoder_trains_with_two_cells_and_three_encoders(decoder: str) -> None:
+def check_captions(decoder: str, pairs: Iterable[tuple[str, str]]) -> None:
     batch = None
-    for cell, encoder in itertools.product(
-        ("lstm", "gru"), ("small_cnn", "resnet18", "mobilenet_v2")
-    ):
+    for cell, encoder in pairs:
         config = grid.parse(
             "show_attend_tell.py:smoke",
             *grid.encoder_flags(encoder),
+            *grid.QUICK,
             "--config.batch_size=2",
             f"--config.model.decoder.name={decoder}",
             f"--config.model.decoder.cell={cell}",
@@ -128,6 +126,24 @@ def test_every_captioning_decoder_trains_with_two_cells_and_three_encoders(decod
         assert all(math.isfinite(loss) for loss in losses), (cell, encoder)
         assert max(jax.tree.leaves(moved["decoder"])) > 0
         assert max(jax.tree.leaves(moved["encoder"]["encoder"])) > 0
+
+
+CAPTION_CELLS, CAPTION_ENCODERS = ("lstm", "gru"), ("small_cnn", "resnet18", "mobilenet_v2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_captioning_decoder_trains_with_two_cells_and_three_encoders(decoder: str) -> None:
+    # Each encoder once; all decoders together train each pair of cell and encoder.
+    first = list(DECODERS).index(decoder)
+    cells = (CAPTION_CELLS[(first + i) % 2] for i in range(3))
+    check_captions(decoder, zip(cells, CAPTION_ENCODERS, strict=True))
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_captioning_decoder_trains_with_each_pair(decoder: str) -> None:
+    check_captions(decoder, itertools.product(CAPTION_CELLS, CAPTION_ENCODERS))
 
 
 REFUSED = {
