@@ -581,8 +581,10 @@ def _tapped_backward(
         (inputs, gradient),
         limit,
     )
-    if strides == (1, 1) and kernel_size != (1, 1):
-        # A convolution of the same size, for which nothing is transposed.
+    # A convolution of about the same size, for which nothing is transposed. Behind a kernel that
+    # covers all rows of a line most of its products would be with padding.
+    covered = 2 * math.prod(gradient.shape[1:3]) > h * w
+    if strides == (1, 1) and kernel_size != (1, 1) and covered:
         mirrored = [
             (size - 1 - before, size - 1 - after)
             for size, (before, after) in zip(kernel_size, pads, strict=True)
