@@ -11,7 +11,7 @@ import numpy as np
 from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.config import Config, Data, UndefinedMethod, data_differences
 from flaxnets.training.distributed import is_first
-from flaxnets.training.evaluation import evaluate, gather_records
+from flaxnets.training.evaluation import carry_maker, evaluate, gather_records
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.step import make_evaluation_step
 from flaxnets.training.workdir import Workdir, WorkdirError, write_text_atomically
@@ -83,8 +83,9 @@ class TrainedModel:
         self._strategy = DataParallel()
         self.variables = self._strategy.place_variables(variables)
         self._task = config.make_prediction_task()
+        self._model = config.make_model()
         self._evaluation_step = self._strategy.compile_evaluation(
-            make_evaluation_step(config.make_model(), self._task)
+            make_evaluation_step(self._model, self._task)
         )
 
     def evaluate(self, split: str) -> dict[str, float]:
@@ -126,6 +127,7 @@ class TrainedModel:
             keep,
             score=self.config.make_scorer(split, complete=True),
             describe=self._task.describe_outputs,
+            first_carry=carry_maker(self._task, self._model, self.variables),
         )
         all_records = gather_records(records)
         if is_first():
