@@ -1,9 +1,18 @@
 """Configuration that the language models share: a text as one stream, its state carried along."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from data.datasets.token_files import TokenTexts, find_corpus, read_and_cut, read_tokens
+import numpy as np
+
+from data.datasets.token_files import (
+    TokenTexts,
+    find_corpus,
+    read_and_cut,
+    read_tokens,
+    split_words,
+)
 from data.moving_shapes.source import MovingShapes
 from data.series import StreamWindows
 from data.series.vocabulary import Vocabulary
@@ -11,6 +20,7 @@ from experiments.sequences.config import Problem, SequenceExperiment
 from flaxnets.configuration import check_at_least, nearest, path_field
 
 SPLITS = ("train", "validation", "test")
+_END_OF_LINE = "<eos>"
 
 
 @dataclasses.dataclass
@@ -71,11 +81,13 @@ class LanguageModelConfig(SequenceExperiment):
         if self._problem is not None:
             vocabulary = Vocabulary(self._problem.tokens)
         if data.dataset == "embedded":
-            texts = {split: _captions(split, data.num_captions) for split in SPLITS}
-            vocabulary = vocabulary or Vocabulary.from_characters("".join(texts.values()))
-            return TokenTexts(
-                vocabulary, {split: vocabulary.encode(text) for split, text in texts.items()}, ()
-            )
+            captions = {split: _captions(split, data.num_captions) for split in SPLITS}
+            texts = {split: self._split(text) for split, text in captions.items()}
+            if vocabulary is None:
+                every = [token for tokens in texts.values() for token in tokens]
+                vocabulary = Vocabulary(sorted(set(every)))
+            ids = {split: vocabulary.encode(tokens) for split, tokens in texts.items()}
+            return TokenTexts(vocabulary, ids, ())
         options: dict[str, Any] = {"with_unknown": data.with_unknown, "vocabulary": vocabulary}
         try:
             if data.root.endswith(".txt"):
@@ -100,6 +112,28 @@ class LanguageModelConfig(SequenceExperiment):
         return StreamWindows(
             texts[split], rows=self.batch_size, window=self.data.window, name=self.data.unit + "s"
         )
+
+    # ---- Sampling (``launch/sample.py``) -----------------------------------------------------
+
+    def encode_text(self, text: str) -> np.ndarray:
+        """Returns the tokens of a text, (N,) int32, as a trained model reads it."""
+        tokens = self._split(text)
+        return Vocabulary(self.problem.tokens).encode(tokens, "prompt")
+
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        """Returns the text of tokens."""
+        found = Vocabulary(self.problem.tokens).decode(tokens)
+        if self.data.unit == "character":
+            return "".join(found)
+        return " ".join(found).replace(f" {_END_OF_LINE} ", "\n").replace(f" {_END_OF_LINE}", "\n")
+
+    def _split(self, text: str) -> Sequence[str]:
+        """Returns the tokens of a text as strings."""
+        if self.data.unit == "character":
+            return text
+        words = split_words(text)
+        # The last line of a prompt goes on.
+        return words if text.endswith("\n") else words[:-1]
 
 
 def _captions(split: str, count: int) -> str:

@@ -83,9 +83,9 @@ class TrainedModel:
         self._strategy = DataParallel()
         self.variables = self._strategy.place_variables(variables)
         self._task = config.make_prediction_task()
-        self._model = config.make_model()
+        self.model = config.make_model()
         self._evaluation_step = self._strategy.compile_evaluation(
-            make_evaluation_step(self._model, self._task)
+            make_evaluation_step(self.model, self._task)
         )
 
     def evaluate(self, split: str) -> dict[str, float]:
@@ -127,7 +127,7 @@ class TrainedModel:
             keep,
             score=self.config.make_scorer(split, complete=True),
             describe=self._task.describe_outputs,
-            first_carry=carry_maker(self._task, self._model, self.variables),
+            first_carry=carry_maker(self._task, self.model, self.variables),
         )
         all_records = gather_records(records)
         if is_first():
