@@ -1,4 +1,4 @@
-r"""CNN, RNN or both on sequences: the study of Bai et al. (1803.01271), recurrent baselines included.
+r"""CNN, RNN or both on sequences: the study of Bai et al. (1803.01271) with its recurrent networks.
 
     python -m launch.train --config=experiments/tcn_sequences.py:jsb,lstm --workdir=runs/jsb_lstm \
         --config.data.root=MUSIC
