@@ -21,7 +21,7 @@ UNLIKE = [task for task in SIZES if task not in ("permuted_mnist", "piano", "mus
 )
 def test_all_families_have_the_studys_number_of_parameters(task: str) -> None:
     budget = SIZES[task].budget
-    counts = {family: count_parameters(task, family) for family in FAMILIES}
+    counts = {family: count_parameters(task, get_config(f"{task},{family}")) for family in FAMILIES}
     assert {f: n for f, n in counts.items() if abs(n - budget) > 0.05 * budget} == {}
 
 
