@@ -45,7 +45,9 @@ class Problem:
       distribution: of ``steps`` and ``stream``: ``softmax`` or ``bernoulli``.
       class_names: of ``classification``, by label.
       tokens: the vocabulary, by id; empty where the inputs are values.
+      channels: names of the inputs that are values; empty: not named.
       forecast_channels: numbers of the input channels that are forecast.
+      with_observed: the mask of the values that are not missing follows them as further channels.
       scaling: of the inputs, ``data.series.Scaling.to_json``; None: not scaled.
 
     Raises:
@@ -58,7 +60,9 @@ class Problem:
     distribution: str = "softmax"
     class_names: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
     forecast_channels: tuple[int, ...] = ()
+    with_observed: bool = False
     scaling: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:

@@ -60,7 +60,7 @@ class SequenceRegression:
         key: PRNGKey,
         step: Array | int = 0,
     ) -> tuple[Sums, PyTree]:
-        """Returns the sums of ``loss``, ``squared_error`` and ``absolute_error``."""
+        """Returns the sums of ``loss``, ``squared_error``, ``absolute_error``, ``examples``."""
         mutable = [name for name in variables if name != "params"]
         outputs, collections = model.apply(
             variables,
@@ -99,4 +99,10 @@ class SequenceRegression:
         squared = (jnp.sum(error**2), count)
         absolute = (jnp.sum(jnp.abs(error)), count)
         loss = squared if self.loss_kind == "squared" else absolute
-        return {"loss": loss, "squared_error": squared, "absolute_error": absolute}
+        rows = jnp.sum(batch["mask"], dtype=jnp.float32)
+        return {
+            "loss": loss,
+            "squared_error": squared,
+            "absolute_error": absolute,
+            "examples": (rows, rows),  # The counts above are of targets.
+        }
