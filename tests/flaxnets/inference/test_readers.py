@@ -105,8 +105,18 @@ def test_a_stored_reader_has_its_alphabet_and_language_model(tmp_path: Path) -> 
     assert own.automaton is not None
     assert stored.read(image).text.count("ä") < model.read(image).text.count("ä")
     lexicon = make_lexicon([[2]], 3)
-    kept: Any = load(tmp_path / "model", lexicon=lexicon)
+    keeping = {**described, "search": {**described["search"], "lexicon": "lexicon.txt"}}
+    words = {**assets, "lexicon.txt": b"b\nbc"}  # The second has a character that it lacks.
+    save_model(tmp_path / "words", keeping, functions.variables, assets=words)
+    kept: Any = flaxnets.load(tmp_path / "words")
     assert set(kept.read([draw(120, seed) for seed in (3, 4)])[0].text) <= {"b"}
+    given: Any = load(tmp_path / "words", lexicon=lexicon)
+    assert given.functions.lexicon is lexicon
+    greedy: Any = load(tmp_path / "words", described={**keeping, "search": {"width": 0}})
+    assert greedy.functions.lexicon is None
+    (tmp_path / "words" / "lexicon.txt").write_bytes(b"cd")
+    with pytest.raises(ModelError, match=r"lexicon\.txt: .* expected a word a line"):
+        flaxnets.load(tmp_path / "words")
     for name, content, message in (
         ("alphabet.json", b'["a"]', "expected 3 characters"),
         ("alphabet.json", b'["ab"]', "not all of its items are one character"),
