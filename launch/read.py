@@ -11,8 +11,8 @@ be read gives ``{"path": …, "error": REASON}``; then the exit code is 1. ``--m
 folder, a shipped model's name, or a workdir, whose experiment then is not run.
 
 ``--stream=SOURCE`` reads speech as it arrives, a file or, with ``-``, raw samples of standard input
-(16 bits, mono, ``--rate`` samples/s), with a causal model and the greedy search. A line then is
-``{"step": …, "time": seconds, "text": …, "characters": …, "latency": seconds}``, with the
+(16 bits, mono, ``--source_rate`` samples/s), with a causal model and the greedy search. A line then
+is ``{"step": …, "time": seconds, "text": …, "characters": …, "latency": seconds}``, with the
 characters that have ended since the line before (``sound_stream.py``).
 """
 
@@ -47,7 +47,10 @@ STREAM = flags.DEFINE_string(
     "stream", None, "Read speech as it arrives: a sound file, or - for raw samples (s16le, mono)."
 )
 RATE = flags.DEFINE_integer(
-    "rate", None, "With --stream=-: samples/s; default: the model's.", lower_bound=1
+    "source_rate",
+    None,
+    "With --stream=-: samples/s of standard input; default: the model's.",
+    lower_bound=1,
 )
 CHUNK = flags.DEFINE_float(
     "chunk", 0.32, "With --stream: seconds of sound that are read at a time.", lower_bound=1e-3

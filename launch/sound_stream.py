@@ -2,10 +2,11 @@ r"""Streams of sound in ``launch.read`` and ``launch.predict``: JSON lines, a su
 
     python -m launch.read --workdir=runs/speech --stream=talk.wav
     arecord -t raw -f S16_LE -r 16000 | python -m launch.read --workdir=runs/speech --stream=- \
-        --rate=16000
+        --source_rate=16000
 
 Each line is written once the sound for it has arrived, ``--chunk`` seconds at a time; its latency
 counts from the arrival of the last samples that it needed. Memory does not grow with the stream.
+Silence at its start is not told before there is sound, and silence alone is an error.
 The model must be causal (``flaxnets/inference/runtime/sound_streaming.py``).
 """
 
@@ -49,7 +50,9 @@ def stream_sound(
     if source == "-":
         blocks = RawSound(sys.stdin.buffer, sample_rate, rate)
     elif rate is not None:
-        raise ValueError(f"rate: expected none for {source}, which tells its own, received {rate}")
+        raise ValueError(
+            f"--source_rate: expected none for {source}, which tells its own, received {rate}"
+        )
     elif (error := wrong_kind(source, "sound")) is not None:
         raise error
     else:
