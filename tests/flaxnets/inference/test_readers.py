@@ -68,6 +68,7 @@ def test_bad_lines_do_not_stop_others(lines: Reader, tmp_path: Path) -> None:
     assert "received 20000 × 16" in str(found[2])
     assert all(isinstance(item, MediaError) for item in found[2:5])
     assert isinstance(found[5], FileNotFoundError)
+    assert str(found[5]).endswith("missing.png: expected an image file, which does not exist")
     assert "which this model reads, received a sound file" in str(found[6])
     for wrong in (image.astype(np.float32), image[None, None], np.zeros((0, 5), np.uint8)):
         with pytest.raises(ValueError, match=r"image: expected \(H,W\)"):
