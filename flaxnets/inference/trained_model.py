@@ -1,6 +1,7 @@
 """Evaluation and prediction with a checkpoint of a run."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -181,6 +182,18 @@ class TrainedModel:
                 **label,
                 **self._task.describe_outputs(dict(outputs), int(row)),
             }
+
+
+def describe_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns metrics for JSON, which has neither NaN nor infinity: None takes their place.
+
+    >>> describe_metrics({"loss": float("nan"), "step": 3, "accuracy": 0.5})
+    {'loss': None, 'step': 3, 'accuracy': 0.5}
+    """
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
+    }
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
