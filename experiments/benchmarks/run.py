@@ -7,7 +7,7 @@ PyTorch and Keras (``pip install -e '.[bench]'``); the training step of a layer 
 of its parameters and inputs. Captioning is compared with PyTorch loops that have the structure of
 two public code bases; its search is in milliseconds for each image. CTC's loss is compared with
 optax and PyTorch, its search with plain Python and pyctcdecode; the training step of a CRNN on
-lines of text with PyTorch.
+lines of text with PyTorch. Scans parallel in time are compared with the sequential scan.
 
 Each table is written to ``--out`` as NAME.json, with all numbers, and NAME.md, with ratios: "times
 as fast" is the peer's median over ours. Time to the first training step and peak memory are
@@ -34,6 +34,7 @@ from experiments.benchmarks import (
     layers,
     lines,
     memory,
+    parallel,
 )
 from experiments.benchmarks.fresh import measure_fresh
 from experiments.benchmarks.tables import format_table, print_case
@@ -58,6 +59,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {
     "captioning": captioning.cases,
     "ctc": ctc.cases,
     "lines": lines.cases,
+    "parallel": parallel.cases,
 }
 """Functions that make the cases, by the names that ``--only`` accepts."""
 TABLES = {
@@ -68,6 +70,7 @@ TABLES = {
     "captioning": ("captioning",),
     "ctc": ("ctc",),
     "lines": ("lines",),
+    "parallel": ("parallel",),
 }
 """Groups in each table, by the name of its file."""
 
