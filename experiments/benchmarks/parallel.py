@@ -284,7 +284,7 @@ def cases(sizes: tuple[tuple[int, int, int, int], ...] = SIZES) -> list[Case]:
 
 def _make_step(x: np.ndarray, features: int, parallel: NewtonScan | None, train: bool) -> Any:
     options = ScanOptions(parallel=parallel)
-    return make_module_step(lambda: Scanned(GRUCell(features), options), jnp.asarray(x), train)
+    return make_module_step(lambda: Scanned(GRUCell(features), options), x, train)
 
 
 if __name__ == "__main__":
