@@ -32,7 +32,7 @@ class SkipRecurrent(nn.Module):
     >>> from functools import partial
     >>> import jax, jax.numpy as jnp
     >>> from flaxnets.recurrent import GRUCell
-    >>> layer = SkipRecurrent(partial(GRUCell, 4), skip=3)
+    >>> layer = SkipRecurrent(partial(GRUCell, 4), period=3)
     >>> x = jnp.ones((2, 7, 5))
     >>> init = jax.jit(partial(layer.init_with_output, train=False))
     >>> outputs, variables = init(jax.random.key(0), x)
@@ -46,26 +46,26 @@ class SkipRecurrent(nn.Module):
 
     Attributes:
       make_cell: constructor of a cell, as for ``Recurrent``.
-      skip: p, steps of one period, at least 1; 1 is an ordinary recurrent layer.
+      period: p steps, at least 1; 1 is an ordinary recurrent layer.
       num_layers: depth; every layer skips p steps.
       bidirectional: each layer also scans backwards, from step t + p to step t.
       dropout_rate: dropout of the inputs of each layer but the first; in [0,1).
       options: of the scans; their steps are those of one interleaved sequence.
 
-    Parameters: those of ``Recurrent``, under ``recurrent``.
+    Parameters: those of ``Recurrent``, under ``phases``.
     """
 
     make_cell: Callable[..., AnyCell]
-    skip: int
+    period: int
     num_layers: int = 1
     bidirectional: bool = False
     dropout_rate: float = 0.0
     options: ScanOptions = ScanOptions()
 
     def __post_init__(self) -> None:
-        """Refuses a skip below 1."""
-        if self.skip < 1:
-            raise ValueError(f"skip: expected at least 1, received {self.skip}")
+        """Refuses a period below 1."""
+        if self.period < 1:
+            raise ValueError(f"period: expected at least 1, received {self.period}")
         super().__post_init__()
 
     @nn.compact
@@ -98,7 +98,7 @@ class SkipRecurrent(nn.Module):
         """
         check_inputs(inputs, "B,T", 1)
         batch_size, num_steps = inputs.shape[:2]
-        p = self.skip
+        p = self.period
         if lengths is not None:
             lengths = check_lengths(lengths, batch_size, num_steps)
         counts = jnp.full(batch_size, num_steps) if lengths is None else lengths
@@ -117,7 +117,7 @@ class SkipRecurrent(nn.Module):
             bidirectional=self.bidirectional,
             dropout_rate=self.dropout_rate,
             options=self.options,
-            name="recurrent",
+            name="phases",
         )
         found = layer(
             _interleave(inputs, p),

@@ -50,26 +50,26 @@ def loop(params: Any, name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_equals_a_loop_with_lengths_and_packed_sequences(name: str) -> None:
-    layer = SkipRecurrent(CELLS[name][0], skip=P)
+    layer = SkipRecurrent(CELLS[name][0], period=P)
     variables = init(layer)
     padded = X.copy()
     padded[1, LENGTHS[1] :] = np.nan
     run = jax.jit(partial(layer.apply, train=False))
     found = run(variables, padded, LENGTHS, starts=STARTS)
-    expected = loop(variables["params"]["recurrent"]["forward_0"], name)
+    expected = loop(variables["params"]["phases"]["forward_0"], name)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert np.abs(expected[0, P + 4 :]).min() > 0
 
 
 def test_both_directions_are_those_of_a_reversed_sequence() -> None:
-    layer = SkipRecurrent(CELLS["gru"][0], skip=P, bidirectional=True)
+    layer = SkipRecurrent(CELLS["gru"][0], period=P, bidirectional=True)
     variables = init(layer)
-    params = variables["params"]["recurrent"]
+    params = variables["params"]["phases"]
     # The directions change places.
     other = {"forward_0": params["backward_0"], "backward_0": params["forward_0"]}
     run = jax.jit(partial(layer.apply, train=False))
     forward, backward = np.split(run(variables, X), 2, axis=-1)
-    flipped = run({"params": {"recurrent": other}}, X[:, ::-1])[:, ::-1]
+    flipped = run({"params": {"phases": other}}, X[:, ::-1])[:, ::-1]
     np.testing.assert_allclose(np.concatenate([backward, forward], -1), flipped, rtol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_both_directions_are_those_of_a_reversed_sequence() -> None:
     ],
 )
 def test_stream_of_any_chunks_equals_the_whole(chunks: tuple[int, ...]) -> None:
-    layer = SkipRecurrent(CELLS["gru"][0], skip=P, num_layers=2)
+    layer = SkipRecurrent(CELLS["gru"][0], period=P, num_layers=2)
     variables = init(layer)
     whole = jax.jit(partial(layer.apply, train=False))(variables, X, LENGTHS, starts=STARTS)
     stream, carry = jax.jit(partial(layer.apply, method="stream")), None
@@ -97,11 +97,11 @@ def test_stream_of_any_chunks_equals_the_whole(chunks: tuple[int, ...]) -> None:
 
 def test_a_skip_of_one_is_an_ordinary_layer() -> None:
     make_cell = CELLS["lstm"][0]
-    layer = SkipRecurrent(make_cell, skip=1)
+    layer = SkipRecurrent(make_cell, period=1)
     variables = init(layer)
     how = {"train": False, "return_carry": True}
     plain = jax.jit(partial(Recurrent(make_cell).apply, **how))(
-        {"params": variables["params"]["recurrent"]}, X, LENGTHS, starts=STARTS
+        {"params": variables["params"]["phases"]}, X, LENGTHS, starts=STARTS
     )
     carry, outputs = jax.jit(partial(layer.apply, **how))(variables, X, LENGTHS, starts=STARTS)
     np.testing.assert_allclose(outputs, plain[1], rtol=1e-6)
@@ -109,7 +109,7 @@ def test_a_skip_of_one_is_an_ordinary_layer() -> None:
 
 
 def test_gradients_reach_the_steps_of_the_own_phase_alone() -> None:
-    layer = SkipRecurrent(CELLS["gru"][0], skip=P)
+    layer = SkipRecurrent(CELLS["gru"][0], period=P)
     variables = init(layer)
 
     def loss(x: Any) -> Any:
@@ -120,9 +120,9 @@ def test_gradients_reach_the_steps_of_the_own_phase_alone() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="skip: expected at least 1, received 0"):
-        SkipRecurrent(CELLS["gru"][0], skip=0)
-    layer = SkipRecurrent(CELLS["gru"][0], skip=2)
+    with pytest.raises(ValueError, match="period: expected at least 1, received 0"):
+        SkipRecurrent(CELLS["gru"][0], period=0)
+    layer = SkipRecurrent(CELLS["gru"][0], period=2)
     for x, how, message in (
         (X[0], {}, r"inputs: expected \(B,T,D\)"),
         (X, {"lengths": np.array([12, 1])}, r"lengths: expected values in \[0, 11\]"),
