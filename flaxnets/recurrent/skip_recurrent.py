@@ -168,19 +168,21 @@ class SkipRecurrent(nn.Module):
         return carry, outputs
 
 
-def _interleave(x: Array, skip: int) -> Array:
+def _interleave(x: Array, period: int) -> Array:
     """Returns (B,T,...) as p rows for each sequence, (B·p,⌈T/p⌉,...), with zeros at the end."""
     b, t, *rest = x.shape
-    x = jnp.pad(x, ((0, 0), (0, -t % skip), *[(0, 0)] * len(rest)))
-    n = x.shape[1] // skip
-    return x.reshape(b, n, skip, *rest).swapaxes(1, 2).reshape(b * skip, n, *rest)
+    x = jnp.pad(x, ((0, 0), (0, -t % period), *[(0, 0)] * len(rest)))
+    n = x.shape[1] // period
+    return x.reshape(b, n, period, *rest).swapaxes(1, 2).reshape(b * period, n, *rest)
 
 
-def _join(x: Array, skip: int, num_steps: int) -> Array:
+def _join(x: Array, period: int, num_steps: int) -> Array:
     """Returns (B,T,...), the inverse of ``_interleave``."""
     rows, n, *rest = x.shape
-    b = rows // skip
-    return x.reshape(b, skip, n, *rest).swapaxes(1, 2).reshape(b, n * skip, *rest)[:, :num_steps]
+    b = rows // period
+    return (
+        x.reshape(b, period, n, *rest).swapaxes(1, 2).reshape(b, n * period, *rest)[:, :num_steps]
+    )
 
 
 def _merge(x: Array) -> Array:
