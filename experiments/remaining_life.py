@@ -44,6 +44,7 @@ import numpy as np
 from data.batches import SequenceExample
 from data.datasets.cmapss import (
     COLUMNS,
+    SHORTEST,
     RemainingLife,
     cut_engines,
     read_engines,
@@ -214,7 +215,7 @@ class RemainingLifeConfig(SequenceExperiment):
                     self.engines,
                     splits.get(name, ()),
                     seed=data.split_seed * data.cuts + cut,
-                    shortest=data.window + 1,
+                    shortest=SHORTEST,
                 )
             )
         return found
