@@ -19,7 +19,7 @@ from flaxnets.configuration import (
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
-from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
+from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell, QRNNCell
 from flaxnets.recurrent.scan import ScanOptions, check_cell
 from flaxnets.typing import Dtype
 
@@ -32,6 +32,7 @@ CELLS: Mapping[str, Callable[..., Any]] = {
     "mingru": MinGRUCell,
     "minlstm": MinLSTMCell,
     "lru": LRUCell,
+    "qrnn": QRNNCell,
 }
 """Recurrent cells by name: convlstm and convgru read feature maps, the others vectors."""
 

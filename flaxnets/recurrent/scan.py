@@ -492,21 +492,18 @@ def _scan_linear(
     reverse: bool,
     options: ScanOptions,
     weights: tuple[dict[str, Array], None],
-    carry: Array,
+    carry: Carry,
     xs: tuple[Array, Flags],
-) -> tuple[Array, Array]:
+) -> tuple[Carry, Array]:
     """Runs a linear cell over the (T,B,...) inputs of one chunk, all steps at once."""
     parameters, _ = weights
     # Batch first, as the layer's inputs are, for the matmuls and the recurrence over all steps.
     inputs, (valid, resets) = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
     autodiff = not options.deferred
-    states = cell.compute_states(
+    carry, outputs = cell.run(
         parameters, carry, inputs, valid, resets, reverse=reverse, autodiff=autodiff
     )
-    outputs = cell.compute_outputs(parameters, states, inputs)
-    if valid is not None:
-        outputs = jnp.where(valid[..., None], outputs, 0)
-    return states[:, 0 if reverse else -1], outputs.swapaxes(0, 1)
+    return carry, outputs.swapaxes(0, 1)
 
 
 def _where(valid: Array, new: Array, old: Array) -> Array:

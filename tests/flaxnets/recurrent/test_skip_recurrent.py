@@ -1,4 +1,4 @@
-"""Skip-recurrent layers against a loop over the steps."""
+"""Skip-recurrent layers: a loop in NumPy, packed sequences, streams, gradients."""
 
 from functools import partial
 from typing import Any
@@ -8,67 +8,125 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets.recurrent import GRUCell, Recurrent
-from flaxnets.recurrent.skip_recurrent import SkipRecurrent, WithSkip
+from flaxnets.recurrent.cells import GRUCell, LSTMCell
+from flaxnets.recurrent.layers import Recurrent
+from flaxnets.recurrent.skip_recurrent import SkipRecurrent
+from tests.flaxnets.recurrent import reference
 
-B, T, D, PERIOD = 2, 7, 3, 3
-LAYER = WithSkip(Recurrent(partial(GRUCell, 4)), SkipRecurrent(partial(GRUCell, 2), period=PERIOD))
-LENGTHS = jnp.array([T, 4])
-
-
-@pytest.fixture(scope="module")
-def made() -> tuple[Any, jax.Array, jax.Array]:
-    """Returns variables, inputs and outputs."""
-    x = jax.random.normal(jax.random.key(1), (B, T, D))
-    init = jax.jit(partial(LAYER.init_with_output, train=False))
-    outputs, variables = init(jax.random.key(0), x, LENGTHS)
-    return variables, x, outputs
-
-
-def test_each_state_reads_the_one_a_period_before(made: tuple[Any, jax.Array, jax.Array]) -> None:
-    variables, x, outputs = made
-    phases = {"params": variables["params"]["skip"]["phases"]}
-    one_by_one = jax.jit(partial(Recurrent(partial(GRUCell, 2)).apply, train=False))
-    for row, length in enumerate(LENGTHS.tolist()):
-        states = [np.zeros(2, np.float32)] * length
-        for phase in range(PERIOD):
-            steps = list(range(phase, length, PERIOD))
-            padded = jnp.zeros((1, 3, D)).at[0, : len(steps)].set(x[row, jnp.array(steps)])
-            for number, state in zip(steps, one_by_one(phases, padded)[0], strict=False):
-                states[number] = np.asarray(state)
-        for t in range(T):
-            behind = [t - k if t < length else -1 for k in range(PERIOD)]
-            expected = [states[s] if s >= 0 else np.zeros(2) for s in behind]
-            np.testing.assert_allclose(
-                outputs[row, t, 4:], np.concatenate(expected), rtol=1e-5, atol=1e-6
-            )
+B, T, D, F, P = 2, 11, 3, 4, 3
+LENGTHS = np.array([11, 7], np.int32)
+STARTS = np.zeros((B, T), bool)
+STARTS[0, 4] = STARTS[1, 5] = STARTS[1, 9] = True  # The last one lies in the padding.
+X = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
+CELLS: dict[str, Any] = {
+    "gru": (partial(GRUCell, F), reference.gru, lambda: np.zeros((1, F))),
+    "lstm": (
+        partial(LSTMCell, F),
+        reference.lstm,
+        lambda: (np.zeros((1, F)), np.zeros((1, F))),
+    ),
+}
 
 
-def test_padding_changes_neither_values_nor_gradients(
-    made: tuple[Any, jax.Array, jax.Array],
-) -> None:
-    variables, x, _ = made
-
-    @jax.jit
-    @partial(jax.value_and_grad, argnums=(0, 1))
-    def loss(variables: Any, x: jax.Array) -> jax.Array:
-        outputs = LAYER.apply(variables, x, LENGTHS, train=True)
-        return jnp.sum(outputs[:, -4:] ** 2)
-
-    value, (weights, inputs) = loss(variables, x)
-    other, (same, _) = loss(variables, x.at[1, 4:].set(jnp.nan))
-    assert float(value) == float(other)
-    jax.tree.map(np.testing.assert_array_equal, weights, same)
-    assert not np.asarray(inputs[1, 4:]).any()
-    assert all(np.isfinite(leaf).all() and leaf.any() for leaf in jax.tree.leaves(weights))
+def init(layer: Any) -> Any:
+    return jax.jit(partial(layer.init, train=False))(jax.random.key(0), X)
 
 
-def test_what_it_cannot_do_is_refused() -> None:
-    x = jnp.zeros((B, T, D))
+def loop(params: Any, name: str) -> np.ndarray:
+    """Runs each sequence of each row step by step, from the carry of P steps before."""
+    _, step, zeros = CELLS[name]
+    outputs = np.zeros((B, T, F))
+    for row in range(B):
+        carries: list[Any] = []
+        for t in range(LENGTHS[row]):
+            if STARTS[row, t]:
+                carries = []
+            before = carries[-P] if len(carries) >= P else zeros()
+            carry, output = step(params, before, X[row, t : t + 1])
+            carries.append(carry)
+            outputs[row, t] = output[0]
+    return outputs
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_equals_a_loop_with_lengths_and_packed_sequences(name: str) -> None:
+    layer = SkipRecurrent(CELLS[name][0], period=P)
+    variables = init(layer)
+    padded = X.copy()
+    padded[1, LENGTHS[1] :] = np.nan
+    run = jax.jit(partial(layer.apply, train=False))
+    found = run(variables, padded, LENGTHS, starts=STARTS)
+    expected = loop(variables["params"]["phases"]["forward_0"], name)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(expected[0, P + 4 :]).min() > 0
+
+
+def test_both_directions_are_those_of_a_reversed_sequence() -> None:
+    layer = SkipRecurrent(CELLS["gru"][0], period=P, bidirectional=True)
+    variables = init(layer)
+    params = variables["params"]["phases"]
+    # The directions change places.
+    other = {"forward_0": params["backward_0"], "backward_0": params["forward_0"]}
+    run = jax.jit(partial(layer.apply, train=False))
+    forward, backward = np.split(run(variables, X), 2, axis=-1)
+    flipped = run({"params": {"phases": other}}, X[:, ::-1])[:, ::-1]
+    np.testing.assert_allclose(np.concatenate([backward, forward], -1), flipped, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        (4, 4, 3),
+        *(pytest.param(c, marks=pytest.mark.stress) for c in ((2, 9), (3, 0, 8), (1,) * 11)),
+    ],
+)
+def test_stream_of_any_chunks_equals_the_whole(chunks: tuple[int, ...]) -> None:
+    layer = SkipRecurrent(CELLS["gru"][0], period=P, num_layers=2)
+    variables = init(layer)
+    whole = jax.jit(partial(layer.apply, train=False))(variables, X, LENGTHS, starts=STARTS)
+    stream, carry = jax.jit(partial(layer.apply, method="stream")), None
+    outputs, begin = [], 0
+    for count in chunks:
+        part = slice(begin, begin + count)
+        lengths = np.clip(LENGTHS - begin, 0, count)
+        carry, output = stream(variables, carry, X[:, part], lengths, starts=STARTS[:, part])
+        outputs.append(output)
+        begin += count
+    np.testing.assert_allclose(np.concatenate(outputs, 1), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_skip_of_one_is_an_ordinary_layer() -> None:
+    make_cell = CELLS["lstm"][0]
+    layer = SkipRecurrent(make_cell, period=1)
+    variables = init(layer)
+    how = {"train": False, "return_carry": True}
+    plain = jax.jit(partial(Recurrent(make_cell).apply, **how))(
+        {"params": variables["params"]["phases"]}, X, LENGTHS, starts=STARTS
+    )
+    carry, outputs = jax.jit(partial(layer.apply, **how))(variables, X, LENGTHS, starts=STARTS)
+    np.testing.assert_allclose(outputs, plain[1], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[:, 0], b, rtol=1e-6), carry, plain[0])
+
+
+def test_gradients_reach_the_steps_of_the_own_phase_alone() -> None:
+    layer = SkipRecurrent(CELLS["gru"][0], period=P)
+    variables = init(layer)
+
+    def loss(x: Any) -> Any:
+        return jnp.sum(layer.apply(variables, x, train=False)[:, 7] ** 2)
+
+    reached = np.abs(np.asarray(jax.jit(jax.grad(loss))(jnp.asarray(X)))).max((0, 2)) > 0
+    assert np.flatnonzero(reached).tolist() == [1, 4, 7]
+
+
+def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="period: expected at least 1, received 0"):
-        jax.eval_shape(
-            partial(SkipRecurrent(partial(GRUCell, 2), 0).init, train=False), jax.random.key(0), x
-        )
-    with pytest.raises(ValueError, match="starts, initial_carry, return_carry: expected none"):
-        jax.eval_shape(partial(LAYER.init, train=False, return_carry=True), jax.random.key(0), x)
-    assert "last period" in LAYER.obstacle
+        SkipRecurrent(CELLS["gru"][0], period=0)
+    layer = SkipRecurrent(CELLS["gru"][0], period=2)
+    for x, how, message in (
+        (X[0], {}, r"inputs: expected \(B,T,D\)"),
+        (X, {"lengths": np.array([12, 1])}, r"lengths: expected values in \[0, 11\]"),
+        (X, {"starts": np.zeros((B, T))}, "starts: expected bool"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            layer.init(jax.random.key(0), x, train=False, **how)
