@@ -7,7 +7,8 @@ PyTorch and Keras (``pip install -e '.[bench]'``); the training step of a layer 
 of its parameters and inputs. Captioning is compared with PyTorch loops that have the structure of
 two public code bases; its search is in milliseconds for each image. CTC's loss is compared with
 optax and PyTorch, its search with plain Python and pyctcdecode; the training steps of a CRNN on
-lines of text, and of language and music models, with PyTorch.
+lines of text, and of language and music models, with PyTorch; scans parallel in time with the
+sequential scan.
 
 Each table is written to ``--out`` as NAME.json, with all numbers, and NAME.md, with ratios: "times
 as fast" is the peer's median over ours. Time to the first training step and peak memory are
@@ -34,6 +35,7 @@ from experiments.benchmarks import (
     layers,
     lines,
     memory,
+    parallel,
     sequences,
 )
 from experiments.benchmarks.fresh import measure_fresh
@@ -58,6 +60,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {
     "captioning": captioning.cases,
     "ctc": ctc.cases,
     "lines": lines.cases,
+    "parallel": parallel.cases,
     "sequences": sequences.cases,
 }
 """Functions that make the cases, by the names that ``--only`` accepts."""
@@ -69,6 +72,7 @@ TABLES = {
     "captioning": ("captioning",),
     "ctc": ("ctc",),
     "lines": ("lines",),
+    "parallel": ("parallel",),
     "sequences": ("sequences",),
 }
 """Groups in each table, by the name of its file."""
