@@ -3,7 +3,7 @@
 import itertools
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,12 +167,39 @@ def _readable(dataset: Dataset, inspected: Sequence[Inspection]) -> Finding:
     ]
     if not bad:
         return Finding("readable", OK, f"all of {count(len(inspected), 'file')}")
-    most = MAX_BAD_SHARE[dataset.kind]
     text = f"{len(bad):,} of {count(len(inspected), 'file')} cannot be decoded"
-    if len(bad) > most * len(inspected):
-        text += f", more than the {most:.0%} that a training skips (max_bad_share)"
-        return Finding("readable", ERROR, text, tuple(bad))
+    if too_many := _too_many(dataset, inspected, set()):
+        return Finding("readable", ERROR, f"{text}, {too_many}", tuple(bad))
     return Finding("readable", WARNING, text + " and will be skipped", tuple(bad))
+
+
+def _too_many(dataset: Dataset, inspected: Sequence[Inspection], skipped: Set[int]) -> str:
+    """Returns words on more unusable training files than a training skips; "" for fewer.
+
+    Args:
+        dataset: the files; without splits all of them count as training files.
+        inspected: properties of each; those with an error are unusable.
+        skipped: indices of others that are unusable.
+    """
+    trained = [i for i, split in enumerate(dataset.splits) if split in ("", "train")]
+    bad = [i for i in trained if inspected[i].error or i in skipped]
+    most = MAX_BAD_SHARE[dataset.kind]
+    if len(bad) <= most * len(trained):
+        return ""
+    own = "" if len(trained) == len(inspected) else f"{len(bad):,} of {len(trained):,} of train, "
+    return f"{own}more than the {most:.0%} that a training skips (max_bad_share)"
+
+
+def _usable(
+    dataset: Dataset, inspected: Sequence[Inspection], skipped: Set[int], reasons: str
+) -> list[Finding]:
+    """Returns an error if a training would fail by what it skips beside unreadable files."""
+    too_many = _too_many(dataset, inspected, skipped) if skipped else ""
+    if not too_many:
+        return []
+    number = len(skipped) + sum(bool(found.error) for found in inspected)
+    files = count(len(inspected), NOUNS[dataset.kind])
+    return [Finding("usable", ERROR, f"{number:,} of {files} are {reasons}, {too_many}")]
 
 
 def _identical(dataset: Dataset, identical: Sequence[Sequence[int]]) -> list[Finding]:
@@ -483,6 +510,12 @@ def _line_sizes(dataset: Dataset, inspected: Sequence[Inspection]) -> list[Findi
     if wide := tuple(f"{name} ({width:,})" for name, *_, width in rows if width > MAX_WIDTH):
         text = f"wider than {MAX_WIDTH:,} pixels, which trainings skip: {count(len(wide), 'line')}"
         findings.append(Finding("widths", WARNING, text, wide))
+    skipped = {
+        index
+        for index, found in enumerate(inspected)
+        if not found.error and scaled_width(found.width, found.height, LINE_HEIGHT) > MAX_WIDTH
+    }
+    findings += _usable(dataset, inspected, skipped, "damaged or too wide")
     for stride in STRIDES:
         needed = [_needed_steps(text) for *_, text, _ in rows]
         short = tuple(
@@ -536,14 +569,15 @@ def _sounds(dataset: Dataset, inspected: Sequence[Inspection]) -> list[Finding]:
         findings.append(Finding("silence", WARNING, text, silent))
     else:
         findings.append(Finding("silence", OK, "no recording is silent"))
-    skipped = len(inspected) - len(rows) + len(long) + len(silent)
-    most = MAX_BAD_SHARE[dataset.kind]
-    if (long or silent) and skipped > most * len(inspected):
+    loud = tuple(f"{n} ({f.peak:.3g})" for n, f in named if f.peak > 1)
+    if loud:
         text = (
-            f"{skipped:,} of {count(len(inspected), 'recording')} are damaged, silent or too long, "
-            f"more than the {most:.0%} that a training skips (max_bad_share)"
+            f"with float samples beyond ±1, which trainings clip: {count(len(loud), 'recording')}; "
+            "divide them by their peak, or write them as 16 bits"
         )
-        findings.append(Finding("usable", ERROR, text))
+        findings.append(Finding("peaks", WARNING, text, loud))
+    skipped = {i for i, _, f in rows if f.seconds > longest or f.peak <= SILENCE}
+    findings += _usable(dataset, inspected, skipped, "damaged, silent or too long")
     rates = Counter(f"{found.rate:,.0f} samples/s" for _, found in named)
     shown = ", ".join(f"{number:,} × {rate}" for rate, number in rates.most_common(5))
     if len(rates) > 1:

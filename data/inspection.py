@@ -29,7 +29,7 @@ class Inspection:
         height: pixels.
         width: pixels.
         channels: of a sound.
-        peak: greatest magnitude of a sound, at most 1.
+        peak: greatest magnitude of a sound, above 1 only in files of floating-point samples.
         codec: container and codec of a video or sound, format of an image.
         signature: for ``data.likeness``, (T,16,16) uint8; None if it cannot be read.
     """
@@ -120,7 +120,7 @@ def inspect_sound(path: str) -> Inspection:
         num_frames=len(found.samples),
         rate=found.file_rate,
         channels=found.channels,
-        peak=float(np.abs(found.samples).max(initial=0)),
+        peak=found.peak or float(np.abs(found.samples).max(initial=0)),
         codec=found.codec,
     )
 

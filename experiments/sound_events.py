@@ -89,6 +89,8 @@ class SoundConfig(FilesConfig):
     """Length of the windows that the network sees, seconds."""
     test_windows: int = 3
     """Windows of a recording at test."""
+    max_seconds: float = MAX_SECONDS
+    """Greatest length of a recording, seconds; longer ones are left out, and named."""
     sample_rate: int = 16_000
     """Samples/s; recordings of another rate are resampled."""
     window: float = 0.04
@@ -184,6 +186,10 @@ class SoundEventsConfig(FileClassification):
         check_at_least("data", data, {"test_windows": 1})
         if not data.seconds > 0:
             raise ValueError(f"data.seconds: expected more than 0 s, received {data.seconds}")
+        if not data.max_seconds > 0:
+            raise ValueError(
+                f"data.max_seconds: expected more than 0 s, received {data.max_seconds}"
+            )
         if self.model.encoder.frozen:
             raise ValueError(
                 "model.encoder.frozen: expected False, as no encoder of sounds comes with weights, "
@@ -219,7 +225,7 @@ class SoundEventsConfig(FileClassification):
             "preprocessing": {
                 "kind": "log_mel",
                 **log_mel,
-                "max_seconds": MAX_SECONDS,
+                "max_seconds": self.data.max_seconds,
                 "num_frames": self._num_frames,
                 "num_windows": self.data.test_windows,
             },
@@ -251,12 +257,12 @@ class SoundEventsConfig(FileClassification):
                 self.make_embedded(split), self._windows(split), self.batch_size, split
             )
         files = self.select(split)
-        source = SoundSource(files.paths, files.labels, self._log_mel)
+        source = self._source(files.paths, files.labels)
         return self.make_loader(source, self._windows(split), self.batch_size, split)
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
         """Returns windows of the given files, as at test; unreadable ones are masked."""
-        source = SoundSource(tuple(paths), log_mel=self._log_mel)
+        source = self._source(paths)
         return self.make_loader(source, self._windows("test"), self.batch_size)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
@@ -264,7 +270,7 @@ class SoundEventsConfig(FileClassification):
         if self.embedded:
             example = self.make_embedded(split)[index]
         else:
-            source = SoundSource((self.select(split).paths[index],), log_mel=self._log_mel)
+            source = self._source([self.select(split).paths[index]])
             example = source[0]
             if not example["mask"]:
                 raise ValueError(source.explain(0))
@@ -293,6 +299,9 @@ class SoundEventsConfig(FileClassification):
             data.high,
             data.normalisation,
         )
+
+    def _source(self, paths: Sequence[str], labels: tuple[int, ...] | None = None) -> SoundSource:
+        return SoundSource(tuple(paths), labels, self._log_mel, self.data.max_seconds)
 
     @property
     def _num_frames(self) -> int:

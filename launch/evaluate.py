@@ -2,10 +2,11 @@
 
     python -m launch.evaluate --workdir=runs/smoke --split=test --out=runs/smoke/test.json
 
-Prints the metrics as one JSON object and writes them to ``--out``; the outputs of each example go
-to ``predictions/SPLIT.jsonl`` in the workdir. Several processes work as in ``launch.train``.
-``--config.data.root=FOLDER`` tells where the data are now, if they were moved: they must have the
-classes and the lists of the training, which the workdir records.
+Prints the metrics as one JSON object, those that are not finite as null, and writes them to
+``--out``; the outputs of each example go to ``predictions/SPLIT.jsonl`` in the workdir. Several
+processes work as in ``launch.train``. ``--config.data.root=FOLDER`` tells where the data are now,
+if they were moved: they must have the classes and the lists of the training, which the workdir
+records.
 """
 
 import json
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from flaxnets.inference.trained_model import TrainedModel
+from flaxnets.inference.trained_model import TrainedModel, describe_metrics
 from flaxnets.training.distributed import is_first
 from flaxnets.training.workdir import Workdir, write_text_atomically
 from launch import processes, program
@@ -34,9 +35,10 @@ def main(argv: Sequence[str]) -> None:
         model = TrainedModel(program.recorded_config(workdir), workdir, STEP.value)
         result = {"split": SPLIT.value, "step": model.step, **model.evaluate(SPLIT.value)}
         if is_first():
-            print(json.dumps(result))
+            described = describe_metrics(result)
+            print(json.dumps(described))
             if OUT.value:
-                write_text_atomically(OUT.value, json.dumps(result, indent=2) + "\n")
+                write_text_atomically(OUT.value, json.dumps(described, indent=2) + "\n")
 
 
 if __name__ == "__main__":

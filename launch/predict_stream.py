@@ -13,22 +13,17 @@ A causal classifier of sounds reads a sound file, or raw samples of standard inp
 ``--source_rate`` samples/s), ``--chunk`` seconds at a time (``sound_stream.py``).
 """
 
-import json
-import os
 import re
 import sys
-import time
 from typing import Any
 
 from absl import flags
 
 from flaxnets.inference.runtime.frames import open_frames
-from flaxnets.inference.runtime.media import MediaError
 from flaxnets.inference.runtime.models import SOUND, Classifier
 from flaxnets.inference.runtime.results import StreamStep
-from flaxnets.inference.runtime.streaming import Latencies
 from launch.sound_stream import stream_sound
-from launch.stopping import Stopped, stopping
+from launch.stream_lines import print_stream
 
 STREAM = flags.DEFINE_string(
     "stream",
@@ -92,60 +87,20 @@ def predict_stream(model: Any, top: int) -> int:
         short_side=getattr(model.preprocessing, "short_side", None),
         limits=model.limits,
     )
-    latencies, problem, code = Latencies(), "", 0
-    started = warm = 0.0
 
-    def show(steps: list[StreamStep]) -> None:
-        nonlocal warm
-        for step in steps:
-            # The first step compiles, so it does not count.
-            if warm:
-                latencies.add(step.latency)
-            else:
-                warm = time.perf_counter()
-            print(json.dumps(describe(step, top)), flush=True)
+    def summarise() -> dict[str, Any]:
+        lost = {"left_out_steps": stream.left_out, "damaged_frames": frames.damaged}
+        found = {name: value for name, value in lost.items() if value}
+        return {"frames": stream.num_frames, "steps": stream.num_steps, **found}
 
-    try:
-        with stopping():
-            started = time.perf_counter()
-            for timed in frames:
-                show(stream.push(timed.frame, timed.time))
-            show(stream.finish())
-            problem = frames.problem
-    except Stopped:
-        problem = "stopped"
-    except BrokenPipeError:
-        # The reader is gone. Python would fail once more as it flushes standard output at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except MediaError as error:
-        problem, code = error.reason, 1
-    ended = time.perf_counter()
-    summary: dict[str, Any] = {
-        "frames": stream.num_frames,
-        "steps": stream.num_steps,
-        "seconds": round(ended - started, 3),
-    }
-    if latencies.count:
-        summary |= {
-            "steps_per_second": round(latencies.count / (ended - warm), 2),
-            "latency_p50": round(latencies.quantile(0.5), 5),
-            "latency_p99": round(latencies.quantile(0.99), 5),
-        }
-    summary |= {
-        name: value
-        for name, value in (
-            ("left_out_steps", stream.left_out),
-            ("damaged_frames", frames.damaged),
-            ("problem", problem),
-        )
-        if value
-    }
-    print(json.dumps(summary), file=sys.stderr)
-    if not stream.num_frames and not code and problem != "stopped":
-        print(f"error: {source}: no frames", file=sys.stderr)
-        return 1
-    return code
+    return print_stream(
+        frames,
+        lambda timed: stream.push(timed.frame, timed.time),
+        stream.finish,
+        lambda step: describe(step, top),
+        summarise,
+        lambda: "" if stream.num_frames else f"{source}: no frames",
+    )
 
 
 def _stream_sound(model: Classifier, top: int) -> int:

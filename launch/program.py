@@ -124,13 +124,14 @@ def define_run(
     return define_path("workdir", None, help, required=required)
 
 
-def load_model(name: str | None, shipped: str, kind: str) -> Any:
+def load_model(name: str | None, shipped: str, kind: str, *, step: int | None = None) -> Any:
     """Returns the model of ``--model``, or the shipped one, which is told on standard error.
 
     Args:
       name: folder or name of a shipped model; None: ``shipped``.
       shipped: name of the default.
-      kind: ``predict`` or ``caption``, the method that the program needs.
+      kind: ``predict``, ``caption`` or ``read``, the method that the program needs.
+      step: of the checkpoint, where the folder is a workdir.
 
     Raises:
       ValueError: no such model, or one without that method.
@@ -142,7 +143,7 @@ def load_model(name: str | None, shipped: str, kind: str) -> Any:
             f"--workdir, --model: expected one of them, since no shipped model {shipped!r} is in "
             "this copy of flaxnets, received neither"
         )
-    model = load(name or shipped, allow_code=bool(flags.FLAGS.allow_code))
+    model = load(name or shipped, step=step, allow_code=bool(flags.FLAGS.allow_code))
     if not hasattr(model, kind):
         other = {"captioning": "launch.caption", "transcription": "launch.read"}.get(
             model.kind, "launch.predict"

@@ -1,5 +1,6 @@
 r"""Reads lines of text, or speech; prints one JSON line per file.
 
+    python -m launch.read LINE.png …                            # with the shipped reader of Fraktur
     python -m launch.read --workdir=runs/lines LINE.png …
     python -m launch.read --model=FOLDER RECORDING.wav …
 
@@ -7,11 +8,11 @@ A line is ``{"path": …, "text": …, "confidence": …, "characters": [[charac
 end], …]}``: the confidence is the probability of the text given the input, a character's that of
 its most probable step, and start and end are columns of the image, or seconds. A file that cannot
 be read gives ``{"path": …, "error": REASON}``; then the exit code is 1. ``--model`` is an exported
-folder, or a workdir, whose experiment then is not run.
+folder, a shipped model's name, or a workdir, whose experiment then is not run.
 
 ``--stream=SOURCE`` reads speech as it arrives, a file or, with ``-``, raw samples of standard input
-(16 bits, mono, ``--rate`` samples/s), with a causal model and the greedy search. A line then is
-``{"step": …, "time": seconds, "text": …, "characters": …, "latency": seconds}``, with the
+(16 bits, mono, ``--source_rate`` samples/s), with a causal model and the greedy search. A line then
+is ``{"step": …, "time": seconds, "text": …, "characters": …, "latency": seconds}``, with the
 characters that have ended since the line before (``sound_stream.py``).
 """
 
@@ -33,7 +34,11 @@ from launch import program
 from launch.sound_stream import stream_sound
 
 WORKDIR = program.define_run(required=False)
-MODEL = program.define_path("model", None, "Exported folder or workdir, in place of --workdir.")
+MODEL = program.define_path(
+    "model", None, "Exported folder, workdir, or name of a shipped model, in place of --workdir."
+)
+SHIPPED = "fraktur_reader"
+"""The shipped model that is used without --workdir and --model."""
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
 WIDTH = flags.DEFINE_integer(
     "beam_width", None, "Prefixes of the beam search; 0: greedy; default: the run's.", lower_bound=0
@@ -42,7 +47,10 @@ STREAM = flags.DEFINE_string(
     "stream", None, "Read speech as it arrives: a sound file, or - for raw samples (s16le, mono)."
 )
 RATE = flags.DEFINE_integer(
-    "rate", None, "With --stream=-: samples/s; default: the model's.", lower_bound=1
+    "source_rate",
+    None,
+    "With --stream=-: samples/s of standard input; default: the model's.",
+    lower_bound=1,
 )
 CHUNK = flags.DEFINE_float(
     "chunk", 0.32, "With --stream: seconds of sound that are read at a time.", lower_bound=1e-3
@@ -87,38 +95,33 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _load() -> Reader:
-    """Returns the model of ``--workdir`` or ``--model``."""
-    if (WORKDIR.value is None) == (MODEL.value is None):
-        raise ValueError("--workdir: expected one of --workdir and --model, received both or none")
+    """Returns the model of ``--workdir`` or ``--model``, or the shipped one."""
     if WORKDIR.value is None:
-        model = load(MODEL.value, step=STEP.value, allow_code=bool(flags.FLAGS.allow_code))
-    else:
-        workdir = Workdir(WORKDIR.value)
-        workdir.check_trained()
-        config: Any = program.recorded_config(workdir)
-        config.load_assets(workdir.path)
-        inference = config.describe_inference() or {"kind": "none"}
-        if inference["kind"] != "transcription":
-            raise ValueError(
-                "--workdir: expected a run of a reader of lines or speech, as "
-                f"experiments/crnn_text_lines.py, received one of {type(config).__name__}"
-            )
-        if WIDTH.value is not None:  # Before the parts of the search are made.
-            set_chosen(config, {"search.width": WIDTH.value})
-            inference = {**inference, "search": dataclasses.asdict(config.search)}
-        model = load(
-            workdir.path,
-            step=STEP.value,
-            allow_code=bool(flags.FLAGS.allow_code),
-            described=describe_model(inference),
-            lexicon=getattr(config.make_task(), "lexicon", None),
-        )
-    if not isinstance(model, Reader):
+        model: Any = program.load_model(MODEL.value, SHIPPED, "read", step=STEP.value)
+        return model
+    if MODEL.value is not None:
+        raise ValueError("--model: expected without --workdir, received both")
+    workdir = Workdir(WORKDIR.value)
+    workdir.check_trained()
+    config: Any = program.recorded_config(workdir)
+    config.load_assets(workdir.path)
+    inference = config.describe_inference() or {"kind": "none"}
+    if inference["kind"] != "transcription":
         raise ValueError(
-            f"--model={MODEL.value}: expected a model that reads lines or speech, received one of "
-            f"the kind {model.kind}; launch.predict or launch.caption uses it"
+            "--workdir: expected a run of a reader of lines or speech, as "
+            f"experiments/crnn_text_lines.py, received one of {type(config).__name__}"
         )
-    return model
+    if WIDTH.value is not None:  # Before the parts of the search are made.
+        set_chosen(config, {"search.width": WIDTH.value})
+        inference = {**inference, "search": dataclasses.asdict(config.search)}
+    reader: Any = load(
+        workdir.path,
+        step=STEP.value,
+        allow_code=bool(flags.FLAGS.allow_code),
+        described=describe_model(inference),
+        lexicon=getattr(config.make_task(), "lexicon", None),
+    )
+    return reader
 
 
 def _describe_step(step: TextStep) -> dict[str, Any]:

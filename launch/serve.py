@@ -4,9 +4,10 @@
     python -m launch.serve --model=runs/mine --port=8080     # a workdir or an exported folder
 
 A photograph gives captions, alternatives and the attention at each word; a clip gives labels over
-time. The page says how programs ask the models. The server listens on the loopback address unless
-``--host`` says otherwise, keeps uploads for ten minutes, and sends nothing anywhere. It needs the
-extra ``serve``. ``docs/serve.md`` describes its limits.
+time; a line of text or a recording of speech gives its text and the span of each character. The
+page says how programs ask the models. The server listens on the loopback address unless ``--host``
+says otherwise, keeps uploads for ten minutes, and sends nothing anywhere. It needs the extra
+``serve``. ``docs/serve.md`` describes its limits.
 """
 
 import errno
@@ -23,7 +24,6 @@ from typing import Any
 from absl import flags
 
 from flaxnets.inference.runtime.models import SOUND
-from flaxnets.inference.runtime.readers import Reader
 from launch import program
 from launch.serving.examples import draw_examples, find_examples
 from launch.serving.gate import Gate, delete_old, is_loopback
@@ -32,7 +32,7 @@ from launch.serving.limits import Limits
 from launch.serving.models import PRELOADED, ServedModel
 from launch.serving.page import Served, make_page
 
-SHIPPED = ("captioner", "ut_interaction")
+SHIPPED = ("captioner", "ut_interaction", "fraktur_reader")
 """Shipped models that are served without ``--model``, as far as this copy has them."""
 CLEANING = 30.0
 """Seconds between deletions of old uploads."""
@@ -51,7 +51,7 @@ PORT = flags.DEFINE_integer(
     "port", 7860, "Port to listen on; 0: any free one.", lower_bound=0, upper_bound=65535
 )
 EXAMPLES = program.define_path(
-    "examples", None, "Folder of photographs and clips to click; default: drawn ones."
+    "examples", None, "Folder of images, clips and recordings to click; default: drawn ones."
 )
 MAX_UPLOAD = flags.DEFINE_integer(
     "max_upload", DEFAULTS.upload_bytes // 2**20, "Largest upload, MiB.", lower_bound=1
@@ -97,10 +97,10 @@ def main(argv: Sequence[str]) -> int:
         served = []
         for name in MODEL.value or [n for n in SHIPPED if n in shipped_models()]:
             model = load(name, allow_code=bool(allowed))
-            if isinstance(model, Reader) or model.kind == SOUND:
+            if model.kind == SOUND:
                 raise ValueError(
-                    "--model: expected a classifier of clips or images, or a captioner, received "
-                    f"{name} of the kind {model.kind}; launch.read or launch.predict uses it"
+                    "--model: expected a classifier of clips or images, a captioner or a reader, "
+                    f"received {name} of the kind {model.kind}; launch.predict uses it"
                 )
             served.append(ServedModel(model, isolated, limits))
         return serve(served, listener, HOST.value, limits, EXAMPLES.value)

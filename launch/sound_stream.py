@@ -2,24 +2,20 @@ r"""Streams of sound in ``launch.read`` and ``launch.predict``: JSON lines, a su
 
     python -m launch.read --workdir=runs/speech --stream=talk.wav
     arecord -t raw -f S16_LE -r 16000 | python -m launch.read --workdir=runs/speech --stream=- \
-        --rate=16000
+        --source_rate=16000
 
 Each line is written once the sound for it has arrived, ``--chunk`` seconds at a time; its latency
 counts from the arrival of the last samples that it needed. Memory does not grow with the stream.
+Silence at its start is not told before there is sound, and silence alone is an error.
 The model must be causal (``flaxnets/inference/runtime/sound_streaming.py``).
 """
 
-import json
-import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flaxnets.inference.runtime.media import MediaError
 from flaxnets.inference.runtime.sound import FileSound, RawSound, wrong_kind
-from flaxnets.inference.runtime.streaming import Latencies
-from launch.stopping import Stopped, stopping
+from launch.stream_lines import print_stream
 
 
 def stream_sound(
@@ -49,52 +45,22 @@ def stream_sound(
     if source == "-":
         blocks = RawSound(sys.stdin.buffer, sample_rate, rate)
     elif rate is not None:
-        raise ValueError(f"rate: expected none for {source}, which tells its own, received {rate}")
+        raise ValueError(
+            f"--source_rate: expected none for {source}, which tells its own, received {rate}"
+        )
     elif (error := wrong_kind(source, "sound")) is not None:
         raise error
     else:
         blocks = FileSound(source, sample_rate, model.limits)
-    latencies, problem, code = Latencies(), "", 0
-    started, warm = time.perf_counter(), False
-
-    def show(results: list[Any]) -> None:
-        nonlocal warm
-        for result in results:
-            # The first chunk compiles, so it does not count.
-            if warm:
-                latencies.add(result.latency)
-            print(json.dumps(describe(result), ensure_ascii=False), flush=True)
-        warm = warm or bool(results)
-
-    try:
-        with stopping():
-            for block in blocks:
-                show(stream(block))
-            show(stream.finish())
-            problem = blocks.problem
-    except Stopped:
-        problem = "stopped"
-    except BrokenPipeError:
-        # The reader is gone. Python would fail once more as it flushes standard output at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except MediaError as found:
-        problem, code = found.reason, 1
-    summary: dict[str, Any] = {
-        "sound_seconds": round(stream.num_samples / sample_rate, 3),
-        "steps": stream.num_steps,
-        "seconds": round(time.perf_counter() - started, 3),
-        "look_ahead": round(stream.look_ahead, 3),
-    }
-    if latencies.count:
-        summary |= {
-            "latency_p50": round(latencies.quantile(0.5), 5),
-            "latency_p99": round(latencies.quantile(0.99), 5),
-        }
-    if problem:
-        summary["problem"] = problem
-    print(json.dumps(summary), file=sys.stderr)
-    if not stream.num_samples and not code and problem != "stopped":
-        print(f"error: {source}: no sound", file=sys.stderr)
-        return 1
-    return code
+    return print_stream(
+        blocks,
+        stream,
+        stream.finish,
+        describe,
+        lambda: {
+            "sound_seconds": round(stream.num_samples / sample_rate, 3),
+            "steps": stream.num_steps,
+            "look_ahead": round(stream.look_ahead, 3),
+        },
+        lambda: "" if stream.num_samples else f"{source}: no sound",
+    )

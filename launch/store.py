@@ -3,11 +3,12 @@ r"""Stores a trained model in a folder of a few megabytes, which ``flaxnets.load
     python -m launch.store --workdir=runs/captions --out=experiments/models/captioner \
         --dtype=int8 --card=CARD.md --split=validation
 
-The folder has the parameters of the best checkpoint or of ``--step``, the labels or vocabulary, the
-preprocessing and the card. ImageNet weights that come with the extra ``pretrained`` are not stored.
-``--split`` measures what the smaller numbers of ``--dtype`` cost: the metrics of the split with the
-parameters as trained and as stored, which needs the data. Folders under ``experiments/models`` are
-shipped, and named by their last part: ``flaxnets.load("captioner")``.
+The folder has the parameters of the best checkpoint or of ``--step``, the labels, vocabulary or
+alphabet, a reader's search with its language model and lexicon, the preprocessing and the card.
+ImageNet weights that come with the extra ``pretrained`` are not stored. ``--split`` measures what
+the smaller numbers of ``--dtype`` cost: the metrics of the split with the parameters as trained and
+as stored, which needs the data. Folders under ``experiments/models`` are shipped, and named by
+their last part: ``flaxnets.load("captioner")``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
         step=STEP.value,
         dtype=DTYPE.value,
         card=Path(CARD.value).read_text(encoding="utf-8") if CARD.value else "",
+        words=getattr(config, "lexicon_words", ()),
     )
     print(f"{size / 1e6:.2f} MB in {out}")
     if SPLIT.value:

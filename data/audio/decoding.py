@@ -1,5 +1,6 @@
 """Decoding of the sound of audio and video files, by PyAV."""
 
+import functools
 import logging
 import os
 import struct
@@ -23,13 +24,15 @@ class Sound(NamedTuple):
     """Decoded sound."""
 
     samples: np.ndarray
-    """(S,) float32 in [-1,1], the mean of the channels."""
+    """(S,) float32 in [-1,1], the mean of the channels; what is beyond is clipped."""
     file_rate: int
     """samples/s of the file, before it was resampled."""
     channels: int
     """Number of channels of the file."""
     codec: str
     """Codec and container of the file, as ``flac in flac``."""
+    peak: float = 0.0
+    """Greatest magnitude in a file of float samples, where it may exceed 1; 0 for others."""
 
 
 def read_audio(path: str | Path, sample_rate: int = 16_000) -> np.ndarray:
@@ -42,7 +45,8 @@ def read_sound(path: str | Path, sample_rate: int | None = 16_000) -> Sound:
 
     Sample 0 lies at the time of the first picture, or of the first sound in a file without
     pictures. Sound that begins later is preceded by zeros; earlier sound is cut off. Later gaps are
-    not filled. Of a wav file that was cut off, what is left is read, and the log says so.
+    not filled. Of a wav file that was cut off, what is left is read, and the log says so. Float
+    samples beyond [-1,1] are clipped, as by a sound card, and the log says so once.
 
     Args:
       path: the file, in one of ``data.video.decoding.FORMATS``.
@@ -59,10 +63,14 @@ def read_sound(path: str | Path, sample_rate: int | None = 16_000) -> Sound:
     if sample_rate is not None and sample_rate < 1:
         raise ValueError(f"sample_rate: expected at least 1 Hz, received {sample_rate}")
     parts: list[np.ndarray] = []
-    begin = start = 0.0
+    begin = start = peak = 0.0
     rate, channels = 1, 1
     with open_media(
-        path, expected="a file with sound", unreadable="its sound is not readable", error=AudioError
+        path,
+        expected="a file with sound",
+        unreadable="its sound is not readable",
+        formats="those with sound (wav, flac, ogg, mp3, mp4, …)",
+        error=AudioError,
     ) as container:
         if not container.streams.audio:
             raise AudioError(path, "no audio stream")
@@ -70,12 +78,16 @@ def read_sound(path: str | Path, sample_rate: int | None = 16_000) -> Sound:
         if stream.codec_context is None:
             raise AudioError(path, "there is no decoder for the codec of its sound")
         codec = f"{stream.codec_context.name} in {container.format.name.split(',')[0]}"
+        # Decoders of mp3 and others yield floats too, whose overshoot is no property of the file.
+        is_float = stream.codec_context.name.startswith("pcm_f")
         resampler = av.AudioResampler(format="fltp", rate=sample_rate)
         for number, frame in enumerate(container.decode(stream)):
             if number == 0:
                 begin, rate = frame.time or 0.0, frame.sample_rate
                 channels = frame.layout.nb_channels
                 start = _first_picture(container, begin)
+            if is_float:
+                peak = max(peak, float(np.abs(frame.to_ndarray()).max(initial=0)))
             parts += [piece.to_ndarray() for piece in resampler.resample(frame)]  # (C,n)
         if parts:
             parts += [piece.to_ndarray() for piece in resampler.resample(None)]
@@ -85,9 +97,20 @@ def read_sound(path: str | Path, sample_rate: int | None = 16_000) -> Sound:
     if not np.isfinite(samples).all():
         raise AudioError(path, "its samples are not finite (NaN)")
     _log_missing_end(path)
+    if peak > 1:
+        _tell_clipping()
     late = round((begin - start) * (sample_rate or rate))
     samples = np.pad(samples, (late, 0)) if late > 0 else samples[-late:]
-    return Sound(samples.astype(np.float32), rate, channels, codec)
+    return Sound(samples.astype(np.float32), rate, channels, codec, peak)
+
+
+@functools.cache
+def _tell_clipping() -> None:
+    """Says once in the log that float samples are clipped."""
+    _logger.warning(
+        "float samples beyond ±1 are clipped: divide the samples of such recordings, which "
+        "python -m data.check names, by their peak, or write them as 16 bits"
+    )
 
 
 def _log_missing_end(path: str | Path) -> None:

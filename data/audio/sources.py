@@ -188,7 +188,7 @@ def read_usable(
         raise AudioError(
             path,
             f"expected at most {max_seconds:g} s, received {seconds:.1f} s; cut the recording, or "
-            "give a larger max_seconds",
+            "give a larger data.max_seconds",
         )
     if not may_be_silent and np.abs(sound.samples).max(initial=0) <= SILENCE:
         raise AudioError(path, "silence: none of its samples exceeds one step of 16 bits")

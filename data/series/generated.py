@@ -19,7 +19,47 @@ CLASSES = 10
 """Symbols of copy memory: 0 blank, 1 to 8 remembered, 9 the delimiter."""
 
 
-class AddingProblem:
+class _Generated:
+    """Examples that are drawn as functions of (seed, split, index)."""
+
+    def __init__(self, size: int, num_examples: int, split: str, seed: int):
+        """Checks the arguments.
+
+        Args:
+            size: first argument of the subclass, which sets the length of its sequences.
+            num_examples: at least 1.
+            split: one of ``SPLITS``.
+            seed: at least 0.
+
+        Raises:
+            ValueError: a number out of range or an unknown split.
+        """
+        if num_examples < 1:
+            raise ValueError(f"num_examples: expected at least 1, received {num_examples}")
+        if split not in SPLITS:
+            raise ValueError(f"split: expected one of {', '.join(SPLITS)}, received {split!r}")
+        if seed < 0:
+            raise ValueError(f"seed: expected at least 0, received {seed}")
+        self._size, self.num_examples, self.split, self.seed = size, num_examples, split, seed
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def __repr__(self) -> str:
+        # grain compares sources by it when it restores an iterator.
+        return (
+            f"{type(self).__name__}({self._size}, {self.num_examples}, split={self.split!r}, "
+            f"seed={self.seed})"
+        )
+
+    def _draw(self, index: int) -> tuple[np.random.Generator, int]:
+        """Returns the random numbers of an example, and its number."""
+        number = check_index(index, self.num_examples)
+        stream = (SPLITS.index(self.split), number)
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=stream)), number
+
+
+class AddingProblem(_Generated):
     """The sum of the two marked numbers of a sequence; a source, picklable.
 
     ``inputs`` (T,2): uniform numbers in [0,1), and zeros with a one at two different steps, drawn
@@ -47,21 +87,8 @@ class AddingProblem:
     ):
         if length < 2:
             raise ValueError(f"length: expected at least 2 steps, received {length}")
-        _check(num_examples, split, seed)
+        super().__init__(length, num_examples, split, seed)
         self.length = length
-        self.num_examples = num_examples
-        self.split = split
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return self.num_examples
-
-    def __repr__(self) -> str:
-        # grain compares sources by it when it restores an iterator.
-        return (
-            f"AddingProblem({self.length}, {self.num_examples}, split={self.split!r}, "
-            f"seed={self.seed})"
-        )
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the examples, for JSON; a ``Loader``'s ``identity``."""
@@ -78,7 +105,7 @@ class AddingProblem:
         Raises:
             IndexError: the index is out of range.
         """
-        generator, number = _draw(index, self.num_examples, self.split, self.seed)
+        generator, number = self._draw(index)
         inputs = np.zeros((self.length, 2), np.float32)
         inputs[:, 0] = generator.random(self.length, np.float32)
         marked = generator.choice(self.length, 2, replace=False)
@@ -93,7 +120,7 @@ class AddingProblem:
         )
 
 
-class CopyMemory:
+class CopyMemory(_Generated):
     """Symbols that are repeated after a delay; a source, picklable.
 
     ``tokens`` (T + 20,): 10 symbols drawn from 1 to 8, T − 1 zeros, and 11 delimiters (9);
@@ -122,20 +149,8 @@ class CopyMemory:
     ):
         if delay < 1:
             raise ValueError(f"delay: expected at least 1 step, received {delay}")
-        _check(num_examples, split, seed)
+        super().__init__(delay, num_examples, split, seed)
         self.delay = delay
-        self.num_examples = num_examples
-        self.split = split
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return self.num_examples
-
-    def __repr__(self) -> str:
-        # grain compares sources by it when it restores an iterator.
-        return (
-            f"CopyMemory({self.delay}, {self.num_examples}, split={self.split!r}, seed={self.seed})"
-        )
 
     @property
     def baseline(self) -> float:
@@ -152,7 +167,7 @@ class CopyMemory:
         Raises:
             IndexError: the index is out of range.
         """
-        generator, number = _draw(index, self.num_examples, self.split, self.seed)
+        generator, number = self._draw(index)
         length = self.delay + 2 * MEMORY
         symbols = generator.integers(1, 9, MEMORY, np.int32)
         tokens, targets = np.zeros(length, np.int32), np.zeros(length, np.int32)
@@ -167,19 +182,3 @@ class CopyMemory:
             mask=np.asarray(True),
             index=np.asarray(number, np.int32),
         )
-
-
-def _check(num_examples: int, split: str, seed: int) -> None:
-    if num_examples < 1:
-        raise ValueError(f"num_examples: expected at least 1, received {num_examples}")
-    if split not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, received {split!r}")
-    if seed < 0:
-        raise ValueError(f"seed: expected at least 0, received {seed}")
-
-
-def _draw(index: int, count: int, split: str, seed: int) -> tuple[np.random.Generator, int]:
-    """Returns the random numbers of an example, and its number."""
-    number = check_index(index, count)
-    stream = (SPLITS.index(split), number)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream)), number

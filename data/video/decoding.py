@@ -250,6 +250,7 @@ def open_media(
     *,
     expected: str = "a video file",
     unreadable: str = "not a readable video",
+    formats: str = "data.video.decoding.FORMATS",
     error: type[VideoError] = VideoError,
 ) -> Iterator[Any]:
     """Opens a file with PyAV and closes it; whatever fails meanwhile becomes an ``error``.
@@ -261,6 +262,7 @@ def open_media(
         path: the file.
         expected: its kind, for the message if there is no such file.
         unreadable: first words of the reason if it cannot be read.
+        formats: the containers, for the message of another one.
         error: class of the errors.
 
     Yields:
@@ -283,11 +285,11 @@ def open_media(
         # FFmpeg decodes pictures while it opens a file, in some containers without a limit of their
         # size. So their sizes are read first, with no decoder allowed.
         undecoded = {**safe, "codec_whitelist": "none"}
-        with _open(url, container_options=undecoded) as container:
+        with _open(url, formats, container_options=undecoded) as container:
             for stream in container.streams.video:
                 if stream.codec_context is not None:
                     _check_size(stream.codec_context.height, stream.codec_context.width)
-        with _open(url, options=limit, container_options=safe) as container:
+        with _open(url, formats, options=limit, container_options=safe) as container:
             for stream in container.streams.video:
                 if stream.codec_context is not None:
                     stream.codec_context.options = limit
@@ -588,15 +590,16 @@ def _status(path: str | Path, expected: str, error: type[VideoError]) -> os.stat
             return Path(path).stat()
     except OSError as found:
         raise error(path, f"cannot be opened ({_reason(found)})") from found
-    raise FileNotFoundError(f"{path}: expected {expected}")
+    missing = not Path(path).exists()
+    reason = "which does not exist" if missing else "received a folder, pipe or device"
+    raise FileNotFoundError(f"{path}: expected {expected}, {reason}")
 
 
-def _open(url: str, **settings: Any) -> Any:
+def _open(url: str, formats: str, **settings: Any) -> Any:
     try:
         return av.open(url, **_TAGS, **settings)
     except av.error.ArgumentError as error:
-        reason = f"its container is none of data.video.decoding.FORMATS ({_reason(error)})"
-        raise _Refused(reason) from error
+        raise _Refused(f"its container is none of {formats} ({_reason(error)})") from error
 
 
 def _video_stream(container: Any, path: str | Path) -> Any:

@@ -24,10 +24,8 @@ from data.text_lines.scores import Pair, bootstrap_interval, confusions, error_r
 from data.width_buckets import WidthBuckets
 from experiments.classification.other_data import Given, find_given, match_names, place
 from experiments.transcription.language import (
-    LANGUAGE_MODEL,
     describe_search,
     load_language_model,
-    make_word_lexicon,
     read_words,
     save_language_model,
     train_language_model,
@@ -35,13 +33,15 @@ from experiments.transcription.language import (
 )
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime
 from flaxnets.decoders.ctc.character_ngram import CharacterNgram
+from flaxnets.decoders.ctc.lexicon import make_word_lexicon
 from flaxnets.tasks.ctc import CTC, TRAINING, CTCSearch
 from flaxnets.tasks.task import Task
 from flaxnets.training.config import Config, Scorer, UndefinedMethod
 from flaxnets.training.finetune import match_classes, remap_classes
+from flaxnets.training.workdir import ALPHABET, LANGUAGE_MODEL, LEXICON
 
-ALPHABET, SPLIT = "alphabet.json", "split.csv"
-"""Files of the workdir: the characters, and the files with texts, groups and splits."""
+SPLIT = "split.csv"
+"""File of the workdir: the files with their texts, groups and splits."""
 FILES = "files"
 """Value of ``data.dataset`` for files with texts of one's own."""
 METRICS = ("character_error_rate", "word_error_rate", "exact_line_rate")
@@ -347,6 +347,18 @@ class TranscriptionConfig(Config):
                 )
         return self._language_model
 
+    @property
+    def lexicon_words(self) -> list[str]:
+        """Words to which the search keeps; empty: any."""
+        search = self.search
+        if not (search.width and search.lexicon):
+            return []
+        return (
+            words_of(self.training_texts)
+            if search.lexicon == TRAINING
+            else read_words(search.lexicon)
+        )
+
     # ---- What a run keeps --------------------------------------------------------------------
 
     def describe_data(self, split: str) -> dict[str, Any]:
@@ -357,7 +369,7 @@ class TranscriptionConfig(Config):
         return {"class_names": [], "characters": len(self.alphabet), **described}
 
     def save_assets(self, folder: Path) -> None:
-        """Writes the alphabet, the files with their split, and the n-gram model."""
+        """Writes the alphabet, the files with their split, and what the search reads."""
         content = json.dumps(self.alphabet.to_json(), ensure_ascii=False)
         write_atomically(
             folder / ALPHABET, lambda place: place.write_text(content, encoding="utf-8")
@@ -366,6 +378,11 @@ class TranscriptionConfig(Config):
             self.save_split(folder / SPLIT)
         if self._folder is None or not (folder / LANGUAGE_MODEL).exists():
             save_language_model(folder / LANGUAGE_MODEL, self.language_model)
+        if words := self.lexicon_words:  # For exports, which do not run the experiment.
+            content = "\n".join(words)
+            write_atomically(
+                folder / LEXICON, lambda place: place.write_text(content, encoding="utf-8")
+            )
         where = f"--workdir={shlex.quote(str(folder))}"
         logger.info("afterwards    python -m launch.evaluate %s --split=test", where)
         logger.info("              python -m launch.read %s %s", where, self.example_file)
@@ -402,10 +419,8 @@ class TranscriptionConfig(Config):
             )
         if search.width and search.language_model_weight:
             model = self.language_model.automaton()
-        if search.width and search.lexicon:
-            own = search.lexicon == TRAINING
-            words = words_of(self.training_texts) if own else read_words(search.lexicon)
-            lexicon = make_word_lexicon(words, self.alphabet)
+        if words := self.lexicon_words:
+            lexicon = make_word_lexicon(words, self.alphabet.characters)
         return CTC(self.alphabet.decode, search, model, lexicon)
 
     def adapt_variables(

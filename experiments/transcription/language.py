@@ -3,9 +3,7 @@
 ``flaxnets.tasks.ctc.CTCSearch`` decides whether a search reads them.
 """
 
-import logging
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import safetensors
@@ -13,15 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from data.files import write_atomically
 from data.text_lines.alphabet import Alphabet, normalise
-from flaxnets.decoders.ctc.automaton import Automaton
 from flaxnets.decoders.ctc.character_ngram import CharacterNgram, train_ngram
-from flaxnets.decoders.ctc.lexicon import make_lexicon
+from flaxnets.decoders.ctc.lexicon import is_of_word
 from flaxnets.tasks.ctc import TRAINING, CTCSearch
-
-LANGUAGE_MODEL = "language_model.safetensors"
-"""File of the workdir: the character n-gram model, which is trained when a run starts."""
-
-logger = logging.getLogger(__name__)
 
 
 def train_language_model(texts: Iterable[str], alphabet: Alphabet, order: int) -> CharacterNgram:
@@ -82,11 +74,6 @@ def words_of(texts: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def is_of_word(character: str) -> bool:
-    """Returns True for letters and combining marks, of which words consist."""
-    return unicodedata.category(character)[0] in "LM"
-
-
 def read_words(path: str | Path) -> list[str]:
     """Returns the words of a file, one or more a line, in UTF-8.
 
@@ -103,35 +90,6 @@ def read_words(path: str | Path) -> list[str]:
     if not words:
         raise ValueError(f"search.lexicon: expected words in {path}, received none")
     return words
-
-
-def make_word_lexicon(words: Sequence[str], alphabet: Alphabet) -> Automaton:
-    """Returns the automaton of texts of these words, with all other characters between them.
-
-    Words with characters that the alphabet lacks cannot be read: they are left out, and counted in
-    the log.
-
-    Args:
-      words: of letters and marks only, as ``words_of`` returns them.
-      alphabet: of the model.
-
-    Raises:
-      ValueError: no word is of the alphabet's characters.
-    """
-    known = [word for word in words if all(character in alphabet for character in word)]
-    if len(known) < len(words):
-        unknown = [word for word in words if any(c not in alphabet for c in word)]
-        logger.info(
-            "lexicon: %d of %d words have characters that the alphabet lacks and are left out: %s",
-            *(len(unknown), len(words), ", ".join(unknown[:3]) + ", …" * (len(unknown) > 3)),
-        )
-    if not known:
-        raise ValueError(
-            "search.lexicon: expected words of the alphabet's characters, received none among "
-            f"{len(words)}; is it a list for another script?"
-        )
-    between = [n for n, c in enumerate(alphabet.characters, 1) if not is_of_word(c)]
-    return make_lexicon(map(alphabet.encode, known), len(alphabet), separators=between)
 
 
 def describe_search(search: CTCSearch) -> str:

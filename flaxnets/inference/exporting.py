@@ -40,9 +40,14 @@ from flaxnets.inference.runtime.columns import SoundPreprocessing
 from flaxnets.inference.runtime.models import SOUND, Captioner, Classifier
 from flaxnets.inference.runtime.preprocessing import StreamPreprocessing
 from flaxnets.inference.runtime.readers import Reader
-from flaxnets.inference.store import ASSETS, LANGUAGE_MODEL
+from flaxnets.inference.store import ASSETS
 from flaxnets.models.frozen_encoder import FrozenEncoder
-from flaxnets.training.workdir import write_atomically, write_text_atomically
+from flaxnets.training.workdir import (
+    LANGUAGE_MODEL,
+    LEXICON,
+    write_atomically,
+    write_text_atomically,
+)
 from flaxnets.typing import Array, PyTree
 
 _RUN = '''"""Classifies, captions or reads files: python run.py FILE …; one JSON line for each."""
@@ -155,7 +160,7 @@ def export_model(
         export["onnx"] = described_onnx
     text = json.dumps({**described, "export": export}, indent=1, ensure_ascii=False)
     write_text_atomically(path / "model.json", text + "\n")
-    for name in set(ASSETS) - {LANGUAGE_MODEL}:  # Its tables are among the variables.
+    for name in set(ASSETS) - {LANGUAGE_MODEL, LEXICON}:  # Their tables are among the variables.
         if assets and name in assets:
             write_atomically(path / name, partial(Path.write_bytes, data=assets[name]))
     write_text_atomically(path / "README.md", _card(model, described_onnx))

@@ -13,19 +13,18 @@ from flaxnets.inference.runtime.models import CAPTIONING, Captioner, Classifier
 from flaxnets.inference.runtime.readers import TRANSCRIPTION, Reader
 from flaxnets.inference.runtime.words import Words, read_alphabet
 from flaxnets.inference.store import (
-    ALPHABET,
     CARD,
-    LANGUAGE_MODEL,
     VARIABLES,
     VOCABULARY,
     ModelError,
     build_model,
     read_description,
     read_language_model,
+    read_lexicon,
     read_variables,
 )
 from flaxnets.training.checkpoint import restore_variables
-from flaxnets.training.workdir import Workdir
+from flaxnets.training.workdir import ALPHABET, LANGUAGE_MODEL, LEXICON, Workdir
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = (PACKAGE / "shipped_models", PACKAGE.parent / "experiments" / "models")
@@ -78,8 +77,8 @@ def load(
 ) -> Classifier | Captioner | Reader:
     """Loads a trained model; see ``flaxnets.load``.
 
-    ``described`` takes the place of the folder's ``model.json``; ``lexicon`` is that of a reader's
-    search.
+    ``described`` takes the place of the folder's ``model.json``, and ``lexicon`` that of the words
+    beside it.
     """
     folder = model_folder(path)
     is_run = (folder / "config.json").exists()
@@ -107,11 +106,14 @@ def load(
     else:
         variables = read_variables(folder / VARIABLES)
     card = folder / CARD
+    alphabet = read_alphabet(folder / ALPHABET) if reads else ()
+    if reads and lexicon is None:
+        lexicon = read_lexicon(folder / LEXICON, alphabet, described["search"])
     return build_model(
         described,
         variables,
         words,
-        alphabet=read_alphabet(folder / ALPHABET) if reads else (),
+        alphabet=alphabet,
         language_model=read_language_model(folder / LANGUAGE_MODEL) if reads else None,
         lexicon=lexicon,
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",

@@ -27,6 +27,8 @@ WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0)
 """Bonuses for a character that are tried, nats."""
 GREEDY, BEAM, CHOSEN = "greedy", "beam", "chosen"
+HALF = "half"
+"""Value of ``report`` for every second line of the split."""
 
 
 @runtime_checkable
@@ -112,17 +114,23 @@ def tune_search(
             f"search tuning: expected one process, received {jax.process_count()}; the searches of "
             "one device suffice"
         )
+    # Before anything takes time.
+    if "train" in (split, report):
+        raise ValueError(
+            "split, report: expected splits that end, as validation, received 'train': the "
+            "training data have no end"
+        )
+    score, score_report = _scorer(config, split), None
+    if report and report != HALF:
+        score_report = _scorer(config, report)
     # A task that has the language model whatever the run's own search is.
     config.search = dataclasses.replace(config.search, width=width, language_model_weight=1.0)
     task: Any = config.make_prediction_task()
     batches, seconds = _apply_network(model, task, split)
     lines = sorted(int(i) for batch in batches for i in batch.lines[batch.mask])
-    chosen_lines, other_lines = (
-        (lines[::2], lines[1::2]) if report == "half" else (lines, lines[:0])
-    )
+    chosen_lines, other_lines = (lines[::2], lines[1::2]) if report == HALF else (lines, lines[:0])
     if not chosen_lines:
         raise ValueError(f"split: expected lines in {split!r} to choose on, received none")
-    score = _scorer(config, split)
 
     def run(search: CTCSearch) -> list[dict[str, Any]]:
         return _read_texts(dataclasses.replace(task, search=search), batches)
@@ -152,9 +160,9 @@ def tune_search(
         chosen_on[name] = dict(score(_select(records, chosen_lines)))
         if other_lines:
             reported_on[name] = dict(score(_select(records, other_lines)))
-    if report and report != "half":
-        batches, score = _apply_network(model, task, report)[0], _scorer(config, report)
-        reported_on = {name: dict(score(run(search))) for name, search in searches.items()}
+    if score_report is not None:
+        batches = _apply_network(model, task, report)[0]
+        reported_on = {name: dict(score_report(run(search))) for name, search in searches.items()}
     return SearchTuning(best[1], chosen_on, reported_on, times, trials)
 
 

@@ -4,14 +4,14 @@ A model in such a folder loads without its experiment. ``model.json`` of format 
 ``name``, ``labels``, ``network`` (a Linen module as ``flaxnets.configuration.describe_part`` writes
 it), ``encoder`` (a frozen one in front of the network, or null), ``averaging``, ``search``,
 ``preprocessing`` (``runtime/preprocessing.py``) and ``source``. Beside it stand a captioner's
-``vocabulary.json``, a reader's ``alphabet.json`` and, if its search has a language model,
-``language_model.safetensors`` (``CharacterNgram.to_arrays``).
+``vocabulary.json``, a reader's ``alphabet.json`` and, if its search has them,
+``language_model.safetensors`` (``CharacterNgram.to_arrays``) and ``lexicon.txt``, a word a line.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from flax import traverse_util
 from flaxnets.configuration import build_part, nearest
 from flaxnets.decoders.ctc.automaton import Automaton
 from flaxnets.decoders.ctc.character_ngram import CharacterNgram
+from flaxnets.decoders.ctc.lexicon import make_word_lexicon
 from flaxnets.decoders.search import SearchOptions
 from flaxnets.encoders.config import (
     IMAGENET,
@@ -47,6 +48,9 @@ from flaxnets.models.frozen_encoder import FrozenEncoder
 from flaxnets.tasks.ctc import CTCSearch
 from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.workdir import (
+    ALPHABET,
+    LANGUAGE_MODEL,
+    LEXICON,
     MODEL_FORMAT,
     Workdir,
     write_atomically,
@@ -57,10 +61,9 @@ from flaxnets.typing import PyTree
 logger = logging.getLogger(__name__)
 
 MODEL, VARIABLES, CARD = "model.json", "variables.safetensors", "README.md"
-VOCABULARY, ALPHABET = "vocabulary.json", "alphabet.json"
-LANGUAGE_MODEL = "language_model.safetensors"
+VOCABULARY = "vocabulary.json"
 CHOSEN = "chosen.json"
-ASSETS = (VOCABULARY, ALPHABET, LANGUAGE_MODEL)
+ASSETS = (VOCABULARY, ALPHABET, LANGUAGE_MODEL, LEXICON)
 """Files beside a model that it cannot do without, as far as its kind has them."""
 STORED_DTYPES = ("float32", "float16", "int8")
 _SCALE = ":scale"
@@ -149,7 +152,7 @@ def build_model(
       words: of a captioner.
       alphabet: of a reader.
       language_model: of a reader's search; None: none.
-      lexicon: of a reader's search, which no file of the folder holds; None: any text.
+      lexicon: of a reader's search; None: any text.
       card: Markdown.
       limits: bounds of files.
       allow_code: as for ``build_part``.
@@ -191,10 +194,9 @@ def build_model(
         search = _make_search(described["search"])
         if search.lexicon and search.width and lexicon is None:
             logger.warning(
-                "%s: its search keeps to the words of %s, which are not part of the model; any "
-                "words are read",
-                described["name"],
-                search.lexicon,
+                "%s: its search keeps to the words of %s, but there is no %s beside the model; "
+                "any words are read",
+                *(described["name"], search.lexicon, LEXICON),
             )
         reader = LinenReader(
             module,
@@ -273,6 +275,22 @@ def read_language_model(path: Path) -> CharacterNgram | None:
         return CharacterNgram.from_arrays(safetensors.numpy.load(path.read_bytes()))
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: unreadable ({error}); expected a language model") from error
+
+
+def read_lexicon(
+    path: Path, alphabet: tuple[str, ...], search: Mapping[str, Any]
+) -> Automaton | None:
+    """Returns the lexicon of a file of words; None if it is missing, or the search needs none.
+
+    Raises:
+      ModelError: the file is damaged, or none of its words is of the alphabet's characters.
+    """
+    if not (search.get("lexicon") and search.get("width") and path.is_file()):
+        return None
+    try:
+        return make_word_lexicon(path.read_text(encoding="utf-8").split(), alphabet)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: unreadable ({error}); expected a word a line") from error
 
 
 def _traced(described: Mapping[str, Any], trace: Callable[[], int]) -> int:
@@ -458,6 +476,7 @@ def save_run(
     step: int | None = None,
     dtype: str = "float32",
     card: str = "",
+    words: Sequence[str] = (),
     allow_code: bool = False,
 ) -> int:
     """Writes the model of a run into a folder that loads without the run, and returns its size.
@@ -471,6 +490,7 @@ def save_run(
       step: of the checkpoint; None: the best one, or the newest.
       dtype: as for ``save_model``.
       card: content of ``README.md``.
+      words: of the lexicon of a reader's search; empty: those of the workdir, if it has any.
       allow_code: as for ``build_part``.
 
     Raises:
@@ -487,12 +507,20 @@ def save_run(
         _, variables = _behind_encoder(encoder, network, variables, described, allow_code)
         config = {**encoder["config"], "weights": Path(encoder["config"]["weights"]).name}
         described = {**described, "encoder": {**encoder, "config": config}}
+    assets = read_assets(workdir.path)
+    if words:
+        assets[LEXICON] = "\n".join(words).encode()
+    if (search := described.get("search", {})).get("lexicon"):
+        # A path of this machine; the words lie beside the model.
+        described = {**described, "search": {**search, "lexicon": LEXICON}}
+    else:
+        assets.pop(LEXICON, None)
     source = {"experiment": Path(workdir.read_config()["experiment"]).name, "step": chosen}
     return save_model(
         folder,
         {**described, "source": source},
         variables,
-        assets=read_assets(workdir.path),
+        assets=assets,
         card=card,
         dtype=dtype,
     )

@@ -27,6 +27,8 @@ BEAT_SECONDS = 15.0
 """Seconds between two signs of life of a lock's holder."""
 MODEL_FORMAT = 1
 """Version of ``model.json``; readers refuse others."""
+ALPHABET, LANGUAGE_MODEL, LEXICON = "alphabet.json", "language_model.safetensors", "lexicon.txt"
+"""Files of a reader: its characters, and the n-gram model and the words of its search."""
 SILENT_SECONDS = 90.0
 """Seconds without a sign of life after which the holder counts as dead."""
 

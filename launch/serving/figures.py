@@ -1,4 +1,4 @@
-"""Figures of the page: captions with their attention word by word, and labels over time."""
+"""Figures of the page: attention word by word, labels over time, characters over their columns."""
 
 import base64
 import html
@@ -9,12 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from flaxnets.inference.runtime.results import Caption, Prediction
+from flaxnets.inference.runtime.columns import Columns
+from flaxnets.inference.runtime.results import Caption, Prediction, Transcript
 
 IMAGE_SIDE = 448
 """Longer side of an embedded image, pixels."""
 MASK_SCALE = 4
 """Pixels of a mask for each position of the attention map and axis; the browser interpolates on."""
+UNSURE = 0.7
+"""Confidence below which a character is marked."""
 DARKEST = 0.82
 """Opacity of the shade over positions without attention."""
 MOST_CAPTIONS = 10
@@ -44,6 +47,17 @@ CSS = """
   opacity: .75; }
 .cap .bar { height: 5px; border-radius: 3px; background: var(--color-accent); }
 .cap .hint { opacity: .75; font-size: 13px; margin: 0 5px 8px; }
+.read .text { font-size: 1.25em; margin: 0 0 4px; overflow-wrap: anywhere; white-space: pre-wrap; }
+.read .hint { opacity: .75; font-size: 13px; margin: 0 0 8px; }
+.read .scroll { overflow-x: auto; padding-bottom: 6px; }
+.read .strip { position: relative; }
+.read .strip img { display: block; width: 100%; height: 64px; border-radius: 3px; }
+.read .span { position: absolute; top: 0; height: 64px; min-width: 3px;
+  background: color-mix(in srgb, var(--color-accent) 45%, transparent); }
+.read .names { position: relative; height: 1.6em; }
+.read .name { position: absolute; top: 2px; transform: translateX(-50%); font-size: 14px;
+  white-space: pre; }
+.read .unsure { color: var(--error-text-color, #dc2626); font-weight: 600; }
 .problem { border-left: 4px solid var(--error-border-color, #dc2626); padding: 8px 12px;
   overflow-wrap: anywhere; }
 """
@@ -110,6 +124,52 @@ def draw_captions(image: np.ndarray, captions: Sequence[Caption]) -> str:
         f'src="{_encode(_shrink(image), "JPEG")}">{"".join(masks)}</div>'
         f'<div class="texts">{hint}<ol>{"".join(items)}</ol></div></div>'
     )
+
+
+def draw_transcript(columns: Columns, transcript: Transcript, unit: str) -> str:
+    """Returns HTML of a text and of the input with the span of each character.
+
+    Args:
+      columns: what the model reads.
+      transcript: its text; spans are within ``columns.extent``.
+      unit: of the spans, in words: ``columns`` or ``s``.
+    """
+    spans, names = [], []
+    for item in transcript.characters:
+        left, right = (100 * value / columns.extent for value in (item.start, item.end))
+        title = html.escape(
+            f"{item.character} {item.confidence:.2f}, {item.start:g}–{item.end:g} {unit}"
+        )
+        spans.append(
+            f'<span class="span" style="left:{left:.3f}%;width:{right - left:.3f}%" '
+            f'title="{title}"></span>'
+        )
+        unsure = " unsure" if item.confidence < UNSURE else ""
+        shown = "␣" if item.character == " " else html.escape(item.character)
+        names.append(
+            f'<span class="name{unsure}" style="left:{(left + right) / 2:.3f}%" title="{title}">'
+            f"{shown}</span>"
+        )
+    text = html.escape(transcript.text) or "<i>no text</i>"
+    picture = _draw_columns(columns)
+    return (
+        f'<div class="read"><p class="text">{text}</p>'
+        f'<p class="hint">confidence {transcript.confidence:.3f}; characters below '
+        f"{UNSURE:g} are red</p>"
+        f'<div class="scroll"><div class="strip" style="width:{picture.width}px">'
+        f'<img alt="what the model sees" src="{_encode(picture)}">{"".join(spans)}'
+        f'<div class="names">{"".join(names)}</div></div></div></div>'
+    )
+
+
+def _draw_columns(columns: Columns) -> Image.Image:
+    """Returns a line as it is, or a spectrogram with its low bands below."""
+    inputs = columns.inputs
+    if inputs.ndim == 3:
+        return Image.fromarray(inputs[..., 0])
+    low, high = np.percentile(inputs, [1, 99])
+    grey = np.clip((inputs - low) / max(high - low, 1e-6), 0, 1)
+    return Image.fromarray((255 * (1 - grey)).astype(np.uint8).T[::-1])
 
 
 def draw_problem(reason: str) -> str:

@@ -8,17 +8,24 @@ from typing import Any
 import numpy as np
 
 from flaxnets.inference.runtime import media
+from flaxnets.inference.runtime.columns import Columns
 from flaxnets.inference.runtime.models import Captioner, Classifier
 from flaxnets.inference.runtime.preprocessing import Views
-from flaxnets.inference.runtime.results import Caption, Prediction
+from flaxnets.inference.runtime.readers import Reader, read_columns
+from flaxnets.inference.runtime.results import Caption, Prediction, Transcript
 from launch.serving import previews
 from launch.serving.isolation import Isolated, IsolationError
 from launch.serving.limits import Limits
-from launch.serving.page import Unreadable
+from launch.serving.page import LINES, SPEECH, Unreadable
 
 MOST_CAPTIONS = 5
 """Captions of an image, where the model's search finds as many."""
-PRELOADED = ["flaxnets.inference.runtime.models", "launch.serving.previews", "av"]
+PRELOADED = [
+    "flaxnets.inference.runtime.models",
+    "flaxnets.inference.runtime.readers",
+    "launch.serving.previews",
+    "av",
+]
 """Modules that reading a file needs."""
 GRACE = 1.0
 """Seconds by which a process may overrun its own deadline before it is killed."""
@@ -33,7 +40,9 @@ class ServedModel:
       limits: of files and time.
     """
 
-    def __init__(self, model: Classifier | Captioner, isolated: Isolated, limits: Limits) -> None:
+    def __init__(
+        self, model: Classifier | Captioner | Reader, isolated: Isolated, limits: Limits
+    ) -> None:
         self._model, self._isolated, self._limits = model, isolated, limits
         self._media_limits = media.Limits(
             max_pixels=limits.pixels,
@@ -42,14 +51,19 @@ class ServedModel:
             timeout=limits.request_seconds,
         )
         self.kind, self.name, self.card = model.kind, model.name, model.card
+        if isinstance(model, Reader):
+            self.kind = SPEECH if model.reads_sound else LINES
         self.most_captions, self._attention = 0, False
 
     def warm_up(self, example: Path) -> None:
         """Compiles the model's functions for one upload, and finds what its search offers.
 
         Args:
-          example: a clip or image.
+          example: a clip, image, line or recording.
         """
+        if isinstance(self._model, Reader):
+            self.read(example)
+            return
         if not isinstance(self._model, Captioner):
             self.predict(example)
             return
@@ -76,6 +90,13 @@ class ServedModel:
         model = dataclasses.replace(self._model, preprocessing=ready)
         return model.predict(np.zeros((1, 1, 1, 3), np.uint8))
 
+    def read(self, path: Path) -> tuple[Columns, Transcript]:
+        """Reads a line or recording."""
+        assert isinstance(self._model, Reader)
+        arguments = (str(path), self._model.preprocessing, None, self._media_limits)
+        columns = self._call(read_columns, *arguments)
+        return columns, self._model.transcribe(columns)
+
     def caption(self, path: Path, num_captions: int) -> tuple[np.ndarray, list[Caption]]:
         """Captions an image."""
         image = self._read(path)
@@ -83,9 +104,9 @@ class ServedModel:
         return image, self._search(image, self.most_captions, self._attention)[:num_captions]
 
     def _search(self, image: np.ndarray, count: int, attention: bool) -> list[Caption]:
+        assert isinstance(self._model, Captioner)
         ready: Any = _Done(self._model.preprocessing, image)
         model = dataclasses.replace(self._model, preprocessing=ready)
-        assert isinstance(model, Captioner)
         return model.caption(image, num_captions=count, attention=attention)
 
     def playable(self, path: Path) -> Path:

@@ -12,10 +12,27 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flaxnets.inference.runtime.results import Caption, Prediction, to_json
+from flaxnets.inference.runtime.columns import Columns
+from flaxnets.inference.runtime.results import Caption, Prediction, Transcript, to_json
 from launch.serving import figures
 from launch.serving.limits import Limits
 
+LINES, SPEECH = "lines", "speech"
+"""Kinds of readers."""
+TITLES = {
+    "captioning": "Captions",
+    "video_classification": "Clips",
+    "image_classification": "Photographs",
+    LINES: "Lines of text",
+    SPEECH: "Speech",
+}
+"""Names of tabs, by kind."""
+UPLOADS = {
+    "video_classification": ("video", "clip.mp4"),
+    LINES: ("image", "line.png"),
+    SPEECH: ("recording", "recording.wav"),
+}
+"""Argument of a function and an example of its file, by kind; others: a photograph."""
 TOP = 5
 """Classes that are shown."""
 NUM_CAPTIONS = 3
@@ -35,7 +52,7 @@ class Served(Protocol):
 
     @property
     def kind(self) -> str:
-        """``captioning``, ``video_classification`` or ``image_classification``."""
+        """``captioning``, ``video_classification``, …, or a reader's: ``lines``, ``speech``."""
 
     @property
     def name(self) -> str:
@@ -47,10 +64,10 @@ class Served(Protocol):
 
     @property
     def most_captions(self) -> int:
-        """Most captions of an image; 0 for classifiers."""
+        """Most captions of an image; 0 for other models."""
 
     def warm_up(self, example: Path) -> None:
-        """Compiles what requests need, with a clip or image as an example."""
+        """Compiles what requests need, with a file of its kind as an example."""
 
     def predict(self, path: Path) -> Prediction:
         """Classifies a clip or image.
@@ -73,12 +90,20 @@ class Served(Protocol):
           Unreadable: the reason why not.
         """
 
+    def read(self, path: Path) -> tuple[Columns, Transcript]:
+        """Reads a line or recording; returns what the model sees, and its text.
+
+        Raises:
+          Unreadable: the reason why not.
+        """
+
 
 def api_names(served: Sequence[Served]) -> list[str]:
     """Returns the names of the models' functions: ``caption``, ``predict``, ``predict_2``."""
+    bases = {"captioning": "caption", LINES: "read", SPEECH: "read"}
     names: list[str] = []
     for model in served:
-        base = "caption" if model.kind == "captioning" else "predict"
+        base = bases.get(model.kind, "predict")
         count = sum(name.partition("_")[0] == base for name in names)
         names.append(base if not count else f"{base}_{count + 1}")
     return names
@@ -108,6 +133,8 @@ def make_page(
                 files = [str(path) for path in examples.get(model.kind, ())]
                 if model.kind == "captioning":
                     _add_captioner(gradio, model, name, files)
+                elif model.kind in (LINES, SPEECH):
+                    _add_reader(gradio, model, name, files)
                 else:
                     _add_classifier(gradio, model, name, files)
                 if model.card:
@@ -122,14 +149,7 @@ def make_page(
 def explain_api(model: Served, name: str, url: str) -> str:
     """Returns Markdown that shows how a program asks a model, by ``curl`` and by Python."""
     url = url.rstrip("/")
-    argument, file = (
-        ("image", "photo.jpg")
-        if model.kind != "video_classification"
-        else (
-            "video",
-            "clip.mp4",
-        )
-    )
+    argument, file = UPLOADS.get(model.kind, ("image", "photo.jpg"))
     curl = (
         f"U={url}/gradio_api; F=$(curl -s $U/upload -F files=@{file} | cut -d'\"' -f2)\n"
         f"E=$(curl -s $U/call/v2/{name} -H 'Content-Type: application/json' -d "
@@ -148,11 +168,7 @@ def explain_api(model: Served, name: str, url: str) -> str:
 
 
 def _title(model: Served, served: Sequence[Served]) -> str:
-    title = {
-        "captioning": "Captions",
-        "video_classification": "Clips",
-        "image_classification": "Photographs",
-    }[model.kind]
+    title = TITLES[model.kind]
     alone = sum(other.kind == model.kind for other in served) == 1
     return title if alone else f"{title}: {model.name[:24]}"
 
@@ -195,6 +211,61 @@ def _add_captioner(gradio: Any, model: Served, name: str, files: list[str]) -> N
     _add_examples(gradio, files, image, show, [image, count], output)
     _listen(gradio, button, image, show, [image, count], output)
     gradio.api(caption, api_name=name, concurrency_id="models")
+
+
+def _add_reader(gradio: Any, model: Served, name: str, files: list[str]) -> None:
+    speech = model.kind == SPEECH
+
+    def show(file: Any) -> str:
+        try:
+            return figures.draw_transcript(*model.read(_path(file)), "s" if speech else "columns")
+        except Unreadable as error:
+            return figures.draw_problem(str(error))
+
+    def read_file(file: Any) -> dict:
+        found = _or_error(gradio, lambda: model.read(_path(file))[1])
+        return {"model": model.name, **to_json(found)}
+
+    def read_line(image: dict) -> dict:
+        """Reads a line of text.
+
+        Args:
+          image: an uploaded file, {"path": …, "meta": {"_type": "gradio.FileData"}}.
+
+        Returns:
+          {"text", "confidence", "characters": [{"character", "confidence", "start", "end"}, …]},
+          starts and ends in columns of the image
+        """
+        return read_file(image)
+
+    def read_recording(recording: dict) -> dict:
+        """Reads speech.
+
+        Args:
+          recording: an uploaded file, {"path": …, "meta": {"_type": "gradio.FileData"}}.
+
+        Returns:
+          {"text", "confidence", "characters": [{"character", "confidence", "start", "end"}, …]},
+          starts and ends in seconds
+        """
+        return read_file(recording)
+
+    with gradio.Row(equal_height=False):
+        with gradio.Column(scale=2, min_width=300):
+            if speech:
+                # As for clips: a player refuses what the browser does not decode.
+                file = gradio.File(label="Recording", file_types=["audio"], height=130)
+            else:
+                file = gradio.Image(
+                    label="Line", sources=["upload", "clipboard"], type="filepath", height=200
+                )
+            button = gradio.Button("Read", variant="primary")
+        with gradio.Column(scale=3, min_width=300):
+            output = gradio.HTML(_about(model), elem_id=f"{name}_output", padding=True)
+    _add_examples(gradio, files, file, show, [file], output)
+    _listen(gradio, button, file, show, [file], output)
+    function = read_recording if speech else read_line
+    gradio.api(function, api_name=name, concurrency_id="models")
 
 
 def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> None:

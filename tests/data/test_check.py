@@ -18,8 +18,17 @@ from PIL import Image
 from data import check as program
 from data import findings
 from data.check import check, format_table, main, recognise
-from data.findings import ERROR, OK, WARNING, Finding, cross_validate
-from tests.data.audio.wavs import write_wav
+from data.findings import (
+    ERROR,
+    OK,
+    WARNING,
+    Dataset,
+    Finding,
+    cross_validate,
+    find_problems,
+)
+from data.inspection import Inspection
+from tests.data.audio.wavs import FLOAT, write_wav
 from tests.data.test_likeness import picture, walk
 from tests.data.video_files import truncate
 
@@ -433,6 +442,7 @@ def test_faults_of_speech(tmp_path: Path) -> None:
     write_speech(tmp_path, "train/fast.wav", "abc", rate=16_000)
     write_speech(tmp_path, "train/both.wav", "abc", channels=2)
     write_speech(tmp_path, "train/quiet.wav", "abc", level=0.0)
+    write_speech(tmp_path, "train/still.wav", "abb", seconds=0.7, level=0.0)
     write_speech(tmp_path, "train/short.wav", "a", seconds=0.05)
     write_speech(tmp_path, "train/hasty.wav", "abcabcabc", seconds=0.2)
     write_speech(tmp_path, "test/endless.wav", "abc", seconds=40)
@@ -456,7 +466,7 @@ def test_faults_of_speech(tmp_path: Path) -> None:
         ("duplicates", "with different texts", ("test/same.wav = train/0.wav",)),
         ("seconds", "shorter than 0.1 s", ("train/short.wav (0.050)",)),
         ("seconds", "longer than 35 s, which trainings skip", ("test/endless.wav (40.0)",)),
-        ("silence", "silent, which trainings skip", ("train/quiet.wav",)),
+        ("silence", "silent, which trainings skip", ("train/quiet.wav", "train/still.wav")),
         (
             "damaged",
             "readable, but damaged",
@@ -464,17 +474,68 @@ def test_faults_of_speech(tmp_path: Path) -> None:
         ),
     ):
         assert told[check_name, text].files == files, (check_name, text)
-    assert rows(found, "rates", WARNING)[0].text.startswith("27 × 8,000 samples/s, 1 × 16,000")
-    assert rows(found, "channels", WARNING)[0].text.startswith("27 × mono, 1 × stereo")
+    assert rows(found, "rates", WARNING)[0].text.startswith("28 × 8,000 samples/s, 1 × 16,000")
+    assert rows(found, "channels", WARNING)[0].text.startswith("28 × mono, 1 × stereo")
     assert "'€' (U+20AC) once" in rows(found, "unseen")[0].text
     assert [row.files for row in rows(found, "steps")] == [
         ("train/hasty.wav (5 of 9)",),
         (),
     ]
-    assert rows(found, "readable")[0].text.startswith("1 of 29 files cannot be decoded")
+    assert rows(found, "readable")[0].text.startswith("1 of 30 files cannot be decoded")
     [usable] = rows(found, "usable", ERROR)
-    assert usable.text.startswith("3 of 29 recordings are damaged, silent or too long")
+    # As in training, whose limit counts the files of its own split.
+    assert usable.text == (
+        "4 of 30 recordings are damaged, silent or too long, 2 of 26 of train, more than the 5% "
+        "that a training skips (max_bad_share)"
+    )
     assert {"channels", "peak"} <= described[-1].keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad", "reasons"),
+    [
+        ("lines", Inspection(num_frames=1, height=48, width=5_000), "damaged or too wide"),
+        ("speech", Inspection(num_frames=10, rate=8.0), "damaged, silent or too long"),
+    ],
+)
+def test_what_a_training_skips_counts_as_it_counts(
+    kind: str, bad: Inspection, reasons: str
+) -> None:
+    good = {
+        "lines": Inspection(num_frames=1, height=48, width=500),
+        "speech": Inspection(num_frames=80, rate=8.0, channels=1, peak=0.5),
+    }[kind]
+
+    def usable(inspected: list[Inspection], splits: list[str]) -> list[str]:
+        names = tuple(map(str, range(len(inspected))))
+        dataset = Dataset(kind, "", names, names, tuple(splits), texts=("ab",) * len(names))
+        found = find_problems(dataset, inspected, [])
+        return [row.text for row in found if row.level == ERROR]
+
+    # Of 20 for training 1 may be bad, and any of the others.
+    splits = ["train"] * 20 + ["test"] * 4
+    assert usable([bad, *[good] * 19, *[bad] * 4], splits) == []
+    broken = Inspection("damaged")
+    [text] = usable([bad, broken, *[good] * 18, *[bad] * 4], splits)
+    assert text.startswith(
+        f"6 of 24 {'lines' if kind == 'lines' else 'recordings'} are {reasons}, "
+    )
+    assert "2 of 20 of train, more than the 5%" in text
+    # Without splits a training may draw any.
+    assert usable([bad, *[good] * 19], [""] * 20) == []
+    assert len(usable([bad, bad, *[good] * 18], [""] * 20)) == 1
+
+
+def test_float_samples_beyond_one_are_told(tmp_path: Path) -> None:
+    for k in range(4):
+        write_speech(tmp_path, f"{k}.wav", "abc")
+    loud = 1.5 * np.sin(np.arange(8_000) / 5)
+    write_wav(tmp_path / "loud.wav", loud, format=FLOAT)
+    (tmp_path / "loud.txt").write_text("abc")
+    found, _ = check(str(tmp_path))
+    [row] = rows(found, "peaks", WARNING)
+    assert row.files == ("loud.wav (1.5)",)
+    assert "which trainings clip" in row.text
 
 
 def test_labelled_sounds_and_lists_of_them(tmp_path: Path) -> None:

@@ -8,16 +8,16 @@ import pytest
 
 from data.text_lines.alphabet import Alphabet
 from experiments.transcription.language import (
-    LANGUAGE_MODEL,
     load_language_model,
-    make_word_lexicon,
     read_words,
     save_language_model,
     train_language_model,
     words_of,
 )
 from flaxnets.decoders.ctc.automaton import Automaton
+from flaxnets.decoders.ctc.lexicon import make_word_lexicon
 from flaxnets.training.config import differences, set_chosen, set_runtime, to_dict
+from flaxnets.training.workdir import LANGUAGE_MODEL
 from tests.experiments import grid
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -49,7 +49,7 @@ def test_a_saved_model_has_the_same_probabilities(tmp_path: Path) -> None:
 
 
 def test_a_lexicon_allows_its_words_with_anything_between() -> None:
-    lexicon = make_word_lexicon(words_of(TEXTS), ALPHABET)
+    lexicon = make_word_lexicon(words_of(TEXTS), ALPHABET.characters)
     for text in ("", "Hof", "und Haus, Hof.", ". Hau\u0364s"):
         assert allows(lexicon, text), text
     for text in ("Ha", "HausHof", "uHof", "Hof d"):
@@ -64,12 +64,12 @@ def test_words_that_cannot_be_read_are_left_out_and_counted(
     words = read_words(path)
     assert words == ["Haus", "Hof", "Hund", "Zebra"]
     with caplog.at_level("INFO"):
-        assert allows(make_word_lexicon(words, ALPHABET), "Haus")
+        assert allows(make_word_lexicon(words, ALPHABET.characters), "Haus")
     assert "1 of 4 words have characters that the alphabet lacks and are left out: Zebra" in (
         caplog.text
     )
     with pytest.raises(ValueError, match="expected words of the alphabet's characters"):
-        make_word_lexicon(["Zebra"], ALPHABET)
+        make_word_lexicon(["Zebra"], ALPHABET.characters)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="expected UTF-8"):
         read_words(path)

@@ -126,6 +126,17 @@ def test_a_trained_model_reads_files(table: Path, tmp_path: Path) -> None:
             np.testing.assert_allclose(own, record["probabilities"], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_longer_recordings_than_a_flag_says_are_left_out(table: Path) -> None:
+    flags = (f"--config.data.list={table}", "--config.data.max_seconds=0.5")
+    config = grid.parse("sound_events.py", *flags)
+    # The recordings last 0.2 to 1.05 s.
+    source = config._source([str(table.parent / name) for name in ("a/0.wav", "b/17.wav")])
+    assert [bool(source[index]["mask"]) for index in (0, 1)] == [True, False]
+    assert "expected at most 0.5 s, received 1.1 s" in source.explain(1)
+    assert config.describe_inference()["preprocessing"]["max_seconds"] == 0.5
+
+
 def test_what_does_not_fit_is_refused(table: Path) -> None:
     with pytest.raises(ValueError, match="sound_events:esc1: no such variant; did you mean"):
         get_config("esc1")
@@ -135,6 +146,7 @@ def test_what_does_not_fit_is_refused(table: Path) -> None:
         (lambda c: setattr(c.model.head, "pool", "none"), "model.head.pool: expected a pooling"),
         (lambda c: setattr(c.model.encoder, "frozen", True), "model.encoder.frozen: expected Fal"),
         (lambda c: setattr(c.data, "seconds", 0.0), "data.seconds: expected more than 0 s"),
+        (lambda c: setattr(c.data, "max_seconds", 0.0), "data.max_seconds: expected more than"),
         (lambda c: setattr(c.data, "normalisation", "x"), "normalisation: expected one of"),
         (lambda c: setattr(c.augmentation, "speed", 2.0), "speed: expected 0 to 0.5"),
         (lambda c: setattr(c.data, "dataset", "moving_shapes"), "data.dataset: unknown"),

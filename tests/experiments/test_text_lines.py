@@ -13,8 +13,9 @@ from PIL import Image
 import flaxnets
 from data.text_lines.synthetic_lines import SyntheticLines
 from experiments.transcription.config import write_lines
+from flaxnets.inference.store import save_run
 from flaxnets.inference.trained_model import TrainedModel
-from flaxnets.training.workdir import Workdir
+from flaxnets.training.workdir import Workdir, describe_model
 from launch.program import config_of
 from tests.experiments import grid
 
@@ -192,6 +193,17 @@ def test_train_evaluate_and_read_files(tmp_path: Path) -> None:
         line = [lines[0], *lines[2:]][record["index"]]
         assert line["text"] == record["text"]
         assert line["confidence"] == pytest.approx(record["confidence"], abs=1e-5)
+    # A store keeps the words to which the search does.
+    config.search.lexicon = "training"
+    described = describe_model(config.describe_inference())
+    save_run(workdir, tmp_path / "stored", described=described, words=config.lexicon_words)
+    assert json.loads((tmp_path / "stored" / "model.json").read_text())["search"] == {
+        **described["search"],
+        "lexicon": "lexicon.txt",
+    }
+    stored: Any = flaxnets.load(tmp_path / "stored")
+    for own, kept in zip(config.make_task().lexicon, stored.functions.lexicon, strict=True):
+        np.testing.assert_array_equal(own, kept)
     exported = launch("export", run, f"--out={tmp_path / 'exported'}")
     assert exported.returncode == 0, exported.stderr
     again = launch("read", f"--model={tmp_path / 'exported'}", images[0])

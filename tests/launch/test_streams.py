@@ -5,8 +5,10 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -16,11 +18,13 @@ import pytest
 from flaxnets.configuration import describe_part
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.heads.classifier import StepClassifier
+from flaxnets.inference.runtime.media import MediaError
 from flaxnets.inference.store import save_model
 from flaxnets.models.crnn import CRNN
 from flaxnets.recurrent.cells import GRUCell
 from flaxnets.recurrent.layers import Recurrent
 from launch.predict_stream import parse_size
+from launch.stream_lines import print_stream
 from tests.launch.programs import ROOT
 
 SIZE = 16
@@ -72,6 +76,58 @@ def stream(model: Path, *arguments: str) -> subprocess.Popen[bytes]:
 def raw(count: int) -> bytes:
     frames = np.random.default_rng(0).integers(0, 256, (count, 12, 10, 3))
     return frames.astype(np.uint8).tobytes()
+
+
+class Words:
+    """Source of words, of which "bad" is unreadable."""
+
+    def __init__(self, *words: str, problem: str = "") -> None:
+        self.words, self.problem = words, problem
+
+    def __iter__(self) -> Iterator[str]:
+        for word in self.words:
+            if word == "bad":
+                raise MediaError("stream", "a damaged word")
+            yield word
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "summary", "error"),
+    [
+        (Words("a", "b"), 0, {"words": 2}, ""),
+        (Words("a", problem="cut off"), 0, {"words": 1, "problem": "cut off"}, ""),
+        (Words("a", "bad", "b"), 1, {"words": 1, "problem": "a damaged word"}, ""),
+        (Words(), 1, {"words": 0}, "error: no words"),
+    ],
+)
+def test_results_of_any_source_are_printed_and_summed_up(
+    source: Words, code: int, summary: dict[str, Any], error: str, capsys: Any
+) -> None:
+    read: list[str] = []
+
+    def push(word: str) -> list[Any]:
+        read.append(word)
+        return [SimpleNamespace(word=word, latency=0.5)]
+
+    found = print_stream(
+        source,
+        push,
+        lambda: push("end") if read else [],
+        lambda result: {"word": result.word},
+        lambda: {"words": len(read) - ("end" in read)},
+        lambda: "" if read else "no words",
+    )
+    assert found == code
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["word"] for line in out.splitlines()] == read
+    lines = err.splitlines()
+    told = json.loads(lines[0])
+    assert {name: told[name] for name in summary} == summary
+    assert ("problem" in told) == ("problem" in summary)
+    # The first result is not counted.
+    assert ("latency_p50" in told) == (len(read) > 1)
+    assert told.get("latency_p50", 0.5) == pytest.approx(0.5, rel=0.1)
+    assert lines[1:] == ([error] if error else [])
 
 
 @pytest.mark.subprocess

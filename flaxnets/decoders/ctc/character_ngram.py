@@ -125,16 +125,22 @@ class CharacterNgram:
         return nats / events / float(np.log(2))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the model as arrays, for safetensors; tables are computed from its counts."""
-        arrays = {
-            "sizes": np.array([self.num_characters, self.order, self.start], np.int32),
+        """Returns the model as arrays, for safetensors; tables are computed from its counts.
+
+        Integers have the smallest unsigned type that holds them, which halves most models.
+        """
+        integers = {
+            "sizes": np.array([self.num_characters, self.order, self.start]),
             "backoffs": self.backoffs,
             "next_states": self.next_states,
             "events": self.events,
-            "discounts": self.discounts,
         }
         # safetensors writes the memory of an array as it is, whatever its strides.
-        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        arrays = {
+            name: np.ascontiguousarray(array, np.min_scalar_type(array.max(initial=0)))
+            for name, array in integers.items()
+        }
+        return {**arrays, "discounts": self.discounts}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "CharacterNgram":
@@ -147,7 +153,10 @@ class CharacterNgram:
         missing = [name for name in names if name not in arrays]
         if missing:
             raise ValueError(f"arrays: expected {', '.join(names)}, received no {missing[0]}")
-        sizes, backoffs, next_states, events, discounts = (np.asarray(arrays[n]) for n in names)
+        sizes, backoffs, next_states, events = (
+            np.asarray(arrays[name], np.int32) for name in names[:-1]
+        )
+        discounts = np.asarray(arrays["discounts"], np.float32)
         characters, order, start = (int(size) for size in sizes)
         model = cls(characters, order, backoffs, next_states, events, discounts, start)
         n = model.num_states

@@ -1,11 +1,15 @@
 """Lexicon: the automaton of texts whose words are all in a list."""
 
+import logging
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from flaxnets.decoders.ctc.automaton import Automaton, make_automaton
+
+logger = logging.getLogger(__name__)
 
 
 def make_lexicon(
@@ -63,6 +67,46 @@ def make_lexicon(
     log_probs = np.where(next_states >= 0, 0, -np.inf)
     log_probs[complete, 0] = 0  # The end of text.
     return make_automaton(next_states, log_probs, blank)
+
+
+def is_of_word(character: str) -> bool:
+    """Returns True for letters and combining marks, of which words consist."""
+    return unicodedata.category(character)[0] in "LM"
+
+
+def make_word_lexicon(words: Sequence[str], alphabet: Sequence[str]) -> Automaton:
+    """Returns the automaton of texts of these words, with all other characters between them.
+
+    Words with characters that the alphabet lacks cannot be read: they are left out, and counted in
+    the log.
+
+    >>> lexicon = make_word_lexicon(["ab", "a"], (" ", "a", "b"))
+    >>> lexicon.next_states[0].tolist()  # " " separates, "a" begins a word
+    [-1, 0, 1, -1]
+
+    Args:
+      words: of letters and marks only, in NFC.
+      alphabet: characters of the ids 1 to K, in NFC.
+
+    Raises:
+      ValueError: no word is of the alphabet's characters.
+    """
+    ids = {character: number for number, character in enumerate(alphabet, 1)}
+    unknown = [word for word in words if any(character not in ids for character in word)]
+    if unknown:
+        logger.info(
+            "lexicon: %d of %d words have characters that the alphabet lacks and are left out: %s",
+            *(len(unknown), len(words), ", ".join(unknown[:3]) + ", …" * (len(unknown) > 3)),
+        )
+    if len(unknown) == len(words):
+        raise ValueError(
+            "search.lexicon: expected words of the alphabet's characters, received none among "
+            f"{len(words)}; is it a list for another script?"
+        )
+    left_out = set(unknown)
+    known = [[ids[character] for character in word] for word in words if word not in left_out]
+    between = [number for character, number in ids.items() if not is_of_word(character)]
+    return make_lexicon(known, len(ids), separators=between)
 
 
 def _check_ids(name: str, ids: Sequence[int], num_characters: int) -> None:

@@ -644,7 +644,9 @@ def regular_file(source: Any, expected: str) -> str:
             return str(path)
     except (OSError, ValueError) as error:
         raise MediaError(str(path), f"cannot be opened ({error})") from error
-    raise FileNotFoundError(f"{path}: expected {expected}")
+    missing = not Path(path).exists()
+    found = "which does not exist" if missing else "received a folder, pipe or device"
+    raise FileNotFoundError(f"{path}: expected {expected}, {found}")
 
 
 def _check_array(name: str, array: np.ndarray, rank: int, shape: str) -> None:

@@ -117,21 +117,12 @@ class Reader:
 
     def prepare(self, source: Source, *, rate: float | None = None) -> Columns:
         """Returns what the network reads of a source; arguments and errors as ``read``."""
-        given = self.preprocessing
-        if isinstance(given, SoundPreprocessing):
-            samples = read_recording(
-                source,
-                given.sample_rate,
-                rate=rate,
-                max_seconds=given.max_seconds,
-                limits=self.limits,
-            )
-            return given(samples)
-        if isinstance(source, np.ndarray):
-            return given(check_image(source, self.limits))
-        if (error := wrong_kind(str(source), "image")) is not None:
-            raise error
-        return given(read_image(source, self.limits), str(source))
+        return read_columns(source, self.preprocessing, rate, self.limits)
+
+    def transcribe(self, columns: Columns) -> Transcript:
+        """Returns the text of what ``prepare`` returned."""
+        (transcript,) = self._read_all([columns], self.functions.beam_width)
+        return transcript
 
     def stream(self, chunk: float = 0.32) -> Any:
         """Returns a function of the samples of a stream, see ``sound_streaming.SoundStream``.
@@ -195,6 +186,39 @@ class Reader:
         if self.reads_sound:
             return round(start * scale, 3), round(min(end * scale, item.extent), 3)
         return round(start * scale), min(round(end * scale), int(item.extent))
+
+
+def read_columns(
+    source: Source,
+    preprocessing: LinePreprocessing | SoundPreprocessing,
+    rate: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Columns:
+    """Returns what a network reads of a line or recording.
+
+    Args:
+      source: as for ``Reader.read``.
+      preprocessing: of the model.
+      rate: samples/s of an array of sound.
+      limits: bounds of a file.
+
+    Raises:
+      OSError, ValueError: as ``Reader.read``.
+    """
+    if isinstance(preprocessing, SoundPreprocessing):
+        samples = read_recording(
+            source,
+            preprocessing.sample_rate,
+            rate=rate,
+            max_seconds=preprocessing.max_seconds,
+            limits=limits,
+        )
+        return preprocessing(samples)
+    if isinstance(source, np.ndarray):
+        return preprocessing(check_image(source, limits))
+    if (error := wrong_kind(str(source), "image")) is not None:
+        raise error
+    return preprocessing(read_image(source, limits), str(source))
 
 
 def _split_rows(count: int, width: int) -> Iterator[int]:

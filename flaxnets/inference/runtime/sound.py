@@ -103,15 +103,21 @@ def read_recording(
             raise error
     samples = read_sound(source, sample_rate, rate=rate, max_seconds=max_seconds, limits=limits)
     if np.abs(samples).max(initial=0) <= SILENCE:
-        raise MediaError(name, "silence: none of its samples exceeds one step of 16 bits")
+        raise silent(name)
     return samples
+
+
+def silent(name: str) -> MediaError:
+    """Returns the error of a recording without sound."""
+    return MediaError(name, "silence: none of its samples exceeds one step of 16 bits")
 
 
 class FileSound:
     """Iterator over blocks of a file's samples, mono, (n,) float32 in [-1,1].
 
-    Sample 0 lies at the time of the first picture, or of the first sound in a file without
-    pictures. One block is held at a time.
+    Float samples beyond are clipped, as by a sound card, and the log says so once. Sample 0 lies at
+    the time of the first picture, or of the first sound in a file without pictures. One block is
+    held at a time.
 
     Attributes:
       problem: always empty; a file that breaks off raises an error.
@@ -163,6 +169,8 @@ class FileSound:
             if stream.codec_context is None:
                 raise MediaError(self._path, "there is no decoder for the codec of its sound")
             resampler = av.AudioResampler(format="fltp", rate=self._rate)
+            # Decoders of mp3 and others yield floats too, whose overshoot is no property of a file.
+            is_float = stream.codec_context.name.startswith("pcm_f")
             late, there = 0, False
             for frame in container.decode(stream):
                 if not there:
@@ -173,6 +181,8 @@ class FileSound:
                         tell_resampling(frame.sample_rate, self._rate)
                     if late > 0:
                         yield np.zeros(late, np.float32)
+                if is_float and np.abs(frame.to_ndarray()).max(initial=0) > 1:
+                    _tell_clipping()
                 for piece in resampler.resample(frame):
                     block = _mono(piece)
                     skipped = min(max(-late, 0), len(block))
@@ -285,6 +295,15 @@ def tell_resampling(file_rate: int, rate: int) -> None:
     """Says once in the log that recordings of a rate are resampled."""
     _logger.warning(
         "recordings of %d samples/s are resampled to %d, the rate of the model", file_rate, rate
+    )
+
+
+@functools.cache
+def _tell_clipping() -> None:
+    """Says once in the log that float samples are clipped."""
+    _logger.warning(
+        "float samples beyond ±1 are clipped: divide the samples of such recordings by their peak, "
+        "or write them as 16 bits"
     )
 
 

@@ -4,7 +4,8 @@ For causal models. A frame of the spectrogram depends on the samples of its wind
 a step depend on some frames before and after it, its context, which are encoded again with the next
 steps; the frames after it are the look-ahead, by which results come late. The recurrent layer keeps
 its carry. So the results are those of the whole recording, whatever the chunks, and memory is
-constant. Texts are those of the greedy search.
+constant. Texts are those of the greedy search. What a model makes of silence at the start is held
+back until there is sound, and given up if none comes.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from .columns import SoundPreprocessing
 from .functions import ColumnFunctions
 from .log_mel import LogMel
 from .results import Character, StreamStep, TextStep
+from .sound import SILENCE, silent
 
 _now = time.perf_counter
 
@@ -86,7 +88,8 @@ class SoundStream:
         self._begin = 0  # Number of the first frame that is kept.
         self._carry = self._functions.start()
         self._greedy = _Greedy()
-        self._ended = False
+        self._ended, self._silent = False, True
+        self._held: list[Any] = []
         self._rate = given.sample_rate
         self.look_ahead = (after + stride) * self._frame + given.window / 2
         self.num_samples = self.num_steps = self._num_results = 0
@@ -96,6 +99,9 @@ class SoundStream:
 
         Args:
           samples: (n,) float32 in [-1,1], at the rate of the model.
+
+        Returns:
+          The results; none while all samples are silent, which come with the first sound.
 
         Raises:
           ValueError: samples of another shape or dtype, or after ``finish``.
@@ -108,12 +114,25 @@ class SoundStream:
             raise ValueError("samples: expected none after the end, received some; start anew")
         arrival = _now()
         self.num_samples += len(samples)
-        return self._read(self._spectrogram.push(samples.astype(np.float32)), arrival)
+        self._silent = self._silent and np.abs(samples).max(initial=0) <= SILENCE
+        found = self._read(self._spectrogram.push(samples.astype(np.float32)), arrival)
+        if self._silent:
+            self._held += found
+            return []
+        held, self._held = self._held, []
+        return held + found
 
     def finish(self) -> list[Any]:
-        """Returns the results that the end of the stream makes known."""
+        """Returns the results that the end of the stream makes known.
+
+        Raises:
+          MediaError: silence, of which a network that never heard it makes what it has learnt.
+        """
         if self._ended or not self.num_samples:
             return []
+        if self._silent:
+            self._ended = True
+            raise silent("sound")
         arrival = _now()
         self._ended = True
         results = self._read(self._spectrogram.finish(), arrival)

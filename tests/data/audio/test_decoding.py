@@ -7,9 +7,12 @@ import av
 import numpy as np
 import pytest
 import scipy.signal  # type: ignore[import-untyped]
+from PIL import Image
 
+from data.audio import decoding
 from data.audio.decoding import AudioError, read_audio, read_sound
 from data.video.decoding import VideoError
+from flaxnets.inference.runtime import sound as runtime_decoding
 from tests.data.audio.tones import RATE, tone
 from tests.data.audio.wavs import FLOAT, PCM, write_wav
 from tests.data.video_files import write_video
@@ -102,8 +105,11 @@ def test_files_without_sound_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no sound")
     with pytest.raises(AudioError, match=r"text\.wav: its sound is not readable \("):
         read_audio(tmp_path / "text.wav")
-    with pytest.raises(FileNotFoundError, match="expected a file with sound"):
+    with pytest.raises(FileNotFoundError, match="a file with sound, which does not exist"):
         read_audio(tmp_path / "none.wav")
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    with pytest.raises(AudioError, match="its container is none of those with sound"):
+        read_audio(tmp_path / "image.png")
     with pytest.raises(ValueError, match="sample_rate: expected at least 1 Hz, received 0"):
         read_audio(silent, 0)
 
@@ -122,7 +128,7 @@ def test_a_script_of_other_files_is_not_followed(tmp_path: Path) -> None:
     write_sound(tmp_path / "secret.wav", tone(440)[None], "pcm_s16le", rate=RATE)
     script = tmp_path / "concat.wav"
     script.write_text("ffconcat version 1.0\nfile 'secret.wav'\n")
-    with pytest.raises(AudioError, match=r"concat\.wav: its container is none of .*FORMATS"):
+    with pytest.raises(AudioError, match=r"concat\.wav: its container is none of those with sound"):
         read_audio(script)
 
 
@@ -171,6 +177,23 @@ def test_wavs_of_every_kind(
     sound = read_sound(path, 8_000)
     assert sound.file_rate == 8_000
     np.testing.assert_allclose(sound.samples, expected * (0.75 if channels == 2 else 1), atol=error)
+
+
+def test_float_samples_beyond_one_are_clipped_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = 2 * tone(440, 0.1, 8_000) / np.abs(tone(440, 0.1, 8_000)).max()
+    loud = write_wav(tmp_path / "loud.wav", samples, format=FLOAT)
+    runtime_decoding._tell_clipping.cache_clear()
+    decoding._tell_clipping.cache_clear()
+    for _ in range(2):
+        sound = read_sound(loud, 8_000)
+        np.testing.assert_allclose(sound.samples, np.clip(samples, -1, 1), atol=1e-6)
+        np.testing.assert_array_equal(runtime_decoding.read_sound(loud, 8_000), sound.samples)
+    assert sound.peak == pytest.approx(2, abs=1e-6)
+    told = [record.name for record in caplog.records if "beyond ±1 are clipped" in record.message]
+    assert sorted(told) == [decoding.__name__, runtime_decoding.__name__]
+    assert read_sound(write_wav(tmp_path / "a.wav", samples / 2), 8_000).peak == 0
 
 
 @pytest.mark.parametrize("codec", ["flac", "libmp3lame", "libopus"])

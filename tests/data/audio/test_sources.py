@@ -33,7 +33,7 @@ def paths(tmp_path: Path) -> tuple[str, ...]:
 REASONS = (
     "silence: none of its samples exceeds one step of 16 bits",
     "nothing.wav: ",
-    "expected at most 2 s, received 3.0 s; cut the recording, or give a larger max_seconds",
+    "expected at most 2 s, received 3.0 s; cut the recording, or give a larger data.max_seconds",
     "its sound is not readable",
     "expected a file with sound",
 )

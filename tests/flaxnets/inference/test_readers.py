@@ -68,6 +68,7 @@ def test_bad_lines_do_not_stop_others(lines: Reader, tmp_path: Path) -> None:
     assert "received 20000 × 16" in str(found[2])
     assert all(isinstance(item, MediaError) for item in found[2:5])
     assert isinstance(found[5], FileNotFoundError)
+    assert str(found[5]).endswith("missing.png: expected an image file, which does not exist")
     assert "which this model reads, received a sound file" in str(found[6])
     for wrong in (image.astype(np.float32), image[None, None], np.zeros((0, 5), np.uint8)):
         with pytest.raises(ValueError, match=r"image: expected \(H,W\)"):
@@ -105,8 +106,18 @@ def test_a_stored_reader_has_its_alphabet_and_language_model(tmp_path: Path) -> 
     assert own.automaton is not None
     assert stored.read(image).text.count("ä") < model.read(image).text.count("ä")
     lexicon = make_lexicon([[2]], 3)
-    kept: Any = load(tmp_path / "model", lexicon=lexicon)
+    keeping = {**described, "search": {**described["search"], "lexicon": "lexicon.txt"}}
+    words = {**assets, "lexicon.txt": b"b\nbc"}  # The second has a character that it lacks.
+    save_model(tmp_path / "words", keeping, functions.variables, assets=words)
+    kept: Any = flaxnets.load(tmp_path / "words")
     assert set(kept.read([draw(120, seed) for seed in (3, 4)])[0].text) <= {"b"}
+    given: Any = load(tmp_path / "words", lexicon=lexicon)
+    assert given.functions.lexicon is lexicon
+    greedy: Any = load(tmp_path / "words", described={**keeping, "search": {"width": 0}})
+    assert greedy.functions.lexicon is None
+    (tmp_path / "words" / "lexicon.txt").write_bytes(b"cd")
+    with pytest.raises(ModelError, match=r"lexicon\.txt: .* expected a word a line"):
+        flaxnets.load(tmp_path / "words")
     for name, content, message in (
         ("alphabet.json", b'["a"]', "expected 3 characters"),
         ("alphabet.json", b'["ab"]', "not all of its items are one character"),

@@ -70,6 +70,9 @@ class ReaderConfig(Config):
         return Spectrograms()
 
     def make_scorer(self, split: str, *, complete: bool = False) -> Scorer | None:
+        if split not in ("validation", "test"):
+            raise ValueError(f"split: expected validation or test, received {split!r}")
+
         def score(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             wrong = sum(record["text"] != TEXT for record in records)
             assert {record["text"] for record in records} <= {TEXT, WRONG}
@@ -111,9 +114,14 @@ def test_the_smallest_weight_that_mends_the_errors_is_chosen() -> None:
         (ReaderConfig(), {"width": 0}, "width, weights, bonuses: expected at least 1"),
         (ReaderConfig(), {"weights": (-1.0,)}, "with weights of at least 0"),
         (ReaderConfig(), {"bonuses": ()}, "values to try"),
+        (ReaderConfig(), {"report": "nope"}, "expected validation or test, received 'nope'"),
+        (ReaderConfig(), {"report": "train"}, "expected splits that end"),
     ],
 )
-def test_what_cannot_be_tuned_is_refused(config: Any, options: Any, message: str) -> None:
+def test_what_cannot_be_tuned_is_refused_before_anything_is_read(
+    config: Any, options: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Spectrograms, "batches")
     with pytest.raises(ValueError, match=message):
         tune_search(model(config), **options)
 

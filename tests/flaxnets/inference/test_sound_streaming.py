@@ -8,6 +8,7 @@ import pytest
 
 from flaxnets.encoders.config import EncoderConfig
 from flaxnets.inference.column_functions import ColumnStream, LinenReader
+from flaxnets.inference.runtime.media import MediaError
 from flaxnets.inference.runtime.sound_streaming import SoundStream
 from flaxnets.models.deep_speech2 import (
     ConvolutionsConfig,
@@ -104,6 +105,20 @@ def test_recordings_shorter_than_a_chunk(speech: Any, length: int) -> None:
     assert speech.stream().finish() == []
 
 
+def test_silence_at_the_start_waits_for_sound(speech: Any) -> None:
+    quiet, sound = np.zeros(4_000, np.float32), sounds.sound(0.5)
+    stream = speech.stream(0.16)
+    assert stream(quiet) == []
+    results = [*stream(sound), *stream.finish()]
+    whole = speech.read(np.concatenate([quiet, sound]), rate=sounds.RATE, beam_width=0)
+    assert "".join(result.text for result in results) == whole.text
+    stream = speech.stream(0.16)
+    assert stream(quiet) == stream(quiet + 1e-5) == []
+    with pytest.raises(MediaError, match="silence: none of its samples"):
+        stream.finish()
+    assert stream.finish() == []
+
+
 def test_memory_does_not_grow(speech: Any) -> None:
     stream = speech.stream(0.16)
     held = []
@@ -157,7 +172,7 @@ def test_wrong_samples_are_refused(speech: Any) -> None:
     stream = speech.stream()
     with pytest.raises(ValueError, match=r"samples: expected \(n,\) float, received \(2, 3\)"):
         stream(np.zeros((2, 3), np.float32))
-    stream(np.zeros(10, np.float32))
+    stream(np.full(10, 0.1, np.float32))
     stream.finish()
     with pytest.raises(ValueError, match="expected none after the end"):
-        stream(np.zeros(10, np.float32))
+        stream(np.full(10, 0.1, np.float32))

@@ -11,9 +11,9 @@ import pytest
 
 from data.text_lines.alphabet import Alphabet
 from experiments.crnn_text_lines import get_config
-from experiments.transcription.config import ALPHABET
 from flaxnets.heads.classifier import StepClassifier
 from flaxnets.training.finetune import match_classes, remap_classes
+from flaxnets.training.workdir import ALPHABET
 
 OLD, NEW = "abcd", "bdxyz"
 

@@ -4,9 +4,11 @@ import time
 
 import numpy as np
 
-from flaxnets.inference.runtime.functions import Captions, Carry, Clips
+from flaxnets.inference.runtime.columns import LinePreprocessing, SoundPreprocessing
+from flaxnets.inference.runtime.functions import Captions, Carry, Clips, Texts
 from flaxnets.inference.runtime.models import CAPTIONING, IMAGE, VIDEO, Captioner, Classifier
 from flaxnets.inference.runtime.preprocessing import ClipPreprocessing, ImagePreprocessing
+from flaxnets.inference.runtime.readers import TRANSCRIPTION, Reader
 from flaxnets.inference.runtime.words import Words
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -64,6 +66,45 @@ class Sentences:
         return Captions(tokens, lengths, scores, weights if attention else None)
 
 
+class Strokes:
+    """Functions of a reader: a character for each half of the input, ``<`` or ``>`` by its mean."""
+
+    beam_width, stride, obstacle, context = 0, 4, "a test", (0, 0)
+
+    def read(self, inputs: np.ndarray, lengths: np.ndarray, beam_width: int) -> Texts:
+        rows = len(inputs)
+        axis = 2 if inputs.ndim == 4 else 1
+        tokens = np.ones((rows, 2), np.int32)
+        confidences = np.full((rows, 2), 0.9, np.float32)
+        ends = np.zeros((rows, 2), np.int32)
+        for row, length in enumerate(lengths):
+            halves = np.array_split(inputs[row].take(range(length), axis - 1), 2, axis - 1)
+            tokens[row] = [1 + (half.mean() > 128) for half in halves]
+            ends[row] = [length // 8, length // 4]
+        confidences[:, 1] = 0.4
+        starts = np.concatenate([np.zeros((rows, 1), np.int32), ends[:, :1]], axis=1)
+        counts = np.full(rows, 2, np.int32)
+        return Texts(tokens, counts, confidences[:, 0], confidences, starts, ends)
+
+    def start(self) -> Carry:
+        raise NotImplementedError
+
+    def step(self, carry: Carry, *arguments: object) -> tuple[Carry, np.ndarray, None]:
+        raise NotImplementedError
+
+
+def reader(speech: bool = False) -> Reader:
+    """Returns a reader of lines or speech whose characters and name hold HTML."""
+    return Reader(
+        name=f"strokes {HOSTILE}",
+        alphabet=("<", ">"),
+        preprocessing=SoundPreprocessing(8_000, 0.032, 0.01, 16, 0.0, 4_000.0)
+        if speech
+        else LinePreprocessing(16),
+        functions=Strokes(),
+    )
+
+
 def classifier(kind: str = VIDEO, seconds: float = 0.0) -> Classifier:
     """Returns a classifier whose name, labels and card hold HTML."""
     preprocessing = (
@@ -92,8 +133,15 @@ def captioner() -> Captioner:
     )
 
 
-def all_models() -> list[Classifier | Captioner]:
+def all_models() -> list[Classifier | Captioner | Reader]:
     """Returns a model of each kind."""
-    models: list[Classifier | Captioner] = [captioner(), classifier(VIDEO), classifier(IMAGE)]
-    assert [model.kind for model in models] == [CAPTIONING, VIDEO, IMAGE]
+    models: list[Classifier | Captioner | Reader] = [
+        captioner(),
+        classifier(VIDEO),
+        classifier(IMAGE),
+        reader(),
+        reader(speech=True),
+    ]
+    kinds = [CAPTIONING, VIDEO, IMAGE, TRANSCRIPTION, TRANSCRIPTION]
+    assert [model.kind for model in models] == kinds
     return models

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flaxnets.inference.runtime.results import Caption, Prediction
-from launch.serving.figures import draw_captions, draw_problem, tabulate_steps
+from flaxnets.inference.runtime.columns import Columns
+from flaxnets.inference.runtime.results import Caption, Character, Prediction, Transcript
+from launch.serving.figures import draw_captions, draw_problem, draw_transcript, tabulate_steps
 
 EVIL = "</span><script>alert(1)</script>'\"&"
 GREY = np.full((40, 60, 3), 128, np.uint8)
@@ -106,3 +107,37 @@ def test_the_table_holds_the_classes_that_lead_at_some_time() -> None:
     assert table["seconds"] == [*times.tolist()] * 2
     assert table["probability"][4:] == pytest.approx([0, 0, 0, 0.9], abs=1e-4)
     assert not tabulate_steps(Prediction(("a",), np.ones(1, np.float32)), 2)["label"]
+
+
+def test_characters_lie_over_their_columns() -> None:
+    characters = (
+        Character("<", 0.95, 0, 30),
+        Character(" ", 0.9, 30, 60),
+        Character("b", 0.2, 60, 120),
+    )
+    transcript = Transcript(EVIL, 0.5, characters)
+    line = Columns(np.full((16, 60, 1), 200, np.uint8), 2.0, 120)
+    page = Tags(draw_transcript(line, transcript, "columns"))
+    assert "script" not in [tag for tag, _ in page.tags]
+    assert EVIL in page.text
+    spans = [a for tag, a in page.tags if tag == "span" and a.get("class") == "span"]
+    assert [a["style"] for a in spans] == [
+        "left:0.000%;width:25.000%",
+        "left:25.000%;width:25.000%",
+        "left:50.000%;width:50.000%",
+    ]
+    assert spans[0]["title"] == "< 0.95, 0–30 columns"
+    unsure = [a for tag, a in page.tags if "unsure" in (a.get("class") or "")]
+    assert [a["title"] for a in unsure] == ["b 0.20, 60–120 columns"]
+    (picture,) = (a["src"] for tag, a in page.tags if tag == "img")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(str(picture).partition(",")[2]))))
+    np.testing.assert_array_equal(shown, line.inputs[..., 0])
+    # A spectrogram: its loud low band is dark, and below.
+    frames = np.zeros((50, 8), np.float32)
+    frames[:, 0] = 5.0
+    sound = draw_transcript(Columns(frames, 0.01, 0.5), Transcript("", 1.0, ()), "s")
+    assert "no text" in sound
+    (picture,) = (a["src"] for tag, a in Tags(sound).tags if tag == "img")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(str(picture).partition(",")[2]))))
+    assert shown.shape == (8, 50)
+    assert shown[-1].max() < 10 < 240 < shown[:-1].min()

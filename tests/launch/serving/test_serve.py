@@ -22,10 +22,11 @@ from PIL import Image
 from launch import serve
 from launch.serving.isolation import Isolated
 from launch.serving.limits import Limits
-from launch.serving.models import ServedModel
-from launch.serving.page import Served, api_names, explain_api
+from launch.serving.models import PRELOADED, ServedModel
+from launch.serving.page import Served, Unreadable, api_names, explain_api
+from tests.data.audio.wavs import write_wav
 from tests.data.video_files import write_video
-from tests.launch.serving.models import HOSTILE, all_models
+from tests.launch.serving.models import HOSTILE, all_models, reader
 from tests.launch.serving.running import Server, file, serving
 
 needs_gradio = pytest.mark.skipif(
@@ -57,7 +58,17 @@ def described() -> list[Served]:
 
 
 def filled(code: str, photo: Path, clip: Path) -> str:
-    return code.replace("photo.jpg", str(photo)).replace("clip.mp4", str(clip))
+    """Returns code of the page with files of this machine in place of its examples."""
+    names = {"photo.jpg": photo, "clip.mp4": clip}
+    names["line.png"] = clip.with_name("line.png")
+    names["recording.wav"] = clip.with_name("recording.wav")
+    Image.fromarray(np.repeat([[0, 255]], 40, axis=1).repeat(16, 0).astype(np.uint8)).save(
+        names["line.png"]
+    )
+    write_wav(names["recording.wav"], np.sin(np.arange(4_000) / 3) / 2, 8_000)
+    for name, path in names.items():
+        code = code.replace(name, str(path))
+    return code
 
 
 def commands(model: Served, name: str, url: str, language: str) -> str:
@@ -70,12 +81,13 @@ def test_the_curl_commands_of_the_page_work(server: Server, photo: Path, clip: P
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     models = described()
-    expected = ("a dog", "dark", f"bright {HOSTILE}")
+    expected = ("a dog", "dark", f"bright {HOSTILE}", "<>", "<<")
     for model, name, text in zip(models, api_names(models), expected, strict=True):
         script = filled(commands(model, name, server.url, "bash"), photo, clip)
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
         (answer,) = json.loads(re.findall(r"data: (.*)\n", done.stdout)[-1])
-        assert text in (answer.get("label") or answer["captions"][0]["text"])
+        found = answer.get("label") or answer.get("text") or answer["captions"][0]["text"]
+        assert text in found
         assert answer["model"] == model.name
 
 
@@ -93,6 +105,7 @@ def test_the_python_lines_of_the_page_work(server: Server, photo: Path, clip: Pa
     )
     assert "['captions', 'model']" in done.stdout
     assert done.stdout.count("'probabilities'") == 2
+    assert done.stdout.count("['characters', 'confidence', 'model', 'text']") == 2
 
 
 @needs_gradio
@@ -247,4 +260,31 @@ def test_limits_are_positive() -> None:
 
 def test_functions_of_several_models_have_names_of_their_own() -> None:
     models = described()
-    assert api_names([*models, models[0]]) == ["caption", "predict", "predict_2", "caption_2"]
+    names = ["caption", "predict", "predict_2", "read", "read_2", "caption_2"]
+    assert api_names([*models, models[0]]) == names
+
+
+def test_lines_and_recordings_are_read_in_processes_of_their_own(tmp_path: Path) -> None:
+    line = tmp_path / "line.png"
+    pixels = np.repeat([[255, 0]], 40, axis=1).repeat(32, 0).astype(np.uint8)
+    Image.fromarray(pixels).save(line)
+    wav = write_wav(tmp_path / "a.wav", np.sin(np.arange(4_000) / 3) / 2, 8_000)
+    isolated = Isolated(PRELOADED)
+    lines = ServedModel(reader(), isolated, Limits())
+    speech = ServedModel(reader(speech=True), isolated, Limits(clip_seconds=1.0))
+    assert (lines.kind, speech.kind) == ("lines", "speech")
+    columns, transcript = lines.read(line)
+    assert columns.inputs.shape == (16, 40, 1)
+    assert transcript == reader().read(str(line))
+    assert transcript.text == "><"
+    assert [(item.start, item.end) for item in transcript.characters] == [(0, 40), (40, 80)]
+    assert speech.read(Path(wav))[1] == reader(speech=True).read(wav)
+    long = write_wav(tmp_path / "long.wav", np.sin(np.arange(9_000)) / 2, 8_000)
+    for model, path, reason in (
+        (lines, wav, "received a sound file"),
+        (speech, line, "received an image"),
+        (speech, long, "expected at most 1 s"),
+        (lines, tmp_path / "gone.png", "upload it again"),
+    ):
+        with pytest.raises(Unreadable, match=reason):
+            model.read(Path(path))

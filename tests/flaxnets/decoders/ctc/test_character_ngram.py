@@ -116,7 +116,8 @@ def test_saved_as_safetensors() -> None:
     for table, again in zip(model.automaton(), loaded.automaton(), strict=True):
         np.testing.assert_array_equal(table, again)
     broken = model.to_arrays()
-    broken["backoffs"] = broken["backoffs"] + 10**6
+    assert {broken[name].dtype.itemsize for name in ("backoffs", "events")} == {1}
+    broken["backoffs"] = np.full_like(broken["backoffs"], 10**6, np.int32)
     with pytest.raises(ValueError, match="arrays: expected states"):
         CharacterNgram.from_arrays(broken)
     del broken["events"]
