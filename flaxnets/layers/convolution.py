@@ -2,8 +2,8 @@
 
 On accelerators, in half precision and with channel groups it is XLA's own convolution. In float32
 on a CPU, 3×3 and 5×5 kernels use Winograd's algorithm where it pays (``winograd_conv``), others get
-gradients as matmuls (``tapped_conv``). All agree with
-``jax.lax.conv_general_dilated`` up to rounding.
+gradients as matmuls (``tapped_conv``), and images of one channel are a weighted sum of shifts. All
+agree with ``jax.lax.conv_general_dilated`` up to rounding.
 """
 
 import functools
