@@ -24,7 +24,7 @@ import numpy as np
 from data.batches import Source
 from data.loader import Loader
 from data.moving_shapes.scenes import IMAGE_SIZE, NUM_FRAMES
-from data.moving_shapes.source import MovingShapes
+from data.moving_shapes.source import LABELS, MovingShapes
 from data.sources import FoldExamples
 from flaxnets.configuration import nearest, runtime
 from flaxnets.encoders.config import EncoderConfig, with_encoder_weights
@@ -54,6 +54,8 @@ class DataConfig:
     """Validation clips."""
     num_test: int = 2_000
     """Test clips."""
+    label: str = "motion"
+    """``motion`` of the coloured object, its ``shape``, which one frame shows, or ``both``."""
     single_frame: bool = False
     """Each clip is cut to one frame: a random one in training, the middle one at test."""
     seed: int = 0
@@ -111,15 +113,18 @@ class MovingShapesConfig(Config):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the motions, by label."""
-        return MovingShapes.class_names
+        """Names of the classes, by label."""
+        if self.data.label not in LABELS:
+            near = nearest(self.data.label, LABELS)
+            raise ValueError(f"data.label: unknown {self.data.label!r}{near}")
+        return LABELS[self.data.label]
 
     def describe_data(self, split: str) -> dict[str, Any]:
         """Returns the classes, the split and the seed of the scenes, or the fold."""
         data = self.data
         if not data.fold:
-            return MovingShapes(split, self._sizes.get(split), seed=data.seed).describe()
-        clips = MovingShapes("train", data.num_train, seed=data.seed).describe()
+            return self._make(split, self._sizes.get(split)).describe()
+        clips = self._make("train", data.num_train).describe()
         return {**clips, "split": split, "fold": data.fold, "num_folds": data.num_folds}
 
     def make_model(self) -> nn.Module:
@@ -173,7 +178,7 @@ class MovingShapesConfig(Config):
         if self.data.fold:
             return self._clips(split)[index]["video"]
         # A clip is a function of the seed and its index, not of the number of clips.
-        return MovingShapes(split, index + 1, seed=self.data.seed)[index]["video"]
+        return self._make(split, index + 1)[index]["video"]
 
     def make_data(self, split: str) -> Loader:
         """Returns the clips of a split of ``MovingShapes``, or of the fold."""
@@ -193,9 +198,12 @@ class MovingShapesConfig(Config):
     def _clips(self, split: str) -> Source:
         data = self.data
         if data.fold:
-            clips = MovingShapes("train", data.num_train, seed=data.seed)
+            clips = self._make("train", data.num_train)
             return FoldExamples(clips, split, num_folds=data.num_folds, fold=data.fold)
-        return MovingShapes(split, self._sizes.get(split), seed=data.seed)
+        return self._make(split, self._sizes.get(split))
+
+    def _make(self, split: str, size: int | None) -> MovingShapes:
+        return MovingShapes(split, size, seed=self.data.seed, label=self.data.label)
 
     @property
     def _sizes(self) -> dict[str, int]:

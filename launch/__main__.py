@@ -12,7 +12,7 @@ from pathlib import Path
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Start": ("demo", "doctor", "train", "plan"),
-    "Use a trained model": ("predict", "caption", "read", "serve", "export", "store"),
+    "Use a trained model": ("predict", "caption", "read", "sample", "serve", "export", "store"),
     "Measure and compare": ("evaluate", "report", "runs", "track", "crossvalidate", "sweep"),
     "Several processes and clusters": ("local", "slurm", "kubernetes", "tpu"),
 }

@@ -123,6 +123,10 @@ class RemainingLife:
         after: (number of series in ``engines``,) cycles that remain after each one's last row; 0 in
             the training file.
 
+    Attributes:
+        lives: (N,) float32 remaining life at the end of each window, cycles, at most ``cap``.
+        uncapped: (N,) float32, the same without ``cap``.
+
     Raises:
         ValueError: numbers out of range, an unknown channel, missing values or no sections.
     """
@@ -165,9 +169,10 @@ class RemainingLife:
             cycles = np.arange(section.end - 1 if last_only else section.begin, section.end)
             ends.append(np.stack([np.full(len(cycles), section.series), cycles], 1))
             beyond = 0 if after is None else after[section.series]
-            lives.append(remaining_life(series, cap, beyond)[cycles])
+            lives.append(remaining_life(series, 0, beyond)[cycles])
         self.ends = np.concatenate(ends)
-        self.lives = np.concatenate(lives).astype(np.float32)
+        self.uncapped = np.concatenate(lives).astype(np.float32)
+        self.lives = np.minimum(self.uncapped, cap) if cap else self.uncapped
 
     def __len__(self) -> int:
         return len(self.ends)

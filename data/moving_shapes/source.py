@@ -16,12 +16,19 @@ from data.moving_shapes.rendering import render
 from data.moving_shapes.scenes import (
     CLASSES,
     NUM_FRAMES,
+    SHAPES,
     Scene,
     draw_scene,
 )
 
 SPLIT_SIZES: dict[str, int] = {"train": 8000, "validation": 1000, "test": 2000}
 """Split -> default number of examples."""
+LABELS: dict[str, tuple[str, ...]] = {
+    "motion": CLASSES,
+    "shape": SHAPES,
+    "both": tuple(f"{motion} {shape}" for motion in CLASSES for shape in SHAPES),
+}
+"""What a label may tell of the target -> names of the classes."""
 
 
 class MovingShapes:
@@ -34,15 +41,24 @@ class MovingShapes:
       split: "train", "validation" or "test".
       num_examples: number of clips, at least 0; None takes that of ``SPLIT_SIZES``.
       seed: of the whole data set, at least 0.
+      label: ``motion`` of the target, which needs the order of the frames, its ``shape``, which one
+        frame shows, or ``both``.
+
+    Attributes:
+      class_names: names of the classes, by label.
 
     Raises:
-      ValueError: the split is unknown, or ``num_examples`` or ``seed`` is negative.
+      ValueError: the split or the label is unknown, or ``num_examples`` or ``seed`` is negative.
     """
 
     class_names: tuple[str, ...] = CLASSES
 
     def __init__(
-        self, split: str = "train", num_examples: int | None = None, seed: int = 0
+        self,
+        split: str = "train",
+        num_examples: int | None = None,
+        seed: int = 0,
+        label: str = "motion",
     ) -> None:
         if split not in SPLIT_SIZES:
             raise ValueError(f"split: expected one of {', '.join(SPLIT_SIZES)}, received {split!r}")
@@ -50,6 +66,10 @@ class MovingShapes:
             raise ValueError(f"num_examples: expected at least 0, received {num_examples}")
         if seed < 0:
             raise ValueError(f"seed: expected at least 0, received {seed}")
+        if label not in LABELS:
+            raise ValueError(f"label: expected one of {', '.join(LABELS)}, received {label!r}")
+        self.class_names = LABELS[label]
+        self._label = label
         self.split = split
         self.num_examples = SPLIT_SIZES[split] if num_examples is None else num_examples
         self.seed = seed
@@ -61,7 +81,7 @@ class MovingShapes:
         # grain compares sources by it when it restores an iterator.
         return (
             f"MovingShapes(split={self.split!r}, num_examples={self.num_examples}, "
-            f"seed={self.seed})"
+            f"seed={self.seed}, label={self._label!r})"
         )
 
     def describe(self) -> dict[str, Any]:
@@ -81,7 +101,7 @@ class MovingShapes:
 
         Returns:
           ``video`` (16,64,64,3) uint8 in [0,255], ``lengths`` () int32 = 16, ``label`` () int32 in
-          0..7, ``mask`` () bool = True, ``index`` () int32.
+          0..7, 0..5 or 0..47, ``mask`` () bool = True, ``index`` () int32.
 
         Raises:
           IndexError: the index is out of range, as negative ones are.
@@ -90,10 +110,15 @@ class MovingShapes:
         return VideoExample(
             video=render(scene),
             lengths=np.asarray(NUM_FRAMES, np.int32),
-            label=np.asarray(scene.label, np.int32),
+            label=np.asarray(self._label_of(scene), np.int32),
             mask=np.asarray(True),
             index=np.asarray(index, np.int32),
         )
+
+    def _label_of(self, scene: Scene) -> int:
+        shape = SHAPES.index(scene.target.shape)
+        labels = {"motion": scene.label, "shape": shape, "both": scene.label * len(SHAPES) + shape}
+        return labels[self._label]
 
     def scene(self, index: int) -> Scene:
         """Returns the parameters of example ``index`` without rendering it.

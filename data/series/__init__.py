@@ -2,6 +2,7 @@
 
 from data.series.generated import AddingProblem, CopyMemory
 from data.series.scaling import Scaling
+from data.series.scores import FORECAST_SCORES, forecast_scores, phm_score
 from data.series.sequences import (
     CLASSIFICATION_STEP_KEYS,
     STEP_KEYS,
@@ -18,6 +19,7 @@ from data.series.windows import ForecastWindows, LabelledWindows, fit_scaling
 
 __all__ = [
     "CLASSIFICATION_STEP_KEYS",
+    "FORECAST_SCORES",
     "STEP_KEYS",
     "AddingProblem",
     "CopyMemory",
@@ -35,6 +37,8 @@ __all__ = [
     "UnknownTokens",
     "Vocabulary",
     "fit_scaling",
+    "forecast_scores",
+    "phm_score",
     "select_groups",
     "sequences_of_table",
     "split_by_group",

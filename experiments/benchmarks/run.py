@@ -6,8 +6,9 @@ Forward pass and training step of each layer are compared with ``flax.linen`` an
 PyTorch and Keras (``pip install -e '.[bench]'``); the training step of a layer takes the gradients
 of its parameters and inputs. Captioning is compared with PyTorch loops that have the structure of
 two public code bases; its search is in milliseconds for each image. CTC's loss is compared with
-optax and PyTorch, its search with plain Python and pyctcdecode; the training step of a CRNN on
-lines of text with PyTorch.
+optax and PyTorch, its search with plain Python and pyctcdecode; the training steps of a CRNN on
+lines of text, and of language and music models, with PyTorch; scans parallel in time with the
+sequential scan.
 
 Each table is written to ``--out`` as NAME.json, with all numbers, and NAME.md, with ratios: "times
 as fast" is the peer's median over ours. Time to the first training step and peak memory are
@@ -34,13 +35,14 @@ from experiments.benchmarks import (
     layers,
     lines,
     memory,
+    parallel,
+    sequences,
 )
 from experiments.benchmarks.fresh import measure_fresh
 from experiments.benchmarks.tables import format_table, print_case
 from experiments.benchmarks.timing import (
     PAUSE,
     Case,
-    Jitted,
     compare,
     measure,
 )
@@ -58,6 +60,8 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {
     "captioning": captioning.cases,
     "ctc": ctc.cases,
     "lines": lines.cases,
+    "parallel": parallel.cases,
+    "sequences": sequences.cases,
 }
 """Functions that make the cases, by the names that ``--only`` accepts."""
 TABLES = {
@@ -68,6 +72,8 @@ TABLES = {
     "captioning": ("captioning",),
     "ctc": ("ctc",),
     "lines": ("lines",),
+    "parallel": ("parallel",),
+    "sequences": ("sequences",),
 }
 """Groups in each table, by the name of its file."""
 
@@ -94,10 +100,9 @@ def run_cases(cases: list[Case], rounds: int, group: str = "", pause: float = PA
                 seconds[way] = [step / items for step in seconds[way]]
         row: dict[str, dict[str, Any]] = dict(compare(seconds))
         for way, step in steps.items():
-            if isinstance(
-                step, (Jitted, crnn.TrainingStep, captioning.TrainingStep, lines.TrainingStep)
-            ):
-                row[way]["temporary_mebibytes"] = step.temporary_bytes() / 2**20
+            temporary_bytes = getattr(step, "temporary_bytes", None)
+            if temporary_bytes is not None:  # A step of JAX.
+                row[way]["temporary_mebibytes"] = temporary_bytes() / 2**20
         steps.clear()
         jax.clear_caches()
         if group and case.fresh:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ import numpy as np
 from flaxnets.training.checkpoint import restore_variables
 from flaxnets.training.config import Config, Data, UndefinedMethod, data_differences
 from flaxnets.training.distributed import is_first
-from flaxnets.training.evaluation import evaluate, gather_records
+from flaxnets.training.evaluation import carry_maker, evaluate, gather_records
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.step import make_evaluation_step
 from flaxnets.training.workdir import Workdir, WorkdirError, write_text_atomically
@@ -24,6 +24,14 @@ class PredictsFiles(Protocol):
 
     def make_prediction_data(self, paths: Sequence[str]) -> Data:
         """Returns the batches of files without labels, in the given order."""
+
+
+@runtime_checkable
+class DescribesPredictions(Protocol):
+    """Configuration of an experiment whose predictions for files are no classes, as forecasts."""
+
+    def describe_prediction(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns what is told of a file, JSON, of a record of ``TrainedModel.predict``."""
 
 
 @runtime_checkable
@@ -84,8 +92,9 @@ class TrainedModel:
         self._strategy = DataParallel()
         self.variables = self._strategy.place_variables(variables)
         self._task = config.make_prediction_task()
+        self.model = config.make_model()
         self._evaluation_step = self._strategy.compile_evaluation(
-            make_evaluation_step(config.make_model(), self._task)
+            make_evaluation_step(self.model, self._task)
         )
 
     def evaluate(self, split: str) -> dict[str, float]:
@@ -119,15 +128,7 @@ class TrainedModel:
         def keep(batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
             records.extend(self._records(batch, outputs))
 
-        metrics = evaluate(
-            self._evaluation_step,
-            self._strategy,
-            self.variables,
-            self.config.make_data(split),
-            keep,
-            score=self.config.make_scorer(split, complete=True),
-            describe=self._task.describe_outputs,
-        )
+        metrics = self.measure(self.config.make_data(split), split, keep)
         all_records = gather_records(records)
         if is_first():
             path = self.workdir.predictions(split)
@@ -138,6 +139,27 @@ class TrainedModel:
             if isinstance(self.config, WritesResults):
                 self.config.write_results(path, split, all_records)
         return metrics
+
+    def measure(
+        self, data: Data, split: str, on_outputs: Callable[..., None] | None = None
+    ) -> dict[str, float]:
+        """Returns the metrics on data, as those of a split or changed ones; writes nothing.
+
+        Args:
+          data: batches that end.
+          split: whose ``make_scorer`` scores the records.
+          on_outputs: as of ``flaxnets.training.evaluation.evaluate``.
+        """
+        return evaluate(
+            self._evaluation_step,
+            self._strategy,
+            self.variables,
+            data,
+            on_outputs,
+            score=self.config.make_scorer(split, complete=True),
+            describe=self._task.describe_outputs,
+            first_carry=carry_maker(self._task, self.model, self.variables),
+        )
 
     def predict(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yields a record for each file: its ``index`` in ``paths`` and its outputs.

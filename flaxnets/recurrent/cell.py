@@ -144,6 +144,15 @@ class CellModule(nn.Module):
         return 1
 
     @property
+    def elementwise(self) -> bool:
+        """Whether ``step``, but for its hidden projections, is elementwise over features.
+
+        Then a parallel scan has the diagonals of its Jacobians from a few products (see
+        ``newton_scan.py``); a wrong value costs time alone.
+        """
+        return False
+
+    @property
     def state_dtype(self) -> Dtype:
         """Dtype of states that accumulate over many steps."""
         return jnp.promote_types(self.dtype, jnp.float32)

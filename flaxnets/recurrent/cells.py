@@ -63,6 +63,11 @@ class ElmanCell(DenseCell):
 
     activation: Callable[[Array], Array] = jnp.tanh
 
+    @property
+    def elementwise(self) -> bool:
+        """See ``CellModule.elementwise``: true, as the activation is."""
+        return True
+
     @nn.compact
     def weights(self, input_shape: tuple[int, ...]) -> Weights:
         """See ``Cell.weights``."""
@@ -131,6 +136,11 @@ class LSTMCell(DenseCell):
     peepholes: bool = False
     layer_norm: bool = False
     projection_features: int = 0
+
+    @property
+    def elementwise(self) -> bool:
+        """See ``CellModule.elementwise``: false with layer normalisation or a projection."""
+        return not (self.layer_norm or self.projection_features)
 
     @nn.compact
     def weights(self, input_shape: tuple[int, ...]) -> Weights:
@@ -220,6 +230,11 @@ class GRUCell(DenseCell):
     """
 
     reset_after: bool = True
+
+    @property
+    def elementwise(self) -> bool:
+        """See ``CellModule.elementwise``: true."""
+        return True
 
     @nn.compact
     def weights(self, input_shape: tuple[int, ...]) -> Weights:

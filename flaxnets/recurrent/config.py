@@ -12,13 +12,14 @@ from flaxnets.configuration import (
     check_dtype_argument,
     check_rates,
     find_part,
+    nearest,
     parameters_of,
     runtime,
 )
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
-from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
+from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell, QRNNCell
 from flaxnets.recurrent.scan import ScanOptions, check_cell
 from flaxnets.typing import Dtype
 
@@ -31,11 +32,14 @@ CELLS: Mapping[str, Callable[..., Any]] = {
     "mingru": MinGRUCell,
     "minlstm": MinLSTMCell,
     "lru": LRUCell,
+    "qrnn": QRNNCell,
 }
 """Recurrent cells by name: convlstm and convgru read feature maps, the others vectors."""
 
 NONE, AVERAGE = "none", "average"
 """Values of ``RecurrentConfig.cell`` for networks without recurrence."""
+
+NEWTON_SCAN = "flaxnets.recurrent.newton_scan:NewtonScan"
 
 EXPECTED = "a flax.linen.RNNCellBase or a cell as in flaxnets.recurrent.cell"
 
@@ -77,6 +81,15 @@ class RecurrentConfig:
     """Steps in each iteration of the scan."""
     remat_steps: int = runtime(0)
     """Steps in a segment whose activations are recomputed for the gradient; 0: all are kept."""
+    parallel: str = runtime(NONE)
+    """Steps computed all at once: ``deer`` or ``quasi_deer``, Newton's method for nonlinear cells
+    on vectors (``newton_scan.py``), which pays for long sequences on a GPU; ``none``."""
+    parallel_tolerance: float = runtime(0.0)
+    """Relative change of the states at which it ends; 0: by the dtype, 6e-6 for float32."""
+    parallel_iterations: int = runtime(100)
+    """Iterations after which the sequential scan takes over."""
+    parallel_damping: float = runtime(0.0)
+    """In [0,1]: smaller Jacobians where it diverges, at the price of iterations."""
     backend: str = runtime("scan")
     """``scan``, or ``cudnn`` for plain LSTMs on GPUs."""
 
@@ -168,6 +181,26 @@ def make_recurrent(
             unroll=config.unroll,
             remat_steps=config.remat_steps,
             truncate_steps=config.truncate_steps,
+            parallel=_make_parallel(config, field),
         ),
         backend=config.backend,
+    )
+
+
+def _make_parallel(config: RecurrentConfig, field: str) -> Any:
+    """Returns the parallel scan that a configuration describes; None for ``none``."""
+    if config.parallel == NONE:
+        return None
+    names = (NONE, "deer", "quasi_deer")
+    if config.parallel not in names:
+        raise ValueError(
+            f"{field}.parallel: unknown {config.parallel!r}{nearest(config.parallel, names)}"
+        )
+    # By its name: trainings that scan step by step do not import it.
+    make = find_part(f"{field}.parallel", NEWTON_SCAN, {}, "a parallel scan")
+    return make(
+        method=config.parallel,
+        tolerance=config.parallel_tolerance,
+        max_iterations=config.parallel_iterations,
+        damping=config.parallel_damping,
     )

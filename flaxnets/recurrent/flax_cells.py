@@ -80,31 +80,41 @@ def scan_flax_steps(
       ValueError: a step that returns a carry of other shapes than it was given, or a cell with
         variables that are no parameters.
     """
+    return scan_module(step_flax_cell, cell, carry, xs, reverse=reverse, unroll=unroll)
 
-    def step(cell: Any, carry: Carry, xs: tuple[Array, Flags]) -> tuple[Carry, Array]:
-        inputs, (valid, resets) = xs
-        entering = carry
-        if resets is not None:
-            initial = initialize_flax_carry(cell, inputs.shape)
-            entering = jax.tree.map(partial(_select, resets), initial, carry)
-        try:
-            new_carry, output = cell(entering, inputs)
-        except ScopeCollectionNotFound as error:
-            raise ValueError(
-                f"make_cell: expected a cell whose only variables are parameters, received "
-                f"{type(cell).__name__}, which has others, as BatchNorm's statistics; LayerNorm "
-                "has none"
-            ) from error
-        _check_step(cell, carry, new_carry, valid if resets is None else resets)
-        # A scan's carry keeps its dtype, whatever the cell's promotion makes of it.
-        new_carry = jax.tree.map(lambda new, old: new.astype(old.dtype), new_carry, carry)
-        output = output.astype(getattr(cell, "dtype", None) or output.dtype)
-        if valid is None:
-            return new_carry, output
-        carry = jax.tree.map(lambda new, old: _select(valid, new, old), new_carry, carry)
-        return carry, _select(valid, output, jnp.zeros((), output.dtype))
 
-    return scan_module(step, cell, carry, xs, reverse=reverse, unroll=unroll)
+def step_flax_cell(cell: Any, carry: Carry, xs: tuple[Array, Flags]) -> tuple[Carry, Array]:
+    """Returns the new carry and the output (B,...) of one step, zero where it is padding.
+
+    Args:
+      cell: bound.
+      carry: before the step.
+      xs: inputs (B,...), finite where they are padding, and the flags of the step.
+
+    Raises:
+      ValueError: as for ``scan_flax_steps``.
+    """
+    inputs, (valid, resets) = xs
+    entering = carry
+    if resets is not None:
+        initial = initialize_flax_carry(cell, inputs.shape)
+        entering = jax.tree.map(partial(_select, resets), initial, carry)
+    try:
+        new_carry, output = cell(entering, inputs)
+    except ScopeCollectionNotFound as error:
+        raise ValueError(
+            f"make_cell: expected a cell whose only variables are parameters, received "
+            f"{type(cell).__name__}, which has others, as BatchNorm's statistics; LayerNorm "
+            "has none"
+        ) from error
+    _check_step(cell, carry, new_carry, valid if resets is None else resets)
+    # A scan's carry keeps its dtype, whatever the cell's promotion makes of it.
+    new_carry = jax.tree.map(lambda new, old: new.astype(old.dtype), new_carry, carry)
+    output = output.astype(getattr(cell, "dtype", None) or output.dtype)
+    if valid is None:
+        return new_carry, output
+    carry = jax.tree.map(lambda new, old: _select(valid, new, old), new_carry, carry)
+    return carry, _select(valid, output, jnp.zeros((), output.dtype))
 
 
 def scan_module(

@@ -1,4 +1,4 @@
-"""Linear recurrent cells on vectors: minGRU, minLSTM, LRU.
+"""Linear recurrent cells on vectors: minGRU, minLSTM, LRU, QRNN.
 
 The carry of a linear cell is the state h of an elementwise linear recurrence whose coefficients
 depend on the inputs alone: h_t = a_t ∘ h_{t-1} + b_t. So every matmul covers all steps at once,
@@ -44,7 +44,7 @@ class LinearCell(CellModule):
         """Returns the parameters by name, created at the first call, for inputs (...,D)."""
         raise NotImplementedError
 
-    def initialize_carry(self, rng: PRNGKey | None, input_shape: tuple[int, ...]) -> Array:
+    def initialize_carry(self, rng: PRNGKey | None, input_shape: tuple[int, ...]) -> Carry:
         """Returns the state before the first step: zeros (B,S) ``state_dtype``.
 
         Args:
@@ -92,6 +92,30 @@ class LinearCell(CellModule):
     def compute_outputs(self, weights: dict[str, Array], states: Array, inputs: Array) -> Array:
         """Returns the outputs (...,F) ``dtype`` for states (...,S) and inputs (...,D)."""
         return states.astype(self.dtype)
+
+    def run(
+        self,
+        weights: dict[str, Array],
+        carry: Carry,
+        inputs: Array,
+        valid: Array | None,
+        resets: Array | None = None,
+        *,
+        reverse: bool,
+        autodiff: bool,
+    ) -> tuple[Carry, Array]:
+        """Returns the last carry, and the outputs (B,T,F) ``dtype``, zero where not valid.
+
+        The arguments are those of ``compute_states``; a cell whose carry is more than its state
+        overrides this, ``initialize_carry`` and ``__call__``.
+        """
+        states = self.compute_states(
+            weights, carry, inputs, valid, resets, reverse=reverse, autodiff=autodiff
+        )
+        outputs = self.compute_outputs(weights, states, inputs)
+        if valid is not None:
+            outputs = jnp.where(valid[..., None], outputs, 0)
+        return states[:, 0 if reverse else -1], outputs
 
     def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
         """Returns the new carry (B,S) and the output (B,F) of one step, for inputs (B,D).
@@ -264,6 +288,149 @@ class MinLSTMCell(AveragingCell):
         gate = jnp.minimum(i, 0) - jnp.minimum(f, 0)
         gate += jnp.log((1 + jnp.exp(-jnp.abs(f))) / (1 + jnp.exp(-jnp.abs(i))))
         return gate, _positive(candidate) if self.positive_candidate else candidate
+
+
+class QRNNCell(AveragingCell):
+    r"""Quasi-recurrent cell (Bradbury et al., 1611.01576) with fo-pooling: gates by a convolution.
+
+    .. math::
+        z_t, f_t, o_t &= W [x_{t-k+1}; …; x_t] + b \\
+        c_t &= σ(f_t) c_{t-1} + (1 - σ(f_t)) \tanh z_t \\
+        h_t &= σ(o_t) c_t
+
+    The convolution (section 2, equation 1) is causal: each step reads its own inputs and those of
+    the k − 1 steps before, zeros before the first one, as those of other sequences packed into the
+    row are. A backward scan reads the steps after it.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent.linear_cells import QRNNCell
+    >>> cell, x = QRNNCell(4, window=2), jnp.ones((2, 3))
+    >>> carry = cell.initialize_carry(None, x.shape)
+    >>> init = jax.jit(cell.init_with_output)
+    >>> ((state, before), output), variables = init(jax.random.key(0), carry, x)
+    >>> state.shape, before.shape, output.shape
+    ((2, 4), (2, 1, 3), (2, 4))
+
+    Parameters: ``input_kernel`` W (kD,3F), the step itself last, and ``bias`` b (3F,), for z, f, o.
+
+    Deviations: no zoneout (section 2.1); i of ifo-pooling is 1 − σ(f).
+
+    Attributes:
+      window: k, steps that the convolution reads, at least 1; the paper's is 2 for language.
+      forget_bias: initial bias of f; a higher one gives a longer memory.
+    """
+
+    window: int = 2
+    forget_bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses a window without steps."""
+        if self.window < 1:
+            raise ValueError(f"window: expected at least 1, received {self.window}")
+        super().__post_init__()
+
+    @nn.compact
+    def weights(self, input_shape: tuple[int, ...]) -> dict[str, Array]:
+        """See ``LinearCell.weights``."""
+        return self.affine_weights((self.window * input_shape[-1],), [0.0, self.forget_bias, 0.0])
+
+    def initialize_carry(
+        self, rng: PRNGKey | None, input_shape: tuple[int, ...]
+    ) -> tuple[Array, Array]:
+        """Returns c, zeros (B,F) ``state_dtype``, and the steps before, (B,k-1,D) ``dtype``."""
+        *rows, width = input_shape
+        before = jnp.zeros((*rows, self.window - 1, width), self.dtype)
+        return jnp.zeros((*rows, self.features), self.state_dtype), before
+
+    def gates(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
+        """See ``AveragingCell.gates``; inputs (...,kD) are those of ``run``."""
+        candidate, forget, _ = self.affine(weights, inputs)
+        return -forget, jnp.tanh(candidate)
+
+    def compute_outputs(self, weights: dict[str, Array], states: Array, inputs: Array) -> Array:
+        """See ``LinearCell.compute_outputs``; inputs (...,kD) are those of ``run``."""
+        _, _, exposed = self.affine(weights, inputs)
+        return (nn.sigmoid(exposed) * states).astype(self.dtype)
+
+    def run(
+        self,
+        weights: dict[str, Array],
+        carry: Carry,
+        inputs: Array,
+        valid: Array | None,
+        resets: Array | None = None,
+        *,
+        reverse: bool,
+        autodiff: bool,
+    ) -> tuple[Carry, Array]:
+        """See ``LinearCell.run``."""
+        state, before = carry
+        inputs = jnp.asarray(inputs, self.dtype)
+        if reverse:  # Backwards in time is forwards through flipped steps, padding first.
+            inputs, valid, resets = jax.tree.map(
+                lambda x: jnp.flip(x, axis=1), (inputs, valid, resets)
+            )
+        windows, before = self._windows(before, inputs, valid, resets, reverse)
+        state, outputs = super().run(
+            weights, state, windows, valid, resets, reverse=False, autodiff=autodiff
+        )
+        return (state, before), jnp.flip(outputs, axis=1) if reverse else outputs
+
+    def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
+        """Returns the new carry and the output (B,F) of one step, for inputs (B,D).
+
+        Raises:
+          ValueError: inputs of another rank or of integers.
+        """
+        check_inputs(inputs, "B", self.num_feature_axes)
+        weights = self.weights(inputs.shape)
+        carry, outputs = self.run(
+            weights, carry, inputs[:, None], None, reverse=False, autodiff=True
+        )
+        return carry, outputs[:, 0]
+
+    def _windows(
+        self,
+        before: Array,
+        inputs: Array,
+        valid: Array | None,
+        resets: Array | None,
+        padding_first: bool,
+    ) -> tuple[Array, Array]:
+        """Returns the windows (B,T,kD) of all steps, and the k − 1 last steps (B,k-1,D)."""
+        batch_size, num_steps, _ = inputs.shape
+        context = self.window - 1
+        if not context:
+            return inputs, before
+        count = jnp.full((batch_size, 1), num_steps)
+        if valid is not None:
+            count = jnp.sum(valid, axis=1, keepdims=True)
+        first = num_steps - count if padding_first else jnp.zeros_like(count)
+        steps = jnp.concatenate([before, inputs], axis=1)  # (B,k-1+T,D)
+        if padding_first:
+            # The steps before stand right before the first valid one; padding is zeros.
+            places = jnp.arange(context + num_steps)[:, None] == first[..., None] + jnp.arange(
+                context
+            )
+            steps = jnp.pad(inputs, ((0, 0), (context, 0), (0, 0)))
+            steps += jnp.einsum("btk,bkd->btd", places.astype(before.dtype), before)
+        resets = jnp.zeros((batch_size, num_steps), bool) if resets is None else resets
+        # Resets up to and with each step; a window ends at the last one.
+        marks = jnp.pad(jnp.cumsum(resets, axis=1), ((0, 0), (context, 0)))  # (B,k-1+T)
+        windows = [
+            jnp.where(
+                (marks[:, context:] > marks[:, begin : begin + num_steps])[..., None],
+                0,
+                steps[:, begin : begin + num_steps],
+            )
+            for begin in range(context)
+        ]
+        # The last k − 1 steps, as the window of the step that follows reads them.
+        index = first + count + jnp.arange(context)  # (B,k-1)
+        kept = jnp.take_along_axis(steps, index[..., None], axis=1)
+        marked = jnp.take_along_axis(marks, index, axis=1)
+        kept = jnp.where((marked[:, -1:] > marked)[..., None], 0, kept)
+        return jnp.concatenate([*windows, inputs], axis=-1), kept
 
 
 class LRUCell(LinearCell):

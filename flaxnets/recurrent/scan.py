@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import InvalidRngError
 
 from flaxnets.layers.batch_sharding import cast_like, in_auto_axes, vary_alike
 from flaxnets.layers.padding import check_lengths, check_starts, zero_padding
@@ -25,15 +26,50 @@ from flaxnets.recurrent.flax_cells import (
     remat_module,
     scan_flax_steps,
     scan_module,
+    step_flax_cell,
 )
 from flaxnets.recurrent.linear_cells import LinearCell
 from flaxnets.recurrent.matmul import ScanWeights
-from flaxnets.recurrent.scan_vjp import deferred_scan, plain_scan
+from flaxnets.recurrent.scan_vjp import Step, deferred_scan, plain_scan
 from flaxnets.typing import Array, Carry, PyTree
 
 AnyCell = Cell | LinearCell | nn.RNNCellBase
 GRADIENTS = ("deferred", "autodiff")
 AUTO = "auto"
+
+
+class ParallelScan(Protocol):
+    """An algorithm that computes a nonlinear scan in parallel over time, as ``NewtonScan`` does.
+
+    Hashable. Its report is a pytree of (B,) integers, which the layer sows into ``intermediates``.
+    """
+
+    @property
+    def report_name(self) -> str:
+        """Name of the report in ``intermediates``."""
+
+    def initialize_report(self, batch_size: int) -> PyTree:
+        """Returns the report before the first step."""
+
+    def check_carry(self, name: str, carry: Carry) -> None:
+        """Refuses the carry of a cell, by name, that the algorithm cannot compute."""
+
+    def scan(
+        self,
+        step: Step,
+        weights: ScanWeights,
+        carry: Carry,
+        inputs: dict[str, Array],
+        flags: Flags,
+        report: PyTree,
+        *,
+        reverse: bool,
+        elementwise: bool,
+    ) -> tuple[Carry, Any, PyTree]:
+        """Returns the last carry, the outputs and the report, else as ``deferred_scan``.
+
+        ``elementwise``: whether a step, but for its hidden projections, is elementwise.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +87,9 @@ class ScanOptions:
         runs their recurrence backwards), and has no forward-mode derivative; ``autodiff`` leaves
         everything to JAX, convolutions included, and has derivatives in any mode. ``auto`` is
         ``deferred``, or ``autodiff`` for cells of ``flax.linen``, which allow nothing else.
+      parallel: computes all steps at once, to a tolerance, for nonlinear cells on vectors, as
+        ``newton_scan.NewtonScan()`` does; with ``remat_steps`` or ``truncate_steps`` those of a
+        chunk. None: one step after the other.
 
     Raises:
       ValueError: a value below its minimum, unknown ``gradients``, or ``truncate_steps`` that is no
@@ -61,6 +100,7 @@ class ScanOptions:
     remat_steps: int = 0
     truncate_steps: int = 0
     gradients: str = AUTO
+    parallel: ParallelScan | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("unroll", 1), ("remat_steps", 0), ("truncate_steps", 0)):
@@ -158,6 +198,7 @@ def scan_cell(
         # A loop needs a step: one of padding, which keeps the carry and whose output is cut off.
         inputs = jnp.zeros((batch_size, 1, *inputs.shape[2:]), inputs.dtype)
         lengths, starts = jnp.zeros(batch_size, jnp.int32), None
+    parallel = options.parallel
     weights: Any
     scan_steps: Any
     lifted: dict[str, Any] = {}
@@ -166,6 +207,12 @@ def scan_cell(
         weights, zeros = cell, initialize_flax_carry(cell, step_shape)
         scan_steps = partial(scan_flax_steps, reverse=reverse, unroll=options.unroll)
         lifted = {"scan": scan_module, "checkpoint": remat_module}
+        # The parameters are made by the lifted scan.
+        parallel = None if cell.is_initializing() else parallel
+        if parallel is not None:
+            module, variables = cell.unbind()
+            weights, lifted = variables.get("params", {}), {}
+            scan_steps = partial(_scan_flax_in_parallel, module, reverse, parallel)
     else:
         weights = cell.weights(inputs.shape), hidden_mask
         zeros = cell.initialize_carry(None, step_shape)
@@ -176,6 +223,9 @@ def scan_cell(
     if initial_carry is None:
         initial_carry = zeros
     check_carry(initial_carry, zeros)
+    if parallel is not None:
+        parallel.check_carry(_cell_name(cell), zeros)
+        initial_carry = initial_carry, parallel.initialize_report(batch_size)
 
     def scan_batch(
         weights: Any,
@@ -198,23 +248,50 @@ def scan_cell(
         outputs = outputs.swapaxes(0, 1)
         return carry, outputs if num_steps else outputs[:, :0]
 
-    if isinstance(cell, nn.RNNCellBase):
+    if isinstance(cell, nn.RNNCellBase) and parallel is None:
         return scan_batch(cell, cast_like(initial_carry, inputs), inputs, lengths, starts)
     arguments = vary_alike((weights, initial_carry, inputs, lengths, starts))
-    return in_auto_axes(scan_batch, inputs)(*arguments)
+    carry, outputs = in_auto_axes(scan_batch, inputs)(*arguments)
+    if parallel is not None:
+        carry, report = carry
+        sower: Any = cell
+        sower.sow("intermediates", parallel.report_name, report)
+    return carry, outputs
 
 
 def check_options(cell: AnyCell, options: ScanOptions) -> None:
     """Refuses options of the scan that the cell cannot have.
 
     Raises:
-      ValueError: deferred gradients for a cell of ``flax.linen``.
+      ValueError: deferred gradients for a cell of ``flax.linen``; a parallel scan for a cell on
+        feature maps, for a linear one, or with derivatives in any mode.
     """
+    if options.parallel is not None:
+        _check_parallel(cell, options)
     if isinstance(cell, nn.RNNCellBase) and options.gradients == "deferred":
         raise ValueError(
             f"gradients: expected 'autodiff' or 'auto' for {_cell_name(cell)}, whose matmuls are "
             "out of reach of a custom gradient, received 'deferred'; the cells of "
             "flaxnets.recurrent have one"
+        )
+
+
+def _check_parallel(cell: AnyCell, options: ScanOptions) -> None:
+    if isinstance(cell, LinearCell):
+        raise ValueError(
+            f"parallel: expected None for {_cell_name(cell)}, whose recurrence is linear and "
+            f"parallel over time already, received {options.parallel}"
+        )
+    if cell.num_feature_axes != 1:
+        raise ValueError(
+            f"parallel: expected None for {_cell_name(cell)}, whose carry is feature maps: the "
+            "Jacobian of one step has as many entries as a carry of all maps squared, received "
+            f"{options.parallel}"
+        )
+    if options.gradients == "autodiff":
+        raise ValueError(
+            "gradients: expected 'auto' or 'deferred' where parallel is given, whose gradients are "
+            "those of the implicit function theorem, received 'autodiff'"
         )
 
 
@@ -243,7 +320,7 @@ def check_hidden_dropout(name: str, cell: AnyCell, expected: Any, received: Any)
         )
 
 
-def _cell_name(cell: nn.RNNCellBase) -> str:
+def _cell_name(cell: Any) -> str:
     """Its name with that of its package, since Flax's cells are called as ours are."""
     package = "flax.linen." if type(cell).__module__.startswith("flax.linen") else ""
     return package + type(cell).__name__
@@ -369,7 +446,45 @@ def _scan_steps(
 
     scan = deferred_scan if options.deferred else plain_scan
     scanned = ScanWeights(parameters.hidden, parameters.bias, (parameters.pointwise, hidden_mask))
+    if options.parallel is not None:
+        carry, report = carry
+        elementwise = getattr(cell, "elementwise", False)
+        carry, outputs, report = options.parallel.scan(
+            step, scanned, carry, projected, flags, report, reverse=reverse, elementwise=elementwise
+        )
+        return (carry, report), outputs
     return scan(step, scanned, carry, projected, flags, reverse=reverse, unroll=options.unroll)
+
+
+def _scan_flax_in_parallel(
+    module: nn.RNNCellBase,
+    reverse: bool,
+    parallel: ParallelScan,
+    parameters: PyTree,
+    carry: tuple[Carry, PyTree],
+    xs: tuple[Array, Flags],
+) -> tuple[Carry, Array]:
+    """Runs an unbound cell of Flax over the (T,B,...) inputs of one chunk, all steps at once."""
+    inputs, flags = xs
+
+    def step(
+        _: ProjectHidden, parameters: PyTree, flags: Flags, carry: Carry, x: dict[str, Array]
+    ) -> tuple[Carry, Array]:
+        bound = module.bind({"params": parameters})
+        try:
+            return step_flax_cell(bound, carry, (x["inputs"], flags))
+        except InvalidRngError as error:
+            raise ValueError(
+                f"parallel: expected None for {_cell_name(module)}, which draws random numbers at "
+                f"every step, received {parallel}; the layer's dropout_rate draws its own"
+            ) from error
+
+    weights = ScanWeights({}, {}, parameters)
+    carry, report = carry
+    carry, outputs, report = parallel.scan(
+        step, weights, carry, {"inputs": inputs}, flags, report, reverse=reverse, elementwise=False
+    )
+    return (carry, report), outputs
 
 
 def _scan_linear(
@@ -377,21 +492,18 @@ def _scan_linear(
     reverse: bool,
     options: ScanOptions,
     weights: tuple[dict[str, Array], None],
-    carry: Array,
+    carry: Carry,
     xs: tuple[Array, Flags],
-) -> tuple[Array, Array]:
+) -> tuple[Carry, Array]:
     """Runs a linear cell over the (T,B,...) inputs of one chunk, all steps at once."""
     parameters, _ = weights
     # Batch first, as the layer's inputs are, for the matmuls and the recurrence over all steps.
     inputs, (valid, resets) = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
     autodiff = not options.deferred
-    states = cell.compute_states(
+    carry, outputs = cell.run(
         parameters, carry, inputs, valid, resets, reverse=reverse, autodiff=autodiff
     )
-    outputs = cell.compute_outputs(parameters, states, inputs)
-    if valid is not None:
-        outputs = jnp.where(valid[..., None], outputs, 0)
-    return states[:, 0 if reverse else -1], outputs.swapaxes(0, 1)
+    return carry, outputs.swapaxes(0, 1)
 
 
 def _where(valid: Array, new: Array, old: Array) -> Array:

@@ -12,12 +12,19 @@ from flaxnets.typing import (
     Sums,
 )
 
+CARRY = "carry"
+"""Collection of what goes from one training batch to the next, a dict of arrays (B,...) by name."""
+
 
 class Task(Protocol):
     """Couples the arrays of a batch to a model's arguments, and its outputs to loss and metrics.
 
     ``variables`` are Linen's collections, as ``{"params": …, "batch_stats": …}``. All methods but
     ``describe_outputs`` are pure and traced by JAX.
+
+    A task whose batches continue each other, as windows of a stream, keeps the state between them
+    in a collection ``CARRY``, whose rows are those of the global batch, and has a method
+    ``first_carry(model, variables, batch)`` for evaluations (``StepPrediction``).
     """
 
     def initialize(self, model: nn.Module, key: PRNGKey, batch: Batch) -> PyTree:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
+from flaxnets.tasks.task import CARRY
 from flaxnets.training.config import data_differences
 from flaxnets.training.distributed import broadcast_from_first, is_first
 from flaxnets.training.state import TrainState
@@ -384,7 +385,9 @@ class Checkpointer:
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         )
         params = restored.state.get("ema") or restored.state["params"]
-        return {"params": params, **restored.state["collections"]}
+        collections = dict(restored.state["collections"])
+        collections.pop(CARRY, None)  # It belongs to the training's rows.
+        return {"params": params, **collections}
 
     def _check_fits(self, step: int, variables: Mapping[str, PyTree]) -> None:
         """Raises ValueError with the first arrays that differ in name or shape."""
@@ -756,6 +759,8 @@ def initialize_from(
         and is not ``skipped``; or a skipped part that neither has.
     """
     step, restored = restore_variables(Workdir(workdir))
+    carry = {CARRY: variables[CARRY]} if CARRY in variables else {}
+    variables = {name: tree for name, tree in variables.items() if name != CARRY}
     saved = restored if adapt is None else adapt(restored, variables, workdir)
     there, here = _parts(saved), _parts(variables)
     unknown = [part for part in skipped if part not in there.keys() | here.keys()]
@@ -789,7 +794,7 @@ def initialize_from(
             for part, tree in parts.items()
         }
         for collection, parts in variables.items()
-    }
+    } | carry
 
 
 def _parts(variables: Mapping[str, Any]) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -98,6 +98,9 @@ class OptimizerConfig:
     """Schedule ``step``: steps between two decays."""
     decay_rate: float = 0.1
     """Schedule ``step``: factor of each decay."""
+    decay_after: int = 0
+    """Schedule ``step``: steps before the first period of ``decay_every``, at whose end the rate
+    first decays."""
     momentum: float = 0.9
     """``sgd``: heavy-ball momentum; 0 keeps no buffer."""
     b1: float = 0.9

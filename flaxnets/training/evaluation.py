@@ -2,16 +2,27 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from flaxnets.metrics import MeanAccumulator
+from flaxnets.tasks.task import Task
 from flaxnets.training.config import Data, Scorer
 from flaxnets.training.parallel import Strategy
 from flaxnets.typing import PyTree
+
+
+def carry_maker(
+    task: Task, model: nn.Module, variables: PyTree
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] | None:
+    """Returns ``first_carry`` of ``evaluate`` for a task; None if it carries nothing."""
+    first_carry = getattr(task, "first_carry", None)
+    return None if first_carry is None else partial(first_carry, model, variables)
 
 
 class EvaluationStopped(Exception):
@@ -28,6 +39,7 @@ def evaluate(
     score: Scorer | None = None,
     describe: Callable[[dict[str, np.ndarray], int], dict[str, Any]] | None = None,
     stops: Callable[[], bool] = lambda: False,
+    first_carry: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
 ) -> dict[str, float]:
     """Returns the means of the metrics over all examples of a split.
 
@@ -44,6 +56,9 @@ def evaluate(
         needs ``describe``.
       describe: function of outputs and a row to a record, ``Task.describe_outputs``.
       stops: called after each batch; True ends the evaluation. All processes get the same answer.
+      first_carry: returns the carry before the first batch, arrays (B,...) by name; they are added
+        to each batch, and outputs of these names are the carry of the next one. None: no batch
+        depends on the one before. ``Task.first_carry`` with model and variables is one.
 
     Returns:
       Means by name; ``examples``, the count of the sum ``examples`` or else of ``loss``; and
@@ -59,9 +74,15 @@ def evaluate(
     skipped = 0
     records: list[dict[str, Any]] = []
     batches = data.batches()
+    carry: dict[str, np.ndarray] | None = None
     try:
         for batch in batches:
-            sums, outputs = evaluation_step(variables, strategy.shard(batch))
+            if carry is None:
+                carry = first_carry(batch) if first_carry is not None else {}
+            sums, outputs = evaluation_step(variables, strategy.shard({**batch, **carry}))
+            if carry:
+                outputs = dict(outputs)
+                carry = local_rows({name: outputs.pop(name) for name in carry})
             accumulator.add(jax.device_get(sums))
             skipped += int(np.sum(~batch["mask"] & (batch["index"] >= 0)))
             if on_outputs is not None or score is not None:

@@ -33,7 +33,12 @@ from flaxnets.training.checkpoint import (
 )
 from flaxnets.training.config import Config, describe_fields, describe_run, rehearsal
 from flaxnets.training.distributed import broadcast_from_first, is_first, synchronize
-from flaxnets.training.evaluation import EvaluationStopped, close_batches, evaluate
+from flaxnets.training.evaluation import (
+    EvaluationStopped,
+    carry_maker,
+    close_batches,
+    evaluate,
+)
 from flaxnets.training.metric_writer import (
     MetricsWriter,
     Window,
@@ -274,6 +279,7 @@ def train(
                         score=score,
                         describe=task.describe_outputs,
                         stops=stops,
+                        first_carry=carry_maker(task, model, state.variables),
                     )
                 except EvaluationStopped:  # The next call evaluates the checkpoint.
                     preempted = True

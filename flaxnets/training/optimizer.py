@@ -40,7 +40,11 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], An
         schedule = optax.linear_schedule(rate, 0.0, rest)
     else:
         schedule = optax.exponential_decay(
-            rate, config.decay_every, config.decay_rate, staircase=True
+            rate,
+            config.decay_every,
+            config.decay_rate,
+            transition_begin=config.decay_after,
+            staircase=True,
         )
     if config.warmup_steps:
         warmup = optax.linear_schedule(0.0, rate, config.warmup_steps)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxnets.tasks.task import Task
+from flaxnets.tasks.task import CARRY, Task
 from flaxnets.training.optimizer import frozen_mask, longest_prefix
 from flaxnets.training.parallel import Strategy, with_axis_name
 from flaxnets.training.state import TrainState
@@ -52,6 +52,9 @@ def make_train_step(
     A batch in which no row counts, or whose loss or gradient is not finite, advances ``state.step``
     and changes nothing else; the sums show the non-finite value.
 
+    A collection ``carry`` holds the state of recurrent layers that goes from batch to batch, arrays
+    (B,...) of all rows; of several devices each one's loss gets and returns its own rows.
+
     Args:
       model: the network.
       task: its loss.
@@ -74,6 +77,12 @@ def make_train_step(
         key = state.step_key()
         if axis_name is not None:  # Else all devices would draw the same dropout masks.
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        if CARRY in state.collections and accumulate_steps > 1:
+            raise ValueError(
+                "accumulate_steps: expected 1 where the carry goes from batch to batch, since a "
+                f"micro-batch would continue the rows of another, received {accumulate_steps}"
+            )
+        own_collections = _own_carry(state.collections, batch, axis_name)
         is_frozen = frozen_mask(state.params, frozen)
 
         def loss_of(
@@ -90,12 +99,15 @@ def make_train_step(
         gradients, sums, collections = accumulate_gradients(
             loss_of,
             params,
-            state.collections,
+            own_collections,
             batch,
             key,
             num_micro=accumulate_steps,
             axis_name=axis_name,
         )
+        if axis_name is not None and CARRY in collections:
+            carry = jax.lax.all_gather(collections[CARRY], axis_name, tiled=True)  # (B,...)
+            collections = {**collections, CARRY: carry}
         if axis_name is not None:
             gradients, sums = jax.lax.psum((gradients, sums), axis_name)
         if strategy is not None:  # Else XLA would shard the backward pass as the state is.
@@ -134,6 +146,18 @@ def make_train_step(
         return new_state.replace(step=state.step + 1), {**sums, **norms}
 
     return train_step
+
+
+def _own_carry(collections: PyTree, batch: Batch, axis_name: str | None) -> PyTree:
+    """Returns the collections with the rows of the carry that this device's batch has."""
+    if axis_name is None or CARRY not in collections:
+        return collections
+    rows = len(batch["mask"])
+    first = jax.lax.axis_index(axis_name) * rows
+    own = jax.tree.map(
+        lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, rows), collections[CARRY]
+    )
+    return {**collections, CARRY: own}
 
 
 def _frozen_encoders(module: nn.Module, path: str = "") -> Iterator[str]:

@@ -159,6 +159,40 @@ def make_scatter(
     )
 
 
+def make_lines(
+    title: str, series: Mapping[str, Sequence[tuple[float, float]]], *, x_name: str
+) -> Chart:
+    """Returns a chart of several lines whose points are marked.
+
+    Args:
+      title: of the chart.
+      series: x and y of the points of each line, at least one, by its name.
+      x_name: name of the x axis.
+    """
+    points = [point for line in series.values() for point in line]
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    x_scale, y_scale = _scale_of(xs, LOG_RATIO_X), _scale_of(ys, LOG_RATIO)
+    lines, sentences = [], []
+    for name, line in series.items():
+        ordered = sorted(line)
+        path = "M" + "L".join(f"{x_scale(x):.2f} {100 - y_scale(y):.2f}" for x, y in ordered)
+        dots = tuple(
+            Dot(round(x_scale(x), 2), round(100 - y_scale(y), 2), f"{name}, {x:g}: {y:.4g}")
+            for x, y in ordered
+        )
+        lines.append(Line(name, path, dots, f"{ordered[-1][1]:.4g}"))
+        sentences.append(f"{name} {', '.join(f'{y:.4g} at {x:g}' for x, y in ordered)}")
+    return Chart(
+        title=title,
+        lines=tuple(lines),
+        x_ticks=tuple(Tick(x_scale(tick), f"{tick:.4g}") for tick in x_scale.ticks),
+        y_ticks=tuple(Tick(y_scale(tick), f"{tick:.4g}") for tick in y_scale.ticks),
+        description=f"{title}: {'; '.join(sentences)}.",
+        note="logarithmic" if y_scale.logarithmic else "",
+        x_name=x_name,
+    )
+
+
 def make_bars(
     title: str, bars: Sequence[tuple[float, int]], edges: Sequence[str], *, x_name: str
 ) -> Bars:

@@ -8,6 +8,7 @@ import pytest
 
 from data.captions import java_scorers
 from experiments.captioning.config import CaptionConfig
+from experiments.sequences.config import SequenceExperiment
 from experiments.transcription.config import METRICS, TranscriptionConfig
 from flaxnets.inference import trained_model
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
@@ -56,7 +57,8 @@ def test_the_known_experiments_have_a_smoke_variant() -> None:
         "up_down.py",
     }
     readers = {"crnn_text_lines.py", "deep_speech2.py"}
-    assert classifiers | captioners | readers <= VARIANTS.keys()
+    sequences = {"char_rnn.py", "penn_treebank.py"}
+    assert classifiers | captioners | readers | sequences <= VARIANTS.keys()
 
 
 @pytest.mark.slow
@@ -71,6 +73,7 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     config = VARIANTS[name]
     captions = isinstance(config, CaptionConfig)
     lines = isinstance(config, TranscriptionConfig)
+    sequences = isinstance(config, SequenceExperiment)
     if isinstance(config, CaptionConfig):
         config.data.cache = str(tmp_path / "cache")
     # The test session's devices are simulated; the run gets one, and what is evaluated from its
@@ -92,6 +95,8 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     right = "accuracy" if not captions else "reward" if name == "scst.py" else "word_accuracy"
     if lines:
         right = "too_long"
+    if sequences:
+        right = "loss"  # Forecasts have no accuracy.
     assert rates | {right} <= trained[-1].keys()
     evaluated = [record for record in records if record["split"] == config.eval_split]
     assert evaluated[-1]["step"] == config.num_steps
@@ -101,6 +106,11 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     metrics = TrainedModel(config, Workdir(tmp_path)).evaluate("test")
     assert math.isfinite(metrics["loss"])
+    if isinstance(config, SequenceExperiment):
+        # A stream has no row of its own for each example, and counts the predicted steps.
+        assert metrics["examples"] > 0
+        assert set(config.scored_metrics("test")) <= set(metrics)
+        return
     names = ("word_accuracy", "BLEU-1") if captions else ("accuracy", "top5_accuracy")
     if lines:
         names = (METRICS[-1], "too_long")

@@ -38,6 +38,7 @@ from flaxnets.recurrent import (
     ScanOptions,
     matmul,
 )
+from flaxnets.recurrent.newton_scan import NewtonScan
 from flaxnets.tasks.captioning import start_search
 from flaxnets.tasks.cider import DocumentFrequencies, cider_d
 from tests.flaxnets.meshes import make_mesh
@@ -110,6 +111,12 @@ SCANS = {
     "LSTM remat": partial(recurrence, partial(LSTMCell, 4), 3, options=ScanOptions(remat_steps=2)),
     "GRU truncated": partial(
         recurrence, partial(GRUCell, 4), 3, options=ScanOptions(truncate_steps=2)
+    ),
+    "LSTM Newton": partial(
+        recurrence, partial(LSTMCell, 4), 3, options=ScanOptions(parallel=NewtonScan())
+    ),
+    "GRU quasi-Newton": partial(
+        recurrence, partial(GRUCell, 4), 3, options=ScanOptions(parallel=NewtonScan("quasi_deer"))
     ),
     "ConvLSTM": partial(recurrence, partial(ConvLSTMCell, 3), 4, 4, 2),
     "ConvGRU": partial(recurrence, partial(ConvGRUCell, 3), 4, 4, 2),

@@ -1,0 +1,1 @@
+"""Configuration that the experiments on sequences and series share."""

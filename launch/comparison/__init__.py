@@ -1,0 +1,1 @@
+"""Comparisons of families of networks over tasks: the study, its cells, order probes, the page."""

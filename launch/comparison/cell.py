@@ -1,0 +1,122 @@
+"""Training, test, cost and order probes of one cell of a study, kept as ``result.json``."""
+
+import json
+import logging
+import statistics
+from pathlib import Path
+from typing import Any
+
+from flaxnets.inference.trained_model import TrainedModel
+from flaxnets.training.config import Config, update
+from flaxnets.training.cost import estimate_cost
+from flaxnets.training.evaluation import close_batches
+from flaxnets.training.loop import train
+from flaxnets.training.metric_writer import read_metrics
+from flaxnets.training.workdir import WorkdirInUse, write_text_atomically
+from launch import program
+from launch.comparison.order_probes import PROBES, ProbedData
+from launch.comparison.study import Cell
+
+RESULT = "result.json"
+
+logger = logging.getLogger(__name__)
+
+
+def make_config(cell: Cell) -> Config:
+    """Returns the configuration of a cell's run.
+
+    Raises:
+      ValueError: no such variant or field.
+    """
+    config = program.load_experiment(cell.spec)
+    nested: dict[str, Any] = {}
+    for path, value in cell.overrides().items():
+        *parents, last = path.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    update(config, nested)
+    return program.conform_tuples(config)
+
+
+def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """Returns the result of a cell; None if it is not done."""
+    path = folder / cell.folder / RESULT
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def run_cell(folder: Path, cell: Cell) -> int | None:
+    """Trains and tests a cell unless it is done, or another process has it.
+
+    Returns:
+      The exit code if a signal ended the training; None otherwise.
+    """
+    if read_result(folder, cell) is not None:
+        return None
+    path = folder / cell.folder
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with program.open_workdir(path) as workdir:
+            if read_result(folder, cell) is not None:  # Another process has just ended it.
+                return None
+            config = make_config(cell)
+            workdir.claim(cell.spec, config)
+            logger.info("%s", cell.folder)
+            outcome = train(
+                config,
+                workdir,
+                show_progress=False,
+                on_start=lambda: program.record_call(workdir.path),
+            )
+            if outcome.signal is not None:
+                return 128 + outcome.signal
+            model = TrainedModel(config, workdir)
+            metrics = model.evaluate(cell.task.split)
+            probes = {}
+            if cell.task.order_probes:
+                for probe in PROBES:
+                    data = ProbedData(config.make_data(cell.task.split), probe)
+                    probes[probe] = model.measure(data, cell.task.split)[cell.task.metric]
+            result = {
+                "task": cell.task.name,
+                "family": cell.family,
+                "rung": cell.rung,
+                "seed": cell.seed,
+                "metric": cell.task.metric,
+                "value": metrics[cell.task.metric],
+                "metrics": metrics,
+                "probes": probes,
+                "step": model.step,
+                "steps": outcome.step,
+                **_cost(config),
+                **_speed(path, config),
+            }
+            write_text_atomically(path / RESULT, json.dumps(result, indent=1) + "\n")
+    except WorkdirInUse:
+        logger.info("%s is trained by another process", cell.folder)
+    return None
+
+
+def _cost(config: Config) -> dict[str, Any]:
+    """Returns parameters, operations for each example, and bytes of a training step."""
+    batches = config.make_data("train").batches()
+    batch = next(batches)
+    close_batches(batches)
+    cost = estimate_cost(config, batch)
+    rows = len(batch["mask"])
+    return {
+        "parameters": sum(cost.parameters.values()),
+        "flops": cost.evaluate.products / rows,
+        "memory": cost.memory.peak if cost.memory else None,
+    }
+
+
+def _speed(path: Path, config: Config) -> dict[str, Any]:
+    """Returns the median seconds of a training step, as the run's records have it."""
+    rates = [
+        record["clips_per_second"]
+        for record in read_metrics(path)
+        if record["split"] == "train" and record.get("clips_per_second")
+    ]
+    return {"step_seconds": config.batch_size / statistics.median(rates) if rates else None}

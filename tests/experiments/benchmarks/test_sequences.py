@@ -1,0 +1,67 @@
+"""Benchmark of sequences: both sides compute the same loss and hand the same carry on."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmarks import sequences
+from experiments.benchmarks.run import run_cases
+from flaxnets.models.sequence_model import SequenceModelConfig, make_sequence_model
+from flaxnets.recurrent.config import RecurrentConfig
+from flaxnets.recurrent.torch_weights import from_torch
+from flaxnets.tasks.step_prediction import StepPrediction
+from flaxnets.training.config import OptimizerConfig
+from flaxnets.training.step import CARRY
+
+
+@pytest.mark.stress
+def test_steps_are_measured() -> None:
+    cases = sequences.cases(20, 2, (2, 3, 4), ((9, 2, 4),))
+    results = run_cases(cases, rounds=1, pause=0)
+    assert len(results) == 5
+    for row in results.values():
+        assert next(iter(row)) == sequences.OURS
+        assert all(numbers["milliseconds"] > 0 for numbers in row.values())
+
+
+def to_flax(state: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the parameters of our network that are those of ``torch_sequences.StepNetwork``."""
+    params: dict[str, Any] = {
+        "recurrent": from_torch(state, prefix="recurrent."),
+        "head": {"scores": {"kernel": state["scores.weight"].T, "bias": state["scores.bias"]}},
+    }
+    if "embedding.weight" in state:
+        params["embedding"] = {"embedding": state["embedding.weight"]}
+    return params
+
+
+@pytest.mark.parametrize("num_tokens", [7, 0])
+def test_equal_weights_give_equal_losses_over_two_windows(num_tokens: int) -> None:
+    torch = pytest.importorskip("torch")
+    from experiments.benchmarks.torch_sequences import StepNetwork, TrainingStep
+
+    config = SequenceModelConfig(
+        recurrent=RecurrentConfig("lstm", features=5, num_layers=2), embedding_features=4
+    )
+    # PyTorch has two biases, each with the gradient of their sum, so that updates differ.
+    optimizer = OptimizerConfig(name="sgd", momentum=0.0, learning_rate=0.0, clip_norm=0.1)
+    outputs = num_tokens or sequences.KEYS
+    batch = sequences.draw_tokens(3, 6, num_tokens) if num_tokens else sequences.draw_rolls(3, 6)
+    torch.manual_seed(0)
+    peer = TrainingStep(StepNetwork(config, outputs, num_tokens), batch, optimizer)
+    model = make_sequence_model(config, outputs, num_tokens=num_tokens)
+    task = StepPrediction("softmax" if num_tokens else "bernoulli", 3)
+    ours = sequences.TrainingStep(model, task, optimizer, batch)
+    state = {name: p.detach().numpy().copy() for name, p in peer.network.named_parameters()}
+    params = jax.tree.map(np.asarray, to_flax(state))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *(jax.tree.map(np.shape, x) for x in (params, ours.variables["params"])),
+    )
+    ours._state = ours._state.replace(params=jax.device_put(params))
+    losses = [(ours(), peer()) for _ in range(3)]  # From the second on with a carry.
+    assert losses[0][0] != losses[1][0]
+    np.testing.assert_allclose(*zip(*losses, strict=True), rtol=2e-5)
+    assert CARRY in ours.variables

@@ -1,0 +1,74 @@
+"""Table of the study of sequences from workdirs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.deep_conv_lstm import get_config as get_sensors
+from experiments.results import sequence_table
+from experiments.results.sequence_table import Run, format_table, make_row, read_run
+from experiments.tcn_sequences import get_config
+from flaxnets.training.config import to_dict
+
+
+def make_workdir(path: Path, variant: str, config: Any, results: dict[str, Any]) -> Path:
+    path.mkdir()
+    file = "deep_conv_lstm" if "motions" in variant else "tcn_sequences"
+    record = {"experiment": f"experiments/{file}.py{variant}", "config": to_dict(config)}
+    (path / "config.json").write_text(json.dumps(record))
+    rates = [{"step": n, "split": "train", "steps_per_second": n} for n in (1, 4, 5)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(rate) + "\n" for rate in rates))
+    for split, metrics in results.items():
+        text = json.dumps({"split": split, "step": 40, **metrics})
+        (path / f"{split}.json").write_text(text)
+    return path
+
+
+def test_a_row_is_the_mean_of_its_seeds(tmp_path: Path) -> None:
+    runs = []
+    for seed, loss in enumerate((8.4, 8.6)):
+        config = get_config("jsb,elman")
+        config.seed, config.model.recurrent.features = seed, 16
+        path = tmp_path / str(seed)
+        # The test split goes before the validation.
+        results = {"test": {"loss": loss}, "validation": {"loss": 0.0}}
+        runs.append(read_run(make_workdir(path, ":jsb,elman", config, results)))
+    assert [(run.variant, run.split, run.seconds) for run in runs] == [
+        (("jsb", "elman"), "test", 0.25)
+    ] * 2
+    parameters = 88 * 16 + 16 * 16 + 16 + 16 * 16 * 2 + 16 + 17 * 88
+    cells = ["jsb", "elman", f"{parameters:,}", "8.91", "8.50 ± 0.14", "test", "2", "40", "0.25"]
+    assert make_row(("jsb", "elman"), runs) == cells
+    with pytest.raises(ValueError, match="expected runs of different seeds"):
+        make_row(("jsb", "elman"), [runs[0], runs[0]])
+
+
+def test_every_variant_stands_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    families = {task: sequence_table.FAMILIES[task] for task in ("copy", "basic_motions")}
+    monkeypatch.setattr(sequence_table, "FAMILIES", families)
+    config = get_sensors("basic_motions")
+    results = {"validation": {"loss": 0.1, "accuracy": 0.975}}
+    run = read_run(make_workdir(tmp_path / "run", ":basic_motions", config, results))
+    assert run.variant == ("basic_motions", "deep_conv_lstm")
+    table = format_table([run])
+    (row,) = (line for line in table.splitlines() if "| basic_motions | deep_conv_lstm" in line)
+    assert "| – | 97.5 % | validation | 1 | 40 |" in row
+    assert table.count("not run") == 7 + 2
+
+
+def test_other_workdirs_are_refused(tmp_path: Path) -> None:
+    config = get_config("jsb,gru")
+    bare = make_workdir(tmp_path / "bare", ":jsb,gru", config, {})
+    with pytest.raises(ValueError, match=r"expected test\.json or validation\.json"):
+        read_run(bare)
+    other = make_workdir(tmp_path / "other", ":smoke", config, {"test": {"loss": 1.0}})
+    with pytest.raises(ValueError, match="expected a run of tcn_sequences"):
+        read_run(other)
+
+
+def test_values_have_the_units_of_the_paper() -> None:
+    run = Run(("adding", "gru"), 69_151, 0, "test", 0.0000534, 900, 0.5)
+    row = make_row(("adding", "gru"), [run])
+    assert row[3:5] == ["5.3e-05", "5.34e-05"]
