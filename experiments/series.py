@@ -31,7 +31,8 @@ of UEA and UCR have them:
     --config.data.task=classify --config.data.root=folder_with_NAME_TRAIN.ts_and_NAME_TEST.ts
 
 The network: a convolution over time (CNN), a GRU (RNN), a linear layer on the last state, and for
-forecasts a linear autoregression of each channel beside it (LSTNet's, section 3.6). The CNN alone:
+forecasts a linear autoregression of each channel beside it (LSTNet's, section 3.6), all relative
+to the last value (``--config.model.relative=False``: not). The CNN alone:
 ``--config.model.recurrent.cell=none``; the RNN alone: ``--config.model.encoder.name=none``; dilated
 convolutions: ``--config.model.encoder.name=tcn``.
 
@@ -69,6 +70,7 @@ class OwnSeriesConfig(SeriesExperiment):
             recurrent=RecurrentConfig("gru", features=64),
             head=HeadConfig("last", dropout_rate=0.2),
             autoregressive_steps=24,
+            relative=True,
         )
     )
     optimizer: OptimizerConfig = dataclasses.field(

@@ -93,11 +93,9 @@ def _widths(
 
 
 _DIGITS = Sizes(70_000, ((25,) * 8, 7), _widths(130, 150, 260, 130, 75, 112), ((25,) * 3, 7))
-_SMALL_MUSIC = Sizes(
-    300_000, ((158,) * 2, 3), _widths(141, 164, 288, 242, 144, 194), ((128,), 3), 2
-)
+_SMALL_MUSIC = Sizes(300_000, ((158,) * 2, 3), _widths(224, 262, 466, 242, 144, 194), ((128,), 3))
 _LARGE_MUSIC = Sizes(
-    1_000_000, ((146,) * 4, 6), _widths(271, 314, 548, 467, 274, 416), ((150,) * 2, 3), 2
+    1_000_000, ((146,) * 4, 6), _widths(448, 521, 915, 467, 274, 416), ((150,) * 2, 3)
 )
 SIZES = {
     "adding": Sizes(70_000, ((24,) * 8, 8), _widths(130, 150, 262, 130, 76, 116), ((24,) * 3, 7)),
@@ -283,8 +281,8 @@ _RATES: dict[str, dict[str, float]] = {
     "copy": {"": 2e-3, "tcn": 2e-3, "elman": 3e-4},
     "sequential_mnist": {"": 2e-3, "elman": 3e-4},
     "permuted_mnist": {"": 2e-3, "elman": 3e-4},
-    "jsb": {"": 3e-3, "tcn": 2e-3, "elman": 1e-3},
-    "piano": {"": 3e-3, "tcn": 2e-3, "elman": 1e-3},
+    "jsb": {"": 5e-3, "tcn": 2e-3, "elman": 1e-3},
+    "piano": {"": 5e-3, "tcn": 2e-3, "elman": 1e-3},
     "nottingham": {"": 2e-3, "tcn": 1e-3, "elman": 1e-3},
     "muse": {"": 2e-3, "tcn": 1e-3, "elman": 1e-3},
     "characters": {"": 2e-3, "elman": 1e-3},

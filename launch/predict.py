@@ -1,4 +1,4 @@
-"""Predicts the most probable classes of files of video or sound; prints one JSON line per file.
+"""Predicts the classes of files of video or sound, or the continuation of series, as JSON lines.
 
     python -m launch.predict CLIP.avi …                        # with the shipped recogniser
     python -m launch.predict --workdir=runs/lrcn CLIP.avi …
@@ -8,21 +8,27 @@ A line is ``{"path": …, "predictions": [{"label": …, "probability": …}, �
 first, under the names of the classes in training (the data are not needed), or
 ``{"path": …, "error": REASON}`` for a file that is missing or cannot be decoded; then the exit code
 is 1. ``--model`` is an exported folder, a shipped model's name, or a workdir, whose experiment then
-is not run; classifiers of images read image files.
+is not run; classifiers of images read image files. A run of ``experiments/series.py`` or another
+one that forecasts reads tables; a line is ``{"path": …, "after": TIME, "forecast": [{"step": 1,
+CHANNEL: VALUE, …}, …]}``, in the series' units.
 
 ``--stream=SOURCE`` classifies a stream step by step instead (``predict_stream.py``).
 """
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from flaxnets.inference.loading import load
-from flaxnets.inference.trained_model import PredictsFiles, TrainedModel
+from flaxnets.inference.trained_model import (
+    DescribesPredictions,
+    PredictsFiles,
+    TrainedModel,
+)
 from flaxnets.training.workdir import Workdir
 from launch import predict_stream, program
 
@@ -54,7 +60,8 @@ def main(argv: Sequence[str]) -> int:
             failed += 1
             print(json.dumps({"path": path, "error": found}), flush=True)
         else:
-            print(json.dumps({"path": path, "predictions": found}), flush=True)
+            found = {"predictions": found} if isinstance(found, list) else found
+            print(json.dumps({"path": path, **found}), flush=True)
     if failed:
         print(f"error: {failed} of {len(argv)} clips could not be decoded", file=sys.stderr)
     return int(failed > 0)
@@ -69,8 +76,10 @@ def _load() -> Any:
     return load(WORKDIR.value, step=STEP.value)
 
 
-def _predict(paths: list[str]) -> Iterator[tuple[str, list[dict[str, Any]] | str]]:
-    """Yields each path with its most probable classes, or the reason why there are none."""
+def _predict(
+    paths: list[str],
+) -> Iterator[tuple[str, list[dict[str, Any]] | Mapping[str, Any] | str]]:
+    """Yields each path with its most probable classes or forecast, or the reason for none."""
     if WORKDIR.value is None:
         yield from _predict_by(program.load_model(MODEL.value, SHIPPED, "predict"), paths)
         return
@@ -87,6 +96,9 @@ def _predict(paths: list[str]) -> Iterator[tuple[str, list[dict[str, Any]] | str
         path = paths[record["index"]]
         if "error" in record:
             yield path, record["error"].removeprefix(f"{path}: ")
+            continue
+        if isinstance(config, DescribesPredictions):
+            yield path, config.describe_prediction(record)
             continue
         if "probabilities" not in record:
             raise ValueError(

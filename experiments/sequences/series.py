@@ -14,6 +14,7 @@ from data.batches import SequenceExample
 from data.datasets.sequence_npz import read_sequence_npz
 from data.datasets.series_csv import read_series
 from data.datasets.ts_files import read_ts
+from data.loader import Loader
 from data.series import (
     FORECAST_SCORES,
     ForecastWindows,
@@ -31,6 +32,7 @@ from data.series import (
 )
 from data.series.scaling import Kind
 from experiments.sequences.config import Problem, SequenceExperiment
+from experiments.sequences.forecast_files import LastWindows, describe_forecast
 from flaxnets.configuration import check_at_least, nearest, path_field
 from flaxnets.models.sequence_model import SequenceModel
 from flaxnets.training.config import Scorer
@@ -129,9 +131,13 @@ class ObservedInputs:
         """Returns what identifies the examples, for JSON; a ``Loader``'s ``identity``."""
         return {**self.source.describe(), "with_observed": True}
 
+    def explain(self, index: int) -> str:
+        """Returns why an example has ``mask`` False."""
+        return str(self.source.explain(index))
+
     def __getitem__(self, index: int, /) -> SequenceExample:
         """Returns example ``index`` with ``inputs`` (P,2D) float32."""
-        example: SequenceExample = self.source[index]
+        example: SequenceExample = self.source[index].copy()
         observed = example.pop("observed", None)
         if observed is None:
             observed = np.ones(example["inputs"].shape, bool)
@@ -153,6 +159,7 @@ class SeriesExperiment(SequenceExperiment):
         super().__post_init__()
         self._table: SeriesTable | None = None
         self._sequences: dict[str, LabelledSequences] = {}
+        self._ends: list[str] = []
 
     # ---- Values ------------------------------------------------------------------------------
 
@@ -208,22 +215,28 @@ class SeriesExperiment(SequenceExperiment):
                 logger.info("%s: %s", Path(data.list).name, note)
         return self._table
 
-    def read(self, path: str) -> SeriesTable:
+    def read(self, path: str, columns: Sequence[str] = ()) -> SeriesTable:
         """Reads a table with the columns of ``data``.
+
+        Args:
+          path: of the table.
+          columns: of the values, alone beside times and groups, as a forecast needs them; empty:
+            those of ``data``, with labels and splits.
 
         Raises:
           FileNotFoundError: there is no such file.
           ValueError: as ``data.datasets.series_csv.read_series``, with the flag's name.
         """
         data = self.data
+        labelled = not columns and data.task == "classify"
         return with_flags(
             lambda: read_series(
                 path,
-                columns=data.columns,
+                columns=columns or data.columns,
                 time=data.time,
                 group=data.group,
-                label=data.label if data.task == "classify" else "",
-                split=data.split,
+                label=data.label if labelled else "",
+                split="" if columns else data.split,
                 time_format=data.time_format,
                 sort=data.sort,
                 duplicates=data.duplicates,
@@ -342,10 +355,10 @@ class SeriesExperiment(SequenceExperiment):
         return (*self._labelled("train").sequences, *self._labelled("validation").sequences)
 
     def make_model(self) -> SequenceModel:
-        """Returns the network that ``model`` describes; a classifier has no autoregression."""
+        """Returns the network that ``model`` describes; a classifier has no forecasts."""
         model = super().make_model()
         if self.problem.objective == "classification":
-            return dataclasses.replace(model, autoregressive_steps=0)
+            return model.clone(autoregressive_steps=0, relative=False)
         return model
 
     # ---- Scores ------------------------------------------------------------------------------
@@ -369,6 +382,36 @@ class SeriesExperiment(SequenceExperiment):
         kinds = ("last", "seasonal") if self.data.period else ("last",)
         naive = [f"{name}_{kind}" for kind in kinds for name in (*FORECAST_SCORES, *SCALED)]
         return (*FORECAST_SCORES, *naive)
+
+    # ---- Files -------------------------------------------------------------------------------
+
+    def make_prediction_data(self, paths: Sequence[str]) -> Loader:
+        """Returns the last window of each file, whose continuation is forecast.
+
+        Raises:
+          ValueError: the run classifies.
+        """
+        problem = self.problem
+        if problem.objective != "regression":
+            raise ValueError(
+                "data.task: expected a run that forecasts, received one that classifies; "
+                "launch.evaluate classifies the sequences of a split"
+            )
+        windows = LastWindows(
+            paths,
+            lambda path: self.read(path, problem.channels),
+            problem,
+            window=self.data.window,
+            horizons=self.steps_ahead,
+        )
+        self._ends = windows.ends
+        source: Any = ObservedInputs(windows) if problem.with_observed else windows
+        return Loader(source, batch_size=1, train=False, num_threads=0, max_bad_share=1.0)
+
+    def describe_prediction(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the forecast of a file, for JSON; ``launch.predict`` prints it."""
+        end = self._ends[record["index"]]
+        return describe_forecast(record["predictions"], end, self.problem, self.steps_ahead)
 
 
 class ForecastScorer:

@@ -27,6 +27,14 @@ class PredictsFiles(Protocol):
 
 
 @runtime_checkable
+class DescribesPredictions(Protocol):
+    """Configuration of an experiment whose predictions for files are no classes, as forecasts."""
+
+    def describe_prediction(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns what is told of a file, JSON, of a record of ``TrainedModel.predict``."""
+
+
+@runtime_checkable
 class WritesResults(Protocol):
     """Configuration of an experiment whose benchmark has a result file of its own."""
 

@@ -21,6 +21,7 @@ from flaxnets.configuration import check_at_least, check_dtype, check_rates
 from flaxnets.encoders.sequence_config import SequenceEncoderConfig, make_sequence_encoder
 from flaxnets.heads.classifier import StreamLogits
 from flaxnets.heads.config import HeadConfig, make_head
+from flaxnets.heads.pooling import pool_last
 from flaxnets.layers.padding import zero_padding
 from flaxnets.recurrent.config import RecurrentConfig, make_recurrent, reads_maps
 from flaxnets.typing import Array, Carry
@@ -57,6 +58,9 @@ class SequenceModel(nn.Module):
         with one set of weights for all channels (LSTNet, 1703.07015, section 3.6); 0: none. The
         head then pools, and K is a multiple of the ``autoregressive_channels``.
       autoregressive_channels: numbers of the channels that are forecast; empty: all D.
+      relative: forecasts are relative to the last step of each row: it is subtracted from the
+        channels that are forecast and added to their forecasts, so that a series whose level drifts
+        looks the same everywhere (NLinear, Zeng et al., 2205.13504).
     """
 
     head: nn.Module
@@ -67,6 +71,7 @@ class SequenceModel(nn.Module):
     dropout_rate: float = 0.0
     autoregressive_steps: int = 0
     autoregressive_channels: tuple[int, ...] = ()
+    relative: bool = False
 
     @property
     def stride(self) -> int:
@@ -78,6 +83,8 @@ class SequenceModel(nn.Module):
         """The reason why the network has no ``stream``; empty if it has."""
         if self.autoregressive_steps:
             return "the autoregression reads the last steps of a window"
+        if self.relative:
+            return "the forecasts are relative to the last step of a window"
         for part in (self.encoder, self.recurrent, self.head):
             if part is not None and not hasattr(part, "stream"):
                 return f"{type(part).__name__} has no stream"
@@ -114,6 +121,9 @@ class SequenceModel(nn.Module):
           ValueError: tokens where values are expected and the other way round, or as the parts.
         """
         del mask
+        level: Array | None = None
+        if self.relative:
+            level, inputs = self._without_level(inputs, lengths)
         x = self._embed(inputs)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         options = {"train": train, "starts": starts, "return_carry": return_carry}
@@ -134,6 +144,9 @@ class SequenceModel(nn.Module):
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         if self.autoregressive_steps:
             logits = logits + self._autoregression(inputs, lengths, logits.shape)
+        if level is not None:
+            self._check_forecasts("relative", logits.shape, level.shape[-1])
+            logits = logits + jnp.tile(level, logits.shape[2] // level.shape[-1])
         return (after, logits) if return_carry else logits
 
     def stream(
@@ -181,12 +194,8 @@ class SequenceModel(nn.Module):
         self, inputs: Array, lengths: Array | None, shape: tuple[int, ...]
     ) -> Array:
         """Returns (B,1,K) forecasts, each channel's own last steps times shared weights."""
-        channels = self.autoregressive_channels or tuple(range(inputs.shape[-1]))
-        if shape[1] != 1 or shape[2] % len(channels):
-            raise ValueError(
-                f"autoregressive_steps: expected a head that pools, with a multiple of "
-                f"{len(channels)} outputs, received outputs of shape {shape}"
-            )
+        channels = self._forecast_channels(inputs)
+        self._check_forecasts("autoregressive_steps", shape, len(channels))
         q = self.autoregressive_steps
         x = zero_padding(inputs, lengths)[..., jnp.array(channels)]
         # The last q steps before the end of each row.
@@ -198,6 +207,22 @@ class SequenceModel(nn.Module):
             jnp.moveaxis(last, 1, 2)
         )  # (B,C,H)
         return jnp.moveaxis(forecasts, 1, 2).reshape(len(x), 1, -1)
+
+    def _without_level(self, inputs: Array, lengths: Array | None) -> tuple[Array, Array]:
+        """Returns the last step of the channels that are forecast, (B,1,C), and inputs less it."""
+        channels = jnp.array(self._forecast_channels(inputs))
+        level = pool_last(inputs[..., channels], lengths)[:, None]
+        return level, inputs.at[..., channels].add(-level)
+
+    def _forecast_channels(self, inputs: Array) -> tuple[int, ...]:
+        return self.autoregressive_channels or tuple(range(inputs.shape[-1]))
+
+    def _check_forecasts(self, argument: str, shape: tuple[int, ...], channels: int) -> None:
+        if shape[1] != 1 or shape[2] % channels:
+            raise ValueError(
+                f"{argument}: expected a head that pools, with a multiple of {channels} outputs, "
+                f"received outputs of shape {shape}"
+            )
 
 
 @dataclasses.dataclass
@@ -214,6 +239,9 @@ class SequenceModelConfig:
     autoregressive_steps: int = 0
     """Forecasts only: last steps of each channel that a linear autoregression beside the network
     reads (LSTNet, 1703.07015, section 3.6); 0: none."""
+    relative: bool = False
+    """Forecasts only: relative to the last step of the window, which is subtracted from the
+    channels that are forecast and added to the forecasts (NLinear, 2205.13504)."""
     dtype: str = "float32"
     """Of the arithmetic; parameters and logits stay float32."""
 
@@ -259,4 +287,5 @@ def make_sequence_model(
         config.dropout_rate,
         config.autoregressive_steps,
         forecast_channels,
+        config.relative,
     )

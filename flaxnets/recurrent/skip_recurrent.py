@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxnets.layers.padding import check_lengths, check_starts
+from flaxnets.layers.padding import check_lengths, check_starts, zero_padding
 from flaxnets.recurrent.cell import check_inputs
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.scan import AnyCell, ScanOptions
@@ -166,6 +166,67 @@ class SkipRecurrent(nn.Module):
             inputs, lengths, train=False, starts=starts, initial_carry=carry, return_carry=True
         )
         return carry, outputs
+
+
+class WithSkip(nn.Module):
+    """Recurrent layer with a skip-recurrent one beside it, as LSTNet's linear layer reads both.
+
+    The output of step t is the concatenation of the recurrent layer's state at t and of the
+    skip-recurrent layer's at t, t − 1, …, t − p + 1, zero before the first step: a linear layer on
+    it is equation 6 of Lai et al., 1703.07015. It is called as ``Recurrent`` is; packed sequences
+    and carries are refused.
+
+    >>> from functools import partial
+    >>> import jax, jax.numpy as jnp
+    >>> from flaxnets.recurrent import GRUCell, Recurrent
+    >>> recurrent = Recurrent(partial(GRUCell, 8))
+    >>> layer = WithSkip(recurrent, SkipRecurrent(partial(GRUCell, 4), period=3))
+    >>> init = jax.jit(partial(layer.init_with_output, train=False))
+    >>> outputs, variables = init(jax.random.key(0), jnp.ones((2, 8, 5)))
+    >>> outputs.shape
+    (2, 8, 20)
+
+    Attributes:
+      recurrent: (B,T,D) to (B,T,F), as ``Recurrent``.
+      skip: (B,T,D) to (B,T,G).
+    """
+
+    recurrent: nn.Module
+    skip: SkipRecurrent
+
+    @property
+    def obstacle(self) -> str:
+        """The reason why the layer has no ``stream``."""
+        return "the skip-recurrent layer reads the last period of a window"
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Array,
+        lengths: Array | None = None,
+        *,
+        train: bool,
+        starts: Array | None = None,
+        initial_carry: Carry | None = None,
+        return_carry: bool = False,
+    ) -> Any:
+        """Returns (B,T,F+p·G), zero at padded steps; arguments as ``Recurrent``.
+
+        Raises:
+          ValueError: packed sequences or a carry, or as the layers.
+        """
+        if starts is not None or initial_carry is not None or return_carry:
+            raise ValueError(
+                "starts, initial_carry, return_carry: expected none, since a skip-recurrent layer "
+                "reads the windows of single sequences, received some"
+            )
+        states = self.recurrent(inputs, lengths, train=train)
+        skipped = self.skip(inputs, lengths, train=train)
+        t = skipped.shape[1]
+        before = [
+            jnp.pad(skipped, ((0, 0), (k, 0), (0, 0)))[:, :t] for k in range(self.skip.period)
+        ]
+        return zero_padding(jnp.concatenate([states, *before], axis=-1), lengths)
 
 
 def _interleave(x: Array, period: int) -> Array:

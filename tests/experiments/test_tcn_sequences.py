@@ -72,7 +72,7 @@ def test_permuted_digits_are_the_digits_in_one_order(tmp_path: Path) -> None:
         config.data.root, config.data.validation = str(tmp_path), 4
     lengths = [len(plain.source(split)) for split in ("train", "validation", "test")]
     assert lengths == [8, 4, 3]
-    order = None
+    order: dict[int, int] = {}
     for split in ("train", "test"):
         for i in range(3):
             digit, mixed = plain.source(split)[i], permuted.source(split)[i]
@@ -85,7 +85,6 @@ def test_permuted_digits_are_the_digits_in_one_order(tmp_path: Path) -> None:
             places = {
                 int(np.flatnonzero(x == v)[0]): int(np.flatnonzero(y == v)[0]) for v in single
             }
-            order = order or {}
             assert all(order.setdefault(a, b) == b for a, b in places.items())
 
 

@@ -5,12 +5,22 @@ from types import ModuleType
 
 import pytest
 
-from data.series import generated, scaling, splits, streams, tables, times, vocabulary, windows
+from data.series import (
+    generated,
+    scaling,
+    scores,
+    splits,
+    streams,
+    tables,
+    times,
+    vocabulary,
+    windows,
+)
 
 
 @pytest.mark.parametrize(
     "module",
-    [generated, scaling, splits, streams, tables, times, vocabulary, windows],
+    [generated, scaling, scores, splits, streams, tables, times, vocabulary, windows],
     ids=lambda module: module.__name__,
 )
 def test_doctests(module: ModuleType) -> None:

@@ -1,0 +1,76 @@
+r"""Table of metrics from the files of evaluations, with means and deviations over seeds.
+
+    python -m launch.evaluate --workdir=runs/life_0 --split=test --out=runs/life_0.json
+    python -m experiments.results.metric_table --out=runs/life.md --metrics=rmse,rmse_linear \
+        --digits=2 "CNN + LSTM=runs/life_0.json,runs/life_1.json,runs/life_2.json"
+
+Each argument is ``NAME=FILE,…``: a name of the row, and files of ``launch.evaluate --out``. Of
+several files a cell has the mean and the sample standard deviation.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+from flaxnets.configuration import local_path, nearest
+from flaxnets.training.workdir import write_text_atomically
+
+_OUT = flags.DEFINE_string("out", None, "File for the table, Markdown.", required=True)
+_METRICS = flags.DEFINE_list("metrics", None, "Metrics of the columns.", required=True)
+_DIGITS = flags.DEFINE_integer("digits", 4, "Digits behind the point.", lower_bound=0)
+
+
+def read_row(argument: str) -> tuple[str, list[Mapping[str, float]]]:
+    """Returns the name and the evaluations of an argument ``NAME=FILE,…``.
+
+    Raises:
+      ValueError: another form, or a file that does not exist.
+    """
+    name, _, paths = argument.rpartition("=")
+    files = [Path(path) for path in paths.split(",")]
+    if not name or not all(file.is_file() for file in files):
+        raise ValueError(f"{argument}: expected NAME=FILE,… of evaluations that exist")
+    return name, [json.loads(file.read_text()) for file in files]
+
+
+def format_cell(metric: str, results: Sequence[Mapping[str, float]], digits: int) -> str:
+    """Returns the metric, or its mean ± sample standard deviation over several evaluations.
+
+    >>> format_cell("rmse", [{"rmse": 14.0}, {"rmse": 15.0}], 2)
+    '14.50 ± 0.71'
+
+    Raises:
+      ValueError: an evaluation lacks the metric; names the nearest.
+    """
+    for result in results:
+        if metric not in result:
+            raise ValueError(f"--metrics: unknown {metric!r}{nearest(metric, result)}")
+    values = [float(result[metric]) for result in results]
+    mean = f"{statistics.fmean(values):,.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def make_table(arguments: Sequence[str], metrics: Sequence[str], digits: int) -> str:
+    """Returns the table in Markdown; raises as ``read_row`` and ``format_cell``."""
+    lines = [["", *metrics, "examples", "runs"], ["---"] * (len(metrics) + 3)]
+    for argument in arguments:
+        name, results = read_row(argument)
+        cells = [format_cell(metric, results, digits) for metric in metrics]
+        lines.append([name, *cells, f"{results[0]['examples']:,.0f}", str(len(results))])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes the table."""
+    try:
+        table = make_table(argv[1:], _METRICS.value, _DIGITS.value)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    write_text_atomically(local_path("out", _OUT.value), table)
+
+
+if __name__ == "__main__":
+    app.run(main)
