@@ -274,15 +274,15 @@ def set_family(config: SequenceExperiment, task: str, family: str) -> None:
     config.optimizer.learning_rate = _RATES[task].get(family, _RATES[task][""])
 
 
-_DROPOUT = {"jsb": 0.5, "piano": 0.5, "nottingham": 0.2, "muse": 0.2, "characters": 0.2}
+_DROPOUT = {"jsb": 0.4, "piano": 0.4, "nottingham": 0.2, "muse": 0.2, "characters": 0.2}
 """Dropout after each convolution and on the inputs of recurrent layers and head, by task."""
 _RATES: dict[str, dict[str, float]] = {
     "adding": {"": 2e-3, "tcn": 4e-3, "lstm": 2e-3, "elman": 3e-4},
     "copy": {"": 2e-3, "tcn": 2e-3, "elman": 3e-4},
     "sequential_mnist": {"": 2e-3, "elman": 3e-4},
     "permuted_mnist": {"": 2e-3, "elman": 3e-4},
-    "jsb": {"": 5e-3, "tcn": 2e-3, "elman": 1e-3},
-    "piano": {"": 5e-3, "tcn": 2e-3, "elman": 1e-3},
+    "jsb": {"": 1e-2, "tcn": 2e-3, "elman": 1e-3, "mingru": 5e-3, "lru": 5e-3},
+    "piano": {"": 1e-2, "tcn": 2e-3, "elman": 1e-3, "mingru": 5e-3, "lru": 5e-3},
     "nottingham": {"": 2e-3, "tcn": 1e-3, "elman": 1e-3},
     "muse": {"": 2e-3, "tcn": 1e-3, "elman": 1e-3},
     "characters": {"": 2e-3, "elman": 1e-3},
