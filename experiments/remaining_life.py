@@ -150,7 +150,12 @@ class RemainingLifeConfig(SequenceExperiment):
     )
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
-            name="adamw", schedule="cosine", warmup_steps=50, weight_decay=1e-3, clip_norm=1.0
+            name="adamw",
+            learning_rate=2e-3,
+            schedule="cosine",
+            warmup_steps=50,
+            weight_decay=1e-3,
+            clip_norm=1.0,
         )
     )
 

@@ -8,6 +8,7 @@ A variant is ``TASK,FAMILY``; ``TASK`` alone takes the TCN, no variant is ``addi
 
 Tasks, with the number of parameters and the published figures of LSTM, GRU, RNN and TCN (table 1;
 errors, losses in nats a step, accuracies in %):
+
   - ``adding``: the sum of two marked numbers of 600; 70K; 0.164, 5.3e-5, 0.177, 5.8e-5.
   - ``copy``: ten symbols after a delay of 1,000 steps; 16K; 0.0204, 0.0197, 0.0202, 3.5e-5.
   - ``sequential_mnist``: digits pixel by pixel; 70K; 87.2, 96.2, 21.5, 99.0.

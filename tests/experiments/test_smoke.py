@@ -38,7 +38,7 @@ def smoke_variants() -> dict[str, Config]:
 
 
 VARIANTS = smoke_variants()
-LONG = ("image_captioning.py", "lrcn_caption.py", "show_and_tell.py", "up_down.py")
+LONG = ("image_captioning.py", "lrcn_caption.py", "lstnet.py", "show_and_tell.py", "up_down.py")
 
 
 def test_the_known_experiments_have_a_smoke_variant() -> None:
@@ -57,14 +57,15 @@ def test_the_known_experiments_have_a_smoke_variant() -> None:
         "up_down.py",
     }
     readers = {"crnn_text_lines.py", "deep_speech2.py"}
-    sequences = {"char_rnn.py", "penn_treebank.py"}
+    sequences = {"char_rnn.py", "penn_treebank.py", "series.py", "lstnet.py", "remaining_life.py"}
     assert classifiers | captioners | readers | sequences <= VARIANTS.keys()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    # Captioners share all but the decoder: two of them here, the others by `make stress`.
+    # Captioners share all but the decoder: two of them here, the others by `make stress`; LSTNet
+    # shares all but its skip-recurrent layer with series.py.
     [pytest.param(name, marks=[pytest.mark.stress] * (name in LONG)) for name in VARIANTS],
 )
 def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,42 +1,107 @@
-"""Forecasts of sequence models relative to the last step."""
+"""Models on sequences: streams, strides, autoregression, refusals."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxnets.encoders.conv_stack import ConvStack
 from flaxnets.heads.classifier import ClipClassifier, StepClassifier
-from flaxnets.heads.pooling import pool_mean
-from flaxnets.models.sequence_model import SequenceModel
-
-MODEL = SequenceModel(
-    ClipClassifier(4, pool_mean),
-    autoregressive_steps=2,
-    autoregressive_channels=(0, 2),
-    relative=True,
+from flaxnets.heads.pooling import pool_last
+from flaxnets.models.sequence_model import (
+    SequenceModel,
+    SequenceModelConfig,
+    make_sequence_model,
 )
+from flaxnets.recurrent import GRUCell, Recurrent
+from flaxnets.recurrent.config import RecurrentConfig
+
+B, T = 2, 6
 
 
-def test_relative_forecasts_move_with_the_level_of_their_channel() -> None:
-    x = jax.random.normal(jax.random.key(1), (2, 5, 3))
-    lengths = jnp.array([5, 3])
-    init = jax.jit(partial(MODEL.init_with_output, train=False))
-    outputs, variables = init(jax.random.key(0), x, lengths)
-    apply = jax.jit(partial(MODEL.apply, train=False))
-    moved = apply(variables, x + jnp.array([10.0, 0, -3.0]), lengths)
-    # Two horizons of two channels each.
-    np.testing.assert_allclose(moved - outputs, [[[10, -3, 10, -3]]] * 2, rtol=1e-4, atol=1e-4)
-    other = apply(variables, x.at[1, 3:].set(7), lengths)
-    np.testing.assert_array_equal(other, outputs)
-    zeros = jax.tree.map(jnp.zeros_like, variables)
-    last = jnp.stack([x[0, 4], x[1, 2]])[:, None, jnp.array([0, 2, 0, 2])]
-    np.testing.assert_allclose(apply(zeros, x, lengths), last)
+def test_a_stream_of_tokens_gives_the_logits_of_the_whole() -> None:
+    model = SequenceModel(
+        StepClassifier(5),
+        encoder=ConvStack((4,)),
+        recurrent=Recurrent(partial(GRUCell, 4)),
+        num_tokens=5,
+        embedding_features=3,
+    )
+    tokens = jnp.array([[0, 1, 2, 3, 4, 0], [4, 4, 3, 3, 2, 2]])
+    variables = model.init(jax.random.key(0), tokens, train=False)
+    whole: Any = model.apply(variables, tokens, train=False)
+    stream = jax.jit(partial(model.apply, method="stream"))
+    carry, found = None, []
+    for begin, end in ((0, 2), (2, 4), (4, 6)):
+        result: Any = stream(variables, carry, tokens[:, begin:end])
+        carry = result[0]
+        found.append(result[1].steps)
+    np.testing.assert_allclose(jnp.concatenate(found, 1), whole, atol=1e-6)
 
 
-def test_relative_outputs_that_are_no_forecasts_are_refused() -> None:
-    assert "relative to the last step" in SequenceModel(StepClassifier(2), relative=True).obstacle
-    model = SequenceModel(StepClassifier(3), relative=True)
-    with pytest.raises(ValueError, match="relative: expected a head that pools, with a multiple "):
-        jax.eval_shape(partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 4, 3)))
+def test_an_encoder_that_pools_shortens_the_sequence_for_the_cell() -> None:
+    model = SequenceModel(
+        ClipClassifier(3, pool_last),
+        encoder=ConvStack((4,), pools=(4,)),
+        recurrent=Recurrent(partial(GRUCell, 4)),
+    )
+    x, lengths = jax.random.normal(jax.random.key(1), (B, T, 2)), jnp.array([T, 3])
+    variables = model.init(jax.random.key(0), x, lengths, train=False)
+    logits: Any = model.apply(variables, x, lengths, train=False)
+    assert logits.shape == (B, 1, 3)
+    alone: Any = model.apply(variables, x[1:, :3], train=False)
+    np.testing.assert_allclose(logits[1], alone[0], atol=1e-6)
+
+
+def test_the_autoregression_is_linear_in_the_last_steps_of_each_channel() -> None:
+    config = SequenceModelConfig(
+        recurrent=RecurrentConfig("gru", features=4), autoregressive_steps=3
+    )
+    config.head.pool = "last"
+    model = make_sequence_model(config, 2 * 2, forecast_channels=(2, 0))  # 2 horizons, 2 channels
+    x, lengths = np.zeros((B, T, 3), np.float32), jnp.array([T, 2])
+    variables: Any = model.init(jax.random.key(0), x, lengths, train=False)
+    weights = variables["params"]["autoregression"]["kernel"]  # (3,2)
+    rng = np.random.default_rng(0)
+    x[:] = rng.normal(size=x.shape)
+    head: Any = SequenceModel(model.head, recurrent=model.recurrent)
+    network = head.apply(
+        {"params": {k: v for k, v in variables["params"].items() if k != "autoregression"}},
+        x,
+        lengths,
+        train=False,
+    )
+    forecasts: Any = model.apply(variables, x, lengths, train=False)
+    for row, length in enumerate([T, 2]):
+        last = np.zeros((3, 3), np.float32)
+        last[max(3 - length, 0) :] = x[row, max(length - 3, 0) : length]
+        expected = np.stack([weights.T @ last[:, 2], weights.T @ last[:, 0]], 1)  # (H,C)
+        np.testing.assert_allclose(
+            forecasts[row, 0] - network[row, 0], expected.ravel(), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_inputs_of_the_wrong_kind_are_refused() -> None:
+    tokens = SequenceModel(StepClassifier(5), num_tokens=5, embedding_features=3)
+    values = SequenceModel(StepClassifier(5))
+    with pytest.raises(ValueError, match=r"expected \(B,T\) integer tokens"):
+        tokens.init(jax.random.key(0), jnp.zeros((B, T, 2)), train=False)
+    with pytest.raises(ValueError, match=r"expected \(B,T,D\) float values"):
+        values.init(jax.random.key(0), jnp.zeros((B, T), int), train=False)
+
+
+def test_cells_on_maps_are_refused() -> None:
+    config = SequenceModelConfig(recurrent=RecurrentConfig("convlstm"))
+    with pytest.raises(ValueError, match="convlstm reads feature maps, and a step is a vector"):
+        make_sequence_model(config, 3)
+
+
+def test_a_network_that_needs_the_whole_sequence_says_so() -> None:
+    config = SequenceModelConfig(recurrent=RecurrentConfig("lstm", bidirectional=True))
+    model = make_sequence_model(config, 3)
+    assert model.obstacle == "the recurrent layer is bidirectional"
+    with pytest.raises(ValueError, match="expected a causal network, but the recurrent layer is"):
+        model.init(jax.random.key(0), None, jnp.zeros((B, T, 2)), method="stream")
