@@ -253,7 +253,8 @@ def set_family(config: SequenceExperiment, task: str, family: str) -> None:
             f"tcn_sequences:{task},{family}: no such family{nearest(family, FAMILIES)}"
         )
     sizes, model = SIZES[task], config.model
-    dropout = _DROPOUT.get(task, 0.0)
+    rates = _DROPOUT.get(task, {"": 0.0})
+    dropout = rates.get(family, rates[""])
     model.encoder, model.recurrent = SequenceEncoderConfig(), RecurrentConfig("none")
     if family in ("tcn", "conv_gru"):
         features, kernel_size = sizes.tcn if family == "tcn" else sizes.conv
@@ -275,15 +276,22 @@ def set_family(config: SequenceExperiment, task: str, family: str) -> None:
     config.optimizer.learning_rate = _RATES[task].get(family, _RATES[task][""])
 
 
-_DROPOUT = {"jsb": 0.5, "piano": 0.5, "nottingham": 0.2, "muse": 0.2, "characters": 0.2}
-"""Dropout after each convolution and on the inputs of recurrent layers and head, by task."""
+_DROPOUT: dict[str, dict[str, float]] = {
+    "jsb": {"": 0.4, "tcn": 0.5},
+    "piano": {"": 0.4, "tcn": 0.5},
+    "nottingham": {"": 0.2},
+    "muse": {"": 0.2},
+    "characters": {"": 0.2},
+}
+"""Dropout after each convolution and on the inputs of recurrent layers and head, by task and
+family; "": of the others; none of other tasks."""
 _RATES: dict[str, dict[str, float]] = {
     "adding": {"": 2e-3, "tcn": 4e-3, "lstm": 2e-3, "elman": 3e-4},
     "copy": {"": 2e-3, "tcn": 2e-3, "elman": 3e-4},
     "sequential_mnist": {"": 2e-3, "elman": 3e-4},
     "permuted_mnist": {"": 2e-3, "elman": 3e-4},
-    "jsb": {"": 5e-3, "tcn": 2e-3, "elman": 1e-3},
-    "piano": {"": 5e-3, "tcn": 2e-3, "elman": 1e-3},
+    "jsb": {"": 1e-2, "tcn": 2e-3, "elman": 1e-3, "mingru": 5e-3, "lru": 5e-3},
+    "piano": {"": 1e-2, "tcn": 2e-3, "elman": 1e-3, "mingru": 5e-3, "lru": 5e-3},
     "nottingham": {"": 2e-3, "tcn": 1e-3, "elman": 1e-3},
     "muse": {"": 2e-3, "tcn": 1e-3, "elman": 1e-3},
     "characters": {"": 2e-3, "elman": 1e-3},
