@@ -23,7 +23,10 @@ outputs, those of a window, as in the paper, from its last.
 A variant is ``TASK`` or ``TASK,FAMILY``:
   - ``folder``, the default: ``data.root`` of one's own.
   - ``csv``: windows of 24 steps, half a window apart, as in section 4.2.
-  - ``basic_motions``, ``japanese_vowels``: as ``folder``, with fewer and smaller batches.
+  - ``basic_motions``, ``japanese_vowels``: as ``folder``, with fewer and smaller batches; for the
+    vowels three convolutions of 128 kernels over all channels together and dropout of inputs. They
+    were selected with half of the training sequences as validation (97.0 % of 135 correct by the
+    CNN without its dense layer; 92 to 94 % by the RNN).
   - Families: ``deep_conv_lstm``, the default; ``cnn``, with one dense layer of 128 units in place
     of the LSTMs (the paper's baseline has two); ``rnn``, without the convolutions.
   - ``smoke``: a small network on generated sines, a few seconds.
@@ -41,7 +44,7 @@ from flaxnets.training.config import OptimizerConfig
 
 TASKS = ("folder", "csv", "basic_motions", "japanese_vowels")
 FAMILIES = ("deep_conv_lstm", "cnn", "rnn")
-SMALL = {"basic_motions": 150, "japanese_vowels": 400}
+SMALL = {"basic_motions": 100, "japanese_vowels": 300}
 """Steps of 16 sequences each, by task; 40 and 270 sequences train."""
 
 
@@ -93,6 +96,12 @@ def get_config(variant: str | None = None) -> DeepConvLSTMConfig:
         config.model.head.pool = "last"
     if task in SMALL:
         config.batch_size, config.num_steps, config.eval_every = 16, SMALL[task], 25
+    if task == "japanese_vowels":
+        # 12 coefficients of one spectrum, not 12 sensors: they are convolved together.
+        config.model.dropout_rate = 0.1
+        config.model.encoder = SequenceEncoderConfig(
+            "conv", features=(128, 128, 128), kernel_size=5, dropout_rate=0.3
+        )
     if family == "cnn":
         config.model.recurrent.cell = "none"
         config.model.head.hidden_features = 128

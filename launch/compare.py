@@ -1,4 +1,4 @@
-r"""Compares families of networks over tasks: CNN, RNN or both?
+r"""Compares families of networks over tasks, as the CNN, the RNN and both.
 
     python -m launch.compare --workdir=runs/compare
     python -m launch.compare --workdir=runs/compare --budget=full --data_root=DATA --processes=4

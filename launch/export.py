@@ -9,7 +9,8 @@ code that reads files (``flaxnets/inference/exporting.py``). ``flaxnets.load`` a
 the programs take it, too. ``--model`` exports a stored folder or a shipped model in place of a run.
 
 ``--onnx`` also writes the functions as ONNX, where jax2onnx takes them (extra ``onnx``): each file
-is compared with JAX in onnxruntime first, and what the converter refuses is told.
+is compared with JAX in onnxruntime first, and what the converter refuses is told. Of a reader it is
+``logits.onnx``, for lines or spectrograms filled up to ``--onnx_columns``, without the search.
 
 ``--part=encoder --out=FILE.safetensors`` writes only the encoder's variables, with PyTorch's names
 and layouts, which ``flaxnets.encoders.pretrained.load_pretrained`` and torchvision read.
@@ -23,7 +24,7 @@ from absl import flags
 
 from flaxnets.encoders.config import EncoderConfig, describe_features
 from flaxnets.encoders.encoder import Encoder
-from flaxnets.inference import export
+from flaxnets.inference import export, exporting
 from flaxnets.inference.exporting import check_empty, export_model
 from flaxnets.inference.loading import load, model_folder
 from flaxnets.inference.onnx_conversion import check_installed
@@ -44,6 +45,12 @@ OUT = program.define_path(
 )
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
 ONNX = flags.DEFINE_boolean("onnx", False, "Also writes the functions as ONNX, by jax2onnx.")
+ONNX_COLUMNS = flags.DEFINE_integer(
+    "onnx_columns",
+    exporting.ONNX_COLUMNS,
+    "With --onnx of a reader: width of its inputs, columns or frames.",
+    lower_bound=1,
+)
 PART = flags.DEFINE_enum("part", "model", ("model", "encoder"), "Part of the model.")
 
 
@@ -74,6 +81,7 @@ def main(argv: Sequence[str]) -> None:
         out,
         assets=read_assets(folder),
         onnx=bool(ONNX.value),
+        onnx_columns=ONNX_COLUMNS.value,
     )
     for name, size in sizes.items():
         print(f"{size / 1e6:8.3f} MB  {name}")

@@ -53,6 +53,28 @@ def lower_reader(functions: LinenReader) -> Lowered:
     return lowered + more, variables, details
 
 
+def logits_of_columns(functions: LinenReader, columns: int) -> ExportedFunction:
+    """Returns the function of a reader that ONNX holds, for any batch size and one width.
+
+    Its results are the logits (B,S,K+1), class 0 being the blank, and the valid steps (B,).
+
+    Args:
+      functions: of the reader.
+      columns: width of its inputs, a multiple of its stride.
+    """
+    module = portable(functions.module)
+
+    def logits(variables: PyTree, inputs: Array, lengths: Array) -> Any:
+        return module.apply(variables, inputs, lengths, train=False), module.steps(lengths)
+
+    (b,) = jax.export.symbolic_shape("b")
+    inputs = jax.ShapeDtypeStruct((b, columns, functions.num_rows), jnp.float32)
+    if not functions.reads_sound:
+        inputs = jax.ShapeDtypeStruct((b, functions.num_rows, columns, 1), jnp.uint8)
+    lengths = jax.ShapeDtypeStruct((b,), jnp.int32)
+    return ExportedFunction("logits", b"", logits, (inputs, lengths))
+
+
 def lower_sound_classifier(
     functions: LinenSoundClassifier, preprocessing: SoundPreprocessing
 ) -> Lowered:

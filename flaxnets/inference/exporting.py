@@ -6,7 +6,8 @@ arguments; ``model.json`` with labels and preprocessing; a captioner's vocabular
 alphabet; the card; and the code of ``flaxnets/inference/runtime``, which needs JAX, NumPy, Pillow,
 safetensors and flatbuffers.
 On request the functions stand there as ONNX, too, for any batch size and the number of steps of a
-clip (``flaxnets/inference/onnx_conversion.py``).
+clip; of readers the logits of lines or spectrograms of one width, whose search is the caller's
+(``flaxnets/inference/onnx_conversion.py``).
 
 What is fastest on a CPU alone is in the functions beside what is fast elsewhere
 (``jax.lax.platform_dependent``), so that each platform runs its own. Three things differ from the
@@ -30,7 +31,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxnets.inference import onnx_conversion
-from flaxnets.inference.column_exporting import lower_reader, lower_sound_classifier
+from flaxnets.inference.column_exporting import (
+    logits_of_columns,
+    lower_reader,
+    lower_sound_classifier,
+)
 from flaxnets.inference.column_functions import LinenReader, LinenSoundClassifier
 from flaxnets.inference.export import to_tensors, write_safetensors
 from flaxnets.inference.functions import LinenCaptioner, LinenClassifier
@@ -50,6 +55,8 @@ from flaxnets.training.workdir import (
 )
 from flaxnets.typing import Array, PyTree
 
+ONNX_COLUMNS = 2_048
+"""Default width of the inputs of a reader's ONNX."""
 _RUN = '''"""Classifies, captions or reads files: python run.py FILE …; one JSON line for each."""
 
 import sys
@@ -79,8 +86,8 @@ the arrays of `variables.safetensors` as their first argument, by name; they run
 _ONNX = """
 ### ONNX
 
-`{files}` hold the same functions with their parameters, for onnxruntime: {batch}, {steps}
-steps in a clip. They were within {difference:.1e} of JAX's results. Their inputs are preprocessed
+`{files}` hold functions of the model with their parameters, for onnxruntime: {batch}, {sizes}.
+They were within {difference:.1e} of JAX's results. Their inputs are preprocessed
 as `model.json` says, where their names stand under `export.onnx`.{refused}
 
 ```python
@@ -100,6 +107,7 @@ def export_model(
     *,
     assets: Mapping[str, bytes] | None = None,
     onnx: bool = False,
+    onnx_columns: int = ONNX_COLUMNS,
 ) -> dict[str, int]:
     """Writes a model as a folder that runs by itself.
 
@@ -110,6 +118,8 @@ def export_model(
       assets: of ``store.read_assets``: a captioner's vocabulary, a reader's alphabet.
       onnx: whether functions are also written as ONNX; ``export.onnx`` of the folder's
         ``model.json`` tells the differences from JAX, and what the converter refused.
+      onnx_columns: width of the inputs of a reader's ONNX, columns or frames, rounded up to whole
+        steps.
 
     Returns:
       Sizes of the files in bytes, by name; ``runtime`` is the sum of the copied code.
@@ -126,7 +136,7 @@ def export_model(
     if not isinstance(functions, LinenClassifier | LinenCaptioner | LinenReader):
         raise ValueError("model: expected one of a workdir or stored folder, received an export")
     if onnx:
-        _check_onnx(model)  # Before anything takes time.
+        onnx_conversion.check_installed()  # Before anything takes time.
     if isinstance(functions, LinenReader):
         lowered, variables, details = lower_reader(functions)
     elif isinstance(functions, LinenSoundClassifier):
@@ -139,7 +149,14 @@ def export_model(
     described_onnx: dict[str, Any] | None = None
     onnx_files: dict[str, bytes] = {}
     if onnx:
-        described_onnx, onnx_files = _convert_all(lowered, variables, _num_steps(model))
+        converted, own, num_steps = lowered, variables, _num_steps(model)
+        if isinstance(functions, LinenReader):
+            num_steps = -(-onnx_columns // functions.stride) * functions.stride
+            # Without the tables of the search.
+            converted, own = [logits_of_columns(functions, num_steps)], functions.variables
+        elif isinstance(functions, LinenSoundClassifier):
+            converted = lowered[:1]  # Streams of sound are chunks of another form than of clips.
+        described_onnx, onnx_files = _convert_all(converted, own, num_steps)
     path.mkdir(parents=True, exist_ok=True)
     for name, content in onnx_files.items():
         (path / name).write_bytes(content)
@@ -171,16 +188,6 @@ def export_model(
         shutil.copyfile(source, code / source.name)
     sizes = {file.name: file.stat().st_size for file in sorted(path.iterdir()) if file.is_file()}
     return sizes | {"runtime": sum(file.stat().st_size for file in code.iterdir())}
-
-
-def _check_onnx(model: Any) -> None:
-    onnx_conversion.check_installed()
-    if isinstance(model, Reader) or model.kind == SOUND:
-        raise ValueError(
-            "onnx: expected a classifier of clips or images, or a captioner, since jax2onnx "
-            "takes neither an open width nor the search for texts, received a model of the kind "
-            f"{model.kind}; export without --onnx"
-        )
 
 
 def check_empty(folder: Path) -> None:
@@ -313,7 +320,8 @@ def _encode_images(captioner: Any, images: Array) -> Array:
 def _num_steps(model: Any) -> int:
     """Returns the number of steps of a clip, 1 of an image."""
     given = model.preprocessing
-    return int(getattr(given, "num_frames", getattr(given, "num_steps", 1)))
+    found = (getattr(given, name, None) for name in ("num_frames", "num_steps"))
+    return int(next(filter(None, found), 1))
 
 
 def _convert_all(
@@ -353,6 +361,8 @@ def _convert_all(
             if shape.dtype == jnp.uint8:
                 images = random.integers(0, 256, (size, *shape.shape[1:]))
                 inputs.append(images.astype(np.uint8))
+            elif shape.dtype == jnp.float32:
+                inputs.append(random.normal(size=shape.shape).astype(np.float32))
             else:  # Lengths: a whole clip, then shorter ones.
                 inputs.append(np.maximum(num_steps - np.arange(size), 1).astype(np.int32))
         return tuple(inputs)
@@ -417,6 +427,7 @@ _ONNX_NAMES = {
     "encode": (("images",), ("features",)),
     "search": (("features",), ("tokens", "lengths", "log_probabilities")),
     "attend": (("features", "tokens", "lengths"), ("attention",)),
+    "logits": (("inputs", "lengths"), ("logits", "steps")),
 }
 """Functions that are converted, with the names of their inputs and outputs."""
 
@@ -484,9 +495,16 @@ def _card(model: Classifier | Captioner | Reader, onnx: Mapping[str, Any] | None
     functions, refused = onnx["functions"], onnx["refused"]
     first = next(iter(functions.values()))
     one = any(function["batch_size"] for function in functions.values())
+    sizes = f"{onnx['num_steps']} steps in a clip"
+    if isinstance(model, Reader):
+        what, unit = ("spectrograms", "frames") if model.reads_sound else ("lines", "columns")
+        sizes = (
+            f"{what} filled up to {onnx['num_steps']} {unit}; class 0 of the logits is CTC's "
+            "blank, class k the k-th character of `alphabet.json`"
+        )
     return text + _ONNX.format(
         files="`, `".join(function["file"] for function in functions.values()),
-        steps=onnx["num_steps"],
+        sizes=sizes,
         batch="one example at a time" if one else "any batch size",
         difference=max(function["difference"] for function in functions.values()),
         refused="".join(f"\njax2onnx refused `{name}` ({why})." for name, why in refused.items()),

@@ -2,13 +2,15 @@
 
 The converter does not know all operations of JAX. ``rewrite`` writes those that our functions use
 by others, of the same values: code for several platforms by its default branch, a scan from the
-last step by one over reversed arrays, interior padding by concatenation. The batch size is free
-where the converter allows it; the number of steps is not, since the converter cannot leave the
-length of an axis of time open.
+last step by one over reversed arrays, padding of open batches and between elements by
+concatenation, max pooling by the maximum of strided slices, remainders of integers by division. The
+batch size is free where the converter allows it; the number of steps is not, since the converter
+cannot leave the length of an axis of time open.
 """
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import logging
 import re
@@ -147,11 +149,13 @@ def _name_outputs(graph: Any, names: Sequence[str]) -> None:
 def _difference(received: np.ndarray, expected: np.ndarray) -> float:
     if received.shape != expected.shape:
         return float("inf")
-    if not expected.size:
+    own, wide = received.astype(np.float64), expected.astype(np.float64)
+    differ = own != wide  # Equal infinities, as of a maximum's carry, differ by nothing.
+    if not differ.any():
         return 0.0
-    wide = expected.astype(np.float64)
-    largest = np.abs(received.astype(np.float64) - wide).max()
-    return float(largest / max(1.0, np.abs(wide).max()))
+    largest = np.abs(own[differ] - wide[differ]).max()
+    scale = np.abs(wide[np.isfinite(wide)]).max(initial=1.0)
+    return float(largest / scale) if np.isfinite(largest) else float("inf")
 
 
 def _one_sentence(error: Exception) -> str:
@@ -256,7 +260,14 @@ def _apply(equation: Any, inputs: list[Any]) -> list[Any]:
     if name == "cond":
         branches = [_as_function(branch) for branch in params["branches"]]
         return list(jax.lax.switch(inputs[0], branches, *inputs[1:]))
-    if name == "pad" and any(interior for _, _, interior in params["padding_config"]):
+    if name == "reduce_window_max":
+        return [_max_pool(inputs[0], params)]
+    if name == "rem" and jnp.issubdtype(inputs[0].dtype, jnp.integer):
+        return [inputs[0] - jax.lax.div(*inputs) * inputs[1]]
+    if name == "pad" and (
+        any(interior for _, _, interior in params["padding_config"])
+        or not all(isinstance(size, int) for size in inputs[0].shape)
+    ):
         return [_pad(inputs[0], inputs[1], params["padding_config"])]
     results = equation.primitive.bind(*inputs, **params)
     return list(results) if equation.primitive.multiple_results else [results]
@@ -299,7 +310,7 @@ def _while(params: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _pad(x: Any, value: Any, config: Sequence[tuple[int, int, int]]) -> Any:
-    """Pads as ``jax.lax.pad``, between the elements by concatenation."""
+    """Pads as ``jax.lax.pad``, by concatenation between the elements and in open batches."""
     for axis, (_, _, interior) in enumerate(config):
         size = x.shape[axis]
         if not interior or size == 0:
@@ -308,4 +319,33 @@ def _pad(x: Any, value: Any, config: Sequence[tuple[int, int, int]]) -> Any:
         spread = jnp.concatenate([jnp.expand_dims(x, axis + 1), between], axis + 1)
         spread = spread.reshape(*x.shape[:axis], size * (1 + interior), *x.shape[axis + 1 :])
         x = jax.lax.slice_in_dim(spread, 0, (size - 1) * (1 + interior) + 1, axis=axis)
-    return jax.lax.pad(x, value, [(low, high, 0) for low, high, _ in config])
+    sides = [(int(low), int(high)) for low, high, _ in config]
+    if all(isinstance(size, int) for size in x.shape) or min(map(min, sides)) < 0:
+        return jax.lax.pad(x, value, [(low, high, 0) for low, high in sides])
+    for axis, (low, high) in enumerate(sides):
+        before, after = (
+            [jnp.broadcast_to(value, (*x.shape[:axis], count, *x.shape[axis + 1 :]))] * bool(count)
+            for count in (low, high)
+        )
+        if before or after:
+            x = jnp.concatenate([*before, x, *after], axis)
+    return x
+
+
+def _max_pool(x: Any, params: Any) -> Any:
+    """Pools as ``jax.lax.reduce_window_max``: onnxruntime pools over three axes at most."""
+    low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    window, strides = params["window_dimensions"], params["window_strides"]
+    if any(pair != (0, 0) for pair in params["padding"]):
+        x = _pad(x, jnp.asarray(low, x.dtype), [(*pair, 0) for pair in params["padding"]])
+    for axis, (size, stride) in enumerate(zip(window, strides, strict=True)):
+        if size == stride == 1:
+            continue
+        spread = params["window_dilation"][axis]
+        count = (x.shape[axis] - (size - 1) * spread - 1) // stride + 1
+        parts = [
+            jax.lax.slice_in_dim(x, first, first + (count - 1) * stride + 1, stride, axis)
+            for first in range(0, size * spread, spread)
+        ]
+        x = functools.reduce(jnp.maximum, parts)
+    return x

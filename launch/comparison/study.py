@@ -26,7 +26,8 @@
     chosen = { cnn = { "optimizer.learning_rate" = 4e-3 } }
     root = "music/jsb_chorales.npz"  # Below --data_root; without it the task is left out.
 
-All families of a task have the same fields of the budget: steps, batch, early stopping.
+All families of a task have the same fields of the budget: steps, batch, early stopping. A task
+without such fields is no part of the budget.
 """
 
 import dataclasses
@@ -193,6 +194,9 @@ def read_study(path: Path, budget: str, *, data_root: str = "", tasks: Sequence[
     for values in content["tasks"]:
         task = _read_task(values, content["families"], budget, path)
         if tasks and task.name not in tasks:
+            continue
+        if budget not in values:
+            left_out[task.title] = f"it is no part of the budget {budget}"
             continue
         if task.root:
             root = Path(data_root) / task.root

@@ -220,8 +220,6 @@ def charts_of(task: StudyTask, rows: Sequence[Row], study: Study) -> list[Chart]
 def format_markdown(study: Study, results: Results) -> str:
     """Returns the table of a study and the sentences, as Markdown."""
     lines = [
-        f"# {study.title}",
-        "",
         f"Budget {study.budget}; mean ± standard deviation over {len(study.seeds)} seeds.",
         "",
         "| task | metric | family | value | parameters | operations | step, relative | memory |",

@@ -42,6 +42,7 @@ metric = "loss"
 mode = "min"
 root = "music.txt"
 variants = { both = "small" }
+small = {}
 """
 
 

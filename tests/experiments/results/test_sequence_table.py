@@ -38,7 +38,7 @@ def test_a_row_is_the_mean_of_its_seeds(tmp_path: Path) -> None:
     assert [(run.variant, run.split, run.seconds) for run in runs] == [
         (("jsb", "elman"), "test", 0.25)
     ] * 2
-    parameters = 88 * 16 + 16 * 16 + 16 + 16 * 16 * 2 + 16 + 17 * 88
+    parameters = 88 * 16 + 16 * 16 + 16 + 17 * 88
     cells = ["jsb", "elman", f"{parameters:,}", "8.91", "8.50 ± 0.14", "test", "2", "40", "0.25"]
     assert make_row(("jsb", "elman"), runs) == cells
     with pytest.raises(ValueError, match="expected runs of different seeds"):

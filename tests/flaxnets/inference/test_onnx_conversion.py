@@ -23,6 +23,7 @@ from flaxnets.recurrent.cells import GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvLSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell
+from tests.flaxnets.inference import sounds
 from tests.flaxnets.inference.test_exporting import (
     ENCODER,
     FRAMES,
@@ -97,6 +98,73 @@ def test_control_flow_and_padding_are_kept() -> None:
     for one, other in zip(written(x), function(x), strict=True):
         np.testing.assert_array_equal(one, other)
     assert all("2)" not in part.split(")")[0] for part in text.split("padding_config=")[1:])
+
+
+def test_pooling_remainders_and_open_batches_are_written_otherwise() -> None:
+    def function(x: Any, lengths: Any) -> list[Any]:
+        windows = ((1, 3, 2, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (0, 0), (0, 0)))
+        pooled = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, *windows)
+        padded = jax.lax.pad(x, 2.0, [(0, 0, 0), (1, 0, 0), (0, 3, 0), (0, 0, 0)])
+        return [pooled, padded, jax.lax.rem(lengths, 4), -(-lengths // 4)]
+
+    x = np.random.default_rng(0).normal(size=(3, 5, 6, 2)).astype(np.float32)
+    lengths = np.array([9, 4, -3], np.int32)
+    (b,) = jax.export.symbolic_shape("b")
+    shapes = [jax.ShapeDtypeStruct((b, *a.shape[1:]), a.dtype) for a in (x, lengths)]
+    text = str(jax.make_jaxpr(rewrite(function, *shapes))(*shapes))
+    for operation in ("reduce_window", "pad[", "rem "):
+        assert operation not in text
+    fixed = rewrite(function, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (x, lengths)))
+    for one, other in zip(fixed(x, lengths), function(x, lengths), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@needs_converter
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_reader_gives_its_logits(sound: bool, tmp_path: Path) -> None:
+    import onnxruntime
+
+    module = sounds.network(4, sounds.MELS, bidirectional=True)
+    model, described = sounds.reader(module) if sound else sounds.reader(module, sounds.LINE)
+    assets = {"alphabet.json": json.dumps(sounds.ALPHABET).encode()}
+    folder = tmp_path / "exported"
+    export_model(model, described, folder, assets=assets, onnx=True, onnx_columns=62)
+    told = json.loads((folder / "model.json").read_text())["export"]["onnx"]
+    assert told["num_steps"] == 64
+    assert told["functions"]["logits"]["batch_size"] is None
+    assert "class 0 of the logits is CTC's blank" in (folder / "README.md").read_text()
+    # Two inputs of one batch, filled up, give the greedy text of the model.
+    random = np.random.default_rng(0)
+    if sound:
+        items = [model.prepare(sounds.sound(s, 1), rate=sounds.RATE) for s in (0.5, 0.3)]
+    else:
+        images = [random.integers(0, 256, (sounds.HEIGHT, w)).astype(np.uint8) for w in (64, 30)]
+        items = [model.prepare(image) for image in images]
+    axis = 0 if sound else 1
+    inputs = np.stack([fill(item.inputs, 64, axis) for item in items])
+    lengths = np.array([item.width for item in items], np.int32)
+    session = onnxruntime.InferenceSession(folder / "logits.onnx")
+    logits, steps = session.run(None, {"inputs": inputs, "lengths": lengths})
+    for row, item in enumerate(items):
+        best = logits[row, : steps[row]].argmax(axis=1)
+        tokens = [k for k, before in zip(best, [0, *best[:-1]], strict=True) if k and k != before]
+        text = "".join(sounds.ALPHABET[k - 1] for k in tokens)
+        assert text == model.transcribe(item).text
+
+
+def fill(inputs: np.ndarray, width: int, axis: int) -> np.ndarray:
+    padding = [(0, 0)] * inputs.ndim
+    padding[axis] = 0, width - inputs.shape[axis]
+    return np.pad(inputs, padding)
+
+
+def test_differences_are_relative_and_infinities_may_be_equal() -> None:
+    inf = np.inf
+    values = np.array([1.0, -inf, 8.0])
+    assert onnx_conversion._difference(values, values) == 0
+    assert onnx_conversion._difference(np.array([1.0, -inf, 12.0]), values) == 0.5
+    for other in ([1.0, -inf], [1.0, inf, 8.0], [1.0, 3.0, 8.0], [np.nan, -inf, 8.0]):
+        assert onnx_conversion._difference(np.array(other), values) == inf
 
 
 def test_a_missing_converter_is_told_before_anything_is_written(

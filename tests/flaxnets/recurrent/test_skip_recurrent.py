@@ -48,7 +48,7 @@ def loop(params: Any, name: str) -> np.ndarray:
     return outputs
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ["gru", pytest.param("lstm", marks=pytest.mark.stress)])
 def test_equals_a_loop_with_lengths_and_packed_sequences(name: str) -> None:
     layer = SkipRecurrent(CELLS[name][0], period=P)
     variables = init(layer)
@@ -95,6 +95,7 @@ def test_stream_of_any_chunks_equals_the_whole(chunks: tuple[int, ...]) -> None:
     np.testing.assert_allclose(np.concatenate(outputs, 1), whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.stress
 def test_a_skip_of_one_is_an_ordinary_layer() -> None:
     make_cell = CELLS["lstm"][0]
     layer = SkipRecurrent(make_cell, period=1)
