@@ -26,8 +26,8 @@ layers; the GRU is that of ``flaxnets.recurrent``; early stopping.
 
 Variants:
   - none: the network above.
-  - ``relative``: all forecasts relative to the last value, which helps where levels drift: after 272
-    steps the RSE of the test part is .0214 (``experiments/results/forecasting.md``).
+  - ``relative``: all forecasts relative to the last value, which helps where levels drift: RSE
+    .0214 of the test part after 272 steps (``experiments/results/forecasting.md``).
   - ``smoke``: a small network on generated sines, a few seconds.
 """
 

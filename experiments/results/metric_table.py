@@ -18,10 +18,6 @@ from absl import app, flags
 from flaxnets.configuration import local_path, nearest
 from flaxnets.training.workdir import write_text_atomically
 
-_OUT = flags.DEFINE_string("out", None, "File for the table, Markdown.", required=True)
-_METRICS = flags.DEFINE_list("metrics", None, "Metrics of the columns.", required=True)
-_DIGITS = flags.DEFINE_integer("digits", 4, "Digits behind the point.", lower_bound=0)
-
 
 def read_row(argument: str) -> tuple[str, list[Mapping[str, float]]]:
     """Returns the name and the evaluations of an argument ``NAME=FILE,…``.
@@ -63,14 +59,23 @@ def make_table(arguments: Sequence[str], metrics: Sequence[str], digits: int) ->
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def define_flags() -> None:
+    """Defines the flags of the program, not of a module that imports its functions."""
+    flags.DEFINE_string("out", None, "File for the table, Markdown.", required=True)
+    flags.DEFINE_list("metrics", None, "Metrics of the columns.", required=True)
+    flags.DEFINE_integer("digits", 4, "Digits behind the point.", lower_bound=0)
+
+
 def main(argv: Sequence[str]) -> None:
     """Writes the table."""
+    values = flags.FLAGS
     try:
-        table = make_table(argv[1:], _METRICS.value, _DIGITS.value)
+        table = make_table(argv[1:], values.metrics, values.digits)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
-    write_text_atomically(local_path("out", _OUT.value), table)
+    write_text_atomically(local_path("out", values.out), table)
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)
