@@ -17,7 +17,7 @@ class Source(Protocol):
 
     @property
     def problem(self) -> str:
-        """What was left out at the end, in words; empty if nothing was."""
+        """Sentence about what was left out at the end; empty if nothing was."""
 
     def __iter__(self) -> Iterator[Any]:
         """Yields them; raises ``MediaError`` for what is unreadable."""

@@ -28,7 +28,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
     "both": tuple(f"{motion} {shape}" for motion in CLASSES for shape in SHAPES),
 }
-"""What a label may tell of the target -> names of the classes."""
+"""Property of the target that a label tells -> names of the classes."""
 
 
 class MovingShapes:

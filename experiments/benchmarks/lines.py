@@ -10,17 +10,13 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.benchmarks.timing import Case, Step
-from experiments.crnn_text_lines import CRNNTextLinesConfig, get_config
+from experiments.benchmarks.training_step import TrainingStep
+from experiments.crnn_text_lines import get_config
 from flaxnets.models.column_crnn import make_column_crnn
 from flaxnets.tasks.ctc import CTC
-from flaxnets.training.optimizer import make_optimizer
-from flaxnets.training.state import initialize_variables, make_state
-from flaxnets.training.step import make_train_step
-from flaxnets.typing import PyTree
 
 OURS, PYTORCH = "flaxnets", "PyTorch"
 LENGTHS = (32, 64)
@@ -41,43 +37,6 @@ def draw_batch(batch_size: int, height: int, width: int, num_classes: int) -> di
         "mask": np.ones(batch_size, bool),
         "index": np.arange(batch_size, dtype=np.int32),
     }
-
-
-class TrainingStep:
-    """Training step as in ``launch.train``; each call continues from the state of the last.
-
-    Args:
-      config: network, task and optimizer.
-      batch: the batch of all steps.
-      num_classes: K, the blank included.
-    """
-
-    def __init__(self, config: CRNNTextLinesConfig, batch: dict[str, np.ndarray], num_classes: int):
-        model = make_column_crnn(config.model, num_classes, config.data.height)
-        task = CTC(text=str)
-        variables = initialize_variables(model, task, batch, seed=0)
-        optimizer = make_optimizer(config.optimizer, config.num_steps, variables["params"])
-        self._batch = jax.device_put(batch)
-        self._state = make_state(variables, optimizer, seed=0)
-        self._update = jax.jit(make_train_step(model, task, optimizer), donate_argnums=0)
-
-    @property
-    def variables(self) -> PyTree:
-        """Current parameters and statistics."""
-        return self._state.variables
-
-    def __call__(self) -> float:
-        """Takes one step and returns its loss, nats per character."""
-        self._state, sums = self._update(self._state, self._batch)
-        jax.block_until_ready(self._state)
-        total, count = sums["loss"]
-        return float(total) / float(count)
-
-    def temporary_bytes(self) -> int:
-        """Returns the bytes that XLA allocates for temporaries."""
-        compiled = self._update.lower(self._state, self._batch).compile()
-        analysis: Any = compiled.memory_analysis()
-        return int(analysis.temp_size_in_bytes)
 
 
 def make_config(variant: str | None = None, dropout_rate: float | None = None) -> Any:
@@ -122,7 +81,10 @@ def _case(name: str, variant: str | None, batch_size: int, width: int, num_class
     size = batch_size, config.data.height, width, num_classes
 
     def ours() -> Step:
-        return TrainingStep(config, draw_batch(*size), num_classes)
+        model = make_column_crnn(config.model, num_classes, config.data.height)
+        return TrainingStep(
+            model, CTC(text=str), config.optimizer, draw_batch(*size), config.num_steps
+        )
 
     ways: dict[str, Callable[[], Step]] = {OURS: ours}
     if importlib.util.find_spec("torch") is not None:

@@ -11,14 +11,13 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 
 from experiments.benchmarks.layer_steps import Scanned, make_module_step
 from experiments.benchmarks.timing import Case, Step
+from experiments.benchmarks.training_step import TrainingStep
 from experiments.penn_treebank import get_config
 from flaxnets.models.sequence_model import (
-    SequenceModel,
     SequenceModelConfig,
     make_sequence_model,
 )
@@ -27,56 +26,10 @@ from flaxnets.recurrent.config import RecurrentConfig
 from flaxnets.recurrent.scan import ScanOptions
 from flaxnets.tasks.step_prediction import StepPrediction
 from flaxnets.training.config import OptimizerConfig
-from flaxnets.training.optimizer import make_optimizer
-from flaxnets.training.state import initialize_variables, make_state
-from flaxnets.training.step import make_train_step
-from flaxnets.typing import PyTree
 
 OURS, LINEN, PYTORCH = "flaxnets", "flax.linen", "PyTorch"
 KEYS = 88
 """Of a piano roll."""
-
-
-class TrainingStep:
-    """Training step as in ``launch.train``; each call continues from the state of the last.
-
-    Args:
-      model: the network.
-      task: its loss.
-      optimizer: the hyper-parameters.
-      batch: the batch of all steps.
-    """
-
-    def __init__(
-        self,
-        model: SequenceModel,
-        task: StepPrediction,
-        optimizer: OptimizerConfig,
-        batch: dict[str, np.ndarray],
-    ):
-        variables = initialize_variables(model, task, batch, seed=0)
-        update = make_optimizer(optimizer, 1_000, variables["params"])
-        self._batch = jax.device_put(batch)
-        self._state = make_state(variables, update, seed=0)
-        self._update = jax.jit(make_train_step(model, task, update), donate_argnums=0)
-
-    @property
-    def variables(self) -> PyTree:
-        """Current parameters."""
-        return self._state.variables
-
-    def __call__(self) -> float:
-        """Takes one step and returns its loss, nats a step."""
-        self._state, sums = self._update(self._state, self._batch)
-        jax.block_until_ready(self._state)
-        total, count = sums["loss"]
-        return float(total) / float(count)
-
-    def temporary_bytes(self) -> int:
-        """Returns the bytes that XLA allocates for temporaries."""
-        compiled = self._update.lower(self._state, self._batch).compile()
-        analysis: Any = compiled.memory_analysis()
-        return int(analysis.temp_size_in_bytes)
 
 
 def draw_tokens(rows: int, window: int, num_tokens: int) -> dict[str, np.ndarray]:

@@ -67,8 +67,6 @@ DEFAULTS = {
 }
 """Task and family where a variant does not name them, by file."""
 
-_OUT = flags.DEFINE_string("out", None, "File for the table, Markdown.", required=True)
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -230,8 +228,10 @@ def main(argv: Sequence[str]) -> None:
         table = format_table([read_run(path) for path in argv[1:]])
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
-    write_text_atomically(local_path("out", _OUT.value), table)
+    write_text_atomically(local_path("out", flags.FLAGS.out), table)
 
 
 if __name__ == "__main__":
+    # Not of a module that imports its functions.
+    flags.DEFINE_string("out", None, "File for the table, Markdown.", required=True)
     app.run(main)

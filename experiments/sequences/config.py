@@ -34,7 +34,7 @@ OBJECTIVES = ("classification", "regression", "steps", "stream")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What the network reads and predicts, the same for all splits of a data set.
+    """Inputs and outputs of a network, the same for all splits of a data set.
 
     Attributes:
       objective: ``classification``: a class for each sequence; ``regression``: forecasts or numbers
@@ -127,7 +127,7 @@ class SequenceExperiment(Config):
 
     @property
     def problem(self) -> Problem:
-        """What the network reads and predicts: the trained model's, or else the data's."""
+        """Inputs and outputs of the network: the trained model's, or else the data's."""
         if self._problem is None:
             self._problem = self.read_problem()
         return self._problem

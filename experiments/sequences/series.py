@@ -79,7 +79,7 @@ class SeriesConfig:
     duplicates: str = "refuse"
     """Of rows with the time of another: ``first`` or ``last`` is kept, or ``refuse``."""
     gaps: str = "refuse"
-    """Where rows are missing: ``refuse``, ``fill`` with missing values, ``split`` the series, or
+    """Treatment of missing rows: ``refuse``, ``fill`` with missing values, ``split`` the series, or
     ``ignore``, as of business days."""
     targets: tuple[str, ...] = ()
     """``forecast`` only: columns that are forecast, of those above; empty: all."""

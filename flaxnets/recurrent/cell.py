@@ -145,7 +145,7 @@ class CellModule(nn.Module):
 
     @property
     def elementwise(self) -> bool:
-        """Whether ``step``, but for its hidden projections, is elementwise over features.
+        """True if ``step``, but for its hidden projections, is elementwise over features.
 
         Then a parallel scan has the diagonals of its Jacobians from a few products (see
         ``newton_scan.py``); a wrong value costs time alone.

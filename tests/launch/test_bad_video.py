@@ -146,7 +146,7 @@ def test_one_truncated_video_is_named_counted_and_skipped(
     assert sum(probabilities) == pytest.approx(1, abs=1e-4)
     for path, reason in (
         (no_video, "not a readable video (Invalid data found when processing input)"),
-        (missing, "expected a video file"),
+        (missing, "expected a video file, which does not exist"),
         (broken["test"], "truncated: 9 of 20 frames, the next is cut off"),
     ):
         assert records[str(path)]["error"] == reason

@@ -289,7 +289,7 @@ def test_every_path_of_an_experiment_is_local(
     (tmp_path / "imagenet").mkdir()  # The name of weights all the same.
     base = load_experiment(str(ROOT / "experiments" / experiment))
     names = path_fields(base)
-    encodes = hasattr(getattr(base, "model", None), "encoder")
+    encodes = hasattr(getattr(getattr(base, "model", None), "encoder", None), "weights")
     weights = {"model.encoder.weights"} if encodes else set()
     assert {"initialize_from", "compilation_cache"} | weights <= names
     for name in names:

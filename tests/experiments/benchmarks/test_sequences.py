@@ -60,7 +60,7 @@ def test_equal_weights_give_equal_losses_over_two_windows(num_tokens: int) -> No
         np.testing.assert_array_equal,
         *(jax.tree.map(np.shape, x) for x in (params, ours.variables["params"])),
     )
-    ours._state = ours._state.replace(params=jax.device_put(params))
+    ours.start_from(params)
     losses = [(ours(), peer()) for _ in range(3)]  # From the second on with a carry.
     assert losses[0][0] != losses[1][0]
     np.testing.assert_allclose(*zip(*losses, strict=True), rtol=2e-5)
