@@ -94,7 +94,8 @@ class LanguageModelConfig(SequenceExperiment):
                 return read_and_cut(data.root, data.unit, shares=data.shares, **options)  # type: ignore[arg-type]
             return read_tokens(find_corpus(data.root), data.unit, **options)  # type: ignore[arg-type]
         except ValueError as error:
-            raise ValueError(f"data.{error}") from error
+            field = "data." if str(error).startswith(("shares", "unit")) else "data.root: "
+            raise ValueError(f"{field}{error}") from error
 
     def read_problem(self) -> Problem:
         """Returns the prediction of the next token."""
