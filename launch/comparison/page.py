@@ -74,8 +74,11 @@ def _task(study: Study, results: Results, number: int) -> dict[str, Any]:
         "rung": task.ladder_field.rpartition(".")[2] if len(task.ladder) > 1 else "",
         "rows": shown,
         "probed": any(row["probes"] for row in shown),
-        "baseline": ""
-        if task.baseline is None
-        else f"{task.baseline_name}: {format_number(task, task.baseline)}",
+        "baseline": "; ".join(
+            f"{task.baseline_name}{'' if rung is None else f' at {rung}'}: "
+            f"{format_number(task, baseline)}"
+            for rung in task.ladder
+            if (baseline := task.baseline(rung)) is not None
+        ),
         "charts": charts_of(task, rows, study),
     }

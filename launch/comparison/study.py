@@ -16,7 +16,7 @@
     experiment = "experiments/tcn_sequences.py"
     metric = "squared_error"
     mode = "min"
-    baseline = 0.1667                # What needs no network, and its name.
+    baseline = 0.1667                # What needs no network; by rung: { "50" = 0.2, "100" = 0.1 }
     baseline_name = "always 1"
     order_probes = true
     variants = { cnn = "adding,tcn", rnn = "adding,gru" }
@@ -58,7 +58,7 @@ class StudyTask:
       metric: of the test split.
       mode: ``max`` or ``min``, the better end of ``metric``.
       split: that is tested.
-      baseline: value of ``metric`` without a network; None: none is known.
+      baselines: value of ``metric`` without a network, by rung as text, "" for all others.
       baseline_name: what has that value.
       order_probes: whether trained networks are also tested on sequences in another order.
       overrides: fields of the budget, the same for all families.
@@ -77,7 +77,7 @@ class StudyTask:
     metric: str
     mode: str
     split: str
-    baseline: float | None
+    baselines: Mapping[str, float]
     baseline_name: str
     order_probes: bool
     overrides: Mapping[str, Any]
@@ -86,6 +86,10 @@ class StudyTask:
     search: Mapping[str, str]
     chosen: Mapping[str, Mapping[str, Any]]
     root: str
+
+    def baseline(self, rung: Any) -> float | None:
+        """Returns the value of ``metric`` without a network on a rung; None: none is known."""
+        return self.baselines.get(str(rung), self.baselines.get(""))
 
     @property
     def sign(self) -> int:
@@ -231,7 +235,7 @@ def _read_task(
     mode = values.get("mode", "max")
     if mode not in ("max", "min"):
         raise ValueError(f"{where}: mode: expected 'max' or 'min', received {mode!r}")
-    ladder = values.get("ladder", {})
+    ladder, baseline = values.get("ladder", {}), values.get("baseline", {})
     return StudyTask(
         name=values["name"],
         title=values.get("title", values["name"]),
@@ -241,7 +245,7 @@ def _read_task(
         metric=values["metric"],
         mode=mode,
         split=values.get("split", "test"),
-        baseline=values.get("baseline"),
+        baselines=baseline if isinstance(baseline, dict) else {"": baseline},
         baseline_name=values.get("baseline_name", ""),
         order_probes=bool(values.get("order_probes", False)),
         overrides=values.get(budget, {}),

@@ -141,10 +141,13 @@ def _describe(family: str, places: Sequence[Place], study: Study, results: Resul
     if unlearnt:
         shown = "; ".join(
             f"{p.task.title} ({format_value(p.task, p.row)}, {p.task.baseline_name} "
-            f"{format_number(p.task, p.task.baseline or 0.0)})"
+            f"{format_number(p.task, p.task.baseline(p.row.rung) or 0.0)})"
             for p in unlearnt
         )
-        sentences.append(f"It is no better than what needs no network on: {shown}.")
+        sentences.append(
+            "It is not better, by more than its seeds differ, than what needs no network on: "
+            f"{shown}."
+        )
     ratios = [
         p.row.step_seconds / other
         for p in places
@@ -161,7 +164,7 @@ def _describe(family: str, places: Sequence[Place], study: Study, results: Resul
 
 def _is_at_baseline(place: Place) -> bool:
     """Returns True if a family is not better than the baseline by more than its seeds differ."""
-    baseline = place.task.baseline
+    baseline = place.task.baseline(place.row.rung)
     if baseline is None:
         return False
     return place.task.sign * (place.row.mean - baseline) <= place.row.spread
@@ -227,22 +230,19 @@ def format_markdown(study: Study, results: Results) -> str:
     ]
     for task in study.tasks:
         for row in rows_of(task, study, results):
-            rung = (
-                "" if row.rung is None else f", {task.ladder_field.rpartition('.')[2]} {row.rung}"
-            )
             cells = [
-                f"{task.title}{rung}",
+                _title(task, row.rung),
                 task.metric,
                 study.families[row.family],
                 format_value(task, row),
                 *costs(row, _fastest_of(rows_of(task, study, results), row.rung)),
             ]
             lines.append(f"| {' | '.join(cells)} |")
-        if task.baseline is not None:
-            value = format_number(task, task.baseline)
-            lines.append(
-                f"| {task.title} | {task.metric} | {task.baseline_name} | {value} | | | | |"
-            )
+        for rung in task.ladder:
+            if (baseline := task.baseline(rung)) is not None:
+                name = _title(task, rung)
+                value = format_number(task, baseline)
+                lines.append(f"| {name} | {task.metric} | {task.baseline_name} | {value} | | | | |")
     for family, sentences in describe_families(study, results).items():
         lines += ["", f"**{study.families[family]}.** {' '.join(sentences)}"]
     probed = [(t, order_sentence(t, rows_of(t, study, results), study)) for t in study.tasks]
@@ -252,6 +252,15 @@ def format_markdown(study: Study, results: Results) -> str:
     if study.left_out:
         lines += ["", "Left out: " + "; ".join(f"{n}: {w}" for n, w in study.left_out.items())]
     return "\n".join(lines) + "\n"
+
+
+def _title(task: StudyTask, rung: Any) -> str:
+    """Returns the title of a task with a rung of its ladder."""
+    return (
+        task.title
+        if rung is None
+        else f"{task.title}, {task.ladder_field.rpartition('.')[2]} {rung}"
+    )
 
 
 def _fastest_of(rows: Sequence[Row], rung: Any) -> float | None:

@@ -129,7 +129,7 @@ def test_sentences_recommend_the_best_and_those_within_the_spread(study: Study) 
     assert all(place.ahead for places in close.values() for place in places)
     # One that learns nothing is recommended nowhere.
     none = describe_families(study, results(study, {"cnn": 0.125, "both": 0.125}))
-    assert all("no better than what needs no network" in " ".join(s) for s in none.values())
+    assert all("than what needs no network on: Motion" in " ".join(s) for s in none.values())
     assert not any("Take it" in " ".join(s) for s in none.values())
     # Before all families have ended.
     assert describe_families(study, both[:1])["cnn"] == [
@@ -145,7 +145,7 @@ def test_pages_show_all_figures_and_escape_names(study: Study, tmp_path: Path) -
     assert "8 of 8 trainings ended" in " ".join(page.split())
     assert "90.5 ± 0.7 %" in page
     assert "num_test" in page
-    assert "chance: 12.5 %" in page
+    assert "chance at 16: 12.5 %; chance at 24: 12.5 %" in page
     table = format_markdown(study, found)
     assert "| Motion <x>, num_test 24 | accuracy | CNN alone | 50.5 ± 0.7 % | 1,000 |" in table
     assert "steps in reverse order 20.0 %" in table
@@ -231,3 +231,25 @@ def test_a_study_runs_and_goes_on(tmp_path: Path) -> None:
     content = json.loads(found[0].read_text())
     assert set(content["probes"]) == set(PROBES)
     assert content["step_seconds"] > 0
+
+
+def test_a_baseline_may_depend_on_the_rung(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(SMALL.replace("baseline = 0.125", 'baseline = { "24" = 0.5 }'))
+    study = read_study(path, "small")
+    assert [study.tasks[0].baseline(rung) for rung in (16, 24)] == [None, 0.5]
+    found = results(study, {"cnn": 0.4, "both": 0.9})
+    assert "| Motion <x>, num_test 24 | accuracy | chance | 50.0 % |" in format_markdown(
+        study, found
+    )
+    texts = describe_families(study, found)
+    assert "than what needs no network on: Motion" in " ".join(texts["cnn"])
+
+
+def test_baselines_of_copy_memory_are_those_of_the_data() -> None:
+    from data.series import CopyMemory
+
+    for budget in ("small", "full"):
+        task = next(t for t in read_study(STUDY, budget).tasks if t.name == "copy")
+        for rung in task.ladder:
+            assert task.baseline(rung) == pytest.approx(CopyMemory(rung, 1).baseline, abs=6e-5)
