@@ -75,10 +75,9 @@ def _task(study: Study, results: Results, number: int) -> dict[str, Any]:
         "rows": shown,
         "probed": any(row["probes"] for row in shown),
         "baseline": "; ".join(
-            f"{task.baseline_name}{'' if rung is None else f' at {rung}'}: "
-            f"{format_number(task, baseline)}"
-            for rung in task.ladder
-            if (baseline := task.baseline(rung)) is not None
+            f"{task.baseline_name}{f' at {rung}' if rung else ''}: {format_number(task, baseline)}"
+            for rung, baseline in task.baselines.items()
+            if not rung or rung in map(str, task.ladder)
         ),
         "charts": charts_of(task, rows, study),
     }
