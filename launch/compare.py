@@ -64,6 +64,9 @@ def main(argv: Sequence[str]) -> int:
         Path(STUDY.value), BUDGET.value, data_root=DATA_ROOT.value, tasks=TASKS.value
     )
     index, count = _share(SHARE.value)
+    study = _with_chosen(
+        study, folder, searches=SEARCH.value and not (LIST.value or PAGE_ONLY.value)
+    )
     if LIST.value:
         for number, cell in enumerate(study.cells()):
             state = "done" if read_result(folder, cell) else "open"
@@ -71,7 +74,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     if not PAGE_ONLY.value:
-        study = _with_chosen(study, folder)
         for cell in study.cells():  # Before the first of them trains.
             make_config(cell).validate()
         code = _start(folder) if PROCESSES.value > 1 else _run(study, folder, index, count)
@@ -115,16 +117,17 @@ def _start(folder: Path) -> int:
     ).run()
 
 
-def _with_chosen(study: Study, folder: Path) -> Study:
+def _with_chosen(study: Study, folder: Path, *, searches: bool) -> Study:
     """Returns the study with the hyper-parameters that a search in this workdir chose."""
     path = folder / CHOSEN
-    if SEARCH.value and not path.exists():
-        found = {task.name: {} for task in study.tasks}  # type: dict[str, dict[str, Any]]
+    if searches and not path.exists():
+        found: dict[str, dict[str, Any]] = {task.name: {} for task in study.tasks}
         for task in study.tasks:
             for family in task.variants:
                 if task.search:
                     cell = Cell(task, family, study.seeds[0], task.ladder[0])
                     found[task.name][family] = _search(cell, folder)
+        folder.mkdir(parents=True, exist_ok=True)
         write_text_atomically(path, json.dumps(found, indent=1) + "\n")
     if not path.exists():
         return study

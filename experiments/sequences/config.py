@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from data.batches import Source
 from data.loader import Loader
@@ -253,10 +252,3 @@ class SequenceExperiment(Config):
 def examples_of(source: Source, indices: Sequence[int] | None = None) -> list[Mapping[str, Any]]:
     """Returns examples of a source; all of them by default."""
     return [source[i] for i in (range(len(source)) if indices is None else indices)]
-
-
-def targets_of(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the targets of a regression and where they are there, (N,...) float64 and bool."""
-    examples = examples_of(source)
-    targets = np.stack([example["targets"] for example in examples]).astype(np.float64)
-    return targets, np.stack([example["target_mask"] for example in examples])

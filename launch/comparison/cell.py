@@ -41,9 +41,23 @@ def make_config(cell: Cell) -> Config:
 
 
 def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
-    """Returns the result of a cell; None if it is not done."""
+    """Returns the result of a cell; None if it is not done.
+
+    Raises:
+      ValueError: the result is that of other settings, as of another budget.
+    """
     path = folder / cell.folder / RESULT
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text())
+    there, here = result["settings"], _settings(cell)
+    if different := [n for n in {**there, **here} if there.get(n) != here.get(n)]:
+        name = different[0]
+        raise ValueError(
+            f"{path}: expected the result of {name} = {here.get(name)}, received that of "
+            f"{there.get(name)}; take another --workdir for another budget or study"
+        )
+    return result
 
 
 def run_cell(folder: Path, cell: Cell) -> int | None:
@@ -83,6 +97,7 @@ def run_cell(folder: Path, cell: Cell) -> int | None:
                 "family": cell.family,
                 "rung": cell.rung,
                 "seed": cell.seed,
+                "settings": _settings(cell),
                 "metric": cell.task.metric,
                 "value": metrics[cell.task.metric],
                 "metrics": metrics,
@@ -96,6 +111,12 @@ def run_cell(folder: Path, cell: Cell) -> int | None:
     except WorkdirInUse:
         logger.info("%s is trained by another process", cell.folder)
     return None
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """Returns what a result depends on; the data may be moved."""
+    values = {"experiment": cell.spec, **cell.overrides()}
+    return {name: value for name, value in values.items() if name != "data.root"}
 
 
 def _cost(config: Config) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch.comparison.cell import RESULT, make_config
+from launch.comparison.cell import RESULT, make_config, read_result
 from launch.comparison.order_probes import PROBES, probe_batch
 from launch.comparison.page import build_page, write_page
 from launch.comparison.study import Study, read_study
@@ -204,6 +204,19 @@ def test_a_task_that_does_not_exist_is_named(tmp_path: Path) -> None:
         read_study(path, "small", tasks=["moton"])
     with pytest.raises(ValueError, match=r"received none .*music.txt is not in --data_root"):
         read_study(path, "small", tasks=["music"], data_root=str(tmp_path))
+
+
+def test_a_result_of_other_settings_is_refused(study: Study, tmp_path: Path) -> None:
+    cell = study.cells()[0]
+    settings = {"experiment": cell.spec, **cell.overrides()}
+    path = tmp_path / cell.folder / RESULT
+    assert read_result(tmp_path, cell) is None
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"settings": settings}))
+    assert read_result(tmp_path, cell) == {"settings": settings}
+    path.write_text(json.dumps({"settings": {**settings, "num_steps": 9}}))
+    with pytest.raises(ValueError, match="result of num_steps = 3, received that of 9; take anoth"):
+        read_result(tmp_path, cell)
 
 
 @pytest.mark.stress
