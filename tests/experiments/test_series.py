@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.loop import train
 from flaxnets.training.parallel import DataParallel
 from flaxnets.training.workdir import Workdir
-from launch import predict
 from tests.data.shared_data import shared
 
+ROOT = Path(__file__).parents[2]
 STEPS = 80
 
 
@@ -66,8 +68,9 @@ def test_windows_and_scaling_are_those_of_the_parts(tmp_path: Path) -> None:
         config.source("test")
 
 
+@pytest.mark.subprocess
 def test_a_network_on_missing_values_evaluates_and_forecasts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = write(tmp_path / "a.csv", missing=True)
     config = config_of(table, period=12)
@@ -95,28 +98,23 @@ def test_a_network_on_missing_values_evaluates_and_forecasts(
     for name, value in forecast_scores(forecasts, targets, mask).items():
         assert metrics[name] == pytest.approx(value)
 
-    monkeypatch.setattr(predict, "WORKDIR", Flag(str(tmp_path / "run")))
-    monkeypatch.setattr(predict, "MODEL", Flag(None))
-    monkeypatch.setattr(predict, "STEP", Flag(None))
-    monkeypatch.setattr(predict.program, "recorded_config", lambda _: config)
     short = tmp_path / "short.csv"
     short.write_text("hour,x,lag\n1,2,3\n")
-    monkeypatch.setattr(predict.predict_stream, "STREAM", Flag(None))
-    assert predict.main([str(table), str(short)]) == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.predict", f"--workdir={tmp_path / 'run'}", table, short],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
     lines = {
         (line := json.loads(text))["path"]: line
-        for text in capsys.readouterr().out.split("\n")[:-1]
+        for text in done.stdout.splitlines()
     }
     assert lines[str(table)]["after"] == "79"
     assert [sorted(step) for step in lines[str(table)]["forecast"]] == [["lag", "step", "x"]] * 2
     assert "expected at least the 12 rows of a window, received 1" in lines[str(short)]["error"]
-
-
-class Flag:
-    """A parsed flag."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
 
 
 def test_classes_of_windows_and_of_sequences(tmp_path: Path) -> None:
