@@ -62,7 +62,7 @@ class CRNNTextLinesConfig(TextLinesConfig):
 
     name: str = "CRNN"
     batch_size: int = 32
-    num_steps: int = 6_000
+    num_steps: int = 3_000
     eval_every: int = 250
     checkpoint_every: int = runtime(250)
     patience: int = 8
