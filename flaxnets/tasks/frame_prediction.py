@@ -133,6 +133,8 @@ class FramePrediction:
             rngs={"dropout": dropout_key},
             mutable=mutable,
         )
+        predictions: Array
+        auxiliary: dict[str, Array]
         (predictions, auxiliary), collections = outputs
         sums = self._losses(predictions, frames, auxiliary, mask)
         values, targets = self._outputs(predictions, frames)
