@@ -17,7 +17,7 @@ from tests.flaxnets.recurrent import reference
 from tests.flaxnets.recurrent.cases import assert_close
 
 B, T, H, W, C, F = 2, 3, 4, 3, 2, 3
-STACK = PredRNNStack((F, F), kernel_size=(3, 3), decoupling=True, dtype=jnp.float64)
+STACK: Any = PredRNNStack((F, F), kernel_size=(3, 3), decoupling=True, dtype=jnp.float64)
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 
