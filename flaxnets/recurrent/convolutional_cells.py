@@ -89,8 +89,10 @@ class ConvLSTMCell(ConvolutionalCell):
         h' &= σ(o) ∘ \tanh c'
 
     on feature maps (H,W,F), where * is a convolution. With ``peepholes`` :math:`w_i ∘ c` is added
-    to i, :math:`w_f ∘ c` to f, :math:`w_o ∘ c'` to o. As in the paper these are feature maps too,
-    multiplied elementwise, so that the parameters fit one image size only.
+    to i, :math:`w_f ∘ c` to f, :math:`w_o ∘ c'` to o. As in the paper's equation these are feature
+    maps too, multiplied elementwise, so that the parameters fit one image size only. With
+    ``shared_peepholes`` there is one for each channel, at all positions: the parameters that the
+    paper's table 1 counts.
 
     >>> import jax, jax.numpy as jnp
     >>> from flaxnets.recurrent import ConvLSTMCell
@@ -102,17 +104,21 @@ class ConvLSTMCell(ConvolutionalCell):
     ((2, 8, 6, 4), (3, 3, 4, 16))
 
     Parameters: ``input_kernel`` W (h,w,C,4F), ``hidden_kernel`` U (h,w,F,4F), ``bias`` b (4F,),
-    ``peepholes`` (3,H,W,F) for i, f, o. The gates are in the order i, f, g, o.
+    ``peepholes`` (3,H,W,F), shared (3,1,1,F), for i, f, o. The gates are in the order i, f, g, o.
 
     Deviations: the paper always has peepholes, and its forget bias starts at 0.
 
     Attributes:
       forget_bias: initial bias of f.
       peepholes: adds peephole connections.
+      shared_peepholes: of ``peepholes``, one for each channel.
+      use_bias: adds b; False: the forget gate begins without a bias, too.
     """
 
     forget_bias: float = 1.0
     peepholes: bool = False
+    shared_peepholes: bool = False
+    use_bias: bool = True
 
     @nn.compact
     def weights(self, input_shape: tuple[int, ...]) -> Weights:
@@ -120,12 +126,15 @@ class ConvLSTMCell(ConvolutionalCell):
         height, width, channels = input_shape[-3:]
         f, dtype = self.features, self.param_dtype
         inputs, hidden = self._kernels(channels, 4)
-        bias = self.param("bias", forget_gate_bias(self.forget_bias), (4 * f,), dtype)
+        biases = {}
+        if self.use_bias:
+            init = forget_gate_bias(self.forget_bias)
+            biases["hidden"] = self.param("bias", init, (4 * f,), dtype)
         pointwise = {}
         if self.peepholes:
-            shape = (3, height, width, f)
+            shape = (3, 1, 1, f) if self.shared_peepholes else (3, height, width, f)
             pointwise["peepholes"] = self.param("peepholes", nn.initializers.zeros, shape, dtype)
-        return Weights({"hidden": inputs}, {"hidden": hidden}, {"hidden": bias}, pointwise)
+        return Weights({"hidden": inputs}, {"hidden": hidden}, biases, pointwise)
 
     def initialize_carry(
         self, rng: PRNGKey | None, input_shape: tuple[int, ...]

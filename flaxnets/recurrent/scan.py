@@ -350,13 +350,13 @@ def scan_chunks(
     *,
     reverse: bool,
     options: ScanOptions,
-    scan: Callable[..., tuple[Carry, Array]] = _scan_arrays,
+    scan: Callable[..., tuple[Carry, PyTree]] = _scan_arrays,
     checkpoint: Callable[[Any], Any] = _checkpoint,
-) -> tuple[Carry, Array]:
+) -> tuple[Carry, PyTree]:
     """Scans all steps, in chunks of time if ``options`` rematerialise or truncate.
 
     Args:
-      scan_steps: (weights, carry, xs) to the new carry and outputs (T,...), for any T.
+      scan_steps: (weights, carry, xs) to the new carry and a pytree of outputs (T,...), for any T.
       weights: a pytree, or the bound module that holds the parameters.
       carry: before the first step.
       xs: a pytree of arrays (T,...).
@@ -375,7 +375,7 @@ def scan_chunks(
     # truncation, are counted from the step where the scan begins.
     first = rest if reverse else 0
 
-    def body(weights: PyTree, carry: Carry, inputs: Any) -> tuple[Carry, Array]:
+    def body(weights: PyTree, carry: Carry, inputs: Any) -> tuple[Carry, PyTree]:
         number, chunk = inputs
         if options.truncate_steps:
             cut = (number > 0) & (number * size % options.truncate_steps == 0)
@@ -388,7 +388,7 @@ def scan_chunks(
         lambda x: x[first : first + count * size].reshape(count, size, *x.shape[1:]), xs
     )
     carry, outputs = scan(body, weights, carry, (numbers, chunks), reverse=reverse)
-    outputs = outputs.reshape(count * size, *outputs.shape[2:])
+    outputs = jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:]), outputs)
     if not rest:
         return carry, outputs
     begin = 0 if reverse else count * size
@@ -397,7 +397,7 @@ def scan_chunks(
         carry = jax.lax.stop_gradient(carry)
     carry, rest_outputs = scan_steps(weights, carry, last)
     both = (rest_outputs, outputs) if reverse else (outputs, rest_outputs)
-    return carry, jnp.concatenate(both)
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *both)
 
 
 def _scan_steps(
