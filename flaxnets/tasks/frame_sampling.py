@@ -13,10 +13,11 @@ A schedule draws which, for each sequence and step, from the number of the train
 The numbers are those of the authors' code (thuml/predrnn-pytorch, ``run.py``) and of OpenSTL
 (``utils/predrnn_utils.py``). In evaluation there is no schedule: the given frames are true, all
 others predictions.
+
+Each is a ``frame_prediction.Sampling``. The first step always reads the true frame.
 """
 
 import dataclasses
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,40 +25,18 @@ import jax.numpy as jnp
 from flaxnets.typing import Array, PRNGKey
 
 
-class FrameSampling(Protocol):
-    """Schedule of the inputs of a frame-by-frame network; hashable."""
-
-    def use_truth(
-        self, step: Array | int, key: PRNGKey, batch_size: int, num_inputs: int, num_frames: int
-    ) -> Array:
-        """Returns (B,T-1) bool: True where the input of a step is the true frame.
-
-        The first step always reads the true frame.
-
-        Args:
-          step: () int32, finished training steps.
-          key: random key of this step.
-          batch_size: B.
-          num_inputs: frames that are given, in [1,T-1].
-          num_frames: T, frames of a sequence, those to be predicted included.
-
-        Raises:
-          ValueError: ``num_inputs`` outside [1,T-1].
-        """
-
-
 @dataclasses.dataclass(frozen=True)
 class TeacherForcing:
     """Every input is the true frame.
 
-    >>> TeacherForcing().use_truth(0, jax.random.key(0), 2, 2, 4).tolist()
+    >>> TeacherForcing()(0, jax.random.key(0), 2, 2, 4).tolist()
     [[True, True, True], [True, True, True]]
     """
 
-    def use_truth(
+    def __call__(
         self, step: Array | int, key: PRNGKey, batch_size: int, num_inputs: int, num_frames: int
     ) -> Array:
-        """See ``FrameSampling.use_truth``."""
+        """Returns ``use_truth`` (B,T-1), see ``frame_prediction.Sampling``."""
         _check_frames(num_inputs, num_frames)
         return jnp.ones((batch_size, num_frames - 1), bool)
 
@@ -99,10 +78,10 @@ class ScheduledSampling:
         falling = jnp.clip(self.start - self.rate * (jnp.asarray(step) + 1.0), 0, 1)
         return jnp.where(step < self.stop_step, falling, 0.0)
 
-    def use_truth(
+    def __call__(
         self, step: Array | int, key: PRNGKey, batch_size: int, num_inputs: int, num_frames: int
     ) -> Array:
-        """See ``FrameSampling.use_truth``."""
+        """Returns ``use_truth`` (B,T-1), see ``frame_prediction.Sampling``."""
         _check_frames(num_inputs, num_frames)
         return _draw(key, batch_size, num_inputs, num_frames, 1.0, self.probability(step))
 
@@ -162,10 +141,10 @@ class ReverseScheduledSampling:
         since = jnp.maximum(jnp.asarray(step) - self.first_step, 0).astype(jnp.float32)
         return jnp.maximum(0.5 - 0.5 * since / (self.last_step - self.first_step), 0.0)
 
-    def use_truth(
+    def __call__(
         self, step: Array | int, key: PRNGKey, batch_size: int, num_inputs: int, num_frames: int
     ) -> Array:
-        """See ``FrameSampling.use_truth``."""
+        """Returns ``use_truth`` (B,T-1), see ``frame_prediction.Sampling``."""
         _check_frames(num_inputs, num_frames)
         probabilities = self.given_probability(step), self.predicted_probability(step)
         return _draw(key, batch_size, num_inputs, num_frames, *probabilities)

@@ -16,7 +16,7 @@ from flaxnets.tasks.frame_sampling import (
 
 INPUTS, FRAMES = 10, 20
 draw = jax.jit(
-    lambda sampling, step: sampling.use_truth(step, jax.random.key(0), 2_000, INPUTS, FRAMES),
+    lambda sampling, step: sampling(step, jax.random.key(0), 2_000, INPUTS, FRAMES),
     static_argnums=0,
 )
 
@@ -76,7 +76,7 @@ def test_rows_steps_and_keys_are_drawn_separately() -> None:
     drawn = np.asarray(draw(ReverseScheduledSampling(), 0))[:, 1:].astype(float)
     correlation = np.corrcoef(drawn.T) - np.eye(FRAMES - 2)
     assert np.abs(correlation).max() < 0.12
-    other = ReverseScheduledSampling().use_truth(0, jax.random.key(1), 2_000, INPUTS, FRAMES)
+    other = ReverseScheduledSampling()(0, jax.random.key(1), 2_000, INPUTS, FRAMES)
     assert (np.asarray(other)[:, 1:] != drawn).mean() > 0.4
 
 
@@ -104,4 +104,4 @@ def test_values_out_of_range_are_refused(make: Any, message: str) -> None:
 def test_a_horizon_beyond_the_sequence_is_refused(num_inputs: int) -> None:
     for sampling in (TeacherForcing(), ScheduledSampling(), ReverseScheduledSampling()):
         with pytest.raises(ValueError, match="num_inputs: expected 1 to num_frames - 1 = 19"):
-            sampling.use_truth(0, jax.random.key(0), 1, num_inputs, FRAMES)
+            sampling(0, jax.random.key(0), 1, num_inputs, FRAMES)
