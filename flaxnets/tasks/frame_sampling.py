@@ -18,10 +18,12 @@ Each is a ``frame_prediction.Sampling``. The first step always reads the true fr
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from flaxnets.configuration import nearest
 from flaxnets.typing import Array, PRNGKey
 
 
@@ -148,6 +150,58 @@ class ReverseScheduledSampling:
         _check_frames(num_inputs, num_frames)
         probabilities = self.given_probability(step), self.predicted_probability(step)
         return _draw(key, batch_size, num_inputs, num_frames, *probabilities)
+
+
+NONE, TEACHER_FORCING, SCHEDULED, REVERSE = "none", "teacher_forcing", "scheduled", "reverse"
+NAMES = (NONE, TEACHER_FORCING, SCHEDULED, REVERSE)
+
+
+@dataclasses.dataclass
+class FrameSamplingConfig:
+    """Schedule of the inputs of training; ``make_frame_sampling`` builds it."""
+
+    name: str = NONE
+    """``none`` (true frames as in evaluation: those that are given), ``teacher_forcing``,
+    ``scheduled`` or ``reverse``."""
+    start: float = 1.0
+    """``scheduled``: probability of a true frame before the first step."""
+    rate: float = 2e-5
+    """``scheduled``: by which it falls at each step."""
+    stop_step: int = 50_000
+    """``scheduled``: finished steps from which on no frame after the given ones is true."""
+    first_step: int = 25_000
+    """``reverse``: finished steps until which nothing changes."""
+    last_step: int = 50_000
+    """``reverse``: finished steps from which on the inputs are those of evaluation."""
+    time_constant: float = 5_000.0
+    """``reverse``: of the exponential rise of true frames among the given ones, steps."""
+
+
+def make_frame_sampling(config: FrameSamplingConfig, *, field: str = "sampling") -> Any:
+    """Returns the schedule that a configuration describes; None for ``none``.
+
+    Args:
+      config: the configuration.
+      field: its path, for errors.
+
+    Raises:
+      ValueError: an unknown name, or a value out of range.
+
+    >>> make_frame_sampling(FrameSamplingConfig("reverse", last_step=40_000)).last_step
+    40000
+    """
+    if config.name not in NAMES:
+        raise ValueError(f"{field}.name: unknown {config.name!r}{nearest(config.name, NAMES)}")
+    if config.name == NONE:
+        return None
+    if config.name == TEACHER_FORCING:
+        return TeacherForcing()
+    try:
+        if config.name == SCHEDULED:
+            return ScheduledSampling(config.start, config.rate, config.stop_step)
+        return ReverseScheduledSampling(config.first_step, config.last_step, config.time_constant)
+    except ValueError as error:
+        raise ValueError(f"{field}.{error}") from error
 
 
 def _draw(

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from flaxnets.tasks.frame_sampling import (
+    FrameSamplingConfig,
     ReverseScheduledSampling,
     ScheduledSampling,
     TeacherForcing,
+    make_frame_sampling,
 )
 
 INPUTS, FRAMES = 10, 20
@@ -105,3 +107,14 @@ def test_a_horizon_beyond_the_sequence_is_refused(num_inputs: int) -> None:
     for sampling in (TeacherForcing(), ScheduledSampling(), ReverseScheduledSampling()):
         with pytest.raises(ValueError, match="num_inputs: expected 1 to num_frames - 1 = 19"):
             sampling(0, jax.random.key(0), 1, num_inputs, FRAMES)
+
+
+def test_a_schedule_is_chosen_by_name() -> None:
+    made = [make_frame_sampling(FrameSamplingConfig(name)) for name in ("scheduled", "reverse")]
+    assert made == [ScheduledSampling(), ReverseScheduledSampling()]
+    assert make_frame_sampling(FrameSamplingConfig("teacher_forcing")) == TeacherForcing()
+    assert make_frame_sampling(FrameSamplingConfig()) is None
+    with pytest.raises(ValueError, match=r"sampling\.name: unknown 'revers'; did you mean"):
+        make_frame_sampling(FrameSamplingConfig("revers"))
+    with pytest.raises(ValueError, match=r"task.sampling.start: expected in \[0,1\]"):
+        make_frame_sampling(FrameSamplingConfig("scheduled", start=2.0), field="task.sampling")
