@@ -13,6 +13,7 @@ from flax.errors import InvalidRngError
 from flaxnets.layers.batch_sharding import cast_like, in_auto_axes, vary_alike
 from flaxnets.layers.padding import check_lengths, check_starts, zero_padding
 from flaxnets.recurrent.cell import (
+    OUTPUT_GATE,
     PROJECTION,
     Cell,
     ProjectHidden,
@@ -432,8 +433,8 @@ def _scan_steps(
             entering = jax.tree.map(partial(_where, resets), zeros, carry)
 
         def project_masked(name: str, hidden: Array) -> Array:
-            # The output projection reads the new hidden state, not the carry.
-            if hidden_mask is not None and name != PROJECTION:
+            # Projections to the output read the new states, not the carry.
+            if hidden_mask is not None and name not in (PROJECTION, OUTPUT_GATE):
                 hidden = hidden * hidden_mask.astype(hidden.dtype)
             return project_hidden(name, hidden)
 
