@@ -31,7 +31,11 @@ class Forecaster:
     """Predicts the last frame, and knows no sequence 8."""
 
     def __init__(self, dtype: type = np.uint8) -> None:
-        self.config = SimpleNamespace(horizon=(NUM_INPUTS, NUM_OUTPUTS), load_frames=self._load)
+        self.config = SimpleNamespace(
+            horizon=(NUM_INPUTS, NUM_OUTPUTS),
+            load_frames=self._load,
+            in_units=lambda frames: 10 * frames,
+        )
         self._dtype = dtype
 
     def _load(self, split: str, index: int) -> np.ndarray:
@@ -89,7 +93,7 @@ def test_long_rows_show_some_frames_and_fields_their_limits() -> None:
     numbers = [frame.number for frame in found.selections[0].strips[0].rows[0].frames]
     assert len(numbers) == MAX_FRAMES
     assert (numbers[0], numbers[-1]) == (1, 40)
-    assert found.limits == pytest.approx((-1, 3))
+    assert found.limits == pytest.approx((-10, 30))
 
 
 def _page(**values: Any) -> Page:
@@ -117,7 +121,7 @@ def test_the_page_shows_truth_beside_prediction() -> None:
     assert "could not be loaded: 8.avi: damaged" in text
     assert "Confusion" not in text
     assert "Black is" not in text
-    assert "Black is 0 and white 98" in _page(forecasts=_forecasts(np.float32)).text
+    assert "Black is 0 and white 980 " in _page(forecasts=_forecasts(np.float32)).text
 
 
 def test_without_data_the_errors_remain() -> None:
