@@ -96,6 +96,7 @@ def run_cell(folder: Path, cell: Cell) -> int | None:
                 "task": cell.task.name,
                 "family": cell.family,
                 "rung": cell.rung,
+                "fold": cell.fold,
                 "seed": cell.seed,
                 "settings": _settings(cell),
                 "metric": cell.task.metric,
