@@ -29,6 +29,7 @@ softmax; AdamW, mixup, label smoothing; several members a stream.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ class DataConfig:
     the workdir records the classes, and digests of the lists."""
     fold: int = 1
     """Number of the sequence that is tested, 1 to 10."""
+    validation_fold: int = 0
+    """Number of another sequence that neither trains nor is tested, the split ``validation``, for a
+    nested cross-validation; 0: none."""
     cache: str = path_field("runs/features", runtime=True)
     """Folder of cached features."""
     streams: tuple[str, ...] = ("difference_whole", "difference_square")
@@ -183,6 +187,10 @@ class UTInteractionConfig(Config):
         """Selects the fold, the number of the sequence that is tested."""
         self.data.fold = fold
 
+    def hold_out_fold(self, fold: int) -> None:
+        """Holds out another sequence, 1 to 10, as the split ``validation``."""
+        self.data.validation_fold = fold
+
     def make_model(self) -> nn.Module:
         """Returns a network for each stream and member, on projected features."""
         model = self.model
@@ -230,7 +238,7 @@ class UTInteractionConfig(Config):
         )
 
     def make_data(self, split: str) -> Loader:
-        """Returns clips of cached features of ``train`` or ``test``."""
+        """Returns clips of cached features of ``train``, ``validation`` or ``test``."""
         files = VideoSource(self._videos(split).paths)
         return self._loader(VideoFeatures(self._examples(split), self._streams(files)), split)
 
@@ -279,14 +287,31 @@ class UTInteractionConfig(Config):
                 "data.root: expected the folder of UT-Interaction in UCF101's format; give "
                 "--config.data.root=…/ut_interaction/set1"
             )
-        return read_split(self.data.root, split, self.data.fold, group_pattern=UT_INTERACTION_GROUP)
+        data = self.data
+        held_out: frozenset[str] = frozenset()
+        if data.validation_fold:
+            if data.validation_fold == data.fold:
+                raise ValueError(
+                    f"data.validation_fold: expected another than data.fold = {data.fold}, "
+                    f"received {data.validation_fold}"
+                )
+            tested = partial(read_split, data.root, "test", group_pattern=UT_INTERACTION_GROUP)
+            held_out = frozenset(tested(data.validation_fold).groups)
+        return read_split(
+            data.root,
+            split,
+            data.fold,
+            validation_groups=held_out,
+            group_pattern=UT_INTERACTION_GROUP,
+        )
 
     def _all_videos(self) -> VideoList:
         """Returns all clips, in the same order for each fold, so that the folds share a cache.
 
         A clip in both lists, as of a model that is trained on all of them, counts once.
         """
-        parts = [self._videos(split) for split in ("train", "test")]
+        splits = ("train", "validation", "test") if self.data.validation_fold else ("train", "test")
+        parts = [self._videos(split) for split in splits]
         # By names, so that the order is the same wherever the videos lie.
         rows = sorted(
             {
