@@ -116,6 +116,8 @@ def make_charts(metrics: Sequence[Mapping[str, Any]], best_metric: str = "accura
         "word_accuracy": "Word accuracy",
         "learning_rate": "Learning rate",
         "gradient_norm": "Gradient norm",
+        "mse_frame": "Squared error a frame",
+        "ssim": "SSIM",
     }
     titles.setdefault(best_metric, _sentence(best_metric.replace("_", " ")))
     charts = (_make_chart(metrics, name, title) for name, title in titles.items())
