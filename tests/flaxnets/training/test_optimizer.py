@@ -126,9 +126,7 @@ def test_one_cycle_and_its_momentum_follow_pytorch() -> None:
     config = OptimizerConfig(
         learning_rate=peak, schedule="onecycle", cycle_momentum=True, b1=float("nan")
     )
-    rates = [
-        one_cycle_of_pytorch(peak / 25, peak, peak / 25 / 1e4, k, steps) for k in range(steps)
-    ]
+    rates = [one_cycle_of_pytorch(peak / 25, peak, peak / 25 / 1e4, k, steps) for k in range(steps)]
     schedule = make_schedule(config, steps)
     np.testing.assert_allclose([float(schedule(k)) for k in range(steps)], rates, rtol=1e-4)
     # PyTorch's milestones: the peak after a share of the steps less one, the end at the last.
