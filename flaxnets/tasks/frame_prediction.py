@@ -147,9 +147,7 @@ class FramePrediction:
     ) -> tuple[Sums, dict[str, Array]]:
         """Returns the sums of all metrics, and the errors of each frame, (B,N)."""
         frames, mask = self._frames(batch), batch["mask"]
-        predictions, auxiliary = model.apply(
-            variables, frames, num_inputs=self.num_inputs, train=False
-        )
+        predictions, auxiliary = self._apply(model, variables, frames)
         sums = self._losses(predictions, frames, auxiliary, mask)
         values, targets = self._outputs(predictions, frames)
         last = jnp.broadcast_to(frames[:, self.num_inputs - 1, None], targets.shape)
@@ -209,9 +207,17 @@ class FramePrediction:
         if num_outputs < 1:
             raise ValueError(f"num_outputs: expected at least 1, received {num_outputs}")
         padded = jnp.pad(_as_float(frames), ((0, 0), (0, num_outputs), (0, 0), (0, 0), (0, 0)))
-        predictions, _ = model.apply(variables, padded, num_inputs=self.num_inputs, train=False)
+        predictions, _ = self._apply(model, variables, padded)
         values, _ = self._outputs(predictions, padded)
         return jnp.clip(values, 0, 1) if frames.dtype == jnp.uint8 else values
+
+    def _apply(
+        self, model: nn.Module, variables: PyTree, frames: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Returns predictions and auxiliary losses, from predictions once the inputs end."""
+        outputs: Any = model.apply(variables, frames, num_inputs=self.num_inputs, train=False)
+        predictions, auxiliary = outputs
+        return predictions, auxiliary
 
     def _frames(self, batch: Batch) -> Array:
         """Returns the frames as the network reads them, zeros in rows that do not count."""
