@@ -53,8 +53,8 @@ def check_clips(encoder: str, cell: str, head: str) -> None:
         assert max(jax.tree.leaves(moved["encoder"])) > 0
 
 
-# Each cell with each head; the encoders in turn, so that each trains below cells on feature maps and
-# below cells on vectors.
+# Each cell with each head; the encoders in turn, so that each trains below cells on feature maps
+# and below cells on vectors.
 ENCODERS_IN_TURN = itertools.cycle(grid.ENCODER_FLAGS)
 ROWS = [(next(ENCODERS_IN_TURN), *row) for row in itertools.product(grid.CELLS, grid.HEADS)]
 
