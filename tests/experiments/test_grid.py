@@ -55,8 +55,8 @@ def check_clips(encoder: str, cell: str, head: str) -> None:
 
 CELLS_ON_MAPS = ("stlstm", "minconvgru", "minconvlstm")
 """With feature maps as convlstm, so that one encoder and one head suffice."""
-# Each cell with each head; the encoders in turn, so that each trains below cells on feature maps and
-# below cells on vectors.
+# Each cell with each head; the encoders in turn, so that each trains below cells on feature maps
+# and below cells on vectors.
 ENCODERS_IN_TURN = itertools.cycle(grid.ENCODER_FLAGS)
 ROWS = [(next(ENCODERS_IN_TURN), *row) for row in itertools.product(grid.CELLS, grid.HEADS)]
 
