@@ -180,7 +180,12 @@ class TrainingStep:
         self._schedule: Any = None
         if optimizer.schedule == "onecycle":
             self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-                self._optimizer, max_lr=rate, total_steps=num_steps, final_div_factor=1e4
+                self._optimizer,
+                max_lr=rate,
+                total_steps=num_steps,
+                pct_start=optimizer.rise_share,
+                cycle_momentum=optimizer.cycle_momentum,
+                final_div_factor=1e4,
             )
         self._weight = decoupling_weight
 
