@@ -97,7 +97,8 @@ def _predict(
 ) -> Iterator[tuple[str, list[dict[str, Any]] | Mapping[str, Any] | str]]:
     """Yields each path with its most probable classes or forecast, or the reason for none."""
     if WORKDIR.value is None:
-        predict_frames.refuse_frames("an exported folder or a shipped model")
+        received = "--model" if MODEL.value else "neither --workdir nor --model"
+        predict_frames.refuse_frames(received)
         yield from _predict_by(program.load_model(MODEL.value, SHIPPED, "predict"), paths)
         return
     if MODEL.value is not None:

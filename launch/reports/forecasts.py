@@ -90,7 +90,7 @@ class Forecasts:
       tiles: means of the metrics.
       charts: metrics over the horizon, beside those of the last frame repeated.
       selections: sequences with their frames.
-      limits: values of fields that are black and white; None: images.
+      limits: values of fields, in their own units, that are black and white; None: images.
     """
 
     num_sequences: int
@@ -132,13 +132,20 @@ def make_forecasts(
             title = _NAMES[name][:1].upper() + _NAMES[name][1:]
             charts.append(make_lines(title, series, x_name="frames ahead"))
     selections: list[Selection] = []
-    limits: list[tuple[float, float]] = []
+    limits = None
     if forecaster is not None:
-        for title, choice, records in _choose(predictions):
-            strips = [_show(record, split, forecaster, limits) for record in records]
+        chosen = _choose(predictions)
+        loaded = {
+            record["index"]: _load(record, split, forecaster)
+            for _, _, records in chosen
+            for record in records
+        }
+        limits = _common_limits(list(loaded.values()))
+        for title, choice, records in chosen:
+            strips = [_show(record, loaded[record["index"]], limits) for record in records]
             selections.append(Selection(title, choice, strips))
-    span = (min(low for low, _ in limits), max(high for _, high in limits)) if limits else None
-    return Forecasts(len(predictions), tiles, charts, selections, span)
+        limits = _in_units(limits, list(loaded.values()), forecaster)
+    return Forecasts(len(predictions), tiles, charts, selections, limits)
 
 
 def _mean(records: Sequence[Mapping[str, Any]], name: str) -> np.ndarray | None:
@@ -161,36 +168,59 @@ def _choose(
     return groups
 
 
-def _show(
-    record: Mapping[str, Any],
-    split: str,
-    forecaster: TrainedForecaster,
-    limits: list[tuple[float, float]],
-) -> Strip:
-    """Returns the frames of one sequence; appends the limits of fields."""
+_Loaded = tuple[np.ndarray, np.ndarray] | str
+"""Frames (T,H,W,C) and the prediction of the last ones, or the reason for none."""
+
+
+def _load(record: Mapping[str, Any], split: str, forecaster: TrainedForecaster) -> _Loaded:
+    num_inputs, _ = forecaster.config.horizon
+    try:
+        frames = forecaster.config.load_frames(split, record["index"])
+        return frames, forecaster.predict(frames[None, :num_inputs], len(frames) - num_inputs)[0]
+    except Exception as error:  # Any error of a data set: one bad clip must not stop the page.
+        logger.warning("sequence %d is not shown", record["index"], exc_info=True)
+        return f"could not be loaded: {error}"
+
+
+def _common_limits(loaded: Sequence[_Loaded]) -> tuple[float, float]:
+    """Returns the values of float frames that are black and white, the same in all sequences."""
+    found = [limits_of(*arrays) for arrays in loaded if not isinstance(arrays, str)]
+    return min((low for low, _ in found), default=0.0), max(
+        (high for _, high in found), default=1.0
+    )
+
+
+def _in_units(
+    limits: tuple[float, float], loaded: Sequence[_Loaded], forecaster: TrainedForecaster
+) -> tuple[float, float] | None:
+    """Returns the limits of fields in the units of their first channel; None: images."""
+    arrays = next((arrays for arrays in loaded if not isinstance(arrays, str)), None)
+    if arrays is None or arrays[0].dtype == np.uint8:
+        return None
+    shape = (2, 1, 1, arrays[0].shape[-1])
+    ends = np.broadcast_to(np.array(limits, np.float32).reshape(2, 1, 1, 1), shape)
+    low, high = forecaster.config.in_units(ends)[:, 0, 0, 0]
+    return float(low), float(high)
+
+
+def _show(record: Mapping[str, Any], loaded: _Loaded, limits: tuple[float, float]) -> Strip:
+    """Returns the frames of one sequence as pictures."""
     shown = Strip(
         index=record["index"],
         error_name=_NAMES["mse_frame"],
         error=float(np.mean(record["mse_frame"])),
         copy_error=float(np.mean(record.get("copy_mse_frame", np.nan))),
     )
-    num_inputs, _ = forecaster.config.horizon
-    try:
-        frames = forecaster.config.load_frames(split, record["index"])
-        predicted = forecaster.predict(frames[None, :num_inputs], len(frames) - num_inputs)[0]
-    except Exception as error:  # Any error of a data set: one bad clip must not stop the page.
-        logger.warning("sequence %d is not shown", shown.index, exc_info=True)
-        return dataclasses.replace(shown, problem=f"could not be loaded: {error}")
-    found = limits_of(frames, predicted)
-    if frames.dtype != np.uint8:
-        limits.append(found)
+    if isinstance(loaded, str):
+        return dataclasses.replace(shown, problem=loaded)
+    frames, predicted = loaded
+    num_inputs = len(frames) - len(predicted)
     given, truth, pictures = (
-        to_pictures(part, found, least_side=LEAST_SIDE)
+        to_pictures(part, limits, least_side=LEAST_SIDE)
         for part in (frames[:num_inputs], frames[num_inputs:], predicted)
     )
     difference = np.abs(truth.astype(np.int16) - pictures).astype(np.uint8)
-    first = _spread(num_inputs)
-    later = _spread(len(truth))
+    first, later = _spread(num_inputs), _spread(len(truth))
     rows = (("truth", truth), ("prediction", pictures), ("difference", difference))
     return dataclasses.replace(
         shown,
