@@ -39,7 +39,14 @@ def smoke_variants() -> dict[str, Config]:
 
 
 VARIANTS = smoke_variants()
-LONG = ("image_captioning.py", "lrcn_caption.py", "lstnet.py", "show_and_tell.py", "up_down.py")
+LONG = (
+    "image_captioning.py",
+    "lrcn_caption.py",
+    "lstnet.py",
+    "predrnn.py",
+    "show_and_tell.py",
+    "up_down.py",
+)
 
 
 def test_the_known_experiments_have_a_smoke_variant() -> None:
