@@ -49,6 +49,7 @@ def make_model(
       options: of the scan over time; None: the defaults.
     """
     size = KERNEL, KERNEL
+    stack: PredRNNStack | StackedCells
     if cell == "stlstm":
         stack = PredRNNStack(features, kernel_size=size)
     else:

@@ -317,7 +317,7 @@ def check_hidden_dropout(name: str, cell: AnyCell, expected: Any, received: Any)
         raise ValueError(
             f"{name}: expected {expected} for {_cell_name(cell)}, whose hidden "
             f"projections are out of reach, received {received}; LSTMCell, GRUCell, ElmanCell, "
-            "ConvLSTMCell and ConvGRUCell of flaxnets.recurrent have it"
+            "ConvLSTMCell, ConvGRUCell and STLSTMCell of flaxnets.recurrent have it"
         )
 
 
