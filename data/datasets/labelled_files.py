@@ -171,8 +171,8 @@ def read_labelled_files(
             given = {"train": list_file, "validation": validation_list, "test": test_list}
             lists = {split: path for split, path in given.items() if path}
         files = _read_lists(folder, lists, class_list, ENDINGS[kind], (fold, validation_fold))
-    elif kind == "video" and (layout := _ucf101_layout(folder)):
-        files = _read_ucf101(folder, layout, fold, group_pattern)
+    elif kind == "video" and _ucf101_layout(folder):
+        files = read_ucf101(folder, fold, group_pattern=group_pattern)
     else:
         files = _read_folders(folder, kind)
     if group_pattern:
@@ -469,7 +469,28 @@ def _ucf101_layout(root: Path) -> str:
     return next(folders, "")
 
 
-def _read_ucf101(root: Path, lists: str, fold: int, group_pattern: str) -> LabelledFiles:
+def read_ucf101(
+    root: str | os.PathLike[str], fold: int = 1, *, group_pattern: str = ""
+) -> LabelledFiles:
+    """Reads a split of UCF101, or of another data set in its layout, as ``ucf101.read_split``.
+
+    Args:
+        root: the data set's folder.
+        fold: number of its lists, from 1 on; UCF101 has three.
+        group_pattern: as of ``read_labelled_files``; empty: UCF101's.
+
+    Raises:
+        FileNotFoundError: the root, a list or a listed file does not exist.
+        ValueError: lists that disagree, a recording group in both lists, or a class without
+            training files.
+    """
+    root = Path(root)
+    lists = _ucf101_layout(root)
+    if not lists:
+        raise FileNotFoundError(
+            f"root: expected UCF101's lists with classInd.txt in {root}, in the folder "
+            f"{' or '.join(ucf101.LIST_FOLDERS)}"
+        )
     pattern = group_pattern or ucf101.UCF101_GROUP
     parts = {
         split: ucf101.read_split(root, split, fold, group_pattern=pattern, lists=lists)

@@ -44,8 +44,8 @@ from data.files import read_json, write_atomically
 from data.video.clips import VideoReader
 from data.video.decoding import VideoError, VideoInfo
 from data.video.frame_folders import FrameFolders, each_image, stack_images
-from data.video.streams import grey
-from data.video.transforms import SpatialTransform
+from data.video.streams import FLOW_TOLERANCE, grey
+from data.video.transforms import SpatialTransform, mirror_flow
 
 IMAGES = ("rgb", "flow")
 """Images of a video that an experiment may read."""
@@ -126,14 +126,6 @@ class FlowTransform(SpatialTransform):
     def mirrored(self, video: np.ndarray) -> np.ndarray:
         """Returns flow images (T,H,W,3) uint8 of the mirrored video."""
         return mirror_flow(video)
-
-
-def mirror_flow(video: np.ndarray) -> np.ndarray:
-    """Returns flow images (T,H,W,3) uint8 with left and right, and their directions, exchanged."""
-    mirrored = video[:, :, ::-1].copy()
-    horizontal = 2 * NO_MOTION - mirrored[..., 0].astype(np.int16)
-    mirrored[..., 0] = np.minimum(horizontal, 255)
-    return mirrored
 
 
 # ---- Reading ---------------------------------------------------------------------------------
@@ -220,6 +212,23 @@ class FlowImages:
             return digest_file(os.path.join(found.folder, _HEADER))
         both = digest_file(found.folder) + digest_file(found.folder_y)
         return hashlib.sha256(both.encode()).hexdigest()
+
+    def find_fault(self, path: str, num_frames: int) -> str:
+        """Returns what is wrong with the flow of a video, "" for nothing; reads all, computes none.
+
+        Args:
+            path: the video.
+            num_frames: its number of frames.
+        """
+        try:
+            if self._is_ours() and not (self.folder(path) / _HEADER).is_file():
+                return f"no optical flow in {self.root}"
+            count = sum(1 for _ in self.decode_all(path))
+        except (VideoError, FileNotFoundError, ValueError) as error:
+            return str(getattr(error, "reason", error))
+        if abs(count - (num_frames - 1)) > FLOW_TOLERANCE:
+            return f"{count} flow frames of {num_frames} frames, expected {num_frames - 1}"
+        return ""
 
     def folder(self, path: str) -> Path:
         """Returns the folder in which the computed flow of a video lies.

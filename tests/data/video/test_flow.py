@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data import flow as program
-from data.video import DecodeClip, UniformClip, VideoSource
+from data.video import DecodeClip, StreamSource, UniformClip, VideoSource
 from data.video.decoding import VideoError
 from data.video.flow import (
     FlowImages,
@@ -17,10 +17,10 @@ from data.video.flow import (
     flow_to_image,
     join_components,
     make_reader,
-    mirror_flow,
     opencv,
 )
 from data.video.frame_folders import FrameFolders
+from data.video.transforms import mirror_flow
 from tests.data.pictures import random_image
 from tests.data.shared_data import shared
 
@@ -277,6 +277,34 @@ def test_missing_and_truncated_frames_of_published_flow(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(VideoError, match=r"flow_y_00001.jpg, flow_y_00002.jpg, flow_y_00003"):
         reader.probe("a.avi")
+
+
+def test_streams_of_flow(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "videos" / "a", 4)
+    write_published(tmp_path / "flow" / "a", 3, (24, 32))
+    reader = make_reader("flow", videos=tmp_path / "videos", flow=tmp_path / "flow")
+    videos = VideoSource((str(clip),), (1,), FrameFolders())
+    streams = ("rgb_whole", "flow_whole", "flow_square")
+    source = StreamSource(videos, streams, num_steps=4, size=8, gap=2, flow=reader)
+    example = source[0]
+    assert example["mask"]
+    rgb, flow, square = example["video"][::2]
+    # The last frame has no flow of its own.
+    assert flow[:, 0, 0, 0].tolist() == square[:, 0, 0, 0].tolist() == [101, 102, 103, 103]
+    np.testing.assert_array_equal(example["video"][3], mirror_flow(flow))
+    alone = StreamSource(videos, ("rgb_whole",), num_steps=4, size=8, gap=2)
+    np.testing.assert_array_equal(alone[0]["video"][0], rgb)
+    assert source.digest(str(clip)) != alone.digest(str(clip))
+    with pytest.raises(ValueError, match="flow: expected the reader of the optical flow"):
+        StreamSource(videos, streams)
+    with pytest.raises(ValueError, match="expected frames and differences alone"):
+        source.images(translated())
+    write_clip(tmp_path / "videos" / "long", 12)
+    (tmp_path / "flow" / "a").rename(tmp_path / "flow" / "long")
+    other = VideoSource((str(tmp_path / "videos" / "long"),), reader=FrameFolders())
+    short = StreamSource(other, streams, num_steps=4, size=8, gap=2, flow=reader)
+    assert not short[0]["mask"]
+    assert "expected 11 flow frames of 12 frames, found 3" in short.explain(0)
 
 
 def test_readers_by_name(tmp_path: Path) -> None:
