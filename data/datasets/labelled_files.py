@@ -5,6 +5,8 @@ Class folders, with or without folders of splits above them; files may lie deepe
     ROOT/Wave/1.mp4                     ROOT/train/Wave/1.mp4
     ROOT/Clap/anna/2.MOV                ROOT/val/Clap/2.mov      (also valid, validation)
     ROOT/Wave/train/3.mp4               ROOT/test/Wave/3.avi
+
+Where there are no video files, a folder of frames is a video: ``ROOT/Wave/1/00001.jpg`` and so on.
 """
 
 import os
@@ -223,6 +225,15 @@ def _read_folders(root: Path, kind: str) -> LabelledFiles:
                     rows.append((normal_name(relative), file, normal_name(name).strip(), split))
                 else:
                     others[Path(file).suffix.lower() or "none"] += 1
+    if not rows and kind == "video":
+        rows = [
+            (normal_name(folder.relative_to(root).as_posix()), str(folder), name.strip(), split)
+            for prefix, split in tops
+            for name in map(normal_name, _subfolders(root / prefix))
+            for folder in _frame_folders(root / prefix / name)
+        ]
+        if rows:
+            others.clear()
     if not rows:
         raise ValueError(_nothing_found(root, kind, loose, others))
     if loose:
@@ -299,6 +310,15 @@ def _files_below(folder: Path, root: Path) -> Iterator[str]:
                     waiting.append(entry.path)
                 elif entry.is_file():
                     yield entry.path
+
+
+def _frame_folders(folder: Path) -> Iterator[Path]:
+    """Yields the folders below a class folder that hold two images or more."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in FOREIGN)
+        images = [n for n in names if os.path.splitext(n)[1].lower() in IMAGE_ENDINGS]
+        if Path(parent) != folder and sum(not name.startswith(".") for name in images) > 1:
+            yield Path(parent)
 
 
 def _nothing_found(root: Path, kind: str, loose: int, others: Mapping[str, int]) -> str:
@@ -592,7 +612,11 @@ def _checked(files: LabelledFiles, root: Path, kind: str) -> LabelledFiles:
             f"root: expected names that differ in more than their Unicode form (NFC or NFD), "
             f"received {len(twins)} that two files have: {some(twins)}; rename one of them"
         )
-    empty = [index for index, path in enumerate(files.paths) if not os.path.getsize(path)]
+    empty = [
+        index
+        for index, path in enumerate(files.paths)
+        if not os.path.isdir(path) and not os.path.getsize(path)
+    ]
     if empty:
         names = [files.names[index] for index in empty]
         left = sorted(set(range(len(files))) - set(empty))

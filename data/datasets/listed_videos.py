@@ -78,8 +78,12 @@ def join_videos(
             f"{source}: expected labels among the {len(label)} classes, received "
             f"{len(strange)} others: {some(strange)}; are the lists of another data set?"
         )
-    there = [video for video in found.values() if video.path and not _is_empty(video.path)]
-    missing = [video.name for video in found.values() if not video.path or _is_empty(video.path)]
+    there, missing = [], []
+    for video in found.values():
+        if video.path and not _is_empty(video.path):
+            there.append(video)
+        else:
+            missing.append(video.name)
     if not any(video.split == "train" for video in there):
         count = sum(video.split == "train" for video in found.values())
         raise FileNotFoundError(

@@ -305,7 +305,11 @@ class FlowImages:
         folder = self.folder(path)
         if not (folder / _HEADER).is_file():
             self.write(path)
-        return _find_computed(str(folder), os.stat(folder / _HEADER).st_mtime_ns)
+        found = _find_computed(str(folder), os.stat(folder / _HEADER).st_mtime_ns)
+        if os.path.isfile(path) and os.path.getsize(path) != found.num_bytes:
+            self.write(path)  # Another video has taken its name.
+            found = _find_computed(str(folder), os.stat(folder / _HEADER).st_mtime_ns)
+        return found
 
     def _find_published(self, path: str) -> "_Found":
         name = self._name_of(path) or _without_ending(os.path.basename(path), path)
@@ -344,6 +348,7 @@ class FlowImages:
             raise VideoError(path, "optical flow is between frames, and it has one alone")
         header = {
             "sha256": digest,
+            "num_bytes": os.path.getsize(path) if os.path.isfile(path) else 0,
             "opencv": cv2.__version__,
             "num_frames": number,
             "rate": reader.probe(path).rate,
@@ -365,6 +370,7 @@ class _Found:
         names_y: of the vertical component to each of them.
         digests: SHA-256 by name; empty for published flow.
         info: what is known of computed flow.
+        num_bytes: of the video file of computed flow; 0 of a folder of frames.
     """
 
     folder: str
@@ -373,6 +379,7 @@ class _Found:
     names_y: dict[str, str]
     digests: dict[str, str]
     info: VideoInfo | None = None
+    num_bytes: int = 0
 
     def read(self, name: str) -> np.ndarray:
         """Returns the image (H,W,3) uint8 of a horizontal component and its vertical one."""
@@ -418,11 +425,12 @@ def _find_computed(folder: str, changed: int) -> _Found:
         pairs = {f"flow_x_{n:05d}.jpg": f"flow_y_{n:05d}.jpg" for n in range(1, count + 1)}
         digests = {name: header["files"][name] for pair in pairs.items() for name in pair}
         info = VideoInfo(count, header["rate"], header["height"], header["width"])
+        num_bytes = header["num_bytes"]
     except (KeyError, TypeError) as error:
         raise VideoError(
             folder, f"{_HEADER} is damaged ({error!r}); delete the folder to compute it anew"
         ) from error
-    return _Found(folder, folder, tuple(pairs), pairs, digests, info)
+    return _Found(folder, folder, tuple(pairs), pairs, digests, info, num_bytes)
 
 
 @functools.lru_cache(maxsize=2**14)
