@@ -163,13 +163,14 @@ class FlowImages:
     Attributes:
         root: folder of the flow.
         videos: folder of the videos, to which the folders below ``root`` are relative.
-        short_side: pixels to which frames are scaled before their flow is computed.
+        short_side: pixels to which frames are scaled before their flow is computed; None: as the
+            flow in ``root``, or ``SHORT_SIDE`` where there is none.
         rate: frames/s of published flow, which does not tell it.
     """
 
     root: str
     videos: str = ""
-    short_side: int = SHORT_SIDE
+    short_side: int | None = None
     rate: float = 25.0
 
     def probe(self, path: str) -> VideoInfo:
@@ -221,9 +222,8 @@ class FlowImages:
             num_frames: its number of frames.
         """
         try:
-            if self._is_ours() and not (self.folder(path) / _HEADER).is_file():
-                return f"no optical flow in {self.root}"
-            count = sum(1 for _ in self.decode_all(path))
+            found = self._find(path, compute=False)
+            count = sum(1 for _ in each_image(found.folder, found.names, found.read, None))
         except (VideoError, FileNotFoundError, ValueError) as error:
             return str(getattr(error, "reason", error))
         if abs(count - (num_frames - 1)) > FLOW_TOLERANCE:
@@ -283,32 +283,48 @@ class FlowImages:
         return _without_ending(os.path.relpath(own, base), path)
 
     def _settings(self) -> dict[str, Any]:
-        return {"format": 1, "method": "DIS medium", "bound": BOUND, "short_side": self.short_side}
+        return {
+            "format": 1,
+            "method": "DIS medium",
+            "bound": BOUND,
+            "short_side": self._stored().get("short_side", SHORT_SIDE)
+            if self.short_side is None
+            else self.short_side,
+        }
+
+    def _stored(self) -> dict[str, Any]:
+        """Returns the settings of the flow in the root; empty if there are none."""
+        header = Path(self.root, _HEADER)
+        stored = read_json(header, "the settings of optical flow") if header.exists() else {}
+        return stored if isinstance(stored, dict) else {"format": stored}
 
     def _is_ours(self) -> bool:
         """Returns True if flow may be written to the root."""
-        header = Path(self.root, _HEADER)
-        if not header.exists():
+        stored, own = self._stored(), self._settings()
+        if not stored:
             # Another process may be about to write the header.
             there = os.listdir(self.root) if os.path.isdir(self.root) else []
             return all(name.startswith(".") for name in there)
-        stored, own = read_json(header, "the settings of optical flow"), self._settings()
-        if stored != own:
-            names = [name for name in own if stored.get(name) != own[name]]
+        if names := [name for name in own if stored.get(name) != own[name]]:
             listed = ", ".join(f"{n} {stored.get(n)!r} there, {own[n]!r} here" for n in names)
             raise ValueError(f"{self.root}: holds flow of other settings ({listed})")
         return True
 
-    def _find(self, path: str) -> "_Found":
+    def _find(self, path: str, *, compute: bool = True) -> "_Found":
         if not self._is_ours():
             return self._find_published(path)
         folder = self.folder(path)
-        if not (folder / _HEADER).is_file():
+        header = folder / _HEADER
+        if not header.is_file():
+            if not compute:
+                raise FileNotFoundError(f"no optical flow in {self.root}")
             self.write(path)
-        found = _find_computed(str(folder), os.stat(folder / _HEADER).st_mtime_ns)
+        found = _find_computed(str(folder), os.stat(header).st_mtime_ns)
         if os.path.isfile(path) and os.path.getsize(path) != found.num_bytes:
-            self.write(path)  # Another video has taken its name.
-            found = _find_computed(str(folder), os.stat(folder / _HEADER).st_mtime_ns)
+            if not compute:
+                raise VideoError(folder, "optical flow of another video")
+            self.write(path)
+            found = _find_computed(str(folder), os.stat(header).st_mtime_ns)
         return found
 
     def _find_published(self, path: str) -> "_Found":
@@ -333,7 +349,7 @@ class FlowImages:
         files: dict[str, str] = {}
         before: np.ndarray | None = None
         number = 0
-        for frame in reader.decode_all(path, short_side=self.short_side):
+        for frame in reader.decode_all(path, short_side=self._settings()["short_side"]):
             after = np.rint(grey(frame)).astype(np.uint8)
             if before is not None:
                 number += 1

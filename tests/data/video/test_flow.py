@@ -1,6 +1,8 @@
 """Optical flow: a known translation, its images, the cache, published folders, and bad ones."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +130,8 @@ def test_flow_is_computed_once_and_read_as_clips(tmp_path: Path) -> None:
     names = {f"flow_{c}_0000{t}.jpg" for c in "xy" for t in (1, 2, 3)}
     assert {path.name for path in folder.iterdir()} == {*names, "flow.json"}
 
-    # It stays, also where the video is gone; other settings are refused.
+    # It stays; other settings are refused, and those of the root hold where none are given.
+    assert FlowImages(str(root), str(videos)).probe(str(clip)) == info
     changed = folder.stat().st_mtime_ns
     digest = reader.digest(str(clip))
     assert not reader.write(str(clip))
@@ -183,8 +186,13 @@ def test_the_program_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "Clap/broken.avi: " in printed.err
     (videos / "Clap" / "broken.avi").unlink()
     (out / "Wave" / "a" / "flow_x_00001.jpg").unlink()
+    for name, age in (("killed", 7200), ("running", 0)):
+        folder = out / "Wave" / f".{name}.0123.unfinished"
+        folder.mkdir()
+        os.utime(folder, (time.time() - age,) * 2)
     assert program.main(arguments) == 0
     assert "1 videos computed, 1 were there, 0 failed" in capsys.readouterr().out
+    assert {path.name for path in (out / "Wave").iterdir()} == {"a", ".running.0123.unfinished"}
     (videos / "Clap" / "b.avi").touch()
     assert program.main(arguments) == 1
     assert "differ in more than their ending" in capsys.readouterr().err
