@@ -136,6 +136,9 @@ def make_reader(
 ) -> VideoReader:
     """Returns the reader of the images of videos, for a ``VideoSource``.
 
+    >>> make_reader("flow", videos="ucf101", flow="runs/flow")
+    FlowImages(root='runs/flow', videos='ucf101', short_side=None, rate=25.0)
+
     Args:
         images: ``rgb``, the frames of video files and of folders of frames, or ``flow``.
         videos: folder of the videos, to which the folders below ``flow`` are relative.

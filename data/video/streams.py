@@ -114,8 +114,10 @@ class StreamSource:
         info = reader.probe(path)
         if info.height**2 > MAX_PIXELS:  # ``square_around`` would widen them.
             raise VideoError(path, f"frames of {info.height} × {info.width} pixels are too high")
-        flow = self._read_flow(path, info.num_frames) if self.has_flow else None
-        return self._images(reader.decode_all(path), info.num_frames, flow)
+        video = reader.decode_all(path)
+        if not self.has_flow:
+            return self._images(video, info.num_frames)
+        return self._images(video, info.num_frames, self._read_flow(path, info.num_frames))
 
     def _read_flow(self, path: str, num_frames: int) -> np.ndarray:
         """Returns the flow images (T,h,w,3) uint8 at the steps of a video."""
@@ -140,10 +142,10 @@ class StreamSource:
             raise ValueError(
                 f"streams: expected frames and differences alone, received {self.streams}"
             )
-        return self._images(video, len(video), None)
+        return self._images(video, len(video))
 
     def _images(
-        self, video: Iterable[np.ndarray], num_frames: int, flow: np.ndarray | None
+        self, video: Iterable[np.ndarray], num_frames: int, flow: np.ndarray | None = None
     ) -> np.ndarray:
         """Returns ``images`` of frames that come one by one, and of flow (T,h,w,3) uint8.
 

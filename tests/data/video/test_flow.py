@@ -1,5 +1,6 @@
 """Optical flow: a known translation, its images, the cache, published folders, and bad ones."""
 
+import doctest
 import json
 import os
 import time
@@ -11,6 +12,7 @@ from PIL import Image
 
 from data import flow as program
 from data.video import DecodeClip, StreamSource, UniformClip, VideoSource
+from data.video import flow as flow_module
 from data.video.decoding import VideoError
 from data.video.flow import (
     FlowImages,
@@ -315,7 +317,8 @@ def test_streams_of_flow(tmp_path: Path) -> None:
     assert "expected 11 flow frames of 12 frames, found 3" in short.explain(0)
 
 
-def test_readers_by_name(tmp_path: Path) -> None:
+def test_readers_by_name() -> None:
+    assert doctest.testmod(flow_module).failed == 0
     assert make_reader("rgb") == FrameFolders()
     with pytest.raises(ValueError, match="images: expected rgb or flow, received 'grey'"):
         make_reader("grey")
