@@ -58,7 +58,8 @@ def read_jester(root: str | Path, fold: int = 1) -> LabelledFiles:
         for split in ("train", "validation")
         for video in read_semicolons(paths[split], split, there)
     ]
-    test = find_list(base, (f"{_PREFIX}test.csv", "test.csv", f"{_PREFIX}test-answers.csv"))
+    usual = ("test-answers.csv", "test.csv")
+    test = find_list(base, [f"{prefix}{name}" for name in usual for prefix in (_PREFIX, "")])
     if test is not None and all(";" in line.rstrip(";") for _, line in read_lines(test)):
         videos += read_semicolons(test, "test", there)
     return join_videos(

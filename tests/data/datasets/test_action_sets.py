@@ -211,8 +211,7 @@ def test_labels_of_something_and_jester_have_their_order(tmp_path: Path) -> None
 def test_labels_of_the_test_videos_where_they_are(tmp_path: Path, name: str) -> None:
     root = MAKE[name](tmp_path)
     label = {"something": "Dropping something", "jester": "Swiping Left"}[name]
-    answers = {"something": "test-answers.csv", "jester": "jester-v1-test.csv"}[name]
-    (root / answers).write_text(f"6;{label}\n")
+    (root / "test-answers.csv").write_text(f"6;{label}\n")
     folder = {"something": "20bn-something-something-v2/6.webm", "jester": "20bn-jester-v1/6/1.jpg"}
     fill(root / folder[name])
     files = read(name, root)
