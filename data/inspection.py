@@ -1,6 +1,5 @@
 """Properties of many files, read in threads; an unreadable one is a row as well."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from PIL import Image
 
 from data.audio.decoding import read_sound
 from data.captions.images import FORMATS, decode_image
-from data.files import require_file
+from data.files import file_size, open_file, require_file
 from data.likeness import NUM_PICTURES, make_signature
 from data.video.decoding import survey
 
@@ -90,7 +89,7 @@ def inspect_image(path: str) -> Inspection:
     size = _size(path)
     try:
         require_file(path, "an image file")
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             pixels = decode_image(file, path)
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
@@ -151,7 +150,7 @@ def inspect_all(
 
 def _size(path: str) -> int:
     try:
-        return os.path.getsize(path)
+        return file_size(path)
     except OSError:
         return -1
 

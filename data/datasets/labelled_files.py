@@ -25,7 +25,7 @@ from data.datasets.list_file import (
     read_list,
     some,
 )
-from data.files import check_names, find_files, normal_name
+from data.files import check_names, file_size, find_files, normal_name, read_manifest
 from data.loader import describe_examples
 
 VIDEO_ENDINGS = (
@@ -41,6 +41,9 @@ AUDIO_ENDINGS = (
 )
 """Endings of the files that are read, in any letter case."""
 ENDINGS = {"video": VIDEO_ENDINGS, "image": IMAGE_ENDINGS, "recording": AUDIO_ENDINGS}
+
+CONVERTED_LIST, CONVERTED_CLASSES = "files.csv", "classes.txt"
+"""List of the files of a converted folder (``python -m data.convert``), and of its classes."""
 
 FOREIGN = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "__pycache__"})
 """Folders of archives made on macOS, of file servers and the like, which hold no data; nor do
@@ -165,6 +168,11 @@ def read_labelled_files(
             f"root: expected the folder of the data, received {folder}, which "
             + ("is a file; give its folder, or list=" if folder.is_file() else "does not exist")
         )
+    manifest = None if list_file else read_manifest(folder)
+    if manifest is not None:
+        _check_kind(folder, manifest["kind"], kind)
+        if (folder / CONVERTED_LIST).is_file():
+            list_file, class_list = folder / CONVERTED_LIST, folder / CONVERTED_CLASSES
     if list_file:
         lists = {"": list_file}
         if validation_list or test_list:
@@ -175,10 +183,29 @@ def read_labelled_files(
         files = _read_ucf101(folder, layout, fold, group_pattern)
     else:
         files = _read_folders(folder, kind)
+    if manifest is not None:
+        layout = f"{manifest['layout']}, converted"
+        files = replace(files, layout=layout, notes=(*files.notes, *_note_failed(manifest)))
     if group_pattern:
         groups, found = find_groups(files.names, group_pattern)
         files = replace(files, groups=groups, notes=(*files.notes, *found))
     return _checked(files, folder, kind)
+
+
+def _check_kind(folder: Path, found: str, kind: str) -> None:
+    expected = {"recording": "sounds"}.get(kind, kind)
+    if found != expected:
+        raise ValueError(
+            f"root: expected converted {kind}s with labels, received {folder}, a converted data "
+            f"set of the kind {found}"
+        )
+
+
+def _note_failed(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    if not (failed := manifest["failed"]):
+        return ()
+    told = some([f"{row['file']} ({row['reason']})" for row in failed])
+    return (f"{len(failed)} files could not be read by the conversion: {told}",)
 
 
 # ---- Class folders ---------------------------------------------------------------------------
@@ -571,7 +598,7 @@ def _checked(files: LabelledFiles, root: Path, kind: str) -> LabelledFiles:
             f"root: expected names that differ in more than their Unicode form (NFC or NFD), "
             f"received {len(twins)} that two files have: {some(twins)}; rename one of them"
         )
-    empty = [index for index, path in enumerate(files.paths) if not os.path.getsize(path)]
+    empty = [index for index, path in enumerate(files.paths) if not file_size(path)]
     if empty:
         names = [files.names[index] for index in empty]
         left = sorted(set(range(len(files))) - set(empty))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from data.files import file_size, open_file
+
 # Boxes of mp4 files that lead to lists of samples.
 _BOXES_OF_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 
@@ -28,8 +30,8 @@ def has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
         path: the file.
         kinds: FFmpeg's names of its container.
     """
-    actual = Path(path).stat().st_size
-    with open(path, "rb") as file:
+    actual = file_size(path)
+    with open_file(path) as file:
         if "avi" in kinds:
             declared = _avi_size(file, actual)
         elif "matroska" in kinds:
@@ -57,10 +59,10 @@ def has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
 
 def find_boxes(path: str | Path) -> tuple[list[bytes], bool]:
     """Returns the names of an mp4 file's whole boxes, and whether nothing else is in the file."""
-    actual = Path(path).stat().st_size
+    actual = file_size(path)
     start = 0
     names: list[bytes] = []
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while len(head := file.read(16)) >= 8 and len(names) < _MAX_ELEMENTS:
             size, name = int.from_bytes(head[:4], "big"), head[4:8]
             if size == 1:
@@ -77,17 +79,17 @@ def find_boxes(path: str | Path) -> tuple[list[bytes], bool]:
 
 def lacks_index(path: str | Path) -> bool:
     """Returns True for an mp4 or QuickTime file whose ``moov`` box is missing or cut off."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         is_mp4 = file.read(8)[4:] in (b"ftyp", b"moov", b"wide", b"mdat")
     return is_mp4 and b"moov" not in find_boxes(path)[0]
 
 
 def count_samples(path: str | Path) -> int:
     """Returns how many samples the boxes of an mp4 file declare; 0 for other files."""
-    actual = Path(path).stat().st_size
+    actual = file_size(path)
     samples = 0
     rest = [(0, actual)]
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for _ in range(_MAX_ELEMENTS):
             if not rest:
                 break

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from data.batches import Source
+from data.datasets.array_record_folder import MODES, keep_whole_shards
 from data.datasets.labelled_files import LabelledFiles, read_labelled_files
 from data.datasets.list_file import read_list, some
 from data.datasets.splits import make_split, read_split_file, write_split
@@ -53,8 +54,8 @@ class FilesConfig:
     """``files``, or the name of the embedded data set: ``moving_shapes``, ``generated_sounds``."""
     root: str = path_field(runtime=True)
     """Folder with a folder for each class, with or without ``train/``, ``validation/`` and
-    ``test/`` above them; or UCF101's layout; or what the paths of a list are relative to. It may be
-    moved."""
+    ``test/`` above them; or UCF101's layout; or what the paths of a list are relative to; or what
+    ``python -m data.convert`` made of one of these. It may be moved."""
     list: str = path_field(runtime=True)
     """File that lists the files: CSV or TSV with the columns ``path``, ``label`` and, if there are,
     ``group`` and ``split``; or lines ``PATH LABEL`` as of Kinetics and MMAction2."""
@@ -84,6 +85,9 @@ class FilesConfig:
     """Embedded data only: examples of each split."""
     cache: str = path_field("runs/features", runtime=True)
     """Folder of the frozen encoder's cached features."""
+    bad_shards: str = runtime("fail")
+    """Converted data only: shards with a wrong checksum end the run (``fail``), their files are
+    left out and counted (``skip``), or no checksum is computed (``trust``)."""
     max_bad_share: float = runtime(0.1)
     """Training fails when more than this share of its files, in [0,1], cannot be decoded."""
     num_threads: int = runtime(0)
@@ -131,6 +135,11 @@ class FileClassification(Config):
         check_at_least(
             "data", data, {"fold": 0, "validation_fold": 0, "num_examples": 1, "num_workers": 0}
         )
+        if data.bad_shards not in MODES:
+            raise ValueError(
+                f"data.bad_shards: expected {', '.join(MODES)}, received "
+                f"{data.bad_shards!r}{nearest(data.bad_shards, MODES)}"
+            )
         if data.dataset == "files":
             self._require_root()
         weights_file(self.model.encoder)  # It is there.
@@ -160,7 +169,12 @@ class FileClassification(Config):
     def files(self) -> LabelledFiles:
         """All files with their split: that of the run's workdir, or else a new one."""
         if self._files is None:
-            self._files = self._read_files()
+            try:
+                self._files = keep_whole_shards(self._read_files(), self.data.bad_shards)
+            except ValueError as error:
+                if not str(error).startswith("bad_shards:"):
+                    raise
+                raise ValueError(f"data.{error}") from None  # The flag.
         return self._files
 
     def select(self, split: str) -> LabelledFiles:
