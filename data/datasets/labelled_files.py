@@ -25,7 +25,14 @@ from data.datasets.list_file import (
     read_list,
     some,
 )
-from data.files import check_names, file_size, find_files, normal_name, read_manifest
+from data.files import (
+    check_names,
+    file_size,
+    find_files,
+    find_stored,
+    normal_name,
+    read_manifest,
+)
 from data.loader import describe_examples
 
 VIDEO_ENDINGS = (
@@ -442,7 +449,13 @@ def find_listed(root: Path, names: Sequence[str]) -> dict[str, Path | None]:
 
 
 def relative_name(path: str | os.PathLike[str], root: Path | None = None) -> str:
-    """Returns a file's path relative to the root, if it lies there, in one form."""
+    """Returns a file's path relative to the root, if it lies there, in one form.
+
+    That of a file of a converted folder is its name in the data set, and not that of its shard.
+    """
+    stored = find_stored(path)
+    if stored is not None and read_manifest(Path(stored.shard).parent) is not None:
+        return stored.name
     name = os.path.normpath(path)
     if root is not None and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(root)):
         name = os.path.relpath(name, root)
@@ -506,7 +519,7 @@ def _read_ucf101(root: Path, lists: str, fold: int, group_pattern: str) -> Label
         name: tuple(value for part in parts.values() for value in getattr(part, name))
         for name in ("paths", "labels", "groups")
     }
-    joined["names"] = tuple(relative_name(os.path.relpath(path, root)) for path in joined["paths"])
+    joined["names"] = tuple(relative_name(path, root) for path in joined["paths"])
     splits = tuple(split for split, part in parts.items() for _ in range(len(part)))
     if len(set(joined["names"])) != len(joined["names"]):
         twice = [name for name, count in Counter(joined["names"]).items() if count > 1]

@@ -650,18 +650,18 @@ def _decode_pictures(
             picture = record.pictures[number]
             with _open_picture(picture) as image:
                 _check_size(image.height, image.width)
+                if size is None:
+                    size = image.size
+                    if short_side is not None:
+                        scale = short_side / min(size)
+                        size = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+                        if scale > 1:
+                            _check_size(size[1], size[0], "enlarged to", MAX_PIXELS // 16)
+                # Of a JPEG much larger than that, the decoder computes a half, quarter or eighth.
+                image.draft("RGB", size)
                 rgb = image.convert("RGB")
-            if size is None:
-                size = rgb.size
-                if short_side is not None:
-                    scale = short_side / min(size)
-                    size = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-                    if scale > 1:
-                        _check_size(size[1], size[0], "enlarged to", MAX_PIXELS // 16)
             if rgb.size != size:
-                shrinks = size[0] < rgb.width
-                method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-                rgb = rgb.resize(size, method)
+                rgb = rgb.resize(size, Image.Resampling.BILINEAR)
             decoded[number] = np.asarray(rgb)
     except _Refused as refused:
         raise VideoError(path, str(refused)) from None
