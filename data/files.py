@@ -315,9 +315,17 @@ def stored_digest(path: str | os.PathLike[str]) -> str:
     Raises:
       OSError: there is no such file, or its record is damaged.
     """
-    stored = find_stored(path)
-    if stored is not None and _TFDS_SHARD not in stored.shard:
+    stored = _require_stored(path)
+    if _TFDS_SHARD not in stored.shard:
         return str(_entry(path, stored)["sha256"])
+    found = os.stat(stored.shard)
+    return _digest_record(os.fspath(path), found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1_000_000)
+def _digest_record(path: str, size: int, changed: int) -> str:
+    """Returns the digest of a record of TFDS, which has no index with digests."""
+    del size, changed
     record = read_record(path)
     pictures = [record.content] if record.pictures is None else record.pictures
     digest = hashlib.sha256()
@@ -525,21 +533,27 @@ def _open_shard(path: str, size: int, changed: int) -> Any:
 
 def _of_tfds(packed: bytes, folder: str, key: str) -> Record:
     """Returns the feature ``key`` of a record that TFDS has written, as its images or bytes."""
-    features, decoders = _tfds_features(folder)
+    features, decoders = tfds_features(folder)
     value: Any = features.deserialize_example_np(packed, decoders=decoders)
-    for part in key.split("/"):
+    for part in key.split("/") if key not in value else [key]:  # TFDS has "image/id", too.
         value = value[part]
     if isinstance(value, bytes):
         return Record(value)
     if getattr(value, "ndim", 1) == 0:
         return Record(bytes(value.item()))
-    if getattr(value, "dtype", None) is not None and value.dtype != object:
+    if getattr(value, "dtype", None) == "uint8" and value.ndim == 3:
+        from PIL import Image
+
+        encoded = io.BytesIO()
+        Image.fromarray(value[..., 0] if value.shape[2] == 1 else value).save(encoded, "PNG")
+        return Record(encoded.getvalue())
+    if getattr(value, "dtype", None) == "uint8":
         return Record(b"", value)
     return Record(b"", tuple(bytes(picture) for picture in value))
 
 
 @functools.lru_cache(maxsize=16)
-def _tfds_features(folder: str) -> tuple[Any, Any]:
+def tfds_features(folder: str) -> tuple[Any, Any]:
     """Returns the features of a prepared data set, and decoders that leave images encoded."""
     import tensorflow_datasets as tfds
 

@@ -17,6 +17,7 @@ from data.datasets.array_record_folder import MODES, keep_whole_shards
 from data.datasets.labelled_files import LabelledFiles, read_labelled_files
 from data.datasets.list_file import read_list, some
 from data.datasets.splits import make_split, read_split_file, write_split
+from data.datasets.tfds_records import TfdsConfig, read_labelled_records
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from experiments.classification.other_data import Given, find_given, match_names, place
@@ -31,6 +32,9 @@ from flaxnets.training.workdir import Workdir
 
 SPLIT_FILE = "split.csv"
 """File of the workdir that keeps the split of the run: path, label, group, split."""
+
+TFDS_KINDS = ("video", "image")
+"""Kinds of files that are read from data sets of TFDS."""
 
 _MEMORY_BYTES = 2**30
 """Most bytes of cached features that are held in memory; more are read from the cache."""
@@ -51,11 +55,14 @@ class FilesConfig:
     """Location of the files, their split, and the cache of their features."""
 
     dataset: str = "files"
-    """``files``, or the name of the embedded data set: ``moving_shapes``, ``generated_sounds``."""
+    """``files``; ``tfds``: videos or images that TFDS has prepared in the folder ``root``; or the
+    name of the embedded data set: ``moving_shapes``, ``generated_sounds``."""
     root: str = path_field(runtime=True)
     """Folder with a folder for each class, with or without ``train/``, ``validation/`` and
     ``test/`` above them; or UCF101's layout; or what the paths of a list are relative to; or what
     ``python -m data.convert`` made of one of these. It may be moved."""
+    tfds: TfdsConfig = dataclasses.field(default_factory=TfdsConfig)
+    """Builder and keys of a data set of TFDS."""
     list: str = path_field(runtime=True)
     """File that lists the files: CSV or TSV with the columns ``path``, ``label`` and, if there are,
     ``group`` and ``split``; or lines ``PATH LABEL`` as of Kinetics and MMAction2."""
@@ -129,8 +136,9 @@ class FileClassification(Config):
         """Checks the values as ``Config.validate``, and those of the data."""
         super().validate()
         data = self.data
-        if data.dataset not in ("files", self.embedded_name):
-            near = nearest(data.dataset, ("files", self.embedded_name))
+        known = ("files", *(("tfds",) if self.kind in TFDS_KINDS else ()), self.embedded_name)
+        if data.dataset not in known:
+            near = nearest(data.dataset, known)
             raise ValueError(f"data.dataset: unknown {data.dataset!r}{near}")
         check_at_least(
             "data", data, {"fold": 0, "validation_fold": 0, "num_examples": 1, "num_workers": 0}
@@ -140,7 +148,7 @@ class FileClassification(Config):
                 f"data.bad_shards: expected {', '.join(MODES)}, received "
                 f"{data.bad_shards!r}{nearest(data.bad_shards, MODES)}"
             )
-        if data.dataset == "files":
+        if data.dataset != self.embedded_name:
             self._require_root()
         weights_file(self.model.encoder)  # It is there.
 
@@ -265,6 +273,8 @@ class FileClassification(Config):
     def _list_files(self) -> LabelledFiles:
         data = self.data
         beside = self._given.list and not self._given.root
+        if data.dataset == "tfds":
+            return self._list_records()
         try:
             return read_labelled_files(
                 "" if beside else data.root,
@@ -281,6 +291,27 @@ class FileClassification(Config):
             if not str(error).startswith(("root:", "list:", "group_pattern:")):
                 raise
             raise type(error)(f"data.{error}") from error  # The flag, --config.data.root.
+
+    def _list_records(self) -> LabelledFiles:
+        data = self.data
+        if data.list:
+            raise ValueError(
+                f"data.list: expected none with data.dataset=tfds, whose records have labels of "
+                f"their own, received {data.list}"
+            )
+        try:
+            files = read_labelled_records(data.root, data.tfds, kind=self.kind, cache=data.cache)
+        except (ValueError, FileNotFoundError) as error:
+            if not str(error).startswith("tfds."):
+                raise
+            raise type(error)(f"data.{error}") from error  # The flag.
+        if not data.group_pattern:
+            return files
+        raise ValueError(
+            "data.group_pattern: expected none with data.dataset=tfds, whose records have no names "
+            f"of files, received {data.group_pattern!r}; --config.data.tfds.group=KEY names the "
+            "feature with the group"
+        )
 
     def _with_note_on_new_files(self, files: LabelledFiles) -> LabelledFiles:
         """Returns the files of a run that resumes, with a note on those that it leaves out."""
@@ -301,6 +332,10 @@ class FileClassification(Config):
         return self.data.root or os.path.dirname(self.data.list) or "."
 
     def _require_root(self) -> None:
+        if self.data.dataset == "tfds" and not self.data.root:
+            raise ValueError(
+                "data.root: expected TFDS's folder of data sets; give --config.data.root=FOLDER"
+            )
         if not self.data.root and not self.data.list:
             raise ValueError(
                 f"data.root: expected a folder with a folder of {self.kind}s for each class; give "
