@@ -386,19 +386,19 @@ def _require(found: _Prepared, key: str, what: str, fits: Callable[[Any], bool])
     return keys[key]
 
 
-def _flat(prefix: str, feature: Any) -> list[tuple[str, Any]]:
-    """Returns the features of nested dictionaries by key; of sequences, those of their steps."""
+def _flat(prefix: str, feature: Any, repeated: bool = False) -> list[tuple[str, Any]]:
+    """Returns the features of nested dictionaries by key; of sequences of them, as sequences."""
     import tensorflow_datasets as tfds
 
     inner = feature
     if type(feature) is tfds.features.Sequence and isinstance(
         feature.feature, tfds.features.FeaturesDict
     ):
-        inner = feature.feature
+        inner, repeated = feature.feature, True
     if isinstance(inner, tfds.features.FeaturesDict):
         start = f"{prefix}/" if prefix else ""
-        return [pair for name in inner for pair in _flat(f"{start}{name}", inner[name])]
-    return [(prefix, feature)]
+        return [pair for name in inner for pair in _flat(f"{start}{name}", inner[name], repeated)]
+    return [(prefix, tfds.features.Sequence(feature) if repeated else feature)]
 
 
 def _is_video(feature: Any) -> bool:

@@ -214,8 +214,8 @@ def test_images_sounds_captions_and_lines(tmp_path: Path) -> None:
         path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random_image(20, 30, number)).save(path)
-        name = tmp_path / "sounds" / "ab"[number % 2] / f"{number}.wav"
-        write_wav(name, np.sin(np.arange(900) * (number + 1) / 9))
+        sound = tmp_path / "sounds" / "ab"[number % 2] / f"{number}.wav"
+        write_wav(sound, np.sin(np.arange(900) * (number + 1) / 9))
         for kind, text in (
             ("captions", f"a {number} of\nmany\n"),
             ("lines", f"Zeile „{number}“, ſ"),
@@ -242,8 +242,8 @@ def test_images_sounds_captions_and_lines(tmp_path: Path) -> None:
 
     sounds = [read_labelled_files(tmp_path / s, kind="recording") for s in ("sounds", "sounds_out")]
     assert without_places(sounds[0]) == without_places(sounds[1])
-    for path, stored in zip(sounds[0].paths, sounds[1].paths, strict=True):
-        np.testing.assert_array_equal(read_audio(path), read_audio(stored))
+    for wav, stored in zip(sounds[0].paths, sounds[1].paths, strict=True):
+        np.testing.assert_array_equal(read_audio(wav), read_audio(stored))
 
     first, second = (read_captioned_images(tmp_path / n) for n in ("captions", "captions_out"))
     assert first.names == second.names
@@ -459,13 +459,13 @@ def test_names_of_files_that_only_look_stored() -> None:
 @pytest.mark.subprocess
 def test_a_killed_conversion_with_workers_continues(tmp_path: Path) -> None:
     for number in range(24):
-        write_video(tmp_path / "videos" / "ab"[number % 2] / f"{number}.avi", 60, size=(96, 128))
+        write_video(tmp_path / "videos" / "ab"[number % 2] / f"{number}.avi", size=(240, 320))
     script = tmp_path / "run.py"
     script.write_text(
         "from data.convert import convert\n"
         "if __name__ == '__main__':\n"
         f"    convert({str(tmp_path / 'videos')!r}, {str(tmp_path / 'out')!r}, frames='jpeg',\n"
-        "            shard_bytes=60_000, workers=2)\n"
+        "            shard_bytes=200_000, workers=2)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     killed = 0
@@ -482,7 +482,7 @@ def test_a_killed_conversion_with_workers_continues(tmp_path: Path) -> None:
         if process.wait() == 0:
             break
     assert killed
-    convert(tmp_path / "videos", tmp_path / "whole", frames="jpeg", shard_bytes=60_000)
+    convert(tmp_path / "videos", tmp_path / "whole", frames="jpeg", shard_bytes=200_000)
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert len(list((tmp_path / "out").glob("*.arrayrecord"))) > 4
 
