@@ -533,10 +533,7 @@ def _open_shard(path: str, size: int, changed: int) -> Any:
 
 def _of_tfds(packed: bytes, folder: str, key: str) -> Record:
     """Returns the feature ``key`` of a record that TFDS has written, as its images or bytes."""
-    features, decoders = tfds_features(folder)
-    value: Any = features.deserialize_example_np(packed, decoders=decoders)
-    for part in key.split("/") if key not in value else [key]:  # TFDS has "image/id", too.
-        value = value[part]
+    [value] = tfds_values(packed, folder, [key])
     if isinstance(value, bytes):
         return Record(value)
     if getattr(value, "ndim", 1) == 0:
@@ -552,16 +549,66 @@ def _of_tfds(packed: bytes, folder: str, key: str) -> Record:
     return Record(b"", tuple(bytes(picture) for picture in value))
 
 
-@functools.lru_cache(maxsize=16)
-def tfds_features(folder: str) -> tuple[Any, Any]:
-    """Returns the features of a prepared data set, and decoders that leave images encoded."""
+def tfds_values(packed: bytes, folder: str | os.PathLike[str], keys: Sequence[str]) -> list[Any]:
+    """Returns the values of some keys in a record that TFDS has written; images stay encoded.
+
+    Args:
+      packed: the record.
+      folder: of the version, with ``features.json``.
+      keys: "/" between nested keys; a name with "/" of its own, as "image/id", does as well.
+    """
     import tensorflow_datasets as tfds
 
-    features = tfds.features.FeaturesDict.from_config(folder)
-    return features, {
-        name: tfds.decode.SkipDecoding()
-        for name, feature in features.items()
-        if isinstance(feature, tfds.features.Image | tfds.features.Video)
+    features, parser = tfds_features(os.fspath(folder))
+    example = parser.parse_example(packed)
+    values = []
+    for key in keys:
+        value, feature = example, features
+        for part in [key] if key in features else key.split("/"):
+            value = value[part]
+            is_dict = isinstance(feature, tfds.features.FeaturesDict)
+            feature = feature[part] if is_dict else None  # Steps of a sequence are not encoded.
+        if isinstance(feature, tfds.features.Tensor):  # It may be compressed.
+            value = feature.decode_example_np(value)
+        values.append(value)
+    return values
+
+
+@functools.lru_cache(maxsize=16)
+def tfds_features(folder: str) -> tuple[Any, Any]:
+    """Returns the features of a prepared data set, and the parser of its records.
+
+    A ``Video`` is its images, as which TFDS stores it: the class itself imports TensorFlow.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import example_parser
+
+    described = _videos_as_images(json.loads(Path(folder, "features.json").read_bytes()))
+    features = tfds.features.FeaturesDict.from_json(described)
+    features.load_metadata(folder, feature_name=None)
+    return features, example_parser.ExampleParserNp(features.get_serialized_info())
+
+
+def _videos_as_images(value: Any) -> Any:
+    """Returns the content of ``features.json`` with sequences of images in place of videos."""
+    if isinstance(value, list):
+        return [_videos_as_images(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    name = value.get("pythonClassName", "")
+    if not name.endswith(".video_feature.Video"):
+        return {key: _videos_as_images(inner) for key, inner in value.items()}
+    video, package = value["video"], name.removesuffix("video_feature.Video")
+    dimensions = video.get("shape", {}).get("dimensions", ["-1"] * 3 + ["3"])
+    image = {
+        "shape": {"dimensions": dimensions[1:]},
+        "dtype": video.get("dtype", "uint8"),
+        "encodingFormat": video.get("encodingFormat", "png"),
+    }
+    frame = {"pythonClassName": f"{package}image_feature.Image", "image": image}
+    return {
+        "pythonClassName": f"{package}sequence_feature.Sequence",
+        "sequence": {"feature": frame, "length": dimensions[0]},
     }
 
 

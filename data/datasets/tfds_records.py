@@ -29,7 +29,7 @@ from data.datasets.captioned_images import CaptionedImages
 from data.datasets.image_captions import ImageCaptions
 from data.datasets.labelled_files import LabelledFiles
 from data.datasets.list_file import SPLIT_NAMES, some
-from data.files import normal_name, read_packed, tfds_features, write_atomically
+from data.files import normal_name, read_packed, tfds_features, tfds_values, write_atomically
 from data.loader import available_cpus
 from data.series.sequences import LabelledSequences
 
@@ -222,10 +222,11 @@ def read_sequence_records(
     named = getattr(label, "names", None)
     for path, count in found.shards[split]:
         for row in range(count):
-            record = _deserialise(read_packed(path / str(row) / keys.sequence), found.folder)
-            steps = np.asarray(_value(record, keys.sequence), np.float32)
+            packed = read_packed(path / str(row) / keys.sequence)
+            read, of_class = tfds_values(packed, found.folder, [keys.sequence, keys.label])
+            steps = np.asarray(read, np.float32)
             values.append(steps[:, None] if steps.ndim == 1 else steps)
-            classes.append(_text(_plain(_value(record, keys.label)), named))
+            classes.append(_text(_plain(of_class), named))
     class_names = tuple(named) if named else tuple(sorted(set(classes), key=_natural))
     number = {name: index for index, name in enumerate(class_names)}
     labels = np.asarray([number[name] for name in classes], np.int32)
@@ -377,7 +378,7 @@ def _require(found: _Prepared, key: str, what: str, fits: Callable[[Any], bool])
             f"{key!r}{_nearest(key, [*keys])}"
         )
     if not fits(keys[key]):
-        others = [name for name, feature in keys.items() if fits(feature)]
+        others = sorted(name for name, feature in keys.items() if fits(feature))
         raise ValueError(
             f"tfds.{what}: expected a key of {found.name} with {_FORMS[what]}, "
             f"{'such as ' + some(others) if others else 'of which there are none'}, received "
@@ -404,14 +405,12 @@ def _flat(prefix: str, feature: Any, repeated: bool = False) -> list[tuple[str, 
 def _is_video(feature: Any) -> bool:
     import tensorflow_datasets as tfds
 
-    if isinstance(feature, tfds.features.Video):
-        return True
-    if isinstance(feature, tfds.features.Sequence):
+    if isinstance(feature, tfds.features.Sequence):  # A Video, too, is read as one.
         return isinstance(feature.feature, tfds.features.Image)
     shape, dtype = feature.shape, feature.np_dtype
     if len(shape) == 4:
         return dtype == np.uint8 and shape[-1] in (1, 3)
-    return shape == () and _is_bytes(feature) and not isinstance(feature, tfds.features.ClassLabel)
+    return shape == () and _is_bytes(feature)
 
 
 def _is_image(feature: Any) -> bool:
@@ -485,8 +484,7 @@ def _read_rows(
         return rows
 
     def read(place: Path) -> list[Any]:
-        record = _deserialise(read_packed(place), found.folder)
-        return [_plain(_value(record, key)) for key in keys]
+        return [_plain(value) for value in tfds_values(read_packed(place), found.folder, keys)]
 
     places = [path / str(row) / keys[0] for _, path, count in shards for row in range(count)]
     with ThreadPoolExecutor(min(available_cpus() + 1, 16)) as executor:
@@ -496,17 +494,6 @@ def _read_rows(
         text = json.dumps(rows)
         write_atomically(kept, lambda path: path.write_text(text, encoding="utf-8"))
     return rows
-
-
-def _deserialise(packed: bytes, folder: Path) -> Any:
-    features, decoders = tfds_features(str(folder))
-    return features.deserialize_example_np(packed, decoders=decoders)
-
-
-def _value(record: Any, key: str) -> Any:
-    for part in key.split("/") if key not in record else [key]:
-        record = record[part]
-    return record
 
 
 def _plain(value: Any) -> Any:

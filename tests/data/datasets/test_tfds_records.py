@@ -184,7 +184,10 @@ def things_number(path: str) -> int:
     ("changes", "told"),
     [
         ({"video": "fil"}, r"tfds\.video: expected a key of .*received 'fil'; did you mean 'file'"),
-        ({"video": "image"}, r"tfds\.video: expected .* with frames .*such as file, grey.*'image'"),
+        (
+            {"video": "image"},
+            r"tfds\.video: expected .* with frames .*such as file, grey, meta/kind, 'image'",
+        ),
         ({"label": "captions/text"}, r"tfds\.label: expected .* with one class, such as"),
         ({"label": "meta"}, r"tfds\.label: expected a key of .*meta/kind, meta/person"),
         ({"builder": "thing"}, r"received things in .*did you mean 'things'.*prepare it with pyth"),
