@@ -292,26 +292,22 @@ def open_media(
         VideoError: an ``error``; the file, or what is done with it, fails.
     """
     _status(path, expected, error)
-    stored = find_stored(path) is not None
-    url = f"file:{path}"  # Without it, a colon in the name would make it an address.
     safe = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
     # Twice, because FFmpeg includes the margins of its buffers; each picture is measured below.
     limit = {"max_pixels": str(2 * MAX_PIXELS)}
     try:
         # FFmpeg would list all of them; several tracks may share the same bytes.
-        samples, size = count_samples(path), file_size(path)
+        samples, size = count_samples(_source(path)), file_size(path)
         if samples > _MAX_SAMPLES_A_BYTE * size:
             raise _Refused(f"damaged: {samples} samples are declared in {size} bytes")
         # FFmpeg decodes pictures while it opens a file, in some containers without a limit of their
         # size. So their sizes are read first, with no decoder allowed.
         undecoded = {**safe, "codec_whitelist": "none"}
-        source: Any = open_file(path) if stored else url
-        with _open(source, formats, container_options=undecoded) as container:
+        with _open(_url(path), formats, container_options=undecoded) as container:
             for stream in container.streams.video:
                 if stream.codec_context is not None:
                     _check_size(stream.codec_context.height, stream.codec_context.width)
-        source = open_file(path) if stored else url
-        with _open(source, formats, options=limit, container_options=safe) as container:
+        with _open(_url(path), formats, options=limit, container_options=safe) as container:
             for stream in container.streams.video:
                 if stream.codec_context is not None:
                     stream.codec_context.options = limit
@@ -324,7 +320,7 @@ def open_media(
     # must not end a run.
     except Exception as found:
         reason = _reason(found)
-        if isinstance(found, av.error.InvalidDataError) and lacks_index(path):
+        if isinstance(found, av.error.InvalidDataError) and lacks_index(_source(path)):
             reason = _NO_INDEX
         raise error(path, f"{unreadable} ({reason})") from found
 
@@ -512,10 +508,10 @@ class _Pictures:
         if "mov" in kinds and missing > 0:
             return f"truncated: {self._num_packets} of {self._num_packets + missing} frames"
         if "mov" in kinds and self.stream.frames == 0:
-            boxes, fill_file = find_boxes(self._path)
+            boxes, fill_file = find_boxes(_source(self._path))
             if not fill_file and b"mfra" not in boxes:  # It follows the last fragment.
                 return f"truncated or damaged: {self.count} frames, then no whole fragment"
-        whole = has_declared_size(self._path, kinds)
+        whole = has_declared_size(_source(self._path), kinds)
         if "avi" in kinds and whole is False and self._next_dts < self.stream.frames:
             return f"truncated: {self._num_packets}{of_declared} frames"
         if whole is False and not {"avi", "matroska"}.intersection(kinds):
@@ -603,6 +599,17 @@ def _probe(path: str) -> VideoInfo:
         pictures.check_end()
         pictures.log_damage()
         return VideoInfo(pictures.count, pictures.rate, *shown)
+
+
+def _source(path: str | Path) -> Any:
+    """Returns the bytes of a stored file, and the path of any other."""
+    return path if find_stored(path) is None else open_file(path)
+
+
+def _url(path: str | Path) -> Any:
+    """Returns what PyAV opens: the bytes of a stored file, and the address of any other."""
+    # Without "file:", a colon in the name would make it another address.
+    return f"file:{path}" if find_stored(path) is None else open_file(path)
 
 
 def _read_record(path: str | Path) -> Record:
@@ -704,7 +711,7 @@ def _video_stream(container: Any, path: str | Path) -> Any:
     if not streams:
         raise VideoError(path, "no video stream")
     if streams[0].codec_context is None:
-        cut_off = lacks_index(path)
+        cut_off = lacks_index(_source(path))
         raise VideoError(path, _NO_INDEX if cut_off else "there is no decoder for its codec")
     # The loader decodes clips in parallel; threads within each decoder would only compete.
     streams[0].codec_context.thread_count = 1
