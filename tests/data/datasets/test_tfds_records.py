@@ -27,11 +27,13 @@ from data.features import digest_file
 from data.moving_shapes.source import MovingShapes as MovingShapesSource
 from data.tfds_builders.moving_shapes import MovingShapes, MovingShapesConfig
 from data.video import decode, probe
+from experiments import image_captioning
 from experiments.video_classification import get_config
 from tests.data.pictures import random_image
 from tests.data.video_files import write_video
 
 ROOT = Path(__file__).parents[3]
+COUNT = 6
 SIZES = {"train": 6, "validation": 2, "test": 2}
 WITH_TENSORFLOW = Path(os.environ.get("TFDS_PYTHON", ROOT.parent / "venvs/tfds/bin/python"))
 """Python of an environment with tensorflow-cpu and tensorflow-datasets, for the stress test."""
@@ -67,7 +69,10 @@ class Things(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        return {"train": self._generate_examples(range(4)), "extra": self._generate_examples([9])}
+        return {
+            "train": self._generate_examples(range(COUNT)),
+            "extra": self._generate_examples([9]),
+        }
 
     def _generate_examples(self, numbers: Any) -> Iterator[tuple[int, dict]]:
         for number in numbers:
@@ -147,10 +152,10 @@ def test_a_split_of_a_run_is_read_where_the_data_are_now(shapes: Path, tmp_path:
 
 
 def test_other_kinds_of_features(prepared: Path, tmp_path: Path) -> None:
-    expected = [things(tmp_path, number) for number in range(4)]
+    expected = [things(tmp_path, number) for number in range(COUNT)]
     files = read_labelled_records(prepared, keys(video="file", group="meta/person"))
     order = [things_number(path) for path in files.paths]  # TFDS shuffles.
-    assert sorted(order) == [0, 1, 2, 3]
+    assert sorted(order) == [*range(COUNT)]
     assert files.class_names == ("a", "b")
     assert [files.class_names[label] for label in files.labels] == ["ab"[n % 2] for n in order]
     assert files.groups == tuple(str(n // 2) for n in order)
@@ -173,7 +178,7 @@ def test_other_kinds_of_features(prepared: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(read, random_image(9, 7, number))
         np.testing.assert_array_equal(sequences.sequences[index], expected[number]["sequence"])
         assert sequences.class_names[sequences.labels[index]] == "ab"[number % 2]
-    assert captions.splits == ("train",) * 4
+    assert captions.splits == ("train",) * COUNT
 
 
 def things_number(path: str) -> int:
@@ -208,7 +213,7 @@ def test_keys_and_builders_that_are_not_there(
     with pytest.raises((ValueError, FileNotFoundError), match=told):
         read_labelled_records(prepared, keys(**changes))
     folder = prepared / "things" / "one" / "1.10.0"
-    assert len(read_labelled_records(folder, keys(builder="", video="file"))) == 4
+    assert len(read_labelled_records(folder, keys(builder="", video="file"))) == COUNT
 
 
 def test_several_configurations_versions_and_damage(prepared: Path, tmp_path: Path) -> None:
@@ -264,6 +269,22 @@ def test_videos_of_tfds_are_those_of_an_experiment(shapes: Path, tmp_path: Path)
     data.list = "list.csv"
     with pytest.raises(ValueError, match=r"data\.list: expected none with data\.dataset=tfds"):
         again.make_data("validation")
+
+
+def test_captions_of_tfds_are_those_of_an_experiment(prepared: Path) -> None:
+    config: Any = image_captioning.get_config()
+    data = config.data
+    data.kind, data.root = "tfds", str(prepared)
+    data.tfds = keys(image_id="image/id")
+    splits = {split: data.read(split) for split in ("train", "validation")}
+    names = [name for split in splits.values() for name in split.names]
+    assert sorted(names) == [100 + number for number in range(COUNT)]
+    for split in splits.values():
+        for index, name in enumerate(split.names):
+            assert split.captions[index] == (f"thing {name - 100}",)
+            assert split.inputs[index]["image"].shape == (224, 224, 3)
+            pixels = split.inputs.decode(index)
+            np.testing.assert_array_equal(pixels, random_image(9, 7, name - 100))
 
 
 @pytest.mark.stress
