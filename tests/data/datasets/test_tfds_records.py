@@ -282,7 +282,6 @@ def test_captions_of_tfds_are_those_of_an_experiment(prepared: Path) -> None:
     for split in splits.values():
         for index, name in enumerate(split.names):
             assert split.captions[index] == (f"thing {name - 100}",)
-            assert split.inputs[index]["image"].shape == (224, 224, 3)
             pixels = split.inputs.decode(index)
             np.testing.assert_array_equal(pixels, random_image(9, 7, name - 100))
 
