@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from flaxnets.models.forecaster import (
+    FORECASTERS,
     EncoderForecaster,
     ForecasterConfig,
     NextFrameForecaster,
@@ -19,7 +20,16 @@ from flaxnets.models.forecaster import (
     make_forecaster,
     to_patches,
 )
-from flaxnets.recurrent import ConvGRUCell, ConvLSTMCell, LSTMCell, Recurrent, ScanOptions
+from flaxnets.recurrent import (
+    ConvGRUCell,
+    ConvLSTMCell,
+    LSTMCell,
+    Recurrent,
+    RecurrentConfig,
+    ScanOptions,
+)
+from flaxnets.recurrent.config import CELLS as CELL_TABLE
+from flaxnets.recurrent.config import reads_maps
 
 B, T, SIZE, INPUTS, PATCH = 2, 6, 8, 3, 2
 FRAMES = jax.random.uniform(jax.random.key(0), (B, T, SIZE, SIZE, 1))
@@ -249,6 +259,21 @@ def test_sizes_of_openstl_without_its_unused_convolutions(
         assert count + unused == 15_083_520  # "15.0M" in OpenSTL's table.
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", FORECASTERS)
+def test_every_cell_on_maps_predicts_frames(name: str, dtype: str) -> None:
+    cells = [cell for cell in CELL_TABLE if reads_maps(RecurrentConfig(cell))]
+    assert {"convlstm", "convgru", "stlstm", "minconvgru", "minconvlstm"} == set(cells)
+    for cell in cells:
+        if name == "encoder_forecaster" and cell.startswith("min"):
+            continue  # Refused below.
+        config = ForecasterConfig(name, cell, features=(4, 3), kernel_size=3, dtype=dtype)
+        model = make_forecaster(config, channels=1)
+        init = partial(model.init_with_output, num_inputs=INPUTS, train=True)
+        (predictions, _), _ = jax.eval_shape(init, jax.random.key(0), FRAMES[..., :1])
+        assert (predictions.shape[2:], predictions.dtype) == ((SIZE, SIZE, 1), jnp.float32)
+
+
 def test_patches_are_blocks_of_pixels() -> None:
     frames = jnp.arange(2 * 3 * 4 * 6 * 2.0).reshape(2, 3, 4, 6, 2)
     patches = to_patches(frames, 2)
@@ -281,6 +306,10 @@ def test_frames_that_do_not_fit_are_refused(
         (ForecasterConfig(peepholes="pixels"), "model.peepholes: unknown 'pixels'.*pixel"),
         (ForecasterConfig(features=()), "model.features: expected the widths"),
         (ForecasterConfig(cell="lstm"), "model.cell: expected a cell on feature maps"),
+        (
+            ForecasterConfig("encoder_forecaster", "minconvgru"),
+            "model.cell: expected a cell with hidden-to-hidden kernels",
+        ),
         (ForecasterConfig(cell="convlsmt"), "model.cell: .*convlstm"),
         (ForecasterConfig(patch_size=0), "patch_size: expected at least 1"),
     ],
