@@ -36,11 +36,14 @@ inputs, and for FC-LSTM an output layer that reads the last layer alone.
 
 ``openstl`` is ConvLSTM-S of OpenSTL (2306.11249, configs/mmnist/ConvLSTM.py): frame by frame, 4
 layers of 128, squared error over all predicted frames, scheduled sampling, Adam with PyTorch's
-one-cycle schedule up to 5e-4, 200 epochs of 10,000 sequences. ``openstl_small`` has 3 layers of 64,
-for hours on two cores:
+one-cycle schedule up to 5e-4, 200 epochs of 10,000 sequences in batches of 16. Its table has, on
+the 10,000 published test sequences, ``mse_frame`` 29.80, ``mae_frame`` 90.64, ``ssim`` 0.9288.
+``openstl_small`` has 3 layers of 64, and is cut to 4,000 steps of 8 sequences, hours on two cores.
+An FC-LSTM of the same budget and loss:
 
-    python -m launch.train --config=experiments/conv_lstm.py:openstl_small --workdir=runs/small \
-        --config.data.root=/data/mnist --config.num_steps=4000 --config.batch_size=8
+    python -m launch.train --config=experiments/conv_lstm.py:fc_lstm --workdir=runs/fc_lstm \
+        --config.data.root=/data/mnist --config.loss_kind=mse --config.best_metric=mse_frame \
+        --config.model.features=512,512 --config.batch_size=8 --config.num_steps=4000
 
 Other cells: ``--config.model.cell=convgru``; sizes: ``--config.model.features=64,64``,
 ``--config.model.patch_size=2``, ``--config.model.kernel_size=3``; less memory:
@@ -144,6 +147,10 @@ def get_config(variant: str | None = None) -> ConvLSTMConfig:
         config.sampling = FrameSamplingConfig("scheduled")
         config.num_steps, config.eval_every = 125_000, 2_500
         config.ssim_range = 2.0
+        if small:
+            config.batch_size, config.num_steps, config.eval_every = 8, 4_000, 500
+            # As in the full run, true frames are gone after two fifths of the steps.
+            config.sampling = FrameSamplingConfig("scheduled", rate=1 / 1_600, stop_step=1_600)
         return config
     if variant == "bouncing_balls":
         config.data = FrameDataConfig("bouncing_balls", size=32, num_objects=3)

@@ -144,8 +144,9 @@ class Config:
     ``make_data``; the other methods have defaults. Programs that need more of an experiment say so
     in a protocol of their own, whose methods the subclass may define too: ``PredictsFiles`` and
     ``WritesResults`` (``flaxnets/inference/trained_model.py``), ``DecodesTogether``
-    (``trained_captioner.py``), ``ShowsClips`` and ``ShowsCaptions`` (``launch/reports``),
-    ``ShowsImages`` (``launch/caption.py``), ``HasBaselines`` (``launch/crossvalidate.py``).
+    (``trained_captioner.py``), ``ContinuesFrames`` (``trained_forecaster.py``), ``ShowsClips`` and
+    ``ShowsCaptions`` (``launch/reports``), ``ShowsImages`` (``launch/caption.py``),
+    ``HasBaselines`` (``launch/crossvalidate.py``).
     """
 
     name: str = "model"

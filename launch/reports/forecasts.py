@@ -130,7 +130,7 @@ def make_forecasts(
         tiles.append(Tile(_NAMES[name], float(mine.mean()), None if last is None else last.mean()))
         if len(mine) > 1:
             title = _NAMES[name][:1].upper() + _NAMES[name][1:]
-            charts.append(make_lines(title, series, x_name="frames ahead"))
+            charts.append(make_lines(title, series, x_name="frames ahead", integers=True))
     selections: list[Selection] = []
     limits = None
     if forecaster is not None:

@@ -1,7 +1,7 @@
 """Report of a run: one self-contained HTML page of its curves, predictions and configuration.
 
-The page embeds its style, its curves as SVG and its frames as JPEG. It loads nothing from the
-network and runs no script.
+The page embeds its style, its curves as SVG and its frames as JPEG or PNG. It loads nothing from
+the network and runs no script.
 """
 
 import dataclasses

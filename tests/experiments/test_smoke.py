@@ -84,7 +84,6 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     captions = isinstance(config, CaptionConfig)
     lines = isinstance(config, TranscriptionConfig)
     sequences = isinstance(config, SequenceExperiment)
-    frames = isinstance(config, FramePredictionConfig)
     if isinstance(config, CaptionConfig):
         config.data.cache = str(tmp_path / "cache")
     # The test session's devices are simulated; the run gets one, and what is evaluated from its
@@ -108,7 +107,7 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         right = "too_long"
     if sequences:
         right = "loss"  # Forecasts have no accuracy.
-    if frames:
+    if isinstance(config, FramePredictionConfig):
         right = "mse_frame"
     assert rates | {right} <= trained[-1].keys()
     evaluated = [record for record in records if record["split"] == config.eval_split]
@@ -124,7 +123,7 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert metrics["examples"] > 0
         assert set(config.scored_metrics("test")) <= set(metrics)
         return
-    if frames:
+    if isinstance(config, FramePredictionConfig):
         # The error of each step ahead comes with the complete scores.
         steps = [metrics[f"mse_frame_{step + 1}"] for step in range(config.data.num_outputs)]
         assert sum(steps) / len(steps) == pytest.approx(metrics["mse_frame"])

@@ -92,6 +92,10 @@ def test_long_rows_show_some_frames_and_fields_their_limits() -> None:
     found = make_forecasts(records, "test", forecaster)
     numbers = [frame.number for frame in found.selections[0].strips[0].rows[0].frames]
     assert len(numbers) == MAX_FRAMES
+    # Evenly spaced, as the steps are.
+    ticks = {int(tick.text): tick.position for tick in found.charts[0].x_ticks}
+    assert ticks == {step: pytest.approx(100 * (step - 1) / 39, abs=0.01) for step in ticks}
+    assert len(ticks) > 2
     assert (numbers[0], numbers[-1]) == (1, 40)
     assert found.limits == pytest.approx((-10, 30))
 
