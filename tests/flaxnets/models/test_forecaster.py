@@ -129,6 +129,25 @@ def test_options_change_neither_predictions_nor_gradients(stack: Any, options: S
     assert_close(value_and_gradient(next_frame("convlstm", options, stack=stack)), expected)
 
 
+@pytest.mark.stress
+def test_rematerialised_steps_need_less_memory_also_those_that_are_left_over() -> None:
+    frames = jax.ShapeDtypeStruct((8, 20, 32, 32, 1), jnp.float32)
+    sizes = []
+    for steps in (0, 5):  # 19 steps: 3 segments, and 4 steps left over.
+        stack = StackedCells(partial(ConvLSTMCell), (8, 8))
+        model = NextFrameForecaster(stack, PATCH, 1, False, ScanOptions(remat_steps=steps))
+
+        def loss(variables: Any, frames: Any, model: Any = model) -> Any:
+            predictions, _ = model.apply(variables, frames, num_inputs=10, train=True)
+            return jnp.square(predictions - frames[:, 1:]).mean()
+
+        init = partial(model.init, num_inputs=1, train=False)
+        variables = jax.eval_shape(init, jax.random.key(0), frames)
+        compiled = jax.jit(jax.grad(loss)).lower(variables, frames).compile()
+        sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert sizes[1] < 0.6 * sizes[0]
+
+
 def test_true_frames_throughout_are_a_recurrent_layer() -> None:
     stack = StackedCells(CELLS["convlstm"], (4, 4))
     model = NextFrameForecaster(stack, PATCH, 1)
