@@ -70,7 +70,9 @@ class Row:
       commit: that first had the figures, or that of the run.
       device: of the run.
       hours: of one seed.
-      planned_hours: for one H100 and one seed, by ``experiments/results/plan_ledger.py``.
+      planned_hours: for one H100 and one seed, a lower bound: the roofline of ``launch.plan``,
+        without evaluations and input, and 0.01 where it is less; empty: not planned without the
+        data.
       verdict: as ``judge`` has it.
     """
 

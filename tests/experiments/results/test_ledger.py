@@ -13,6 +13,7 @@ from launch.ledger.page import fill_page
 from launch.ledger.reproduction import commands_of
 from launch.ledger.rows import find_problems, read_ledger
 from tests.experiments import grid
+from tests.experiments.results import plans
 
 # ml_collections loads the file of an experiment by a deprecated function.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -90,6 +91,28 @@ def test_commands_parse(row: Any) -> None:
     measured = any(word.startswith("--out=/runs/metrics.json") for word in commands[-1])
     folds = "launch.crossvalidate" in row.command or "benchmarks" in row.command
     assert measured or folds, row.name
+
+
+PLANNED = [row for row in COMMANDS if row.planned_hours]
+QUICK = ("cmapss_both", "jsb_lstm", "japanese_vowels_cnn")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=[pytest.mark.stress] * (row.name not in QUICK)) for row in PLANNED],
+    ids=lambda row: row.name,
+)
+def test_commands_plan(row: Any) -> None:
+    assert plans.format_hours(plans.planned_hours(row)) == row.planned_hours
+
+
+def test_what_is_not_planned_needs_its_data() -> None:
+    assert {row.name for row in PLANNED} >= set(QUICK)
+    for row in COMMANDS:
+        data = ("scst.py", "image_", "video_", "sound_events.py", "ut_interaction", "frozen=False")
+        assert bool(row.planned_hours) != any(
+            word in row.command for word in (*data, "benchmarks")
+        ), row.name
 
 
 def test_the_page_of_the_documentation_is_that_of_the_ledger() -> None:
