@@ -39,6 +39,11 @@ WORDS = {"flickr8k": 2_552, "karpathy": 9_487}
 """Sizes of caption vocabularies; they differ little with the version of the data."""
 LENGTHS = {"jsb": 60, "nottingham": 254, "basic_motions": 100, "japanese_vowels": 29}
 """Mean lengths of piano rolls, lengths of the sets of the UEA archive."""
+UNPLANNED = (
+    *("scst.py", "image_", "video_classification", "sound_events.py", "ut_interaction"),
+    *("frozen=False", "experiments.benchmarks"),
+)
+"""Parts of the commands that have no stand-in here: their networks follow from their data."""
 CHARACTERS = {"fraktur": 102, "paper": 36, "spoken_digits": 10, "full": 28}
 """Characters of readers, by variant."""
 
