@@ -201,7 +201,7 @@ def make_record(row: Row, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "metric": row.metric,
         "unit": row.unit,
         "values": values,
-        "spread": statistics.stdev(values.values()) if len(values) > 1 else 0.0,
+        "spread": statistics.stdev(values.values()) if len(values) > 1 else None,
         "hours": statistics.fmean(result["seconds"] for result in results) / 3600,
         "commit": ", ".join(dict.fromkeys(result["commit"] for result in results)),
         "device": ", ".join(dict.fromkeys(result["device"] for result in results)),

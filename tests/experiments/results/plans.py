@@ -23,7 +23,6 @@ import numpy as np
 from data.captions.vocabulary import Vocabulary
 from data.text_lines.alphabet import Alphabet
 from experiments.captioning.config import VOCABULARY, CaptionConfig
-from experiments.lrcn_ucf101 import NUM_FRAMES
 from experiments.results.sequence_table import problem_of
 from experiments.sequences.config import PROBLEM_FILE, Problem, SequenceExperiment
 from experiments.transcription.config import ALPHABET, TranscriptionConfig
@@ -35,6 +34,8 @@ from tests.experiments import grid
 
 LEDGER = Path(__file__).parents[3] / "experiments" / "results" / "ledger.csv"
 DEVICE, UTILIZATION = "h100", 0.3
+NUM_FRAMES = 16
+"""Of the clips of LRCN and of ``moving_shapes``."""
 WORDS = {"flickr8k": 2_552, "karpathy": 9_487}
 """Sizes of caption vocabularies; they differ little with the version of the data."""
 LENGTHS = {"jsb": 60, "nottingham": 254, "basic_motions": 100, "japanese_vowels": 29}
