@@ -53,14 +53,14 @@ SLURM = flags.DEFINE_string(
     "slurm", None, "Options of launch.slurm, as '--time=12:00:00 --gpus=1': submits the seeds."
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands, or Slurm's script, and end.")
-LEDGER = program.define_path(
-    "ledger", str(program.ROOT / "experiments" / "results" / "ledger.csv"), "CSV file of the rows."
-)
+LEDGER = program.define_path("ledger", "", "CSV file of the rows; empty: the repository's.")
 JSON = flags.DEFINE_bool("json", False, "List the rows as JSON.")
 PAGE = program.define_path("page", None, "HTML file for the page of the ledger.")
 CHECK = flags.DEFINE_bool("check", False, "Check figures, verdicts and the documentation's page.")
 UPDATE = flags.DEFINE_bool("update", False, "Write figures, verdicts and that page from the files.")
 
+REPOSITORY = program.ROOT / "experiments" / "results" / "ledger.csv"
+"""The ledger of the repository, beside its pages of results."""
 DOCUMENTATION = program.ROOT / "docs" / "reference" / "ledger.md"
 """Page of the documentation with the tables of the ledger."""
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     """Lists, checks, writes or reproduces; returns the exit code."""
     if len(argv) > 1:
         raise ValueError(f"expected the name of one row, received {' '.join(argv)}")
-    path = Path(LEDGER.value)
+    path = Path(LEDGER.value) if LEDGER.value else REPOSITORY
     rows = read_ledger(path)
     if argv:
         return _reproduce(find_row(rows, argv[0]), rows, path)
@@ -98,7 +98,7 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _has_page(path: Path) -> bool:
-    return path.resolve() == Path(LEDGER.default).resolve() and DOCUMENTATION.is_file()
+    return path.resolve() == REPOSITORY and DOCUMENTATION.is_file()
 
 
 def _check(path: Path, rows: Sequence[Row]) -> int:
@@ -157,14 +157,14 @@ def _reproduce(row: Row, rows: Sequence[Row], path: Path) -> int:
 
 def _submit(row: Row) -> int:
     """Submits a job array with a task for each seed; returns the exit code of ``launch.slurm``."""
-    root = [f"--root={Path(ROOT.value).absolute()}"] if ROOT.value else []
+    paths = {"root": ROOT.value, "workdir": WORKDIR.value, "ledger": LEDGER.value}
+    given = [f"--{name}={Path(path).absolute()}" for name, path in paths.items() if path]
     command = [
         *(sys.executable, "-m", "launch.slurm", *shlex.split(SLURM.value)),
         *(f"--array=0-{SEEDS.value - 1}", "--program=launch.reproduce", f"--job_name={row.name}"),
         *(["--dry_run"] if DRY_RUN.value else []),
         *("--", row.name, f"--seeds={SEEDS.value}", f"--share={{index}}/{SEEDS.value}"),
-        *(*root, f"--workdir={Path(WORKDIR.value).absolute()}"),
-        f"--ledger={Path(LEDGER.value).absolute()}",
+        *given,
     ]
     return subprocess.run(command, cwd=program.ROOT, check=False).returncode
 

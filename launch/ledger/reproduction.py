@@ -6,6 +6,7 @@ was stopped goes on when it is started again, as a training does. Rows with equa
 their runs: one training gives all its metrics.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -61,7 +62,8 @@ def check_data(row: Row, root: str) -> None:
     Raises:
       ValueError: no root, or nothing below it under the names of the template.
     """
-    wanted = sorted({word.partition("{root}/")[2] for word in shlex.split(row.command)} - {""})
+    words = [word for text in row.command.split(SEPARATOR) for word in shlex.split(text)]
+    wanted = sorted({word.partition("{root}/")[2] for word in words} - {""})
     if not wanted:
         return
     if not root:
@@ -135,14 +137,21 @@ def run_seed(folder: Path, row: Row, seed: int, root: str) -> int:
         "command": row.command,
         "seed": seed,
         "metrics": read_metrics(place, row),
-        "seconds": sum(
-            json.loads(line)["seconds"] for line in (place / TIMES).read_text().splitlines()
-        ),
+        "seconds": _total_seconds(place / TIMES),
         "commit": commit,
         "device": describe_device(),
     }
     write_text_atomically(place / RESULT, json.dumps(result, indent=1) + "\n")
     return 0
+
+
+def _total_seconds(path: Path) -> float:
+    """Returns the seconds of all calls, those that were stopped included."""
+    total = 0.0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # A line that a full disk has cut off.
+            total += json.loads(line)["seconds"]
+    return total
 
 
 def read_metrics(place: Path, row: Row) -> dict[str, float]:

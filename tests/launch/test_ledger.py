@@ -321,6 +321,12 @@ def test_a_row_is_reproduced_from_its_command(folder: Path) -> None:
         sys.executable, "-m", "launch.reproduce", "shapes", "--seeds=2", f"--ledger={ledger}",
         f"--workdir={folder / 'runs'}",
     ]  # fmt: skip
+    script = subprocess.run(
+        [*words, "--slurm=--time=30 --job_name=a", "--dry_run"],
+        cwd=ROOT, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert "#SBATCH --array=0-1" in script
+    assert 'launch.reproduce shapes --seeds=2 --share="$SLURM_ARRAY_TASK_ID"/2 ' in script
     share = subprocess.run([*words, "--share=0/2"], cwd=ROOT, capture_output=True, text=True)
     assert "1 of 2 seeds are done" in share.stdout, share.stderr
     first = folder / "runs" / "shapes" / "seed0" / RESULT
