@@ -44,6 +44,7 @@ _MODULES = {
 
 _ENABLES = {
     "pretrained": "ImageNet weights of EfficientNet-Lite0, the default encoder of photographs",
+    "zarr": "fields in the format of Zarr",
     "captions": "the metrics of captions: BLEU, ROUGE-L, CIDEr; with Java also METEOR and SPICE",
     "sweep": "launch.sweep, the search for hyper-parameters",
     "sweep-postgresql": "sweeps whose workers share a PostgreSQL server",
