@@ -23,6 +23,7 @@ import numpy as np
 from data.captions.vocabulary import Vocabulary
 from data.text_lines.alphabet import Alphabet
 from experiments.captioning.config import VOCABULARY, CaptionConfig
+from experiments.frames.config import FRAMES_FILE, FramePredictionConfig
 from experiments.results.sequence_table import problem_of
 from experiments.sequences.config import PROBLEM_FILE, Problem, SequenceExperiment
 from experiments.transcription.config import ALPHABET, TranscriptionConfig
@@ -137,6 +138,11 @@ def stand_in(config: Any, file: str, variant: str, folder: Path) -> Mapping[str,
             "token_lengths": zeros(rows, dtype=np.int32),
             **common(rows),
         }
+    if isinstance(config, FramePredictionConfig):
+        (folder / FRAMES_FILE).write_text(json.dumps({"frame_shape": [64, 64, 1]}))
+        config.load_assets(folder)
+        frames = config.data.num_inputs + config.data.num_outputs
+        return {"frames": zeros(rows, frames, 64, 64, 1, dtype=np.uint8), **common(rows)}
     if file == "lrcn_ucf101.py" and not variant:
         names = [f"class{n}" for n in range(101)]
         (folder / "checkpoints").mkdir()
