@@ -12,9 +12,11 @@ from PIL import Image
 
 from data.audio.decoding import read_sound
 from data.captions.images import FORMATS, decode_image
-from data.files import require_file
+from data.files import file_size, open_file, require_file
 from data.likeness import NUM_PICTURES, make_signature
 from data.video.decoding import survey
+from data.video.frame_folders import FrameFolders, list_frames
+from data.video.streams import segment_centres
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class Inspection:
 
 
 def inspect_video(path: str) -> Inspection:
-    """Decodes a video once; never raises an exception of a file's contents."""
+    """Decodes a video, or folder of frames, once; never raises an exception of its contents."""
+    if os.path.isdir(path):
+        return _inspect_frames(path)
     size = _size(path)
     try:
         found = survey(path, NUM_PICTURES)
@@ -85,12 +89,37 @@ def inspect_video(path: str) -> Inspection:
     )
 
 
+def _inspect_frames(path: str) -> Inspection:
+    reader = FrameFolders()
+    try:
+        info = reader.probe(path)
+        chosen = set(segment_centres(NUM_PICTURES, info.num_frames).tolist())
+        pictures = [
+            make_signature(frame[None])
+            for number, frame in enumerate(reader.decode_all(path))
+            if number in chosen
+        ]
+    except Exception as error:  # As above.
+        return Inspection(_reason(error))
+    # A folder of fewer frames repeats them, as a video does.
+    numbers = np.linspace(0, len(pictures) - 1, NUM_PICTURES).round().astype(int)
+    return Inspection(
+        num_bytes=sum(_size(os.path.join(path, name)) for name in list_frames(path)),
+        num_frames=info.num_frames,
+        rate=info.rate,
+        height=info.height,
+        width=info.width,
+        codec="folder of frames",
+        signature=np.concatenate([pictures[number] for number in numbers]),
+    )
+
+
 def inspect_image(path: str) -> Inspection:
     """Decodes an image once; never raises an exception of a file's contents."""
     size = _size(path)
     try:
         require_file(path, "an image file")
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             pixels = decode_image(file, path)
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
@@ -151,7 +180,7 @@ def inspect_all(
 
 def _size(path: str) -> int:
     try:
-        return os.path.getsize(path)
+        return file_size(path)
     except OSError:
         return -1
 

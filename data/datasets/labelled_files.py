@@ -5,6 +5,8 @@ Class folders, with or without folders of splits above them; files may lie deepe
     ROOT/Wave/1.mp4                     ROOT/train/Wave/1.mp4
     ROOT/Clap/anna/2.MOV                ROOT/val/Clap/2.mov      (also valid, validation)
     ROOT/Wave/train/3.mp4               ROOT/test/Wave/3.avi
+
+Where there are no video files, a folder of frames is a video: ``ROOT/Wave/1/00001.jpg`` and so on.
 """
 
 import os
@@ -25,7 +27,14 @@ from data.datasets.list_file import (
     read_list,
     some,
 )
-from data.files import check_names, find_files, normal_name
+from data.files import (
+    check_names,
+    file_size,
+    find_files,
+    find_stored,
+    normal_name,
+    read_manifest,
+)
 from data.loader import describe_examples
 
 VIDEO_ENDINGS = (
@@ -41,6 +50,9 @@ AUDIO_ENDINGS = (
 )
 """Endings of the files that are read, in any letter case."""
 ENDINGS = {"video": VIDEO_ENDINGS, "image": IMAGE_ENDINGS, "recording": AUDIO_ENDINGS}
+
+CONVERTED_LIST, CONVERTED_CLASSES = "files.csv", "classes.txt"
+"""List of the files of a converted folder (``python -m data.convert``), and of its classes."""
 
 FOREIGN = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "__pycache__"})
 """Folders of archives made on macOS, of file servers and the like, which hold no data; nor do
@@ -165,20 +177,44 @@ def read_labelled_files(
             f"root: expected the folder of the data, received {folder}, which "
             + ("is a file; give its folder, or list=" if folder.is_file() else "does not exist")
         )
+    manifest = None if list_file else read_manifest(folder)
+    if manifest is not None:
+        _check_kind(folder, manifest["kind"], kind)
+        if (folder / CONVERTED_LIST).is_file():
+            list_file, class_list = folder / CONVERTED_LIST, folder / CONVERTED_CLASSES
     if list_file:
         lists = {"": list_file}
         if validation_list or test_list:
             given = {"train": list_file, "validation": validation_list, "test": test_list}
             lists = {split: path for split, path in given.items() if path}
         files = _read_lists(folder, lists, class_list, ENDINGS[kind], (fold, validation_fold))
-    elif kind == "video" and (layout := _ucf101_layout(folder)):
-        files = _read_ucf101(folder, layout, fold, group_pattern)
+    elif kind == "video" and _ucf101_layout(folder):
+        files = read_ucf101(folder, fold, group_pattern=group_pattern)
     else:
         files = _read_folders(folder, kind)
+    if manifest is not None:
+        layout = f"{manifest['layout']}, converted"
+        files = replace(files, layout=layout, notes=(*files.notes, *_note_failed(manifest)))
     if group_pattern:
         groups, found = find_groups(files.names, group_pattern)
         files = replace(files, groups=groups, notes=(*files.notes, *found))
     return _checked(files, folder, kind)
+
+
+def _check_kind(folder: Path, found: str, kind: str) -> None:
+    expected = {"recording": "sounds"}.get(kind, kind)
+    if found != expected:
+        raise ValueError(
+            f"root: expected converted {kind}s with labels, received {folder}, a converted data "
+            f"set of the kind {found}"
+        )
+
+
+def _note_failed(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    if not (failed := manifest["failed"]):
+        return ()
+    told = some([f"{row['file']} ({row['reason']})" for row in failed])
+    return (f"{len(failed)} files could not be read by the conversion: {told}",)
 
 
 # ---- Class folders ---------------------------------------------------------------------------
@@ -223,6 +259,15 @@ def _read_folders(root: Path, kind: str) -> LabelledFiles:
                     rows.append((normal_name(relative), file, normal_name(name).strip(), split))
                 else:
                     others[Path(file).suffix.lower() or "none"] += 1
+    if not rows and kind == "video":
+        rows = [
+            (normal_name(folder.relative_to(root).as_posix()), str(folder), name.strip(), split)
+            for prefix, split in tops
+            for name in map(normal_name, _subfolders(root / prefix))
+            for folder in _frame_folders(root / prefix / name)
+        ]
+        if rows:
+            others.clear()
     if not rows:
         raise ValueError(_nothing_found(root, kind, loose, others))
     if loose:
@@ -299,6 +344,15 @@ def _files_below(folder: Path, root: Path) -> Iterator[str]:
                     waiting.append(entry.path)
                 elif entry.is_file():
                     yield entry.path
+
+
+def _frame_folders(folder: Path) -> Iterator[Path]:
+    """Yields the folders below a class folder that hold two images or more."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in FOREIGN)
+        images = [n for n in names if os.path.splitext(n)[1].lower() in IMAGE_ENDINGS]
+        if Path(parent) != folder and sum(not name.startswith(".") for name in images) > 1:
+            yield Path(parent)
 
 
 def _nothing_found(root: Path, kind: str, loose: int, others: Mapping[str, int]) -> str:
@@ -415,7 +469,13 @@ def find_listed(root: Path, names: Sequence[str]) -> dict[str, Path | None]:
 
 
 def relative_name(path: str | os.PathLike[str], root: Path | None = None) -> str:
-    """Returns a file's path relative to the root, if it lies there, in one form."""
+    """Returns a file's path relative to the root, if it lies there, in one form.
+
+    That of a file of a converted folder is its name in the data set, and not that of its shard.
+    """
+    stored = find_stored(path)
+    if stored is not None and read_manifest(Path(stored.shard).parent) is not None:
+        return stored.name
     name = os.path.normpath(path)
     if root is not None and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(root)):
         name = os.path.relpath(name, root)
@@ -469,7 +529,28 @@ def _ucf101_layout(root: Path) -> str:
     return next(folders, "")
 
 
-def _read_ucf101(root: Path, lists: str, fold: int, group_pattern: str) -> LabelledFiles:
+def read_ucf101(
+    root: str | os.PathLike[str], fold: int = 1, *, group_pattern: str = ""
+) -> LabelledFiles:
+    """Reads a split of UCF101, or of another data set in its layout, as ``ucf101.read_split``.
+
+    Args:
+        root: the data set's folder.
+        fold: number of its lists, from 1 on; UCF101 has three.
+        group_pattern: as of ``read_labelled_files``; empty: UCF101's.
+
+    Raises:
+        FileNotFoundError: the root, a list or a listed file does not exist.
+        ValueError: lists that disagree, a recording group in both lists, or a class without
+            training files.
+    """
+    root = Path(root)
+    lists = _ucf101_layout(root)
+    if not lists:
+        raise FileNotFoundError(
+            f"root: expected UCF101's lists with classInd.txt in {root}, in the folder "
+            f"{' or '.join(ucf101.LIST_FOLDERS)}"
+        )
     pattern = group_pattern or ucf101.UCF101_GROUP
     parts = {
         split: ucf101.read_split(root, split, fold, group_pattern=pattern, lists=lists)
@@ -479,7 +560,7 @@ def _read_ucf101(root: Path, lists: str, fold: int, group_pattern: str) -> Label
         name: tuple(value for part in parts.values() for value in getattr(part, name))
         for name in ("paths", "labels", "groups")
     }
-    joined["names"] = tuple(relative_name(os.path.relpath(path, root)) for path in joined["paths"])
+    joined["names"] = tuple(relative_name(path, root) for path in joined["paths"])
     splits = tuple(split for split, part in parts.items() for _ in range(len(part)))
     if len(set(joined["names"])) != len(joined["names"]):
         twice = [name for name, count in Counter(joined["names"]).items() if count > 1]
@@ -571,7 +652,11 @@ def _checked(files: LabelledFiles, root: Path, kind: str) -> LabelledFiles:
             f"root: expected names that differ in more than their Unicode form (NFC or NFD), "
             f"received {len(twins)} that two files have: {some(twins)}; rename one of them"
         )
-    empty = [index for index, path in enumerate(files.paths) if not os.path.getsize(path)]
+    empty = [
+        index
+        for index, path in enumerate(files.paths)
+        if not os.path.isdir(path) and not file_size(path)
+    ]
     if empty:
         names = [files.names[index] for index in empty]
         left = sorted(set(range(len(files))) - set(empty))

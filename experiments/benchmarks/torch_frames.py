@@ -129,8 +129,10 @@ class FrameNetwork(nn.Module):
                         x, hidden[layer], cells[layer], memory
                     )
                     if self.adapter is not None:
-                        a, b_ = (self.adapter(each).flatten(2) for each in added)
-                        losses.append(functional.cosine_similarity(a, b_, dim=2).abs().mean())
+                        first, second = (self.adapter(each).flatten(2) for each in added)
+                        losses.append(
+                            functional.cosine_similarity(first, second, dim=2).abs().mean()
+                        )
                 x = hidden[layer]
             prediction = self.frames(x)
             predictions.append(prediction)

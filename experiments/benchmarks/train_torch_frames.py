@@ -2,7 +2,7 @@ r"""Training of a frame-by-frame network in PyTorch on the batches that ours tra
 
     python -m experiments.benchmarks.train_torch_frames \
         --config=experiments/conv_lstm.py:openstl_small --config.data.root=/data/mnist \
-        --config.num_steps=4000 --config.batch_size=8 --out=runs/torch.json
+        --out=runs/torch.json
 
 Network, data, seed, optimizer, schedule of inputs and number of steps are those of the experiment:
 ``conv_lstm.py:openstl``, ``openstl_small``, ``predrnn.py`` and its variants; ``--config.FIELD``

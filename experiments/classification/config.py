@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +13,11 @@ import jax
 import numpy as np
 
 from data.batches import Source
+from data.datasets.array_record_folder import MODES, keep_whole_shards
 from data.datasets.labelled_files import LabelledFiles, read_labelled_files
 from data.datasets.list_file import read_list, some
 from data.datasets.splits import make_split, read_split_file, write_split
+from data.datasets.tfds_records import TfdsConfig, read_labelled_records
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from experiments.classification.other_data import Given, find_given, match_names, place
@@ -30,6 +32,9 @@ from flaxnets.training.workdir import Workdir
 
 SPLIT_FILE = "split.csv"
 """File of the workdir that keeps the split of the run: path, label, group, split."""
+
+TFDS_KINDS = ("video", "image")
+"""Kinds of files that are read from data sets of TFDS."""
 
 _MEMORY_BYTES = 2**30
 """Most bytes of cached features that are held in memory; more are read from the cache."""
@@ -50,11 +55,15 @@ class FilesConfig:
     """Location of the files, their split, and the cache of their features."""
 
     dataset: str = "files"
-    """``files``, or the name of the embedded data set: ``moving_shapes``, ``generated_sounds``."""
+    """``files``; ``tfds``: videos or images that TFDS has prepared in the folder ``root``; the name
+    of the embedded data set (``moving_shapes``, ``generated_sounds``), or of videos that of a
+    published one in ``data.datasets.action_sets``."""
     root: str = path_field(runtime=True)
     """Folder with a folder for each class, with or without ``train/``, ``validation/`` and
-    ``test/`` above them; or UCF101's layout; or what the paths of a list are relative to. It may be
-    moved."""
+    ``test/`` above them; or UCF101's layout; or what the paths of a list are relative to; or what
+    ``python -m data.convert`` made of one of these. It may be moved."""
+    tfds: TfdsConfig = dataclasses.field(default_factory=TfdsConfig)
+    """Builder and keys of a data set of TFDS."""
     list: str = path_field(runtime=True)
     """File that lists the files: CSV or TSV with the columns ``path``, ``label`` and, if there are,
     ``group`` and ``split``; or lines ``PATH LABEL`` as of Kinetics and MMAction2."""
@@ -73,8 +82,8 @@ class FilesConfig:
     test_share: float = 0.2
     """Share of the files, in (0,1), that is tested, where the data have no test split."""
     fold: int = 0
-    """Fold of a cross-validation, from 1; of UCF101's layout the number of its lists, of a list
-    with a column of folds the one that is tested. 0: none."""
+    """Fold of a cross-validation, from 1; of UCF101's layout the number of its lists, of HMDB51 and
+    JHMDB that of the split, of a list with a column of folds the one that is tested. 0: none."""
     validation_fold: int = 0
     """Of a list with a column of folds the one that validates instead of training. 0: none; the
     validation split is then cut from the training files, unless ``eval_split`` is empty."""
@@ -84,6 +93,9 @@ class FilesConfig:
     """Embedded data only: examples of each split."""
     cache: str = path_field("runs/features", runtime=True)
     """Folder of the frozen encoder's cached features."""
+    bad_shards: str = runtime("fail")
+    """Converted data only: shards with a wrong checksum end the run (``fail``), their files are
+    left out and counted (``skip``), or no checksum is computed (``trust``)."""
     max_bad_share: float = runtime(0.1)
     """Training fails when more than this share of its files, in [0,1], cannot be decoded."""
     num_threads: int = runtime(0)
@@ -104,6 +116,8 @@ class FileClassification(Config):
     """``video``, ``image`` or ``recording``."""
     embedded_name: ClassVar[str] = "moving_shapes"
     """Name of the embedded data set."""
+    published: ClassVar[Mapping[str, Callable[[str, int], LabelledFiles]]] = {}
+    """Readers of published data sets by name, called with ``data.root`` and the fold, from 1."""
 
     best_metric: str = "loss"
     best_mode: str = "min"
@@ -125,13 +139,28 @@ class FileClassification(Config):
         """Checks the values as ``Config.validate``, and those of the data."""
         super().validate()
         data = self.data
-        if data.dataset not in ("files", self.embedded_name):
-            near = nearest(data.dataset, ("files", self.embedded_name))
-            raise ValueError(f"data.dataset: unknown {data.dataset!r}{near}")
+        tfds = ("tfds",) if self.kind in TFDS_KINDS else ()
+        names = ("files", *tfds, self.embedded_name, *self.published)
+        if data.dataset not in names:
+            raise ValueError(
+                f"data.dataset: unknown {data.dataset!r}{nearest(data.dataset, names)}"
+            )
+        if data.dataset in self.published:
+            own = ("list", "validation_list", "test_list", "class_list", "group_pattern")
+            if given := [name for name in own if getattr(data, name)]:
+                raise ValueError(
+                    f"data.{given[0]}: expected none, as {data.dataset} has lists of its own, "
+                    f"received {getattr(data, given[0])!r}; data.dataset=files reads other lists"
+                )
         check_at_least(
             "data", data, {"fold": 0, "validation_fold": 0, "num_examples": 1, "num_workers": 0}
         )
-        if data.dataset == "files":
+        if data.bad_shards not in MODES:
+            raise ValueError(
+                f"data.bad_shards: expected {', '.join(MODES)}, received "
+                f"{data.bad_shards!r}{nearest(data.bad_shards, MODES)}"
+            )
+        if not self.embedded:
             self._require_root()
         weights_file(self.model.encoder)  # It is there.
 
@@ -160,7 +189,12 @@ class FileClassification(Config):
     def files(self) -> LabelledFiles:
         """All files with their split: that of the run's workdir, or else a new one."""
         if self._files is None:
-            self._files = self._read_files()
+            try:
+                self._files = keep_whole_shards(self._read_files(), self.data.bad_shards)
+            except ValueError as error:
+                if not str(error).startswith("bad_shards:"):
+                    raise
+                raise ValueError(f"data.{error}") from None  # The flag.
         return self._files
 
     def select(self, split: str) -> LabelledFiles:
@@ -251,7 +285,11 @@ class FileClassification(Config):
     def _list_files(self) -> LabelledFiles:
         data = self.data
         beside = self._given.list and not self._given.root
+        if data.dataset == "tfds":
+            return self._list_records()
         try:
+            if data.dataset in self.published:
+                return self.published[data.dataset](data.root, max(data.fold, 1))
             return read_labelled_files(
                 "" if beside else data.root,
                 kind=self.kind,
@@ -264,9 +302,30 @@ class FileClassification(Config):
                 validation_fold=data.validation_fold,
             )
         except (ValueError, FileNotFoundError) as error:
-            if not str(error).startswith(("root:", "list:", "group_pattern:")):
+            if not str(error).startswith(("root:", "list:", "group_pattern:", "fold:")):
                 raise
             raise type(error)(f"data.{error}") from error  # The flag, --config.data.root.
+
+    def _list_records(self) -> LabelledFiles:
+        data = self.data
+        if data.list:
+            raise ValueError(
+                f"data.list: expected none with data.dataset=tfds, whose records have labels of "
+                f"their own, received {data.list}"
+            )
+        try:
+            files = read_labelled_records(data.root, data.tfds, kind=self.kind, cache=data.cache)
+        except (ValueError, FileNotFoundError) as error:
+            if not str(error).startswith("tfds."):
+                raise
+            raise type(error)(f"data.{error}") from error  # The flag.
+        if not data.group_pattern:
+            return files
+        raise ValueError(
+            "data.group_pattern: expected none with data.dataset=tfds, whose records have no names "
+            f"of files, received {data.group_pattern!r}; --config.data.tfds.group=KEY names the "
+            "feature with the group"
+        )
 
     def _with_note_on_new_files(self, files: LabelledFiles) -> LabelledFiles:
         """Returns the files of a run that resumes, with a note on those that it leaves out."""
@@ -287,6 +346,15 @@ class FileClassification(Config):
         return self.data.root or os.path.dirname(self.data.list) or "."
 
     def _require_root(self) -> None:
+        if not self.data.root and self.data.dataset in self.published:
+            raise ValueError(
+                f"data.root: expected the folder of {self.data.dataset}, received none; give "
+                "--config.data.root=FOLDER"
+            )
+        if self.data.dataset == "tfds" and not self.data.root:
+            raise ValueError(
+                "data.root: expected TFDS's folder of data sets; give --config.data.root=FOLDER"
+            )
         if not self.data.root and not self.data.list:
             raise ValueError(
                 f"data.root: expected a folder with a folder of {self.kind}s for each class; give "

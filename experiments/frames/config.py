@@ -133,6 +133,8 @@ class FramePredictionConfig(ContinuedFrames, Config):
 
     def make_scorer(self, split: str, *, complete: bool = False) -> Scorer | None:
         """Returns the function to CSI and HSS and, complete, the error of each step ahead."""
+        if not self.thresholds and not complete:
+            return None  # So that a misspelt ``best_metric`` is found before training.
 
         def score(records: Any) -> Mapping[str, float]:
             return score_frames(records, self.thresholds, horizon=complete)

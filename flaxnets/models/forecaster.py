@@ -36,6 +36,7 @@ from flaxnets.recurrent.cells import DenseCell
 from flaxnets.recurrent.config import RecurrentConfig, make_cell_type
 from flaxnets.recurrent.convolutional_cells import ConvolutionalCell
 from flaxnets.recurrent.flax_cells import remat_module, scan_module
+from flaxnets.recurrent.linear_cells import LinearCell
 from flaxnets.recurrent.matmul import ScanWeights
 from flaxnets.recurrent.scan import ScanOptions, scan_cell, scan_chunks
 from flaxnets.recurrent.scan_vjp import deferred_scan, plain_scan
@@ -511,7 +512,7 @@ class ForecasterConfig:
     """``next_frame`` (``NextFrameForecaster``) or ``encoder_forecaster``."""
     cell: str = "convlstm"
     """As ``RecurrentConfig.cell``: a name in ``CELLS``, or ``package.module:Name`` of a cell; on
-    feature maps, for ``encoder_forecaster`` also on vectors."""
+    feature maps, for ``encoder_forecaster`` also on vectors, but no linear one."""
     features: tuple[int, ...] = (64, 64, 64)
     """Widths of the layers, from below."""
     kernel_size: int = 5
@@ -530,7 +531,9 @@ class ForecasterConfig:
     dtype: str = "float32"
     """Of the convolutions: ``float32`` or ``bfloat16``."""
     remat_steps: int = runtime(0)
-    """Steps in a segment whose activations are recomputed for the gradient; 0: all are kept."""
+    """Steps in a segment whose activations are recomputed for the gradient; 0: all are kept. Steps
+    that are left over need memory of their own: best a divisor of T - 1, or one with a small
+    rest."""
     unroll: int = runtime(1)
     """Steps in each iteration of the scan."""
 
@@ -553,7 +556,8 @@ def make_forecaster(
       field: the configuration's path, for errors.
 
     Raises:
-      ValueError: an unknown name, a value out of range, or a cell on vectors for ``next_frame``.
+      ValueError: an unknown name, a value out of range, a cell on vectors for ``next_frame``, or
+        a linear one for ``encoder_forecaster``.
 
     >>> make_forecaster(ForecasterConfig(cell="convgru", features=(8,)), channels=1).patch_size
     4
@@ -574,11 +578,18 @@ def make_forecaster(
     if config.name == "next_frame" and stack is not None:
         return NextFrameForecaster(stack, config.patch_size, channels, logits, options)
     make_cell = _make_cell(config, field)
+    cell = make_cell(features=1)
+    if config.name == "encoder_forecaster" and isinstance(cell, LinearCell):
+        raise ValueError(
+            f"{field}.cell: expected a cell with hidden-to-hidden kernels, as 'convlstm', for "
+            f"'encoder_forecaster', whose first forecasting layer has no inputs, received "
+            f"{config.cell!r}; 'next_frame' takes it"
+        )
     if config.name == "encoder_forecaster":
         return EncoderForecaster(
             make_cell, config.features, config.patch_size, channels, config.concatenate, options
         )
-    if make_cell(features=1).num_feature_axes != 3:
+    if cell.num_feature_axes != 3:
         raise ValueError(
             f"{field}.cell: expected a cell on feature maps, as 'convlstm', for 'next_frame', "
             f"received {config.cell!r}; 'encoder_forecaster' takes cells on vectors, too"

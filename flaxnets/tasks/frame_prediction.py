@@ -63,7 +63,8 @@ class FramePrediction:
     ``mae_frame``     absolute error, as ``mse_frame``
     ``mse_pixel``     squared error, mean over pixels
     ``mae_pixel``     absolute error, mean over pixels
-    ``psnr``, ``ssim`` of uint8 frames, mean over frames, with predictions clipped to [0,1]
+    ``psnr``          of uint8 frames, mean over frames, with predictions clipped to [0,1]
+    ``ssim``          as ``psnr``
     ``nll_sequence``  of ``cross_entropy``: nats a sequence, the papers' cross-entropy
     ``copy_…``        ``mse_frame``, ``mae_frame`` and ``ssim`` of the last input repeated
     ================= =============================================================================

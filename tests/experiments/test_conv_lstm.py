@@ -72,6 +72,8 @@ def test_thresholds_are_in_the_units_of_the_fields(tmp_path: Path) -> None:
     config.thresholds = (12.0, 20.0)
     assert config.make_task().thresholds == (0.5, 2.5)
     assert config.scored_metrics("test") == ("csi_12", "hss_12", "csi_20", "hss_20")
+    assert config.make_scorer("test") is not None
+    assert get_config("fields").make_scorer("test") is None
     np.testing.assert_allclose(config.in_units(np.full((1, 2, 2, 1), 0.5)), 12)
     two = {"kind": "standard", "offsets": [0.0, 1.0], "divisors": [1.0, 1.0], "constant": []}
     config = of_shape("fields", tmp_path, scaling=two)

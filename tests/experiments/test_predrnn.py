@@ -58,7 +58,7 @@ def test_the_settings_are_those_of_openstl() -> None:
         assert model.stack.decoupling == bool(weights)
 
 
-@pytest.mark.parametrize("cell", ["convlstm", "convgru", "minconvgru", "minconvlstm"])
+@pytest.mark.parametrize("cell", ["convgru", "minconvgru"])
 def test_other_cells_take_the_place_of_the_st_lstm(cell: str) -> None:
     config = get_config("smoke")
     config.auxiliary_weights, config.model.cell = {}, cell

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from flaxnets.models.forecaster import (
+    FORECASTERS,
     EncoderForecaster,
     ForecasterConfig,
     NextFrameForecaster,
@@ -19,7 +20,16 @@ from flaxnets.models.forecaster import (
     make_forecaster,
     to_patches,
 )
-from flaxnets.recurrent import ConvGRUCell, ConvLSTMCell, LSTMCell, Recurrent, ScanOptions
+from flaxnets.recurrent import (
+    ConvGRUCell,
+    ConvLSTMCell,
+    LSTMCell,
+    Recurrent,
+    RecurrentConfig,
+    ScanOptions,
+)
+from flaxnets.recurrent.config import CELLS as CELL_TABLE
+from flaxnets.recurrent.config import reads_maps
 
 B, T, SIZE, INPUTS, PATCH = 2, 6, 8, 3, 2
 FRAMES = jax.random.uniform(jax.random.key(0), (B, T, SIZE, SIZE, 1))
@@ -117,6 +127,25 @@ def test_the_rollout_equals_a_python_loop(cell: str) -> None:
 def test_options_change_neither_predictions_nor_gradients(stack: Any, options: ScanOptions) -> None:
     expected = value_and_gradient(next_frame("convlstm"))
     assert_close(value_and_gradient(next_frame("convlstm", options, stack=stack)), expected)
+
+
+@pytest.mark.stress
+def test_rematerialised_steps_need_two_fifths_of_the_memory() -> None:
+    frames = jax.ShapeDtypeStruct((8, 20, 32, 32, 1), jnp.float32)
+    sizes = []
+    for steps in (0, 2):
+        stack = StackedCells(partial(ConvLSTMCell), (8, 8))
+        model = NextFrameForecaster(stack, PATCH, 1, False, ScanOptions(remat_steps=steps))
+
+        def loss(variables: Any, frames: Any, model: Any = model) -> Any:
+            predictions, _ = model.apply(variables, frames, num_inputs=10, train=True)
+            return jnp.square(predictions - frames[:, 1:]).mean()
+
+        init = partial(model.init, num_inputs=1, train=False)
+        variables = jax.eval_shape(init, jax.random.key(0), frames)
+        compiled = jax.jit(jax.grad(loss)).lower(variables, frames).compile()
+        sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert sizes[1] < 0.4 * sizes[0]
 
 
 def test_true_frames_throughout_are_a_recurrent_layer() -> None:
@@ -249,6 +278,21 @@ def test_sizes_of_openstl_without_its_unused_convolutions(
         assert count + unused == 15_083_520  # "15.0M" in OpenSTL's table.
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", FORECASTERS)
+def test_every_cell_on_maps_predicts_frames(name: str, dtype: str) -> None:
+    cells = [cell for cell in CELL_TABLE if reads_maps(RecurrentConfig(cell))]
+    assert {"convlstm", "convgru", "stlstm", "minconvgru", "minconvlstm"} == set(cells)
+    for cell in cells:
+        if name == "encoder_forecaster" and cell.startswith("min"):
+            continue  # Refused below.
+        config = ForecasterConfig(name, cell, features=(4, 3), kernel_size=3, dtype=dtype)
+        model = make_forecaster(config, channels=1)
+        init = partial(model.init_with_output, num_inputs=INPUTS, train=True)
+        (predictions, _), _ = jax.eval_shape(init, jax.random.key(0), FRAMES[..., :1])
+        assert (predictions.shape[2:], predictions.dtype) == ((SIZE, SIZE, 1), jnp.float32)
+
+
 def test_patches_are_blocks_of_pixels() -> None:
     frames = jnp.arange(2 * 3 * 4 * 6 * 2.0).reshape(2, 3, 4, 6, 2)
     patches = to_patches(frames, 2)
@@ -281,6 +325,10 @@ def test_frames_that_do_not_fit_are_refused(
         (ForecasterConfig(peepholes="pixels"), "model.peepholes: unknown 'pixels'.*pixel"),
         (ForecasterConfig(features=()), "model.features: expected the widths"),
         (ForecasterConfig(cell="lstm"), "model.cell: expected a cell on feature maps"),
+        (
+            ForecasterConfig("encoder_forecaster", "minconvgru"),
+            "model.cell: expected a cell with hidden-to-hidden kernels",
+        ),
         (ForecasterConfig(cell="convlsmt"), "model.cell: .*convlstm"),
         (ForecasterConfig(patch_size=0), "patch_size: expected at least 1"),
     ],
