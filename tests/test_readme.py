@@ -8,6 +8,7 @@ import pytest
 
 from flaxnets.decoders.config import make_decoder
 from flaxnets.models.config import CRNNConfig, make_crnn
+from flaxnets.models.forecaster import ForecasterConfig, make_forecaster
 from flaxnets.models.sequence_model import SequenceModelConfig, make_sequence_model
 from tests.experiments import grid
 
@@ -52,6 +53,8 @@ def test_configurations_exist_and_make_a_model(command: list[str]) -> None:
         make_crnn(config.model, num_classes=3, fixed_length=True)
     elif isinstance(config.model, SequenceModelConfig):
         make_sequence_model(config.model, 3)
+    elif isinstance(config.model, ForecasterConfig):
+        make_forecaster(config.model, channels=1)
     else:
         make_decoder(config.model.decoder, vocabulary_size=10)
 
