@@ -66,13 +66,14 @@ from data.video.decoding import decode, probe
 from data.video.feature_clips import VideoFeatures
 from data.video.streams import CutFeatures, StreamSource, segment_centres
 from data.video.transforms import SpatialTransform
-from experiments.classification.config import FileClassification, FilesConfig, configure, in_memory
+from experiments.classification.config import FileClassification, FilesConfig, configure
 from experiments.features.frozen_features import (
     ProjectedCRNNConfig,
     cache_features,
     describe_frozen_encoder,
     encode_example,
     fit_projection,
+    in_memory,
     make_encode,
 )
 from flaxnets.configuration import check_at_least, runtime

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.lrcn_ucf101 import NUM_FRAMES
 from flaxnets.inference.trained_captioner import TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.checkpoint import DataChanged
