@@ -47,8 +47,14 @@ _REQUIRED = ("encoder", "weights", "preprocessing", "source")
 def digest_file(path: str | Path) -> str:
     """Returns the SHA-256 of a file, 64 hexadecimal digits; it identifies weights in a key.
 
-    A process reads a file once, unless it changes: its videos are digested for several splits.
+    A process reads a file once, unless it changes: its videos are digested for several splits. The
+    digest of a folder is that of the names and digests of its files, without hidden ones.
     """
+    if os.path.isdir(path):
+        names = sorted(name for name in os.listdir(path) if not name.startswith("."))
+        files = [name for name in names if os.path.isfile(os.path.join(path, name))]
+        listed = [[name, digest_file(os.path.join(path, name))] for name in files]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     found = os.stat(path)
     return _digest(os.path.abspath(path), found.st_size, found.st_mtime_ns)
 

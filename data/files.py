@@ -149,11 +149,14 @@ def check_names(names: Iterable[str], where: str) -> None:
         )
 
 
-def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path | None]:
+def find_files(
+    paths: Iterable[str | os.PathLike[str]], *, folders: bool = False
+) -> list[Path | None]:
     """Returns existing files, whose names may be in another Unicode form (NFC or NFD) on disk.
 
     Args:
       paths: the files as a list names them.
+      folders: whether folders, as of frames, are found as well.
 
     Returns:
       For each its path on disk; None where there is no such file.
@@ -182,15 +185,18 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path | None]:
             for variant in in_folder(folder).get(name, ())
         ]
 
+    def exists(path: Path) -> bool:
+        # Unlike Path's, os.path's functions also answer for names that are too long.
+        return os.path.isfile(path) or (folders and os.path.isdir(path))
+
     found: list[Path | None] = []
     for path in map(Path, paths):
-        # Unlike Path's, os.path's functions also answer for names that are too long.
-        if os.path.isfile(path):
+        if exists(path):
             found.append(path)
             continue
         # ASCII has one form, so most missing files need no look into their folder.
         others = [] if str(path).isascii() else variants(path)
-        found.append(next((other for other in others if os.path.isfile(other)), None))
+        found.append(next((other for other in others if exists(other)), None))
     return found
 
 

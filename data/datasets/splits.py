@@ -122,12 +122,14 @@ def make_split(
 def find_copies(paths: Sequence[str]) -> list[int]:
     """Returns a number for each file, equal for files of the same content.
 
-    Only files of the same size are read. A file that cannot be read equals no other.
+    Only files of the same size are read. A file that cannot be read equals no other, nor does a
+    folder of frames.
     """
     sizes: dict[int, list[int]] = defaultdict(list)
     for index, path in enumerate(paths):
         try:
-            sizes[os.path.getsize(path)].append(index)
+            if not os.path.isdir(path):
+                sizes[os.path.getsize(path)].append(index)
         except OSError:
             continue
     numbers = list(range(len(paths)))
@@ -173,7 +175,7 @@ def read_split_file(
     label = {name: number for number, name in enumerate(class_names)}
     if unknown := sorted({row.label for row in rows} - set(label)):
         raise ValueError(f"{path}: expected classes of the run, received {some(unknown)}")
-    found = find_files(Path(root) / row.path for row in rows)
+    found = find_files((Path(root) / row.path for row in rows), folders=True)
     missing = [row.path for row, file in zip(rows, found, strict=True) if file is None]
     if missing:
         raise FileNotFoundError(

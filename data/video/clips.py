@@ -1,13 +1,14 @@
 """Clips of videos: the choice of their frames, the source of files, and the decoding transform."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 
 from data.batches import UNKNOWN_LABEL, VideoExample
-from data.video.decoding import VideoError, decode, probe
+from data.features import digest_file
+from data.video.decoding import VideoError, VideoInfo, decode, decode_all, probe
 from data.video.transforms import SpatialTransform, pad_clip
 
 
@@ -144,12 +145,61 @@ def _check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name}: expected at least 1, received {value}")
 
 
+class VideoReader(Protocol):
+    """Interface of what gives the images of a path: its frames, or its optical flow; picklable.
+
+    The methods raise ``FileNotFoundError`` or ``VideoError`` where there is nothing to read.
+    """
+
+    def probe(self, path: str) -> VideoInfo:
+        """Returns number, rate and size of the images of a path."""
+
+    def decode(
+        self, path: str, frames: Sequence[int] | np.ndarray, *, short_side: int | None = None
+    ) -> np.ndarray:
+        """Returns chosen images as ``data.video.decoding.decode``, (T,H,W,3) uint8."""
+
+    def decode_all(self, path: str, *, short_side: int | None = None) -> Iterator[np.ndarray]:
+        """Yields all images in order, each (H,W,3) uint8."""
+
+    def digest(self, path: str) -> str:
+        """Returns a SHA-256 of what the images are read from."""
+
+
+@dataclass(frozen=True)
+class VideoFiles:
+    """Reader of video files (``data.video.decoding``)."""
+
+    def probe(self, path: str) -> VideoInfo:
+        """Returns the properties of a file."""
+        return probe(path)
+
+    def decode(
+        self, path: str, frames: Sequence[int] | np.ndarray, *, short_side: int | None = None
+    ) -> np.ndarray:
+        """Returns chosen frames of a file, (T,H,W,3) uint8."""
+        return decode(path, frames, short_side=short_side)
+
+    def decode_all(self, path: str, *, short_side: int | None = None) -> Iterator[np.ndarray]:
+        """Yields all frames of a file, each (H,W,3) uint8."""
+        return decode_all(path, short_side=short_side)
+
+    def digest(self, path: str) -> str:
+        """Returns the SHA-256 of a file."""
+        return digest_file(path)
+
+
+VIDEO_FILES = VideoFiles()
+
+
 class FileRecord(TypedDict):
     """One file of a ``FileSource``, with its label (-1: unknown) and its index."""
 
     path: str
     label: int
     index: int
+    reader: NotRequired[VideoReader]
+    """Of a video; absent: ``VIDEO_FILES``."""
 
 
 @dataclass(frozen=True)
@@ -179,13 +229,26 @@ class FileSource:
         return FileRecord(path=self.paths[index], label=label, index=index)
 
 
+@dataclass(frozen=True)
 class VideoSource(FileSource):
-    """Random access to video files and their labels, undecoded."""
+    """Random access to videos and their labels, undecoded.
+
+    Attributes:
+        reader: gives the images of each path: of video files by default, of folders of frames
+            (``data.video.frame_folders``), or optical flow in their place (``data.video.flow``).
+    """
+
+    reader: VideoReader = VIDEO_FILES
+
+    def __getitem__(self, index: int, /) -> FileRecord:
+        return {**super().__getitem__(index), "reader": self.reader}
 
     def explain(self, index: int) -> str:
         """Returns why video ``index`` cannot be decoded, by decoding all of it."""
-        path = self.paths[index]
-        return explain_failure(path, lambda: decode(path, [probe(path).num_frames - 1]))
+        path, reader = self.paths[index], self.reader
+        return explain_failure(
+            path, lambda: reader.decode(path, [reader.probe(path).num_frames - 1])
+        )
 
 
 def explain_failure(path: str, read: Callable[[], object]) -> str:
@@ -258,18 +321,20 @@ class DecodeClip:
     def _train_clip(
         self, record: FileRecord, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        info = probe(record["path"])
+        reader = record.get("reader", VIDEO_FILES)
+        info = reader.probe(record["path"])
         frames = self.sampler.sample(info.num_frames, info.rate, rng)
-        clip = decode(record["path"], frames, short_side=self.short_side)
+        clip = reader.decode(record["path"], frames, short_side=self.short_side)
         return pad_clip(self.transform(clip, rng), self.sampler.num_frames)
 
     def _views(self, record: FileRecord) -> tuple[np.ndarray, np.ndarray]:
-        info = probe(record["path"])
+        reader = record.get("reader", VIDEO_FILES)
+        info = reader.probe(record["path"])
         if self.num_clips == 1:
             frames = self.sampler.sample(info.num_frames, info.rate)[None]
         else:
             frames = self.sampler.views(info.num_frames, info.rate, self.num_clips)
-        clips = decode(record["path"], frames.ravel(), short_side=self.short_side)
+        clips = reader.decode(record["path"], frames.ravel(), short_side=self.short_side)
         views = [
             pad_clip(view, self.sampler.num_frames)
             for clip in np.split(clips, self.num_clips)

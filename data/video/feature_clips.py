@@ -8,7 +8,7 @@ import numpy as np
 
 from data.batches import UNKNOWN_LABEL, Source, VideoExample
 from data.video.clips import ClipSampler, VideoSource, explain_failure
-from data.video.decoding import VideoError, decode_all, probe
+from data.video.decoding import VideoError
 from data.video.transforms import SpatialTransform, pad_clip
 
 
@@ -58,13 +58,14 @@ class WholeVideos:
 
     def _read(self, path: str) -> tuple[np.ndarray, float]:
         """Returns the views (V,T,h,w,3) uint8 and the frames/s; holds no other whole video."""
-        info = probe(path)
+        reader = self.videos.reader
+        info = reader.probe(path)
         shape = (1 + self.transform.flip, info.num_frames, *self.transform.size, 3)
         views = np.empty(shape, np.uint8)
-        for t, frame in enumerate(decode_all(path, short_side=self.short_side)):
+        for t, frame in enumerate(reader.decode_all(path, short_side=self.short_side)):
             views[0, t] = self.transform.test_views(frame[None])[0, 0]
         if self.transform.flip:
-            views[1] = views[0, :, :, ::-1]
+            views[1] = self.transform.mirrored(views[0])
         return views, info.rate
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from data.batches import UNKNOWN_LABEL, Source, VideoExample
 from data.video.clips import VideoSource, explain_failure
-from data.video.decoding import MAX_PIXELS, VideoError, decode_all, probe
+from data.video.decoding import MAX_PIXELS, VideoError
 from data.video.transforms import Crop
 
 STREAMS = ("rgb_whole", "rgb_square", "difference_whole", "difference_square")
@@ -81,10 +81,11 @@ class StreamSource:
         return explain_failure(path, lambda: self._read(path))
 
     def _read(self, path: str) -> np.ndarray:
-        info = probe(path)
+        reader = self.videos.reader
+        info = reader.probe(path)
         if info.height**2 > MAX_PIXELS:  # ``square_around`` would widen them.
             raise VideoError(path, f"frames of {info.height} × {info.width} pixels are too high")
-        return self._images(decode_all(path), info.num_frames)
+        return self._images(reader.decode_all(path), info.num_frames)
 
     def images(self, video: np.ndarray) -> np.ndarray:
         """Returns the views (2·S,T,size,size,3) uint8 of a whole video (T',H,W,3) uint8.

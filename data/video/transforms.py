@@ -1,6 +1,6 @@
 """Crops, mirroring and resizing of clips, equal for all frames of a clip; padding in time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -100,7 +100,9 @@ class SpatialTransform:
         height, width = video.shape[1:3]
         if rng is None:
             return self._centre_crop(height, width).apply(video, self.size)
-        return self.random_crop(height, width, rng).apply(video, self.size)
+        crop = self.random_crop(height, width, rng)
+        clip = replace(crop, mirror=False).apply(video, self.size)
+        return np.ascontiguousarray(self.mirrored(clip)) if crop.mirror else clip
 
     def test_views(self, video: np.ndarray) -> np.ndarray:
         """Returns the crops for test.
@@ -118,7 +120,13 @@ class SpatialTransform:
             tops, lefts = (0.0, height - centre.height), (0.0, width - centre.width)
             crops += [Crop(t, x, centre.height, centre.width) for t in tops for x in lefts]
         views = np.stack([crop.apply(video, self.size) for crop in crops])
-        return np.concatenate([views, views[:, :, :, ::-1]]) if self.test_crops == 10 else views
+        if self.test_crops == 10:
+            views = np.concatenate([views, np.stack([self.mirrored(view) for view in views])])
+        return views
+
+    def mirrored(self, video: np.ndarray) -> np.ndarray:
+        """Returns a clip (T,H,W,3) uint8 with left and right exchanged."""
+        return video[:, :, ::-1]
 
     def random_crop(self, height: int, width: int, rng: np.random.Generator) -> Crop:
         """Returns a random crop of a frame of ``height`` × ``width`` pixels."""
