@@ -86,8 +86,9 @@ class CRNN3DConfig(ClipClassification):
     def make_model(self) -> nn.Module:
         """Returns the stem, and the CRNN on its feature maps."""
         network = make_crnn(self.model, len(self.class_names))
+        frames, rows, columns = self.stem_kernel
         return SpatioTemporalStem(
-            network, self.stem_features, tuple(self.stem_kernel), dtype=self.model.dtype
+            network, self.stem_features, (frames, rows, columns), dtype=self.model.dtype
         )
 
     def initial_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,20 +6,16 @@ arXiv:1511.06432.
     python -m launch.train --config=experiments/gru_rcn.py --workdir=runs/gru_rcn \
         --config.data.root=/data/ucf101 --config.model.encoder.weights=vgg16.pth
 
-Expected (paper, UCF101, RGB): VGG-16 78.0 %, with one recurrent layer on top 78.1 %, GRU-RCN
-79.9 %, stacked 78.3 %, bidirectional 80.7 %. Not reproduced: UCF101 was not available, and the
-paper's VGG-16 was fine-tuned on it beforehand.
+Expected (paper, UCF101, RGB): VGG-16 78.0 %, GRU-RCN 79.9 %, stacked 78.3 %, bidirectional 80.7 %.
+Not reproduced: UCF101 was not available, nor a VGG-16 fine-tuned on it.
 
-Settings of the paper, which are the defaults: a frozen VGG-16; ConvGRUs of 3×3 kernels with 64, 128,
-256 and 256 feature maps on pool2 to pool5, a GRU of 512 units on fc7; each endpoint has a
-classifier on its last state, averaged over positions, with dropout 0.7, and a loss of its own; the
-probabilities are averaged. 10 frames spread over the video, batches of 64 videos.
+Settings of the paper, which are the defaults: a frozen VGG-16; ConvGRUs of 3×3 kernels and 64, 128,
+256, 256 feature maps on pool2 to pool5, a GRU of 512 units on fc7; each has a classifier on its
+last state, averaged over positions, with dropout 0.7, and its own loss; the probabilities are
+averaged. 10 frames spread over the video, batches of 64.
 
-Deviations:
-  - VGG-16 has ImageNet's weights, unless the file holds fine-tuned ones.
-  - Adam at 1e-4; the text read for this project names no rate.
-  - ``bidirectional``: classifiers read the mean of the states, since the last state of the
-    backward direction has seen one frame.
+Deviations: Adam at 1e-4, as the text read for this project names no rate; classifiers of
+``bidirectional`` read the mean of the states, as the backward direction's last has seen one frame.
 
 Variants, joined by commas: ``stacked``: each endpoint also reads the states of the one below;
 ``bidirectional``; ``smoke``: the embedded data, a few seconds; ``ut_interaction``: 16, 24 and 32
@@ -28,6 +24,7 @@ units on three endpoints of EfficientNet-Lite0, images of motion of 112² of UT-
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 
@@ -65,9 +62,7 @@ class GRURCNConfig(ClipClassification):
     stacked: bool = False
     """Each endpoint but the first also reads the states of the one below."""
     data: ClipsConfig = dataclasses.field(
-        default_factory=lambda: ClipsConfig(
-            num_frames=10, sampling="uniform", test_clips=1, cache=""
-        )
+        default_factory=lambda: ClipsConfig("ucf101", num_frames=10, sampling="uniform", cache="")
     )
     model: CRNNConfig = dataclasses.field(
         default_factory=lambda: CRNNConfig(
@@ -89,19 +84,17 @@ class GRURCNConfig(ClipClassification):
 
     def make_model(self) -> nn.Module:
         """Returns a recurrent layer and a classifier for each endpoint."""
-        model, encoder = self.model, make_encoder(self.model.encoder, dtype=self.model.dtype)
+        model = self.model
+        encoder: Any = make_encoder(model.encoder, dtype=model.dtype)
         names = encoder.level_names
         vectors = names[names.index(encoder.maps_level) + 1 :]
-        layers = {
-            name: dataclasses.replace(
-                model.recurrent,
-                features=self.endpoints[name],
-                cell="gru" if name in vectors else model.recurrent.cell,
-            )
-            for name in self.levels
-        }
+        layers: dict[str, Any] = {}
+        for name in self.levels:
+            cell = "gru" if name in vectors else model.recurrent.cell
+            own = dataclasses.replace(model.recurrent, cell=cell, features=self.endpoints[name])
+            layers[name] = make_recurrent(own, dtype=model.dtype)
         return MultiLevelCRNN(
-            {name: make_recurrent(layer, dtype=model.dtype) for name, layer in layers.items()},
+            layers,
             functools.partial(
                 ClipClassifier,
                 len(self.class_names),
@@ -126,8 +119,8 @@ def get_config(variant: str | None = None) -> GRURCNConfig:
     config.model.recurrent.bidirectional = "bidirectional" in names
     config.name = ", ".join(["GRU-RCN", *(name for name in OWN if name in names)])
     if "smoke" in names:
-        make_small(config, "difference_whole")
-        config.endpoints = {"stage_1": 4, "stage_3": 4, "pooled": 8}
+        make_small(config)
+        config.endpoints = {"stage_1": 4, "pooled": 8}
     if "ut_interaction" in names:
         adapt_to_ut_interaction(config, "difference_whole", size=112, steps=8)
         config.endpoints = {"stage_3": 16, "stage_5": 24, "pooled": 32}

@@ -1,7 +1,8 @@
 """Configuration that two-stream papers share: clips, or streams, of optical flow beside RGB."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,8 @@ from data.video.transforms import SpatialTransform
 from experiments.classification.video_clips import ClipClassification, ClipsConfig
 from flaxnets.configuration import nearest, path_field
 from flaxnets.encoders.config import EncoderConfig
+from flaxnets.inference.trained_model import read_predictions
+from flaxnets.training.workdir import Workdir
 
 FLOW = "flow_whole"
 """Stream of images of optical flow."""
@@ -102,3 +105,26 @@ class FlowClassification(ClipClassification):
 
     def _reader(self, images: str) -> Any:
         return make_reader(images, videos=self.data.root, flow=self.data.flow)
+
+
+def fuse_runs(workdirs: Sequence[str | Path], weights: Sequence[float]) -> float:
+    """Returns the accuracy of weighted test predictions of several runs, in [0,1].
+
+    Args:
+      workdirs: runs with predictions of ``launch.evaluate --split=test`` on the same videos.
+      weights: of each run's probabilities.
+
+    Raises:
+      ValueError: runs on other videos.
+      FileNotFoundError: a run without predictions.
+    """
+    runs = [read_predictions(Workdir(workdir).predictions("test")) for workdir in workdirs]
+    labels = [[(row["index"], row["label"]) for row in rows] for rows in runs]
+    if any(each != labels[0] for each in labels):
+        raise ValueError(
+            f"workdirs: expected predictions of the same videos, received {workdirs}, whose test "
+            "splits differ"
+        )
+    probabilities = [np.array([row["probabilities"] for row in rows]) for rows in runs]
+    fused = np.einsum("r,rnk->nk", np.asarray(weights), np.stack(probabilities))
+    return float(np.mean(fused.argmax(1) == [label for _, label in labels[0]]))

@@ -35,13 +35,13 @@ from experiments.features.frozen_features import (
     encode_example,
     in_memory,
     make_encode,
+    shared_encode,
 )
 from flaxnets.configuration import check_at_least, check_rates, nearest, path_field, runtime
 from flaxnets.encoders.config import EncoderConfig, weights_file, with_encoder_weights
 from flaxnets.heads.config import PER_STEP
 from flaxnets.models.config import CRNNConfig, make_crnn, pool_of
 from flaxnets.recurrent.config import NONE
-from flaxnets.tasks.task import Task
 from flaxnets.tasks.video_classification import VideoClassification
 from flaxnets.training.config import Config, OptimizerConfig
 from flaxnets.training.workdir import Workdir
@@ -316,7 +316,7 @@ class ClipClassification(Config):
         """Returns ``encoder`` where it is frozen and part of the network."""
         return ("encoder",) if self.model.encoder.frozen and self.encodes_frames else ()
 
-    def make_task(self) -> Task:
+    def make_task(self) -> VideoClassification:
         """Returns classification at each step, or of the clip where the head pools over time."""
         return VideoClassification(
             loss_kind=self.loss_kind,
@@ -348,12 +348,15 @@ class ClipClassification(Config):
         source = self.make_source(tuple(paths))
         if self.data.streams:
             videos = VideoSource(tuple(paths))
-            joined = self._encode_streams({s: self.make_stream(videos, s) for s in self.data.streams})
+            joined = self._encode_streams(
+                {s: self.make_stream(videos, s) for s in self.data.streams}
+            )
             return self._loader(joined, self._cut_streams("test"), 1)
         if not self.caches_features:
             return self._loader(source, self._decode_clip("test"), 1)
         whole = self._whole_videos(source)
-        features = VideoFeatures(_encode_all(whole, self._encode), whole)
+        encode = make_encode(self.model.encoder, self.pool)
+        features = VideoFeatures(_encode_all(whole, encode), whole)
         return self._loader(features, self._cut_clip("test"), 1)
 
     def load_clip(self, split: str, index: int) -> np.ndarray:
@@ -423,10 +426,6 @@ class ClipClassification(Config):
 
     # ---- Clips of frames, or of the cached features of every frame ------------------------------
 
-    @property
-    def _encode(self) -> Encode:
-        return make_encode(self.model.encoder, self.pool)
-
     def _features(self, source: VideoSource) -> VideoFeatures:
         """Returns the cached features of every frame; encodes them where the cache lacks them."""
         whole = self._whole_videos(source)
@@ -490,7 +489,9 @@ class ClipClassification(Config):
         if self.embedded:
             clips = MovingShapes(split, self.data.num_examples)
             nothing = VideoSource(())
-            drawn = {s: _DrawnStream(clips, self.make_stream(nothing, s)) for s in self.data.streams}
+            drawn = {
+                s: _DrawnStream(clips, self.make_stream(nothing, s)) for s in self.data.streams
+            }
             joined = self._encode_streams(drawn)
         else:
             # All videos of the fold in the order of their names, so that the folds share a cache.
@@ -536,7 +537,7 @@ class ClipClassification(Config):
         """Returns the features of sources of images, by stream, encoded now and not cached."""
         features = {
             name: _encode_all(
-                sources[stream], make_encode(self.stream_encoder(stream, level), self.pool)
+                sources[stream], shared_encode(self.stream_encoder(stream, level), self.pool)
             )
             for name, (stream, level) in self.inputs.items()
         }

@@ -84,13 +84,18 @@ def cache_features(
 
     # A complete cache needs no encoder, so it is built at the first example.
     def encode(images: np.ndarray) -> np.ndarray:
-        return _encode_of(json.dumps(dataclasses.asdict(encoder)), pool)(images)
+        return shared_encode(encoder, pool)(images)
 
     with Progress("encoded", "example") as progress:
         return write_features(root, examples, encode, key=key, on_progress=progress)
 
 
-@functools.lru_cache(maxsize=1)
+def shared_encode(encoder: EncoderConfig, pool: str) -> Encode:
+    """Returns ``make_encode``, compiled once for all calls with the last two configurations."""
+    return _encode_of(json.dumps(dataclasses.asdict(encoder)), pool)
+
+
+@functools.lru_cache(maxsize=2)
 def _encode_of(encoder: str, pool: str) -> Encode:
     """Returns ``make_encode`` of a configuration in JSON; views of the same images share it."""
     values = json.loads(encoder)  # In which tuples are lists.
