@@ -1,6 +1,7 @@
 """TS-LSTM: segments against loops, padding, and streams that do not fit."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ def segments_of(steps: np.ndarray, num_segments: int) -> list[np.ndarray]:
     """Returns the steps (L,D) of each segment, by the formula of the docstring."""
     count = min(num_segments, len(steps))
     edges = [n * len(steps) // count for n in range(count + 1)] if count else [0]
-    return [steps[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [steps[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def test_segments_equal_a_loop() -> None:
@@ -55,7 +56,8 @@ def test_padding_and_the_order_of_names_change_nothing_but_the_clips_order_does(
         x[1, 4:] = np.nan
     np.testing.assert_array_equal(apply(dict(reversed(padded.items())), lengths), logits)
     backwards = {name: x[:, ::-1] for name, x in frames.items()}
-    assert np.abs(apply(backwards, jnp.array([6, 6])) - apply(frames, jnp.array([6, 6]))).max() > 0.01
+    whole = jnp.array([6, 6])
+    assert np.abs(apply(backwards, whole) - apply(frames, whole)).max() > 0.01
 
 
 def test_streams_that_do_not_fit_are_named(apply: Any) -> None:
