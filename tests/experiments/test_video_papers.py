@@ -105,11 +105,11 @@ def test_full_networks_on_frames_have_the_papers_layers() -> None:
         assert config.optimizer.clip_norm == (15 if variant else 5)
     shape, params = shapes_of(crnn_3d.get_config(), jnp.zeros((1, 2, 112, 112, 3), jnp.uint8))
     assert params["conv"]["kernel"].shape == (5, 7, 7, 3, 64)
-    config = gru_rcn.get_config()
-    shape, params = shapes_of(config, frames)
+    rcn = gru_rcn.get_config()
+    shape, params = shapes_of(rcn, frames)
     assert shape == (1, 1, 5, K)
-    assert config.frozen_parts() == ("encoder",)
-    described: Any = config.describe_inference()
+    assert rcn.frozen_parts() == ("encoder",)
+    described: Any = rcn.describe_inference()
     assert described["preprocessing"]["sampler"] == "uniform"
 
 

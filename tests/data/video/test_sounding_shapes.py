@@ -63,8 +63,8 @@ def test_examples_depend_on_seed_split_and_index_alone() -> None:
     first = SoundingShapes("train", 3)[2]
     same, others = SoundingShapes("train", 9)[2], SoundingShapes("test", 3)[2]
     for name in ("video", "audio"):
-        np.testing.assert_array_equal(first[name], same[name])  # type: ignore[literal-required]
-        assert (first[name] != others[name]).any()  # type: ignore[literal-required]
+        np.testing.assert_array_equal(first[name], same[name])
+        assert (first[name] != others[name]).any()
     with pytest.raises(IndexError, match=r"index: expected 0..2, received 3"):
         SoundingShapes("train", 3)[3]
     with pytest.raises(ValueError, match="split: expected one of train, validation, test"):

@@ -266,7 +266,7 @@ def joined_features() -> JoinedFeatures:
 @pytest.mark.parametrize("train", [True, False])
 def test_joined_features_are_cut_at_the_same_steps(train: bool) -> None:
     cut = CutJoined(CutFeatures(train, num_steps=4, num_views=2), ("vectors", "maps"))
-    example = cut(joined_features()[0], np.random.default_rng(3))  # type: ignore[arg-type]
+    example = cut(joined_features()[0], np.random.default_rng(3))
     views = () if train else (2 * 2,)
     assert example["vectors"].shape == (*views, 4, D)
     assert example["maps"].shape == (*views, 4, 4, 5, D)
