@@ -4,10 +4,10 @@
     python -m launch.serve --model=runs/mine --port=8080     # a workdir or an exported folder
 
 A photograph gives captions, alternatives and the attention at each word; a clip gives labels over
-time; a line of text or a recording of speech gives its text and the span of each character. The
-page says how programs ask the models. The server listens on the loopback address unless ``--host``
-says otherwise, keeps uploads for ten minutes, and sends nothing anywhere. It needs the extra
-``serve``. ``docs/serve.md`` describes its limits.
+time, a recording of a sound its labels; a line of text or a recording of speech gives its text and
+the span of each character. The page says how programs ask the models. The server listens on the
+loopback address unless ``--host`` says otherwise, keeps uploads for ten minutes, and sends nothing
+anywhere. It needs the extra ``serve``. ``docs/serve.md`` describes its limits.
 """
 
 import errno
@@ -23,7 +23,6 @@ from typing import Any
 
 from absl import flags
 
-from flaxnets.inference.runtime.models import SOUND
 from launch import program
 from launch.serving.examples import draw_examples, find_examples
 from launch.serving.gate import Gate, delete_old, is_loopback
@@ -97,11 +96,6 @@ def main(argv: Sequence[str]) -> int:
         served = []
         for name in MODEL.value or [n for n in SHIPPED if n in shipped_models()]:
             model = load(name, allow_code=bool(allowed))
-            if model.kind == SOUND:
-                raise ValueError(
-                    "--model: expected a classifier of clips or images, a captioner or a reader, "
-                    f"received {name} of the kind {model.kind}; launch.predict uses it"
-                )
             served.append(ServedModel(model, isolated, limits))
         return serve(served, listener, HOST.value, limits, EXAMPLES.value)
 

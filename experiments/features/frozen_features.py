@@ -23,6 +23,7 @@ from data.features import FeatureSource, digest_file, find_features, write_featu
 from flaxnets.encoders.config import EncoderConfig, load_encoder, make_encoder, weights_file
 from flaxnets.layers.batch_sharding import map_in_chunks
 from flaxnets.models.config import CRNNConfig
+from flaxnets.models.crnn import FEATURE_POOLS, pool_over_space
 from flaxnets.training.config import stands_in
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,6 @@ Examples = list[dict[str, np.ndarray]]
 
 Encode = Callable[[np.ndarray], np.ndarray]
 """Frozen encoder of images: (n,H,W,3) uint8 to (n,D) or (n,h,w,D) float32."""
-
-POOLS = ("max", "mean", "none")
 
 _MEMORY_BYTES = 2**30
 """Most bytes of cached features that are held in memory; more are read from the cache."""
@@ -215,7 +214,12 @@ def describe_encoded(
         return next(iter(result.values())) if isinstance(result, Mapping) else result
 
     shape = jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *image), np.uint8)).shape[1:]
-    return tuple(shape) if pool == "none" or len(shape) == 1 else (shape[-1],)
+    return tuple(
+        jax.eval_shape(
+            lambda features: pool_over_space(features, pool),
+            jax.ShapeDtypeStruct((1, *shape), np.float32),
+        ).shape[1:]
+    )
 
 
 def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
@@ -260,8 +264,8 @@ def digest_images(paths: Sequence[str]) -> str:
 
 def check_pool(pool: str) -> None:
     """Raises ValueError for an unknown pooling."""
-    if pool not in POOLS:
-        raise ValueError(f"data.pool: expected 'max', 'mean' or 'none', received {pool!r}")
+    if pool not in FEATURE_POOLS:
+        raise ValueError(f"data.pool: expected one of {FEATURE_POOLS}, received {pool!r}")
 
 
 def make_encode(encoder: EncoderConfig, pool: str) -> Encode:
@@ -269,8 +273,8 @@ def make_encode(encoder: EncoderConfig, pool: str) -> Encode:
 
     Args:
       encoder: the encoder; random weights are those of seed 0.
-      pool: pooling of feature maps over space: ``max``, ``mean``, or ``none``, which returns the
-        maps. Vectors are returned unchanged.
+      pool: pooling of feature maps over space: ``max``, ``mean``, ``flatten``, or ``none``, which
+        returns the maps. Vectors are returned unchanged.
 
     Raises:
       ValueError: an unknown ``pool``.
@@ -287,10 +291,7 @@ def make_encode(encoder: EncoderConfig, pool: str) -> Encode:
             # An encoder with a level returns a dict of that one.
             return next(iter(result.values())) if isinstance(result, Mapping) else result
 
-        features = map_in_chunks(apply, images, chunk_size)
-        if pool == "none" or features.ndim == 2:
-            return features
-        return features.max((1, 2)) if pool == "max" else features.mean((1, 2))
+        return pool_over_space(map_in_chunks(apply, images, chunk_size), pool)
 
     def run(images: np.ndarray) -> np.ndarray:
         nonlocal variables

@@ -23,6 +23,8 @@ from flaxnets.layers.padding import check_lengths, zero_where_masked
 from flaxnets.typing import Array, Carry
 
 POOLS = ("mean", "flatten", "none")
+FEATURE_POOLS = ("max", "mean", "flatten", "none")
+"""Poolings over space of the features of a frozen encoder."""
 
 
 class CRNN(nn.Module):
@@ -203,6 +205,24 @@ class CRNN(nn.Module):
             size = math.prod(x.shape[2:])
             x = x.mean(axis=(2, 3)) if self.pool == "mean" else x.reshape(b, t, size)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x), lengths
+
+
+def pool_over_space(features: Array, pool: str) -> Array:
+    """Returns feature maps (N,h,w,D) pooled to vectors, and vectors (N,D) as they are.
+
+    Args:
+      features: of N images.
+      pool: one of ``FEATURE_POOLS``; ``flatten`` gives (N,h·w·D), ``none`` the maps.
+
+    >>> maps = jnp.arange(12.0).reshape(1, 2, 3, 2)
+    >>> pool_over_space(maps, "max").tolist(), pool_over_space(maps, "flatten").shape
+    ([[10.0, 11.0]], (1, 12))
+    """
+    if features.ndim == 2 or pool == "none":
+        return features
+    if pool == "flatten":
+        return features.reshape(len(features), -1)
+    return features.max((1, 2)) if pool == "max" else features.mean((1, 2))
 
 
 def average_over_space(features: Array) -> Array:

@@ -6,10 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxnets.encoders.encoder import take_only_endpoint
-from flaxnets.models.crnn import encode_frames
+from flaxnets.models.crnn import FEATURE_POOLS, encode_frames, pool_over_space
 from flaxnets.typing import Array, Carry, Dtype
-
-POOLS = ("max", "mean", "none")
 
 
 class FrozenEncoder(nn.Module):
@@ -33,7 +31,8 @@ class FrozenEncoder(nn.Module):
       encoder: (N,H,W,3) uint8 to feature maps (N,h,w,D) or vectors (N,D), or a dictionary of one
         endpoint, called with ``mask`` (N,) and ``train``.
       network: called with features and further arguments.
-      pool: of feature maps over space: ``max``, ``mean``, or ``none``; vectors pass as is.
+      pool: of feature maps over space: ``max``, ``mean``, ``flatten``, which concatenates the
+        positions, or ``none``; vectors pass as is.
       feature_dtype: to which features are rounded, as a cache did in training.
       chunk_images: images encoded at a time; 0: all. A few fit into the caches of a CPU.
     """
@@ -65,8 +64,8 @@ class FrozenEncoder(nn.Module):
 
         (…,H,W,3) becomes (…,D), or (…,h,w,D) with ``pool`` none.
         """
-        if self.pool not in POOLS:
-            raise ValueError(f"pool: expected 'max', 'mean' or 'none', received {self.pool!r}")
+        if self.pool not in FEATURE_POOLS:
+            raise ValueError(f"pool: expected one of {FEATURE_POOLS}, received {self.pool!r}")
         images = frames.reshape(-1, 1, *frames.shape[-3:])  # (N,1,H,W,3)
         outputs = encode_frames(
             self.encoder,
@@ -77,8 +76,7 @@ class FrozenEncoder(nn.Module):
             freeze_encoder=True,
         )
         features = take_only_endpoint(outputs, "encoder")[:, 0]
-        if features.ndim == 4 and self.pool != "none":
-            features = features.max((1, 2)) if self.pool == "max" else features.mean((1, 2))
+        features = pool_over_space(features, self.pool)
         features = features.astype(self.feature_dtype)
         return features.reshape(*frames.shape[:-3], *features.shape[1:])
 

@@ -63,6 +63,8 @@ class RecurrentConfig:
     """Each layer but the first adds its inputs to its outputs."""
     kernel_size: int = 3
     """Cells on feature maps only: side of the kernels, pixels."""
+    window: int = 2
+    """``qrnn`` only: steps that its convolution over time reads."""
     normalize_inputs: bool = False
     """LayerNorm of each step's inputs."""
     delta_features: bool = False
@@ -108,6 +110,8 @@ def make_cell_type(
     options: dict[str, Any] = {"features": config.features}
     if "kernel_size" in taken:
         options["kernel_size"] = (config.kernel_size, config.kernel_size)
+    if config.cell == "qrnn":
+        options["window"] = config.window
     if "dtype" in taken:
         options["dtype"] = dtype
     make = partial(part, **options)
@@ -159,7 +163,7 @@ def make_recurrent(
     >>> make_recurrent(RecurrentConfig("gru", features=8, num_layers=2)).num_layers
     2
     """
-    least = {"features": 1, "num_layers": 1, "kernel_size": 1, "input_features": 0}
+    least = {"features": 1, "num_layers": 1, "kernel_size": 1, "window": 1, "input_features": 0}
     check_at_least(field, config, least)
     check_rates(field, config, "dropout_rate", "recurrent_dropout_rate")
     if config.cell == NONE:

@@ -292,6 +292,10 @@ class Config:
         """Selects the fold of a cross-validation, from 1 on."""
         raise UndefinedMethod(self, "set_fold")
 
+    def hold_out_fold(self, fold: int) -> None:
+        """Holds out another fold as the split ``validation``, for a nested cross-validation."""
+        raise UndefinedMethod(self, "hold_out_fold")
+
     def save_assets(self, folder: Path) -> None:
         """Writes files that the model depends on, as a vocabulary, when a run starts.
 
@@ -462,6 +466,22 @@ def update(config: Any, values: Mapping[str, Any], prefix: str = "") -> None:
         else:
             # JSON has no tuples; a list in the file stands for one.
             setattr(config, name, tuple(value) if isinstance(value, list) else value)
+
+
+def override(config: Any, values: Mapping[str, Any]) -> None:
+    """Sets fields in place by their paths, as ``{"data.fold": 2}``.
+
+    Raises:
+      ValueError: as ``update``.
+    """
+    nested: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, last = path.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    update(config, nested)
 
 
 def _fits(hint: Any, value: Any) -> bool:

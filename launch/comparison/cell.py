@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxnets.inference.trained_model import TrainedModel
-from flaxnets.training.config import Config, update
+from flaxnets.training.config import Config, override
 from flaxnets.training.cost import estimate_cost
 from flaxnets.training.evaluation import close_batches
 from flaxnets.training.loop import train
@@ -29,14 +29,7 @@ def make_config(cell: Cell) -> Config:
       ValueError: no such variant or field.
     """
     config = program.load_experiment(cell.spec)
-    nested: dict[str, Any] = {}
-    for path, value in cell.overrides().items():
-        *parents, last = path.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    update(config, nested)
+    override(config, cell.overrides())
     return program.conform_tuples(config)
 
 
@@ -96,6 +89,7 @@ def run_cell(folder: Path, cell: Cell) -> int | None:
                 "task": cell.task.name,
                 "family": cell.family,
                 "rung": cell.rung,
+                "fold": cell.fold,
                 "seed": cell.seed,
                 "settings": _settings(cell),
                 "metric": cell.task.metric,

@@ -22,6 +22,7 @@
     variants = { cnn = "adding,tcn", rnn = "adding,gru" }
     small = { num_steps = 400, eval_every = 50, patience = 4 }
     ladder = { field = "data.length", small = [50, 100] }
+    folds = { field = "data.fold", full = [1, 2, 3] }  # Of a cross-validation, averaged.
     search = { "optimizer.learning_rate" = "1e-3,4e-3" }
     chosen = { cnn = { "optimizer.learning_rate" = 4e-3 } }
     root = "music/jsb_chorales.npz"  # Below --data_root; without it the task is left out.
@@ -41,7 +42,7 @@ from flaxnets.configuration import nearest
 BUDGETS = ("small", "full")
 _TASK_FIELDS = {
     "name", "title", "question", "experiment", "metric", "mode", "baseline", "baseline_name",
-    "order_probes", "variants", "ladder", "search", "chosen", "root", "split", *BUDGETS,
+    "order_probes", "variants", "ladder", "folds", "search", "chosen", "root", "split", *BUDGETS,
 }  # fmt: skip
 
 
@@ -64,6 +65,8 @@ class StudyTask:
       overrides: fields of the budget, the same for all families.
       ladder_field: field that grows from rung to rung; empty: no ladder.
       ladder: its values; (None,) without one.
+      fold_field: field of the number of the fold; empty: no cross-validation.
+      folds: its values, over which a seed's metric is averaged; (None,) without one.
       search: ``FIELD`` to ``VALUES`` of ``launch.sweep``, searched for each family.
       chosen: fields that were found so, by family.
       root: value of ``data.root``; empty: the experiment's own.
@@ -83,6 +86,8 @@ class StudyTask:
     overrides: Mapping[str, Any]
     ladder_field: str
     ladder: tuple[Any, ...]
+    fold_field: str
+    folds: tuple[int | None, ...]
     search: Mapping[str, str]
     chosen: Mapping[str, Mapping[str, Any]]
     root: str
@@ -106,29 +111,35 @@ class Cell:
       family: of the network.
       seed: of the run.
       rung: value of the task's ladder; None without one.
+      fold: of the task's cross-validation; None without one.
     """
 
     task: StudyTask
     family: str
     seed: int
     rung: Any = None
+    fold: int | None = None
 
     @property
     def folder(self) -> Path:
         """Its workdir below that of the study."""
         rung = "" if self.rung is None else f"_{self.rung}"
-        return Path(self.task.name) / f"{self.family}{rung}_seed{self.seed}"
+        fold = "" if self.fold is None else f"_fold{self.fold}"
+        return Path(self.task.name) / f"{self.family}{rung}{fold}_seed{self.seed}"
 
     @property
     def spec(self) -> str:
         """The experiment with its variant, as ``--config`` takes it."""
-        return f"{self.task.experiment}:{self.task.variants[self.family]}"
+        variant = self.task.variants[self.family]
+        return f"{self.task.experiment}:{variant}" if variant else self.task.experiment
 
     def overrides(self) -> dict[str, Any]:
         """Returns the fields that differ from the variant's, by path."""
         values = {**self.task.overrides, **self.task.chosen.get(self.family, {})}
         if self.rung is not None:
             values[self.task.ladder_field] = self.rung
+        if self.fold is not None:
+            values[self.task.fold_field] = self.fold
         if self.task.root:
             values["data.root"] = self.task.root
         return {**values, "seed": self.seed}
@@ -136,7 +147,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Tasks × families × rungs × seeds of one budget.
+    """Tasks × families × rungs × folds × seeds of one budget.
 
     Attributes:
       title: for the page.
@@ -157,10 +168,11 @@ class Study:
     def cells(self) -> list[Cell]:
         """Returns all cells: those of one seed after those of the seed before."""
         return [
-            Cell(task, family, seed, rung)
+            Cell(task, family, seed, rung, fold)
             for seed in self.seeds
             for task in self.tasks
             for rung in task.ladder
+            for fold in task.folds
             for family in self.families
             if family in task.variants
         ]
@@ -236,6 +248,7 @@ def _read_task(
     if mode not in ("max", "min"):
         raise ValueError(f"{where}: mode: expected 'max' or 'min', received {mode!r}")
     ladder, baseline = values.get("ladder", {}), values.get("baseline", {})
+    folds = values.get("folds", {})
     return StudyTask(
         name=values["name"],
         title=values.get("title", values["name"]),
@@ -251,6 +264,8 @@ def _read_task(
         overrides=values.get(budget, {}),
         ladder_field=ladder.get("field", ""),
         ladder=tuple(ladder.get(budget, ())) or (None,),
+        fold_field=folds.get("field", ""),
+        folds=tuple(folds.get(budget, ())) or (None,),
         search=values.get("search", {}),
         chosen=values.get("chosen", {}),
         root=values.get("root", ""),

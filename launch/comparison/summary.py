@@ -20,7 +20,7 @@ class Row:
     Attributes:
       family: of the network.
       rung: value of the ladder; None without one.
-      values: of the metric, by seed.
+      values: of the metric, by seed, averaged over the folds of a cross-validation.
       parameters: of the network.
       flops: multiplications and additions of an evaluated example.
       step_seconds: of a training step, the median over the seeds; None: not recorded.
@@ -78,7 +78,15 @@ def rows_of(task: StudyTask, study: Study, results: Results) -> list[Row]:
                 if (result["task"], result["family"], result["rung"]) == (task.name, family, rung)
                 and math.isfinite(result["value"])
             ]
-            if not found:
+            by_seed: dict[int, list[float]] = {}
+            for result in found:
+                by_seed.setdefault(result["seed"], []).append(result["value"])
+            values = tuple(
+                statistics.fmean(of_folds)
+                for of_folds in by_seed.values()
+                if len(of_folds) == len(task.folds)
+            )
+            if not values:
                 continue
             seconds = [r["step_seconds"] for r in found if r["step_seconds"]]
             names = [name for name in PROBES if all(name in r["probes"] for r in found)]
@@ -86,7 +94,7 @@ def rows_of(task: StudyTask, study: Study, results: Results) -> list[Row]:
                 Row(
                     family,
                     rung,
-                    tuple(result["value"] for result in found),
+                    values,
                     found[0]["parameters"],
                     found[0]["flops"],
                     statistics.median(seconds) if seconds else None,

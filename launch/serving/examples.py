@@ -73,6 +73,7 @@ def _by_kind(
         "video_classification": clips,
         "lines": lines,
         "speech": sounds,
+        "sound_classification": sounds,
     }
 
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from flaxnets.inference.runtime import media
 from flaxnets.inference.runtime.columns import Columns
-from flaxnets.inference.runtime.models import Captioner, Classifier
-from flaxnets.inference.runtime.preprocessing import Views
+from flaxnets.inference.runtime.models import Captioner, Classifier, read_views
 from flaxnets.inference.runtime.readers import Reader, read_columns
 from flaxnets.inference.runtime.results import Caption, Prediction, Transcript
 from launch.serving import previews
@@ -67,7 +66,7 @@ class ServedModel:
         if not isinstance(self._model, Captioner):
             self.predict(example)
             return
-        image = self._read(example)
+        image = self._read_image(example)
         refused = ""
         for count in range(MOST_CAPTIONS, 0, -1):
             for attention in (True, False):
@@ -81,14 +80,10 @@ class ServedModel:
         raise ValueError(f"{self.name}: expected a captioner of images ({refused})")
 
     def predict(self, path: Path) -> Prediction:
-        """Classifies a clip or image."""
+        """Classifies a clip, image or recording."""
         assert isinstance(self._model, Classifier)
-        views = self._read(path)
-        if not isinstance(views, Views):
-            views = Views(views[None, None], np.ones(1, np.int32), np.zeros((1, 1), np.float32))
-        ready: Any = _Done(self._model.preprocessing, views)
-        model = dataclasses.replace(self._model, preprocessing=ready)
-        return model.predict(np.zeros((1, 1, 1, 3), np.uint8))
+        arguments = (str(path), self._model.preprocessing, None, self._media_limits)
+        return self._model.classify([self._call(read_views, *arguments)])[0]
 
     def read(self, path: Path) -> tuple[Columns, Transcript]:
         """Reads a line or recording."""
@@ -99,7 +94,7 @@ class ServedModel:
 
     def caption(self, path: Path, num_captions: int) -> tuple[np.ndarray, list[Caption]]:
         """Captions an image."""
-        image = self._read(path)
+        image = self._read_image(path)
         # Always the same number, for which the search is compiled already.
         return image, self._search(image, self.most_captions, self._attention)[:num_captions]
 
@@ -115,14 +110,9 @@ class ServedModel:
         written = self._call(previews.write_preview, str(path), str(copy), self._media_limits)
         return copy if written else path
 
-    def _read(self, path: Path) -> Any:
-        """Returns an upload as the model's functions take it."""
-        return self._call(
-            _read_video if self.kind == "video_classification" else _read_image,
-            self._model.preprocessing,
-            str(path),
-            self._media_limits,
-        )
+    def _read_image(self, path: Path) -> Any:
+        """Returns an upload as a captioner takes it."""
+        return self._call(_read_image, self._model.preprocessing, str(path), self._media_limits)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Calls a function that reads an upload in a process of its own.
@@ -157,10 +147,6 @@ class _Done:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._preprocessing, name)
-
-
-def _read_video(preprocessing: Any, path: str, limits: media.Limits) -> Any:
-    return preprocessing(media.Video(path, limits=limits))
 
 
 def _read_image(preprocessing: Any, path: str, limits: media.Limits) -> np.ndarray:

@@ -23,12 +23,14 @@ TITLES = {
     "captioning": "Captions",
     "video_classification": "Clips",
     "image_classification": "Photographs",
+    "sound_classification": "Sounds",
     LINES: "Lines of text",
     SPEECH: "Speech",
 }
 """Names of tabs, by kind."""
 UPLOADS = {
     "video_classification": ("video", "clip.mp4"),
+    "sound_classification": ("recording", "recording.wav"),
     LINES: ("image", "line.png"),
     SPEECH: ("recording", "recording.wav"),
 }
@@ -70,7 +72,7 @@ class Served(Protocol):
         """Compiles what requests need, with a file of its kind as an example."""
 
     def predict(self, path: Path) -> Prediction:
-        """Classifies a clip or image.
+        """Classifies a clip, image or recording.
 
         Raises:
           Unreadable: the reason why not.
@@ -269,7 +271,7 @@ def _add_reader(gradio: Any, model: Served, name: str, files: list[str]) -> None
 
 
 def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> None:
-    clips = model.kind == "video_classification"
+    clips, sounds = (model.kind == f"{kind}_classification" for kind in ("video", "sound"))
 
     def show(file: Any) -> tuple[Any, Any, str]:
         try:
@@ -313,6 +315,17 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
         """
         return predict_file(image)
 
+    def predict_recording(recording: dict) -> dict:
+        """Classifies a recording.
+
+        Args:
+          recording: an uploaded file, {"path": …, "meta": {"_type": "gradio.FileData"}}.
+
+        Returns:
+          {"label", "top": [{"label", "probability"}, …], "labels", "probabilities"}
+        """
+        return predict_file(recording)
+
     with gradio.Row(equal_height=False):
         with gradio.Column(scale=3, min_width=300):
             if clips:
@@ -321,6 +334,8 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
                 player = gradio.Video(
                     visible=False, height=300, show_label=False, buttons=[], loop=True
                 )
+            elif sounds:
+                file = gradio.File(label="Recording", file_types=["audio"], height=130)
             else:
                 file = gradio.Image(
                     label="Photograph", sources=["upload", "clipboard"], type="filepath", height=300
@@ -352,7 +367,8 @@ def _add_classifier(gradio: Any, model: Served, name: str, files: list[str]) -> 
             api_visibility="private",
             concurrency_id="models",
         )
-    gradio.api(predict_clip if clips else predict_image, api_name=name, concurrency_id="models")
+    function = predict_clip if clips else predict_recording if sounds else predict_image
+    gradio.api(function, api_name=name, concurrency_id="models")
 
 
 def _chart(gradio: Any, prediction: Prediction) -> Any:

@@ -108,10 +108,7 @@ def test_a_network_on_missing_values_evaluates_and_forecasts(
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    lines = {
-        (line := json.loads(text))["path"]: line
-        for text in done.stdout.splitlines()
-    }
+    lines = {(line := json.loads(text))["path"]: line for text in done.stdout.splitlines()}
     assert lines[str(table)]["after"] == "79"
     assert [sorted(step) for step in lines[str(table)]["forecast"]] == [["lag", "step", "x"]] * 2
     assert "expected at least the 12 rows of a window, received 1" in lines[str(short)]["error"]

@@ -9,8 +9,10 @@ from experiments.ut_interaction import UTInteractionConfig, get_config
 UT_INTERACTION = Path(__file__).parents[2].parent / "shared/data/ut_interaction/set1"
 
 
-def test_there_are_no_variants() -> None:
+def test_variants() -> None:
     assert isinstance(get_config(), UTInteractionConfig)
+    assert get_config("cnn").model.recurrent.cell == "average"
+    assert get_config("rnn").model.encoder.name == "downsampled_frames"
     with pytest.raises(ValueError, match="ut_interaction:big: no such variant"):
         get_config("big")
 
@@ -44,3 +46,24 @@ def test_folds_test_each_clip_once_and_train_on_none_of_its_sequence() -> None:
     assert sorted(tested) == list(range(60))
     # The same list in each fold, so that they share a cache.
     assert len(listings) == 1
+
+
+@pytest.mark.skipif(not UT_INTERACTION.is_dir(), reason=f"{UT_INTERACTION} is not there")
+def test_a_fold_that_is_held_out_neither_trains_nor_is_tested() -> None:
+    config = get_config()
+    config.data.root = str(UT_INTERACTION)
+    config.set_fold(2)
+    whole = config._all_videos().paths
+    tested = set(config._videos("test").paths)
+    config.set_fold(7)
+    held_out = set(config._videos("test").paths)
+    config.set_fold(2)
+    config.hold_out_fold(7)
+    parts = [set(config._videos(split).paths) for split in ("train", "validation", "test")]
+    assert parts[1:] == [held_out, tested]
+    assert parts[0] == set(whole) - held_out - tested
+    assert config._all_videos().paths == whole
+    assert len(config._indices("validation")) == len(held_out)
+    config.hold_out_fold(2)
+    with pytest.raises(ValueError, match=r"validation_fold: expected another than data.fold = 2"):
+        config._videos("train")

@@ -13,7 +13,7 @@ from launch.comparison.cell import RESULT, make_config, read_result
 from launch.comparison.order_probes import PROBES, probe_batch
 from launch.comparison.page import build_page, write_page
 from launch.comparison.study import Study, read_study
-from launch.comparison.summary import describe_families, format_markdown, places_of
+from launch.comparison.summary import describe_families, format_markdown, places_of, rows_of
 from launch.program import ROOT
 
 STUDY = ROOT / "experiments" / "studies" / "cnn_rnn_both.toml"
@@ -99,7 +99,11 @@ def test_families_of_the_study_have_equal_numbers_of_parameters(budget: str) -> 
     study = read_study(STUDY, budget)
     counts: dict[tuple[str, Any], list[int]] = {}
     for cell in study.cells():
-        if cell.seed or (budget == "full" and cell.rung != cell.task.ladder[0]):
+        if (
+            cell.seed
+            or cell.fold not in (None, 1)
+            or (budget == "full" and cell.rung != cell.task.ladder[0])
+        ):
             continue
         if budget == "small" and cell.rung != cell.task.ladder[-1]:
             continue
@@ -116,6 +120,26 @@ def test_families_of_the_study_have_equal_numbers_of_parameters(budget: str) -> 
         counts.setdefault((cell.task.name, cell.rung), []).append(count)
     for (task, _), found in counts.items():
         assert max(found) <= 1.06 * min(found), (task, found)
+
+
+def test_a_seed_has_the_mean_of_its_folds(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(
+        SMALL.replace("ladder = {", 'folds = { field = "data.fold", small = [1, 2] }\nladder = {')
+    )
+    study = read_study(path, "small")
+    cells = study.cells()
+    assert len(cells) == 16
+    assert cells[2].folder.as_posix() == "motion/cnn_16_fold2_seed0"
+    assert cells[2].overrides()["data.fold"] == 2
+    found = [
+        result(cell.family, cell.rung, cell.seed, 0.1 * (cell.fold or 0) + 0.4 * cell.seed)
+        for cell in cells
+    ]
+    row = rows_of(study.tasks[0], study, found)[0]
+    assert row.values == pytest.approx((0.15, 0.55))
+    # A seed counts once all its folds are there.
+    assert rows_of(study.tasks[0], study, found[:-1])[-1].values == pytest.approx((0.15,))
 
 
 def test_sentences_recommend_the_best_and_those_within_the_spread(study: Study) -> None:

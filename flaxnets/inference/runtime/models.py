@@ -90,7 +90,7 @@ class Classifier:
         One source is read at a time, as soon as it is asked for.
         """
         for batch in _batches(sources, self._read(rate), self._rows_per_call):
-            yield from _with_errors(batch, self._classify)
+            yield from _with_errors(batch, self.classify)
 
     def stream(self, window: int | None = None, **options: Any) -> Any:
         """Returns a function of the frames of a stream, see ``runtime.streaming.Stream``.
@@ -125,25 +125,10 @@ class Classifier:
         return 1 << (max(1, MAX_FRAMES // frames).bit_length() - 1)
 
     def _read(self, rate: float | None) -> Callable[[Source], Views]:
-        def read(source: Source) -> Views:
-            preprocessing = self.preprocessing
-            if isinstance(preprocessing, SoundPreprocessing):
-                samples = read_recording(
-                    source,
-                    preprocessing.sample_rate,
-                    rate=rate,
-                    max_seconds=preprocessing.max_seconds,
-                    limits=self.limits,
-                )
-                return Views(*preprocessing.windows(samples))
-            if not isinstance(preprocessing, ImagePreprocessing):
-                return preprocessing(Video(source, rate=rate or 30.0, limits=self.limits))
-            image = preprocessing(read_image(source, self.limits))
-            return Views(image[None, None], np.ones(1, np.int32), np.zeros((1, 1), np.float32))
+        return lambda source: read_views(source, self.preprocessing, rate, self.limits)
 
-        return read
-
-    def _classify(self, batch: list[Views]) -> list[Prediction]:
+    def classify(self, batch: Sequence[Views]) -> list[Prediction]:
+        """Returns the prediction of each of several inputs, as ``read_views`` reads them."""
         frames = np.concatenate([views.frames for views in batch])
         lengths = np.concatenate([views.lengths for views in batch])
         probabilities, steps = [], []
@@ -164,6 +149,41 @@ class Classifier:
             timed = _average_in_time(views, all_steps[rows]) if steps else (None, None)
             predictions.append(Prediction(self.labels, mean, *timed))
         return predictions
+
+
+def read_views(
+    source: Source,
+    preprocessing: ClipPreprocessing
+    | StreamPreprocessing
+    | ImagePreprocessing
+    | SoundPreprocessing,
+    rate: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Views:
+    """Returns what a classifier sees of a video, image or sound.
+
+    Args:
+      source: as for ``Classifier.predict``.
+      preprocessing: of the model.
+      rate: frames/s of an array of video, by default 30, or samples/s of one of sound.
+      limits: bounds of a file.
+
+    Raises:
+      OSError, ValueError: as ``Classifier.predict``.
+    """
+    if isinstance(preprocessing, SoundPreprocessing):
+        samples = read_recording(
+            source,
+            preprocessing.sample_rate,
+            rate=rate,
+            max_seconds=preprocessing.max_seconds,
+            limits=limits,
+        )
+        return Views(*preprocessing.windows(samples))
+    if not isinstance(preprocessing, ImagePreprocessing):
+        return preprocessing(Video(source, rate=rate or 30.0, limits=limits))
+    image = preprocessing(read_image(source, limits))
+    return Views(image[None, None], np.ones(1, np.int32), np.zeros((1, 1), np.float32))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

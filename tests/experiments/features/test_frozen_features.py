@@ -80,7 +80,7 @@ def test_features_that_are_constant_or_double_stay_finite(features: np.ndarray) 
 
 def test_an_unknown_pool_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"data.pool: expected 'max', 'mean' or 'none', received 'sum'"
+        ValueError, match=r"data.pool: expected one of .*'flatten', 'none'\), received 'sum'"
     ):
         make_encode(EncoderConfig(), "sum")
 

@@ -89,7 +89,8 @@ def test_chunks_and_single_steps_equal_the_whole() -> None:
 
 
 def test_layers_train_and_padding_has_no_effect_on_gradients() -> None:
-    layer: Any = make_recurrent(RecurrentConfig("qrnn", features=F, bidirectional=True))
+    config = RecurrentConfig("qrnn", features=F, bidirectional=True, window=3)
+    layer: Any = make_recurrent(config)
     assert isinstance(layer, Recurrent)
     _, _, x = draw(2)
 
@@ -102,6 +103,8 @@ def test_layers_train_and_padding_has_no_effect_on_gradients() -> None:
 
         return jax.grad(loss, (0, 1))(variables["params"], x)
 
+    kernel = jax.tree.leaves(gradients(x)[0])[-1]
+    assert kernel.shape == (3 * D, 3 * F)
     with_nan, without = gradients(x), gradients(np.nan_to_num(x))
     for a, b in zip(jax.tree.leaves(with_nan), jax.tree.leaves(without), strict=True):
         np.testing.assert_array_equal(a, b)

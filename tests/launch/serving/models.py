@@ -6,7 +6,14 @@ import numpy as np
 
 from flaxnets.inference.runtime.columns import LinePreprocessing, SoundPreprocessing
 from flaxnets.inference.runtime.functions import Captions, Carry, Clips, Texts
-from flaxnets.inference.runtime.models import CAPTIONING, IMAGE, VIDEO, Captioner, Classifier
+from flaxnets.inference.runtime.models import (
+    CAPTIONING,
+    IMAGE,
+    SOUND,
+    VIDEO,
+    Captioner,
+    Classifier,
+)
 from flaxnets.inference.runtime.preprocessing import ClipPreprocessing, ImagePreprocessing
 from flaxnets.inference.runtime.readers import TRANSCRIPTION, Reader
 from flaxnets.inference.runtime.words import Words
@@ -107,11 +114,11 @@ def reader(speech: bool = False) -> Reader:
 
 def classifier(kind: str = VIDEO, seconds: float = 0.0) -> Classifier:
     """Returns a classifier whose name, labels and card hold HTML."""
-    preprocessing = (
-        ClipPreprocessing((16, 16), num_frames=8, sampler="uniform", short_side=32)
-        if kind == VIDEO
-        else ImagePreprocessing(size=32)
-    )
+    preprocessing = {
+        VIDEO: ClipPreprocessing((16, 16), num_frames=8, sampler="uniform", short_side=32),
+        IMAGE: ImagePreprocessing(size=32),
+        SOUND: SoundPreprocessing(8_000, 0.032, 0.01, 16, 0.0, 4_000.0),
+    }[kind]
     card = f"# A card\n\n<script>document.title='owned'</script> {HOSTILE}"
     return Classifier(
         name=f"brightness {HOSTILE}",
@@ -139,9 +146,10 @@ def all_models() -> list[Classifier | Captioner | Reader]:
         captioner(),
         classifier(VIDEO),
         classifier(IMAGE),
+        classifier(SOUND),
         reader(),
         reader(speech=True),
     ]
-    kinds = [CAPTIONING, VIDEO, IMAGE, TRANSCRIPTION, TRANSCRIPTION]
+    kinds = [CAPTIONING, VIDEO, IMAGE, SOUND, TRANSCRIPTION, TRANSCRIPTION]
     assert [model.kind for model in models] == kinds
     return models

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flaxnets.inference.runtime.models import SOUND
 from launch import serve
 from launch.serving.isolation import Isolated
 from launch.serving.limits import Limits
@@ -26,7 +27,7 @@ from launch.serving.models import PRELOADED, ServedModel
 from launch.serving.page import Served, Unreadable, api_names, explain_api
 from tests.data.audio.wavs import write_wav
 from tests.data.video_files import write_video
-from tests.launch.serving.models import HOSTILE, all_models, reader
+from tests.launch.serving.models import HOSTILE, all_models, classifier, reader
 from tests.launch.serving.running import Server, file, serving
 
 needs_gradio = pytest.mark.skipif(
@@ -81,7 +82,7 @@ def test_the_curl_commands_of_the_page_work(server: Server, photo: Path, clip: P
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     models = described()
-    expected = ("a dog", "dark", f"bright {HOSTILE}", "<>", "<<")
+    expected = ("a dog", "dark", f"bright {HOSTILE}", "dark", "<>", "<<")
     for model, name, text in zip(models, api_names(models), expected, strict=True):
         script = filled(commands(model, name, server.url, "bash"), photo, clip)
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
@@ -104,7 +105,7 @@ def test_the_python_lines_of_the_page_work(server: Server, photo: Path, clip: Pa
         [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
     )
     assert "['captions', 'model']" in done.stdout
-    assert done.stdout.count("'probabilities'") == 2
+    assert done.stdout.count("'probabilities'") == 3
     assert done.stdout.count("['characters', 'confidence', 'model', 'text']") == 2
 
 
@@ -260,7 +261,7 @@ def test_limits_are_positive() -> None:
 
 def test_functions_of_several_models_have_names_of_their_own() -> None:
     models = described()
-    names = ["caption", "predict", "predict_2", "read", "read_2", "caption_2"]
+    names = ["caption", "predict", "predict_2", "predict_3", "read", "read_2", "caption_2"]
     assert api_names([*models, models[0]]) == names
 
 
@@ -270,6 +271,8 @@ def test_lines_and_recordings_are_read_in_processes_of_their_own(tmp_path: Path)
     Image.fromarray(pixels).save(line)
     wav = write_wav(tmp_path / "a.wav", np.sin(np.arange(4_000) / 3) / 2, 8_000)
     isolated = Isolated(PRELOADED)
+    sounds = ServedModel(classifier(SOUND), isolated, Limits())
+    assert sounds.predict(Path(wav)).label == classifier(SOUND).predict(wav).label
     lines = ServedModel(reader(), isolated, Limits())
     speech = ServedModel(reader(speech=True), isolated, Limits(clip_seconds=1.0))
     assert (lines.kind, speech.kind) == ("lines", "speech")

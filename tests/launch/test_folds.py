@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from launch.crossvalidate import (
+from launch.folds import (
     Correct,
     fold_mean,
     format_table,
