@@ -2,11 +2,13 @@ r"""Reads a data set before a training does, and tells in one table what trainin
 
     python -m data.check ROOT
     python -m data.check ROOT --list=FILE --group_pattern='_g(\d+)_' --json=findings.json
+    python -m data.check ROOT --dataset=hmdb51 --fold=1 --flow=FLOW
 
 ``ROOT`` is a folder of videos, images or sounds in class folders, in UCF101's layout, of images
 with captions, of text lines, or of speech with texts; ``--list`` a list of any form that trainings
-read. Every file is decoded once. The exit code is 1 where training would fail (rows ERROR), and 0
-otherwise, also with warnings.
+read; ``--dataset`` names a published data set of videos, which is read in its own format, and
+``--flow`` the folder of their optical flow. Every file is decoded once. The exit code is 1 where
+training would fail (rows ERROR), and 0 otherwise, also with warnings.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from tqdm import tqdm
 from data.audio import decoding as sound_decoding
 from data.captions.images import FORMATS
 from data.datasets import flickr8k, ucf101
+from data.datasets.action_sets import ACTION_SETS
 from data.datasets.image_captions import (
     IMAGE_SUFFIXES,
     LIST_NAMES,
@@ -62,6 +65,7 @@ from data.inspection import (
 from data.likeness import find_identical
 from data.loader import available_cpus
 from data.video import decoding
+from data.video.flow import FlowImages
 
 KINDS = ("video", "image", "captions", "lines", "sounds", "speech")
 
@@ -90,9 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--validation_list", default="", help="list of validation files; --list then trains")
     add("--test_list", default="", help="list of test files; --list then trains")
     add("--class_list", default="", help="names of classes, for lists with numbers")
+    add("--dataset", choices=sorted(ACTION_SETS), help="published data set of videos in ROOT")
+    add("--flow", default="", help="folder of the optical flow of videos")
     add("--kind", choices=KINDS, help="kind of the data; recognised if it is not given")
     add("--group_pattern", default="", help="regular expression of recording groups in names")
-    add("--fold", type=int, default=1, help="number of UCF101's lists")
+    add("--fold", type=int, default=1, help="number of UCF101's lists, of HMDB51's split")
     add("--threads", type=int, default=0, help="threads that decode; 0: one more than CPU cores")
     add("--json", default="", help="file for all findings, with every file's properties")
     options = parser.parse_args(arguments)
@@ -102,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.root,
         options.list,
         kind=options.kind or "",
+        dataset=options.dataset or "",
+        flow=options.flow,
         validation_list=options.validation_list,
         test_list=options.test_list,
         class_list=options.class_list,
@@ -125,6 +133,8 @@ def check(
     list_file: str = "",
     *,
     kind: str = "",
+    dataset: str = "",
+    flow: str = "",
     validation_list: str = "",
     test_list: str = "",
     class_list: str = "",
@@ -139,18 +149,22 @@ def check(
         list_file: list of files with labels, captions or texts.
         kind: ``video``, ``image``, ``captions``, ``lines``, ``sounds`` (with labels) or ``speech``
             (with texts); empty: recognised.
+        dataset: published data set of videos, one of ``ACTION_SETS``; empty: files.
+        flow: folder of the optical flow of videos; empty: none is read.
         validation_list: list of the validation files of labelled data.
         test_list: likewise of the test files.
         class_list: names of the classes, for lists with numbers.
         group_pattern: regular expression of the recording group in a name; empty: the list's column
             or one of UCF101's and UT-Interaction's, if all names fit.
-        fold: number of UCF101's lists, from 1.
+        fold: number of UCF101's lists, or of the split of another published data set, from 1.
         num_threads: threads that decode; 0: one more than CPU cores.
     """
     try:
-        kind = kind or recognise(root, list_file)
-        if kind == "captions":
-            dataset = _read_captions(root, list_file)
+        kind = "video" if dataset else kind or recognise(root, list_file)
+        if dataset:
+            found = _labelled(kind, ACTION_SETS[dataset](root, fold))
+        elif kind == "captions":
+            found = _read_captions(root, list_file)
         elif kind in TEXT_FILES:
             lines = read_text_lines(
                 root,
@@ -159,7 +173,7 @@ def check(
                 missing="skip",
                 kind=TEXT_FILES[kind],
             )
-            dataset = _of_lines(lines, kind)
+            found = _of_lines(lines, kind)
         else:
             files = read_labelled_files(
                 root,
@@ -171,32 +185,40 @@ def check(
                 group_pattern=group_pattern,
                 fold=fold,
             )
-            dataset = _labelled(kind, files)
+            found = _labelled(kind, files)
     # Any other error is as much a reason why a training could not read the data.
     except Exception as error:
         reason = str(error) if isinstance(error, OSError | ValueError) else repr(error)
         return [Finding("data set", ERROR, reason)], []
     threads = num_threads or available_cpus() + 1
-    inspected: list[Inspection] = [Inspection()] * len(dataset.paths)
-    inspect = INSPECT.get(dataset.kind, inspect_image)
+    inspected: list[Inspection] = [Inspection()] * len(found.paths)
+    inspect = INSPECT.get(found.kind, inspect_image)
     with _damages_collected() as damages, ThreadPoolExecutor(threads) as executor:
         # disable=None: only on a terminal.
         with tqdm(total=len(inspected), unit="file", disable=None, leave=False) as bar:
-            for index, found in inspect_all(dataset.paths, inspect, executor, 4 * threads):
-                inspected[index] = found
+            for index, properties in inspect_all(found.paths, inspect, executor, 4 * threads):
+                inspected[index] = properties
                 bar.update()
         identical = find_identical(
-            dataset.paths, [found.num_bytes for found in inspected], executor
+            found.paths,
+            [
+                -1 if os.path.isdir(path) else properties.num_bytes
+                for path, properties in zip(found.paths, inspected, strict=True)
+            ],
+            executor,
         )
     if damages:
-        names = dict(zip(dataset.paths, dataset.names, strict=True))
+        names = dict(zip(found.paths, found.names, strict=True))
         damaged = tuple(f"{names.get(path, path)} ({x})" for path, x in sorted(damages.items()))
         text = f"readable, but damaged: {count(len(damaged), 'file')}"
         finding = Finding("damaged", WARNING, text, damaged)
-        dataset = replace(dataset, findings=(*dataset.findings, finding))
-    findings = find_problems(dataset, inspected, identical)
-    rows = zip(dataset.names, dataset.splits, inspected, strict=True)
-    described = [{"name": n, "split": s, **found.describe()} for n, s, found in rows]
+        found = replace(found, findings=(*found.findings, finding))
+    if flow and found.kind == "video":
+        finding = _check_flow(found, inspected, FlowImages(flow, root))
+        found = replace(found, findings=(*found.findings, finding))
+    findings = find_problems(found, inspected, identical)
+    rows = zip(found.names, found.splits, inspected, strict=True)
+    described = [{"name": n, "split": s, **properties.describe()} for n, s, properties in rows]
     return findings, described
 
 
@@ -381,6 +403,21 @@ def _labelled(kind: str, files: LabelledFiles) -> Dataset:
         groups,
         findings=tuple(findings),
     )
+
+
+def _check_flow(dataset: Dataset, inspected: Sequence[Inspection], flow: FlowImages) -> Finding:
+    """Returns whether each readable video has all of its optical flow."""
+    faults = []
+    rows = zip(dataset.paths, dataset.names, inspected, strict=True)
+    readable = [(path, name, found.num_frames) for path, name, found in rows if not found.error]
+    for path, name, num_frames in readable:
+        if fault := flow.find_fault(path, num_frames):
+            faults.append(f"{name} ({fault})")
+    if not faults:
+        return Finding("flow", OK, f"all of {count(len(readable), 'video')} have flow")
+    text = f"missing or damaged of {len(faults):,} of {count(len(readable), 'video')}"
+    level = ERROR if len(faults) == len(readable) else WARNING
+    return Finding("flow", level, text, tuple(faults))
 
 
 def _groups_on_two_sides(

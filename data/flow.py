@@ -13,7 +13,9 @@ extra ``flow``: ``pip install 'flaxnets[flow]'``.
 import argparse
 import multiprocessing
 import os
+import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,6 +30,7 @@ from data.video.flow import SHORT_SIDE, FlowImages, opencv
 from data.video.frame_folders import FRAME_ENDINGS
 
 _SHOWN = 20  # failed videos that are named
+_ABANDONED = 3600.0  # Seconds without a new image after which a folder's writer is dead.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("root", metavar="ROOT", help="folder of the videos, at any depth")
     add("--out", required=True, help="folder of the flow, new or of an earlier call")
     add("--workers", type=int, default=0, help="processes; 0: as many as CPU cores")
-    add("--short_side", type=int, default=SHORT_SIDE, help="of the scaled frames, pixels")
+    add(
+        "--short_side", type=int, help=f"of the scaled frames, pixels; {SHORT_SIDE} in a new folder"
+    )
     add("--verify", action="store_true", help="read the flow that is there, too")
     options = parser.parse_args(arguments)
     try:
@@ -69,7 +74,7 @@ def compute_all(
     out: str | os.PathLike[str],
     *,
     workers: int = 0,
-    short_side: int = SHORT_SIDE,
+    short_side: int | None = None,
     verify: bool = False,
 ) -> tuple[Counter[str], dict[str, str]]:
     """Computes the flow of all videos below a folder that have none below another one.
@@ -78,7 +83,7 @@ def compute_all(
         root: folder of the videos.
         out: folder of the flow.
         workers: processes; 0: as many as CPU cores, 1: this one.
-        short_side: pixels to which frames are scaled, at least 12.
+        short_side: pixels to which frames are scaled, at least 12; None: as of ``FlowImages``.
         verify: read the flow that is there, and compute it again where it is damaged.
 
     Returns:
@@ -92,7 +97,7 @@ def compute_all(
         ImportError: the extra ``flow`` is not installed.
     """
     opencv()
-    if short_side < 12:
+    if short_side is not None and short_side < 12:
         raise ValueError(f"short_side: expected at least 12 pixels, received {short_side}")
     if workers < 0:
         raise ValueError(f"workers: expected 0 or more, received {workers}")
@@ -106,6 +111,9 @@ def compute_all(
             f"root: expected videos that differ in more than their ending, received "
             f"{' and '.join(sorted(twins)[:2])}; rename one of them"
         )
+    for unfinished in Path(out).rglob(".*.unfinished"):  # Of a writer that was killed.
+        if unfinished.is_dir() and time.time() - unfinished.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(unfinished, ignore_errors=True)
     counts: Counter[str] = Counter()
     failed: dict[str, str] = {}
 

@@ -15,6 +15,8 @@ from data.captions.images import FORMATS, decode_image
 from data.files import require_file
 from data.likeness import NUM_PICTURES, make_signature
 from data.video.decoding import survey
+from data.video.frame_folders import FrameFolders, list_frames
+from data.video.streams import segment_centres
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class Inspection:
 
 
 def inspect_video(path: str) -> Inspection:
-    """Decodes a video once; never raises an exception of a file's contents."""
+    """Decodes a video, or folder of frames, once; never raises an exception of its contents."""
+    if os.path.isdir(path):
+        return _inspect_frames(path)
     size = _size(path)
     try:
         found = survey(path, NUM_PICTURES)
@@ -82,6 +86,31 @@ def inspect_video(path: str) -> Inspection:
         width=info.width,
         codec=f"{found.codec} in {found.container.split(',')[0]}",
         signature=signature,
+    )
+
+
+def _inspect_frames(path: str) -> Inspection:
+    reader = FrameFolders()
+    try:
+        info = reader.probe(path)
+        chosen = set(segment_centres(NUM_PICTURES, info.num_frames).tolist())
+        pictures = [
+            make_signature(frame[None])
+            for number, frame in enumerate(reader.decode_all(path))
+            if number in chosen
+        ]
+    except Exception as error:  # As above.
+        return Inspection(_reason(error))
+    # A folder of fewer frames repeats them, as a video does.
+    numbers = np.linspace(0, len(pictures) - 1, NUM_PICTURES).round().astype(int)
+    return Inspection(
+        num_bytes=sum(_size(os.path.join(path, name)) for name in list_frames(path)),
+        num_frames=info.num_frames,
+        rate=info.rate,
+        height=info.height,
+        width=info.width,
+        codec="folder of frames",
+        signature=np.concatenate([pictures[number] for number in numbers]),
     )
 
 

@@ -15,6 +15,12 @@ Kinetics and MMAction2, one for each split:
         --config.data.test_list=test.txt --config.data.class_list=classes.txt \
         --config.data.root=/data/kinetics                  PATH LABEL
 
+Published data sets are read in their own format (``data/datasets``), ``hmdb51``, ``jester``,
+``jhmdb``, ``kinetics``, ``something`` and ``ucf101``, with their splits; where the labels of the
+test videos are not published, those of validation are tested:
+
+    --config.data.dataset=hmdb51 --config.data.root=/data/hmdb51 --config.data.fold=1
+
 Splits that the data lack are made: drawn with ``seed``, in proportion for each class, whole groups
 on one side (``data.group_pattern``, or the list's column), copies of one video on one side. The
 workdir keeps the split in ``split.csv``.
@@ -31,10 +37,14 @@ The settings are for tens to hundreds of videos: 100 steps read 3,200 clips. Bey
 which motion decides, and drawn ones, which appearance decides; experiments/results/own_videos.md
 has the figures, and those of linear classifiers. Three networks a stream cost seconds and make the
 choice of the checkpoint by a few validation videos harmless. Where the background tells nothing,
-``--config.data.streams=difference_whole,difference_square`` is worth a try.
+``--config.data.streams=difference_whole,difference_square`` is worth a try. Optical flow takes the
+place of differences by ``--config.data.streams=rgb_whole,flow_whole,flow_square``. It lies in the
+folder ``--config.data.flow``, written there by ``python -m data.flow`` or at its first use (extra
+``flow``), or published.
 
 ``--config.model.encoder.frozen=False`` fine-tunes the encoder with one LSTM on frames instead, on
-random crops; it wants thousands of videos and a GPU.
+random crops; it wants thousands of videos and a GPU. ``--config.data.images=flow`` reads optical
+flow in place of the frames then.
 
 Preprocessing at test, of the frozen encoder (``data/video/streams.py``): of the n frames of a video
 those at floor((k + 1/2) · n / 24), k = 0…23, are resized to 224² as a whole, whatever their aspect
@@ -57,14 +67,16 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import numpy as np
 
-from data.features import digest_file
+from data.datasets.action_sets import ACTION_SETS
+from data.datasets.jester import RATE as JESTER_RATE
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from data.sources import SelectedExamples
-from data.video.clips import DecodeClip, UniformClip, VideoSource
-from data.video.decoding import decode, probe
+from data.video.clips import DecodeClip, UniformClip, VideoReader, VideoSource
 from data.video.feature_clips import VideoFeatures
-from data.video.streams import CutFeatures, StreamSource, segment_centres
+from data.video.flow import IMAGES, FlowTransform, make_reader
+from data.video.frame_folders import FrameFolders
+from data.video.streams import FLOW_STREAMS, CutFeatures, StreamSource, segment_centres
 from data.video.transforms import SpatialTransform
 from experiments.classification.config import FileClassification, FilesConfig, configure
 from experiments.features.frozen_features import (
@@ -76,7 +88,7 @@ from experiments.features.frozen_features import (
     in_memory,
     make_encode,
 )
-from flaxnets.configuration import check_at_least, runtime
+from flaxnets.configuration import check_at_least, nearest, path_field, runtime
 from flaxnets.encoders.config import EncoderConfig
 from flaxnets.heads.config import HeadConfig
 from flaxnets.models.config import make_crnn
@@ -96,6 +108,11 @@ class DataConfig(FilesConfig):
 
     streams: tuple[str, ...] = ("rgb_whole", "difference_whole", "difference_square")
     """Streams of images of each video (``data/video/streams.py``) for a frozen encoder."""
+    images: str = "rgb"
+    """Images that a fine-tuned encoder reads: ``rgb``, the frames, or ``flow``."""
+    flow: str = path_field("runs/flow", runtime=True)
+    """Folder of the optical flow, for streams of it and ``images=flow``; it is computed there where
+    it is missing, but not beside published flow."""
     pool: str = "max"
     """Pooling of a frozen encoder's feature maps over space: ``max`` or ``mean``."""
     stored_steps: int = 24
@@ -127,6 +144,7 @@ class VideoClassificationConfig(FileClassification):
     """Hyper-parameters of action recognition on one's own videos."""
 
     kind: ClassVar[str] = "video"
+    published: ClassVar[Mapping[str, Any]] = ACTION_SETS
 
     name: str = "CRNN"
     batch_size: int = 32
@@ -157,8 +175,15 @@ class VideoClassificationConfig(FileClassification):
         data = self.data
         check_at_least("data", data, {"num_steps": 1, "test_views": 1, "size": 1})
         check_at_least("model", self.model, {"projection_features": 1, "members": 1})
+        if data.images not in IMAGES:
+            raise ValueError(f"data.images: unknown {data.images!r}{nearest(data.images, IMAGES)}")
         if not self.caches_features:
             return
+        if data.images != "rgb":
+            raise ValueError(
+                "data.images: expected rgb with a frozen encoder, whose images data.streams names, "
+                f"received {data.images!r}; give --config.data.streams=rgb_whole,flow_whole"
+            )
         if data.stored_steps < data.num_steps:
             raise ValueError(
                 f"data.stored_steps: expected at least data.num_steps = {data.num_steps}, received "
@@ -176,11 +201,17 @@ class VideoClassificationConfig(FileClassification):
         data = self.data
         if self.caches_features:
             return {**self._describe_streams(self._streams(())), **self.describe_encoder()}
-        return {"num_steps": data.num_steps, "transform": dataclasses.asdict(self._transform)}
+        described = {"num_steps": data.num_steps, "transform": dataclasses.asdict(self._transform)}
+        return described if data.images == "rgb" else {**described, "images": data.images}
 
-    def describe_inference(self) -> dict[str, Any]:
-        """Returns the networks, behind their encoder where it is frozen, and clips as at test."""
+    def describe_inference(self) -> dict[str, Any] | None:
+        """Returns the networks, behind their encoder where it is frozen, and clips as at test.
+
+        None for optical flow, which an exported model could not compute.
+        """
         data = self.data
+        if data.images == "flow" or (self.caches_features and self._streams(()).has_flow):
+            return None
         clips: dict[str, Any] = {
             "kind": "clip",
             "sampler": "uniform",
@@ -275,13 +306,14 @@ class VideoClassificationConfig(FileClassification):
         if self.caches_features:
             return self.make_loader(self._examples(split), self._cut(split), self.batch_size, split)
         files = self.select(split)
-        source = VideoSource(files.paths, files.labels)
+        source = VideoSource(files.paths, files.labels, self._reader(self.data.images))
         return self.make_loader(source, self._decode(split), self.batch_size, split)
 
     def make_prediction_data(self, paths: Sequence[str]) -> Loader:
         """Returns the clips of the given files, cut as at test; unreadable ones are masked."""
         if not self.caches_features:
-            return self.make_loader(VideoSource(tuple(paths)), self._decode("test"), 1)
+            videos = VideoSource(tuple(paths), reader=self._reader(self.data.images))
+            return self.make_loader(videos, self._decode("test"), 1)
         source = self._streams(tuple(paths))
         encode = make_encode(self.model.encoder, self.data.pool)
         examples = [encode_example(source[index], encode) for index in range(len(source))]
@@ -291,8 +323,10 @@ class VideoClassificationConfig(FileClassification):
         """Returns 16 frames spread evenly over a video, (16,H,W,3) uint8."""
         if self.embedded:
             return MovingShapes(split, self.data.num_examples)[index]["video"]
-        path = self.select(split).paths[index]
-        return decode(path, segment_centres(16, probe(path).num_frames), short_side=120)
+        path, reader = self.select(split).paths[index], self._reader("rgb")
+        return reader.decode(
+            path, segment_centres(16, reader.probe(path).num_frames), short_side=120
+        )
 
     def describe_inputs(self) -> str:
         """Returns the inputs of the network in words."""
@@ -302,16 +336,24 @@ class VideoClassificationConfig(FileClassification):
             return f"{networks} for each of {streams}, {self.data.num_steps} steps"
         return f"{self.data.num_steps} frames"
 
+    def _reader(self, images: str) -> VideoReader:
+        """Returns the reader of frames, ``rgb``, or ``flow``."""
+        if images == "rgb":
+            return FrameFolders(JESTER_RATE if self.data.dataset == "jester" else 25.0)
+        return make_reader(images, videos=self._root, flow=self.data.flow)
+
     # ---- Frozen encoder: streams of images, whose features are cached ---------------------------
 
     def _streams(self, paths: tuple[str, ...], labels: tuple[int, ...] = ()) -> StreamSource:
         data = self.data
+        has_flow = any(stream in FLOW_STREAMS for stream in data.streams)
         return StreamSource(
-            VideoSource(paths, labels or None),
+            VideoSource(paths, labels or None, self._reader("rgb")),
             data.streams,
             data.stored_steps,
             size=data.size,
             mirror=data.flip,
+            flow=self._reader("flow") if has_flow else None,
         )
 
     def _describe_streams(self, source: StreamSource) -> dict[str, Any]:
@@ -335,7 +377,7 @@ class VideoClassificationConfig(FileClassification):
             self.data.pool,
             preprocessing=self._describe_streams(source),
             # No paths: moved videos are the same, and the labels are those of the list.
-            source=[digest_file(path) for path in files.paths],
+            source=[source.digest(path) for path in files.paths],
         )
         features = VideoFeatures(in_memory(cached), source, files.labels)
         return SelectedExamples(features, positions)
@@ -363,7 +405,8 @@ class VideoClassificationConfig(FileClassification):
     @property
     def _transform(self) -> SpatialTransform:
         size = self.data.size
-        return SpatialTransform((size, size), flip=self.data.flip, keep_aspect=False)
+        kind = SpatialTransform if self.data.images == "rgb" else FlowTransform
+        return kind((size, size), flip=self.data.flip, keep_aspect=False)
 
 
 def get_config(variant: str | None = None) -> Config:

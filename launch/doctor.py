@@ -39,12 +39,14 @@ _MODULES = {
     "pillow": "PIL.Image",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
+    "opencv-python-headless": "cv2",
 }
 """Modules of the packages whose name is another one."""
 
 _ENABLES = {
     "pretrained": "ImageNet weights of EfficientNet-Lite0, the default encoder of photographs",
     "captions": "the metrics of captions: BLEU, ROUGE-L, CIDEr; with Java also METEOR and SPICE",
+    "flow": "data.flow and streams of optical flow, computed by OpenCV",
     "sweep": "launch.sweep, the search for hyper-parameters",
     "sweep-postgresql": "sweeps whose workers share a PostgreSQL server",
     "export": "launch.export, folders that run without flaxnets",

@@ -4,6 +4,7 @@ A format's ``read_split`` lists the files of one split with their labels or capt
 one's own are read by ``read_labelled_files`` and split by ``make_split``, captions of one's own by
 ``read_captioned_images``, lines of text by ``line_folder``, recordings by ``audio_folder``, series
 by ``series_csv``, ``ts_files``, ``token_files``, ``piano_rolls``, ``mnist`` and ``cmapss``.
+Published data sets of actions, as HMDB51 and Kinetics, are read by ``action_sets.ACTION_SETS``.
 ``coco_captions_tfds`` is not imported here: it needs ``tensorflow_datasets``.
 """
 

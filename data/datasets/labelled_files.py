@@ -5,6 +5,8 @@ Class folders, with or without folders of splits above them; files may lie deepe
     ROOT/Wave/1.mp4                     ROOT/train/Wave/1.mp4
     ROOT/Clap/anna/2.MOV                ROOT/val/Clap/2.mov      (also valid, validation)
     ROOT/Wave/train/3.mp4               ROOT/test/Wave/3.avi
+
+Where there are no video files, a folder of frames is a video: ``ROOT/Wave/1/00001.jpg`` and so on.
 """
 
 import os
@@ -171,8 +173,8 @@ def read_labelled_files(
             given = {"train": list_file, "validation": validation_list, "test": test_list}
             lists = {split: path for split, path in given.items() if path}
         files = _read_lists(folder, lists, class_list, ENDINGS[kind], (fold, validation_fold))
-    elif kind == "video" and (layout := _ucf101_layout(folder)):
-        files = _read_ucf101(folder, layout, fold, group_pattern)
+    elif kind == "video" and _ucf101_layout(folder):
+        files = read_ucf101(folder, fold, group_pattern=group_pattern)
     else:
         files = _read_folders(folder, kind)
     if group_pattern:
@@ -223,6 +225,15 @@ def _read_folders(root: Path, kind: str) -> LabelledFiles:
                     rows.append((normal_name(relative), file, normal_name(name).strip(), split))
                 else:
                     others[Path(file).suffix.lower() or "none"] += 1
+    if not rows and kind == "video":
+        rows = [
+            (normal_name(folder.relative_to(root).as_posix()), str(folder), name.strip(), split)
+            for prefix, split in tops
+            for name in map(normal_name, _subfolders(root / prefix))
+            for folder in _frame_folders(root / prefix / name)
+        ]
+        if rows:
+            others.clear()
     if not rows:
         raise ValueError(_nothing_found(root, kind, loose, others))
     if loose:
@@ -299,6 +310,15 @@ def _files_below(folder: Path, root: Path) -> Iterator[str]:
                     waiting.append(entry.path)
                 elif entry.is_file():
                     yield entry.path
+
+
+def _frame_folders(folder: Path) -> Iterator[Path]:
+    """Yields the folders below a class folder that hold two images or more."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in FOREIGN)
+        images = [n for n in names if os.path.splitext(n)[1].lower() in IMAGE_ENDINGS]
+        if Path(parent) != folder and sum(not name.startswith(".") for name in images) > 1:
+            yield Path(parent)
 
 
 def _nothing_found(root: Path, kind: str, loose: int, others: Mapping[str, int]) -> str:
@@ -469,7 +489,28 @@ def _ucf101_layout(root: Path) -> str:
     return next(folders, "")
 
 
-def _read_ucf101(root: Path, lists: str, fold: int, group_pattern: str) -> LabelledFiles:
+def read_ucf101(
+    root: str | os.PathLike[str], fold: int = 1, *, group_pattern: str = ""
+) -> LabelledFiles:
+    """Reads a split of UCF101, or of another data set in its layout, as ``ucf101.read_split``.
+
+    Args:
+        root: the data set's folder.
+        fold: number of its lists, from 1 on; UCF101 has three.
+        group_pattern: as of ``read_labelled_files``; empty: UCF101's.
+
+    Raises:
+        FileNotFoundError: the root, a list or a listed file does not exist.
+        ValueError: lists that disagree, a recording group in both lists, or a class without
+            training files.
+    """
+    root = Path(root)
+    lists = _ucf101_layout(root)
+    if not lists:
+        raise FileNotFoundError(
+            f"root: expected UCF101's lists with classInd.txt in {root}, in the folder "
+            f"{' or '.join(ucf101.LIST_FOLDERS)}"
+        )
     pattern = group_pattern or ucf101.UCF101_GROUP
     parts = {
         split: ucf101.read_split(root, split, fold, group_pattern=pattern, lists=lists)
@@ -571,7 +612,11 @@ def _checked(files: LabelledFiles, root: Path, kind: str) -> LabelledFiles:
             f"root: expected names that differ in more than their Unicode form (NFC or NFD), "
             f"received {len(twins)} that two files have: {some(twins)}; rename one of them"
         )
-    empty = [index for index, path in enumerate(files.paths) if not os.path.getsize(path)]
+    empty = [
+        index
+        for index, path in enumerate(files.paths)
+        if not os.path.isdir(path) and not os.path.getsize(path)
+    ]
     if empty:
         names = [files.names[index] for index in empty]
         left = sorted(set(range(len(files))) - set(empty))

@@ -10,7 +10,7 @@ in its common split::
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def read_split(
     """Reads one split of a data set in UCF101's format.
 
     The clips of a group show the same people at the same place, so whole groups of the train list
-    are held out for validation, never single clips.
+    are held out for validation, never single clips, and no group may be in both lists.
 
     Args:
         root: the data set's folder.
@@ -95,7 +95,8 @@ def read_split(
     Raises:
         FileNotFoundError: a folder, a list or a listed file is missing.
         ValueError: ``split``, ``fold`` or a member of ``validation_groups`` does not exist, class
-            list, class folders and split list disagree, or a list is not in UTF-8.
+            list, class folders and split list disagree, a group is in both lists, a class has no
+            training video, or a list is not in UTF-8.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, received {split!r}")
@@ -115,8 +116,8 @@ def read_split(
             f"{path}: {len(missing)} of {len(names)} files are not in {video_folder}: "
             + _some(missing)
         )
-    matches = [re.search(group_pattern, Path(name).stem) for name in names]
-    groups = [match[1] if match else "" for match in matches]
+    groups = _find_groups(names, group_pattern)
+    _check_sides(path, list_folder, split, names, group_pattern, class_names)
     keep = np.ones(len(names), bool)
     if split != "test":
         keep = _held_out(path, groups, set(validation_groups), split, group_pattern)
@@ -128,6 +129,74 @@ def read_split(
         class_names=class_names,
         names=tuple(names[i] for i in chosen),
     )
+
+
+def check_groups(source: str, groups: Sequence[str], splits: Sequence[str]) -> None:
+    """Raises ValueError if a recording group is in several splits: its people would be known.
+
+    Args:
+        source: the lists, for the error.
+        groups: recording group of each file; "" if unknown.
+        splits: split of each file.
+    """
+    sides: dict[str, set[str]] = {}
+    for group, split in zip(groups, splits, strict=True):
+        sides.setdefault(group, set()).add(split)
+    divided = sorted(group for group, found in sides.items() if group and len(found) > 1)
+    if divided:
+        found = sorted({split for group in divided for split in sides[group]})
+        raise ValueError(
+            f"{source}: expected each recording group in one split, received {len(divided)} in "
+            f"{' and '.join(found)}: group {_some(divided)}; move all files of a group to one "
+            "side, or, if groups of several classes share a number, give a group_pattern that "
+            "finds the class, too"
+        )
+
+
+def check_classes(source: str, trained: Iterable[str], class_names: Sequence[str]) -> None:
+    """Raises ValueError if a class has no training files.
+
+    Args:
+        source: the list, for the error.
+        trained: class of each training file.
+        class_names: all classes.
+    """
+    there = set(trained)
+    if missing := [name for name in class_names if name not in there]:
+        raise ValueError(
+            f"{source}: expected training files of each of {len(class_names)} classes, received "
+            f"none of {len(missing)}: {_some(missing)}"
+        )
+
+
+def _check_sides(
+    path: Path,
+    list_folder: Path,
+    split: str,
+    names: Sequence[str],
+    pattern: str,
+    class_names: Sequence[str],
+) -> None:
+    """Checks the groups of both lists of a fold, and that each class is trained."""
+    own, opposite = ("test", "train") if split == "test" else ("train", "test")
+    other = list_folder / path.name.replace(own, opposite, 1)
+    if not other.is_file():
+        return
+    # A damaged line is an error of the split that reads it.
+    others = [re.sub(r"\s+\d{1,9}$", "", line) for _, line in read_lines(other)]
+    check_groups(
+        f"{path} and {other.name}",
+        [*_find_groups(names, pattern), *_find_groups(others, pattern)],
+        [own] * len(names) + [opposite] * len(others),
+    )
+    train, trained = (path, names) if own == "train" else (other, others)
+    folders = {normal_name(name.split("/")[0]) for name in trained}
+    check_classes(str(train), folders, class_names)
+
+
+def _find_groups(names: Sequence[str], pattern: str) -> list[str]:
+    matches = [re.search(pattern, Path(name).stem) for name in names]
+    return [match[1] if match else "" for match in matches]
 
 
 def _folder(root: Path, given: str | Path | None, usual: Sequence[str], what: str) -> Path:

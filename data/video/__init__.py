@@ -1,4 +1,7 @@
-"""Video: decoding, clip sampling, transforms, and the streams of images of whole videos."""
+"""Video: decoding, clip sampling, transforms, and the streams of images of whole videos.
+
+``frame_folders`` reads folders of frames and ``flow`` optical flow; they are not imported here.
+"""
 
 from data.video.clips import (
     ClipSampler,
@@ -6,6 +9,8 @@ from data.video.clips import (
     DenseClip,
     FileRecord,
     UniformClip,
+    VideoFiles,
+    VideoReader,
     VideoSource,
 )
 from data.video.decoding import (
@@ -20,6 +25,7 @@ from data.video.decoding import (
 )
 from data.video.feature_clips import FeatureClip, WholeVideos
 from data.video.streams import (
+    FLOW_STREAMS,
     STREAMS,
     CutFeatures,
     CutJoined,
@@ -34,9 +40,10 @@ from data.video.streams import (
     select_examples,
     square_around,
 )
-from data.video.transforms import Crop, SpatialTransform, pad_clip
+from data.video.transforms import Crop, SpatialTransform, mirror_flow, pad_clip
 
 __all__ = [
+    "FLOW_STREAMS",
     "FORMATS",
     "MAX_DAMAGED_SHARE",
     "MAX_PIXELS",
@@ -54,7 +61,9 @@ __all__ = [
     "StreamSource",
     "UniformClip",
     "VideoError",
+    "VideoFiles",
     "VideoInfo",
+    "VideoReader",
     "VideoSource",
     "WholeVideos",
     "decode",
@@ -63,6 +72,7 @@ __all__ = [
     "difference_image",
     "difference_images",
     "grey",
+    "mirror_flow",
     "motion_centre",
     "pad_clip",
     "probe",

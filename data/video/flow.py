@@ -44,8 +44,8 @@ from data.files import read_json, write_atomically
 from data.video.clips import VideoReader
 from data.video.decoding import VideoError, VideoInfo
 from data.video.frame_folders import FrameFolders, each_image, stack_images
-from data.video.streams import grey
-from data.video.transforms import SpatialTransform
+from data.video.streams import FLOW_TOLERANCE, grey
+from data.video.transforms import SpatialTransform, mirror_flow
 
 IMAGES = ("rgb", "flow")
 """Images of a video that an experiment may read."""
@@ -128,14 +128,6 @@ class FlowTransform(SpatialTransform):
         return mirror_flow(video)
 
 
-def mirror_flow(video: np.ndarray) -> np.ndarray:
-    """Returns flow images (T,H,W,3) uint8 with left and right, and their directions, exchanged."""
-    mirrored = video[:, :, ::-1].copy()
-    horizontal = 2 * NO_MOTION - mirrored[..., 0].astype(np.int16)
-    mirrored[..., 0] = np.minimum(horizontal, 255)
-    return mirrored
-
-
 # ---- Reading ---------------------------------------------------------------------------------
 
 
@@ -143,6 +135,9 @@ def make_reader(
     images: str, *, videos: str | os.PathLike[str] = "", flow: str | os.PathLike[str] = ""
 ) -> VideoReader:
     """Returns the reader of the images of videos, for a ``VideoSource``.
+
+    >>> make_reader("flow", videos="ucf101", flow="runs/flow")
+    FlowImages(root='runs/flow', videos='ucf101', short_side=None, rate=25.0)
 
     Args:
         images: ``rgb``, the frames of video files and of folders of frames, or ``flow``.
@@ -171,13 +166,14 @@ class FlowImages:
     Attributes:
         root: folder of the flow.
         videos: folder of the videos, to which the folders below ``root`` are relative.
-        short_side: pixels to which frames are scaled before their flow is computed.
+        short_side: pixels to which frames are scaled before their flow is computed; None: as the
+            flow in ``root``, or ``SHORT_SIDE`` where there is none.
         rate: frames/s of published flow, which does not tell it.
     """
 
     root: str
     videos: str = ""
-    short_side: int = SHORT_SIDE
+    short_side: int | None = None
     rate: float = 25.0
 
     def probe(self, path: str) -> VideoInfo:
@@ -220,6 +216,22 @@ class FlowImages:
             return digest_file(os.path.join(found.folder, _HEADER))
         both = digest_file(found.folder) + digest_file(found.folder_y)
         return hashlib.sha256(both.encode()).hexdigest()
+
+    def find_fault(self, path: str, num_frames: int) -> str:
+        """Returns what is wrong with the flow of a video, "" for nothing; reads all, computes none.
+
+        Args:
+            path: the video.
+            num_frames: its number of frames.
+        """
+        try:
+            found = self._find(path, compute=False)
+            count = sum(1 for _ in each_image(found.folder, found.names, found.read, None))
+        except (VideoError, FileNotFoundError, ValueError) as error:
+            return str(getattr(error, "reason", error))
+        if abs(count - (num_frames - 1)) > FLOW_TOLERANCE:
+            return f"{count} flow frames of {num_frames} frames, expected {num_frames - 1}"
+        return ""
 
     def folder(self, path: str) -> Path:
         """Returns the folder in which the computed flow of a video lies.
@@ -274,29 +286,49 @@ class FlowImages:
         return _without_ending(os.path.relpath(own, base), path)
 
     def _settings(self) -> dict[str, Any]:
-        return {"format": 1, "method": "DIS medium", "bound": BOUND, "short_side": self.short_side}
+        return {
+            "format": 1,
+            "method": "DIS medium",
+            "bound": BOUND,
+            "short_side": self._stored().get("short_side", SHORT_SIDE)
+            if self.short_side is None
+            else self.short_side,
+        }
+
+    def _stored(self) -> dict[str, Any]:
+        """Returns the settings of the flow in the root; empty if there are none."""
+        header = Path(self.root, _HEADER)
+        stored = read_json(header, "the settings of optical flow") if header.exists() else {}
+        return stored if isinstance(stored, dict) else {"format": stored}
 
     def _is_ours(self) -> bool:
         """Returns True if flow may be written to the root."""
-        header = Path(self.root, _HEADER)
-        if not header.exists():
+        stored, own = self._stored(), self._settings()
+        if not stored:
             # Another process may be about to write the header.
             there = os.listdir(self.root) if os.path.isdir(self.root) else []
             return all(name.startswith(".") for name in there)
-        stored, own = read_json(header, "the settings of optical flow"), self._settings()
-        if stored != own:
-            names = [name for name in own if stored.get(name) != own[name]]
+        if names := [name for name in own if stored.get(name) != own[name]]:
             listed = ", ".join(f"{n} {stored.get(n)!r} there, {own[n]!r} here" for n in names)
             raise ValueError(f"{self.root}: holds flow of other settings ({listed})")
         return True
 
-    def _find(self, path: str) -> "_Found":
+    def _find(self, path: str, *, compute: bool = True) -> "_Found":
         if not self._is_ours():
             return self._find_published(path)
         folder = self.folder(path)
-        if not (folder / _HEADER).is_file():
+        header = folder / _HEADER
+        if not header.is_file():
+            if not compute:
+                raise FileNotFoundError(f"no optical flow in {self.root}")
             self.write(path)
-        return _find_computed(str(folder), os.stat(folder / _HEADER).st_mtime_ns)
+        found = _find_computed(str(folder), os.stat(header).st_mtime_ns)
+        if os.path.isfile(path) and os.path.getsize(path) != found.num_bytes:
+            if not compute:
+                raise VideoError(folder, "optical flow of another video")
+            self.write(path)
+            found = _find_computed(str(folder), os.stat(header).st_mtime_ns)
+        return found
 
     def _find_published(self, path: str) -> "_Found":
         name = self._name_of(path) or _without_ending(os.path.basename(path), path)
@@ -320,7 +352,7 @@ class FlowImages:
         files: dict[str, str] = {}
         before: np.ndarray | None = None
         number = 0
-        for frame in reader.decode_all(path, short_side=self.short_side):
+        for frame in reader.decode_all(path, short_side=self._settings()["short_side"]):
             after = np.rint(grey(frame)).astype(np.uint8)
             if before is not None:
                 number += 1
@@ -335,6 +367,7 @@ class FlowImages:
             raise VideoError(path, "optical flow is between frames, and it has one alone")
         header = {
             "sha256": digest,
+            "num_bytes": os.path.getsize(path) if os.path.isfile(path) else 0,
             "opencv": cv2.__version__,
             "num_frames": number,
             "rate": reader.probe(path).rate,
@@ -356,6 +389,7 @@ class _Found:
         names_y: of the vertical component to each of them.
         digests: SHA-256 by name; empty for published flow.
         info: what is known of computed flow.
+        num_bytes: of the video file of computed flow; 0 of a folder of frames.
     """
 
     folder: str
@@ -364,6 +398,7 @@ class _Found:
     names_y: dict[str, str]
     digests: dict[str, str]
     info: VideoInfo | None = None
+    num_bytes: int = 0
 
     def read(self, name: str) -> np.ndarray:
         """Returns the image (H,W,3) uint8 of a horizontal component and its vertical one."""
@@ -409,11 +444,12 @@ def _find_computed(folder: str, changed: int) -> _Found:
         pairs = {f"flow_x_{n:05d}.jpg": f"flow_y_{n:05d}.jpg" for n in range(1, count + 1)}
         digests = {name: header["files"][name] for pair in pairs.items() for name in pair}
         info = VideoInfo(count, header["rate"], header["height"], header["width"])
+        num_bytes = header["num_bytes"]
     except (KeyError, TypeError) as error:
         raise VideoError(
             folder, f"{_HEADER} is damaged ({error!r}); delete the folder to compute it anew"
         ) from error
-    return _Found(folder, folder, tuple(pairs), pairs, digests, info)
+    return _Found(folder, folder, tuple(pairs), pairs, digests, info, num_bytes)
 
 
 @functools.lru_cache(maxsize=2**14)

@@ -1,7 +1,7 @@
 """Streams of images of whole videos for a frozen encoder, and clips cut from its features.
 
-Beside the frames themselves a stream may hold images of motion, differences of grey frames, and
-crops around the motion.
+Beside the frames themselves a stream may hold images of motion, differences of grey frames or
+optical flow, and crops around the motion.
 """
 
 import dataclasses
@@ -11,13 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from data.batches import UNKNOWN_LABEL, Source, VideoExample
-from data.video.clips import VideoSource, explain_failure
+from data.video.clips import VideoReader, VideoSource, explain_failure
 from data.video.decoding import MAX_PIXELS, VideoError
-from data.video.transforms import Crop
+from data.video.transforms import Crop, mirror_flow
 
 STREAMS = ("rgb_whole", "rgb_square", "difference_whole", "difference_square")
 """``rgb`` or ``difference`` images (``difference_images``) of the ``whole`` frame, resized without
 regard to its aspect ratio, or of the full-height ``square`` around the clip's motion."""
+FLOW_STREAMS = ("flow_whole", "flow_square")
+"""Likewise of optical flow (``data.video.flow``), which a reader of its own gives."""
+
+FLOW_TOLERANCE = 3
+"""Greatest difference of the number of flow images from that of a video's frames less 1: the
+decoder of published flow may have returned a few more or fewer."""
 
 # ITU-R BT.601 luma.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -29,11 +35,12 @@ class StreamSource:
 
     Attributes:
       videos: the files and their labels.
-      streams: S members of ``STREAMS``.
+      streams: S members of ``STREAMS`` and ``FLOW_STREAMS``.
       num_steps: T, number of images, spread evenly over a video.
       size: height and width of the images, pixels.
       gap: distance of the subtracted frames, frames.
       mirror: each stream is also seen mirrored, as a view of its own.
+      flow: reader of the videos' optical flow, for streams of it.
     """
 
     videos: VideoSource
@@ -42,13 +49,25 @@ class StreamSource:
     size: int = 224
     gap: int = 8
     mirror: bool = True
+    flow: VideoReader | None = None
 
     def __post_init__(self) -> None:
-        unknown = [stream for stream in self.streams if stream not in STREAMS]
+        known = (*STREAMS, *FLOW_STREAMS)
+        unknown = [stream for stream in self.streams if stream not in known]
         if unknown or not self.streams:
             raise ValueError(
-                f"streams: expected some of {', '.join(STREAMS)}, received {self.streams}"
+                f"streams: expected some of {', '.join(known)}, received {self.streams}"
             )
+        if self.flow is None and self.has_flow:
+            raise ValueError(
+                f"flow: expected the reader of the optical flow for {', '.join(self.streams)}, "
+                "received None"
+            )
+
+    @property
+    def has_flow(self) -> bool:
+        """True if a stream is of optical flow."""
+        return any(stream in FLOW_STREAMS for stream in self.streams)
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -80,22 +99,55 @@ class StreamSource:
         path = self.videos.paths[index]
         return explain_failure(path, lambda: self._read(path))
 
+    def digest(self, path: str) -> str:
+        """Returns a SHA-256 of what the streams of a video are read from."""
+        own = self.videos.reader.digest(path)
+        if self.flow is None:
+            return own
+        try:
+            return own + self.flow.digest(path)
+        except (VideoError, FileNotFoundError):
+            return own  # ``mask`` will be False.
+
     def _read(self, path: str) -> np.ndarray:
         reader = self.videos.reader
         info = reader.probe(path)
         if info.height**2 > MAX_PIXELS:  # ``square_around`` would widen them.
             raise VideoError(path, f"frames of {info.height} × {info.width} pixels are too high")
-        return self._images(reader.decode_all(path), info.num_frames)
+        video = reader.decode_all(path)
+        if not self.has_flow:
+            return self._images(video, info.num_frames)
+        return self._images(video, info.num_frames, self._read_flow(path, info.num_frames))
+
+    def _read_flow(self, path: str, num_frames: int) -> np.ndarray:
+        """Returns the flow images (T,h,w,3) uint8 at the steps of a video."""
+        assert self.flow is not None
+        count = self.flow.probe(path).num_frames
+        if abs(count - (num_frames - 1)) > FLOW_TOLERANCE:
+            raise VideoError(
+                path, f"expected {num_frames - 1} flow frames of {num_frames} frames, found {count}"
+            )
+        times = segment_centres(self.num_steps, num_frames)
+        return self.flow.decode(path, np.minimum(times, count - 1))
 
     def images(self, video: np.ndarray) -> np.ndarray:
         """Returns the views (2·S,T,size,size,3) uint8 of a whole video (T',H,W,3) uint8.
 
         Without ``mirror`` there are S views.
+
+        Raises:
+          ValueError: a stream of optical flow, which the frames do not hold.
         """
+        if self.has_flow:
+            raise ValueError(
+                f"streams: expected frames and differences alone, received {self.streams}"
+            )
         return self._images(video, len(video))
 
-    def _images(self, video: Iterable[np.ndarray], num_frames: int) -> np.ndarray:
-        """Returns ``images`` of frames that come one by one.
+    def _images(
+        self, video: Iterable[np.ndarray], num_frames: int, flow: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns ``images`` of frames that come one by one, and of flow (T,h,w,3) uint8.
 
         Only those that the images show are kept, and ``gap`` grey ones.
         """
@@ -106,9 +158,12 @@ class StreamSource:
         if "difference" in contents:
             shown |= set(compared.ravel().tolist())
         kept: dict[int, np.ndarray] = {}
+        width_of_frames = 0
 
         def frames() -> Iterator[np.ndarray]:
+            nonlocal width_of_frames
             for number, frame in enumerate(video):
+                width_of_frames = frame.shape[1]
                 if number in shown:
                     kept[number] = frame
                 yield frame
@@ -124,14 +179,19 @@ class StreamSource:
             for step, (time, numbers) in enumerate(zip(times, compared, strict=True)):
                 if content == "rgb":
                     image = kept[time]
+                elif content == "flow" and flow is not None:
+                    image = flow[step]
                 else:
                     image = difference_image(grey(np.stack([kept[n] for n in numbers])))
                 if view == "square":
-                    image = square_around(image[None], centre)[0]
+                    # Flow may be of another size than the frames.
+                    column = centre * image.shape[1] // width_of_frames
+                    image = square_around(image[None], column)[0]
                 height, width = image.shape[:2]
                 crop = Crop(0, 0, height, width)
                 plain[step] = crop.apply(image[None], (self.size, self.size))[0]
-            views += [plain, plain[:, :, ::-1]] if self.mirror else [plain]
+            mirrored = mirror_flow(plain) if content == "flow" else plain[:, :, ::-1]
+            views += [plain, mirrored] if self.mirror else [plain]
         return np.stack(views)
 
 

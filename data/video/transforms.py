@@ -153,6 +153,18 @@ class SpatialTransform:
         return scale * self.size[0], scale * self.size[1]
 
 
+def mirror_flow(video: np.ndarray) -> np.ndarray:
+    """Returns images of optical flow with left and right, and their directions, exchanged.
+
+    Args:
+        video: (T,H,W,3) uint8, whose channel 0 is 128 plus the motion to the right
+            (``data.video.flow``).
+    """
+    mirrored = video[:, :, ::-1].copy()
+    mirrored[..., 0] = np.minimum(256 - mirrored[..., 0].astype(np.int16), 255)
+    return mirrored
+
+
 def pad_clip(video: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """Pads a clip to ``num_frames`` with frames of zeros.
 

@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,7 +37,8 @@ class FilesConfig:
     """Location of the files, their split, and the cache of their features."""
 
     dataset: str = "files"
-    """``files``, or the name of the embedded data set: ``moving_shapes``, ``generated_sounds``."""
+    """``files``, the name of the embedded data set (``moving_shapes``, ``generated_sounds``), or of
+    videos that of a published one in ``data.datasets.action_sets``."""
     root: str = path_field(runtime=True)
     """Folder with a folder for each class, with or without ``train/``, ``validation/`` and
     ``test/`` above them; or UCF101's layout; or what the paths of a list are relative to. It may be
@@ -60,8 +61,8 @@ class FilesConfig:
     test_share: float = 0.2
     """Share of the files, in (0,1), that is tested, where the data have no test split."""
     fold: int = 0
-    """Fold of a cross-validation, from 1; of UCF101's layout the number of its lists, of a list
-    with a column of folds the one that is tested. 0: none."""
+    """Fold of a cross-validation, from 1; of UCF101's layout the number of its lists, of HMDB51 and
+    JHMDB that of the split, of a list with a column of folds the one that is tested. 0: none."""
     validation_fold: int = 0
     """Of a list with a column of folds the one that validates instead of training. 0: none; the
     validation split is then cut from the training files, unless ``eval_split`` is empty."""
@@ -91,6 +92,8 @@ class FileClassification(Config):
     """``video``, ``image`` or ``recording``."""
     embedded_name: ClassVar[str] = "moving_shapes"
     """Name of the embedded data set."""
+    published: ClassVar[Mapping[str, Callable[[str, int], LabelledFiles]]] = {}
+    """Readers of published data sets by name, called with ``data.root`` and the fold, from 1."""
 
     best_metric: str = "loss"
     best_mode: str = "min"
@@ -112,13 +115,22 @@ class FileClassification(Config):
         """Checks the values as ``Config.validate``, and those of the data."""
         super().validate()
         data = self.data
-        if data.dataset not in ("files", self.embedded_name):
-            near = nearest(data.dataset, ("files", self.embedded_name))
-            raise ValueError(f"data.dataset: unknown {data.dataset!r}{near}")
+        names = ("files", self.embedded_name, *self.published)
+        if data.dataset not in names:
+            raise ValueError(
+                f"data.dataset: unknown {data.dataset!r}{nearest(data.dataset, names)}"
+            )
+        if data.dataset in self.published:
+            own = ("list", "validation_list", "test_list", "class_list", "group_pattern")
+            if given := [name for name in own if getattr(data, name)]:
+                raise ValueError(
+                    f"data.{given[0]}: expected none, as {data.dataset} has lists of its own, "
+                    f"received {getattr(data, given[0])!r}; data.dataset=files reads other lists"
+                )
         check_at_least(
             "data", data, {"fold": 0, "validation_fold": 0, "num_examples": 1, "num_workers": 0}
         )
-        if data.dataset == "files":
+        if not self.embedded:
             self._require_root()
         weights_file(self.model.encoder)  # It is there.
 
@@ -239,6 +251,8 @@ class FileClassification(Config):
         data = self.data
         beside = self._given.list and not self._given.root
         try:
+            if data.dataset in self.published:
+                return self.published[data.dataset](data.root, max(data.fold, 1))
             return read_labelled_files(
                 "" if beside else data.root,
                 kind=self.kind,
@@ -251,7 +265,7 @@ class FileClassification(Config):
                 validation_fold=data.validation_fold,
             )
         except (ValueError, FileNotFoundError) as error:
-            if not str(error).startswith(("root:", "list:", "group_pattern:")):
+            if not str(error).startswith(("root:", "list:", "group_pattern:", "fold:")):
                 raise
             raise type(error)(f"data.{error}") from error  # The flag, --config.data.root.
 
@@ -274,6 +288,11 @@ class FileClassification(Config):
         return self.data.root or os.path.dirname(self.data.list) or "."
 
     def _require_root(self) -> None:
+        if not self.data.root and self.data.dataset in self.published:
+            raise ValueError(
+                f"data.root: expected the folder of {self.data.dataset}, received none; give "
+                "--config.data.root=FOLDER"
+            )
         if not self.data.root and not self.data.list:
             raise ValueError(
                 f"data.root: expected a folder with a folder of {self.kind}s for each class; give "

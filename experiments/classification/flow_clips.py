@@ -1,24 +1,21 @@
 """Configuration that two-stream papers share: clips, or streams, of optical flow beside RGB."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from data.video.clips import VideoSource
-from data.video.flow import IMAGES, FlowImages, FlowTransform, make_reader, mirror_flow
-from data.video.streams import STREAMS, StreamSource
+from data.video.clips import VideoReader, VideoSource
+from data.video.flow import IMAGES, FlowTransform, make_reader
+from data.video.streams import FLOW_STREAMS, STREAMS
 from data.video.transforms import SpatialTransform
 from experiments.classification.video_clips import ClipClassification, ClipsConfig
 from flaxnets.configuration import nearest, path_field
 from flaxnets.encoders.config import EncoderConfig
 from flaxnets.inference.trained_model import read_predictions
 from flaxnets.training.workdir import Workdir
-
-FLOW = "flow_whole"
-"""Stream of images of optical flow."""
 
 
 @dataclasses.dataclass
@@ -32,25 +29,14 @@ class FlowClipsConfig(ClipsConfig):
     flow that it lacks is computed."""
 
 
-class FlowStream(StreamSource):
-    """Images of optical flow of whole videos; mirrored ones have the other horizontal direction."""
-
-    def _images(self, video: Iterable[np.ndarray], num_frames: int) -> np.ndarray:
-        views = super()._images(video, num_frames)
-        if self.mirror:
-            views[1::2] = np.stack([mirror_flow(view) for view in views[::2]])
-        return views
-
-
 @dataclasses.dataclass
 class FlowClassification(ClipClassification):
     """Action recognition on frames and optical flow of UCF101, or data in its format."""
 
-    stream_names: ClassVar[tuple[str, ...]] = (*STREAMS, FLOW)
+    stream_names: ClassVar[tuple[str, ...]] = (*STREAMS, *FLOW_STREAMS)
 
     flow_weights: str = path_field()
-    """File of weights of the encoder of the stream ``flow_whole``; empty: those of
-    ``model.encoder``."""
+    """File of weights of the encoder of streams of flow; empty: those of ``model.encoder``."""
     data: FlowClipsConfig = dataclasses.field(default_factory=FlowClipsConfig)
 
     @property
@@ -64,12 +50,14 @@ class FlowClassification(ClipClassification):
         data = self.data
         if data.images not in IMAGES:
             raise ValueError(f"data.images: unknown {data.images!r}{nearest(data.images, IMAGES)}")
-        if self.embedded and (data.images == "flow" or FLOW in data.streams):
+        if data.images != "flow" and not set(data.streams) & set(FLOW_STREAMS):
+            return
+        if self.embedded:
             raise ValueError(
-                "data.images: expected rgb and no stream flow_whole with data.dataset="
+                "data.images: expected rgb and no stream of flow with data.dataset="
                 f"{data.dataset}, which has no optical flow; choose difference_whole"
             )
-        if not self.embedded and not data.flow and (data.images == "flow" or FLOW in data.streams):
+        if not data.flow:
             raise ValueError(
                 "data.flow: expected the folder of the optical flow; give --config.data.flow=FOLDER"
             )
@@ -77,7 +65,7 @@ class FlowClassification(ClipClassification):
     def stream_encoder(self, stream: str, level: str = "") -> EncoderConfig:
         """Returns the frozen encoder of a stream, flow's with weights of its own."""
         encoder = super().stream_encoder(stream, level)
-        if stream == FLOW and self.flow_weights:
+        if stream in FLOW_STREAMS and self.flow_weights:
             return dataclasses.replace(encoder, weights=self.flow_weights)
         return encoder
 
@@ -87,23 +75,11 @@ class FlowClassification(ClipClassification):
         """Returns the videos, read as frames or as flow."""
         return VideoSource(paths, labels, self._reader(self.data.images))
 
-    def make_stream(self, videos: VideoSource, stream: str) -> StreamSource:
-        """Returns the images of a stream."""
-        if stream != FLOW:
-            return super().make_stream(videos, stream)
-        data = self.data
-        source = VideoSource(videos.paths, videos.labels, self._reader("flow"))
-        return FlowStream(
-            source, ("rgb_whole",), data.stored_steps, size=data.crop_size, mirror=data.flip
-        )
+    def read_flow(self, stream: str) -> VideoReader | None:
+        """Returns the reader of the optical flow of a stream; None for other streams."""
+        return self._reader("flow") if stream in FLOW_STREAMS else None
 
-    def digest_videos(self, source: VideoSource) -> list[str]:
-        """Returns digests of the files of the frames, or of the flow."""
-        if isinstance(source.reader, FlowImages):
-            return [source.reader.digest(path) for path in source.paths]
-        return super().digest_videos(source)
-
-    def _reader(self, images: str) -> Any:
+    def _reader(self, images: str) -> VideoReader:
         return make_reader(images, videos=self.data.root, flow=self.data.flow)
 
 

@@ -19,10 +19,16 @@ import jax
 import numpy as np
 
 from data.datasets.ucf101 import UCF101_GROUP, UT_INTERACTION_GROUP, VideoList, read_split
-from data.features import digest_file
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
-from data.video.clips import ClipSampler, DecodeClip, DenseClip, UniformClip, VideoSource
+from data.video.clips import (
+    ClipSampler,
+    DecodeClip,
+    DenseClip,
+    UniformClip,
+    VideoReader,
+    VideoSource,
+)
 from data.video.decoding import decode, probe
 from data.video.feature_clips import FeatureClip, VideoFeatures, WholeVideos
 from data.video.streams import STREAMS, CutFeatures, CutJoined, JoinedFeatures, StreamSource
@@ -376,15 +382,18 @@ class ClipClassification(Config):
     def make_stream(self, videos: VideoSource, stream: str) -> StreamSource:
         """Returns the images of a stream of ``data.streams``."""
         data = self.data
-        steps, size = data.stored_steps, data.crop_size
-        return StreamSource(videos, (stream,), steps, size=size, mirror=data.flip)
+        return StreamSource(
+            videos,
+            (stream,),
+            data.stored_steps,
+            size=data.crop_size,
+            mirror=data.flip,
+            flow=self.read_flow(stream),
+        )
 
-    def digest_videos(self, source: VideoSource) -> list[str]:
-        """Returns digests of what the videos' images are read from, for the key of a cache.
-
-        No paths: moved videos are the same, and the list has the labels.
-        """
-        return [digest_file(path) for path in source.paths]
+    def read_flow(self, stream: str) -> VideoReader | None:
+        """Returns the reader of the optical flow of a stream; None, as here, for other streams."""
+        return None
 
     def _videos(self, split: str) -> VideoList:
         data = self.data
@@ -439,7 +448,8 @@ class ClipClassification(Config):
                 "short_side": whole.short_side,
                 "pool": self.pool,
             },
-            source=self.digest_videos(source),
+            # No paths: moved videos are the same, and the list has the labels.
+            source=[source.reader.digest(path) for path in source.paths],
         )
         return VideoFeatures(features, whole, source.labels)
 
@@ -529,7 +539,8 @@ class ClipClassification(Config):
             self.stream_encoder(stream, level),
             self.pool,
             preprocessing={"streams": source.streams, **_describe_stream(source, self.pool)},
-            source=self.digest_videos(source.videos),
+            # No paths: moved videos are the same, and the list has the labels.
+            source=[source.digest(path) for path in videos.paths],
         )
         return in_memory(cached)
 

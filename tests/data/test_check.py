@@ -4,6 +4,7 @@ import csv
 import doctest
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from data.findings import (
 )
 from data.inspection import Inspection
 from tests.data.audio.wavs import FLOAT, write_wav
+from tests.data.pictures import random_image
 from tests.data.test_likeness import picture, walk
 from tests.data.video_files import truncate
 
@@ -573,3 +575,63 @@ def test_ut_interaction_leaks_its_classes() -> None:
 def test_examples_run() -> None:
     assert doctest.testmod(findings).failed == 0
     assert doctest.testmod(program).failed == 0
+
+
+# ---- Published data sets ---------------------------------------------------------------------
+
+
+def write_jester(root: Path) -> Path:
+    """Writes Jester with 12 videos of 3 frames, the last 2 for validation."""
+    lines: dict[str, list[str]] = {"train": [], "validation": []}
+    for k in range(12):
+        lines["train" if k < 10 else "validation"].append(f"{k};{'Left' if k % 2 else 'Right'}\n")
+        for t in (1, 2, 3):
+            path = root / "20bn-jester-v1" / str(k) / f"{t:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random_image(20, 24, 3 * k + t)).save(path)
+    for split, rows_of_split in lines.items():
+        (root / f"jester-v1-{split}.csv").write_text("".join(rows_of_split))
+    (root / "jester-v1-labels.csv").write_text("Left\nRight\n")
+    return root
+
+
+def test_a_published_data_set_of_frames(tmp_path: Path) -> None:
+    root = write_jester(tmp_path / "jester")
+    shutil.rmtree(root / "20bn-jester-v1" / "3")
+    Image.fromarray(random_image(30, 24)).save(root / "20bn-jester-v1" / "4" / "00002.png")
+    found, described = check(str(root), dataset="jester", num_threads=2)
+    assert rows(found, "data set", OK)[0].text == "Jester: 11 videos of 2 classes"
+    notes = " ".join(finding.text for finding in rows(found, "reader", WARNING))
+    assert "1 of 12 listed videos are missing or empty and were left out: 3" in notes
+    [bad] = rows(found, "readable", ERROR)  # More than a tenth of train.
+    assert "20bn-jester-v1/4 (expected frames of one size, received 00001.png" in bad.files[0]
+    assert described[0]["codec"] == "folder of frames"
+    assert described[0]["num_frames"] == 3
+
+
+def test_missing_flow_is_found(tmp_path: Path) -> None:
+    root, flow = write_jester(tmp_path / "jester"), tmp_path / "flow"
+    for k in range(12):
+        for t in (1, 2):
+            for letter in "xy":
+                path = flow / str(k) / f"flow_{letter}_{t:05d}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (24, 20), 128).save(path)
+    found, _ = check(str(root), dataset="jester", flow=str(flow))
+    assert rows(found, "flow", OK)[0].text == "all of 12 videos have flow"
+    (flow / "5" / "flow_y_00002.jpg").unlink()
+    shutil.rmtree(flow / "7")
+    found, _ = check(str(root), dataset="jester", flow=str(flow))
+    [bad] = rows(found, "flow", WARNING)
+    assert bad.text == "missing or damaged of 2 of 12 videos"
+    assert bad.files[0].endswith("5 (1 of 2 flow frames are missing: flow_y_00002.jpg)")
+    assert "7: no optical flow" in bad.files[1]
+    found, _ = check(str(root), dataset="jester", flow=str(tmp_path / "nowhere"))
+    assert "of 12 of 12 videos" in rows(found, "flow", ERROR)[0].text
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_data_set_that_its_reader_refuses(tmp_path: Path) -> None:
+    found, _ = check(str(write_jester(tmp_path / "jester")), dataset="hmdb51")
+    assert found[0].level == ERROR
+    assert "expected the class folders" in found[0].text

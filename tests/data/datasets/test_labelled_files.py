@@ -36,6 +36,16 @@ def test_class_folders(tmp_path: Path) -> None:
     assert all(Path(path).is_file() for path in files.paths)
 
 
+def test_folders_of_frames_where_there_are_no_videos(tmp_path: Path) -> None:
+    frames = [f"{n}/000{t}.jpg" for n in ("Wave/a", "Wave/b/deep", "Clap/c") for t in (1, 2)]
+    fill(tmp_path, *frames, "Wave/cover/1.jpg", "Clap/notes.txt")
+    files = read_labelled_files(tmp_path)
+    assert classes_of(files) == {"Clap/c": "Clap", "Wave/a": "Wave", "Wave/b/deep": "Wave"}
+    assert all(Path(path).is_dir() for path in files.paths)
+    fill(tmp_path, "Clap/c.mp4", "Wave/a.mp4")
+    assert set(read_labelled_files(tmp_path).names) == {"Clap/c.mp4", "Wave/a.mp4"}
+
+
 @pytest.mark.parametrize("validation", ["validation", "val", "valid", "Val"])
 def test_folders_of_splits(tmp_path: Path, validation: str) -> None:
     names = [f"{split}/{c}/x.mp4" for split in ("train", validation, "test") for c in ("A", "B")]

@@ -70,8 +70,8 @@ def test_other_folders_and_names(root, tmp_path):
     (root / "ucfTrainTestlist").rename(root / "lists")
     with pytest.raises(FileNotFoundError, match=r"UCF-101 or .*videos"):
         read_split(root, "train")
-    part = read_split(root, "test", videos="clips", lists="lists", group_pattern=r"c(\d+)$")
-    assert set(part.groups) == {"01", "02"}
+    part = read_split(root, "test", videos="clips", lists="lists", group_pattern=r"(\d)_c\d+$")
+    assert set(part.groups) == {"1"}
     (root / "clips").rename(root / "videos")
     (root / "lists").rename(root / "splits")
     assert len(read_split(root, "train")) == 18

@@ -1,6 +1,9 @@
 """Optical flow: a known translation, its images, the cache, published folders, and bad ones."""
 
+import doctest
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,8 @@ import pytest
 from PIL import Image
 
 from data import flow as program
-from data.video import DecodeClip, UniformClip, VideoSource
+from data.video import DecodeClip, StreamSource, UniformClip, VideoSource
+from data.video import flow as flow_module
 from data.video.decoding import VideoError
 from data.video.flow import (
     FlowImages,
@@ -17,10 +21,10 @@ from data.video.flow import (
     flow_to_image,
     join_components,
     make_reader,
-    mirror_flow,
     opencv,
 )
 from data.video.frame_folders import FrameFolders
+from data.video.transforms import mirror_flow
 from tests.data.pictures import random_image
 from tests.data.shared_data import shared
 
@@ -128,7 +132,8 @@ def test_flow_is_computed_once_and_read_as_clips(tmp_path: Path) -> None:
     names = {f"flow_{c}_0000{t}.jpg" for c in "xy" for t in (1, 2, 3)}
     assert {path.name for path in folder.iterdir()} == {*names, "flow.json"}
 
-    # It stays, also where the video is gone; other settings are refused.
+    # It stays; other settings are refused, and those of the root hold where none are given.
+    assert FlowImages(str(root), str(videos)).probe(str(clip)) == info
     changed = folder.stat().st_mtime_ns
     digest = reader.digest(str(clip))
     assert not reader.write(str(clip))
@@ -183,8 +188,13 @@ def test_the_program_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "Clap/broken.avi: " in printed.err
     (videos / "Clap" / "broken.avi").unlink()
     (out / "Wave" / "a" / "flow_x_00001.jpg").unlink()
+    for name, age in (("killed", 7200), ("running", 0)):
+        folder = out / "Wave" / f".{name}.0123.unfinished"
+        folder.mkdir()
+        os.utime(folder, (time.time() - age,) * 2)
     assert program.main(arguments) == 0
     assert "1 videos computed, 1 were there, 0 failed" in capsys.readouterr().out
+    assert {path.name for path in (out / "Wave").iterdir()} == {"a", ".running.0123.unfinished"}
     (videos / "Clap" / "b.avi").touch()
     assert program.main(arguments) == 1
     assert "differ in more than their ending" in capsys.readouterr().err
@@ -279,7 +289,36 @@ def test_missing_and_truncated_frames_of_published_flow(tmp_path: Path) -> None:
         reader.probe("a.avi")
 
 
-def test_readers_by_name(tmp_path: Path) -> None:
+def test_streams_of_flow(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "videos" / "a", 4)
+    write_published(tmp_path / "flow" / "a", 3, (24, 32))
+    reader = make_reader("flow", videos=tmp_path / "videos", flow=tmp_path / "flow")
+    videos = VideoSource((str(clip),), (1,), FrameFolders())
+    streams = ("rgb_whole", "flow_whole", "flow_square")
+    source = StreamSource(videos, streams, num_steps=4, size=8, gap=2, flow=reader)
+    example = source[0]
+    assert example["mask"]
+    rgb, flow, square = example["video"][::2]
+    # The last frame has no flow of its own.
+    assert flow[:, 0, 0, 0].tolist() == square[:, 0, 0, 0].tolist() == [101, 102, 103, 103]
+    np.testing.assert_array_equal(example["video"][3], mirror_flow(flow))
+    alone = StreamSource(videos, ("rgb_whole",), num_steps=4, size=8, gap=2)
+    np.testing.assert_array_equal(alone[0]["video"][0], rgb)
+    assert source.digest(str(clip)) != alone.digest(str(clip))
+    with pytest.raises(ValueError, match="flow: expected the reader of the optical flow"):
+        StreamSource(videos, streams)
+    with pytest.raises(ValueError, match="expected frames and differences alone"):
+        source.images(translated())
+    write_clip(tmp_path / "videos" / "long", 12)
+    (tmp_path / "flow" / "a").rename(tmp_path / "flow" / "long")
+    other = VideoSource((str(tmp_path / "videos" / "long"),), reader=FrameFolders())
+    short = StreamSource(other, streams, num_steps=4, size=8, gap=2, flow=reader)
+    assert not short[0]["mask"]
+    assert "expected 11 flow frames of 12 frames, found 3" in short.explain(0)
+
+
+def test_readers_by_name() -> None:
+    assert doctest.testmod(flow_module).failed == 0
     assert make_reader("rgb") == FrameFolders()
     with pytest.raises(ValueError, match="images: expected rgb or flow, received 'grey'"):
         make_reader("grey")
