@@ -109,17 +109,20 @@ class AudioVisualConfig(FileClassification):
         return f"{' and '.join(self.streams)} at {self.data.num_frames} times"
 
     def make_model(self) -> nn.Module:
-        """Returns a CNN for each stream, and the recurrent layer over both."""
+        """Returns a CNN for each stream, and the recurrent layer over all."""
         if not self.streams or set(self.streams) - set(STREAMS):
             raise ValueError(f"streams: expected some of {STREAMS}, received {self.streams}")
         model, none = self.model, RecurrentConfig("none")
         heard = dataclasses.replace(model, recurrent=none, encoder=self.audio_encoder)
         seen = {"video": dataclasses.replace(model, recurrent=none), "audio": heard}
+        if len(self.streams) == 1:
+            alone = dataclasses.replace(seen[self.streams[0]], recurrent=model.recurrent)
+            return make_crnn(alone, len(self.class_names), fixed_length=self.embedded)
         return StreamFusion(
             {name: make_crnn(seen[name], None) for name in self.streams},
             make_head(model.head, len(self.class_names), fixed_length=self.embedded),
             make_recurrent(model.recurrent),
-            stream_dropout=self.stream_dropout if len(self.streams) > 1 else 0.0,
+            stream_dropout=self.stream_dropout,
         )
 
     def make_task(self) -> VideoClassification:

@@ -3,7 +3,7 @@ r"""TS-LSTM: segments of two-stream features.
 Ma et al., "TS-LSTM and Temporal-Inception: Exploiting Spatiotemporal Dynamics for Activity
 Recognition", arXiv:1703.10667, section 4.1.
 
-    python -m data.flow /data/ucf101/UCF-101 --out=/data/ucf101_flow
+    python -m data.flow /data/ucf101 --out=/data/ucf101_flow
     python -m launch.train --config=experiments/ts_lstm.py --workdir=runs/ts_lstm \
         --config.data.root=/data/ucf101 --config.data.flow=/data/ucf101_flow \
         --config.model.encoder.weights=rgb.pth --config.flow_weights=flow.pth

@@ -3,7 +3,7 @@ r"""Two-stream LRCN: RGB and optical flow, each with an LSTM, fused late.
 Donahue et al., arXiv:1411.4389 (v4), section 4.1. Flow as images: x, y and magnitude
 (``data/video/flow.py``). The streams are trained apart, each by the paper's schedule:
 
-    python -m data.flow /data/ucf101/UCF-101 --out=/data/ucf101_flow
+    python -m data.flow /data/ucf101 --out=/data/ucf101_flow
     python -m launch.train --config=experiments/two_stream_lrcn.py --workdir=runs/rgb \
         --config.data.root=/data/ucf101
     python -m launch.train --config=experiments/two_stream_lrcn.py:flow --workdir=runs/flow \
