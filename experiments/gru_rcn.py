@@ -1,13 +1,12 @@
 r"""GRU-RCN: convolutional GRUs on several endpoints of a VGG-16.
 
-Ballas et al., "Delving Deeper into Convolutional Networks for Learning Video Representations",
-arXiv:1511.06432.
+Ballas et al., "Delving Deeper into Convolutional Networks …", arXiv:1511.06432.
 
     python -m launch.train --config=experiments/gru_rcn.py --workdir=runs/gru_rcn \
         --config.data.root=/data/ucf101 --config.model.encoder.weights=vgg16.pth
 
 Expected (paper, UCF101, RGB): VGG-16 78.0 %, GRU-RCN 79.9 %, stacked 78.3 %, bidirectional 80.7 %.
-Not reproduced: UCF101 was not available, nor a VGG-16 fine-tuned on it.
+Not reproduced: neither UCF101 nor a VGG-16 fine-tuned on it was available.
 
 Settings of the paper, which are the defaults: a frozen VGG-16; ConvGRUs of 3×3 kernels and 64, 128,
 256, 256 feature maps on pool2 to pool5, a GRU of 512 units on fc7; each has a classifier on its
@@ -17,9 +16,8 @@ averaged. 10 frames spread over the video, batches of 64.
 Deviations: Adam at 1e-4, as the text read for this project names no rate; classifiers of
 ``bidirectional`` read the mean of the states, as the backward direction's last has seen one frame.
 
-Variants, joined by commas: ``stacked``: each endpoint also reads the states of the one below;
-``bidirectional``; ``smoke``: the embedded data, a few seconds; ``ut_interaction``: 16, 24 and 32
-units on three endpoints of EfficientNet-Lite0, images of motion of 112² of UT-Interaction.
+Variants, joined by commas: ``stacked``; ``bidirectional``; ``smoke``, a few seconds;
+``ut_interaction``: 16, 24 and 32 units on EfficientNet-Lite0, images of motion of 112².
 """
 
 import dataclasses
@@ -60,7 +58,7 @@ class GRURCNConfig(ClipClassification):
     )
     """Endpoints of the encoder: feature maps, or units, of the recurrent layer of each."""
     stacked: bool = False
-    """Each endpoint but the first also reads the states of the one below."""
+    """Each endpoint also reads the states of the one below."""
     data: ClipsConfig = dataclasses.field(
         default_factory=lambda: ClipsConfig("ucf101", num_frames=10, sampling="uniform", cache="")
     )
@@ -79,28 +77,23 @@ class GRURCNConfig(ClipClassification):
     @property
     def levels(self) -> tuple[str, ...]:
         """Endpoints of the encoder that the network reads, from the lowest to the highest."""
-        order = make_encoder(self.model.encoder).level_names
-        return tuple(name for name in order if name in self.endpoints)
+        return tuple(n for n in make_encoder(self.model.encoder).level_names if n in self.endpoints)
 
     def make_model(self) -> nn.Module:
         """Returns a recurrent layer and a classifier for each endpoint."""
         model = self.model
         encoder: Any = make_encoder(model.encoder, dtype=model.dtype)
-        names = encoder.level_names
-        vectors = names[names.index(encoder.maps_level) + 1 :]
+        vectors = encoder.level_names[encoder.level_names.index(encoder.maps_level) + 1 :]
         layers: dict[str, Any] = {}
         for name in self.levels:
             cell = "gru" if name in vectors else model.recurrent.cell
             own = dataclasses.replace(model.recurrent, cell=cell, features=self.endpoints[name])
             layers[name] = make_recurrent(own, dtype=model.dtype)
+        pool = pool_mean if model.recurrent.bidirectional else pool_last
+        rate, classes = model.head.dropout_rate, len(self.class_names)
         return MultiLevelCRNN(
             layers,
-            functools.partial(
-                ClipClassifier,
-                len(self.class_names),
-                pool_mean if model.recurrent.bidirectional else pool_last,
-                dropout_rate=model.head.dropout_rate,
-            ),
+            functools.partial(ClipClassifier, classes, pool, dropout_rate=rate),
             encoder=encoder.clone(levels=self.levels) if self.encodes_frames else None,
             stacked=self.stacked,
             chunk_frames=model.chunk_frames,
@@ -115,9 +108,9 @@ def get_config(variant: str | None = None) -> GRURCNConfig:
       ValueError: an unknown variant.
     """
     names = parse_variant("gru_rcn", variant, OWN)
-    config = GRURCNConfig(stacked="stacked" in names)
+    title = ", ".join(["GRU-RCN", *(name for name in OWN if name in names)])
+    config = GRURCNConfig(title, stacked="stacked" in names)
     config.model.recurrent.bidirectional = "bidirectional" in names
-    config.name = ", ".join(["GRU-RCN", *(name for name in OWN if name in names)])
     if "smoke" in names:
         make_small(config)
         config.endpoints = {"stage_1": 4, "pooled": 8}

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from data.video.clips import VideoSource
+from data.video.flow import FlowImages, FlowTransform
+from data.video.transforms import SpatialTransform
 from experiments import (
     audio_visual,
     beyond_short_snippets,
@@ -134,6 +137,23 @@ def test_unknown_variants_and_values_are_named() -> None:
     config.data.streams, config.model.encoder.frozen = ("rgb_whole",), False
     with pytest.raises(ValueError, match=r"data.streams: expected a frozen encoder"):
         config.validate()
+
+
+def test_flow_has_its_own_reader_weights_and_mirroring() -> None:
+    config = ts_lstm.get_config()
+    config.data.root, config.data.flow, config.flow_weights = "videos", "flow", "flow.pth"
+    videos = VideoSource(("videos/a.avi",), (0,))
+    rgb, flow = (config.make_stream(videos, stream) for stream in config.data.streams)
+    assert rgb.flow is None
+    assert isinstance(flow.flow, FlowImages)
+    encoders = [config.stream_encoder(stream).weights for stream in config.data.streams]
+    assert encoders == ["", "flow.pth"]
+    for variant, kind in ((None, SpatialTransform), ("flow", FlowTransform)):
+        lrcn = two_stream_lrcn.get_config(variant)
+        lrcn.data.root, lrcn.data.flow = "videos", "flow"
+        assert type(lrcn._transform(1)) is kind
+        is_flow = isinstance(lrcn.make_source(("videos/a.avi",)).reader, FlowImages)
+        assert is_flow == (variant == "flow")
 
 
 def write_run(folder: Path, rows: list[tuple[int, list[float]]]) -> Path:
