@@ -1,9 +1,9 @@
 """Data: from files to batches of NumPy arrays, without JAX.
 
-The packages ``video``, ``audio``, ``captions``, ``text_lines``, ``series`` and ``moving_shapes``
-each hold one kind of data, ``datasets`` the readers of formats on disk. ``data.loader`` and
-``data.features`` are not imported here: grain itself imports JAX, which a source alone does not
-need.
+The packages ``video``, ``audio``, ``captions``, ``text_lines``, ``series``, ``frames`` and
+``moving_shapes`` each hold one kind of data, ``datasets`` the readers of formats on disk.
+``data.loader`` and ``data.features`` are not imported here: grain itself imports JAX, which a
+source alone does not need.
 """
 
 from data.batches import (

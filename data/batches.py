@@ -214,6 +214,28 @@ class SequenceBatch(TypedDict):
     index: np.ndarray
 
 
+class FrameExample(TypedDict):
+    """One sequence of frames, whose first frames are seen and whose others are predicted."""
+
+    frames: np.ndarray
+    """(T,H,W,C) uint8 in [0,255], images; or float32, scaled fields. T is the same for all."""
+    mask: np.ndarray
+    """() bool, False if it could not be read; excluded from loss and metrics."""
+    index: np.ndarray
+    """() int32, the number of the example in its split."""
+
+
+class FrameBatch(TypedDict):
+    """``FrameExample`` stacked: each array has a leading axis B.
+
+    Rows with ``mask`` False also pad the last batch of a split.
+    """
+
+    frames: np.ndarray
+    mask: np.ndarray
+    index: np.ndarray
+
+
 class Source(Protocol):
     """Random access to the examples of one split; picklable, because workers are spawned."""
 

@@ -53,7 +53,7 @@ from data.datasets.labelled_files import (
 )
 from data.datasets.line_folder import TextLines, read_text_lines
 from data.datasets.list_file import read_list
-from data.files import normal_name, read_text
+from data.files import normal_name, read_manifest, read_text
 from data.findings import ERROR, OK, SPLITS, WARNING, Dataset, Finding, count, find_problems
 from data.inspection import (
     Inspection,
@@ -273,6 +273,8 @@ def recognise(root: str, list_file: str = "") -> str:
             f"root: expected the folder of the data, received {root}, which "
             + ("is a file; give it as --list" if folder.is_file() else "does not exist")
         )
+    if (manifest := read_manifest(folder)) is not None:
+        return str(manifest["kind"])
     if any((folder / name / "classInd.txt").is_file() for name in ucf101.LIST_FOLDERS):
         return "video"
     if _is_flickr8k(folder):

@@ -29,7 +29,7 @@ from array_record.python import array_record_data_source, array_record_module
 from filelock import FileLock
 
 from data.batches import Source
-from data.files import write_atomically
+from data.files import find_stored, stored_digest, write_atomically
 from data.loader import available_cpus
 
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -48,8 +48,12 @@ def digest_file(path: str | Path) -> str:
     """Returns the SHA-256 of a file, 64 hexadecimal digits; it identifies weights in a key.
 
     A process reads a file once, unless it changes: its videos are digested for several splits. The
-    digest of a folder is that of the names and digests of its files, without hidden ones.
+    digest of a folder is that of the names and digests of its files, without hidden ones; that of a
+    file in a shard (``data.files.find_stored``) is that of the file that was stored, or that of its
+    pictures.
     """
+    if find_stored(path) is not None:
+        return stored_digest(path)
     if os.path.isdir(path):
         names = sorted(name for name in os.listdir(path) if not name.startswith("."))
         files = [name for name in names if os.path.isfile(os.path.join(path, name))]
@@ -137,7 +141,7 @@ def write_features(
                         for index, example in _encode_examples(
                             examples, indices, encode, dtype, chunk
                         ):
-                            writer.write(_pack(index, example))
+                            writer.write(pack_example(index, example))
                             if on_progress is not None:
                                 on_progress(index + 1, len(examples))
                     finally:
@@ -211,7 +215,7 @@ class FeatureSource:
         if not 0 <= index < len(self):
             raise IndexError(f"index: expected 0 to {len(self) - 1}, received {index}")
         try:
-            number, example = _unpack(self._records[index])
+            number, example = unpack_example(self._records[index])
         except (RuntimeError, ValueError, OSError) as error:
             raise _damaged(self._path_of(index), f"example {index}: {error}") from error
         if number != index:
@@ -339,7 +343,7 @@ def _describe(key: Mapping[str, Any], dtype: str, examples: int) -> dict[str, An
     return plain
 
 
-def _pack(index: int, example: Mapping[str, np.ndarray]) -> bytes:
+def pack_example(index: int, example: Mapping[str, np.ndarray]) -> bytes:
     """Serialises an example: header length, JSON header, raw arrays.
 
     The header is ``[index, [[name, dtype, shape], …]]``.
@@ -354,8 +358,8 @@ def _pack(index: int, example: Mapping[str, np.ndarray]) -> bytes:
     return b"".join([size, header, *(array.tobytes() for array in arrays.values())])
 
 
-def _unpack(record: bytes) -> tuple[int, dict[str, np.ndarray]]:
-    """Returns the index and the example that ``_pack`` has serialised."""
+def unpack_example(record: bytes) -> tuple[int, dict[str, np.ndarray]]:
+    """Returns the index and the example that ``pack_example`` has serialised."""
     start = _HEADER_SIZE + int.from_bytes(record[:_HEADER_SIZE], "little")
     index, described = json.loads(record[_HEADER_SIZE:start])
     example = {}

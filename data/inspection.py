@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.audio.decoding import read_sound
 from data.captions.images import FORMATS, decode_image
-from data.files import require_file
+from data.files import file_size, open_file, require_file
 from data.likeness import NUM_PICTURES, make_signature
 from data.video.decoding import survey
 from data.video.frame_folders import FrameFolders, list_frames
@@ -119,7 +119,7 @@ def inspect_image(path: str) -> Inspection:
     size = _size(path)
     try:
         require_file(path, "an image file")
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             pixels = decode_image(file, path)
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
@@ -180,7 +180,7 @@ def inspect_all(
 
 def _size(path: str) -> int:
     try:
-        return os.path.getsize(path)
+        return file_size(path)
     except OSError:
         return -1
 

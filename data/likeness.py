@@ -19,10 +19,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
+
+from data.files import find_stored, open_file, stored_digest
 
 SIDE = 16
 """Height and width of the pictures of a signature."""
@@ -155,7 +157,9 @@ def _unit(signatures: np.ndarray) -> np.ndarray:
 def _digest(path: str) -> str:
     """Returns the SHA-256 of a file; "" if it cannot be read."""
     try:
-        with open(Path(path), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        if find_stored(path) is not None:
+            return stored_digest(path)
+        with open_file(path) as file:
+            return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
     except OSError:
         return ""

@@ -10,9 +10,10 @@ patches around them, an LSTM over the concatenated features; whole streams are d
     python -m launch.train --config=experiments/audio_visual.py --workdir=runs/mine \
         --config.data.root=my_videos          class folders of videos with sound, or a list
 
-Expected (``generated``): both streams above 95 %, each alone about 33.3 %, which it cannot exceed
-but by chance: of nine classes the frames tell three groups, the sound three others
-(``data/video/sounding_shapes.py``).
+Expected: of the nine classes of ``generated`` the frames tell three groups, the sound three others
+(``data/video/sounding_shapes.py``), so each alone is right in at most a third, but by chance.
+Measured with 450 clips of each split and 250 steps, validation: both 44.2 %, frames alone 20.0 %.
+The longer default was not run.
 
 Deviations: no paper is followed to the letter. Frames are spread over the whole video, the sound is
 seen in windows of ``data.patch_width`` columns of 10 ms around them.

@@ -60,9 +60,11 @@ import numpy as np
 
 from data.captions.images import check_max_pixels
 from data.captions.vocabulary import Vocabulary, split_words
+from data.datasets.array_record_folder import bad_positions
 from data.datasets.caption_splits import make_split
 from data.datasets.captioned_images import Missing, first_few
 from data.datasets.image_captions import ImageCaptions, read_captioned_images, write_list
+from data.datasets.tfds_records import TfdsConfig, read_captioned_records
 from data.loader import Loader
 from experiments.captioning.config import (
     VOCABULARY,
@@ -105,7 +107,14 @@ class ImageCaptionDataConfig(CaptionDataConfig):
     """Photographs of one's own, from a list or with a text beside each."""
 
     kind: str = "files"
-    """``files``, or ``moving_shapes``: the embedded videos."""
+    """``files``; ``tfds``: images that TFDS has prepared in the folder ``root``; or
+    ``moving_shapes``: the embedded videos."""
+    tfds: TfdsConfig = dataclasses.field(default_factory=TfdsConfig)
+    """Builder and keys of a data set of TFDS."""
+    bad_shards: str = runtime("fail")
+    """Converted images only (``python -m data.convert``): shards with a wrong checksum end the run
+    (``fail``), their images are left out and counted (``skip``), or no checksum is computed
+    (``trust``)."""
     list: str = path_field(runtime=True)
     """Images and captions: CSV, TSV, JSON, JSON lines, COCO's or Karpathy's JSON, recognised by its
     content (``data/datasets/image_captions.py``); a relative path may start at ``root``. Empty: a
@@ -138,6 +147,8 @@ class ImageCaptionDataConfig(CaptionDataConfig):
         return _list_images(
             self.root,
             self.list,
+            dataclasses.astuple(self.tfds) if self.kind == "tfds" else (),
+            self.bad_shards,
             cast(Missing, self.missing),
             self.validation_share,
             self.test_share,
@@ -183,8 +194,8 @@ class ImageCaptionDataConfig(CaptionDataConfig):
         """Returns a split of the listed images."""
         if self.kind == "moving_shapes":
             return super().read(split)
-        if self.kind != "files":
-            kinds = ("files", "moving_shapes")
+        if self.kind not in ("files", "tfds"):
+            kinds = ("files", "tfds", "moving_shapes")
             raise ValueError(f"data.kind: unknown {self.kind!r}{nearest(self.kind, kinds)}")
         check_missing(self)
         check_max_pixels(self.max_pixels)
@@ -200,6 +211,8 @@ _split = functools.lru_cache(maxsize=8)(split_of_images)
 def _list_images(
     root: str,
     list_file: str,
+    tfds: tuple[str, ...],
+    bad_shards: str,
     missing: Missing,
     validation_share: float,
     test_share: float,
@@ -213,7 +226,15 @@ def _list_images(
             "captions unless each image has a text beside it; give --config.data.root=… and "
             "--config.data.list=…"
         )
-    listed = read_captioned_images(root, list_file, missing=missing)
+    if tfds:
+        listed = read_captioned_records(root, TfdsConfig(*tfds))
+    else:
+        listed = read_captioned_images(root, list_file, missing=missing)
+    lost, note = bad_positions(listed.images.paths, bad_shards)
+    if lost:
+        left = sorted(set(range(len(listed.names))) - set(lost))
+        kept = listed.take(left, listed.splits)
+        listed = dataclasses.replace(kept, notes=(*listed.notes, note))
     return make_split(
         listed,
         validation_share=validation_share,

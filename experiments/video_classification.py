@@ -25,6 +25,15 @@ Splits that the data lack are made: drawn with ``seed``, in proportion for each 
 on one side (``data.group_pattern``, or the list's column), copies of one video on one side. The
 workdir keeps the split in ``split.csv``.
 
+Many videos are read faster from what ``python -m data.convert my_videos --out=CONVERTED`` makes of
+them, which ``--config.data.root=CONVERTED`` takes like the original. A data set that TFDS has
+prepared is read by the keys of its features, without TensorFlow (``data/datasets/tfds_records.py``
+has the command that prepares it):
+
+    --config.data.dataset=tfds --config.data.root=DATA_DIR \
+        --config.data.tfds.builder=ucf101/ucf101_1 --config.data.tfds.video=video \
+        --config.data.tfds.label=label
+
 The method is LRCN's (arXiv:1411.4389), for few videos and a CPU: a frozen encoder sees three
 streams, frames and differences of frames (LRCN: optical flow) of the whole image and of the square
 around the motion, whose features are computed once and cached; LSTMs read each stream in both

@@ -45,6 +45,7 @@ _MODULES = {
 
 _ENABLES = {
     "pretrained": "ImageNet weights of EfficientNet-Lite0, the default encoder of photographs",
+    "zarr": "fields in the format of Zarr",
     "captions": "the metrics of captions: BLEU, ROUGE-L, CIDEr; with Java also METEOR and SPICE",
     "flow": "data.flow and streams of optical flow, computed by OpenCV",
     "sweep": "launch.sweep, the search for hyper-parameters",

@@ -12,6 +12,15 @@ is not run; classifiers of images read image files. A run of ``experiments/serie
 one that forecasts reads tables; a line is ``{"path": …, "after": TIME, "forecast": [{"step": 1,
 CHANNEL: VALUE, …}, …]}``, in the series' units.
 
+A run that predicts frames, as of ``experiments/conv_lstm.py``, continues videos, or fields in NPZ,
+NumPy or Zarr, from their last frames on::
+
+    python -m launch.predict --workdir=runs/conv_lstm --frames=20 --out=continued CLIP.avi …
+
+``--frames`` may be more than in training. A line is ``{"path": …, "inputs": 10, "frames": 20,
+"mp4": …, "gif": …, "png": …, "npz": …}`` with the paths of the files written: the frames to play,
+as a strip, and as arrays.
+
 ``--stream=SOURCE`` classifies a stream step by step instead (``predict_stream.py``).
 """
 
@@ -24,13 +33,14 @@ from typing import Any
 from absl import flags
 
 from flaxnets.inference.loading import load
+from flaxnets.inference.trained_forecaster import ContinuesFrames
 from flaxnets.inference.trained_model import (
     DescribesPredictions,
     PredictsFiles,
     TrainedModel,
 )
 from flaxnets.training.workdir import Workdir
-from launch import predict_stream, program
+from launch import predict_frames, predict_stream, program
 
 WORKDIR = program.define_run(required=False)
 MODEL = program.define_path(
@@ -46,10 +56,11 @@ def main(argv: Sequence[str]) -> int:
     """Predicts and prints the classes of each file; returns the exit code."""
     if predict_stream.STREAM.value is not None:
         program.refuse_arguments(argv)
+        predict_frames.refuse_frames("--stream")
         return predict_stream.predict_stream(_load(), TOP.value)
     if not argv:
         raise ValueError("expected paths of video files after the flags, received none")
-    missing = [path for path in argv if not Path(path).is_file()]
+    missing = [path for path in argv if not (Path(path).is_file() or _is_zarr(Path(path)))]
     if len(missing) == len(argv):  # Rather a wrong folder; single ones are told line by line.
         raise FileNotFoundError(
             f"{len(missing)} of {len(argv)} clips do not exist: {', '.join(missing[:3])}"
@@ -67,6 +78,11 @@ def main(argv: Sequence[str]) -> int:
     return int(failed > 0)
 
 
+def _is_zarr(path: Path) -> bool:
+    """Returns True for a folder that is an array or group in the format of Zarr."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
+
+
 def _load() -> Any:
     """Returns the model of ``--workdir`` or ``--model``, or the shipped one."""
     if WORKDIR.value is None:
@@ -81,12 +97,19 @@ def _predict(
 ) -> Iterator[tuple[str, list[dict[str, Any]] | Mapping[str, Any] | str]]:
     """Yields each path with its most probable classes or forecast, or the reason for none."""
     if WORKDIR.value is None:
+        received = "--model" if MODEL.value else "neither --workdir nor --model"
+        predict_frames.refuse_frames(received)
         yield from _predict_by(program.load_model(MODEL.value, SHIPPED, "predict"), paths)
         return
     if MODEL.value is not None:
         raise ValueError("--model: expected without --workdir, received both")
     workdir = Workdir(WORKDIR.value)
     config = program.recorded_config(workdir)
+    if isinstance(config, ContinuesFrames):
+        model = TrainedModel(config, workdir, STEP.value)
+        yield from predict_frames.continue_files(model, paths)
+        return
+    predict_frames.refuse_frames(f"one of {config.name!r}")
     if not isinstance(config, PredictsFiles) and (workdir.path / "model.json").exists():
         yield from _predict_by(load(workdir.path, step=STEP.value), paths)
         return

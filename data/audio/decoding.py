@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
+from data.files import file_size, open_file
 from data.video.decoding import VideoError, open_media, picture_streams
 
 _UNKNOWN_SIZES = (0, 2**32 - 1)  # Of a RIFF file that was written to a pipe.
@@ -115,8 +115,8 @@ def _tell_clipping() -> None:
 
 def _log_missing_end(path: str | Path) -> None:
     """Logs that a RIFF file is shorter than its header says, of which FFmpeg tells nothing."""
-    with open(path, "rb") as file:
-        header, size = file.read(8), os.fstat(file.fileno()).st_size
+    with open_file(path) as file:
+        header, size = file.read(8), file_size(path)
     if header[:4] == b"RIFF":
         (declared,) = struct.unpack("<I", header[4:])
         if declared not in _UNKNOWN_SIZES and declared + 8 > size:

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from data.files import require_file
+from data.files import open_file, require_file
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -60,7 +60,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     try:
         require_file(path, "an image file")
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return decode_image(file, str(path), max_pixels=max_pixels)
     except (FileNotFoundError, ImageError):
         raise

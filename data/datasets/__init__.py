@@ -5,7 +5,9 @@ one's own are read by ``read_labelled_files`` and split by ``make_split``, capti
 ``read_captioned_images``, lines of text by ``line_folder``, recordings by ``audio_folder``, series
 by ``series_csv``, ``ts_files``, ``token_files``, ``piano_rolls``, ``mnist`` and ``cmapss``.
 Published data sets of actions, as HMDB51 and Kinetics, are read by ``action_sets.ACTION_SETS``.
-``coco_captions_tfds`` is not imported here: it needs ``tensorflow_datasets``.
+What ``python -m data.convert`` made of a data set is read as the data set itself;
+``array_record_folder`` looks for damaged shards. Data sets of TFDS are read by ``tfds_records``,
+its COCO by ``coco_captions_tfds``, which is not imported here: it needs ``tensorflow_datasets``.
 """
 
 from data.datasets import (

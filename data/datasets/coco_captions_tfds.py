@@ -89,7 +89,7 @@ def read_split(data_dir: str | Path, split: str, *, restval: bool = True) -> Pre
     """
     name = find_split(split, SPLITS)
     directory = _find(Path(data_dir))
-    _check_features(directory / "features.json")
+    check_features(directory / "features.json")
     builder = tfds.builder_from_directory(directory)
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(
@@ -131,7 +131,7 @@ def _find(data_dir: Path) -> Path:
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
 
 
-def _check_features(path: Path) -> None:
+def check_features(path: Path) -> None:
     """Refuses features whose class TFDS would import from a module that is not its own.
 
     Raises:

@@ -27,7 +27,14 @@ from data.datasets.list_file import (
     read_list,
     some,
 )
-from data.files import check_names, find_files, normal_name
+from data.files import (
+    check_names,
+    file_size,
+    find_files,
+    find_stored,
+    normal_name,
+    read_manifest,
+)
 from data.loader import describe_examples
 
 VIDEO_ENDINGS = (
@@ -43,6 +50,9 @@ AUDIO_ENDINGS = (
 )
 """Endings of the files that are read, in any letter case."""
 ENDINGS = {"video": VIDEO_ENDINGS, "image": IMAGE_ENDINGS, "recording": AUDIO_ENDINGS}
+
+CONVERTED_LIST, CONVERTED_CLASSES = "files.csv", "classes.txt"
+"""List of the files of a converted folder (``python -m data.convert``), and of its classes."""
 
 FOREIGN = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "__pycache__"})
 """Folders of archives made on macOS, of file servers and the like, which hold no data; nor do
@@ -167,6 +177,11 @@ def read_labelled_files(
             f"root: expected the folder of the data, received {folder}, which "
             + ("is a file; give its folder, or list=" if folder.is_file() else "does not exist")
         )
+    manifest = None if list_file else read_manifest(folder)
+    if manifest is not None:
+        _check_kind(folder, manifest["kind"], kind)
+        if (folder / CONVERTED_LIST).is_file():
+            list_file, class_list = folder / CONVERTED_LIST, folder / CONVERTED_CLASSES
     if list_file:
         lists = {"": list_file}
         if validation_list or test_list:
@@ -177,10 +192,29 @@ def read_labelled_files(
         files = read_ucf101(folder, fold, group_pattern=group_pattern)
     else:
         files = _read_folders(folder, kind)
+    if manifest is not None:
+        layout = f"{manifest['layout']}, converted"
+        files = replace(files, layout=layout, notes=(*files.notes, *_note_failed(manifest)))
     if group_pattern:
         groups, found = find_groups(files.names, group_pattern)
         files = replace(files, groups=groups, notes=(*files.notes, *found))
     return _checked(files, folder, kind)
+
+
+def _check_kind(folder: Path, found: str, kind: str) -> None:
+    expected = {"recording": "sounds"}.get(kind, kind)
+    if found != expected:
+        raise ValueError(
+            f"root: expected converted {kind}s with labels, received {folder}, a converted data "
+            f"set of the kind {found}"
+        )
+
+
+def _note_failed(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    if not (failed := manifest["failed"]):
+        return ()
+    told = some([f"{row['file']} ({row['reason']})" for row in failed])
+    return (f"{len(failed)} files could not be read by the conversion: {told}",)
 
 
 # ---- Class folders ---------------------------------------------------------------------------
@@ -435,7 +469,13 @@ def find_listed(root: Path, names: Sequence[str]) -> dict[str, Path | None]:
 
 
 def relative_name(path: str | os.PathLike[str], root: Path | None = None) -> str:
-    """Returns a file's path relative to the root, if it lies there, in one form."""
+    """Returns a file's path relative to the root, if it lies there, in one form.
+
+    That of a file of a converted folder is its name in the data set, and not that of its shard.
+    """
+    stored = find_stored(path)
+    if stored is not None and read_manifest(Path(stored.shard).parent) is not None:
+        return stored.name
     name = os.path.normpath(path)
     if root is not None and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(root)):
         name = os.path.relpath(name, root)
@@ -520,7 +560,7 @@ def read_ucf101(
         name: tuple(value for part in parts.values() for value in getattr(part, name))
         for name in ("paths", "labels", "groups")
     }
-    joined["names"] = tuple(relative_name(os.path.relpath(path, root)) for path in joined["paths"])
+    joined["names"] = tuple(relative_name(path, root) for path in joined["paths"])
     splits = tuple(split for split, part in parts.items() for _ in range(len(part)))
     if len(set(joined["names"])) != len(joined["names"]):
         twice = [name for name, count in Counter(joined["names"]).items() if count > 1]
@@ -615,7 +655,7 @@ def _checked(files: LabelledFiles, root: Path, kind: str) -> LabelledFiles:
     empty = [
         index
         for index, path in enumerate(files.paths)
-        if not os.path.isdir(path) and not os.path.getsize(path)
+        if not os.path.isdir(path) and not file_size(path)
     ]
     if empty:
         names = [files.names[index] for index in empty]

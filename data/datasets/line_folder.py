@@ -47,7 +47,7 @@ from data.datasets.labelled_files import (
 )
 from data.datasets.list_file import COLUMNS, GROUP, some
 from data.datasets.splits import make_split
-from data.files import check_names, normal_name, read_text
+from data.files import check_names, normal_name, read_manifest, read_text
 from data.loader import describe_examples
 from data.text_lines.alphabet import normalise
 
@@ -64,6 +64,8 @@ GROUP_COLUMNS = (*COLUMNS[GROUP], "book", "page", "document", "writer", "volume"
 VARIANTS = ("nrm", "bin", "dew", "raw", "gray", "grey", "color")
 """Endings, before that of the format, of edited images of a line, the preferred first."""
 
+CONVERTED_LINES = "lines.csv"
+"""Table of the lines of a converted folder (``python -m data.convert``)."""
 SUFFIXES = {"image": IMAGE_SUFFIXES, "recording": AUDIO_ENDINGS}
 """Endings of the files with texts, by what they are."""
 
@@ -204,6 +206,8 @@ def read_text_lines(
         )
     untexted: list[str] = []
     notes: list[str] = []
+    if not str(list_file) and read_manifest(folder) is not None:
+        list_file = folder / CONVERTED_LINES
     if str(list_file):
         table = Path(list_file)
         table = folder / table if not table.exists() and (folder / table).is_file() else table

@@ -17,7 +17,7 @@ import numpy as np
 from data.datasets.labelled_files import LabelledFiles
 from data.datasets.list_file import read_list, some
 from data.features import digest_file
-from data.files import find_files, write_atomically
+from data.files import file_size, find_files, write_atomically
 
 COLUMNS = ("path", "label", "group", "split")
 """Columns of the file of a split, a list that ``data.datasets.list_file`` reads."""
@@ -129,7 +129,7 @@ def find_copies(paths: Sequence[str]) -> list[int]:
     for index, path in enumerate(paths):
         try:
             if not os.path.isdir(path):
-                sizes[os.path.getsize(path)].append(index)
+                sizes[file_size(path)].append(index)
         except OSError:
             continue
     numbers = list(range(len(paths)))

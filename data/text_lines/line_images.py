@@ -3,7 +3,6 @@
 import functools
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image, ImageOps
 
 from data.batches import TranscriptExample
 from data.captions.images import FORMATS, ImageError, read_image
+from data.files import open_file
 from data.loader import describe_examples
 from data.text_lines.alphabet import Alphabet, check_texts, normalise
 from data.text_lines.distortion import median_level
@@ -212,7 +212,7 @@ def header_width(path: str, height: int) -> int:
         with warnings.catch_warnings():
             # Of large images, which are refused when they are decoded.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
                 size = image.size
                 if (
                     image.format != "PNG" or _mentions(path, _PNG_ORIENTATIONS)
@@ -224,7 +224,8 @@ def header_width(path: str, height: int) -> int:
 
 
 def _mentions(path: str, markers: tuple[bytes, ...]) -> bool:
-    content = Path(path).read_bytes()
+    with open_file(path) as file:
+        content = file.read()
     return any(marker in content for marker in markers)
 
 

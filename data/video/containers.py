@@ -4,7 +4,8 @@ A file that has been cut off may still be decoded without an error; what its con
 its size and index tells it from a whole one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,17 +20,16 @@ _NUT_INDEX = bytes.fromhex("4e58dd672f23e64e")
 _MAX_ELEMENTS = 100_000
 
 
-def has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
+def has_declared_size(path: str | Path | BinaryIO, kinds: Sequence[str]) -> bool | None:
     """Returns whether a file has all bytes that its container declares; None if it declares none.
 
     A whole file may hold fewer pictures, or shorter ones, than its headers say.
 
     Args:
-        path: the file.
+        path: the file, or the file opened for reading.
         kinds: FFmpeg's names of its container.
     """
-    actual = Path(path).stat().st_size
-    with open(path, "rb") as file:
+    with _opened(path) as (file, actual):
         if "avi" in kinds:
             declared = _avi_size(file, actual)
         elif "matroska" in kinds:
@@ -55,12 +55,11 @@ def has_declared_size(path: str | Path, kinds: Sequence[str]) -> bool | None:
     return None if declared is None else actual >= declared
 
 
-def find_boxes(path: str | Path) -> tuple[list[bytes], bool]:
+def find_boxes(path: str | Path | BinaryIO) -> tuple[list[bytes], bool]:
     """Returns the names of an mp4 file's whole boxes, and whether nothing else is in the file."""
-    actual = Path(path).stat().st_size
     start = 0
     names: list[bytes] = []
-    with open(path, "rb") as file:
+    with _opened(path) as (file, actual):
         while len(head := file.read(16)) >= 8 and len(names) < _MAX_ELEMENTS:
             size, name = int.from_bytes(head[:4], "big"), head[4:8]
             if size == 1:
@@ -75,19 +74,18 @@ def find_boxes(path: str | Path) -> tuple[list[bytes], bool]:
     return names, start == actual
 
 
-def lacks_index(path: str | Path) -> bool:
+def lacks_index(path: str | Path | BinaryIO) -> bool:
     """Returns True for an mp4 or QuickTime file whose ``moov`` box is missing or cut off."""
-    with open(path, "rb") as file:
+    with _opened(path) as (file, _):
         is_mp4 = file.read(8)[4:] in (b"ftyp", b"moov", b"wide", b"mdat")
     return is_mp4 and b"moov" not in find_boxes(path)[0]
 
 
-def count_samples(path: str | Path) -> int:
+def count_samples(path: str | Path | BinaryIO) -> int:
     """Returns how many samples the boxes of an mp4 file declare; 0 for other files."""
-    actual = Path(path).stat().st_size
     samples = 0
-    rest = [(0, actual)]
-    with open(path, "rb") as file:
+    with _opened(path) as (file, actual):
+        rest = [(0, actual)]
         for _ in range(_MAX_ELEMENTS):
             if not rest:
                 break
@@ -111,6 +109,18 @@ def count_samples(path: str | Path) -> int:
                 file.seek(body + (4 if name == b"trun" else 8))
                 samples += int.from_bytes(file.read(4), "big")
     return samples
+
+
+@contextmanager
+def _opened(path: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, int]]:
+    """Opens a file; yields it, at its begin, and its number of bytes. Leaves an open one open."""
+    if isinstance(path, str | Path):
+        with open(path, "rb") as file:
+            yield file, Path(path).stat().st_size
+    else:
+        size = path.seek(0, 2)
+        path.seek(0)
+        yield path, size
 
 
 def _avi_size(file: BinaryIO, actual: int) -> int | None:

@@ -1,6 +1,7 @@
 """Probing and exact decoding of video files, by PyAV."""
 
 import functools
+import io
 import logging
 import os
 import re
@@ -17,7 +18,9 @@ from typing import Any
 import av
 import numpy as np
 from av.sidedata.sidedata import Type
+from PIL import Image
 
+from data.files import Record, file_size, find_stored, open_file, read_record, require_file
 from data.video.containers import count_samples, find_boxes, has_declared_size, lacks_index
 
 MAX_PIXELS = 8192 * 8192
@@ -83,7 +86,7 @@ class VideoInfo:
 
     Attributes:
         num_frames: number of frames that the decoder returns.
-        rate: average frames/s.
+        rate: average frames/s; 0 if a data set stores frames without a rate.
         height: of the first frame as it is shown, pixels.
         width: of the first frame as it is shown, pixels.
     """
@@ -112,6 +115,11 @@ def probe(path: str | Path) -> VideoInfo:
         VideoError: the file is unreadable, has no video stream or no frames, is truncated, has
             frames above ``MAX_PIXELS``, or more damaged ones than ``MAX_DAMAGED_SHARE``.
     """
+    if find_stored(path) is not None:
+        record = _read_record(path)
+        if record.info:
+            return VideoInfo(*record.info)
+        return _probe(str(path)) if record.pictures is None else _info_of(record, path)
     status = _status(path, "a video file", VideoError)
     if abs(time.time() - status.st_mtime) < _RACY_SECONDS:
         return _probe(str(path))
@@ -151,6 +159,10 @@ def survey(path: str | Path, num_pictures: int = 8, *, short_side: int = 32) -> 
         FileNotFoundError: there is no such file.
         VideoError: as ``probe``.
     """
+    if (record := _pictures_of(path)) is not None:
+        centres = (np.arange(num_pictures) + 0.5) * len(record.pictures) / num_pictures
+        found = _decode_pictures(record, path, centres.astype(int), short_side)
+        return VideoSurvey(_info_of(record, path), "shard", "pictures", found)
     to_rgb = _ToRgb(short_side)
     kept: dict[int, np.ndarray] = {}
     stride, shown = 1, (0, 0)
@@ -180,10 +192,11 @@ def decode(
     """Decodes chosen frames.
 
     The stream is decoded from its start to the last requested frame, which is exact for every
-    codec; seeking is not. Frames are rotated and mirrored as the file's display matrix says. If
-    their size changes within the video, all are scaled to the first one's. A damaged frame looks as
-    the decoder conceals it. Up to 2 frames at the end that the encoder held back are replaced by
-    the last decoded one, as in a player.
+    codec; seeking is not. Of a video that is stored as pictures (``python -m data.convert
+    --frames=jpeg``) the requested ones alone are decoded. Frames are rotated and mirrored as the
+    file's display matrix says. If their size changes within the video, all are scaled to the first
+    one's. A damaged frame looks as the decoder conceals it. Up to 2 frames at the end that the
+    encoder held back are replaced by the last decoded one, as in a player.
 
     Args:
         path: the file, in one of ``FORMATS``.
@@ -203,6 +216,8 @@ def decode(
     requested = np.asarray(frames)
     if requested.ndim != 1 or requested.size == 0 or requested.min() < 0:
         raise ValueError(f"frames: expected (T,) numbers from 0 on, T >= 1, received {frames}")
+    if (record := _pictures_of(path)) is not None:
+        return _decode_pictures(record, path, requested, short_side)
     numbers, order = np.unique(requested, return_inverse=True)
     to_rgb = _ToRgb(short_side)
     with open_media(path) as container:
@@ -235,6 +250,10 @@ def decode_all(path: str | Path, *, short_side: int | None = None) -> Iterator[n
     Only one frame is in memory, whatever the length of the video. Arguments and errors are those of
     ``decode``.
     """
+    if (record := _pictures_of(path)) is not None:
+        for number in range(len(record.pictures)):
+            yield _decode_pictures(record, path, [number], short_side)[0]
+        return
     to_rgb = _ToRgb(short_side)
     with open_media(path) as container:
         pictures = _Pictures(container, path)
@@ -273,23 +292,22 @@ def open_media(
         VideoError: an ``error``; the file, or what is done with it, fails.
     """
     _status(path, expected, error)
-    url = f"file:{path}"  # Without it, a colon in the name would make it an address.
     safe = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
     # Twice, because FFmpeg includes the margins of its buffers; each picture is measured below.
     limit = {"max_pixels": str(2 * MAX_PIXELS)}
     try:
         # FFmpeg would list all of them; several tracks may share the same bytes.
-        samples, size = count_samples(path), Path(path).stat().st_size
+        samples, size = count_samples(_source(path)), file_size(path)
         if samples > _MAX_SAMPLES_A_BYTE * size:
             raise _Refused(f"damaged: {samples} samples are declared in {size} bytes")
         # FFmpeg decodes pictures while it opens a file, in some containers without a limit of their
         # size. So their sizes are read first, with no decoder allowed.
         undecoded = {**safe, "codec_whitelist": "none"}
-        with _open(url, formats, container_options=undecoded) as container:
+        with _open(_url(path), formats, container_options=undecoded) as container:
             for stream in container.streams.video:
                 if stream.codec_context is not None:
                     _check_size(stream.codec_context.height, stream.codec_context.width)
-        with _open(url, formats, options=limit, container_options=safe) as container:
+        with _open(_url(path), formats, options=limit, container_options=safe) as container:
             for stream in container.streams.video:
                 if stream.codec_context is not None:
                     stream.codec_context.options = limit
@@ -302,7 +320,7 @@ def open_media(
     # must not end a run.
     except Exception as found:
         reason = _reason(found)
-        if isinstance(found, av.error.InvalidDataError) and lacks_index(path):
+        if isinstance(found, av.error.InvalidDataError) and lacks_index(_source(path)):
             reason = _NO_INDEX
         raise error(path, f"{unreadable} ({reason})") from found
 
@@ -490,10 +508,10 @@ class _Pictures:
         if "mov" in kinds and missing > 0:
             return f"truncated: {self._num_packets} of {self._num_packets + missing} frames"
         if "mov" in kinds and self.stream.frames == 0:
-            boxes, fill_file = find_boxes(self._path)
+            boxes, fill_file = find_boxes(_source(self._path))
             if not fill_file and b"mfra" not in boxes:  # It follows the last fragment.
                 return f"truncated or damaged: {self.count} frames, then no whole fragment"
-        whole = has_declared_size(self._path, kinds)
+        whole = has_declared_size(_source(self._path), kinds)
         if "avi" in kinds and whole is False and self._next_dts < self.stream.frames:
             return f"truncated: {self._num_packets}{of_declared} frames"
         if whole is False and not {"avi", "matroska"}.intersection(kinds):
@@ -583,8 +601,94 @@ def _probe(path: str) -> VideoInfo:
         return VideoInfo(pictures.count, pictures.rate, *shown)
 
 
+def _source(path: str | Path) -> Any:
+    """Returns the bytes of a stored file, and the path of any other."""
+    return path if find_stored(path) is None else open_file(path)
+
+
+def _url(path: str | Path) -> Any:
+    """Returns what PyAV opens: the bytes of a stored file, and the address of any other."""
+    # Without "file:", a colon in the name would make it another address.
+    return f"file:{path}" if find_stored(path) is None else open_file(path)
+
+
+def _read_record(path: str | Path) -> Record:
+    """Returns the content of a stored video."""
+    require_file(path, "a video file")
+    try:
+        return read_record(path)
+    except OSError as error:
+        raise VideoError(path, _reason(error)) from error
+
+
+def _pictures_of(path: str | Path) -> Record | None:
+    """Returns the record of a video that is stored as pictures; None for any other file."""
+    if find_stored(path) is None:
+        return None
+    record = _read_record(path)
+    return None if record.pictures is None else record
+
+
+def _info_of(record: Record, path: str | Path) -> VideoInfo:
+    """Returns the properties of a video that is stored as pictures."""
+    if record.info:
+        return VideoInfo(*record.info)
+    if not len(record.pictures):
+        raise VideoError(path, "no frames")
+    height, width = _decode_pictures(record, path, [0], None).shape[1:3]
+    return VideoInfo(len(record.pictures), 0.0, height, width)
+
+
+def _decode_pictures(
+    record: Record, path: str | Path, frames: Sequence[int] | np.ndarray, short_side: int | None
+) -> np.ndarray:
+    """Returns chosen frames of a video that is stored as pictures, as ``decode`` does."""
+    if short_side is not None and short_side < 1:
+        raise ValueError(f"short_side: expected at least 1 pixel, received {short_side}")
+    last, count = max(frames), len(record.pictures)
+    if last >= count:
+        raise VideoError(path, f"the stream ends after {count} frames, before frame {last}")
+    decoded: dict[int, np.ndarray] = {}
+    size: tuple[int, int] | None = None  # of all frames, width and height
+    try:
+        for number in frames:
+            if number in decoded:
+                continue
+            picture = record.pictures[number]
+            with _open_picture(picture) as image:
+                _check_size(image.height, image.width)
+                if size is None:
+                    size = image.size
+                    if short_side is not None:
+                        scale = short_side / min(size)
+                        size = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+                        if scale > 1:
+                            _check_size(size[1], size[0], "enlarged to", MAX_PIXELS // 16)
+                # Of a JPEG much larger than that, the decoder computes a half, quarter or eighth.
+                image.draft("RGB", size)
+                rgb = image.convert("RGB")
+            if rgb.size != size:
+                rgb = rgb.resize(size, Image.Resampling.BILINEAR)
+            decoded[number] = np.asarray(rgb)
+    except _Refused as refused:
+        raise VideoError(path, str(refused)) from None
+    # Pillow's parsers raise almost anything on damaged bytes.
+    except Exception as found:
+        raise VideoError(path, f"a stored frame is not readable ({_reason(found)})") from found
+    return np.stack([decoded[number] for number in frames])
+
+
+def _open_picture(picture: Any) -> Image.Image:
+    if isinstance(picture, bytes):
+        return Image.open(io.BytesIO(picture), formats=("JPEG", "PNG"))
+    grey = picture.ndim == 3 and picture.shape[-1] == 1
+    return Image.fromarray(picture[..., 0] if grey else picture)
+
+
 def _status(path: str | Path, expected: str, error: type[VideoError]) -> os.stat_result:
     """Returns the status of a regular file; never one of a folder, device or pipe."""
+    if (stored := find_stored(path)) is not None:
+        path = stored.shard
     try:
         if Path(path).is_file():
             return Path(path).stat()
@@ -595,7 +699,7 @@ def _status(path: str | Path, expected: str, error: type[VideoError]) -> os.stat
     raise FileNotFoundError(f"{path}: expected {expected}, {reason}")
 
 
-def _open(url: str, formats: str, **settings: Any) -> Any:
+def _open(url: Any, formats: str, **settings: Any) -> Any:
     try:
         return av.open(url, **_TAGS, **settings)
     except av.error.ArgumentError as error:
@@ -607,7 +711,7 @@ def _video_stream(container: Any, path: str | Path) -> Any:
     if not streams:
         raise VideoError(path, "no video stream")
     if streams[0].codec_context is None:
-        cut_off = lacks_index(path)
+        cut_off = lacks_index(_source(path))
         raise VideoError(path, _NO_INDEX if cut_off else "there is no decoder for its codec")
     # The loader decodes clips in parallel; threads within each decoder would only compete.
     streams[0].codec_context.thread_count = 1

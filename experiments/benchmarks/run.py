@@ -7,8 +7,8 @@ PyTorch and Keras (``pip install -e '.[bench]'``); the training step of a layer 
 of its parameters and inputs. Captioning is compared with PyTorch loops that have the structure of
 two public code bases; its search is in milliseconds for each image. CTC's loss is compared with
 optax and PyTorch, its search with plain Python and pyctcdecode; the training steps of a CRNN on
-lines of text, and of language and music models, with PyTorch; scans parallel in time with the
-sequential scan.
+lines of text, of language and music models, and of networks that predict frames, with PyTorch;
+scans parallel in time with the sequential scan.
 
 Each table is written to ``--out`` as NAME.json, with all numbers, and NAME.md, with ratios: "times
 as fast" is the peer's median over ours. Time to the first training step and peak memory are
@@ -32,6 +32,7 @@ from experiments.benchmarks import (
     captioning,
     crnn,
     ctc,
+    frames,
     layers,
     lines,
     memory,
@@ -59,6 +60,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {
     "memory": memory.cases,
     "captioning": captioning.cases,
     "ctc": ctc.cases,
+    "frames": frames.cases,
     "lines": lines.cases,
     "parallel": parallel.cases,
     "sequences": sequences.cases,
@@ -71,6 +73,7 @@ TABLES = {
     "memory": ("memory",),
     "captioning": ("captioning",),
     "ctc": ("ctc",),
+    "frames": ("frames",),
     "lines": ("lines",),
     "parallel": ("parallel",),
     "sequences": ("sequences",),

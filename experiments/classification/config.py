@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 
 import jax
 
+from data.datasets.array_record_folder import MODES, keep_whole_shards
 from data.datasets.labelled_files import LabelledFiles, read_labelled_files
 from data.datasets.list_file import read_list, some
 from data.datasets.splits import make_split, read_split_file, write_split
+from data.datasets.tfds_records import TfdsConfig, read_labelled_records
 from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from experiments.classification.other_data import Given, find_given, match_names, place
@@ -29,6 +31,9 @@ from flaxnets.training.workdir import Workdir
 SPLIT_FILE = "split.csv"
 """File of the workdir that keeps the split of the run: path, label, group, split."""
 
+TFDS_KINDS = ("video", "image")
+"""Kinds of files that are read from data sets of TFDS."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,12 +42,15 @@ class FilesConfig:
     """Location of the files, their split, and the cache of their features."""
 
     dataset: str = "files"
-    """``files``, the name of the embedded data set (``moving_shapes``, ``generated_sounds``), or of
-    videos that of a published one in ``data.datasets.action_sets``."""
+    """``files``; ``tfds``: videos or images that TFDS has prepared in the folder ``root``; the name
+    of the embedded data set (``moving_shapes``, ``generated_sounds``), or of videos that of a
+    published one in ``data.datasets.action_sets``."""
     root: str = path_field(runtime=True)
     """Folder with a folder for each class, with or without ``train/``, ``validation/`` and
-    ``test/`` above them; or UCF101's layout; or what the paths of a list are relative to. It may be
-    moved."""
+    ``test/`` above them; or UCF101's layout; or what the paths of a list are relative to; or what
+    ``python -m data.convert`` made of one of these. It may be moved."""
+    tfds: TfdsConfig = dataclasses.field(default_factory=TfdsConfig)
+    """Builder and keys of a data set of TFDS."""
     list: str = path_field(runtime=True)
     """File that lists the files: CSV or TSV with the columns ``path``, ``label`` and, if there are,
     ``group`` and ``split``; or lines ``PATH LABEL`` as of Kinetics and MMAction2."""
@@ -72,6 +80,9 @@ class FilesConfig:
     """Embedded data only: examples of each split."""
     cache: str = path_field("runs/features", runtime=True)
     """Folder of the frozen encoder's cached features."""
+    bad_shards: str = runtime("fail")
+    """Converted data only: shards with a wrong checksum end the run (``fail``), their files are
+    left out and counted (``skip``), or no checksum is computed (``trust``)."""
     max_bad_share: float = runtime(0.1)
     """Training fails when more than this share of its files, in [0,1], cannot be decoded."""
     num_threads: int = runtime(0)
@@ -115,7 +126,8 @@ class FileClassification(Config):
         """Checks the values as ``Config.validate``, and those of the data."""
         super().validate()
         data = self.data
-        names = ("files", self.embedded_name, *self.published)
+        tfds = ("tfds",) if self.kind in TFDS_KINDS else ()
+        names = ("files", *tfds, self.embedded_name, *self.published)
         if data.dataset not in names:
             raise ValueError(
                 f"data.dataset: unknown {data.dataset!r}{nearest(data.dataset, names)}"
@@ -130,6 +142,11 @@ class FileClassification(Config):
         check_at_least(
             "data", data, {"fold": 0, "validation_fold": 0, "num_examples": 1, "num_workers": 0}
         )
+        if data.bad_shards not in MODES:
+            raise ValueError(
+                f"data.bad_shards: expected {', '.join(MODES)}, received "
+                f"{data.bad_shards!r}{nearest(data.bad_shards, MODES)}"
+            )
         if not self.embedded:
             self._require_root()
         weights_file(self.model.encoder)  # It is there.
@@ -159,7 +176,12 @@ class FileClassification(Config):
     def files(self) -> LabelledFiles:
         """All files with their split: that of the run's workdir, or else a new one."""
         if self._files is None:
-            self._files = self._read_files()
+            try:
+                self._files = keep_whole_shards(self._read_files(), self.data.bad_shards)
+            except ValueError as error:
+                if not str(error).startswith("bad_shards:"):
+                    raise
+                raise ValueError(f"data.{error}") from None  # The flag.
         return self._files
 
     def select(self, split: str) -> LabelledFiles:
@@ -250,6 +272,8 @@ class FileClassification(Config):
     def _list_files(self) -> LabelledFiles:
         data = self.data
         beside = self._given.list and not self._given.root
+        if data.dataset == "tfds":
+            return self._list_records()
         try:
             if data.dataset in self.published:
                 return self.published[data.dataset](data.root, max(data.fold, 1))
@@ -268,6 +292,27 @@ class FileClassification(Config):
             if not str(error).startswith(("root:", "list:", "group_pattern:", "fold:")):
                 raise
             raise type(error)(f"data.{error}") from error  # The flag, --config.data.root.
+
+    def _list_records(self) -> LabelledFiles:
+        data = self.data
+        if data.list:
+            raise ValueError(
+                f"data.list: expected none with data.dataset=tfds, whose records have labels of "
+                f"their own, received {data.list}"
+            )
+        try:
+            files = read_labelled_records(data.root, data.tfds, kind=self.kind, cache=data.cache)
+        except (ValueError, FileNotFoundError) as error:
+            if not str(error).startswith("tfds."):
+                raise
+            raise type(error)(f"data.{error}") from error  # The flag.
+        if not data.group_pattern:
+            return files
+        raise ValueError(
+            "data.group_pattern: expected none with data.dataset=tfds, whose records have no names "
+            f"of files, received {data.group_pattern!r}; --config.data.tfds.group=KEY names the "
+            "feature with the group"
+        )
 
     def _with_note_on_new_files(self, files: LabelledFiles) -> LabelledFiles:
         """Returns the files of a run that resumes, with a note on those that it leaves out."""
@@ -292,6 +337,10 @@ class FileClassification(Config):
             raise ValueError(
                 f"data.root: expected the folder of {self.data.dataset}, received none; give "
                 "--config.data.root=FOLDER"
+            )
+        if self.data.dataset == "tfds" and not self.data.root:
+            raise ValueError(
+                "data.root: expected TFDS's folder of data sets; give --config.data.root=FOLDER"
             )
         if not self.data.root and not self.data.list:
             raise ValueError(

@@ -11,7 +11,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ import tqdm
 
 from data.batches import Source
 from data.features import FeatureSource, digest_file, find_features, write_features
+from data.files import is_file
 from flaxnets.encoders.config import EncoderConfig, load_encoder, make_encoder, weights_file
 from flaxnets.layers.batch_sharding import map_in_chunks
 from flaxnets.models.config import CRNNConfig
@@ -258,7 +258,7 @@ def describe_frozen_encoder(
 
 def digest_images(paths: Sequence[str]) -> str:
     """Returns the SHA-256 of all files in order; a missing file counts as an empty digest."""
-    digests = [digest_file(path) if Path(path).is_file() else "" for path in paths]
+    digests = [digest_file(path) if is_file(path) else "" for path in paths]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 

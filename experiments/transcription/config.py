@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from data.batches import Source
+from data.datasets.array_record_folder import keep_whole_shards
 from data.datasets.line_folder import TextLines, read_text_lines, split_lines
 from data.files import write_atomically
 from data.loader import Loader
@@ -125,6 +126,10 @@ class TextsConfig:
     compiled."""
     short_first: bool = False
     """The first epoch goes from short to long examples (SortaGrad, 1512.02595, section 3.3)."""
+    bad_shards: str = runtime("fail")
+    """Converted data only (``python -m data.convert``): shards with a wrong checksum end the run
+    (``fail``), their files are left out and counted (``skip``), or no checksum is computed
+    (``trust``)."""
     max_bad_share: float = runtime(0.05)
     """Training fails when more than this share of its files, in [0,1], cannot be read."""
     num_threads: int = runtime(0)
@@ -236,7 +241,7 @@ class TranscriptionConfig(Config):
         Of a trained model, files that its run does not know are test data (``other_data.py``).
         """
         if self._lines is None:
-            self._lines = self._read_lines()
+            self._lines = keep_whole_shards(self._read_lines(), self.data.bad_shards)
         return self._lines
 
     def _read_lines(self) -> TextLines:

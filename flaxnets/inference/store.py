@@ -84,6 +84,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         described = json.loads(path.read_bytes())
     except FileNotFoundError:
+        if (folder / "config.json").exists():
+            raise ModelError(
+                f"{folder}: a run without {MODEL} can be neither loaded nor exported: its "
+                "experiment does not describe the use of its model, or log.txt tells why it was "
+                "not written; launch.evaluate --workdir and other programs run the experiment"
+            ) from None
         raise ModelError(
             f"{folder}: no {MODEL} in it; expected the workdir of a run, an exported folder, or a "
             "folder of flaxnets.inference.save_model"

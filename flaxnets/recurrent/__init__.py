@@ -8,7 +8,15 @@
 from flaxnets.recurrent.cell import Cell, CellModule, ProjectHidden, Weights
 from flaxnets.recurrent.cells import DenseCell, ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.config import CELLS, RecurrentConfig, make_recurrent
-from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell, ConvolutionalCell
+from flaxnets.recurrent.convolutional_cells import (
+    ConvGRUCell,
+    ConvLSTMCell,
+    ConvolutionalAveragingCell,
+    ConvolutionalCell,
+    MinConvGRUCell,
+    MinConvLSTMCell,
+    STLSTMCell,
+)
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
 from flaxnets.recurrent.linear_cells import (
     AveragingCell,
@@ -32,6 +40,7 @@ __all__ = [
     "CellModule",
     "ConvGRUCell",
     "ConvLSTMCell",
+    "ConvolutionalAveragingCell",
     "ConvolutionalCell",
     "DenseCell",
     "ElmanCell",
@@ -40,11 +49,14 @@ __all__ = [
     "LRUCell",
     "LSTMCell",
     "LinearCell",
+    "MinConvGRUCell",
+    "MinConvLSTMCell",
     "MinGRUCell",
     "MinLSTMCell",
     "ProjectHidden",
     "Recurrent",
     "RecurrentConfig",
+    "STLSTMCell",
     "ScanOptions",
     "Weights",
     "check_cell",

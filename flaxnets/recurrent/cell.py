@@ -33,6 +33,11 @@ PROJECTION = "projection"
 
 It does not read the carry, so that dropout of hidden states leaves its input alone.
 """
+OUTPUT_GATE = "output_gate"
+"""Name of the kernel by which the output gate reads the new states, as the ST-LSTM's does.
+
+Dropout of hidden states leaves its input alone too.
+"""
 
 
 class Weights(NamedTuple):
@@ -170,6 +175,17 @@ class CellModule(nn.Module):
         Raises:
           ValueError: inputs of another rank or of integers.
         """
+        pointwise, project_hidden, projected = self.prepare_step(inputs)
+        return self.step(pointwise, project_hidden, carry, projected)
+
+    def prepare_step(
+        self: Any, inputs: Array
+    ) -> tuple[dict[str, Array], ProjectHidden, dict[str, Array]]:
+        """Returns the arguments of ``step`` but for the carry, for inputs (B,D) or (B,H,W,C).
+
+        Raises:
+          ValueError: inputs of another rank or of integers.
+        """
         check_inputs(inputs, "B", self.num_feature_axes)
         weights = self.weights(inputs.shape)
         scanned = ScanWeights(weights.hidden, weights.bias, weights.pointwise)
@@ -178,7 +194,7 @@ class CellModule(nn.Module):
         def project_hidden(name: str, hidden: Array) -> Array:
             return affine(scanned, added, name, hidden)
 
-        return self.step(weights.pointwise, project_hidden, carry, rest)
+        return weights.pointwise, project_hidden, rest
 
 
 def check_inputs(inputs: Array, leading: str, num_feature_axes: int) -> None:

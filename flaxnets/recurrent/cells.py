@@ -407,6 +407,8 @@ def per_gate(init: Initializer, gates: int) -> Initializer:
 
     def draw(key: PRNGKey, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         block = (*shape[:-1], shape[-1] // gates)
+        if 0 in shape:  # Of a cell without inputs: a fan-in of zero has no deviation.
+            return jnp.zeros(shape, dtype)
         keys = jax.random.split(key, gates)
         return jnp.concatenate([init(k, block, dtype) for k in keys], axis=-1)
 

@@ -17,7 +17,13 @@ from flaxnets.configuration import (
     runtime,
 )
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
-from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
+from flaxnets.recurrent.convolutional_cells import (
+    ConvGRUCell,
+    ConvLSTMCell,
+    MinConvGRUCell,
+    MinConvLSTMCell,
+    STLSTMCell,
+)
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
 from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell, QRNNCell
 from flaxnets.recurrent.scan import ScanOptions, check_cell
@@ -29,12 +35,16 @@ CELLS: Mapping[str, Callable[..., Any]] = {
     "gru": GRUCell,
     "convlstm": ConvLSTMCell,
     "convgru": ConvGRUCell,
+    "stlstm": STLSTMCell,
+    "minconvgru": MinConvGRUCell,
+    "minconvlstm": MinConvLSTMCell,
     "mingru": MinGRUCell,
     "minlstm": MinLSTMCell,
     "lru": LRUCell,
     "qrnn": QRNNCell,
 }
-"""Recurrent cells by name: convlstm and convgru read feature maps, the others vectors."""
+"""Recurrent cells by name: convlstm, convgru, stlstm, minconvgru and minconvlstm read feature maps,
+the others vectors."""
 
 NONE, AVERAGE = "none", "average"
 """Values of ``RecurrentConfig.cell`` for networks without recurrence."""

@@ -147,10 +147,9 @@ def scan_module(
     return result
 
 
-def remat_module(scan_steps: Callable[..., Any]) -> Callable[..., Any]:
+def remat_module(scan_steps: Callable[..., Any], *, prevent_cse: bool) -> Callable[..., Any]:
     """Returns ``jax.checkpoint`` of a function whose first argument is a bound module."""
-    # Inside a scan nothing is common to the forward and the backward pass.
-    rematerialized: Callable[..., Any] = nn.remat(scan_steps, prevent_cse=False)
+    rematerialized: Callable[..., Any] = nn.remat(scan_steps, prevent_cse=prevent_cse)
     return rematerialized
 
 

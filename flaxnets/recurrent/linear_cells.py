@@ -1,4 +1,4 @@
-"""Linear recurrent cells on vectors: minGRU, minLSTM, LRU, QRNN.
+"""Linear recurrent cells on vectors: minGRU, minLSTM, LRU, QRNN; their base classes.
 
 The carry of a linear cell is the state h of an elementwise linear recurrence whose coefficients
 depend on the inputs alone: h_t = a_t ∘ h_{t-1} + b_t. So every matmul covers all steps at once,
@@ -81,11 +81,11 @@ class LinearCell(CellModule):
         """
         coefficients, increments = self.coefficients(weights, inputs)
         if resets is not None:
-            coefficients = jnp.where(resets[..., None], 0, coefficients)
+            coefficients = _where_step(resets, 0, coefficients)
         if valid is not None:
             # h' = 1·h + 0 keeps the state.
-            coefficients = jnp.where(valid[..., None], coefficients, 1)
-            increments = jnp.where(valid[..., None], increments, 0)
+            coefficients = _where_step(valid, coefficients, 1)
+            increments = _where_step(valid, increments, 0)
         recurrence = plain_recurrence if autodiff else linear_recurrence
         return recurrence(coefficients, increments, carry, axis=1, reverse=reverse)
 
@@ -114,7 +114,7 @@ class LinearCell(CellModule):
         )
         outputs = self.compute_outputs(weights, states, inputs)
         if valid is not None:
-            outputs = jnp.where(valid[..., None], outputs, 0)
+            outputs = _where_step(valid, outputs, 0)
         return states[:, 0 if reverse else -1], outputs
 
     def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
@@ -153,7 +153,7 @@ class LinearCell(CellModule):
         """
         shape, gates = (input_shape[-1], len(biases) * self.features), len(biases)
         kernel = self.param("input_kernel", per_gate(_LECUN, gates), shape, self.param_dtype)
-        bias = self.param("bias", _blocks(biases), shape[1:], self.param_dtype)
+        bias = self.param("bias", blocks(biases), shape[1:], self.param_dtype)
         return {"input_kernel": kernel, "bias": bias}
 
 
@@ -193,8 +193,8 @@ class AveragingCell(LinearCell):
         gate, candidate = self.gates(weights, inputs)
         if valid is not None:
             # u = σ(-∞) = 0 keeps the state.
-            gate = jnp.where(valid[..., None], gate, -jnp.inf)
-            candidate = jnp.where(valid[..., None], candidate, 0)
+            gate = _where_step(valid, gate, -jnp.inf)
+            candidate = _where_step(valid, candidate, 0)
         return gated_average(gate, candidate, carry, axis=1, reverse=reverse)
 
 
@@ -541,8 +541,14 @@ class LRUCell(LinearCell):
         return self.state_features or self.features
 
 
-def _blocks(values: list[float]) -> Initializer:
-    """Returns an initializer of equal blocks, each filled with one value."""
+def _where_step(flags: Array, true: Any, false: Any) -> Array:
+    """Returns ``true`` at the steps that are flagged, (B,T) bool, else ``false``: (B,T,...)."""
+    rank = max(jnp.ndim(true), jnp.ndim(false))
+    return jnp.where(flags.reshape(*flags.shape, *[1] * (rank - flags.ndim)), true, false)
+
+
+def blocks(values: list[float]) -> Initializer:
+    """Returns an initializer of equal blocks along one axis, each filled with one value."""
 
     def draw(key: PRNGKey, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
         return jnp.repeat(jnp.asarray(values, dtype), shape[0] // len(values))

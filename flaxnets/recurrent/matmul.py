@@ -10,6 +10,7 @@ its rows, the valid rows are gathered, padded to one of a few static sizes, mult
 scattered back. Where the batch is sharded over devices each device multiplies all of its rows.
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
@@ -88,7 +89,7 @@ def multiply(hidden: Array, kernel: Array, *, autodiff: bool = False) -> Array:
     if kernel.ndim == 3 or not is_batch_known_unsharded():
         return hidden @ kernel
     # With several leading axes XLA's kernel gradient copies the product's gradient on CPUs.
-    rows = hidden.reshape(-1, hidden.shape[-1])
+    rows = hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
     return (rows @ kernel).reshape(*hidden.shape[:-1], kernel.shape[1])
 
 
@@ -149,7 +150,8 @@ def merge_steps(maps: Array) -> Array:
     A merged axis can be sharded over the batch only if the batch comes first.
     """
     maps = maps if is_batch_known_unsharded() else maps.swapaxes(0, 1)
-    return maps.reshape(-1, *maps.shape[2:])
+    # Not -1, which maps of no channels leave undetermined.
+    return maps.reshape(maps.shape[0] * maps.shape[1], *maps.shape[2:])
 
 
 def split_steps(merged: Array, num_steps: int) -> Array:

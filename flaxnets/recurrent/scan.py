@@ -13,6 +13,7 @@ from flax.errors import InvalidRngError
 from flaxnets.layers.batch_sharding import cast_like, in_auto_axes, vary_alike
 from flaxnets.layers.padding import check_lengths, check_starts, zero_padding
 from flaxnets.recurrent.cell import (
+    OUTPUT_GATE,
     PROJECTION,
     Cell,
     ProjectHidden,
@@ -316,7 +317,7 @@ def check_hidden_dropout(name: str, cell: AnyCell, expected: Any, received: Any)
         raise ValueError(
             f"{name}: expected {expected} for {_cell_name(cell)}, whose hidden "
             f"projections are out of reach, received {received}; LSTMCell, GRUCell, ElmanCell, "
-            "ConvLSTMCell and ConvGRUCell of flaxnets.recurrent have it"
+            "ConvLSTMCell, ConvGRUCell and STLSTMCell of flaxnets.recurrent have it"
         )
 
 
@@ -326,8 +327,8 @@ def _cell_name(cell: Any) -> str:
     return package + type(cell).__name__
 
 
-# Inside a scan nothing is common to the forward and the backward pass.
-_checkpoint = partial(jax.checkpoint, prevent_cse=False)
+def _checkpoint(scan_steps: Callable[..., Any], *, prevent_cse: bool) -> Callable[..., Any]:
+    return jax.checkpoint(scan_steps, prevent_cse=prevent_cse)
 
 
 def _scan_arrays(
@@ -349,32 +350,36 @@ def scan_chunks(
     *,
     reverse: bool,
     options: ScanOptions,
-    scan: Callable[..., tuple[Carry, Array]] = _scan_arrays,
-    checkpoint: Callable[[Any], Any] = _checkpoint,
-) -> tuple[Carry, Array]:
+    scan: Callable[..., tuple[Carry, PyTree]] = _scan_arrays,
+    checkpoint: Callable[..., Any] = _checkpoint,
+) -> tuple[Carry, PyTree]:
     """Scans all steps, in chunks of time if ``options`` rematerialise or truncate.
 
     Args:
-      scan_steps: (weights, carry, xs) to the new carry and outputs (T,...), for any T.
+      scan_steps: (weights, carry, xs) to the new carry and a pytree of outputs (T,...), for any T.
       weights: a pytree, or the bound module that holds the parameters.
       carry: before the first step.
       xs: a pytree of arrays (T,...).
       reverse: from the last step to the first.
       options: ``remat_steps`` and ``truncate_steps``.
       scan: (body, weights, carry, xs) to the last carry and outputs; ``scan_module`` for modules.
-      checkpoint: ``jax.checkpoint``; ``remat_module`` for modules.
+      checkpoint: ``jax.checkpoint``, called with ``prevent_cse``; ``remat_module`` for modules.
     """
     size, num_steps = options.chunk_steps, jax.tree.leaves(xs)[0].shape[0]
     if not 0 < size < num_steps:
         return scan_steps(weights, carry, xs)
+    scan_rest = scan_steps
     if options.remat_steps:
-        scan_steps = checkpoint(scan_steps)
+        # Inside a scan nothing is common to the forward and the backward pass. The steps that are
+        # left over run outside of it, where XLA would find their values again and keep them.
+        scan_rest = checkpoint(scan_steps, prevent_cse=True)
+        scan_steps = checkpoint(scan_steps, prevent_cse=False)
     count, rest = divmod(num_steps, size)
     # The last chunk in the direction of the scan is the short one, so that chunks, and with them
     # truncation, are counted from the step where the scan begins.
     first = rest if reverse else 0
 
-    def body(weights: PyTree, carry: Carry, inputs: Any) -> tuple[Carry, Array]:
+    def body(weights: PyTree, carry: Carry, inputs: Any) -> tuple[Carry, PyTree]:
         number, chunk = inputs
         if options.truncate_steps:
             cut = (number > 0) & (number * size % options.truncate_steps == 0)
@@ -387,16 +392,16 @@ def scan_chunks(
         lambda x: x[first : first + count * size].reshape(count, size, *x.shape[1:]), xs
     )
     carry, outputs = scan(body, weights, carry, (numbers, chunks), reverse=reverse)
-    outputs = outputs.reshape(count * size, *outputs.shape[2:])
+    outputs = jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:]), outputs)
     if not rest:
         return carry, outputs
     begin = 0 if reverse else count * size
     last = jax.tree.map(lambda x: x[begin : begin + rest], xs)
     if options.truncate_steps and count * size % options.truncate_steps == 0:
         carry = jax.lax.stop_gradient(carry)
-    carry, rest_outputs = scan_steps(weights, carry, last)
+    carry, rest_outputs = scan_rest(weights, carry, last)
     both = (rest_outputs, outputs) if reverse else (outputs, rest_outputs)
-    return carry, jnp.concatenate(both)
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *both)
 
 
 def _scan_steps(
@@ -432,8 +437,8 @@ def _scan_steps(
             entering = jax.tree.map(partial(_where, resets), zeros, carry)
 
         def project_masked(name: str, hidden: Array) -> Array:
-            # The output projection reads the new hidden state, not the carry.
-            if hidden_mask is not None and name != PROJECTION:
+            # Projections to the output read the new states, not the carry.
+            if hidden_mask is not None and name not in (PROJECTION, OUTPUT_GATE):
                 hidden = hidden * hidden_mask.astype(hidden.dtype)
             return project_hidden(name, hidden)
 

@@ -87,13 +87,19 @@ class OptimizerConfig:
     """Hyper-parameters of an optax optimizer; ``flaxnets.training.optimizer`` builds it."""
 
     name: str = "adam"
-    """``sgd``, ``adam`` or ``adamw``."""
+    """``sgd``, ``adam``, ``adamw`` or ``rmsprop``."""
     learning_rate: float = 1e-3
     """Peak learning rate, before the schedule and ``multipliers``."""
     schedule: str = "constant"
-    """``constant``, ``cosine`` or ``linear`` decay to zero at the last step, or ``step``."""
+    """``constant``, ``cosine`` or ``linear`` decay to zero at the last step, ``step``, or
+    ``onecycle``: from a 25th up to the peak and down to a 250,000th, both as half a cosine."""
     warmup_steps: int = 0
     """Steps of linear warm-up from zero."""
+    rise_share: float = 0.3
+    """Schedule ``onecycle``: share of the steps after which the peak is reached, in (0,1)."""
+    cycle_momentum: bool = False
+    """Schedule ``onecycle`` with ``adam``: the decay of the first moment goes from 0.95 to 0.85 at
+    the peak and back, as by default in PyTorch's ``OneCycleLR``; ``b1`` is not read."""
     decay_every: int = 10_000
     """Schedule ``step``: steps between two decays."""
     decay_rate: float = 0.1
@@ -107,9 +113,11 @@ class OptimizerConfig:
     """``adam``, ``adamw``: decay of the first moment."""
     b2: float = 0.999
     """``adam``, ``adamw``: decay of the second moment."""
+    rms_decay: float = 0.9
+    """``rmsprop``: decay of the mean square."""
     weight_decay: float = 0.0
-    """Weight decay of arrays of two and more axes: L2 in the gradient for ``sgd`` and ``adam``,
-    decoupled for ``adamw``."""
+    """Weight decay of arrays of two and more axes: L2 in the gradient for ``sgd``, ``adam`` and
+    ``rmsprop``, decoupled for ``adamw``."""
     clip_norm: float = 0.0
     """Largest global norm of the gradient; 0: no clipping."""
     multipliers: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -136,8 +144,9 @@ class Config:
     ``make_data``; the other methods have defaults. Programs that need more of an experiment say so
     in a protocol of their own, whose methods the subclass may define too: ``PredictsFiles`` and
     ``WritesResults`` (``flaxnets/inference/trained_model.py``), ``DecodesTogether``
-    (``trained_captioner.py``), ``ShowsClips`` and ``ShowsCaptions`` (``launch/reports``),
-    ``ShowsImages`` (``launch/caption.py``), ``HasBaselines`` (``launch/crossvalidate.py``).
+    (``trained_captioner.py``), ``ContinuesFrames`` (``trained_forecaster.py``), ``ShowsClips`` and
+    ``ShowsCaptions`` (``launch/reports``), ``ShowsImages`` (``launch/caption.py``),
+    ``HasBaselines`` (``launch/crossvalidate.py``).
     """
 
     name: str = "model"

@@ -11,8 +11,11 @@ from flaxnets.configuration import nearest
 from flaxnets.training.config import OptimizerConfig
 from flaxnets.typing import PyTree
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "cosine", "linear", "step")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+SCHEDULES = ("constant", "cosine", "linear", "step", "onecycle")
+_DIVISOR, _FINAL_DIVISOR = 25.0, 1e4
+_MOMENTA = 0.95, 0.85
+"""PyTorch's defaults of ``onecycle``."""
 FROZEN, REST = "frozen", "rest"
 """Labels in ``optax.partition`` of frozen parameters, and of those without a multiplier."""
 
@@ -21,7 +24,8 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], An
     """Returns the learning rate as a function of the step: linear warm-up, then the schedule.
 
     Raises:
-      ValueError: an unknown schedule, or a warm-up that is not shorter than the training.
+      ValueError: an unknown schedule, a warm-up that is not shorter than the training, or values
+        that do not fit together.
     """
     if config.schedule not in SCHEDULES:
         near = nearest(config.schedule, SCHEDULES)
@@ -31,6 +35,20 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], An
             f"optimizer.warmup_steps: expected 0 to num_steps - 1 = {num_steps - 1}, "
             f"received {config.warmup_steps}"
         )
+    if not 0 < config.rise_share < 1:
+        raise ValueError(
+            f"optimizer.rise_share: expected above 0 to below 1, received {config.rise_share}"
+        )
+    if config.schedule == "onecycle" and config.warmup_steps:
+        raise ValueError(
+            "optimizer.warmup_steps: expected 0 for the schedule 'onecycle', which rises by "
+            f"itself, received {config.warmup_steps}"
+        )
+    if config.cycle_momentum and (config.schedule, config.name) != ("onecycle", "adam"):
+        raise ValueError(
+            "optimizer.cycle_momentum: expected False but for the schedule 'onecycle' with 'adam', "
+            f"received True for {config.schedule!r} with {config.name!r}"
+        )
     rate, rest = config.learning_rate, num_steps - config.warmup_steps
     if config.schedule == "constant":
         schedule = optax.constant_schedule(rate)
@@ -38,6 +56,9 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], An
         schedule = optax.cosine_decay_schedule(rate, rest)
     elif config.schedule == "linear":
         schedule = optax.linear_schedule(rate, 0.0, rest)
+    elif config.schedule == "onecycle":
+        low = rate / _DIVISOR
+        schedule = one_cycle(low, rate, low / _FINAL_DIVISOR, num_steps, config.rise_share)
     else:
         schedule = optax.exponential_decay(
             rate,
@@ -50,6 +71,43 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], An
         warmup = optax.linear_schedule(0.0, rate, config.warmup_steps)
         schedule = optax.join_schedules([warmup, schedule], [config.warmup_steps])
     return schedule
+
+
+def one_cycle(
+    first: float, peak: float, last: float, num_steps: int, rise_share: float
+) -> Callable[[Any], Any]:
+    r"""Returns a value that goes to ``peak`` and on to ``last``, each along half a cosine.
+
+    .. math::
+        b + \tfrac12 (a - b) (1 + \cos π \tfrac{k - s}{e - s})
+
+    from a at step s to b at step e: s = 0 and e = share · steps − 1, then on to the last step, as
+    PyTorch's ``OneCycleLR`` (Smith and Topin, 1708.07120). ``optax.cosine_onecycle_schedule``
+    reaches both a step later.
+
+    >>> schedule = one_cycle(0.0, 1.0, 0.5, num_steps=10, rise_share=0.3)
+    >>> [round(float(schedule(step)), 3) for step in (0, 1, 2, 9)]
+    [0.0, 0.5, 1.0, 0.5]
+
+    Args:
+      first: value at step 0.
+      peak: value in between.
+      last: value at step ``num_steps`` - 1.
+      num_steps: of the whole training.
+      rise_share: share of the steps up to the peak, in (0,1).
+    """
+    top = max(rise_share * num_steps - 1, 0.0)
+    end = max(num_steps - 1.0, top)
+
+    def anneal(a: float, b: float, share: Any) -> Any:
+        return b + 0.5 * (a - b) * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1)))
+
+    def value(step: Any) -> Any:
+        rising = anneal(first, peak, step / top if top else 1.0)
+        falling = anneal(peak, last, (step - top) / (end - top) if end > top else 1.0)
+        return jnp.where(step <= top, rising, falling)
+
+    return value
 
 
 def paths_of(params: PyTree) -> PyTree:
@@ -113,8 +171,16 @@ def make_optimizer(
         decay = optax.add_decayed_weights(config.weight_decay, mask=is_matrix)
         if config.name == "sgd":
             return optax.chain(decay, optax.sgd(rate, momentum=config.momentum or None))
+        if config.name == "adam" and config.cycle_momentum:
+            high, low = _MOMENTA
+            b1 = one_cycle(high, low, high, num_steps, config.rise_share)
+            scale = optax.inject_hyperparams(optax.scale_by_adam, static_args=("b2", "eps"))
+            moments = scale(b1=b1, b2=config.b2, eps=1e-8)
+            return optax.chain(decay, moments, optax.scale_by_learning_rate(rate))
         if config.name == "adam":
             return optax.chain(decay, optax.adam(rate, b1=config.b1, b2=config.b2))
+        if config.name == "rmsprop":
+            return optax.chain(decay, optax.rmsprop(rate, decay=config.rms_decay))
         return optax.adamw(
             rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=is_matrix
         )

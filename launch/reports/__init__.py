@@ -8,6 +8,7 @@ from launch.reports.captions import (
 )
 from launch.reports.charts import Bars, Chart, make_bars, make_charts
 from launch.reports.clips import make_frames, make_strips
+from launch.reports.forecasts import Forecasts, make_forecasts
 from launch.reports.run_page import Run, build_page, write_report
 from launch.reports.run_table import (
     RunSummary,
@@ -28,6 +29,7 @@ __all__ = [
     "Bars",
     "CaptionAttention",
     "Chart",
+    "Forecasts",
     "Gallery",
     "Rate",
     "Run",
@@ -43,6 +45,7 @@ __all__ = [
     "format_table",
     "make_bars",
     "make_charts",
+    "make_forecasts",
     "make_frames",
     "make_galleries",
     "make_strips",

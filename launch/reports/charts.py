@@ -116,6 +116,8 @@ def make_charts(metrics: Sequence[Mapping[str, Any]], best_metric: str = "accura
         "word_accuracy": "Word accuracy",
         "learning_rate": "Learning rate",
         "gradient_norm": "Gradient norm",
+        "mse_frame": "Squared error a frame",
+        "ssim": "SSIM",
     }
     titles.setdefault(best_metric, _sentence(best_metric.replace("_", " ")))
     charts = (_make_chart(metrics, name, title) for name, title in titles.items())
@@ -160,7 +162,11 @@ def make_scatter(
 
 
 def make_lines(
-    title: str, series: Mapping[str, Sequence[tuple[float, float]]], *, x_name: str
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x_name: str,
+    integers: bool = False,
 ) -> Chart:
     """Returns a chart of several lines whose points are marked.
 
@@ -168,10 +174,11 @@ def make_lines(
       title: of the chart.
       series: x and y of the points of each line, at least one, by its name.
       x_name: name of the x axis.
+      integers: the x axis is linear and has ticks at integers alone.
     """
     points = [point for line in series.values() for point in line]
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    x_scale, y_scale = _scale_of(xs, LOG_RATIO_X), _scale_of(ys, LOG_RATIO)
+    x_scale, y_scale = _scale_of(xs, LOG_RATIO_X, integers=integers), _scale_of(ys, LOG_RATIO)
     lines, sentences = [], []
     for name, line in series.items():
         ordered = sorted(line)

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """A frame; ``source`` is a JPEG as a ``data:`` URL."""
+    """A frame; ``source`` is a JPEG or PNG as a ``data:`` URL."""
 
     number: int
     width: int
@@ -171,6 +171,15 @@ def make_frames(clip: np.ndarray, count: int = 8, max_side: int = MAX_SIDE) -> l
         make_image(int(number), clip[number], max_side)
         for number in np.linspace(0, len(clip) - 1, count).round().astype(int)
     ]
+
+
+def make_drawing(number: int, pixels: np.ndarray) -> Frame:
+    """Returns pixels (H,W,3) uint8 as a PNG of the same size, which shows them exactly."""
+    image = Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    encoded = base64.b64encode(file.getvalue()).decode("ascii")
+    return Frame(number, image.width, image.height, f"data:image/png;base64,{encoded}")
 
 
 def make_image(number: int, pixels: np.ndarray, max_side: int) -> Frame:

@@ -1,7 +1,7 @@
 """Report of a run: one self-contained HTML page of its curves, predictions and configuration.
 
-The page embeds its style, its curves as SVG and its frames as JPEG. It loads nothing from the
-network and runs no script.
+The page embeds its style, its curves as SVG and its frames as JPEG or PNG. It loads nothing from
+the network and runs no script.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import jinja2
 import numpy as np
 
 from flaxnets.inference.trained_captioner import TrainedCaptioner
+from flaxnets.inference.trained_forecaster import TrainedForecaster
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.config import Config, data_differences
 from flaxnets.training.metric_writer import read_metrics
@@ -30,6 +31,7 @@ from launch.reports.captions import (
 )
 from launch.reports.charts import is_share, make_charts
 from launch.reports.clips import SPECTROGRAM_SIDE, TOP, Group, ShowsClips, make_strips
+from launch.reports.forecasts import Forecasts, make_forecasts
 from launch.reports.statistics import (
     Rate,
     confusion_matrix,
@@ -68,12 +70,14 @@ class Run:
       class_names: names of the K classes, by label; empty: the classes have no names.
       predictions: records ``{"index", "label" (-1 unknown), "prediction", "probabilities": [K]}``;
         of a captioner ``{"index", "caption", "log_probability", "ended"}``, of a reader of lines or
-        speech ``{"index", "text", "confidence"}``.
+        speech ``{"index", "text", "confidence"}``, of predicted frames ``{"index", "mse_frame":
+        [N], "copy_mse_frame": [N], …}``.
       load_clip: maps an index of the split to frames (T,H,W,3) uint8; None: not available.
       has_data: False: a note says why the examples of the predictions are not at hand.
       scores: caption metrics of the predictions, by name.
       galleries: captioned examples.
       transcripts: errors of transcripts, and lines to look at.
+      forecasts: errors of predicted frames, and sequences to look at.
       unit: word for an example; empty: by its frames.
       notes: sentences about missing or outdated parts.
       provenance: date, commit and command of the training, by name.
@@ -91,6 +95,7 @@ class Run:
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     galleries: Sequence[Gallery] = ()
     transcripts: Transcripts | None = None
+    forecasts: Forecasts | None = None
     unit: str = ""
     notes: Sequence[str] = ()
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -104,6 +109,11 @@ class Run:
     def transcribed(self) -> bool:
         """True if the predictions are transcripts of lines or of speech."""
         return bool(self.predictions) and all("text" in r for r in self.predictions)
+
+    @property
+    def forecast(self) -> bool:
+        """True if the predictions are of frames."""
+        return bool(self.predictions) and all("mse_frame" in r for r in self.predictions)
 
 
 def write_report(
@@ -151,6 +161,7 @@ def write_report(
         scores=scores,
         galleries=galleries,
         transcripts=_transcripts(config, split, shown, notes),
+        forecasts=_forecasts(workdir, config, split, predictions, has_data, notes),
         unit=getattr(config, "unit", ""),
         notes=notes,
         provenance=_provenance(workdir),
@@ -192,10 +203,11 @@ def build_page(run: Run, comparison: Sequence[Mapping[str, str]] = ()) -> str:
     notes = list(run.notes)
     if not run.metrics:
         notes.append("No curves: metrics.jsonl holds no record yet.")
-    classified = bool(run.predictions) and not run.captions and not run.transcribed
+    others = run.captions or run.transcribed or run.forecast
+    classified = bool(run.predictions) and not others
     outputs = _describe_outputs(run, notes) if classified else None
     best_metric = run.config.get("best_metric", "accuracy")
-    unit = run.unit or _unit(outputs)
+    unit = run.unit or ("sequence" if run.forecast else _unit(outputs))
     return template.render(
         run=run,
         name=name_of(run.experiment, run.config),
@@ -491,6 +503,26 @@ def _transcripts(
             f"{missing:,} of {count:,} {config.unit}s could not be loaded and count nowhere."
         )
     return make_transcripts(config, split, predictions, metric=config.best_metric)
+
+
+def _forecasts(
+    workdir: Workdir,
+    config: Config,
+    split: str,
+    predictions: Sequence[Mapping[str, Any]],
+    has_data: bool,
+    notes: list[str],
+) -> Forecasts | None:
+    """Returns the errors of predicted frames; appends missing parts to ``notes``."""
+    if not predictions or not all("mse_frame" in record for record in predictions):
+        return None
+    forecaster = None
+    if has_data:
+        try:
+            forecaster = TrainedForecaster(TrainedModel(config, workdir))
+        except (FileNotFoundError, ValueError) as error:
+            notes.append(f"No sequences: {error}.")
+    return make_forecasts(predictions, split, forecaster)
 
 
 def _find_attention(

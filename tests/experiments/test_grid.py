@@ -53,6 +53,8 @@ def check_clips(encoder: str, cell: str, head: str) -> None:
         assert max(jax.tree.leaves(moved["encoder"])) > 0
 
 
+CELLS_ON_MAPS = ("stlstm", "minconvgru", "minconvlstm")
+"""With feature maps as convlstm, so that one encoder and one head suffice."""
 # Each cell with each head; the encoders in turn, so that each trains below cells on feature maps
 # and below cells on vectors.
 ENCODERS_IN_TURN = itertools.cycle(grid.ENCODER_FLAGS)
@@ -87,9 +89,15 @@ def test_the_grid_leaves_no_name_of_the_tables_out() -> None:
         for name in grid.ENCODER_FLAGS
     }
     assert families == small
-    # minLSTM and QRNN differ from minGRU in their gates alone.
-    assert set(CELL_TABLE) - set(grid.CELLS) == {"minlstm", "qrnn"}
+    # minLSTM and QRNN differ from minGRU in their gates alone; CELLS_ON_MAPS are trained below.
+    assert set(CELL_TABLE) - set(grid.CELLS) == {"minlstm", "qrnn", *CELLS_ON_MAPS}
     assert set(HEAD_TABLE) == set(grid.HEADS)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("cell", CELLS_ON_MAPS)
+def test_further_cells_on_maps_train_from_flags(cell: str) -> None:
+    check_clips("small_cnn", cell, "last")
 
 
 @pytest.mark.parametrize("name", ENCODERS)

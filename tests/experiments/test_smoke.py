@@ -8,6 +8,7 @@ import pytest
 
 from data.captions import java_scorers
 from experiments.captioning.config import CaptionConfig
+from experiments.frames.config import FramePredictionConfig
 from experiments.sequences.config import SequenceExperiment
 from experiments.transcription.config import METRICS, TranscriptionConfig
 from flaxnets.inference import trained_model
@@ -43,6 +44,7 @@ LONG = (
     # Video papers share the loaders of lrcn_ucf101.py.
     *("audio_visual.py", "beyond_short_snippets.py", "crnn_3d.py", "gru_rcn.py", "ts_lstm.py"),
     "unsupervised_lstm_classifier.py",
+    "predrnn.py",
 )
 
 
@@ -65,7 +67,8 @@ def test_the_known_experiments_have_a_smoke_variant() -> None:
     }
     readers = {"crnn_text_lines.py", "deep_speech2.py"}
     sequences = {"char_rnn.py", "penn_treebank.py", "series.py", "lstnet.py", "remaining_life.py"}
-    assert classifiers | captioners | readers | sequences <= VARIANTS.keys()
+    frames = {"conv_lstm.py"}
+    assert classifiers | captioners | readers | sequences | frames <= VARIANTS.keys()
 
 
 @pytest.mark.slow
@@ -105,6 +108,8 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         right = "too_long"
     if sequences:
         right = "loss"  # Forecasts have no accuracy.
+    if isinstance(config, FramePredictionConfig):
+        right = "mse_frame"
     assert rates | {right} <= trained[-1].keys()
     evaluated = [record for record in records if record["split"] == config.eval_split]
     assert evaluated[-1]["step"] == config.num_steps
@@ -118,6 +123,12 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         # A stream has no row of its own for each example, and counts the predicted steps.
         assert metrics["examples"] > 0
         assert set(config.scored_metrics("test")) <= set(metrics)
+        return
+    if isinstance(config, FramePredictionConfig):
+        # The error of each step ahead comes with the complete scores.
+        steps = [metrics[f"mse_frame_{step + 1}"] for step in range(config.data.num_outputs)]
+        assert sum(steps) / len(steps) == pytest.approx(metrics["mse_frame"])
+        assert -1 <= metrics["ssim"] <= 1
         return
     names = ("word_accuracy", "BLEU-1") if captions else ("accuracy", "top5_accuracy")
     if lines:

@@ -193,4 +193,4 @@ def test_both_streams_together_are_better_than_each_alone(tmp_path: Path) -> Non
     both = accuracies.pop(("video", "audio"))
     # A third at most in the mean; the standard deviation of 450 clips is 2.2 points.
     assert max(accuracies.values()) < 1 / 3 + 0.1
-    assert both > 0.6
+    assert both > max(1 / 3 + 0.05, *accuracies.values())

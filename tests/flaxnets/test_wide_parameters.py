@@ -16,7 +16,12 @@ from flaxnets.decoders.up_down import UpDown
 from flaxnets.encoders.mobilenet_v2 import MobileNetV2
 from flaxnets.encoders.small_cnn import SmallCNN
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
-from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
+from flaxnets.recurrent.convolutional_cells import (
+    ConvGRUCell,
+    ConvLSTMCell,
+    MinConvGRUCell,
+    STLSTMCell,
+)
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell
 from flaxnets.recurrent.scan import ScanOptions
@@ -37,6 +42,8 @@ CELLS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "ConvLSTM": (partial(ConvLSTMCell, peepholes=True), MAPS),
     "ConvGRU": (ConvGRUCell, MAPS),
     "ConvGRU, reset after": (partial(ConvGRUCell, reset_after=True), MAPS),
+    "ST-LSTM": (STLSTMCell, MAPS),
+    "minConvGRU": (MinConvGRUCell, MAPS),
 }
 KEYS = {name: jax.random.key(n) for n, name in enumerate(("params", "dropout", "sampling"))}
 

@@ -248,6 +248,10 @@ def test_a_model_is_pickled(tmp_path: Path) -> None:
 def test_broken_folders_are_refused(tmp_path: Path, captioner: tuple[Path, list[str]]) -> None:
     with pytest.raises(ModelError, match=r"no model.json in it; expected the workdir"):
         flaxnets.load(tmp_path)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"a run without model.json can be neither loaded nor"):
+        flaxnets.load(tmp_path / "run")
     with pytest.raises(ModelError, match="neither a folder nor the name of a shipped model"):
         flaxnets.load("captoner")
     with pytest.raises(ModelError, match="no such folder"):

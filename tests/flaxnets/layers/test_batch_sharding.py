@@ -16,7 +16,7 @@ from flaxnets.decoders.show_attend_tell import SoftAttention
 from flaxnets.layers.batch_sharding import is_batch_known_sharded, is_batch_known_unsharded
 from flaxnets.models.captioner import Captioner
 from flaxnets.recurrent.cells import GRUCell, LSTMCell
-from flaxnets.recurrent.convolutional_cells import ConvLSTMCell
+from flaxnets.recurrent.convolutional_cells import ConvLSTMCell, MinConvGRUCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell
 from tests.flaxnets.meshes import make_mesh, tracing_on
@@ -27,6 +27,7 @@ CELLS = {
     "LSTM": partial(LSTMCell, 48, projection_features=32),
     "GRU": partial(GRUCell, 48),
     "ConvLSTM": partial(ConvLSTMCell, 8),
+    "Conv minGRU": partial(MinConvGRUCell, 8),
     "minGRU": partial(MinGRUCell, 48),
     "LRU": partial(LRUCell, 48),
 }

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import rnn
 
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
-from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
+from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell, STLSTMCell
 from flaxnets.recurrent.scan import scan_cell
 from tests.flaxnets.recurrent import reference
 
@@ -91,6 +91,7 @@ MAPS = (
     _maps("convgru-before", ConvGRUCell, reference.gru, 5, 5),
     _maps("convgru-before", ConvGRUCell, reference.gru, 2, 3),
     _maps("convgru-after", ConvGRUCell, reference.gru, 3, 2, reset_after=True),
+    _maps("stlstm", STLSTMCell, reference.st_lstm, 3, 2),
 )
 CASES = VECTORS + MAPS
 BY_NAME = {case.name: case for case in CASES}

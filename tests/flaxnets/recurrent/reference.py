@@ -104,6 +104,24 @@ def gru(params: Params, carry: Array, x: Array, mask: Array | float = 1.0) -> tu
     return carry, carry
 
 
+def st_lstm(
+    params: Params, carry: tuple[Array, Array, Array], x: Array, mask: Array | float = 1.0
+) -> tuple[tuple[Array, Array, Array], Array]:
+    """Runs a step of the ST-LSTM (PredRNN, NeurIPS 2017, section 3.1), forget bias 1."""
+    cell, hidden, memory = carry
+    from_input = np.split(multiply(x, params["input_kernel"]), 7, axis=-1)
+    from_hidden = np.split(multiply(mask * hidden, params["hidden_kernel"]), 4, axis=-1)
+    from_memory = np.split(multiply(mask * memory, params["memory_kernel"]), 3, axis=-1)
+    i, f, g, o = (a + b for a, b in zip(from_input[:4], from_hidden, strict=True))
+    cell = sigmoid(f + 1) * cell + sigmoid(i) * np.tanh(g)
+    i, f, g = (a + b for a, b in zip(from_input[4:], from_memory, strict=True))
+    memory = sigmoid(f + 1) * memory + sigmoid(i) * np.tanh(g)
+    both = np.concatenate([cell, memory], axis=-1)
+    content = np.tanh(both @ params["projection_kernel"][0, 0])
+    hidden = sigmoid(o + multiply(both, params["output_kernel"])) * content
+    return (cell, hidden, memory), hidden
+
+
 def scan(
     step: Step,
     params: Params,

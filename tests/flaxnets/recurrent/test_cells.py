@@ -28,7 +28,11 @@ from tests.flaxnets.recurrent.cases import (
 )
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
-CARRY_DTYPES = {reference.lstm: (jnp.float32, jnp.bfloat16), reference.gru: jnp.float32}
+CARRY_DTYPES = {
+    reference.lstm: (jnp.float32, jnp.bfloat16),
+    reference.gru: jnp.float32,
+    reference.st_lstm: (jnp.float32, jnp.bfloat16, jnp.float32),
+}
 every_cell = pytest.mark.parametrize("case", CASES, ids=str)
 
 

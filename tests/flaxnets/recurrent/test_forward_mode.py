@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flaxnets.recurrent.cells import GRUCell
-from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
+from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell, MinConvLSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.linear_cells import MinLSTMCell
 from flaxnets.recurrent.scan import ScanOptions
@@ -20,8 +20,9 @@ from flaxnets.recurrent.scan import ScanOptions
     [
         (partial(GRUCell, 4), (3,)),
         (partial(MinLSTMCell, 4), (3,)),
-        # On a CPU the first two would take convolutions whose derivatives are in reverse mode only.
+        # On a CPU the first three would take convolutions with derivatives in reverse mode only.
         (partial(ConvGRUCell, 4, kernel_size=(1, 1)), (4, 4, 2)),
+        (partial(MinConvLSTMCell, 4, kernel_size=(1, 1)), (4, 4, 2)),
         (partial(ConvLSTMCell, 16, kernel_size=(5, 5)), (32, 32, 16)),
         (partial(ConvLSTMCell, 4), (4, 4, 2)),
     ],

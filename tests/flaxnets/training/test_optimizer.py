@@ -1,6 +1,7 @@
 """Optimizers against updates computed by hand."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -108,3 +109,60 @@ def test_schedules_at_their_corners() -> None:
 def test_wrong_names_are_refused_with_the_nearest(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_optimizer(OptimizerConfig(**options), 100, PARAMS)
+
+
+def one_cycle_of_pytorch(first: float, peak: float, last: float, step: int, steps: int) -> float:
+    """Returns what ``torch.optim.lr_scheduler.OneCycleLR`` computes, annealing by cosine."""
+    phases = [(0.0, 0.3 * steps - 1, first, peak), (0.3 * steps - 1, steps - 1.0, peak, last)]
+    for begin, end, start, stop in phases:
+        if step <= end:
+            share = (step - begin) / (end - begin)
+            return stop + (start - stop) / 2 * (1 + math.cos(math.pi * share))
+    raise AssertionError(step)
+
+
+def test_one_cycle_and_its_momentum_follow_pytorch() -> None:
+    steps, peak = 20, 0.1
+    config = OptimizerConfig(
+        learning_rate=peak, schedule="onecycle", cycle_momentum=True, b1=float("nan")
+    )
+    rates = [one_cycle_of_pytorch(peak / 25, peak, peak / 25 / 1e4, k, steps) for k in range(steps)]
+    schedule = make_schedule(config, steps)
+    np.testing.assert_allclose([float(schedule(k)) for k in range(steps)], rates, rtol=1e-4)
+    # PyTorch's milestones: the peak after a share of the steps less one, the end at the last.
+    assert rates[5] == pytest.approx(peak)
+    assert rates[-1] == pytest.approx(peak / 25 / 1e4)
+    params = {"kernel": jnp.ones((2, 2))}
+    optimizer = make_optimizer(config, steps, params)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    x, m, v = 1.0, 0.0, 0.0
+    for k in range(steps):
+        gradient = math.sin(k) + 2 * k
+        updates, state = update({"kernel": jnp.full((2, 2), gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+        b1 = one_cycle_of_pytorch(0.95, 0.85, 0.95, k, steps)
+        m, v = b1 * m + (1 - b1) * gradient, 0.999 * v + 0.001 * gradient**2
+        # Bias corrections with the b1 of this step, as PyTorch's Adam makes them.
+        unbiased = m / (1 - b1 ** (k + 1)), v / (1 - 0.999 ** (k + 1))
+        x -= rates[k] * unbiased[0] / (math.sqrt(unbiased[1]) + 1e-8)
+        np.testing.assert_allclose(params["kernel"], x, atol=2e-5)
+
+
+def test_rmsprop_divides_by_the_root_of_the_mean_square() -> None:
+    config = OptimizerConfig(name="rmsprop", learning_rate=0.1, rms_decay=0.9, weight_decay=0.0)
+    mean_squares = [0.1, 0.1 * 0.9 + 0.1]
+    expected = -sum(0.1 / math.sqrt(each) for each in mean_squares)
+    assert step(config, 2)["head"]["kernel"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "onecycle", "warmup_steps": 3}, "warmup_steps: expected 0 for .*onecycle"),
+        ({"schedule": "onecycle", "rise_share": 1.0}, "rise_share: expected above 0"),
+        ({"cycle_momentum": True}, "cycle_momentum: expected False"),
+    ],
+)
+def test_one_cycle_refuses_values_that_it_cannot_follow(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_schedule(OptimizerConfig(**changes), 10)

@@ -1,0 +1,1 @@
+"""Configuration and data that the experiments on frame prediction share."""
