@@ -380,6 +380,12 @@ def _check_places(found: _Found, base: Path, out: Path) -> None:
             f"out: expected a folder outside of the data, {base}, received {out}, whose files "
             "would be taken for data"
         )
+    folders = [n for n, path in zip(found.names, found.paths, strict=True) if os.path.isdir(path)]
+    if folders:
+        raise ValueError(
+            f"root: expected videos as files, received {len(folders)} folders of frames: "
+            f"{some(folders)}; trainings read these as they are"
+        )
     outside = [name for name in found.names if name.startswith(("/", "../"))]
     if outside:
         raise ValueError(

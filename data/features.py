@@ -49,8 +49,7 @@ def digest_file(path: str | Path) -> str:
 
     A process reads a file once, unless it changes: its videos are digested for several splits. The
     digest of a folder is that of the names and digests of its files, without hidden ones; that of a
-    file in a shard (``data.files.find_stored``) is that of the file that was stored, or that of its
-    pictures.
+    file in a shard (``data.files.find_stored``) is the stored file's, or that of its pictures.
     """
     if find_stored(path) is not None:
         return stored_digest(path)

@@ -13,7 +13,9 @@ from pathlib import Path
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Start": ("demo", "doctor", "train", "plan"),
     "Use a trained model": ("predict", "caption", "read", "sample", "serve", "export", "store"),
-    "Measure and compare": ("evaluate", "report", "runs", "track", "crossvalidate", "sweep"),
+    "Measure and compare": (
+        *("evaluate", "report", "runs", "track", "crossvalidate", "sweep", "compare", "reproduce"),
+    ),
     "Several processes and clusters": ("local", "slurm", "kubernetes", "tpu"),
 }
 """Groups, and the programs in the order in which they are listed."""

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     study = read_study(
         Path(STUDY.value), BUDGET.value, data_root=DATA_ROOT.value, tasks=TASKS.value
     )
-    index, count = _share(SHARE.value)
+    index, count = program.parse_share(SHARE.value)
     study = _with_chosen(
         study, folder, searches=SEARCH.value and not (LIST.value or PAGE_ONLY.value)
     )
@@ -83,14 +83,6 @@ def main(argv: Sequence[str]) -> int:
     print(f"{len(results)} of {len(study.cells())} trainings ended")
     print(write_page(study, results, folder))
     return 0
-
-
-def _share(text: str) -> tuple[int, int]:
-    """Returns I and N of ``I/N``."""
-    first, slash, second = text.partition("/")
-    if not (slash and first.isdecimal() and second.isdecimal() and int(first) < int(second)):
-        raise ValueError(f"--share: expected I/N with 0 <= I < N, as 0/4, received {text!r}")
-    return int(first), int(second)
 
 
 def _run(study: Study, folder: Path, index: int, count: int) -> int:

@@ -444,6 +444,18 @@ def refuse_arguments(argv: Sequence[str]) -> None:
         raise ValueError(f"unexpected arguments: {' '.join(argv)}; flags are --name=value")
 
 
+def parse_share(text: str) -> tuple[int, int]:
+    """Returns I and N of ``I/N``, the value of ``--share``.
+
+    Raises:
+      ValueError: another form, or an I that is not below N.
+    """
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdecimal() and second.isdecimal() and int(first) < int(second)):
+        raise ValueError(f"--share: expected I/N with 0 <= I < N, as 0/4, received {text!r}")
+    return int(first), int(second)
+
+
 def experiment_of_flag(argv: Sequence[str]) -> tuple[str, Config]:
     """Returns FILE[:variant] of the flag ``--config``, and its configuration with all overrides.
 

@@ -43,7 +43,7 @@ class FilesConfig:
 
     dataset: str = "files"
     """``files``; ``tfds``: videos or images that TFDS has prepared in the folder ``root``; the name
-    of the embedded data set (``moving_shapes``, ``generated_sounds``), or of videos that of a
+    of the embedded data set (``moving_shapes``, ``generated_sounds``); or of videos that of a
     published one in ``data.datasets.action_sets``."""
     root: str = path_field(runtime=True)
     """Folder with a folder for each class, with or without ``train/``, ``validation/`` and
@@ -126,8 +126,8 @@ class FileClassification(Config):
         """Checks the values as ``Config.validate``, and those of the data."""
         super().validate()
         data = self.data
-        tfds = ("tfds",) if self.kind in TFDS_KINDS else ()
-        names = ("files", *tfds, self.embedded_name, *self.published)
+        prepared = ("tfds",) if self.kind in TFDS_KINDS else ()
+        names = ("files", *prepared, self.embedded_name, *self.published)
         if data.dataset not in names:
             raise ValueError(
                 f"data.dataset: unknown {data.dataset!r}{nearest(data.dataset, names)}"
@@ -333,14 +333,14 @@ class FileClassification(Config):
         return self.data.root or os.path.dirname(self.data.list) or "."
 
     def _require_root(self) -> None:
+        if self.data.dataset == "tfds" and not self.data.root:
+            raise ValueError(
+                "data.root: expected TFDS's folder of data sets; give --config.data.root=FOLDER"
+            )
         if not self.data.root and self.data.dataset in self.published:
             raise ValueError(
                 f"data.root: expected the folder of {self.data.dataset}, received none; give "
                 "--config.data.root=FOLDER"
-            )
-        if self.data.dataset == "tfds" and not self.data.root:
-            raise ValueError(
-                "data.root: expected TFDS's folder of data sets; give --config.data.root=FOLDER"
             )
         if not self.data.root and not self.data.list:
             raise ValueError(

@@ -122,6 +122,45 @@ class TrainedCaptioner:
                     yield captioned
             found.close()
 
+    def evaluate(self, split: str) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Returns the scores of the captions of a split, and the records that were scored.
+
+        The scorer is that of the first member; a loss is not computed.
+
+        Args:
+          split: not ``train``.
+
+        Returns:
+          Metrics with ``examples`` and ``skipped``, and ``index``, ``caption``, ``log_probability``
+          and ``ended`` of each example, as ``TrainedModel.evaluate`` has them.
+
+        Raises:
+          ValueError: ``train``, a split that the experiment does not have, or one without scores.
+          FileNotFoundError, WorkdirError: as ``TrainedModel.evaluate``.
+        """
+        for model in self._models:
+            model.check_split(split)
+        first = self._models[0].config
+        score = first.make_scorer(split, complete=True)
+        if score is None:
+            raise ValueError(f"split: expected captions to compare with, {first.name} has none")
+        records, skipped = [], 0
+        for captioned in self._caption(lambda config: config.make_data(split), 0, False):
+            if not captioned.captions:
+                skipped += 1
+                continue
+            best = captioned.captions[0]
+            records.append(
+                {
+                    "index": captioned.index,
+                    "caption": best.text,
+                    "log_probability": best.log_probability,
+                    "ended": best.ended,
+                }
+            )
+        metrics = dict(score(records))
+        return {**metrics, "examples": float(len(records)), "skipped": float(skipped)}, records
+
     def _caption(
         self, make_data: Callable[[Config], Data], start: int, attention: bool
     ) -> Generator[Captioned]:

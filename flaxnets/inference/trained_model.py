@@ -109,20 +109,7 @@ class TrainedModel:
           FileNotFoundError: the data are not where they were.
           WorkdirError: data of other classes, or another list of a split that training read.
         """
-        if split == "train":
-            raise ValueError(
-                "split: expected one that ends, as validation, received 'train': the training "
-                "data have no end"
-            )
-        try:
-            described = self.config.describe_data(split)
-        except FileNotFoundError as error:
-            if "--config.data.root" in str(error):  # The experiment says it already.
-                raise
-            raise FileNotFoundError(
-                f"{error}; if the data were moved, --config.data.root=FOLDER tells where they are"
-            ) from error
-        self.workdir.check_data(split, described)
+        described = self.check_split(split)
         records: list[dict[str, Any]] = []
 
         def keep(batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
@@ -139,6 +126,24 @@ class TrainedModel:
             if isinstance(self.config, WritesResults):
                 self.config.write_results(path, split, all_records)
         return metrics
+
+    def check_split(self, split: str) -> Mapping[str, Any]:
+        """Returns the description of a split that can be evaluated; raises as ``evaluate``."""
+        if split == "train":
+            raise ValueError(
+                "split: expected one that ends, as validation, received 'train': the training "
+                "data have no end"
+            )
+        try:
+            described = self.config.describe_data(split)
+        except FileNotFoundError as error:
+            if "--config.data.root" in str(error):  # The experiment says it already.
+                raise
+            raise FileNotFoundError(
+                f"{error}; if the data were moved, --config.data.root=FOLDER tells where they are"
+            ) from error
+        self.workdir.check_data(split, described)
+        return described
 
     def measure(
         self, data: Data, split: str, on_outputs: Callable[..., None] | None = None

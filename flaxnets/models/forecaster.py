@@ -531,7 +531,9 @@ class ForecasterConfig:
     dtype: str = "float32"
     """Of the convolutions: ``float32`` or ``bfloat16``."""
     remat_steps: int = runtime(0)
-    """Steps in a segment whose activations are recomputed for the gradient; 0: all are kept."""
+    """Steps in a segment whose activations are recomputed for the gradient; 0: all are kept. Steps
+    that are left over need memory of their own: best a divisor of T - 1, or one with a small
+    rest."""
     unroll: int = runtime(1)
     """Steps in each iteration of the scan."""
 

@@ -147,9 +147,10 @@ def scan_module(
     return result
 
 
-def remat_module(scan_steps: Callable[..., Any], *, prevent_cse: bool) -> Callable[..., Any]:
+def remat_module(scan_steps: Callable[..., Any]) -> Callable[..., Any]:
     """Returns ``jax.checkpoint`` of a function whose first argument is a bound module."""
-    rematerialized: Callable[..., Any] = nn.remat(scan_steps, prevent_cse=prevent_cse)
+    # Inside a scan nothing is common to the forward and the backward pass.
+    rematerialized: Callable[..., Any] = nn.remat(scan_steps, prevent_cse=False)
     return rematerialized
 
 

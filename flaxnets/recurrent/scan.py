@@ -327,8 +327,8 @@ def _cell_name(cell: Any) -> str:
     return package + type(cell).__name__
 
 
-def _checkpoint(scan_steps: Callable[..., Any], *, prevent_cse: bool) -> Callable[..., Any]:
-    return jax.checkpoint(scan_steps, prevent_cse=prevent_cse)
+# Inside a scan nothing is common to the forward and the backward pass.
+_checkpoint = partial(jax.checkpoint, prevent_cse=False)
 
 
 def _scan_arrays(
@@ -351,7 +351,7 @@ def scan_chunks(
     reverse: bool,
     options: ScanOptions,
     scan: Callable[..., tuple[Carry, PyTree]] = _scan_arrays,
-    checkpoint: Callable[..., Any] = _checkpoint,
+    checkpoint: Callable[[Any], Any] = _checkpoint,
 ) -> tuple[Carry, PyTree]:
     """Scans all steps, in chunks of time if ``options`` rematerialise or truncate.
 
@@ -363,17 +363,13 @@ def scan_chunks(
       reverse: from the last step to the first.
       options: ``remat_steps`` and ``truncate_steps``.
       scan: (body, weights, carry, xs) to the last carry and outputs; ``scan_module`` for modules.
-      checkpoint: ``jax.checkpoint``, called with ``prevent_cse``; ``remat_module`` for modules.
+      checkpoint: ``jax.checkpoint``; ``remat_module`` for modules.
     """
     size, num_steps = options.chunk_steps, jax.tree.leaves(xs)[0].shape[0]
     if not 0 < size < num_steps:
         return scan_steps(weights, carry, xs)
-    scan_rest = scan_steps
     if options.remat_steps:
-        # Inside a scan nothing is common to the forward and the backward pass. The steps that are
-        # left over run outside of it, where XLA would find their values again and keep them.
-        scan_rest = checkpoint(scan_steps, prevent_cse=True)
-        scan_steps = checkpoint(scan_steps, prevent_cse=False)
+        scan_steps = checkpoint(scan_steps)
     count, rest = divmod(num_steps, size)
     # The last chunk in the direction of the scan is the short one, so that chunks, and with them
     # truncation, are counted from the step where the scan begins.
@@ -399,7 +395,7 @@ def scan_chunks(
     last = jax.tree.map(lambda x: x[begin : begin + rest], xs)
     if options.truncate_steps and count * size % options.truncate_steps == 0:
         carry = jax.lax.stop_gradient(carry)
-    carry, rest_outputs = scan_rest(weights, carry, last)
+    carry, rest_outputs = scan_steps(weights, carry, last)
     both = (rest_outputs, outputs) if reverse else (outputs, rest_outputs)
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *both)
 

@@ -190,6 +190,8 @@ def _of_product(equation: Any) -> Flops:
     shape = equation.invars[0].aval.shape
     depth = math.prod(shape[axis] for axis in contracted)
     matrices = math.prod(shape[axis] for axis in mapped)
+    if not matrices * depth:  # As of a layer without inputs: a sum of no terms.
+        return Flops()
     rows, columns = (_size(variable) / (matrices * depth) for variable in equation.invars)
     return _products(2.0 * depth * _size(equation.outvars[0]), depth, rows, columns)
 

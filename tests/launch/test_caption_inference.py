@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.captions import java_scorers
 from data.captions.images import ImageTransform, read_image
 from data.captions.vocabulary import Vocabulary
 from experiments.captioning import data as caption_data
@@ -66,6 +67,24 @@ def models(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Trained
 
 def collect(captioner: TrainedCaptioner, paths: list[str], **options: Any) -> list[Captioned]:
     return list(captioner.caption_files(paths, **options))
+
+
+def test_an_ensemble_is_scored_on_a_split(
+    models: list[TrainedModel], files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(java_scorers, "find_java", lambda: None)
+    alone = models[0].evaluate("validation")
+    records = read_predictions(models[0].workdir.predictions("validation"))
+    metrics, found = TrainedCaptioner(models[:1]).evaluate("validation")
+    assert found == records
+    assert metrics == {name: pytest.approx(alone[name]) for name in metrics}
+    assert {"BLEU-4", "CIDEr", "examples", "skipped"} <= metrics.keys()
+    _, together = TrainedCaptioner(models).evaluate("validation")
+    assert [record["index"] for record in together] == [0, 1, 2, 3]
+    values = [[record["log_probability"] for record in each] for each in (together, records)]
+    assert values[0] != values[1]
+    with pytest.raises(ValueError, match="the training data have no end"):
+        TrainedCaptioner(models).evaluate("train")
 
 
 def test_files_are_captioned_in_order_and_the_unreadable_are_told(

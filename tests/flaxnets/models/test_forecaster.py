@@ -130,10 +130,10 @@ def test_options_change_neither_predictions_nor_gradients(stack: Any, options: S
 
 
 @pytest.mark.stress
-def test_rematerialised_steps_need_less_memory_also_those_that_are_left_over() -> None:
+def test_rematerialised_steps_need_two_fifths_of_the_memory() -> None:
     frames = jax.ShapeDtypeStruct((8, 20, 32, 32, 1), jnp.float32)
     sizes = []
-    for steps in (0, 5):  # 19 steps: 3 segments, and 4 steps left over.
+    for steps in (0, 2):
         stack = StackedCells(partial(ConvLSTMCell), (8, 8))
         model = NextFrameForecaster(stack, PATCH, 1, False, ScanOptions(remat_steps=steps))
 
@@ -145,7 +145,7 @@ def test_rematerialised_steps_need_less_memory_also_those_that_are_left_over() -
         variables = jax.eval_shape(init, jax.random.key(0), frames)
         compiled = jax.jit(jax.grad(loss)).lower(variables, frames).compile()
         sizes.append(compiled.memory_analysis().temp_size_in_bytes)
-    assert sizes[1] < 0.6 * sizes[0]
+    assert sizes[1] < 0.4 * sizes[0]
 
 
 def test_true_frames_throughout_are_a_recurrent_layer() -> None:

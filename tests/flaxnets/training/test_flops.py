@@ -63,6 +63,10 @@ def test_products_and_their_gradients_are_counted_as_by_xla(
         np.testing.assert_allclose(counted.products, analysis["flops"], rtol=1e-6)
 
 
+def test_sums_of_no_terms_count_nothing() -> None:
+    assert count_flops(jnp.matmul, jnp.zeros((2, 0)), jnp.zeros((0, 3))).products == 0
+
+
 def test_what_is_not_needed_is_not_counted() -> None:
     def gradient(x: Any, w: Any) -> Any:
         return jax.grad(lambda w: (x @ w).sum())(w)
