@@ -31,10 +31,11 @@ from data.loader import Loader
 from data.moving_shapes.source import MovingShapes
 from data.sources import SelectedExamples
 from data.video.transforms import SpatialTransform
-from experiments.classification.config import FileClassification, FilesConfig, configure, in_memory
+from experiments.classification.config import FileClassification, FilesConfig, configure
 from experiments.features.frozen_features import (
     cache_features,
     describe_frozen_encoder,
+    in_memory,
     make_encode,
 )
 from experiments.moving_shapes import OneFrame

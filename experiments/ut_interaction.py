@@ -58,9 +58,10 @@ from experiments.features.frozen_features import (
     encode_example,
     fit_projection,
     make_encode,
+    over_time,
     plain_features,
+    predict_linear,
 )
-from experiments.features.linear_baselines import over_time, predict_linear
 from flaxnets.configuration import nearest, path_field, runtime
 from flaxnets.encoders.config import EncoderConfig, weights_file
 from flaxnets.heads.config import HeadConfig

@@ -87,13 +87,14 @@ from data.video.flow import IMAGES, FlowTransform, make_reader
 from data.video.frame_folders import FrameFolders
 from data.video.streams import FLOW_STREAMS, CutFeatures, StreamSource, segment_centres
 from data.video.transforms import SpatialTransform
-from experiments.classification.config import FileClassification, FilesConfig, configure, in_memory
+from experiments.classification.config import FileClassification, FilesConfig, configure
 from experiments.features.frozen_features import (
     ProjectedCRNNConfig,
     cache_features,
     describe_frozen_encoder,
     encode_example,
     fit_projection,
+    in_memory,
     make_encode,
 )
 from flaxnets.configuration import check_at_least, nearest, path_field, runtime

@@ -6,11 +6,11 @@ optical flow, and crops around the motion.
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from data.batches import UNKNOWN_LABEL, VideoExample
+from data.batches import UNKNOWN_LABEL, Source, VideoExample
 from data.video.clips import VideoReader, VideoSource, explain_failure
 from data.video.decoding import MAX_PIXELS, VideoError
 from data.video.transforms import Crop, mirror_flow
@@ -217,18 +217,18 @@ class CutFeatures:
     def __call__(
         self, example: dict[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Returns the example with ``features`` (T,S,D), or (2·num_views,T,S,D) at test, float32.
+        """Returns the example with ``features`` (T,S,…), or (2·num_views,T,S,…) at test, float32.
 
         Without ``mirror`` there are ``num_views`` at test, and no axis of them if it is 1.
 
         Args:
-          example: with ``features`` (2·S,T',D), or (S,T',D) without ``mirror``.
+          example: with ``features`` (2·S,T',…), or (S,T',…) without ``mirror``: vectors or maps.
           rng: random numbers; not used at test.
         """
         features = example["features"]
         mirrors = 2 if self.mirror else 1
         streams, available = len(features) // mirrors, features.shape[1]
-        by_mirror = features.reshape(streams, mirrors, available, -1)
+        by_mirror = features.reshape(streams, mirrors, *features.shape[1:])
         if self.train:
             trim = rng.uniform(0, self.max_trim, 2)
             steps = self._steps(available, trim[0], trim[1], rng.uniform(0, 1, self.num_steps))
@@ -252,6 +252,74 @@ class CutFeatures:
     ) -> np.ndarray:
         share = start + (1 - start - end) * (np.arange(self.num_steps) + phase) / self.num_steps
         return np.clip((share * available).astype(int), 0, available - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedFeatures:
+    """Random access to several features of the same videos, as of several streams or endpoints.
+
+    Attributes:
+      features: cached features of all videos by name, in the same order, each of one stream.
+      labels: class indices of all videos; cached features may have been encoded under others.
+      positions: the videos of a split.
+      videos: the source that was encoded, which can explain why a video is unreadable.
+    """
+
+    features: Mapping[str, Source | Sequence[Mapping[str, np.ndarray]]] = dataclasses.field(
+        repr=False
+    )
+    labels: tuple[int, ...]
+    positions: tuple[int, ...]
+    videos: VideoSource
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
+        """Returns ``label``, ``mask``, ``index`` and the features (2,T',…) of each name."""
+        number = self.positions[index]
+        read = {name: source[number] for name, source in self.features.items()}
+        mask = all(bool(example["mask"]) for example in read.values())
+        return {
+            **{name: example["features"] for name, example in read.items()},
+            "label": np.asarray(self.labels[number] if mask else UNKNOWN_LABEL, np.int32),
+            "mask": np.asarray(mask),
+            "index": np.asarray(index, np.int32),
+        }
+
+    def explain(self, index: int) -> str:
+        """Returns why video ``index`` of the split cannot be read, by reading all of it."""
+        return self.videos.explain(self.positions[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class CutJoined:
+    """Transform that cuts the same steps from each of the ``JoinedFeatures``.
+
+    Attributes:
+      cut: the steps, of features of one stream.
+      names: of the features.
+    """
+
+    cut: CutFeatures
+    names: tuple[str, ...]
+
+    def __call__(
+        self, example: dict[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """Returns the example with (T,…) float32 of each name, or (V,T,…) at test; ``rng`` trains.
+
+        Args:
+          example: with (2,T',…) of each name, or (1,T',…) without ``mirror``.
+          rng: random numbers.
+        """
+        seed = int(rng.integers(2**32))
+        joined = {name: value for name, value in example.items() if name not in self.names}
+        for name in self.names:
+            own = self.cut({"features": example[name]}, np.random.default_rng(seed))
+            axis = 2 if own["lengths"].ndim else 1  # Of the only stream.
+            joined |= {name: own["features"].squeeze(axis), "lengths": own["lengths"]}
+        return joined
 
 
 def segment_centres(num_steps: int, num_frames: int) -> np.ndarray:

@@ -5,14 +5,12 @@ import logging
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
-import numpy as np
 
-from data.batches import Source
 from data.datasets.array_record_folder import MODES, keep_whole_shards
 from data.datasets.labelled_files import LabelledFiles, read_labelled_files
 from data.datasets.list_file import read_list, some
@@ -36,18 +34,7 @@ SPLIT_FILE = "split.csv"
 TFDS_KINDS = ("video", "image")
 """Kinds of files that are read from data sets of TFDS."""
 
-_MEMORY_BYTES = 2**30
-"""Most bytes of cached features that are held in memory; more are read from the cache."""
-
 logger = logging.getLogger(__name__)
-
-
-def in_memory(features: Source) -> Source | Sequence[Mapping[str, np.ndarray]]:
-    """Returns cached features as a list where they are small, and else as they are."""
-    first = features[0]["features"]
-    if first.nbytes * len(features) > _MEMORY_BYTES:
-        return features
-    return [features[index] for index in range(len(features))]
 
 
 @dataclasses.dataclass

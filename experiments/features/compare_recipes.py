@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.video.decoding import probe
-from experiments.features.linear_baselines import over_time, predict_linear
+from experiments.features.frozen_features import over_time, predict_linear
 from experiments.video_classification import VideoClassificationConfig, get_config
 from flaxnets.tasks.video_classification import average_steps, valid_steps
 from flaxnets.training.loop import make_variables

@@ -1,4 +1,7 @@
-"""Features of frozen encoders: encoding, cache on disk, projection on principal components."""
+"""Features of frozen encoders: encoding, cache on disk, principal components, linear classifiers.
+
+The linear classifiers are the baselines of a recurrent network on the same features.
+"""
 
 import dataclasses
 import functools
@@ -30,6 +33,9 @@ Examples = list[dict[str, np.ndarray]]
 
 Encode = Callable[[np.ndarray], np.ndarray]
 """Frozen encoder of images: (n,H,W,3) uint8 to (n,D) or (n,h,w,D) float32."""
+
+_MEMORY_BYTES = 2**30
+"""Most bytes of cached features that are held in memory; more are read from the cache."""
 
 
 @dataclasses.dataclass
@@ -77,13 +83,18 @@ def cache_features(
 
     # A complete cache needs no encoder, so it is built at the first example.
     def encode(images: np.ndarray) -> np.ndarray:
-        return _encode_of(json.dumps(dataclasses.asdict(encoder)), pool)(images)
+        return shared_encode(encoder, pool)(images)
 
     with Progress("encoded", "example") as progress:
         return write_features(root, examples, encode, key=key, on_progress=progress)
 
 
-@functools.lru_cache(maxsize=1)
+def shared_encode(encoder: EncoderConfig, pool: str) -> Encode:
+    """Returns ``make_encode``, compiled once for all calls with the last two configurations."""
+    return _encode_of(json.dumps(dataclasses.asdict(encoder)), pool)
+
+
+@functools.lru_cache(maxsize=2)
 def _encode_of(encoder: str, pool: str) -> Encode:
     """Returns ``make_encode`` of a configuration in JSON; views of the same images share it."""
     values = json.loads(encoder)  # In which tuples are lists.
@@ -141,6 +152,14 @@ class Progress:
             logger.info(
                 "%s %s of %s %ss%s", self._verb, f"{done:,}", f"{total:,}", self._unit, speed
             )
+
+
+def in_memory(features: Source) -> Source | Sequence[Mapping[str, np.ndarray]]:
+    """Returns cached features as a list where they are small, and else as they are."""
+    first = features[0]["features"]
+    if first.nbytes * len(features) > _MEMORY_BYTES:
+        return features
+    return [features[index] for index in range(len(features))]
 
 
 class StandIns:
@@ -322,3 +341,44 @@ def plain_features(examples: Examples) -> np.ndarray:
     features = np.stack([example["features"][::2] for example in examples])  # (N,S,T,D)
     n, _, steps, _ = features.shape
     return features.swapaxes(1, 2).reshape(n, steps, -1).astype(np.float32)
+
+
+def predict_linear(
+    inputs: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> list[tuple[int, int]]:
+    """Fits logistic regression (L2, C = 1, not tuned) on standardised inputs, and predicts.
+
+    Args:
+      inputs: (N,D) float.
+      labels: (N,) int.
+      train: indices of the training examples.
+      test: indices of the test examples.
+
+    Returns:
+      (label, prediction) of each test example.
+    """
+    # Not at the top: captioners use this module, too, without scikit-learn.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
+    classifier.fit(inputs[train], labels[train])
+    predictions = classifier.predict(inputs[test])
+    return [(int(a), int(b)) for a, b in zip(labels[test], predictions, strict=True)]
+
+
+def over_time(features: np.ndarray, prefix: str) -> Mapping[str, np.ndarray]:
+    """Returns summaries of (N,T,D) features as (N,D') inputs, by names that begin with ``prefix``.
+
+    Average and maximum over time do not depend on the order of the steps; the concatenated averages
+    of three thirds do.
+    """
+    thirds = np.array_split(features, 3, axis=1)
+    return {
+        f"{prefix}, averaged over time (blind to order)": features.mean(1),
+        f"{prefix}, maximum over time (blind to order)": features.max(1),
+        f"{prefix}, averages of thirds, concatenated": np.concatenate(
+            [third.mean(1) for third in thirds], -1
+        ),
+    }

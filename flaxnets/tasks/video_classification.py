@@ -73,18 +73,28 @@ class VideoClassification:
       mixup: α of mixup (Zhang et al., arXiv:1710.09412) of clips of features; 0: none.
       inputs: keys of the batch that the model is given: one as an array, several as a dict by name,
         as ``("video", "audio")``; empty: ``video``, or ``features`` if there is no video.
+      network_weights: weights of M parallel networks in predictions, in their order, as ⅓ and ⅔ of
+        RGB and flow; each network is trained on its own loss all the same. Empty: equal ones.
     """
 
     loss_kind: str = "per_step"
     label_smoothing: float = 0.0
     mixup: float = 0.0
     inputs: tuple[str, ...] = ()
+    network_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.loss_kind not in LOSS_KINDS:
             raise ValueError(
                 f"loss_kind: expected 'per_step', 'clip' or 'linear_gain', "
                 f"received {self.loss_kind!r}"
+            )
+        if self.network_weights and not (
+            min(self.network_weights) >= 0 and sum(self.network_weights) > 0
+        ):
+            raise ValueError(
+                "network_weights: expected weights of at least 0 with a positive sum, received "
+                f"{self.network_weights}"
             )
 
     def initialize(self, model: nn.Module, key: PRNGKey, batch: Batch) -> PyTree:
@@ -217,8 +227,20 @@ class VideoClassification:
         logits = _with_networks(logits)  # (B,T,M,K)
         gains = self._gains(num_steps, lengths, logits)
         if self.loss_kind == "clip":
-            return jax.nn.softmax(average_steps(logits, gains)).mean(axis=1)
-        return average_steps(_softmax(logits), gains).mean(axis=1)
+            return self._average_networks(jax.nn.softmax(average_steps(logits, gains)))
+        return self._average_networks(average_steps(_softmax(logits), gains))
+
+    def _average_networks(self, probabilities: Array) -> Array:
+        """Returns the mean (B,K) of (B,M,K), by ``network_weights`` if there are."""
+        if not self.network_weights:
+            return probabilities.mean(axis=1)
+        if len(self.network_weights) != probabilities.shape[1]:
+            raise ValueError(
+                f"network_weights: expected one for each of {probabilities.shape[1]} networks, "
+                f"received {self.network_weights}"
+            )
+        weights = jnp.asarray(self.network_weights) / sum(self.network_weights)
+        return jnp.einsum("m,bmk->bk", weights, probabilities)
 
     def start_stream(self, model: nn.Module, variables: PyTree, frames: Array) -> Carry:
         """Returns the carry of ``predict_step`` before the first frame.

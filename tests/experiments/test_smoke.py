@@ -40,17 +40,18 @@ def smoke_variants() -> dict[str, Config]:
 
 VARIANTS = smoke_variants()
 LONG = (
-    "image_captioning.py",
-    "lrcn_caption.py",
-    "lstnet.py",
+    *("image_captioning.py", "lrcn_caption.py", "lstnet.py", "show_and_tell.py", "up_down.py"),
+    # Video papers share the loaders of lrcn_ucf101.py.
+    *("audio_visual.py", "beyond_short_snippets.py", "crnn_3d.py", "gru_rcn.py", "ts_lstm.py"),
+    "unsupervised_lstm_classifier.py",
     "predrnn.py",
-    "show_and_tell.py",
-    "up_down.py",
 )
 
 
 def test_the_known_experiments_have_a_smoke_variant() -> None:
     classifiers = {
+        *("audio_visual.py", "beyond_short_snippets.py", "crnn_3d.py", "gru_rcn.py", "ts_lstm.py"),
+        *("two_stream_lrcn.py", "unsupervised_lstm_classifier.py"),
         "image_classification.py",
         "lrcn_ucf101.py",
         "moving_shapes.py",

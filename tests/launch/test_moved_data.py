@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.lrcn_ucf101 import NUM_FRAMES
+from experiments.classification.video_clips import ClipsConfig
 from flaxnets.inference.trained_captioner import TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.checkpoint import DataChanged
@@ -27,6 +27,7 @@ from tests.launch.programs import finish, sentence, start, succeed
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 EXPERIMENT = "experiments/lrcn_ucf101.py"
+NUM_FRAMES = ClipsConfig.num_frames
 CLASSES = ("Wave", "Clap", "Kick")
 SIZE, CROP = (48, 64), 32
 

@@ -12,6 +12,8 @@ from data.video.decoding import decode
 from data.video.streams import (
     STREAMS,
     CutFeatures,
+    CutJoined,
+    JoinedFeatures,
     StreamSource,
     difference_images,
     grey,
@@ -246,3 +248,35 @@ def test_select_numbers_the_named_examples_anew() -> None:
     assert [int(example["index"]) for example in chosen] == [0, 1, 2]
     assert {example["index"].dtype for example in chosen} == {np.dtype(np.int32)}
     assert [int(example["index"]) for example in examples] == [0, 1, 2, 3, 4]
+
+
+def joined_features() -> JoinedFeatures:
+    """Returns vectors and maps of three videos, whose values are video, mirror and step."""
+    codes = np.zeros((3, 2, T, D), np.float16)
+    for video, mirror, step in np.ndindex(3, 2, T):
+        codes[video, mirror, step] = video, mirror, step
+    maps = np.broadcast_to(codes[:, :, :, None, None], (3, 2, T, 4, 5, D))
+    sources = {
+        name: [{**example_of(each), "mask": np.asarray(n != 1)} for n, each in enumerate(values)]
+        for name, values in (("vectors", codes), ("maps", maps))
+    }
+    return JoinedFeatures(sources, (4, 5, 6), (2, 0, 1), VideoSource(("a", "b", "c")))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_joined_features_are_cut_at_the_same_steps(train: bool) -> None:
+    cut = CutJoined(CutFeatures(train, num_steps=4, num_views=2), ("vectors", "maps"))
+    example = cut(joined_features()[0], np.random.default_rng(3))
+    views = () if train else (2 * 2,)
+    assert example["vectors"].shape == (*views, 4, D)
+    assert example["maps"].shape == (*views, 4, 4, 5, D)
+    np.testing.assert_array_equal(example["maps"][..., 2, 3, :], example["vectors"])
+    assert (example["vectors"][..., 0] == 2).all()
+    assert (example["label"], example["index"]) == (6, 0)
+    np.testing.assert_array_equal(example["lengths"], np.full(views, 4))
+
+
+def test_an_unreadable_video_has_no_label_in_joined_features() -> None:
+    example = joined_features()[2]
+    assert (example["label"], bool(example["mask"])) == (-1, False)
+    assert pickle.loads(pickle.dumps(joined_features()))[1]["label"] == 4

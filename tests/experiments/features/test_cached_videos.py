@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data.video.decoding import decode
+from experiments.classification.video_clips import ClipsConfig
 from experiments.features.frozen_features import make_encode
-from experiments.lrcn_ucf101 import NUM_FRAMES
 from flaxnets.training.config import rehearsal
 from tests.data.video_files import truncate, write_video
 from tests.experiments import grid
@@ -17,6 +17,7 @@ from tests.experiments import grid
 # ml_collections loads the file of an experiment by a deprecated function.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
+NUM_FRAMES = ClipsConfig.num_frames
 CLASSES = ("Archery", "Bowling")
 NUM_VIDEO_FRAMES = 20
 SIZE, CROP = (48, 64), 32

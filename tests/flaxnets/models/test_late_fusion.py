@@ -11,7 +11,7 @@ import pytest
 
 from flaxnets.heads.classifier import StepClassifier
 from flaxnets.models.crnn import CRNN
-from flaxnets.models.late_fusion import LateFusion, StreamProjection
+from flaxnets.models.late_fusion import LateFusion, StreamNetworks, StreamProjection
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 
@@ -208,3 +208,17 @@ def test_frames_of_another_rank_are_refused(shape: tuple[int, ...]) -> None:
         LateFusion(make_network()).init(
             jax.random.key(0), np.zeros(shape, np.float32), LENGTHS, train=False
         )
+
+
+def test_networks_of_streams_read_their_own_input() -> None:
+    model = StreamNetworks({"rgb": CRNN(StepClassifier(K)), "flow": CRNN(StepClassifier(K))})
+    frames = {"rgb": jnp.ones((B, T, 2)), "flow": jnp.ones((B, T, 5))}
+    variables = model.init(jax.random.key(0), frames, LENGTHS, train=False)
+    apply = jax.jit(partial(model.apply, variables, train=False))
+    before: Any = apply(frames, LENGTHS)
+    assert before.shape == (B, T, 2, K)
+    after: Any = apply({**frames, "flow": 2 * frames["flow"]}, LENGTHS)
+    np.testing.assert_array_equal(before[:, :, 0], after[:, :, 0])
+    assert (before[:, 0, 1] != after[:, 0, 1]).all()  # The first step is valid in each clip.
+    with pytest.raises(ValueError, match="frames: expected rgb, flow, received rgb"):
+        model.apply(variables, {"rgb": frames["rgb"]}, LENGTHS, train=False)

@@ -186,3 +186,17 @@ def test_variables_are_made_from_one_view_of_one_example(views: tuple[int, ...])
     variables = VideoClassification().initialize(Spy(), KEY, batch)
     assert variables["params"]["shift"].shape == (K,)
     assert set(shapes) == {((1, T, K), (1,), False)}
+
+
+def test_networks_are_weighted_in_predictions() -> None:
+    logits = jnp.log(jnp.array([[[[0.9, 0.1], [0.3, 0.7]]]]))  # (B,T,M,K)
+    lengths = jnp.array([1])
+    for weights, expected in (((), 0.6), ((1.0, 2.0), 0.5), ((0.0, 5.0), 0.3)):
+        for kind in ("per_step", "clip"):
+            task = VideoClassification(loss_kind=kind, network_weights=weights)
+            found = task.clip_probabilities(logits, lengths, 1)
+            np.testing.assert_allclose(found, [[expected, 1 - expected]], rtol=1e-5)
+    with pytest.raises(ValueError, match="network_weights: expected one for each of 2 networks"):
+        VideoClassification(network_weights=(1.0,)).clip_probabilities(logits, lengths, 1)
+    with pytest.raises(ValueError, match="network_weights: expected weights of at least 0"):
+        VideoClassification(network_weights=(0.0, 0.0))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.features.linear_baselines import over_time, predict_linear
+from experiments.features.frozen_features import over_time, predict_linear
 
 N, T, D = 4, 8, 3
 TRAIN, TEST = np.arange(30), np.array([35, 31, 33])
