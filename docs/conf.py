@@ -58,6 +58,8 @@ nitpick_ignore_regex = [
 ]
 # Interfaces between the modules of one package, which no reader of the reference calls.
 nitpick_ignore = [
+    ("py:class", "data.datasets.array_record_folder.F"),
+    ("py:class", "data.datasets.listed_videos.ListedVideo"),
     ("py:class", "data.batches.FrameExample"),
     ("py:class", "flaxnets.decoders.cells.InnerCell"),
     ("py:class", "flaxnets.decoders.decoder.DecoderWeights"),

@@ -1,6 +1,6 @@
 """Something-Something v2: short videos of actions with objects, listed by JSON files.
 
-Goyal et al., 2017, arXiv:1706.04261. Names of the lists as first published, or as by Qualcomm::
+Goyal et al., 2017, arXiv:1706.04261. Names of the lists as first published, or as by Qualcomm:
 
     something-something-v2-labels.json     labels.json           {"Holding something": "0", …}
     something-something-v2-train.json      train.json            [{"id": "78687", "template":

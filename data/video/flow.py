@@ -2,17 +2,17 @@
 
 LRCN (Donahue et al., arXiv:1411.4389, section 4.1) and two-stream networks (Simonyan and Zisserman,
 arXiv:1406.2199) read flow as images. Image t shows the displacement v of each pixel from frame t to
-frame t + 1, clipped to ±``BOUND`` pixels, so a video of T frames has T − 1 of them::
+frame t + 1, clipped to ±``BOUND`` pixels, so a video of T frames has T − 1 of them:
 
     channel 0   128 + 127 · v_x / BOUND
     channel 1   128 + 127 · v_y / BOUND
-    channel 2   128 + 127 · min(|v|, BOUND) / BOUND
+    channel 2   128 + 127 · min(length of v, BOUND) / BOUND
 
 128 stands for no motion. LRCN's own images saturate at 8 pixels (16 grey levels a pixel), and its
 flow is Brox's; ``compute_flow`` is DIS (Kroeger et al., 2016, arXiv:1603.03590), a hundred times as
 fast.
 
-Flow lies on disk as grey JPEG images of both components, as it is published::
+Flow lies on disk as grey JPEG images of both components, as it is published:
 
     ROOT/Archery/v_Archery_g01_c01/flow_x_00001.jpg, flow_y_00001.jpg, …      TSN, MMAction2
     ROOT/v_Archery_g01_c01/flow_x_00001.jpg, …
