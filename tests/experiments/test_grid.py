@@ -145,11 +145,10 @@ CAPTION_CELLS, CAPTION_ENCODERS = ("lstm", "gru"), ("small_cnn", "resnet18", "mo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_every_captioning_decoder_trains_with_two_cells_and_three_encoders(decoder: str) -> None:
-    # Each encoder once; all decoders together train each pair of cell and encoder.
-    first = list(DECODERS).index(decoder)
-    cells = (CAPTION_CELLS[(first + i) % 2] for i in range(3))
-    check_captions(decoder, zip(cells, CAPTION_ENCODERS, strict=True))
+def test_every_captioning_decoder_trains_and_every_pair_of_cell_and_encoder(decoder: str) -> None:
+    pairs = list(itertools.product(CAPTION_CELLS, CAPTION_ENCODERS))
+    assert len(pairs) <= len(DECODERS)
+    check_captions(decoder, [pairs[list(DECODERS).index(decoder) % len(pairs)]])
 
 
 @pytest.mark.stress
