@@ -100,7 +100,7 @@ class FramePrediction:
 
     @property
     def logits(self) -> bool:
-        """Whether the predictions are logits."""
+        """True if the predictions are logits."""
         return self.loss_kind == "cross_entropy"
 
     def initialize(self, model: nn.Module, key: PRNGKey, batch: Batch) -> PyTree:
