@@ -159,6 +159,7 @@ def test_written_lines_are_read_again(tmp_path: Path) -> None:
     assert head == "file,text,group,split"
 
 
+@pytest.mark.stress
 @pytest.mark.subprocess
 def test_train_evaluate_and_read_files(tmp_path: Path) -> None:
     write_folder(tmp_path / "mine")

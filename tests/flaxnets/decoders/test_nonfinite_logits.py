@@ -1,5 +1,6 @@
 """Searches say where logits are not finite, and refuse penalties that are not."""
 
+import functools
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ METHODS = [
 ROWS = jnp.arange(3.0)[:, None]
 
 
-def make_step(bad: Any, first_bad: int) -> Any:
+def make_step(bad: Any, first_bad: Any) -> Any:
     """A decoder of three rows; the logits of row 1 are ``bad`` from a step on."""
 
     def decode_step(carry: Any, tokens: Array) -> Any:
@@ -39,6 +40,16 @@ def start() -> Array:
     return jnp.concatenate([ROWS, jnp.zeros((3, 1))], axis=1)
 
 
+@functools.cache
+def compiled(method: int) -> Any:
+    """Returns a search as a compiled function of the bad logits (V,) and their first step."""
+    return jax.jit(
+        lambda carry, bad, first_bad: search_captions(
+            make_step(bad, first_bad), carry, METHODS[method], jax.random.key(0)
+        )
+    )
+
+
 @pytest.mark.parametrize("first_bad", [0, 2])
 @pytest.mark.parametrize(
     "bad",
@@ -50,26 +61,25 @@ def start() -> Array:
         jnp.array([0, 0, 0, 0, 0, jnp.inf]),
     ],
 )
-@pytest.mark.parametrize("options", METHODS)
-def test_a_row_without_finite_logits_is_told(
-    options: SearchOptions, bad: Any, first_bad: int
-) -> None:
-    step, key = make_step(bad, first_bad), jax.random.key(0)
-    found = jax.jit(lambda carry: search_captions(step, carry, options, key))(start())
+@pytest.mark.parametrize("method", range(len(METHODS)))
+def test_a_row_without_finite_logits_is_told(method: int, bad: Any, first_bad: int) -> None:
+    found = compiled(method)(start(), jnp.broadcast_to(bad, (V,)), first_bad)
     tokens = np.asarray(found.tokens)
     assert ((tokens >= 0) & (tokens < V)).all()
     assert np.isnan(found.log_probs[1]).any()
     assert np.isnan(found.scores[1]).any()
     ended = np.asarray(found.ended[1])
     assert not (np.isnan(found.log_probs[1]) & ended).any()
+    whole = compiled(method)(start(), jnp.zeros(V), 9)
     for row in (0, 2):  # The others are what they are without it.
-        whole = jax.jit(lambda carry: search_captions(make_step(0, 9), carry, options, key))(
-            start()
-        )
         for a, b in zip(found, whole, strict=True):
             np.testing.assert_array_equal(a[row], b[row])
+
+
+@pytest.mark.parametrize("options", METHODS)
+def test_outside_of_compiled_functions_such_a_row_is_refused(options: SearchOptions) -> None:
     with pytest.raises(ValueError, match=r"finite logits.* rows \[1\]"):
-        search_captions(step, start(), options, key)
+        search_captions(make_step(jnp.nan, 0), start(), options, jax.random.key(0))
 
 
 def test_what_is_never_read_may_be_anything() -> None:

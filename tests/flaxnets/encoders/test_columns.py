@@ -90,7 +90,14 @@ def np_tree(found: object, train: bool) -> tuple:
     return result if train else (result,)
 
 
-@pytest.mark.parametrize("name", OF_THE_GRID)
+@pytest.mark.parametrize(
+    "name",
+    # The deep ones are slow.
+    [
+        pytest.param(name, marks=[pytest.mark.stress] * (name not in ("resnet18", "vgg11_bn")))
+        for name in OF_THE_GRID
+    ],
+)
 def test_encoders_of_the_grid(name: str) -> None:
     level = OF_THE_GRID[name]
     encoder = ENCODERS[name](**({"levels": (level,)} if level else {}))
