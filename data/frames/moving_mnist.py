@@ -193,7 +193,11 @@ class MovingMNISTFile:
     @functools.cached_property
     def _frames(self) -> np.ndarray:
         try:
-            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+            found = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(found, np.ndarray):
+                found.close()
+                raise ValueError("an archive of several arrays")
+            return found
         except (ValueError, EOFError, OSError) as error:
             raise ValueError(
                 f"{self.path}: expected a NumPy file (20,N,64,64) uint8, received another or a "

@@ -261,8 +261,10 @@ def _make_source(config: FrameDataConfig, split: str, seed: int) -> FrameSource:
     if config.dataset == "fields":
         fields = _fields(config.root, config.array, tuple(config.shares), config.scaling)
         return FieldWindows(fields, split, **steps)
-    if split == "test" and config.test_file:
-        return MovingMNISTFile(config.test_file, config.num_frames)
+    if config.test_file:  # Of training, too: a wrong file is told before it, not after.
+        published = MovingMNISTFile(config.test_file, config.num_frames)
+        if split == "test":
+            return published
     return MovingMNIST(
         read_digits(config.root, split),
         split,

@@ -396,8 +396,8 @@ class EncoderForecaster(nn.Module):
     >>> (predictions, _), variables = jax.eval_shape(init, jax.random.key(0), frames)
     >>> predictions.shape  # Of frames 3 and 4.
     (2, 2, 16, 16, 1)
-    >>> variables["params"]["forecasting_1"]["input_kernel"].shape
-    (5, 5, 0, 16)
+    >>> sorted(variables["params"]["forecasting_1"])  # It has no inputs.
+    ['bias', 'hidden_kernel']
 
     Parameters: ``encoding_i`` and ``forecasting_i`` of each layer i, and the Dense layer
     ``output``. With cells that have one peephole a channel

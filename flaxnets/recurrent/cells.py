@@ -35,6 +35,8 @@ class DenseCell(CellModule):
 
     def _input_kernel(self, input_shape: tuple[int, ...], gates: int) -> Array:
         shape = (input_shape[-1], gates * self.features)
+        if not input_shape[-1]:  # No parameter: checkpoints hold no empty arrays.
+            return jnp.zeros(shape, self.dtype)
         kernel = self.param("input_kernel", per_gate(_LECUN, gates), shape, self.param_dtype)
         return kernel.astype(self.dtype)
 

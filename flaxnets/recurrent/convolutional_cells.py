@@ -68,10 +68,15 @@ class ConvolutionalCell(CellModule):
         return {name: split_steps(x, maps.shape[0]) for name, x in gates.items()}
 
     def _kernels(self, channels: int, gates: int) -> tuple[Array, Array]:
-        """Returns the input kernel (h,w,C,gates·F) ``dtype``, the hidden one (h,w,F,gates·F)."""
+        """Returns the input kernel (h,w,C,gates·F) ``dtype``, the hidden one (h,w,F,gates·F).
+
+        Of inputs without channels the first is no parameter: checkpoints hold no empty arrays.
+        """
         init, outputs = per_gate(_LECUN, gates), gates * self.features
         shape = (*self.kernel_size, channels, outputs)
-        inputs = self.param("input_kernel", init, shape, self.param_dtype)
+        inputs = jnp.zeros(shape, self.param_dtype)
+        if channels:
+            inputs = self.param("input_kernel", init, shape, self.param_dtype)
         shape = (*self.kernel_size, self.features, outputs)
         hidden = self.param("hidden_kernel", init, shape, self.param_dtype)
         return inputs.astype(self.dtype), hidden

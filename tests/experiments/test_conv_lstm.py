@@ -42,7 +42,9 @@ def test_variants_have_the_sizes_that_their_docstring_gives(
     model = of_shape(variant, tmp_path).make_model()
     init = partial(model.init, num_inputs=10, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 11, 64, 64, 1)))
-    assert sum(x.size for x in jax.tree.leaves(shapes)) == count
+    sizes = [x.size for x in jax.tree.leaves(shapes)]
+    assert sum(sizes) == count
+    assert min(sizes) > 0  # A checkpoint holds no empty arrays.
     assert f"{count:,}" in (conv_lstm.__doc__ or "") or variant == "openstl_small"
 
 

@@ -168,6 +168,10 @@ def test_what_is_no_file_of_sequences_is_refused(tmp_path: object) -> None:
         file.truncate(1000)
     with pytest.raises(ValueError, match="damaged"):
         MovingMNISTFile(path)
+    archive = f"{tmp_path}/train.npz"
+    np.savez(archive, images=np.zeros((1, 28, 28), np.uint8))
+    with pytest.raises(ValueError, match="archive of several arrays"):
+        MovingMNISTFile(archive)
     with pytest.raises(FileNotFoundError, match="mnist_test_seq"):
         MovingMNISTFile(f"{tmp_path}/none.npy")
 
