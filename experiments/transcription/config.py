@@ -627,18 +627,19 @@ class TranscriptionConfig(Config):
         lines = self.lines.select("train")
         source = self.make_source(lines.paths, lines.texts)
         lengths = source.lengths()
+        stride = self.stride  # Traces the encoder.
         found = []
         for name, text, length in zip(lines.names, lines.texts, lengths, strict=True):
             if length <= 1:  # Not readable.
                 continue
-            count = -(-length // self.stride)
+            count = -(-length // stride)
             tokens = self.alphabet.encode(text)
             if len(tokens) + np.sum(tokens[1:] == tokens[:-1]) > count:  # As ``required_steps``.
                 found.append(name)
         if len(found) == len(lines):
             raise ValueError(
                 f"data.root: expected texts that fit into the steps of their {self.kind}, one for "
-                f"{self.stride} columns or frames, received {len(found)} of which none does: are "
+                f"{stride} columns or frames, received {len(found)} of which none does: are "
                 f"they texts of pages? {found[0]}"
             )
         return found

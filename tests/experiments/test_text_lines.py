@@ -12,9 +12,11 @@ from PIL import Image
 
 import flaxnets
 from data.text_lines.synthetic_lines import SyntheticLines
+from experiments.transcription import text_lines
 from experiments.transcription.config import write_lines
 from flaxnets.inference.store import save_run
 from flaxnets.inference.trained_model import TrainedModel
+from flaxnets.models.column_crnn import make_column_crnn
 from flaxnets.training.workdir import Workdir, describe_model
 from launch.program import config_of
 from tests.experiments import grid
@@ -120,6 +122,24 @@ def test_what_training_trips_over_is_said(tmp_path: Path) -> None:
     assert "x_1.png" in said
     assert "validation texts have 1 characters that training texts lack" in said
     assert "U+00DF" in said
+
+
+def test_the_network_is_not_built_for_each_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "mine")
+    config = grid.parse("crnn_text_lines.py", f"--config.data.root={tmp_path / 'mine'}")
+    source = config.source("train")
+    assert len(source) > 4
+    built = []
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        built.append(arguments)
+        return make_column_crnn(*arguments, **options)
+
+    monkeypatch.setattr(text_lines, "make_column_crnn", count)
+    config.describe_choices(source)
+    assert 1 <= len(built) <= 3
 
 
 @pytest.mark.parametrize(
