@@ -4,9 +4,11 @@ import math
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from data.captions import java_scorers
+from experiments.benchmarks.training_step import TrainingStep
 from experiments.captioning.config import CaptionConfig
 from experiments.frames.config import FramePredictionConfig
 from experiments.sequences.config import SequenceExperiment
@@ -14,6 +16,7 @@ from experiments.transcription.config import METRICS, TranscriptionConfig
 from flaxnets.inference import trained_model
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.config import Config
+from flaxnets.training.evaluation import close_batches
 from flaxnets.training.loop import train
 from flaxnets.training.metric_writer import read_metrics
 from flaxnets.training.parallel import DataParallel
@@ -39,6 +42,7 @@ def smoke_variants() -> dict[str, Config]:
 
 
 VARIANTS = smoke_variants()
+# Trained and evaluated to their end by `make stress` alone.
 LONG = (
     *("image_captioning.py", "lrcn_caption.py", "lstnet.py", "show_and_tell.py", "up_down.py"),
     # Video papers share the loaders of lrcn_ucf101.py.
@@ -69,6 +73,25 @@ def test_the_known_experiments_have_a_smoke_variant() -> None:
     sequences = {"char_rnn.py", "penn_treebank.py", "series.py", "lstnet.py", "remaining_life.py"}
     frames = {"conv_lstm.py"}
     assert classifiers | captioners | readers | sequences | frames <= VARIANTS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONG)
+def test_two_steps(name: str, tmp_path: Path) -> None:
+    config = VARIANTS[name]
+    if isinstance(config, CaptionConfig):
+        config.data.cache = str(tmp_path / "cache")
+    config.validate()
+    batches = config.make_data("train").batches()
+    batch = next(batches)
+    close_batches(batches)
+    step = TrainingStep(config.make_model(), config.make_task(), config.optimizer, batch)
+    before = jax.tree.map(np.asarray, step.variables["params"])
+    assert math.isfinite(step())
+    assert math.isfinite(step())
+    after = step.variables["params"]
+    moved = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)]
+    assert any(moved)
 
 
 @pytest.mark.slow
