@@ -18,16 +18,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import jax
 import numpy as np
 
 from data.captions.vocabulary import Vocabulary
 from data.text_lines.alphabet import Alphabet
 from experiments.captioning.config import VOCABULARY, CaptionConfig
+from experiments.classification.sound_clips import SoundClipClassification
+from experiments.classification.video_clips import ClipClassification
 from experiments.frames.config import FRAMES_FILE, FramePredictionConfig
 from experiments.results.sequence_table import problem_of
 from experiments.sequences.config import PROBLEM_FILE, Problem, SequenceExperiment
 from experiments.transcription.config import ALPHABET, TranscriptionConfig
+from flaxnets.encoders.config import EncoderConfig, make_encoder
+from flaxnets.models.crnn import pool_over_space
 from flaxnets.training.cost import estimate_cost
+from flaxnets.training.evaluation import close_batches
 from launch.ledger.reproduction import commands_of
 from launch.ledger.rows import Row, read_ledger, write_ledger
 from launch.plan_report import dtype_of, find_device
@@ -36,7 +42,7 @@ from tests.experiments import grid
 LEDGER = Path(__file__).parents[3] / "experiments" / "results" / "ledger.csv"
 DEVICE, UTILIZATION = "h100", 0.3
 NUM_FRAMES = 16
-"""Of the clips of LRCN and of ``moving_shapes``."""
+"""Of the clips of ``moving_shapes``."""
 WORDS = {"flickr8k": 2_552, "karpathy": 9_487}
 """Sizes of caption vocabularies; they differ little with the version of the data."""
 LENGTHS = {"jsb": 60, "nottingham": 254, "basic_motions": 100, "japanese_vowels": 29}
@@ -44,10 +50,10 @@ LENGTHS = {"jsb": 60, "nottingham": 254, "basic_motions": 100, "japanese_vowels"
 UNPLANNED = (
     *("scst.py", "image_", "video_classification", "sound_events.py", "ut_interaction"),
     *("frozen=False", "experiments.benchmarks"),
-    *("two_stream_lrcn.py", "beyond_short_snippets.py", "gru_rcn.py", "ts_lstm.py"),
-    *("unsupervised_lstm_classifier.py", "crnn_3d.py", "audio_visual.py"),
 )
 """Parts of the commands that have no stand-in here: their networks follow from their data."""
+CLASSES = {"ucf101": 101, "hmdb51": 51, "sports1m": 487, "lrw": 500}
+"""Classes of the data sets of videos, by the folder in the commands."""
 CHARACTERS = {"fraktur": 102, "paper": 36, "spoken_digits": 10, "full": 28}
 """Characters of readers, by variant."""
 
@@ -145,18 +151,60 @@ def stand_in(config: Any, file: str, variant: str, folder: Path) -> Mapping[str,
         config.load_assets(folder)
         frames = config.data.num_inputs + config.data.num_outputs
         return {"frames": zeros(rows, frames, 64, 64, 1, dtype=np.uint8), **common(rows)}
-    if file == "lrcn_ucf101.py" and not variant:
-        names = [f"class{n}" for n in range(101)]
-        (folder / "checkpoints").mkdir()
-        record = {"class_names": names, "preprocessing": {}, "splits": {}, "evaluated": {}}
-        (folder / "data.json").write_text(json.dumps(record))
-        config.load_assets(folder)
-        size = config.data.crop_size
-        return {"video": zeros(rows, NUM_FRAMES, size, size, 3, dtype=np.uint8), **labelled(rows)}
+    if isinstance(config, SoundClipClassification):
+        return first_batch(config)
+    if isinstance(config, ClipClassification) and "ut_interaction" not in variant:
+        return clips(config, folder)
     if file == "moving_shapes.py":
         frames = 1 if variant == "frame" else NUM_FRAMES
         return {"video": zeros(rows, frames, 64, 64, 3, dtype=np.uint8), **labelled(rows)}
     return None
+
+
+def clips(config: ClipClassification, folder: Path) -> Mapping[str, np.ndarray]:
+    """Returns a batch of videos, or of the features that the network reads in their place."""
+    data: Any = config.data
+    if config.embedded:
+        return first_batch(config)
+    (folder / "checkpoints").mkdir()
+    names = [f"class{n}" for n in range(CLASSES[Path(data.root).name])]
+    record = {"class_names": names, "preprocessing": {}, "splits": {}, "evaluated": {}}
+    (folder / "data.json").write_text(json.dumps(record))
+    config.load_assets(folder)
+    rows, size = config.batch_size, data.crop_size
+    if config.encodes_frames:
+        video = zeros(rows, data.num_frames, size, size, 3, dtype=np.uint8)
+        return {"video": video, **labelled(rows)}
+    encoders = {
+        name: config.stream_encoder(stream, level)
+        for name, (stream, level) in config.inputs.items()
+    } or {"features": config.model.encoder}
+    features = {
+        name: zeros(rows, data.num_frames, *encoded_shape(encoder, size, config.pool))
+        for name, encoder in encoders.items()
+    }
+    return {**features, **labelled(rows)}
+
+
+def first_batch(config: Any) -> Mapping[str, np.ndarray]:
+    """Returns a batch of generated training examples."""
+    batches = config.make_data("train").batches()
+    first: Mapping[str, np.ndarray] = next(batches)
+    close_batches(batches)
+    return first
+
+
+def encoded_shape(config: EncoderConfig, size: int, pool: str) -> tuple[int, ...]:
+    """Returns the shape of what a frozen encoder makes of an image."""
+    network, image = make_encoder(config), zeros(1, size, size, 3, dtype=np.uint8)
+
+    def encode() -> Any:
+        result: Any = network.init_with_output(jax.random.key(0), image, train=False)[0]
+        maps = next(iter(result.values())) if isinstance(result, Mapping) else result
+        return pool_over_space(maps, pool)
+
+    shape: tuple[int, ...] = jax.eval_shape(encode).shape
+    return shape[1:]
 
 
 def sequences(config: SequenceExperiment, file: str, variant: str) -> tuple[Problem, int, int]:

@@ -94,7 +94,10 @@ def test_commands_parse(row: Any) -> None:
 
 
 PLANNED = [row for row in COMMANDS if row.planned_hours]
-QUICK = ("cmapss_both", "jsb_lstm", "japanese_vowels_cnn")
+QUICK = (
+    *("cmapss_both", "jsb_lstm", "japanese_vowels_cnn"),
+    *("unsupervised_lstm_hmdb51", "ts_lstm_hmdb51", "audio_visual_frames"),
+)
 
 
 @pytest.mark.parametrize(
