@@ -155,9 +155,9 @@ def _measure_pair(
     config.set_fold(tested)
     config.hold_out_fold(held_out)
     config.seed = seed
-    if not (path / RESULT).exists():
-        with program.open_workdir(path) as workdir:
-            workdir.claim(spec, config)
+    with program.open_workdir(path) as workdir:
+        workdir.claim(spec, config)  # Also of a result: it may be that of other settings.
+        if not (path / RESULT).exists():
             outcome = train(config, workdir, show_progress=False)
             if outcome.signal is not None:
                 return 128 + outcome.signal

@@ -11,7 +11,7 @@ from flaxnets.training.config import Config, override
 from flaxnets.training.cost import estimate_cost
 from flaxnets.training.evaluation import close_batches
 from flaxnets.training.loop import train
-from flaxnets.training.metric_writer import read_metrics
+from flaxnets.training.metric_writer import NonFiniteLoss, read_metrics
 from flaxnets.training.workdir import WorkdirInUse, write_text_atomically
 from launch import program
 from launch.comparison.order_probes import PROBES, ProbedData
@@ -56,6 +56,8 @@ def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
 def run_cell(folder: Path, cell: Cell) -> int | None:
     """Trains and tests a cell unless it is done, or another process has it.
 
+    A training whose loss is not finite has the result that it diverged.
+
     Returns:
       The exit code if a signal ended the training; None otherwise.
     """
@@ -70,12 +72,17 @@ def run_cell(folder: Path, cell: Cell) -> int | None:
             config = make_config(cell)
             workdir.claim(cell.spec, config)
             logger.info("%s", cell.folder)
-            outcome = train(
-                config,
-                workdir,
-                show_progress=False,
-                on_start=lambda: program.record_call(workdir.path),
-            )
+            try:
+                outcome = train(
+                    config,
+                    workdir,
+                    show_progress=False,
+                    on_start=lambda: program.record_call(workdir.path),
+                )
+            except NonFiniteLoss as error:  # A result, too, that others do not wait for.
+                logger.warning("%s: %s", cell.folder, error)
+                _write_result(path, cell, config, value=None, diverged=str(error))
+                return None
             if outcome.signal is not None:
                 return 128 + outcome.signal
             model = TrainedModel(config, workdir)
@@ -85,26 +92,39 @@ def run_cell(folder: Path, cell: Cell) -> int | None:
                 for probe in PROBES:
                     data = ProbedData(config.make_data(cell.task.split), probe)
                     probes[probe] = model.measure(data, cell.task.split)[cell.task.metric]
-            result = {
-                "task": cell.task.name,
-                "family": cell.family,
-                "rung": cell.rung,
-                "fold": cell.fold,
-                "seed": cell.seed,
-                "settings": _settings(cell),
-                "metric": cell.task.metric,
-                "value": metrics[cell.task.metric],
-                "metrics": metrics,
-                "probes": probes,
-                "step": model.step,
-                "steps": outcome.step,
-                **_cost(config),
-                **_speed(path, config),
-            }
-            write_text_atomically(path / RESULT, json.dumps(result, indent=1) + "\n")
+            _write_result(
+                path,
+                cell,
+                config,
+                value=metrics[cell.task.metric],
+                metrics=metrics,
+                probes=probes,
+                step=model.step,
+                steps=outcome.step,
+            )
     except WorkdirInUse:
         logger.info("%s is trained by another process", cell.folder)
     return None
+
+
+def _write_result(path: Path, cell: Cell, config: Config, **figures: Any) -> None:
+    """Writes a cell's result: ``value`` of the metric, None if the training diverged."""
+    result = {
+        "task": cell.task.name,
+        "family": cell.family,
+        "rung": cell.rung,
+        "fold": cell.fold,
+        "seed": cell.seed,
+        "settings": _settings(cell),
+        "metric": cell.task.metric,
+        "metrics": {},
+        "probes": {},
+        "steps": 0,
+        **figures,
+        **_cost(config),
+        **_speed(path, config),
+    }
+    write_text_atomically(path / RESULT, json.dumps(result, indent=1) + "\n")
 
 
 def _settings(cell: Cell) -> dict[str, Any]:

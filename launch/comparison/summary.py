@@ -20,7 +20,9 @@ class Row:
     Attributes:
       family: of the network.
       rung: value of the ladder; None without one.
-      values: of the metric, by seed, averaged over the folds of a cross-validation.
+      values: of the metric, by seed, averaged over the folds of a cross-validation, without the
+        seeds that diverged.
+      diverged: number of seeds with a training whose loss or metric was not finite.
       parameters: of the network.
       flops: multiplications and additions of an evaluated example.
       step_seconds: of a training step, the median over the seeds; None: not recorded.
@@ -32,6 +34,7 @@ class Row:
     family: str
     rung: Any
     values: tuple[float, ...]
+    diverged: int
     parameters: int
     flops: float
     step_seconds: float | None
@@ -41,8 +44,8 @@ class Row:
 
     @property
     def mean(self) -> float:
-        """Mean over the seeds."""
-        return statistics.fmean(self.values)
+        """Mean over the seeds; NaN if all diverged."""
+        return statistics.fmean(self.values) if self.values else math.nan
 
     @property
     def spread(self) -> float:
@@ -76,47 +79,58 @@ def rows_of(task: StudyTask, study: Study, results: Results) -> list[Row]:
                 result
                 for result in results
                 if (result["task"], result["family"], result["rung"]) == (task.name, family, rung)
-                and math.isfinite(result["value"])
             ]
             by_seed: dict[int, list[float]] = {}
             for result in found:
-                by_seed.setdefault(result["seed"], []).append(result["value"])
-            values = tuple(
+                value = math.nan if result["value"] is None else result["value"]
+                by_seed.setdefault(result["seed"], []).append(value)
+            means = [
                 statistics.fmean(of_folds)
                 for of_folds in by_seed.values()
                 if len(of_folds) == len(task.folds)
-            )
-            if not values:
+            ]
+            if not means:
                 continue
+            values = tuple(mean for mean in means if math.isfinite(mean))
             seconds = [r["step_seconds"] for r in found if r["step_seconds"]]
-            names = [name for name in PROBES if all(name in r["probes"] for r in found)]
+            ended = [r for r in found if r["value"] is not None and math.isfinite(r["value"])]
+            names = [n for n in PROBES if ended and all(n in r["probes"] for r in ended)]
             rows.append(
                 Row(
                     family,
                     rung,
                     values,
+                    len(means) - len(values),
                     found[0]["parameters"],
                     found[0]["flops"],
                     statistics.median(seconds) if seconds else None,
                     found[0]["memory"],
                     statistics.fmean(result["steps"] for result in found),
-                    {n: statistics.fmean(r["probes"][n] for r in found) for n in names},
+                    {n: statistics.fmean(r["probes"][n] for r in ended) for n in names},
                 )
             )
     return rows
 
 
 def places_of(study: Study, results: Results) -> dict[str, list[Place]]:
-    """Returns the places of each family on the tasks that all its families have ended."""
+    """Returns the places of each family on the tasks that all its families have ended.
+
+    A family of which a seed diverged is the best of none where another has all its seeds.
+    """
     places: dict[str, list[Place]] = {family: [] for family in study.families}
     for task in study.tasks:
         last = [row for row in rows_of(task, study, results) if row.rung == task.ladder[-1]]
         if len(last) < len(task.variants):
             continue
-        best = max(last, key=lambda row: task.sign * row.mean)
+        learnt = [row for row in last if row.values]
+        if not learnt:
+            continue
+        stable = [row for row in learnt if not row.diverged]
+        best = max(stable or learnt, key=lambda row: task.sign * row.mean)
         for row in last:
-            gap = task.sign * (best.mean - row.mean)
-            places[row.family].append(Place(task, row, best, gap <= best.spread + row.spread))
+            gap = task.sign * (best.mean - row.mean)  # NaN is not ahead.
+            ahead = gap <= best.spread + row.spread and (not row.diverged or not stable)
+            places[row.family].append(Place(task, row, best, ahead))
     return places
 
 
@@ -203,12 +217,17 @@ def format_number(task: StudyTask, value: float) -> str:
 
 
 def format_value(task: StudyTask, row: Row) -> str:
-    """Returns mean ± spread over seeds as text."""
+    """Returns mean ± spread over seeds as text, and how many of them diverged."""
+    if not row.values:
+        return "diverged"
     if len(row.values) == 1:
-        return format_number(task, row.mean)
-    if is_share(task.metric):
-        return f"{100 * row.mean:.1f} ± {100 * row.spread:.1f} %"
-    return f"{row.mean:.4g} ± {row.spread:.2g}"
+        text = format_number(task, row.mean)
+    elif is_share(task.metric):
+        text = f"{100 * row.mean:.1f} ± {100 * row.spread:.1f} %"
+    else:
+        text = f"{row.mean:.4g} ± {row.spread:.2g}"
+    seeds = len(row.values) + row.diverged
+    return f"{text}, {row.diverged} of {seeds} seeds diverged" if row.diverged else text
 
 
 def charts_of(task: StudyTask, rows: Sequence[Row], study: Study) -> list[Chart]:
@@ -217,7 +236,7 @@ def charts_of(task: StudyTask, rows: Sequence[Row], study: Study) -> list[Chart]
     if len(task.ladder) > 1:
         series = {
             study.families[family]: [
-                (float(row.rung), row.mean) for row in rows if row.family == family
+                (float(row.rung), row.mean) for row in rows if row.family == family and row.values
             ]
             for family in study.families
         }

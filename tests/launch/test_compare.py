@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch.comparison.cell import RESULT, make_config, read_result
+from flaxnets.training.metric_writer import NonFiniteLoss
+from launch.comparison import cell as cell_module
+from launch.comparison.cell import RESULT, make_config, read_result, run_cell
 from launch.comparison.order_probes import PROBES, probe_batch
 from launch.comparison.page import build_page, write_page
 from launch.comparison.study import Study, read_study
-from launch.comparison.summary import describe_families, format_markdown, places_of, rows_of
+from launch.comparison.summary import (
+    describe_families,
+    format_markdown,
+    format_value,
+    places_of,
+    rows_of,
+)
 from launch.program import ROOT
 
 STUDY = ROOT / "experiments" / "studies" / "cnn_rnn_both.toml"
@@ -241,6 +249,53 @@ def test_a_result_of_other_settings_is_refused(study: Study, tmp_path: Path) -> 
     path.write_text(json.dumps({"settings": {**settings, "num_steps": 9}}))
     with pytest.raises(ValueError, match="result of num_steps = 3, received that of 9; take anoth"):
         read_result(tmp_path, cell)
+
+
+def test_a_family_of_which_a_seed_diverged_is_not_recommended(study: Study) -> None:
+    found = results(study, {"cnn": 0.9, "both": 0.5})
+    for each in found:
+        if each["family"] == "cnn" and each["seed"] == 0:
+            each.update(value=None, metrics={}, probes={})
+    task = study.tasks[0]
+    rows = [row for row in rows_of(task, study, found) if row.rung == 24]
+    assert [format_value(task, row) for row in rows] == [
+        "91.0 %, 1 of 2 seeds diverged",
+        "50.5 ± 0.7 %",
+    ]
+    assert set(rows[0].probes) == set(PROBES)
+    places = places_of(study, found)
+    assert [place.ahead for place in (places["cnn"][0], places["both"][0])] == [False, True]
+    assert "1 of 2 seeds diverged" in format_markdown(study, found)
+    assert "1 of 2 seeds diverged" in build_page(study, found)
+    for each in found:
+        if each["family"] == "cnn":
+            each.update(value=float("nan"), metrics={}, probes={})
+    rows = [row for row in rows_of(task, study, found) if row.rung == 24]
+    assert [format_value(task, row) for row in rows] == ["diverged", "50.5 ± 0.7 %"]
+    assert "diverged" in build_page(study, found)
+    for each in found:
+        each.update(value=None)
+    assert places_of(study, found) == {"cnn": [], "both": []}
+    assert "diverged" in build_page(study, found)
+
+
+def test_a_training_that_diverges_is_a_result(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*arguments: Any, **options: Any) -> None:
+        raise NonFiniteLoss("step 3: the loss is nan")
+
+    monkeypatch.setattr(cell_module, "train", diverge)
+    monkeypatch.setattr(cell_module, "_cost", lambda config: {"parameters": 9, "flops": 1.0})
+    cell = study.cells()[0]
+    assert run_cell(tmp_path, cell) is None
+    found = read_result(tmp_path, cell)
+    assert found is not None
+    assert found["value"] is None
+    assert found["diverged"] == "step 3: the loss is nan"
+    assert found["step_seconds"] is None
+    monkeypatch.setattr(cell_module, "train", None)  # It is not trained again.
+    assert run_cell(tmp_path, cell) is None
 
 
 @pytest.mark.stress

@@ -1,11 +1,18 @@
 """Choice by inner folds: it never sees the tested fold, and weighs examples."""
 
 import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from flaxnets.training.workdir import Workdir
 from launch.nesting import Inner, choose, format_candidates, mean_of
+from launch.program import ROOT, load_experiment
 
 FOLDS = (1, 2, 3, 4)
 
@@ -62,3 +69,25 @@ def test_the_table_has_the_best_first_and_the_folds_of_each_choice() -> None:
     assert rows[0].startswith("| better |")
     assert rows[0].endswith("| 1, 2, 3, 4 |")
     assert rows[1].endswith("| – |")
+
+
+@pytest.mark.subprocess
+def test_a_result_of_other_settings_is_refused(tmp_path: Path) -> None:
+    config: Any = load_experiment("experiments/ut_interaction.py")
+    config.set_fold(1)
+    config.hold_out_fold(2)
+    folder = tmp_path / "inner" / "own" / "without01_02_seed0"
+    with Workdir(folder) as workdir:
+        workdir.claim("experiments/ut_interaction.py", config)
+    figures = {"loss": 0.1, "accuracy": 1.0, "examples": 6}
+    (folder / "result.json").write_text(json.dumps({"1": figures, "2": figures}))
+    (tmp_path / "candidates.toml").write_text("[own]\n")
+    command = [
+        *(sys.executable, "-m", "launch.nested_search", f"--workdir={tmp_path}"),
+        *("--config=experiments/ut_interaction.py", "--config.num_steps=7", "--folds=1,2,3"),
+        f"--candidates={tmp_path / 'candidates.toml'}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode != 0
+    assert "holds a run of another configuration" in done.stderr
+    assert "num_steps" in done.stderr
