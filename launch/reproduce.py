@@ -7,10 +7,12 @@ Without a name, all rows of ``experiments/results/ledger.csv`` are listed: the p
 the verdict; ``--json`` has all columns, and ``--page=FILE`` writes an HTML page.
 
 With a name, the commands of that row run for each seed, below ``--workdir``; ``--root`` is the
-folder of the data. Seeds that are done are skipped and one that was stopped goes on, so the same
-command resumes. After the last seed the row gets mean, standard deviation, commit, device, hours
-and verdict, and ``experiments/results/reproduced/NAME.json`` the figures of the seeds; so do the
-other rows with the same commands. ``--dry_run`` prints the commands.
+folder of the data, which may be moved. Seeds that are done are skipped and one that was stopped
+goes on, so the same command resumes. After the last seed the row gets mean, standard deviation,
+commit, device, hours and verdict of all seeds that are done in the workdir, and
+``experiments/results/reproduced/NAME.json`` the figures of the seeds; so do the other rows with the
+same commands. A figure of more seeds is replaced with ``--replace`` alone. ``--dry_run`` prints the
+commands.
 
     python -m launch.reproduce jsb_lstm --seeds=3 --root=/data --slurm="--time=12:00:00 --gpus=1"
 
@@ -37,9 +39,10 @@ from launch import program
 from launch.ledger.page import build_page, fill_page, format_list
 from launch.ledger.reproduction import (
     check_data,
+    check_seeds,
     commands_of,
     folder_of,
-    read_result,
+    read_results,
     run_seed,
     write_record,
 )
@@ -52,6 +55,7 @@ SHARE = flags.DEFINE_string("share", "0/1", "I/N: the seeds I, I + N, … of a S
 SLURM = flags.DEFINE_string(
     "slurm", None, "Options of launch.slurm, as '--time=12:00:00 --gpus=1': submits the seeds."
 )
+REPLACE = flags.DEFINE_bool("replace", False, "Replace a row's figure of more seeds.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands, or Slurm's script, and end.")
 LEDGER = program.define_path("ledger", "", "CSV file of the rows; empty: the repository's.")
 JSON = flags.DEFINE_bool("json", False, "List the rows as JSON.")
@@ -122,6 +126,10 @@ def _reproduce(row: Row, rows: Sequence[Row], path: Path) -> int:
     """Runs the seeds of a row that are left, and writes the row; returns the exit code."""
     index, count = program.parse_share(SHARE.value)
     folder = Path(WORKDIR.value) / folder_of(row, rows)
+    same = [each for each in rows if each.command == row.command]
+    known = {result["seed"] for result in read_results(folder, row)} | set(range(SEEDS.value))
+    if not (REPLACE.value or DRY_RUN.value):
+        check_seeds(same, len(known))
     if SLURM.value is not None:
         check_data(row, ROOT.value)
         return _submit(row)
@@ -140,15 +148,12 @@ def _reproduce(row: Row, rows: Sequence[Row], path: Path) -> int:
                 file=sys.stderr,
             )
             return code
-    results = [result for seed in range(SEEDS.value) if (result := read_result(folder, row, seed))]
-    if len(results) < SEEDS.value:
-        print(f"{len(results)} of {SEEDS.value} seeds are done; the last one writes the row")
+    results = read_results(folder, row)
+    done_seeds = {result["seed"] for result in results} & set(range(SEEDS.value))
+    if len(done_seeds) < SEEDS.value:
+        print(f"{len(done_seeds)} of {SEEDS.value} seeds are done; the last one writes the row")
         return 0
-    done = {
-        each.name: write_record(each, results, path.parent)
-        for each in rows
-        if each.command == row.command
-    }
+    done = {each.name: write_record(each, results, path.parent) for each in same}
     # Read anew: a row of another run may have been written in the meantime.
     _write(path, [done.get(each.name, each) for each in read_ledger(path)])
     print(format_list(list(done.values())))
@@ -164,6 +169,7 @@ def _submit(row: Row) -> int:
         *(f"--array=0-{SEEDS.value - 1}", "--program=launch.reproduce", f"--job_name={row.name}"),
         *(["--dry_run"] if DRY_RUN.value else []),
         *("--", row.name, f"--seeds={SEEDS.value}", f"--share={{index}}/{SEEDS.value}"),
+        *(["--replace"] if REPLACE.value else []),
         *given,
     ]
     return subprocess.run(command, cwd=program.ROOT, check=False).returncode

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -101,6 +102,31 @@ def read_result(folder: Path, row: Row, seed: int) -> dict[str, Any] | None:
     return result
 
 
+def read_results(folder: Path, row: Row) -> list[dict[str, Any]]:
+    """Returns the results of all seeds that are done, in their order; raises as ``read_result``."""
+    found = [re.fullmatch(r"seed(\d+)", path.parent.name) for path in folder.glob(f"*/{RESULT}")]
+    results = [read_result(folder, row, seed) for seed in sorted(int(m[1]) for m in found if m)]
+    return [result for result in results if result is not None]
+
+
+def check_seeds(rows: Sequence[Row], count: int) -> None:
+    """Refuses to replace figures of more seeds by those of fewer.
+
+    Args:
+      rows: of the ledger, whose figures would be replaced.
+      count: seeds that will be done.
+
+    Raises:
+      ValueError: a row has the figure of more.
+    """
+    for row in rows:
+        if row.ours and int(row.seeds or 1) > count:
+            raise ValueError(
+                f"{row.name}: the ledger has the figure of {row.seeds} seeds, and {count} would "
+                f"replace it: give --seeds={row.seeds}, or --replace"
+            )
+
+
 def run_seed(folder: Path, row: Row, seed: int, root: str) -> int:
     """Runs the commands of a seed that is not done; returns the exit code of the last one.
 
@@ -162,7 +188,8 @@ def read_metrics(place: Path, row: Row) -> dict[str, float]:
     """
     if (path := place / METRICS).is_file():
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: value for name, value in content.items() if isinstance(value, (int, float))}
+        numbers = {name: math.nan if x is None else x for name, x in content.items()}
+        return {name: x for name, x in numbers.items() if isinstance(x, (int, float))}
     if (path := place / CROSS_VALIDATION).is_file():
         # The first is the network; linear baselines follow.
         folds = next(iter(json.loads(path.read_text(encoding="utf-8")).values()))
@@ -192,7 +219,8 @@ def make_record(row: Row, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns the record of a row from the results of its seeds.
 
     Raises:
-      ValueError: results without the row's metric; names the nearest.
+      ValueError: results without the row's metric, of which the nearest is named, or with one
+        that is not finite.
     """
     scale = 100 if row.unit == "%" else 1
     values = {}
@@ -202,7 +230,13 @@ def make_record(row: Row, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 f"{row.name}: metric: the runs have no {row.metric!r}"
                 f"{nearest(row.metric, result['metrics'])}"
             )
-        values[str(result["seed"])] = scale * result["metrics"][row.metric]
+        value = result["metrics"][row.metric]
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{row.name}: metric: expected a finite {row.metric}, received {value} of seed "
+                f"{result['seed']}; the row is left as it is"
+            )
+        values[str(result["seed"])] = scale * value
     return {
         "name": row.name,
         "command": row.command,

@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,13 @@ from launch.ledger.page import build_page, fill_page, format_list, format_markdo
 from launch.ledger.reproduction import (
     RESULT,
     check_data,
+    check_seeds,
     commands_of,
     folder_of,
     make_record,
     read_metrics,
     read_result,
+    read_results,
     run_seed,
     write_record,
 )
@@ -227,6 +230,20 @@ def test_a_record_has_all_seeds_and_the_row_follows_from_it(folder: Path) -> Non
     assert percent["values"] == {"0": 25.0}
     with pytest.raises(ValueError, match="the runs have no 'loss'; did you mean 'losses'"):
         make_record(ROW, [result(0, losses=1.0)])
+    with pytest.raises(ValueError, match="expected a finite loss, received nan of seed 1; the row"):
+        make_record(ROW, [result(0, loss=1.0), result(1, loss=float("nan"))])
+
+
+def test_more_seeds_are_not_replaced_by_fewer(tmp_path: Path) -> None:
+    for seed in (2, 0, 10):
+        (tmp_path / f"seed{seed}").mkdir()
+        (tmp_path / f"seed{seed}" / RESULT).write_text(json.dumps(result(seed, loss=1.0)))
+    (tmp_path / "seed1").mkdir()
+    assert [each["seed"] for each in read_results(tmp_path, ROW)] == [0, 2, 10]
+    three = changed(ours="1.0", seeds="3")
+    check_seeds([three, changed(ours="", seeds="")], 3)
+    with pytest.raises(ValueError, match="the figure of 3 seeds, and 2 would replace it: give --s"):
+        check_seeds([three], 2)
 
 
 def test_metrics_are_those_of_the_evaluation_or_of_all_folds(tmp_path: Path) -> None:
@@ -236,7 +253,10 @@ def test_metrics_are_those_of_the_evaluation_or_of_all_folds(tmp_path: Path) -> 
     (tmp_path / "crossvalidation.json").write_text(json.dumps(folds))
     assert read_metrics(tmp_path, ROW) == {"accuracy": 0.75}
     (tmp_path / "metrics.json").write_text('{"loss": 1.5, "split": "test", "nan": null}')
-    assert read_metrics(tmp_path, ROW) == {"loss": 1.5}
+    found = read_metrics(tmp_path, ROW)
+    assert found.pop("loss") == 1.5
+    assert [*found] == ["nan"]
+    assert math.isnan(found["nan"])
 
 
 def test_a_seed_that_is_done_is_skipped_and_one_that_was_stopped_goes_on(
