@@ -10,7 +10,7 @@ first, under the names of the classes in training (the data are not needed), or
 is 1. ``--model`` is an exported folder, a shipped model's name, or a workdir, whose experiment then
 is not run; classifiers of images read image files. A run of ``experiments/series.py`` or another
 one that forecasts reads tables; a line is ``{"path": …, "after": TIME, "forecast": [{"step": 1,
-CHANNEL: VALUE, …}, …]}``, in the series' units.
+"values": {CHANNEL: VALUE, …}}, …]}``, in the series' units.
 
 A run that predicts frames, as of ``experiments/conv_lstm.py``, continues videos, or fields in NPZ,
 NumPy or Zarr, from their last frames on::
