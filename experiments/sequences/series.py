@@ -204,6 +204,11 @@ class SeriesExperiment(SequenceExperiment):
                 "data.list, data.root: expected a table of series, or sequences with one class "
                 f"each, received both, {data.list} and {data.root}"
             )
+        if data.root and data.label:
+            raise ValueError(
+                "data.label: expected none with data.root, whose files have the classes of the "
+                f"sequences, received {data.label!r}; a table is given by --config.data.list"
+            )
         if data.task == "forecast" and not data.list:
             raise ValueError(
                 "data.list: expected a table of series; give --config.data.list=FILE.csv"

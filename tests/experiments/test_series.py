@@ -159,6 +159,10 @@ def test_classes_of_windows_and_of_sequences(tmp_path: Path) -> None:
             {"task": "classify", "label": "lag", "targets": ("x",)},
             r"data\.targets: expected none with data\.task='classify', received x",
         ),
+        (
+            {"task": "classify", "list": "", "root": "x", "label": "lag"},
+            r"data\.label: expected none with data\.root, whose files have the classes",
+        ),
         ({"decimal": ";"}, r"data\.separator, data\.decimal: expected one character"),
         ({"horizons": ("soon",)}, r"data\.horizons: expected numbers or ranges, as 3 or 1-24"),
         ({"period": 99}, r"data\.period: expected 1 to 64"),
