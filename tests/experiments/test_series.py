@@ -140,6 +140,22 @@ def test_classes_of_windows_and_of_sequences(tmp_path: Path) -> None:
     config = config_of(Path(""), list="", root=str(tmp_path / "s.npz"), task="classify", time="")
     assert [len(config.source(split)) for split in ("train", "validation", "test")] == [10, 2, 12]
     assert config.problem.class_names == ("a", "b")
+    problem = config.problem
+    assert not problem.with_observed
+    # Values are missing in the test split alone, whose examples have the mask as the others.
+    holed = values.copy()
+    holed[0, 3, 1] = np.nan
+    np.savez(tmp_path / "s.npz", classes=np.array(["a", "b"]), **{**arrays, "test_x": holed})
+    fields: dict[str, Any] = {"list": "", "root": str(tmp_path / "s.npz"), "task": "classify"}
+    config = config_of(Path(""), time="", **fields)
+    assert [config.source(split)[0]["inputs"].shape[1] for split in ("train", "test")] == [4, 4]
+    config = config_of(Path(""), time="", **fields)
+    config._problem = problem
+    with pytest.raises(ValueError, match=r"data\.root: split 'test': expected values without gaps"):
+        config.source("test")
+    kept = {name: array for name, array in arrays.items() if name.startswith("train")}
+    np.savez(tmp_path / "s.npz", classes=np.array(["a", "b"]), **kept)
+    assert not config_of(Path(""), time="", **fields).problem.with_observed
     with pytest.raises(ValueError, match=r"received .*a\.csv; a table with a row for each time"):
         config_of(Path(""), list="", root=str(table), task="classify").source("train")
 
@@ -258,6 +274,13 @@ def test_a_network_without_a_mask_refuses_missing_values(
     batches = [*config.make_prediction_data([str(gaps), str(early)]).batches()]
     assert [bool(batch["mask"][0]) for batch in batches] == [False, True]
     assert "gaps.csv: expected values without gaps" in caplog.text
+    # With the mask, a channel that is forecast still needs a value to go on from.
+    rows = early.read_text().splitlines()
+    early.write_text("\n".join([*rows[:-12], *[f"{row.rsplit(',', 1)[0]}," for row in rows[-12:]]]))
+    config = config_of(gaps)
+    (batch,) = config.make_prediction_data([str(early)]).batches()
+    assert not batch["mask"][0]
+    assert "in the last 12 rows, received none of lag" in caplog.text
 
 
 def test_the_part_behind_the_last_gap_is_continued(tmp_path: Path) -> None:
