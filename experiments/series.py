@@ -12,7 +12,10 @@ missing values). The first 60 % of the rows train, the next 20 % validate, the l
 (``data.parts``), or whole groups do (``--config.data.split_by=group``, or a column
 ``--config.data.split``). A window belongs to the part in which its targets lie. The scaling is that
 of the training part alone. Where values are missing, the network also reads the mask of those that
-are there, and targets that are missing count neither in the loss nor in a score.
+are there, a missing value of a channel that is forecast is read as the one before it, and targets
+that are missing count neither in the loss nor in a score; a network that was trained without
+missing values refuses them. ``--config.data.missing=-999``, ``data.separator`` and ``data.decimal``
+tell what a file writes for them and between its cells.
 
 Each evaluation has, in the units of the file, RSE and CORR as in LSTNet (Lai et al., 1703.07015,
 section 4.2), RMSE and MAE (``rse``, ``corr``, ``rmse``, ``mae``), and the same of the last value
@@ -32,7 +35,7 @@ of UEA and UCR have them:
 
 The network: a convolution over time (CNN), a GRU (RNN), a linear layer on the last state, and for
 forecasts a linear autoregression of each channel beside it (LSTNet's, section 3.6), all relative
-to the last value (``--config.model.relative=False``: not). The CNN alone:
+to the last observed value (``--config.model.relative=False``: not). The CNN alone:
 ``--config.model.recurrent.cell=none``; the RNN alone: ``--config.model.encoder.name=none``; dilated
 convolutions: ``--config.model.encoder.name=tcn``.
 

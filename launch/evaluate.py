@@ -3,7 +3,8 @@
     python -m launch.evaluate --workdir=runs/smoke --split=test --out=runs/smoke/test.json
 
 Prints the metrics as one JSON object, those that are not finite as null, and writes them to
-``--out``; the outputs of each example go to ``predictions/SPLIT.jsonl`` in the workdir. Several
+``--out``; the outputs of each example go to ``predictions/SPLIT.jsonl`` in the workdir. Without
+``--split`` it is the test split, or validation where the data have no test split. Several
 processes work as in ``launch.train``. ``--config.data.root=FOLDER`` tells where the data are now,
 if they were moved: they must have the classes and the lists of the training, which the workdir
 records.
@@ -25,12 +26,12 @@ from flaxnets.inference.trained_captioner import TrainedCaptioner
 from flaxnets.inference.trained_model import TrainedModel, describe_metrics
 from flaxnets.training.distributed import is_first
 from flaxnets.training.workdir import Workdir, write_text_atomically
-from launch import processes, program
+from launch import default_split, processes, program
 
 WORKDIR = program.define_run(
     "Folder of the run; several captioners are evaluated as an ensemble.", several=True
 )
-SPLIT = flags.DEFINE_string("split", "test", "Split to evaluate.")
+SPLIT = flags.DEFINE_string("split", None, f"Split to evaluate; {default_split.HELP}")
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
 OUT = program.define_path("out", None, "JSON file for the metrics.")
 # --helpshort lists the flags that connect processes, too.
@@ -53,7 +54,8 @@ def _evaluate(path: str) -> dict[str, Any]:
     """Returns the metrics of a run."""
     workdir = Workdir(path)
     model = TrainedModel(program.recorded_config(workdir), workdir, STEP.value)
-    return {"split": SPLIT.value, "step": model.step, **model.evaluate(SPLIT.value)}
+    split, metrics = default_split.on_split(SPLIT.value, model.evaluate)
+    return {"split": split, "step": model.step, **metrics}
 
 
 def _evaluate_ensemble() -> dict[str, Any]:
@@ -68,11 +70,13 @@ def _evaluate_ensemble() -> dict[str, Any]:
         config = program.recorded_config(workdir)
         config.batch_size = models[0].config.batch_size if models else config.batch_size
         models.append(TrainedModel(config, workdir))
-    metrics, records = TrainedCaptioner(models).evaluate(SPLIT.value)
+    split, (metrics, records) = default_split.on_split(
+        SPLIT.value, TrainedCaptioner(models).evaluate
+    )
     if OUT.value:
         lines = [json.dumps(record) + "\n" for record in records]
         write_text_atomically(Path(OUT.value).with_suffix(".jsonl"), "".join(lines))
-    return {"split": SPLIT.value, "step": [model.step for model in models], **metrics}
+    return {"split": split, "step": [model.step for model in models], **metrics}
 
 
 if __name__ == "__main__":

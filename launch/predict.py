@@ -10,7 +10,7 @@ first, under the names of the classes in training (the data are not needed), or
 is 1. ``--model`` is an exported folder, a shipped model's name, or a workdir, whose experiment then
 is not run; classifiers of images read image files. A run of ``experiments/series.py`` or another
 one that forecasts reads tables; a line is ``{"path": …, "after": TIME, "forecast": [{"step": 1,
-CHANNEL: VALUE, …}, …]}``, in the series' units.
+"values": {CHANNEL: VALUE, …}}, …]}``, in the series' units.
 
 A run that predicts frames, as of ``experiments/conv_lstm.py``, continues videos, or fields in NPZ,
 NumPy or Zarr, from their last frames on::
@@ -33,6 +33,7 @@ from typing import Any
 from absl import flags
 
 from flaxnets.inference.loading import load
+from flaxnets.inference.token_sampling import SamplesText
 from flaxnets.inference.trained_forecaster import ContinuesFrames
 from flaxnets.inference.trained_model import (
     DescribesPredictions,
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     missing = [path for path in argv if not (Path(path).is_file() or _is_zarr(Path(path)))]
     if len(missing) == len(argv):  # Rather a wrong folder; single ones are told line by line.
         raise FileNotFoundError(
-            f"{len(missing)} of {len(argv)} clips do not exist: {', '.join(missing[:3])}"
+            f"{len(missing)} of {len(argv)} files do not exist: {', '.join(missing[:3])}"
         )
     failed = 0
     for path, found in _predict(list(argv)):
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
             found = {"predictions": found} if isinstance(found, list) else found
             print(json.dumps({"path": path, **found}), flush=True)
     if failed:
-        print(f"error: {failed} of {len(argv)} clips could not be decoded", file=sys.stderr)
+        print(f"error: {failed} of {len(argv)} files could not be read", file=sys.stderr)
     return int(failed > 0)
 
 
@@ -113,6 +114,12 @@ def _predict(
     if not isinstance(config, PredictsFiles) and (workdir.path / "model.json").exists():
         yield from _predict_by(load(workdir.path, step=STEP.value), paths)
         return
+    if not isinstance(config, PredictsFiles):
+        other = "launch.sample continues texts" if isinstance(config, SamplesText) else ""
+        raise ValueError(
+            f"--workdir: expected a run whose model reads files, received one of {config.name!r}; "
+            f"{other or 'launch.evaluate applies it to a split of its data'}"
+        )
     model = TrainedModel(config, workdir, STEP.value)
     names = model.class_names
     for record in model.predict(paths):

@@ -3,8 +3,9 @@ r"""Draws texts from a trained language model; prints one JSON line for each.
     python -m launch.sample --workdir=runs/characters --prompt="ROMEO:" --length=500
 
 A line is ``{"text": …, "nats": …}``: the prompt with its continuation, and the mean negative
-log-probability of a drawn token under the model. Words of the prompt that training never had are
-refused, or ``<unk>`` where the vocabulary has that.
+log-probability of a drawn token under the model. Tokens of the prompt that training never had are
+refused, or ``<unk>`` where the vocabulary has that. Without ``--prompt`` the text begins behind a
+new line or, where the training text has none, behind a blank.
 """
 
 import json
@@ -12,14 +13,16 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from flaxnets.inference.token_sampling import SamplesText, sample_tokens
+from flaxnets.inference.token_sampling import SamplesText, encode_prompt, sample_tokens
 from flaxnets.inference.trained_model import TrainedModel
 from flaxnets.training.workdir import Workdir
 from launch import program
 
 WORKDIR = program.define_run()
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: the best.")
-PROMPT = flags.DEFINE_string("prompt", "\n", "Text that is continued; default: a new line.")
+PROMPT = flags.DEFINE_string(
+    "prompt", None, "Text that is continued; default: a new line, or else a blank."
+)
 LENGTH = flags.DEFINE_integer("length", 500, "Tokens of a continuation.", lower_bound=1)
 NUMBER = flags.DEFINE_integer("number", 1, "Texts.", lower_bound=1)
 TEMPERATURE = flags.DEFINE_float(
@@ -43,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
             f"one of {type(config).__name__}"
         )
     model = TrainedModel(config, workdir, STEP.value)
-    prompt = config.encode_text(PROMPT.value)
+    prompt = encode_prompt(config, PROMPT.value)
     tokens, scores = sample_tokens(
         model.model,
         model.variables,

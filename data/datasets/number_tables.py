@@ -249,8 +249,8 @@ class _TextFile:
                 fix = "write numbers without marks of thousands"
             raise ValueError(
                 f"{self._path}: line {lines[row]}, column {self.names[column]!r}: expected a "
-                f"number, received {cell!r}; {fix}, or list the text in missing if it stands for "
-                "no value"
+                f"number, received {cell!r}; {fix}, or list the text in missing= if it stands "
+                "for no value"
             )
         return found
 

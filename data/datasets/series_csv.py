@@ -144,6 +144,11 @@ def read_series(
     where = _where(path, found, file.names[roles["time"]] if "time" in roles else "")
     times = parse_times(texts["time"], where, time_format) if "time" in roles else None
     labels, class_names = _classes(texts.get("label"))
+    if labels is not None and not class_names:
+        raise ValueError(
+            f"{path}: label: expected the class of at least one row in column "
+            f"{file.names[roles['label']]!r}, received empty cells alone"
+        )
     series: list[Series] = []
     sides: list[str] = []
     for name, rows in _groups(path, found, texts.get("group")):
@@ -151,7 +156,9 @@ def read_series(
         parts = [Series(found.numbers[rows], name, None, _of(labels, rows))]
         if times is not None:
             at = _shifted(where, rows)
-            kept = clean_times(times[rows], at, sort=sort, duplicates=duplicates)
+            kept = clean_times(
+                times[rows], at, sort=sort, duplicates=duplicates, grouped="group" in roles
+            )
             if len(kept) < len(rows):
                 notes.append(
                     f"{len(rows) - len(kept)} rows with the time of another left out"
@@ -241,9 +248,10 @@ def _side(
         first = first or side
         if side != first:
             what = f"group {name!r}" if name else "the only series"
+            fix = "give all its rows one split" if name else "name the column of groups"
             raise ValueError(
                 f"{place}: expected each group on one side of the split, received {what} in "
-                f"{first} and {side}; name the column of groups, or split by time (split_by_time)"
+                f"{first} and {side}; {fix}, or leave the column of splits out to split by time"
             )
     return first
 

@@ -46,11 +46,19 @@ class TokenTexts:
 def find_corpus(root: str | os.PathLike[str]) -> dict[str, Path]:
     """Returns the files of a folder by split: ``ptb.train.txt`` …, ``train.txt`` … or WikiText's.
 
+    Otherwise those of one corpus with another name, as ``mytrain.txt``, ``myvalid.txt`` and perhaps
+    ``mytest.txt``.
+
     Raises:
-        FileNotFoundError: no training file, or no validation file beside it.
+        FileNotFoundError: no such folder, no training file, or no validation file beside it.
+        ValueError: several corpora.
     """
     root = Path(root)
-    for form in _FORMS:
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: expected a text file or a folder of texts, there is none")
+    begins = sorted(path.name.removesuffix("train.txt") for path in root.glob("*train.txt"))
+    others: list[dict[str, Path]] = []
+    for form in (*_FORMS, *(f"{_literal(begin)}{{}}.txt" for begin in begins)):
         files = {
             split: root / form.format(name)
             for split, names in _NAMES.items()
@@ -58,12 +66,24 @@ def find_corpus(root: str | os.PathLike[str]) -> dict[str, Path]:
             if (root / form.format(name)).is_file()
         }
         if {"train", "validation"} <= files.keys():
-            return files
+            if form in _FORMS:
+                return files
+            others.append(files)
+    if len(others) > 1:
+        names = ", ".join(files["train"].name for files in others)
+        raise ValueError(f"{root}: expected one corpus, received {names}; give each its own folder")
+    if others:
+        return others[0]
     shown = ", ".join(form.format("train") for form in _FORMS)
     raise FileNotFoundError(
-        f"{root}: expected a training file named {shown} and its validation file, as "
-        f"{_FORMS[0].format('valid')}, received neither pair"
+        f"{root}: expected a training file named {shown} or *train.txt, and its validation file, "
+        f"as {_FORMS[0].format('valid')}, received no such pair"
     )
+
+
+def _literal(text: str) -> str:
+    """Returns a text for ``str.format`` that gives it back."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def read_tokens(
@@ -129,6 +149,12 @@ def read_and_cut(
     pieces: Sequence[str] = text if unit == "character" else _LINES.findall(text)
     # 0.6 + 0.2 is a little less than 0.8.
     bounds = [0, *(int(end * len(pieces) + 1e-6) for end in np.cumsum(shares)[:-1]), len(pieces)]
+    if text.strip() and len({*bounds}) < len(bounds):
+        kind = "characters" if unit == "character" else "lines, at whose ends words are cut"
+        raise ValueError(
+            f"{path}: expected enough {kind}, for the shares {tuple(shares)}, received "
+            f"{len(pieces)}; give a longer text, or a folder with a text for each split"
+        )
     parts = {
         name: (f"{path}, {name}", "".join(pieces[bounds[i] : bounds[i + 1]]))
         for i, name in enumerate(names)

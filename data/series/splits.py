@@ -105,9 +105,10 @@ def split_by_group(
         if test_share:
             sizes["test"] = max(1, round(len(names) * test_share))
         if len(names) <= sum(sizes.values()):
+            fix = "" if any(names) else "name the column of groups, or "
             raise ValueError(
                 f"table: expected at least {sum(sizes.values()) + 1} groups for a split by group, "
-                f"received {len(names)}; name the column of groups, or split by time"
+                f"received {len(names)}; {fix}split by time"
             )
         drawn = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
         side_of = dict.fromkeys(names, "train")

@@ -73,6 +73,7 @@ def clean_times(
     *,
     sort: bool = False,
     duplicates: str = "refuse",
+    grouped: bool = False,
 ) -> np.ndarray:
     """Returns the rows of one series in the order of strictly ascending times.
 
@@ -81,6 +82,7 @@ def clean_times(
         where: row -> its place, for errors.
         sort: sort the rows by time; False: refuse times that run backwards.
         duplicates: of equal times keep the "first" or "last" row, or "refuse" them.
+        grouped: a column of groups was named, which the errors suggest otherwise.
 
     Returns:
         (T',) int64 numbers of the rows that are kept.
@@ -97,7 +99,8 @@ def clean_times(
         raise ValueError(
             f"{where(first + 1)}: expected a time after {show_time(times[first])}, that of the row "
             f"before, received {show_time(times[first + 1])} ({len(backwards)} such rows); set "
-            "sort=True, name the column of groups, or give local times with their zone"
+            f"sort=True, {'' if grouped else 'name the column of groups, '}or give local times "
+            "with their zone"
         )
     equal = np.flatnonzero(differences == zero)
     if not len(equal):
@@ -107,7 +110,8 @@ def clean_times(
         raise ValueError(
             f"{where(int(rows[first + 1]))}: expected a time of its own for each row, received "
             f"{show_time(times[rows[first]])} as in {where(int(rows[first]))} ({len(equal)} such "
-            "rows); set duplicates='first' or 'last', or name the column of groups"
+            f"rows); set duplicates='first' or 'last'"
+            f"{'' if grouped else ', or name the column of groups'}"
         )
     dropped = equal + 1 if duplicates == "first" else equal
     return np.delete(rows, dropped)

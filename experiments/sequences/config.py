@@ -171,6 +171,7 @@ class SequenceExperiment(Config):
             problem.num_outputs,
             num_tokens=problem.num_tokens,
             forecast_channels=problem.forecast_channels,
+            with_observed=problem.with_observed,
         )
         if not pooled and model.stride > 1:
             raise ValueError(

@@ -8,6 +8,7 @@ import numpy as np
 from data.batches import SequenceExample
 from data.series import Scaling, Series, SeriesTable
 from data.series.sequences import scaled_inputs
+from data.series.tables import shorten
 from data.series.times import show_time
 from experiments.sequences.config import Problem
 
@@ -43,7 +44,7 @@ class LastWindows:
             values, end, reason = np.zeros((window, len(problem.channels))), "", ""
             try:
                 series = self._only(path, read(path))
-                values = series.values[-window:]
+                values = self._checked(path, series.values[-window:])
                 end = str(len(series)) if series.times is None else show_time(series.times[-1])
             except (ValueError, OSError) as error:
                 reason = str(error)
@@ -67,18 +68,34 @@ class LastWindows:
         return self._reasons[index]
 
     def _only(self, path: str, table: SeriesTable) -> Series:
-        if len(table.series) > 1:
+        names = {series.name for series in table.series}
+        if len(names) > 1:
             raise ValueError(
                 f"{path}: expected one series, whose continuation is forecast, received "
-                f"{len(table.series)}; give a file for each"
+                f"{len(names)}; give a file for each"
             )
-        (series,) = table.series
+        # The others of the same name are the parts before a gap.
+        series = table.series[-1]
         if len(series) < self._window:
+            behind = " behind the last gap" if len(table.series) > 1 else ""
             raise ValueError(
-                f"{path}: expected at least the {self._window} rows of a window, received "
+                f"{path}: expected at least the {self._window} rows of a window{behind}, received "
                 f"{len(series)}"
             )
         return series
+
+    def _checked(self, path: str, values: np.ndarray) -> np.ndarray:
+        """Returns the values of a window, (P,D), unless the network cannot continue them."""
+        problem, missing = self._problem, np.isnan(values)
+        if missing.any() and not problem.with_observed:
+            raise ValueError(without_mask(path))
+        channels = problem.forecast_channels
+        if empty := [problem.channels[c] for c in channels if missing[:, c].all()]:
+            raise ValueError(
+                f"{path}: expected an observed value of each channel that is forecast in the last "
+                f"{self._window} rows, received none of {shorten(empty)}"
+            )
+        return values
 
     def _example(self, values: np.ndarray, index: int, readable: bool) -> SequenceExample:
         inputs, seen = scaled_inputs(values, Scaling.from_json(self._problem.scaling))
@@ -95,10 +112,19 @@ class LastWindows:
         return example
 
 
+def without_mask(where: str) -> str:
+    """Returns the error about missing values that a network without their mask would read as 0."""
+    return (
+        f"{where}: expected values without gaps, as those of the training, so that the network has "
+        "no mask of missing values, received missing ones; fill them, or train on data that miss "
+        "some"
+    )
+
+
 def describe_forecast(
     predictions: Sequence[Sequence[float]], end: str, problem: Problem, horizons: Sequence[int]
 ) -> dict[str, Any]:
-    """Returns a forecast in the series' own units, for JSON.
+    """Returns a forecast in the series' own units, for JSON: values by channel at each step.
 
     Args:
       predictions: (H,C) in the scale.
@@ -110,7 +136,7 @@ def describe_forecast(
     values = scaling.inverse(np.asarray(predictions), problem.forecast_channels)
     names = [problem.channels[c] for c in problem.forecast_channels]
     steps: list[Mapping[str, Any]] = [
-        {"step": step, **dict(zip(names, map(float, row), strict=True))}
+        {"step": step, "values": dict(zip(names, map(float, row), strict=True))}
         for step, row in zip(horizons, values, strict=True)
     ]
     return {"after": end, "forecast": steps}

@@ -1,5 +1,6 @@
 """Configuration of experiments on series: forecasts, and classes of windows or of sequences."""
 
+import contextlib
 import dataclasses
 import logging
 import re
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from data.batches import SequenceExample
+from data.datasets.number_tables import MISSING
 from data.datasets.sequence_npz import read_sequence_npz
 from data.datasets.series_csv import read_series
 from data.datasets.ts_files import read_ts
@@ -32,7 +34,7 @@ from data.series import (
 )
 from data.series.scaling import Kind
 from experiments.sequences.config import Problem, SequenceExperiment
-from experiments.sequences.forecast_files import LastWindows, describe_forecast
+from experiments.sequences.forecast_files import LastWindows, describe_forecast, without_mask
 from flaxnets.configuration import check_at_least, nearest, path_field
 from flaxnets.models.sequence_model import SequenceModel
 from flaxnets.training.config import Scorer
@@ -81,6 +83,13 @@ class SeriesConfig:
     gaps: str = "refuse"
     """Treatment of missing rows: ``refuse``, ``fill`` with missing values, ``split`` the series, or
     ``ignore``, as of business days."""
+    missing: tuple[str, ...] = ()
+    """Texts of missing values in a text file besides the empty cell, ``nan``, ``na``, ``n/a``,
+    ``null``, ``none`` and ``?``, in any letter case; numbers, as ``-999``, by their value."""
+    separator: str = ""
+    """Of a text file's cells: one character, or a blank for any number of blanks; empty: found."""
+    decimal: str = ""
+    """Mark in a text file's numbers, ``.`` or ``,``; empty: found."""
     targets: tuple[str, ...] = ()
     """``forecast`` only: columns that are forecast, of those above; empty: all."""
     window: int = 96
@@ -176,12 +185,29 @@ class SeriesExperiment(SequenceExperiment):
             if (value := getattr(data, name)) not in options:
                 raise ValueError(f"data.{name}: unknown {value!r}{nearest(value, options)}")
         parse_horizons(data.horizons)
+        # Ignored, they would leave the labels among the values, or forecast nothing of the targets.
+        if data.task == "forecast" and data.label:
+            raise ValueError(
+                f"data.label: expected none with data.task='forecast', received {data.label!r}; "
+                "give --config.data.task=classify, or name the values in --config.data.columns"
+            )
+        if data.task == "classify" and data.targets:
+            raise ValueError(
+                "data.targets: expected none with data.task='classify', received "
+                f"{', '.join(data.targets)}; give --config.data.task=forecast, or the column of "
+                "classes as --config.data.label"
+            )
         if data.dataset != "files":
             return
         if data.list and data.root:
             raise ValueError(
                 "data.list, data.root: expected a table of series, or sequences with one class "
                 f"each, received both, {data.list} and {data.root}"
+            )
+        if data.root and data.label:
+            raise ValueError(
+                "data.label: expected none with data.root, whose files have the classes of the "
+                f"sequences, received {data.label!r}; a table is given by --config.data.list"
             )
         if data.task == "forecast" and not data.list:
             raise ValueError(
@@ -241,6 +267,9 @@ class SeriesExperiment(SequenceExperiment):
                 sort=data.sort,
                 duplicates=data.duplicates,
                 gaps=data.gaps,
+                missing=(*MISSING, *data.missing),
+                separator=data.separator,
+                decimal=data.decimal,
             )
         )
 
@@ -270,7 +299,7 @@ class SeriesExperiment(SequenceExperiment):
         if data.task == "classify" and data.root:
             train = self._labelled("train")
             scaling = with_flags(lambda: Scaling.fit(train.sequences, cast(Kind, data.scaling)))
-            missing = any(bool(np.isnan(x).any()) for x in self._all_training())
+            missing = any(bool(np.isnan(x).any()) for x in self._all_sequences())
             return Problem(
                 "classification",
                 len(train.class_names),
@@ -304,7 +333,10 @@ class SeriesExperiment(SequenceExperiment):
         source: Any
         if self.data.task == "classify" and self.data.root:
             scaling = Scaling.from_json(problem.scaling)
-            source = SequenceSource(self._labelled(split), scaling=scaling)
+            sequences = self._labelled(split)
+            if not problem.with_observed and any(np.isnan(x).any() for x in sequences.sequences):
+                raise ValueError(without_mask(f"data.root: split {split!r}"))
+            source = SequenceSource(sequences, scaling=scaling)
         else:
             source = self._windows(split)
         return ObservedInputs(source) if problem.with_observed else source
@@ -321,6 +353,8 @@ class SeriesExperiment(SequenceExperiment):
                 f"data.columns: expected those of the training, {', '.join(problem.channels)}, "
                 f"received {', '.join(table.channels)}"
             )
+        if table.has_missing and not problem.with_observed:
+            raise ValueError(without_mask("data.list"))
         options: dict[str, Any] = {
             "window": data.window,
             "stride": data.stride,
@@ -351,8 +385,13 @@ class SeriesExperiment(SequenceExperiment):
                 self._sequences |= {"train": kept, "validation": held}
         return self._sequences[split]
 
-    def _all_training(self) -> Sequence[np.ndarray]:
-        return (*self._labelled("train").sequences, *self._labelled("validation").sequences)
+    def _all_sequences(self) -> Sequence[np.ndarray]:
+        """Returns the sequences of all splits, so that all of them have the same channels."""
+        found = [*self._labelled("train").sequences, *self._labelled("validation").sequences]
+        # A split that is absent or cannot be read is reported where it is evaluated.
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            found += self._labelled("test").sequences
+        return found
 
     def make_model(self) -> SequenceModel:
         """Returns the network that ``model`` describes; a classifier has no forecasts."""
@@ -481,6 +520,11 @@ def parse_horizons(texts: Sequence[str]) -> tuple[int, ...]:
             raise ValueError(
                 f"data.horizons: expected numbers or ranges, as 3 or 1-24, received {text!r}"
             )
+        if int(ends[1]) < int(ends[0]):
+            raise ValueError(
+                f"data.horizons: expected ranges from the smaller number to the larger one, "
+                f"received {text!r}"
+            )
         steps += range(int(ends[0]), int(ends[1]) + 1)
     if not steps or steps[0] < 1 or steps != sorted(set(steps)):
         raise ValueError(
@@ -539,6 +583,7 @@ _ARGUMENTS = {
     **{name: name for name in ("columns", "time", "group", "label", "split", "targets", "period")},
     **{name: name for name in ("gaps", "duplicates", "parts", "validation_share", "test_share")},
     **{name: name for name in ("window", "horizons", "stride")},
+    **{name: name for name in ("missing", "separator", "decimal")},
     "kind": "scaling",
     "arrays": "columns",
     "share": "validation_share",
@@ -547,7 +592,7 @@ _ARGUMENTS = {
 """Arguments of the readers, windows and splits, and the fields of ``SeriesConfig`` they are."""
 _NAMES = "|".join(sorted(_ARGUMENTS, key=len, reverse=True))
 _BEGIN = re.compile(rf"(?<![\w.])((?:{_NAMES})(?:, (?:{_NAMES}))*): (?=expected|unknown)")
-_SETTING = re.compile(r"(?<![\w.])(sort|gaps|duplicates|time_format)=")
+_SETTING = re.compile(r"(?<![\w.])(sort|gaps|duplicates|time_format|missing|decimal)=")
 
 
 def with_flags(call: Callable[[], Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from data.datasets.token_files import (
 )
 from data.moving_shapes.source import MovingShapes
 from data.series import StreamWindows
-from data.series.vocabulary import Vocabulary
+from data.series.vocabulary import UnknownTokens, Vocabulary, describe_unknown
 from experiments.sequences.config import Problem, SequenceExperiment
 from flaxnets.configuration import check_at_least, nearest, path_field
 
@@ -30,8 +31,9 @@ class TextConfig:
     dataset: str = "files"
     """``files``, or ``embedded``: captions of the embedded data set, one after another."""
     root: str = path_field(runtime=True)
-    """A folder with ``*train.txt``, ``*valid.txt`` and perhaps ``*test.txt``; or one text file,
-    which is cut into ``shares``."""
+    """A folder with ``*train.txt``, ``*valid.txt`` (or ``*validation.txt``, ``*val.txt``) and
+    perhaps ``*test.txt``, or WikiText's ``wiki.train.tokens`` …; or one text file of any name,
+    which is cut into ``shares``, of words at the ends of lines."""
     unit: str = "character"
     """``character`` or ``word``."""
     shares: tuple[float, ...] = (0.9, 0.1)
@@ -90,12 +92,13 @@ class LanguageModelConfig(SequenceExperiment):
             return TokenTexts(vocabulary, ids, ())
         options: dict[str, Any] = {"with_unknown": data.with_unknown, "vocabulary": vocabulary}
         try:
-            if data.root.endswith(".txt"):
+            if Path(data.root).is_file():
                 return read_and_cut(data.root, data.unit, shares=data.shares, **options)  # type: ignore[arg-type]
             return read_tokens(find_corpus(data.root), data.unit, **options)  # type: ignore[arg-type]
         except ValueError as error:
-            field = "data." if str(error).startswith(("shares", "unit")) else "data.root: "
-            raise ValueError(f"{field}{error}") from error
+            text = str(error).replace("set with_unknown=", "set --config.data.with_unknown=")
+            field = "data." if text.startswith(("shares", "unit")) else "data.root: "
+            raise ValueError(f"{field}{text}") from error
 
     def read_problem(self) -> Problem:
         """Returns the prediction of the next token."""
@@ -119,7 +122,14 @@ class LanguageModelConfig(SequenceExperiment):
     def encode_text(self, text: str) -> np.ndarray:
         """Returns the tokens of a text, (N,) int32, as a trained model reads it."""
         tokens = self._split(text)
-        return Vocabulary(self.problem.tokens).encode(tokens, "prompt")
+        try:
+            return Vocabulary(self.problem.tokens).encode(tokens, "prompt")
+        except UnknownTokens as error:
+            # Its own advice is about texts to train on.
+            raise ValueError(
+                "prompt: expected tokens of the vocabulary, which the training text gives, "
+                f"received {describe_unknown(error.counts)}; give another --prompt"
+            ) from None
 
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Returns the text of tokens."""

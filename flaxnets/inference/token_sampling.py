@@ -23,6 +23,24 @@ class SamplesText(Protocol):
         """Returns the text of tokens."""
 
 
+def encode_prompt(config: SamplesText, text: str | None) -> np.ndarray:
+    """Returns the tokens of a prompt, (N,) int32.
+
+    Args:
+      config: of the language model.
+      text: the prompt; None: a new line or, where the model does not know it, a blank.
+
+    Raises:
+      ValueError: unknown tokens.
+    """
+    if text is not None:
+        return config.encode_text(text)
+    try:
+        return config.encode_text("\n")
+    except ValueError:
+        return config.encode_text(" ")
+
+
 def sample_tokens(
     model: nn.Module,
     variables: PyTree,

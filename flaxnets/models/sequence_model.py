@@ -15,6 +15,7 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from flaxnets.configuration import check_at_least, check_dtype, check_rates
@@ -22,7 +23,7 @@ from flaxnets.encoders.sequence_config import SequenceEncoderConfig, make_sequen
 from flaxnets.heads.classifier import StreamLogits
 from flaxnets.heads.config import HeadConfig, make_head
 from flaxnets.heads.pooling import pool_last
-from flaxnets.layers.padding import zero_padding
+from flaxnets.layers.padding import mask_steps, zero_padding
 from flaxnets.recurrent.config import RecurrentConfig, make_recurrent, reads_maps
 from flaxnets.typing import Array, Carry
 
@@ -58,9 +59,13 @@ class SequenceModel(nn.Module):
         with one set of weights for all channels (LSTNet, 1703.07015, section 3.6); 0: none. The
         head then pools, and K is a multiple of the ``autoregressive_channels``.
       autoregressive_channels: numbers of the channels that are forecast; empty: all D.
-      relative: forecasts are relative to the last step of each row: it is subtracted from the
+      relative: forecasts are relative to the last value of each channel: it is subtracted from the
         channels that are forecast and added to their forecasts, so that a series whose level drifts
         looks the same everywhere (NLinear, Zeng et al., 2205.13504).
+      with_observed: the last half of the channels is the mask of the first half, 0 where a value
+        is missing. With ``relative`` or the autoregression, a missing value of a channel that is
+        forecast is replaced by the last observed one before it in the row, or else by the first
+        one after it; a channel without any observed value is zero.
     """
 
     head: nn.Module
@@ -72,6 +77,7 @@ class SequenceModel(nn.Module):
     autoregressive_steps: int = 0
     autoregressive_channels: tuple[int, ...] = ()
     relative: bool = False
+    with_observed: bool = False
 
     @property
     def stride(self) -> int:
@@ -84,7 +90,7 @@ class SequenceModel(nn.Module):
         if self.autoregressive_steps:
             return "the autoregression reads the last steps of a window"
         if self.relative:
-            return "the forecasts are relative to the last step of a window"
+            return "the forecasts are relative to the last value of a window"
         for part in (self.encoder, self.recurrent, self.head):
             if part is not None and not hasattr(part, "stream"):
                 return f"{type(part).__name__} has no stream"
@@ -122,6 +128,8 @@ class SequenceModel(nn.Module):
         """
         del mask
         level: Array | None = None
+        if self.with_observed and (self.relative or self.autoregressive_steps):
+            inputs = self._without_gaps(inputs, lengths)
         if self.relative:
             level, inputs = self._without_level(inputs, lengths)
         x = self._embed(inputs)
@@ -209,13 +217,31 @@ class SequenceModel(nn.Module):
         return jnp.moveaxis(forecasts, 1, 2).reshape(len(x), 1, -1)
 
     def _without_level(self, inputs: Array, lengths: Array | None) -> tuple[Array, Array]:
-        """Returns the last step of the channels that are forecast, (B,1,C), and inputs less it."""
+        """Returns the last value of the channels that are forecast, (B,1,C), and inputs less it."""
         channels = jnp.array(self._forecast_channels(inputs))
         level = pool_last(inputs[..., channels], lengths)[:, None]
-        return level, inputs.at[..., channels].add(-level)
+        return level, jnp.asarray(inputs).at[..., channels].add(-level)
+
+    def _without_gaps(self, inputs: Array, lengths: Array | None) -> Array:
+        """Returns inputs whose missing values are filled in the channels that are forecast."""
+        if not inputs.shape[1]:
+            return inputs
+        channels = jnp.array(self._forecast_channels(inputs))
+        values = inputs[..., channels]  # (B,T,C)
+        seen = inputs[..., inputs.shape[-1] // 2 + channels] != 0
+        seen &= mask_steps(inputs, lengths)[..., None]
+        steps = jnp.arange(inputs.shape[1])[:, None]
+        # The loaders write zeros for missing values, which are the mean of the training part: read
+        # as values, they would pull the level and the autoregression there.
+        before = jax.lax.cummax(jnp.where(seen, steps, -1), axis=1)
+        after = jnp.argmax(seen, axis=1, keepdims=True)
+        filled = jnp.take_along_axis(values, jnp.where(before >= 0, before, after), axis=1)
+        filled = jnp.where(seen.any(1, keepdims=True), filled, 0)
+        return jnp.asarray(inputs).at[..., channels].set(filled)
 
     def _forecast_channels(self, inputs: Array) -> tuple[int, ...]:
-        return self.autoregressive_channels or tuple(range(inputs.shape[-1]))
+        values = inputs.shape[-1] // 2 if self.with_observed else inputs.shape[-1]
+        return self.autoregressive_channels or tuple(range(values))
 
     def _check_forecasts(self, argument: str, shape: tuple[int, ...], channels: int) -> None:
         if shape[1] != 1 or shape[2] % channels:
@@ -240,8 +266,9 @@ class SequenceModelConfig:
     """Forecasts only: last steps of each channel that a linear autoregression beside the network
     reads (LSTNet, 1703.07015, section 3.6); 0: none."""
     relative: bool = False
-    """Forecasts only: relative to the last step of the window, which is subtracted from the
-    channels that are forecast and added to the forecasts (NLinear, 2205.13504)."""
+    """Forecasts only: relative to the last observed value of each channel in the window, which is
+    subtracted from the channels that are forecast and added to the forecasts (NLinear,
+    2205.13504)."""
     dtype: str = "float32"
     """Of the arithmetic; parameters and logits stay float32."""
 
@@ -252,6 +279,7 @@ def make_sequence_model(
     *,
     num_tokens: int = 0,
     forecast_channels: tuple[int, ...] = (),
+    with_observed: bool = False,
     field: str = "model",
 ) -> SequenceModel:
     """Returns the network that a configuration describes.
@@ -261,6 +289,7 @@ def make_sequence_model(
       num_outputs: K: classes, tokens, keys, or horizons times channels.
       num_tokens: V, of inputs that are tokens; 0: they are values.
       forecast_channels: numbers of the input channels that are forecast, for the autoregression.
+      with_observed: the last half of the channels is the mask of the values that are not missing.
       field: the configuration's path, for errors.
 
     Raises:
@@ -288,4 +317,5 @@ def make_sequence_model(
         config.autoregressive_steps,
         forecast_channels,
         config.relative,
+        with_observed,
     )

@@ -93,8 +93,8 @@ class ScanOptions:
         chunk. None: one step after the other.
 
     Raises:
-      ValueError: a value below its minimum, unknown ``gradients``, or ``truncate_steps`` that is no
-        multiple of ``remat_steps``.
+      ValueError: a value below its minimum, unknown ``gradients``, a ``parallel`` that is no such
+        algorithm, or ``truncate_steps`` that is no multiple of ``remat_steps``.
     """
 
     unroll: int = 1
@@ -112,6 +112,13 @@ class ScanOptions:
         if self.gradients not in (AUTO, *GRADIENTS):
             raise ValueError(
                 f"gradients: expected one of {(AUTO, *GRADIENTS)}, received {self.gradients!r}"
+            )
+        if self.parallel is not None and (
+            isinstance(self.parallel, type) or not hasattr(self.parallel, "check_carry")
+        ):
+            raise ValueError(
+                "parallel: expected a ParallelScan, as newton_scan.NewtonScan(method='deer'), or "
+                f"None, received {self.parallel!r}"
             )
         if self.remat_steps and self.truncate_steps % self.remat_steps:
             raise ValueError(

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import pytest
 from experiments.char_rnn import get_config as char_rnn
 from experiments.penn_treebank import SIZES, WORDS
 from experiments.penn_treebank import get_config as penn_treebank
+from experiments.sequences.config import Problem
 from experiments.sequences.text import LanguageModelConfig
-from flaxnets.inference.token_sampling import sample_tokens
+from flaxnets.inference.token_sampling import encode_prompt, sample_tokens
 from flaxnets.inference.trained_model import TrainedModel, read_predictions
 from flaxnets.training.checkpoint import Checkpointer
 from flaxnets.training.loop import train
@@ -101,6 +104,19 @@ def test_samples_are_drawn_from_the_network(trained: Path) -> None:
         sample_tokens(model.model, model.variables, config.encode_text(""), 6)
 
 
+@pytest.mark.subprocess
+def test_predict_names_the_program_that_continues_texts(trained: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.predict", f"--workdir={trained}", __file__],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "received one of 'char-rnn'; launch.sample continues texts" in done.stderr
+
+
 def test_words_and_characters_are_split_and_joined() -> None:
     config = penn_treebank("smoke")
     ids = config.encode_text("a red circle\na red")
@@ -129,6 +145,28 @@ def test_initial_parameters_are_uniform() -> None:
         assert 0.09 < leaf.max() <= 0.1
 
 
+def test_a_text_may_have_any_name(tmp_path: Path) -> None:
+    text = tmp_path / "book.md"
+    text.write_text("one two\n" * 100)
+    config = char_rnn()
+    config.data.root = str(text)
+    assert len(config.texts.texts["train"]) == 720
+    config = char_rnn()
+    config.data.root = str(tmp_path / "other.txt")
+    with pytest.raises(FileNotFoundError, match=r"other\.txt: expected a text file or a folder"):
+        config.problem  # noqa: B018
+
+
+def test_a_prompt_is_a_new_line_or_a_blank_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    config = char_rnn()
+    for text, expected in (("a\nb ", "\n"), ("a b", " ")):
+        config._problem = Problem("stream", len(text), len(text), tokens=tuple(text))
+        found = encode_prompt(config, None)
+        assert config.decode_text(found.tolist()) == expected
+    with pytest.raises(ValueError, match=r"prompt: .* 'Q' \(.*\) once; give another --prompt"):
+        encode_prompt(config, "Q")
+
+
 def test_texts_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     config = char_rnn()
     with pytest.raises(ValueError, match=r"data.root: expected a text file"):
@@ -138,6 +176,8 @@ def test_texts_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     config.data.root = str(text)
     config.batch_size = 4
     with pytest.raises(ValueError, match=r"'ä' .*20 times"):
+        config.problem  # noqa: B018
+    with pytest.raises(ValueError, match=r"or set --config\.data\.with_unknown=True"):
         config.problem  # noqa: B018
     config.data.with_unknown = True
     assert config.problem.num_tokens == 5

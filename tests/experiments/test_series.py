@@ -1,5 +1,6 @@
 """Series of one's own: files, splits, scores beside naive forecasts, and what is refused."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -12,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.series import forecast_scores
+from data.series import Scaling, forecast_scores
 from experiments.lstnet import get_config as lstnet
+from experiments.sequences.config import Problem
+from experiments.sequences.forecast_files import LastWindows, describe_forecast
 from experiments.sequences.series import ForecastScorer, ObservedInputs, parse_horizons
 from experiments.series import OwnSeriesConfig
 from experiments.series import get_config as series
@@ -110,7 +113,9 @@ def test_a_network_on_missing_values_evaluates_and_forecasts(
     assert done.returncode == 1, done.stderr
     lines = {(line := json.loads(text))["path"]: line for text in done.stdout.splitlines()}
     assert lines[str(table)]["after"] == "79"
-    assert [sorted(step) for step in lines[str(table)]["forecast"]] == [["lag", "step", "x"]] * 2
+    steps = lines[str(table)]["forecast"]
+    assert [step["step"] for step in steps] == [1, 2]
+    assert [sorted(step["values"]) for step in steps] == [["lag", "x"]] * 2
     assert "expected at least the 12 rows of a window, received 1" in lines[str(short)]["error"]
 
 
@@ -135,6 +140,22 @@ def test_classes_of_windows_and_of_sequences(tmp_path: Path) -> None:
     config = config_of(Path(""), list="", root=str(tmp_path / "s.npz"), task="classify", time="")
     assert [len(config.source(split)) for split in ("train", "validation", "test")] == [10, 2, 12]
     assert config.problem.class_names == ("a", "b")
+    problem = config.problem
+    assert not problem.with_observed
+    # Values are missing in the test split alone, whose examples have the mask as the others.
+    holed = values.copy()
+    holed[0, 3, 1] = np.nan
+    np.savez(tmp_path / "s.npz", classes=np.array(["a", "b"]), **{**arrays, "test_x": holed})
+    fields: dict[str, Any] = {"list": "", "root": str(tmp_path / "s.npz"), "task": "classify"}
+    config = config_of(Path(""), time="", **fields)
+    assert [config.source(split)[0]["inputs"].shape[1] for split in ("train", "test")] == [4, 4]
+    config = config_of(Path(""), time="", **fields)
+    config._problem = problem
+    with pytest.raises(ValueError, match=r"data\.root: split 'test': expected values without gaps"):
+        config.source("test")
+    kept = {name: array for name, array in arrays.items() if name.startswith("train")}
+    np.savez(tmp_path / "s.npz", classes=np.array(["a", "b"]), **kept)
+    assert not config_of(Path(""), time="", **fields).problem.with_observed
     with pytest.raises(ValueError, match=r"received .*a\.csv; a table with a row for each time"):
         config_of(Path(""), list="", root=str(table), task="classify").source("train")
 
@@ -146,7 +167,19 @@ def test_classes_of_windows_and_of_sequences(tmp_path: Path) -> None:
         ({"columns": ("x", "lgg")}, r"a\.csv: data\.columns: .*did you mean 'lag'\?"),
         ({"time": "huor"}, r"data\.time: expected one of .*did you mean 'hour'\?"),
         ({"horizons": ("90",)}, r"data\.window, data\.horizons: expected a window of 12 and a "),
-        ({"horizons": ("3-1",)}, r"data\.horizons: expected ascending numbers"),
+        ({"horizons": ("3-1",)}, r"data\.horizons: expected ranges from the smaller .* '3-1'"),
+        ({"horizons": ("1", "24-12")}, r"data\.horizons: expected ranges .* received '24-12'"),
+        ({"horizons": ("3", "1-3")}, r"data\.horizons: expected ascending numbers"),
+        ({"label": "lag"}, r"data\.label: expected none with data\.task='forecast', received 'lag"),
+        (
+            {"task": "classify", "label": "lag", "targets": ("x",)},
+            r"data\.targets: expected none with data\.task='classify', received x",
+        ),
+        (
+            {"task": "classify", "list": "", "root": "x", "label": "lag"},
+            r"data\.label: expected none with data\.root, whose files have the classes",
+        ),
+        ({"decimal": ";"}, r"data\.separator, data\.decimal: expected one character"),
         ({"horizons": ("soon",)}, r"data\.horizons: expected numbers or ranges, as 3 or 1-24"),
         ({"period": 99}, r"data\.period: expected 1 to 64"),
         ({"parts": (0.9, 0.2)}, r"data\.parts: expected two or three shares"),
@@ -171,7 +204,11 @@ def test_wrong_values_are_refused_by_the_flags_name(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("9,10,x", r"line 11, column 'lag': expected a number, received 'x'"),
+        (
+            "9,10,x",
+            r"line 11, column 'lag': expected a number, received 'x'.*--config\.data\.missing= if",
+        ),
+        ('9,10,"1,5"', r"received '1,5'; set --config\.data\.decimal=','"),
         ("7,10,11", r"line 11, column 'hour': .*set --config\.data\.sort=True"),
         ("8,10,11", r"line 11, .*as in .*line 10.*set --config\.data\.duplicates='first'"),
         ("12,10,11", r"expected a row every 1, received 1 gaps: 8 to 12; set --config\.data\.gaps"),
@@ -195,6 +232,86 @@ def test_groups_on_two_sides_and_targets_that_are_all_missing(tmp_path: Path) ->
     assert len(config.source("train")) > 0
     with pytest.raises(ValueError, match=r"data\.targets: expected observed values in the section"):
         config.source("test")
+
+
+def test_settings_of_text_files_and_columns_that_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"{t}|{t % 7},5|{-999 if t % 9 == 0 else 4}" for t in range(80)]
+    path.write_text("\n".join(["hour|x|y", *rows]))
+    fields: dict[str, Any] = {"separator": "|", "decimal": ",", "missing": ("-999", "off")}
+    values = config_of(path, **fields).table.series[0].values
+    assert values[1].tolist() == [1.5, 4]
+    assert np.isnan(values[::9, 1]).all()
+    path.write_text("\n".join(["hour,x,class", *[f"{t},{t}," for t in range(60)]]))
+    with pytest.raises(ValueError, match=r"data\.label: expected the class of at least one row"):
+        config_of(path, task="classify", label="class").source("train")
+    rows = [f"{t},{'train' if t < 40 else 'test'},a,{t}" for t in range(60)]
+    path.write_text("\n".join(["hour,part,room,x", *rows]))
+    with pytest.raises(ValueError, match="'a' in train and test; give all its rows one split, or"):
+        config_of(path, group="room", split="part").source("train")
+    with pytest.raises(ValueError, match="name the column of groups, or leave the column of split"):
+        config_of(path, split="part", columns=("x",)).source("train")
+    path.write_text("\n".join(["hour,room,x", "1,a,1", "0,a,2"]))
+    with pytest.raises(ValueError, match=r"set --config\.data\.sort=True, or give local times"):
+        config_of(path, group="room").source("train")
+
+
+def test_a_network_without_a_mask_refuses_missing_values(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(write(tmp_path / "a.csv"))
+    problem = config.problem
+    assert not problem.with_observed
+    assert not config.make_model().with_observed
+    gaps = write(tmp_path / "gaps.csv", missing=True)
+    config = config_of(gaps)
+    assert config.make_model().with_observed
+    config._problem = problem
+    with pytest.raises(ValueError, match=r"data\.list: expected values without gaps, as those of"):
+        config.source("test")
+    early = tmp_path / "early.csv"  # A missing value before the last window does not matter.
+    early.write_text("\n".join(gaps.read_text().splitlines()[:60]))
+    batches = [*config.make_prediction_data([str(gaps), str(early)]).batches()]
+    assert [bool(batch["mask"][0]) for batch in batches] == [False, True]
+    assert "gaps.csv: expected values without gaps" in caplog.text
+    # With the mask, a channel that is forecast still needs a value to go on from.
+    rows = early.read_text().splitlines()
+    early.write_text("\n".join([*rows[:-12], *[f"{row.rsplit(',', 1)[0]}," for row in rows[-12:]]]))
+    config = config_of(gaps)
+    (batch,) = config.make_prediction_data([str(early)]).batches()
+    assert not batch["mask"][0]
+    assert "in the last 12 rows, received none of lag" in caplog.text
+
+
+def test_the_part_behind_the_last_gap_is_continued(tmp_path: Path) -> None:
+    times = [*range(40), *range(50, 90)]
+    path = write(tmp_path / "a.csv", times=times)
+    config = config_of(path, gaps="split")
+    found = LastWindows(
+        [str(path)],
+        lambda path: config.read(path, ("x", "lag")),
+        config.problem,
+        window=12,
+        horizons=(1,),
+    )
+    assert (found.explain(0), found.ends) == ("", ["89"])
+    assert found[0]["mask"]
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:51]))
+    options: dict[str, Any] = {"window": 12, "horizons": (1,)}
+    short = LastWindows(
+        [str(path)], lambda path: config.read(path, ("x", "lag")), config.problem, **options
+    )
+    assert "at least the 12 rows of a window behind the last gap, received 10" in short.explain(0)
+
+
+def test_forecasts_keep_their_step_beside_a_channel_of_that_name() -> None:
+    problem = Problem("regression", 2, channels=("step", "x"), forecast_channels=(0, 1))
+    problem = dataclasses.replace(
+        problem, scaling=Scaling("none", np.zeros(2), np.ones(2)).to_json()
+    )
+    found = describe_forecast([[5.0, 6.0]], "9", problem, (3,))
+    assert found == {"after": "9", "forecast": [{"step": 3, "values": {"step": 5.0, "x": 6.0}}]}
 
 
 def test_a_constant_channel_is_scaled_safely(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_one_truncated_video_is_named_counted_and_skipped(
     done = finish(start("predict", f"--workdir={run}", *clips, cache=cache))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "error: 3 of 4 clips could not be decoded" in done.stderr
+    assert "error: 3 of 4 files could not be read" in done.stderr
     records = {record["path"]: record for record in map(json.loads, done.stdout.splitlines())}
     assert sorted(records) == sorted(clips)
     predictions = records[str(good)]["predictions"]

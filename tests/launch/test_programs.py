@@ -150,11 +150,11 @@ def test_wrong_questions_to_a_run(workdir: Path, tmp_path: Path) -> None:
     assert "no checkpoint of step 7; there are 2" in sentence(done["step"])
     assert "no checkpoints; expected a workdir that has trained" in sentence(done["untrained"])
     error = sentence(done["clips"])
-    assert "4 of 4 clips do not exist" in error
+    assert "4 of 4 files do not exist" in error
     assert all(clip in error for clip in clips[:3])
     assert clips[3] not in error
     assert "expected paths of video files after the flags" in sentence(done["no clips"])
-    assert "1 of 1 clips could not be decoded" in sentence(done["no video"])
+    assert "1 of 1 files could not be read" in sentence(done["no video"])
     assert "the training split has no end" in sentence(done["report of train"])
     assert not list(workdir.rglob("*.tmp"))
     assert not list(workdir.rglob("tset*"))

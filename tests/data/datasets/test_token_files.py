@@ -23,7 +23,9 @@ def corpus(folder: Path, form: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", ["ptb.{}.txt", "{}.txt", "wiki.{}.tokens"])
+@pytest.mark.parametrize(
+    "form", ["ptb.{}.txt", "{}.txt", "wiki.{}.tokens", "my{}.txt", "a{{}}-{}.txt"]
+)
 def test_words(tmp_path: Path, form: str) -> None:
     found = read_tokens(find_corpus(corpus(tmp_path, form)))
     # Frequent words first, then by code point; the ends of the two lines count.
@@ -75,7 +77,30 @@ def test_line_ends_and_marks(tmp_path: Path) -> None:
     assert [len(ids) for ids in words.texts.values()] == [3, 4]
 
 
+def test_several_corpora_in_a_folder_are_refused(tmp_path: Path) -> None:
+    corpus(tmp_path, "my{}.txt")
+    (tmp_path / "alonetrain.txt").write_text("without a validation file")
+    assert set(find_corpus(tmp_path)) == {"train", "validation", "test"}
+    corpus(tmp_path, "your{}.txt")
+    with pytest.raises(ValueError, match=r"one corpus, received mytrain\.txt, yourtrain\.txt"):
+        find_corpus(tmp_path)
+    corpus(tmp_path, "ptb.{}.txt")
+    assert find_corpus(tmp_path)["train"].name == "ptb.train.txt"
+
+
+def test_a_text_that_is_too_short_for_its_parts(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one line of words")
+    with pytest.raises(ValueError, match=r"lines, at whose ends words are cut, .* received 1;"):
+        read_and_cut(path, "word")
+    path.write_text("abc")
+    with pytest.raises(ValueError, match=r"characters, for the shares \(0\.9, 0\.05, 0\.05\), rec"):
+        read_and_cut(path, shares=(0.9, 0.05, 0.05))
+
+
 def test_wrong_arguments(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="or a folder of texts, there is none"):
+        find_corpus(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=r"expected a training file named ptb\.train\.txt"):
         find_corpus(tmp_path)
     path = tmp_path / "a.txt"

@@ -85,7 +85,7 @@ def test_given_sides() -> None:
 
 
 def test_wrong_groups() -> None:
-    with pytest.raises(ValueError, match=r"expected at least 3 groups .* received 2; name the"):
+    with pytest.raises(ValueError, match=r"expected at least 3 groups .* received 2; split by"):
         split_by_group(table(5, 5))
     with pytest.raises(ValueError, match="validation_share, test_share: expected shares"):
         split_by_group(table(5, 5, 5), validation_share=0.9, test_share=0.2)

@@ -11,6 +11,7 @@ import pytest
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
 from flaxnets.recurrent.convolutional_cells import ConvGRUCell, ConvLSTMCell
 from flaxnets.recurrent.layers import Recurrent
+from flaxnets.recurrent.newton_scan import NewtonScan
 from flaxnets.recurrent.scan import ScanOptions, scan_cell
 
 B, T, D, F = 3, 5, 4, 4
@@ -129,6 +130,8 @@ def test_residual_layers_of_another_width_than_their_inputs() -> None:
         ({"remat_steps": -1}, "remat_steps: expected at least 0, received -1"),
         ({"truncate_steps": -2}, "truncate_steps: expected at least 0, received -2"),
         ({"gradients": "none"}, r"gradients: expected one of \('auto', .*received 'none'"),
+        ({"parallel": "deer"}, r"parallel: expected a ParallelScan, .*received 'deer'"),
+        ({"parallel": NewtonScan}, "parallel: expected a ParallelScan, .*NewtonScan"),
         (
             {"remat_steps": 4, "truncate_steps": 6},
             "truncate_steps: expected a multiple of remat_steps = 4, received 6",
