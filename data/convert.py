@@ -406,7 +406,7 @@ def _check_places(found: _Found, base: Path, out: Path) -> None:
     if folders:
         raise ValueError(
             f"root: expected videos as files, received {len(folders)} folders of frames: "
-            f"{some(folders)}; trainings read these as they are"
+            f"{some(folders)}; trainings read these as they are; --kind=image stores images"
         )
     outside = [name for name in found.names if name.startswith(("/", "../"))]
     if outside:
