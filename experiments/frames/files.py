@@ -37,7 +37,7 @@ FIELD_ENDINGS = (".npz", ".npy", ".zarr")
 _FIXED_SEED = 0
 
 
-_FIELDS = ("num_inputs", "shares", "split_by", "scaling", "array", "root", "size", "speeds")
+_FIELDS = ("num_inputs", "shares", "split_by", "scaling", "root", "size", "speeds")
 
 
 @dataclasses.dataclass

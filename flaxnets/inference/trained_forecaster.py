@@ -31,6 +31,10 @@ class ContinuesFrames(Protocol):
     def horizon(self) -> tuple[int, int]:
         """Frames that are given, and those that were predicted in training."""
 
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(H,W,C) of the frames in training."""
+
     def read_frames(self, path: str) -> np.ndarray:
         """Returns the last frames of a file, as many as are given, in the form of training.
 
@@ -113,7 +117,16 @@ class TrainedForecaster:
           ValueError: it is too short, or of another kind or size than in training.
         """
         given = self.config.read_frames(path)
-        predicted = self.predict(given[None], num_outputs)[0]
+        try:
+            predicted = self.predict(given[None], num_outputs)[0]
+        except Exception as error:
+            # Convolutions read frames of any size; a patch or a dense layer does not.
+            if given.shape[1:] == tuple(self.config.frame_shape):
+                raise
+            raise ValueError(
+                f"{path}: expected frames {tuple(self.config.frame_shape)}, as in training, "
+                f"received {given.shape[1:]}, of which the network makes no prediction"
+            ) from error
         limits = limits_of(given, predicted)
         rows = [
             to_pictures(frames, limits, least_side=LEAST_SIDE, border=border)
