@@ -25,15 +25,15 @@ LEAST_SIDE = 128
 
 @runtime_checkable
 class ContinuesFrames(Protocol):
-    """Configuration of an experiment whose model predicts the frames that follow given ones."""
+    """Configuration of an experiment whose model predicts the frames that follow given ones.
+
+    Where it has an attribute ``frame_shape``, (H,W,C) in training, the error of a file with other
+    frames tells it. It is no part of the protocol, whose check would read it from the data.
+    """
 
     @property
     def horizon(self) -> tuple[int, int]:
         """Frames that are given, and those that were predicted in training."""
-
-    @property
-    def frame_shape(self) -> tuple[int, int, int]:
-        """(H,W,C) of the frames in training."""
 
     def read_frames(self, path: str) -> np.ndarray:
         """Returns the last frames of a file, as many as are given, in the form of training.
@@ -121,11 +121,12 @@ class TrainedForecaster:
             predicted = self.predict(given[None], num_outputs)[0]
         except Exception as error:
             # Convolutions read frames of any size; a patch or a dense layer does not.
-            if given.shape[1:] == tuple(self.config.frame_shape):
+            expected = getattr(self.config, "frame_shape", given.shape[1:])
+            if given.shape[1:] == expected:
                 raise
             raise ValueError(
-                f"{path}: expected frames {tuple(self.config.frame_shape)}, as in training, "
-                f"received {given.shape[1:]}, of which the network makes no prediction"
+                f"{path}: expected frames {expected}, as in training, received "
+                f"{given.shape[1:]}, of which the network makes no prediction"
             ) from error
         limits = limits_of(given, predicted)
         rows = [
