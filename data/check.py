@@ -13,6 +13,7 @@ training would fail (rows ERROR), and 0 otherwise, also with warnings.
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -66,6 +67,7 @@ from data.likeness import find_identical
 from data.loader import available_cpus
 from data.video import decoding
 from data.video.flow import FlowImages
+from data.video.frame_folders import list_frames
 
 KINDS = ("video", "image", "captions", "lines", "sounds", "speech")
 
@@ -259,7 +261,8 @@ def recognise(root: str, list_file: str = "") -> str:
     """Returns the kind of a data set, one of ``KINDS``.
 
     Images with texts are lines if a text is named ``NAME.gt.txt``, or if they are wide; sounds with
-    texts beside half of them or more are speech.
+    texts beside half of them or more are speech. Images of folders below those of classes, numbered
+    without a gap, are the frames of videos.
 
     Raises:
         FileNotFoundError: there is no such folder or list.
@@ -314,8 +317,25 @@ def recognise(root: str, list_file: str = "") -> str:
     if counts["video"] >= counts["image"]:
         return "video"
     if 2 * counts["text"] < counts["image"]:
-        return "image"
+        return "video" if _are_frames(folder, counts["image"]) else "image"
     return "lines" if _are_wide(images) else "captions"
+
+
+def _are_frames(root: Path, num_images: int) -> bool:
+    """Returns True if most images lie in folders of frames, as trainings on videos find them."""
+    try:
+        videos = read_labelled_files(root, kind="video").paths
+    except (ValueError, OSError):
+        return False
+    series = 0
+    for path in filter(os.path.isdir, videos):
+        with contextlib.suppress(decoding.VideoError):  # Images of several names.
+            names = list_frames(path)
+            numbers = [int(re.findall(r"\d+", Path(name).stem)[-1]) for name in names]
+            # Not so of images that have lost some, or were drawn from a larger data set.
+            if len({b - a for a, b in itertools.pairwise(numbers)}) == 1:
+                series += len(names)
+    return 2 * series > num_images
 
 
 def _kind_of_list(root: str, list_file: str) -> str:
@@ -393,6 +413,9 @@ def _labelled(kind: str, files: LabelledFiles) -> Dataset:
             "that a split keeps them together"
         )
         findings = [Finding("groups", OK, text)]
+    if folders := sum(map(os.path.isdir, files.paths)):
+        text = f"{count(folders, 'folder')} of frames, each a video; --kind=image reads images"
+        findings.append(Finding("reader", OK, text))
     findings += [Finding("reader", WARNING, note) for note in files.notes]
     return Dataset(
         kind,

@@ -18,7 +18,8 @@ as JPEG, too. That loses some detail (``--quality``), and takes more space than 
 
 Every file is decoded once. One that cannot be is left out, counted, and named with the reason in
 ``manifest.json``. A conversion that was interrupted continues by the same command, and the result
-is that of an uninterrupted one, byte for byte.
+is that of an uninterrupted one, byte for byte. With other files, labels or options, or after files
+have changed, it is refused: that takes another ``--out``.
 
 ``convert_sources`` stores the examples of any source.
 """
@@ -30,6 +31,7 @@ import hashlib
 import io
 import os
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -228,7 +230,12 @@ def convert(
         out,
         [Item(name, path, s.st_size, s.st_mtime_ns) for name, path, s in rows],
         _PackFile(media, frames, short_side, quality),
-        described={"kind": kind, "layout": found.layout, "preprocessing": preprocessing},
+        described={
+            "kind": kind,
+            "layout": found.layout,
+            "preprocessing": preprocessing,
+            "lists_sha256": _digest_lists(found),
+        },
         finish=functools.partial(_finish, found, Path(out)),
         shard_bytes=shard_bytes,
         workers=workers,
@@ -374,6 +381,21 @@ def _finish(found: _Found, out: Path, written: Written) -> Mapping[str, Any]:
     return found.write(out, frozenset(row["name"] for row in written.rows))
 
 
+def _digest_lists(found: _Found) -> str:
+    """Returns a digest of labels, groups, splits, folds, captions and texts of all files.
+
+    It is that of the lists as they are written, so that it covers all that a training reads there.
+    """
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as folder:
+        found.write(Path(folder), frozenset(found.names))
+        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            name = path.relative_to(folder).as_posix()
+            digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def _check_places(found: _Found, base: Path, out: Path) -> None:
     if out.resolve() == base.resolve() or base.resolve() in out.resolve().parents:
         raise ValueError(
@@ -384,7 +406,7 @@ def _check_places(found: _Found, base: Path, out: Path) -> None:
     if folders:
         raise ValueError(
             f"root: expected videos as files, received {len(folders)} folders of frames: "
-            f"{some(folders)}; trainings read these as they are"
+            f"{some(folders)}; trainings read these as they are; --kind=image stores images"
         )
     outside = [name for name in found.names if name.startswith(("/", "../"))]
     if outside:

@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.datasets.labelled_files import FOREIGN, VIDEO_ENDINGS
-from data.loader import available_cpus
+from data.loader import available_cpus, exit_with_parent
 from data.video.decoding import VideoError
 from data.video.flow import SHORT_SIDE, FlowImages, opencv
 from data.video.frame_folders import FRAME_ENDINGS
@@ -131,7 +131,7 @@ def compute_all(
             return counts, failed
         # Spawned, as a process with threads, such as OpenCV's, may not be forked.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers or available_cpus(), context, _one_thread) as executor:
+        with ProcessPoolExecutor(workers or available_cpus(), context, _prepare) as executor:
             futures = {executor.submit(_write, flow, path, verify): path for path in paths}
             for future in as_completed(futures):
                 note(futures[future], *future.result())
@@ -164,7 +164,8 @@ def _write(flow: FlowImages, path: str, verify: bool) -> tuple[bool, str]:
         return False, str(getattr(error, "reason", error))
 
 
-def _one_thread() -> None:
+def _prepare() -> None:
+    exit_with_parent()
     opencv().setNumThreads(1)
 
 

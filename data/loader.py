@@ -271,7 +271,7 @@ class Loader:
             )
             whole = grain.MapDataset.source(planned).to_iter_dataset(few)
             if self._num_workers:
-                whole = whole.mp_prefetch(workers, worker_init_fn=_exit_with_parent)
+                whole = whole.mp_prefetch(workers, worker_init_fn=_outlast_signals)
             return iter(whole)
         if self.order is not None:
             ordered = _OrderedExamples(self.source, self.order)
@@ -301,7 +301,7 @@ class Loader:
             prefetch_buffer_size=min(self._num_threads, 2),
         )
         batches = rows.batch(self._rows).to_iter_dataset(options)
-        return iter(batches.mp_prefetch(workers, worker_init_fn=_exit_with_parent))
+        return iter(batches.mp_prefetch(workers, worker_init_fn=_outlast_signals))
 
     def _explain(self, index: int) -> str:
         """Returns why an example has ``mask`` False."""
@@ -534,7 +534,24 @@ def _blocked_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _exit_with_parent(worker_index: int, worker_count: int) -> None:
+def exit_with_parent() -> None:
+    """Makes a process of ``multiprocessing`` exit when its parent has died, as by SIGKILL.
+
+    A pool's worker else waits for its next task forever. In a process without such a parent it does
+    nothing.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)  # The worker may be busy, and nobody waits for what it does.
+
+    threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()
+
+
+def _outlast_signals(worker_index: int, worker_count: int) -> None:
     """Makes a worker process exit when its parent has died, and not before.
 
     A terminal or scheduler signals the whole process group. The worker ignores these signals: the
@@ -543,15 +560,7 @@ def _exit_with_parent(worker_index: int, worker_count: int) -> None:
     for number in _GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()
+    exit_with_parent()
 
 
 class _PlannedBatches:

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from data.features import digest_file
 from data.files import FORMAT, INDEX, MANIFEST, VERSION, manifest_text, read_manifest
 from data.files import write_atomically as write_file
+from data.loader import exit_with_parent
 
 _PLAN, _PROGRESS = "plan.json", ".progress"
 
@@ -39,8 +40,8 @@ class Item(NamedTuple):
       name: unique among all items; path of a file relative to the data set's folder.
       source: what ``Make`` reads, as the path of the file; picklable.
       size: bytes, by which items are spread over shards.
-      changed: time of the last change, ns; an interrupted conversion of other files is not
-        continued.
+      changed: time of the last change, ns; a conversion of files that have changed since is neither
+        continued nor taken for finished.
     """
 
     name: str
@@ -95,8 +96,8 @@ def write_shards(
       folder: of the result: new, empty, or one that the same call has begun.
       items: in the order of the records.
       make: packs one item.
-      described: what the result depends on besides the items, for JSON, as ``kind`` and
-        ``preprocessing``; part of the manifest.
+      described: what the result depends on besides the items, for JSON, as ``kind``,
+        ``preprocessing`` and a digest of the labels; part of the manifest.
       finish: called when all shards are there, before the manifest is written; returns further
         entries of it.
       shard_bytes: bytes of items in a shard, about.
@@ -107,8 +108,8 @@ def write_shards(
       The manifest. A folder that is finished is left as it is.
 
     Raises:
-      ValueError: no items, names that are not unique, a folder with something else, or no item that
-        could be stored.
+      ValueError: no items, names that are not unique, a folder with something else or with the
+        result of other or changed items, or no item that could be stored.
       RuntimeError: a worker was killed; the same call continues.
     """
     if shard_bytes < 1 or workers < 0:
@@ -122,6 +123,7 @@ def write_shards(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source = _digest([[item.name, item.size] for item in items], described, shard_bytes)
+    changed = _digest([item.changed for item in items], source)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -133,10 +135,14 @@ def write_shards(
             if manifest["source_sha256"] != source:
                 raise ValueError(
                     f"{folder}: expected a new folder, received the result of another conversion, "
-                    "of other files or with other options; give another --out"
+                    "of other files or labels or with other options; give another --out"
+                )
+            if manifest["changed_sha256"] != changed:
+                raise ValueError(
+                    f"{folder}: expected a new folder, received the result of these files before "
+                    "they were written anew; delete the folder, or give another --out"
                 )
             return manifest
-        changed = _digest([item.changed for item in items], source)
         _begin(folder, {"source": source, "changed": changed})
         written = _write_missing(folder, items, make, shard_bytes, workers, on_progress)
         if not written.rows:
@@ -160,6 +166,7 @@ def write_shards(
                 "shards": written.shards,
                 "index_sha256": hashlib.sha256(index).hexdigest(),
                 "source_sha256": source,
+                "changed_sha256": changed,
             }
         )
         write_file(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
@@ -177,7 +184,11 @@ def _begin(folder: Path, plan: Mapping[str, str]) -> None:
     if path.is_file():
         begun = json.loads(path.read_bytes())
         if begun != plan:
-            what = "options or files" if begun["source"] != plan["source"] else "files, changed"
+            what = (
+                "options, files or labels"
+                if begun["source"] != plan["source"]
+                else "files, changed"
+            )
             raise ValueError(
                 f"{folder}: an interrupted conversion with other {what} since is there; delete "
                 "the folder, or give another --out"
@@ -270,6 +281,7 @@ _kept: list[Make] = []
 
 
 def _keep(make: Make) -> None:
+    exit_with_parent()
     _kept[:] = [make]
 
 

@@ -26,7 +26,6 @@ trained on its own loss.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import flax.linen as nn
 
@@ -86,16 +85,19 @@ def get_config(variant: str | None = None) -> TwoStreamLRCNConfig:
     return config
 
 
+def print_fusions(rgb: str, flow: str) -> None:
+    """Prints the accuracy of both fusions of two runs, given by their workdirs."""
+    try:
+        for weights in ((0.5, 0.5), THIRDS):
+            accuracy = fuse_runs((rgb, flow), weights)
+            print(f"{weights[0]:.2f} RGB, {weights[1]:.2f} flow: {100 * accuracy:.2f} %")
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
 if __name__ == "__main__":
     from absl import app, flags
 
     RGB = flags.DEFINE_string("rgb", None, "Workdir of the RGB stream.", required=True)
     FLOW = flags.DEFINE_string("flow", None, "Workdir of the flow stream.", required=True)
-
-    def main(argv: Sequence[str]) -> None:
-        """Prints the accuracy of both fusions."""
-        for weights in ((0.5, 0.5), THIRDS):
-            accuracy = fuse_runs((RGB.value, FLOW.value), weights)
-            print(f"{weights[0]:.2f} RGB, {weights[1]:.2f} flow: {100 * accuracy:.2f} %")
-
-    app.run(main)
+    app.run(lambda argv: print_fusions(RGB.value, FLOW.value))

@@ -7,10 +7,11 @@
 A line is ``{"path": …, "predictions": [{"label": …, "probability": …}, …]}``, most probable class
 first, under the names of the classes in training (the data are not needed), or
 ``{"path": …, "error": REASON}`` for a file that is missing or cannot be decoded; then the exit code
-is 1. ``--model`` is an exported folder, a shipped model's name, or a workdir, whose experiment then
-is not run; classifiers of images read image files. A run of ``experiments/series.py`` or another
-one that forecasts reads tables; a line is ``{"path": …, "after": TIME, "forecast": [{"step": 1,
-"values": {CHANNEL: VALUE, …}}, …]}``, in the series' units.
+is 1. ``CLIP`` may be a folder of frames where a training reads these. ``--model`` is an exported
+folder, a shipped model's name, or a workdir, whose experiment then is not run; classifiers of
+images read image files. A run of ``experiments/series.py`` or another one that forecasts reads
+tables; a line is ``{"path": …, "after": TIME, "forecast": [{"step": 1, "values": {CHANNEL: VALUE,
+…}}, …]}``, in the series' units.
 
 A run that predicts frames, as of ``experiments/conv_lstm.py``, continues videos, or fields in NPZ,
 NumPy or Zarr, from their last frames on::
@@ -61,7 +62,8 @@ def main(argv: Sequence[str]) -> int:
         return predict_stream.predict_stream(_load(), TOP.value)
     if not argv:
         raise ValueError("expected paths of video files after the flags, received none")
-    missing = [path for path in argv if not (Path(path).is_file() or _is_zarr(Path(path)))]
+    # Folders are frames or an array of Zarr; what a run cannot read, its reader tells.
+    missing = [path for path in argv if not Path(path).exists()]
     if len(missing) == len(argv):  # Rather a wrong folder; single ones are told line by line.
         raise FileNotFoundError(
             f"{len(missing)} of {len(argv)} files do not exist: {', '.join(missing[:3])}"
@@ -77,11 +79,6 @@ def main(argv: Sequence[str]) -> int:
     if failed:
         print(f"error: {failed} of {len(argv)} files could not be read", file=sys.stderr)
     return int(failed > 0)
-
-
-def _is_zarr(path: Path) -> bool:
-    """Returns True for a folder that is an array or group in the format of Zarr."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def _load() -> Any:

@@ -1,12 +1,12 @@
 """Continuation of videos and fields by a run that predicts frames, for ``launch.predict``."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from flaxnets.inference.frame_files import name_files
 from flaxnets.inference.trained_forecaster import TrainedForecaster
 from flaxnets.inference.trained_model import TrainedModel
 from launch import program
@@ -55,11 +55,7 @@ def continue_files(
     num_outputs = FRAMES.value or num_outputs
     folder = Path(OUT.value)
     folder.mkdir(parents=True, exist_ok=True)
-    names: Counter[str] = Counter()
-    for path in paths:
-        stem = Path(path).stem
-        names[stem] += 1
-        name = stem if names[stem] == 1 else f"{stem}-{names[stem]}"
+    for path, name in zip(paths, name_files(paths), strict=True):
         try:
             files = forecaster.continue_file(path, num_outputs, folder, name)
         except Exception as error:  # One bad file must not stop the others.

@@ -331,11 +331,14 @@ def _pick(path: str, arrays: Any, name: str) -> Any:
     """Returns the array of a name, or the only one."""
     names = sorted(arrays)
     if name and name not in names:
-        raise ValueError(f"array: {path} has no array {name!r}{nearest(name, names)}")
+        raise ValueError(
+            f"{path}: expected an array {name!r}, the value of --config.data.array, received "
+            f"{shorten(names) or 'none'}{nearest(name, names)}"
+        )
     if not name and len(names) != 1:
         raise ValueError(
-            f"array: expected the name of one of the arrays of {path}, "
-            f"{shorten(names) or 'of which there are none'}, received none"
+            f"{path}: expected one array, or the name of one by --config.data.array, received "
+            f"{shorten(names) or 'none'}"
         )
     return arrays[name or names[0]]
 
@@ -369,5 +372,8 @@ def _open_zarr(path: str, name: str) -> Any:
     if isinstance(found, zarr.Group):
         return _pick(path, dict(found.arrays()), name)
     if name:
-        raise ValueError(f"array: expected no name, since {path} is one array, received {name!r}")
+        raise ValueError(
+            f"{path}: expected a group with an array {name!r}, the value of --config.data.array, "
+            "received one array without a name"
+        )
     return found

@@ -91,10 +91,20 @@ def fuse_runs(workdirs: Sequence[str | Path], weights: Sequence[float]) -> float
       weights: of each run's probabilities.
 
     Raises:
-      ValueError: runs on other videos.
+      ValueError: runs on other videos, or of another task.
       FileNotFoundError: a run without predictions.
     """
-    runs = [read_predictions(Workdir(workdir).predictions("test")) for workdir in workdirs]
+    files = [Workdir(workdir).predictions("test") for workdir in workdirs]
+    for workdir, file in zip(workdirs, files, strict=True):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{workdir}: expected a run with predictions of the test split, received none; "
+                f"first run: python -m launch.evaluate --workdir={workdir} --split=test"
+            )
+    runs = [read_predictions(file) for file in files]
+    for workdir, rows in zip(workdirs, runs, strict=True):
+        if not rows or any("probabilities" not in row or "label" not in row for row in rows):
+            raise ValueError(f"{workdir}: expected predictions of a classifier, received others")
     labels = [[(row["index"], row["label"]) for row in rows] for rows in runs]
     if any(each != labels[0] for each in labels):
         raise ValueError(

@@ -150,8 +150,13 @@ class ClipClassification(Config):
                 f"data.crop_size: expected 1 to the frames' height, data.frame_size[0] = "
                 f"{data.frame_size[0]}, received {data.crop_size}"
             )
-        if data.test_crops not in (1, 10):
-            raise ValueError(f"data.test_crops: expected 1 or 10, received {data.test_crops}")
+        if data.test_crops not in (1, 5, 10):
+            raise ValueError(f"data.test_crops: expected 1, 5 or 10, received {data.test_crops}")
+        if data.test_crops == 10 and not data.flip and self.encodes_frames:
+            raise ValueError(
+                "data.test_crops: expected 1 or 5 with data.flip=False, received 10, half of which "
+                "are mirrored"
+            )
         least = {"num_frames": 1, "test_clips": 1, "num_examples": 1, "num_workers": 0, "rate": 0}
         check_at_least("data", data, least)
         check_rates("config", self, "label_smoothing")
@@ -238,7 +243,7 @@ class ClipClassification(Config):
                 "short_side": data.frame_size[0],
                 "size": [data.crop_size, data.crop_size],
                 "scale": self._transform(1).test_scale,
-                "crops": 5 if data.test_crops == 10 and not cached else 1,
+                "crops": 5 if data.test_crops > 1 and not cached else 1,
                 "mirror": data.flip if cached else data.test_crops == 10,
             },
         }

@@ -43,7 +43,8 @@ class ProjectedCRNNConfig(CRNNConfig):
     """Networks on principal components of a frozen encoder's features, some for each stream."""
 
     projection_features: int = 256
-    """Number of principal components of the features, the inputs of the networks."""
+    """Number of principal components of the features, the inputs of the networks; beyond the number
+    of features they are zero."""
     whitening: float = 0.5
     """Share of whitening in [0,1]. 0: principal components as they are; 1: unit variances."""
     members: int = 3
@@ -318,7 +319,7 @@ def fit_projection(
 
     Args:
       features: (N,D) float32, of the training clips.
-      size: P, number of components.
+      size: P, number of components. Those beyond the D that there are, are zero.
       whitening: w in [0,1]; component k of variance v_k is divided by
         (v_k^w · v_1^(1−w))^(1/2), so the first component always has unit variance.
 
@@ -333,7 +334,10 @@ def fit_projection(
     variances = np.maximum(variances, 1e-6 * variances[0])
     kernel = vectors / scale[:, None]
     kernel = kernel / (variances**whitening * variances[0] ** (1 - whitening)) ** 0.5
-    return kernel.astype(np.float32), (-mean @ kernel).astype(np.float32)
+    bias = -mean @ kernel
+    if (missing := size - len(bias)) > 0:  # Of an encoder of few features.
+        kernel, bias = np.pad(kernel, ((0, 0), (0, missing))), np.pad(bias, (0, missing))
+    return kernel.astype(np.float32), bias.astype(np.float32)
 
 
 def plain_features(examples: Examples) -> np.ndarray:

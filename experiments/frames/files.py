@@ -37,7 +37,7 @@ FIELD_ENDINGS = (".npz", ".npy", ".zarr")
 _FIXED_SEED = 0
 
 
-_FIELDS = ("num_inputs", "shares", "split_by", "scaling", "array", "root", "size", "speeds")
+_FIELDS = ("num_inputs", "shares", "split_by", "scaling", "root", "size", "speeds")
 
 
 @dataclasses.dataclass
@@ -50,8 +50,8 @@ class FrameDataConfig:
     root: str = path_field(runtime=True)
     """Folder of MNIST's files, or of videos; or a file of fields, ``.npz``, ``.npy`` or Zarr."""
     test_file: str = path_field(runtime=True)
-    """``moving_mnist``: the published ``mnist_test_seq.npy``, in place of a generated test split;
-    empty: generated."""
+    """``moving_mnist`` of ``size`` 64: the published ``mnist_test_seq.npy``, in place of a
+    generated test split; empty: generated."""
     num_inputs: int = 10
     """Frames that are seen."""
     num_outputs: int = 10
@@ -107,7 +107,8 @@ def check_frame_data(config: FrameDataConfig) -> None:
     """Checks the values that need no data.
 
     Raises:
-      ValueError: an unknown name, a number out of range, or no ``root`` where one is needed.
+      ValueError: an unknown name, a number out of range, no ``root`` where one is needed, or a
+        ``test_file`` of other frames.
     """
     if config.dataset not in DATASETS:
         hint = nearest(config.dataset, DATASETS)
@@ -120,6 +121,18 @@ def check_frame_data(config: FrameDataConfig) -> None:
         raise ValueError(
             f"data.speeds: expected the least and the greatest speed, as 3.0,5.0, received "
             f"{config.speeds}"
+        )
+    if config.test_file and config.dataset != "moving_mnist":
+        raise ValueError(
+            f"data.test_file: expected with data.dataset=moving_mnist alone, received "
+            f"{config.test_file} with {config.dataset!r}; give --config.data.test_file="
+        )
+    if config.test_file and config.form.shape != MovingMNISTFile.frame_shape:
+        side = MovingMNISTFile.frame_shape[0]
+        raise ValueError(
+            f"data.size: expected {side}, as the published sequences of data.test_file have, "
+            f"received {config.size}; train on {side}, or give --config.data.test_file= for a "
+            "generated test split"
         )
     if config.dataset != "bouncing_balls" and not config.root:
         expected = {

@@ -27,7 +27,18 @@ _OUT = flags.DEFINE_string("out", None, "File for the table, Markdown.", require
 
 
 def make_row(workdir: Path, split: str) -> list[str]:
-    """Returns name, metrics in %, step of the best checkpoint and minutes of training."""
+    """Returns name, metrics in %, step of the best checkpoint and minutes of training.
+
+    Raises:
+      FileNotFoundError: no workdir, or one without an evaluation of the split.
+    """
+    if not (workdir / "config.json").is_file():
+        raise FileNotFoundError(f"{workdir}: expected the workdir of a run, received none")
+    if not (workdir / f"{split}.json").is_file():
+        raise FileNotFoundError(
+            f"{workdir}: expected {split}.json, received none; first run: python -m "
+            f"launch.evaluate --workdir={workdir} --split={split} --out={workdir}/{split}.json"
+        )
     config = json.loads((workdir / "config.json").read_text())["config"]
     scores = json.loads((workdir / f"{split}.json").read_text())
     figures = [f"{100 * scores[name]:.1f}" if name in scores else "–" for name in METRICS]
@@ -63,7 +74,10 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Writes the table."""
-    rows = [make_row(Path(workdir), _SPLIT.value) for workdir in argv[1:]]
+    try:
+        rows = [make_row(Path(workdir), _SPLIT.value) for workdir in argv[1:]]
+    except FileNotFoundError as error:
+        raise SystemExit(f"error: {error}") from error
     write_text_atomically(local_path("out", _OUT.value), format_table(rows))
 
 

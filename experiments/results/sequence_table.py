@@ -29,7 +29,7 @@ from flaxnets.configuration import local_path
 from flaxnets.models.sequence_model import make_sequence_model
 from flaxnets.training.config import update
 from flaxnets.training.metric_writer import read_metrics
-from flaxnets.training.workdir import Workdir, write_text_atomically
+from flaxnets.training.workdir import Workdir, WorkdirError, write_text_atomically
 
 HEADER = (
     "task",
@@ -226,7 +226,7 @@ def main(argv: Sequence[str]) -> None:
     """Writes the table."""
     try:
         table = format_table([read_run(path) for path in argv[1:]])
-    except ValueError as error:
+    except (ValueError, WorkdirError) as error:
         raise SystemExit(f"error: {error}") from error
     write_text_atomically(local_path("out", flags.FLAGS.out), table)
 

@@ -20,6 +20,25 @@ GIVEN, PREDICTED = (128, 128, 128), (230, 110, 20)
 _BORDER = 2  # pixels; an even sum of both sides, which H.264 needs
 
 
+def name_files(paths: Sequence[str]) -> list[str]:
+    """Returns a name without ending for what is made of each file, no two of them the same.
+
+    The first file of a name keeps it; further ones get a number that no other file has.
+
+    >>> name_files(["a/clip.avi", "b/clip.avi", "clip-2.avi", "clip-2.avi"])
+    ['clip', 'clip-3', 'clip-2', 'clip-2-2']
+    """
+    stems = [Path(path).stem for path in paths]
+    names = dict[str, None]()
+    for stem in stems:
+        name, number = stem, 1
+        while name in names or (number > 1 and name in stems):
+            number += 1
+            name = f"{stem}-{number}"
+        names[name] = None
+    return list(names)
+
+
 def to_pictures(
     frames: np.ndarray,
     limits: tuple[float, float] = (0.0, 1.0),

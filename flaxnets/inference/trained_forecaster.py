@@ -25,7 +25,11 @@ LEAST_SIDE = 128
 
 @runtime_checkable
 class ContinuesFrames(Protocol):
-    """Configuration of an experiment whose model predicts the frames that follow given ones."""
+    """Configuration of an experiment whose model predicts the frames that follow given ones.
+
+    Where it has an attribute ``frame_shape``, (H,W,C) in training, the error of a file with other
+    frames tells it. It is no part of the protocol, whose check would read it from the data.
+    """
 
     @property
     def horizon(self) -> tuple[int, int]:
@@ -113,7 +117,17 @@ class TrainedForecaster:
           ValueError: it is too short, or of another kind or size than in training.
         """
         given = self.config.read_frames(path)
-        predicted = self.predict(given[None], num_outputs)[0]
+        try:
+            predicted = self.predict(given[None], num_outputs)[0]
+        except Exception as error:
+            # Convolutions read frames of any size; a patch or a dense layer does not.
+            expected = getattr(self.config, "frame_shape", given.shape[1:])
+            if given.shape[1:] == expected:
+                raise
+            raise ValueError(
+                f"{path}: expected frames {expected}, as in training, received "
+                f"{given.shape[1:]}, of which the network makes no prediction"
+            ) from error
         limits = limits_of(given, predicted)
         rows = [
             to_pictures(frames, limits, least_side=LEAST_SIDE, border=border)

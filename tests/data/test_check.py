@@ -19,6 +19,7 @@ from PIL import Image
 from data import check as program
 from data import findings
 from data.check import check, format_table, main, recognise
+from data.convert import convert
 from data.findings import (
     ERROR,
     OK,
@@ -279,6 +280,37 @@ def test_kinds_of_folders(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [recognise(str(tmp_path / kind)) for kind in "vic"] == ["video", "image", "captions"]
+
+
+def test_folders_of_frames_are_videos_and_those_of_images_are_not(tmp_path: Path) -> None:
+    for label in "AB":
+        for clip in range(2):
+            for number in range(4):
+                for name in (
+                    f"frames/{label}/{clip}/img_{5 * number + 1:05d}.png",
+                    f"splits/train/{label}/{clip}/{number}.png",
+                    f"images/train/{label}/{4 * clip + number}.png",
+                    f"sparse/{label}/{clip}/{number * number + clip}.png",
+                    f"named/{label}/{clip}/{'abcd'[number]}{number}.png",
+                ):
+                    path = tmp_path / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(random_image(8 + clip * (number > 2), 9)).save(path)
+    found = {name: recognise(str(tmp_path / name)) for name in os.listdir(tmp_path)}
+    assert found == {
+        "frames": "video",
+        "splits": "video",
+        "images": "image",
+        "sparse": "image",
+        "named": "image",
+    }
+    findings, _ = check(str(tmp_path / "frames"))
+    told = format_table(findings)
+    assert "4 videos" in told
+    assert "4 folders of frames, each a video; --kind=image reads images" in told
+    assert "expected frames of one size" in " ".join(told.split())
+    with pytest.raises(ValueError, match=r"received 4 folders of frames: .*--kind=image stores"):
+        convert(tmp_path / "frames", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["none", "file.txt", "empty", "one", "odd"])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -310,8 +311,8 @@ def test_a_folder_with_something_else_is_refused(videos: Path, tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         write_shards(out, items, _Interrupted(3), described={"kind": "a"}, shard_bytes=200)
     for others, kind, what in (
-        (items, "b", "other options or files"),
-        (items[:3], "a", "other options or files"),
+        (items, "b", "other options, files or labels"),
+        (items[:3], "a", "other options, files or labels"),
         ([item._replace(changed=9) for item in items], "a", "other files, changed since"),
     ):
         with pytest.raises(ValueError, match=f"an interrupted conversion with {what}"):
@@ -319,6 +320,9 @@ def test_a_folder_with_something_else_is_refused(videos: Path, tmp_path: Path) -
     write_shards(out, items, _Interrupted(9), described={"kind": "a"}, shard_bytes=200)
     with pytest.raises(ValueError, match="received the result of another conversion"):
         write_shards(out, items, _Interrupted(9), described={"kind": "b"}, shard_bytes=200)
+    changed = [item._replace(changed=9) for item in items]
+    with pytest.raises(ValueError, match="of these files before they were written anew"):
+        write_shards(out, changed, _Interrupted(9), described={"kind": "a"}, shard_bytes=200)
     with pytest.raises(ValueError, match="expected a new or empty folder, received one with Clap"):
         convert(make_videos(tmp_path / "copy"), make_videos(tmp_path / "full"))
     with pytest.raises(ValueError, match="expected a folder outside of the data"):
@@ -327,6 +331,42 @@ def test_a_folder_with_something_else_is_refused(videos: Path, tmp_path: Path) -
         convert(videos, tmp_path / "new", short_side=10)
     with pytest.raises(ValueError, match="none of 1 files could be stored; the first: file1: no"):
         write_shards(tmp_path / "none", [Item("file1", b"", 1)], _refuse, described={})
+
+
+def test_a_finished_conversion_with_other_labels_is_refused(videos: Path, tmp_path: Path) -> None:
+    names = ["Wave/g1_a.avi", "Wave/g2_a.mp4", "Clap/g3_a.avi", "Clap/deep/g4_a.avi"]
+    table, refused = tmp_path / "list.csv", "the result of another conversion, of other files or la"
+
+    def write(header: str, values: str) -> dict[str, Any]:
+        rows = zip(names, values, strict=True)
+        table.write_text("\n".join([f"path,label,{header}", *(f"{n},{n[0]},{v}" for n, v in rows)]))
+        return convert(videos, tmp_path / header, str(table))
+
+    for header, values, others in (("group", "1122", "1212"), ("fold", "1233", "1323")):
+        manifest = write(header, values)
+        assert write(header, values) == manifest
+        with pytest.raises(ValueError, match=refused):
+            write(header, others)
+    table.write_text(table.read_text().replace(",C,", ",W,", 1))
+    with pytest.raises(ValueError, match=refused):
+        convert(videos, tmp_path / "fold", str(table))
+    convert(videos, tmp_path / "folders")
+    with pytest.raises(ValueError, match=refused):
+        convert(videos, tmp_path / "folders", group_pattern=r"^(g\d)")
+
+
+def test_a_finished_conversion_with_other_captions_or_texts_is_refused(tmp_path: Path) -> None:
+    for kind, column in (("captions", "caption"), ("lines", "text")):
+        root = tmp_path / kind
+        root.mkdir()
+        for number in range(2):
+            Image.fromarray(random_image(8, 64, number)).save(root / f"{number}.png")
+        table = tmp_path / f"{kind}.csv"
+        table.write_text(f"file,{column}\n0.png,a dog\n1.png,a cat\n")
+        convert(root, tmp_path / f"{kind}_out", str(table), kind=kind)
+        table.write_text(f"file,{column}\n0.png,a cat\n1.png,a dog\n")
+        with pytest.raises(ValueError, match="the result of another conversion"):
+            convert(root, tmp_path / f"{kind}_out", str(table), kind=kind)
 
 
 def _refuse(item: Item) -> Packed:
@@ -455,6 +495,43 @@ def test_names_of_files_that_only_look_stored() -> None:
     assert stored == ("r/a.arrayrecord", 12, "b/c.avi")
 
 
+@pytest.mark.subprocess
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import os, pathlib, time\n"
+        "from data.shards import Item, write_shards\n"
+        "def make(item):\n"
+        f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        f"    write_shards({str(tmp_path / 'out')!r}, [Item('a', '', 1)], make, described={{}},\n"
+        "                 workers=1)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment)
+    try:
+        assert wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    finally:
+        process.kill()
+        process.wait()
+    worker = int((tmp_path / "pid").read_text())
+    ended = wait_for(lambda: not Path(f"/proc/{worker}").exists())
+    if not ended:
+        os.kill(worker, signal.SIGKILL)
+    assert ended
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> bool:
+    """Returns True once the condition holds, False if it does not within this time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
 @pytest.mark.stress
 @pytest.mark.subprocess
 def test_a_killed_conversion_with_workers_continues(tmp_path: Path) -> None:
@@ -476,7 +553,8 @@ def test_a_killed_conversion_with_workers_continues(tmp_path: Path) -> None:
         before = len(list((tmp_path / "out").glob("*.arrayrecord")))
         while process.poll() is None and killed < 3:
             if len(list((tmp_path / "out").glob("*.arrayrecord"))) > before:
-                os.killpg(process.pid, signal.SIGKILL)
+                # With its workers, and alone: they then end by themselves.
+                (os.killpg, os.kill)[killed % 2](process.pid, signal.SIGKILL)
                 killed += 1
             time.sleep(0.02)
         if process.wait() == 0:

@@ -46,6 +46,14 @@ def test_training_is_drawn_anew_and_the_other_splits_are_fixed() -> None:
     assert not np.array_equal(_batches(_balls(), "test", 1)[0], fixed)
 
 
+def test_the_published_file_of_other_frames_is_refused_before_training() -> None:
+    config = FrameDataConfig(root="mnist", test_file="mnist_test_seq.npy", size=32)
+    with pytest.raises(ValueError, match=r"^data\.size: expected 64, as the published .* 32"):
+        make_frame_source(config, "train")
+    with pytest.raises(ValueError, match=r"^data\.test_file: expected with data.dataset=moving_"):
+        make_frame_source(_balls(test_file="mnist_test_seq.npy"), "train")
+
+
 def test_the_real_digits_and_the_published_file(tmp_path: Path) -> None:
     root = str(shared("mnist"))
     array = np.random.default_rng(0).integers(0, 256, (20, 2, 64, 64), np.uint8)

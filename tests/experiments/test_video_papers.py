@@ -176,6 +176,16 @@ def test_runs_are_fused_by_their_weights(tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", [(1, [0.4, 0.6])])
     with pytest.raises(ValueError, match="workdirs: expected predictions of the same videos"):
         fuse_runs((rgb, other), (0.5, 0.5))
+    Workdir(other).predictions("test").write_text('{"index": 0, "caption": "a dog"}\n')
+    with pytest.raises(ValueError, match="other: expected predictions of a classifier"):
+        fuse_runs((rgb, other), (0.5, 0.5))
+
+
+def test_a_fusion_without_predictions_names_the_command(tmp_path: Path) -> None:
+    rgb = write_run(tmp_path / "rgb", [(0, [0.9, 0.1])])
+    command = f"error: {tmp_path / 'flow'}: .* launch.evaluate --workdir=.*flow --split=test"
+    with pytest.raises(SystemExit, match=command):
+        two_stream_lrcn.print_fusions(str(rgb), str(tmp_path / "flow"))
 
 
 @pytest.mark.stress

@@ -21,6 +21,7 @@ SMOKE = "--config=experiments/conv_lstm.py:smoke"
 def test_the_network_continues_sequences_as_its_task_predicts_them(tmp_path: Path) -> None:
     config = get_config("smoke")
     assert isinstance(config, ContinuesFrames)
+    assert not config._sources  # The data are not needed to predict.
     task, network = config.make_task(), config.make_model()
     frames = config.load_frames("validation", 1)
     num_inputs, num_outputs = config.horizon

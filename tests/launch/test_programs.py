@@ -139,7 +139,7 @@ def test_wrong_questions_to_a_run(workdir: Path, tmp_path: Path) -> None:
             "untrained": ("evaluate", f"--workdir={fresh}"),
             "clips": ("predict", here, *clips),
             "no clips": ("predict", here),
-            "no video": ("predict", here, __file__),
+            "no video": ("predict", here, __file__, str(tmp_path)),
             "report of train": ("report", here, "--split=train"),
         }
     )
@@ -154,7 +154,8 @@ def test_wrong_questions_to_a_run(workdir: Path, tmp_path: Path) -> None:
     assert all(clip in error for clip in clips[:3])
     assert clips[3] not in error
     assert "expected paths of video files after the flags" in sentence(done["no clips"])
-    assert "1 of 1 files could not be read" in sentence(done["no video"])
+    assert "2 of 2 files could not be read" in sentence(done["no video"])
+    assert "expected a video file, received a folder" in done["no video"].stdout
     assert "the training split has no end" in sentence(done["report of train"])
     assert not list(workdir.rglob("*.tmp"))
     assert not list(workdir.rglob("tset*"))

@@ -1,6 +1,7 @@
 """Fields of NPZ, NumPy and Zarr: windows, split by time, and scaling."""
 
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -88,10 +89,12 @@ def test_zarr_arrays_and_groups_are_read(tmp_path: Path) -> None:
         assert again[1]["frames"].shape == (2, 4, 5, 2)
         assert np.array_equal(FieldFile(tmp_path / f"v{version}.zarr" / "radar").shape, file.shape)
     zarr.open_group(tmp_path / "v3.zarr", mode="a").create_array("other", shape=(1,), dtype="f4")
-    with pytest.raises(ValueError, match=r"array: expected the name of one.*other, radar"):
+    with pytest.raises(ValueError, match=r"^.*v3\.zarr: expected one array.*other, radar"):
         FieldFile(tmp_path / "v3.zarr")
     with pytest.raises(ValueError, match="did you mean 'radar'"):
         FieldFile(tmp_path / "v3.zarr", "rader")
+    with pytest.raises(ValueError, match=r"^.*radar: expected a group with an array 'radar'"):
+        FieldFile(tmp_path / "v3.zarr" / "radar", "radar")
     (tmp_path / "text.zarr").write_text("nothing")
     with pytest.raises(ValueError, match="array or group of Zarr, received another"):
         FieldFile(tmp_path / "text.zarr")
@@ -102,6 +105,19 @@ def test_a_missing_zarr_names_the_extra(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "fields.zarr").mkdir()
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'flaxnets\[zarr\]'"):
         FieldFile(tmp_path / "fields.zarr")
+
+
+def test_errors_of_a_file_begin_with_its_path(tmp_path: Path) -> None:
+    # ``launch.predict`` tells them by this from others, and goes on with the next file.
+    two, none = _npz(tmp_path, a=_values(5, 4, 4, 1), b=np.zeros(2)), str(tmp_path / "none.npz")
+    np.savez(none)
+    for path, array, reason in (
+        (two, "", "expected one array, or the name of one by --config.data.array, received a, b"),
+        (two, "c", "expected an array 'c', the value of --config.data.array, received a, b"),
+        (none, "", "expected one array, .*received none"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(path)}: {reason}"):
+            FieldFile(path, array)
 
 
 @pytest.mark.parametrize(("value", "kind"), [(np.nan, "missing"), (np.inf, "infinite")])

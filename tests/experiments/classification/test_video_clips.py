@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import lrcn_ucf101
 from experiments.classification.video_clips import adapt_to_ut_interaction
 from experiments.gru_rcn import GRURCNConfig, get_config
 from flaxnets.encoders.config import EncoderConfig
@@ -45,6 +46,18 @@ def configure(root: Path, cache: Path) -> GRURCNConfig:
     config.endpoints = {"stage_1": 2, "pooled": 3}
     config.validate()
     return config
+
+
+def test_crops_at_test_are_those_that_clips_can_have() -> None:
+    config: Any = lrcn_ucf101.get_config("smoke")
+    config.data.test_crops, config.data.flip = 5, False
+    config.validate()
+    assert config.describe_inference()["preprocessing"]["crops"] == 5
+    assert not config.describe_inference()["preprocessing"]["mirror"]
+    for crops, expected in ((10, "expected 1 or 5 with data.flip=False"), (3, "expected 1, 5 or")):
+        config.data.test_crops = crops
+        with pytest.raises(ValueError, match=f"data.test_crops: {expected}"):
+            config.validate()
 
 
 def first_batch(data: Any) -> Mapping[str, np.ndarray]:

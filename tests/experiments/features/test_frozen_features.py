@@ -78,6 +78,13 @@ def test_features_that_are_constant_or_double_stay_finite(features: np.ndarray) 
         assert projected.var(0)[2:].max() < 0.1
 
 
+def test_components_beyond_the_number_of_features_are_zero(features: np.ndarray) -> None:
+    kernel, bias = fit_projection(features, D, whitening=0.5)
+    wider = fit_projection(features, D + 3, whitening=0.5)
+    assert np.array_equal(wider[0], np.concatenate([kernel, np.zeros((D, 3))], 1))
+    assert np.array_equal(wider[1], np.concatenate([bias, np.zeros(3)]))
+
+
 def test_an_unknown_pool_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"data.pool: expected one of .*'flatten', 'none'\), received 'sum'"

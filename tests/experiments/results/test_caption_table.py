@@ -47,3 +47,10 @@ def test_rows_have_names_metrics_in_percent_steps_and_minutes(tmp_path: Path) ->
         found = dict(zip(header, row, strict=True))
         assert (found["BLEU-1"], found["METEOR"], found["CIDEr"]) == ("64.1", "–", "55.8")
         assert (found["step"], found["minutes"]) == ("3,752", "64")
+    (tmp_path / "run0" / "validation.json").unlink()
+    done = subprocess.run(
+        [*command, *workdirs], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"error: {tmp_path / 'run0'}: expected validation.json, received none" in done.stderr
+    assert "Traceback" not in done.stderr

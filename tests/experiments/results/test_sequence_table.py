@@ -68,6 +68,11 @@ def test_other_workdirs_are_refused(tmp_path: Path) -> None:
         read_run(other)
 
 
+def test_a_workdir_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"error: .*none: no such folder"):
+        sequence_table.main(["sequence_table", str(tmp_path / "none")])
+
+
 def test_values_have_the_units_of_the_paper() -> None:
     run = Run(("adding", "gru"), 69_151, 0, "test", 0.0000534, 900, 0.5)
     row = make_row(("adding", "gru"), [run])

@@ -1,5 +1,6 @@
 """Pictures of frames and their files, and the continuation of a file."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from flaxnets.inference.frame_files import (
     PREDICTED,
     draw_strip,
     limits_of,
+    name_files,
     to_pictures,
     write_gif,
     write_mp4,
@@ -76,6 +78,7 @@ class Brighter:
     """Task whose prediction k is the last frame, k steps brighter."""
 
     def predict(self, model: Any, variables: Any, frames: Any, num_outputs: int) -> Any:
+        assert frames.shape[-1] == 1, "a layer of one channel"
         last = frames[:, -1:].astype(jnp.float32) / 255
         steps = jnp.arange(1, num_outputs + 1).reshape(1, -1, 1, 1, 1)
         return last + variables["step"] * steps
@@ -86,6 +89,7 @@ class Config:
 
     name = "brighter"
     horizon = (3, 2)
+    frame_shape = (8, 6, 1)
 
     def make_prediction_task(self) -> Brighter:
         return Brighter()
@@ -119,6 +123,27 @@ def test_a_file_is_continued_beyond_the_horizon_of_training(tmp_path: Path) -> N
     assert np.abs(np.array(levels) - [51, 51, 51, 79, 107, 135, 163, 191]).max() <= 5
     with Image.open(files["png"]) as strip:
         assert strip.size == (5 * (22 * 6 + 4), 2 * (22 * 8 + 4))
+
+
+def test_frames_that_the_network_cannot_read_are_told_by_their_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "in.npy")
+    np.save(path, np.zeros((4, 8, 6, 2), np.uint8))
+    model: Any = SimpleNamespace(config=Config(), model=None, variables={"step": jnp.array(0.11)})
+    expected = rf"^{re.escape(path)}: expected frames \(8, 6, 1\), as in training, .*\(8, 6, 2\)"
+    with pytest.raises(ValueError, match=expected):
+        TrainedForecaster(model).continue_file(path, 5, tmp_path, "out")
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["v/a.avi", "x/a.avi", "x/a-2.avi"], ["a", "a-3", "a-2"]),
+        (["x/a-2.avi", "v/a.avi", "x/a.avi"], ["a-2", "a", "a-3"]),
+        (["a.avi"] * 3 + ["a-2.npz"] * 2, ["a", "a-3", "a-4", "a-2", "a-2-2"]),
+    ],
+)
+def test_no_continuation_takes_the_name_of_another(paths: list[str], names: list[str]) -> None:
+    assert name_files(paths) == names
 
 
 def test_a_run_of_another_task_is_refused() -> None:

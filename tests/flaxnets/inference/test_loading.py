@@ -40,11 +40,12 @@ VARIANTS = {
     "decoded": (),
     "frozen": ("--config.model.encoder.frozen=True", "--config.data.test_clips=2"),
     "crops": ("--config.data.test_crops=10", "--config.data.test_clips=2"),
+    "corners": ("--config.data.test_crops=5", "--config.data.flip=False"),
     "attention": ("--config.model.head.pool=attention",),
 }
 
 
-@pytest.fixture(scope="module", params=["decoded", "frozen", "crops", "attention"])
+@pytest.fixture(scope="module", params=[*VARIANTS])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Workdir of LRCN, trained for two steps on data that then are gone."""
     folder = tmp_path_factory.mktemp(request.param)
