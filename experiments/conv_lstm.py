@@ -39,11 +39,12 @@ layers of 128, squared error over all predicted frames, scheduled sampling, Adam
 one-cycle schedule up to 5e-4, 200 epochs of 10,000 sequences in batches of 16. Its table has, on
 the 10,000 published test sequences, ``mse_frame`` 29.80, ``mae_frame`` 90.64, ``ssim`` 0.9288.
 ``openstl_small`` has 3 layers of 64, and is cut to 4,000 steps of 8 sequences, hours on two cores.
-An FC-LSTM of the same budget and loss:
+An FC-LSTM of the same budget, data and loss:
 
     python -m launch.train --config=experiments/conv_lstm.py:fc_lstm --workdir=runs/fc_lstm \
         --config.data.root=/data/mnist --config.loss_kind=mse --config.best_metric=mse_frame \
-        --config.model.features=512,512 --config.batch_size=8 --config.num_steps=4000
+        --config.model.features=512,512 --config.batch_size=8 --config.num_steps=4000 \
+        --config.data.speeds=3.6,3.6
 
 Other cells: ``--config.model.cell=convgru``; sizes: ``--config.model.features=64,64``,
 ``--config.model.patch_size=2``, ``--config.model.kernel_size=3``; less memory:
