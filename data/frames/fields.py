@@ -70,9 +70,10 @@ class FieldFile:
     @functools.cached_property
     def _values(self) -> Any:
         path = Path(self.path)
-        if path.suffix == ".npz":
+        ending = path.suffix.lower()
+        if ending == ".npz":
             return _pick(self.path, load_npz(path), self.array)
-        if path.suffix == ".npy":
+        if ending == ".npy":
             return _load_npy(path)
         if not path.exists():
             raise FileNotFoundError(

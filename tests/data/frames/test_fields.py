@@ -46,6 +46,15 @@ def test_splits_are_cut_in_time_and_scaled_by_the_training_part(tmp_path: Path) 
     )
 
 
+def test_endings_may_be_upper_case(tmp_path: Path) -> None:
+    values = _values(5, 4, 4, 1)
+    upper = Path(_npz(tmp_path, x=values)).rename(tmp_path / "FIELDS.NPZ")
+    np.testing.assert_array_equal(FieldFile(str(upper)).read(0, 0, 5), values)
+    np.save(tmp_path / "fields.npy", values)
+    upper = (tmp_path / "fields.npy").rename(tmp_path / "FIELDS.NPY")
+    np.testing.assert_array_equal(FieldFile(str(upper)).read(0, 0, 5), values)
+
+
 def test_several_series_are_cut_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
