@@ -1,12 +1,13 @@
-"""Scans parallel in time (DEER, quasi-DEER) against the sequential scan: time, and operations.
+"""Scans parallel in time (DEER, quasi-DEER, ELK) against the sequential scan: time, and operations.
 
 The time on this machine is a group of the benchmarks:
 
     python -m experiments.benchmarks.run --only=parallel
 
-This file prints two tables: operations by method with the parallel lanes from which Newton's method
-wins, counted without a GPU; and the iterations of new weights and of weights that were trained on
-the adding problem (Hochreiter and Schmidhuber 1997), measured:
+This file prints three tables: operations by method with the parallel lanes from which Newton's
+method wins, counted without a GPU; the iterations of new weights and of weights that were trained
+on the adding problem (Hochreiter and Schmidhuber 1997), measured; and those of the trained ones by
+ELK and quasi-ELK:
 
     python -m experiments.benchmarks.parallel
 
@@ -17,6 +18,7 @@ kernels, which costs a GPU more than the arithmetic of a small step: the table h
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -37,6 +39,15 @@ from flaxnets.typing import Array, PyTree
 
 SCAN = "our scan"
 WAYS = {"DEER": NewtonScan(), "quasi-DEER": NewtonScan("quasi_deer")}
+REGULARIZED_WAYS = {
+    **WAYS,
+    **{f"ELK, {value:g}": NewtonScan("elk", regularization=value) for value in (1e-4, 1e-3)},
+    **{
+        f"quasi-ELK, {value:g}": NewtonScan("quasi_elk", regularization=value)
+        for value in (1e-4, 1e-3)
+    },
+}
+"""Methods of the third table, with their regularization."""
 SIZES = ((1_000, 8, 16, 16), (10_000, 8, 16, 16))
 """(T, B, D, F)."""
 
@@ -169,6 +180,7 @@ def measure_iterations(
     lengths: Sequence[int],
     *,
     training_steps: int,
+    ways: Mapping[str, NewtonScan] = WAYS,
     features: int = 16,
     batch_size: int = 4,
     seed: int = 0,
@@ -179,6 +191,7 @@ def measure_iterations(
       cell: a name in ``CELLS``.
       lengths: T of the sequences that are measured.
       training_steps: Adam steps at T = 50; 0: new weights.
+      ways: methods by name.
       features: F.
       batch_size: sequences that are measured.
       seed: of the weights and the data.
@@ -211,7 +224,7 @@ def measure_iterations(
     for length in lengths:
         inputs, _ = _draw_adding(rng, batch_size, length)
         expected, _ = jax.jit(model.apply)(variables, inputs)
-        for name, parallel in WAYS.items():
+        for name, parallel in ways.items():
             fast = dataclasses.replace(model, options=ScanOptions(parallel=parallel))
             apply = jax.jit(partial(fast.apply, mutable="intermediates"))
             (outputs, _), sown = apply(variables, inputs)
@@ -261,12 +274,26 @@ def iteration_rows(
         for steps in (0, training_steps):
             error, found = measure_iterations(cell, lengths, training_steps=steps)
             weights = f"trained, error {error:.4f}" if steps else "new"
-            counts = [
-                f"{iterations} (fell back: {fallbacks} of 4)" if fallbacks else str(iterations)
-                for iterations, fallbacks, _ in found.values()
-            ]
+            counts = [_format_iterations(*counts[:2]) for counts in found.values()]
             largest = max(difference for _, _, difference in found.values())
             yield f"| {cell} | {weights} | {' | '.join(counts)} | {largest:.0e} |"
+
+
+def regularized_rows(length: int = 1_000, training_steps: int = 1_000) -> Iterator[str]:
+    """Yields the lines of the table of ``REGULARIZED_WAYS``, of trained weights, in Markdown."""
+    yield f"| cell, trained, T={length:,} | {' | '.join(REGULARIZED_WAYS)} |"
+    yield "| --- |" + " --- |" * len(REGULARIZED_WAYS)
+    for cell in CELLS:
+        _, found = measure_iterations(
+            cell, [length], training_steps=training_steps, ways=REGULARIZED_WAYS
+        )
+        counts = [_format_iterations(*counts[:2]) for counts in found.values()]
+        yield f"| {cell} | {' | '.join(counts)} |"
+
+
+def _format_iterations(iterations: int, fallbacks: int) -> str:
+    """Returns the iterations, and how many of the four sequences fell back."""
+    return f"{iterations} (fell back: {fallbacks} of 4)" if fallbacks else str(iterations)
 
 
 def cases(sizes: tuple[tuple[int, int, int, int], ...] = SIZES) -> list[Case]:
@@ -293,5 +320,5 @@ def _make_step(x: np.ndarray, features: int, parallel: NewtonScan | None, train:
 
 if __name__ == "__main__":
     print(format_counts(), flush=True)
-    for row in iteration_rows():
+    for row in itertools.chain(iteration_rows(), [""], regularized_rows()):
         print(row, flush=True)

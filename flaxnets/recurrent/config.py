@@ -94,14 +94,17 @@ class RecurrentConfig:
     remat_steps: int = runtime(0)
     """Steps in a segment whose activations are recomputed for the gradient; 0: all are kept."""
     parallel: str = runtime(NONE)
-    """Steps computed all at once: ``deer`` or ``quasi_deer``, Newton's method for nonlinear cells
-    on vectors (``newton_scan.py``), which pays for long sequences on a GPU; ``none``."""
+    """Steps computed all at once by Newton's method (``newton_scan.py``), for nonlinear cells on
+    vectors: ``deer``, ``quasi_deer``, ``elk`` or ``quasi_elk``; it pays for long sequences on a
+    GPU. ``none``: one after the other."""
     parallel_tolerance: float = runtime(0.0)
     """Relative change of the states at which it ends; 0: by the dtype, 6e-6 for float32."""
     parallel_iterations: int = runtime(100)
     """Iterations after which the sequential scan takes over."""
     parallel_damping: float = runtime(0.0)
     """In [0,1]: smaller Jacobians where it diverges, at the price of iterations."""
+    parallel_regularization: float = runtime(1e-3)
+    """Above 0: how near ``elk`` and ``quasi_elk`` stay to the guess of the iteration before."""
     backend: str = runtime("scan")
     """``scan``, or ``cudnn`` for plain LSTMs on GPUs."""
 
@@ -205,7 +208,7 @@ def _make_parallel(config: RecurrentConfig, field: str) -> Any:
     """Returns the parallel scan that a configuration describes; None for ``none``."""
     if config.parallel == NONE:
         return None
-    names = (NONE, "deer", "quasi_deer")
+    names = (NONE, "deer", "quasi_deer", "elk", "quasi_elk")
     if config.parallel not in names:
         raise ValueError(
             f"{field}.parallel: unknown {config.parallel!r}{nearest(config.parallel, names)}"
@@ -217,4 +220,5 @@ def _make_parallel(config: RecurrentConfig, field: str) -> Any:
         tolerance=config.parallel_tolerance,
         max_iterations=config.parallel_iterations,
         damping=config.parallel_damping,
+        regularization=config.parallel_regularization,
     )

@@ -1,4 +1,4 @@
-r"""Newton's method over all steps of a scan at once: DEER, quasi-DEER and their damping.
+r"""Newton's method over all steps of a scan at once: DEER, quasi-DEER, ELK and quasi-ELK.
 
 A cell maps h_{t-1} to h_t = f_t(h_{t-1}), one step after the other. All steps together are the
 equations r_t = f_t(h_{t-1}) − h_t = 0 for the whole trajectory. An iteration linearises them around
@@ -14,11 +14,16 @@ only the number of iterations changes (Gonzalez et al., 2407.19115):
 - ``quasi_deer`` takes the diagonal of J_t: an elementwise recurrence, so that memory and arithmetic
   grow with n and not with n² and n³.
 - ``damping`` k takes (1 − k) J_t, as scale-ELK does: smaller matrices, whose products over many
-  steps do not overflow where the guess is far from the solution. ELK's Kalman smoother is not here.
+  steps do not overflow where the guess is far from the solution.
+- ``elk`` and ``quasi_elk`` keep J_t or its diagonal, and bound Δ instead: the update of Levenberg
+  and Marquardt, by a Kalman smoother (``newton_updates.py``), with λ = ``regularization`` times
+  the largest |r| of the sequence, at most 1. So λ vanishes at the solution, where ``elk`` converges
+  as ``deer`` does (Yamashita and Fukushima 2001); the paper's is constant.
 
-After i iterations the first i steps are exact, whatever the matrices (proposition 1 there), because
-h_{-1} is given. States that overflow on the way become zeros. Where the tolerance is not met, the
-sequential scan computes the states after all, and the report counts it.
+After i iterations of ``deer`` and ``quasi_deer`` the first i steps are exact, whatever the matrices
+(proposition 1 there), because h_{-1} is given. States that overflow on the way become zeros. Where
+the tolerance is not met, the sequential scan computes the states after all, and the report counts
+it.
 
 Gradients do not go through the iterations. At the solution the implicit function theorem gives them
 by the transposed recurrence, once, from the last step to the first: with c_t, the gradient of the
@@ -26,11 +31,12 @@ outputs y_t in h_{t-1},
 
     λ_{t-1} = J_tᵀ λ_t + c_t,   ∂L/∂θ = Σ_t (∂f_t/∂θ)ᵀ λ_t + (∂y_t/∂θ)ᵀ ∂L/∂y_t,
 
-which is back-propagation through time, computed in another order. ``quasi_deer`` solves it by the
-same iterations, with the diagonals of J_tᵀ.
+which is back-propagation through time, computed in another order. ``quasi_deer`` and ``quasi_elk``
+solve it by the same iterations, with the diagonals of J_tᵀ.
 
 Memory of ``deer``: the J_t of all steps are B·T·n² floats, n the width of the whole carry (2F for
 an LSTM), and the associative scan holds about two more copies of them; ``remat_steps`` bounds T.
+``elk`` scans three such matrices for each step, and inverts one.
 """
 
 import dataclasses
@@ -44,17 +50,15 @@ import jax.numpy as jnp
 
 from flaxnets.layers.batch_sharding import vary_alike
 from flaxnets.recurrent.flax_cells import Flags
-from flaxnets.recurrent.linear_recurrence import plain_recurrence
 from flaxnets.recurrent.matmul import ScanWeights, affine, split_projected
+from flaxnets.recurrent.newton_updates import smooth, solve_recurrence
 from flaxnets.recurrent.scan_vjp import Step
 from flaxnets.typing import Array, Carry
 
-METHODS = ("deer", "quasi_deer")
+METHODS = ("deer", "quasi_deer", "elk", "quasi_elk")
 REPORT = "newton_scan"
 """Name under which a scan sows its report into ``intermediates``."""
 
-# HIGHEST: TF32's 10 bits would make gradients inexact, and Newton's convergence linear.
-_multiply = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 Project = Callable[[ScanWeights, Mapping[str, Array], str, Array], Array]
 """(weights, added inputs of the step, name, hidden states) to a hidden projection."""
 
@@ -91,12 +95,14 @@ class NewtonScan:
     (True, [0, 0])
 
     Attributes:
-      method: ``deer`` with full Jacobians, or ``quasi_deer`` with their diagonals.
+      method: ``deer`` or ``elk`` with full Jacobians, ``quasi_deer`` or ``quasi_elk`` with their
+        diagonals.
       tolerance: largest |Δ| relative to 1 + |h|, elementwise, at which the iteration ends, >= 0; 0:
-        ε^¾ of the carry's narrowest dtype, 6e-6 for float32. For ``deer`` the error is then about
-        its square; for ``quasi_deer`` a small multiple of it.
+        ε^¾ of the carry's narrowest dtype, 6e-6 for float32. With full Jacobians the error is then
+        about its square; with diagonals a small multiple of it.
       max_iterations: after which the sequential scan takes over, >= 1.
       damping: k in [0,1], multiplies the Jacobians by 1 − k; 1 is the fixed-point iteration.
+      regularization: of ``elk`` and ``quasi_elk``, > 0: larger keeps an update nearer to its guess.
 
     Raises:
       ValueError: an unknown method, or a value out of range.
@@ -106,6 +112,7 @@ class NewtonScan:
     tolerance: float = 0.0
     max_iterations: int = 100
     damping: float = 0.0
+    regularization: float = 1e-3
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -116,6 +123,13 @@ class NewtonScan:
             raise ValueError(f"max_iterations: expected at least 1, received {self.max_iterations}")
         if not 0 <= self.damping <= 1:
             raise ValueError(f"damping: expected in [0,1], received {self.damping}")
+        if not 0 < self.regularization < math.inf:
+            raise ValueError(f"regularization: expected above 0, received {self.regularization}")
+
+    @property
+    def uses_diagonals(self) -> bool:
+        """Whether the diagonals of the Jacobians stand for them."""
+        return self.method.startswith("quasi_")
 
     @property
     def report_name(self) -> str:
@@ -293,11 +307,11 @@ class _Solver(NamedTuple):
 
         def update(states: Array) -> Array:
             before = _shift(states, initial)
-            if self.options.method == "deer":
-                values, jacobians = self.linearize(weights, before, xs)
-                return _solve_matrices(keep[..., None, None] * jacobians, values - states)
-            values, diagonals = self.linearize_diagonally(weights, before, xs)
-            return _solve_diagonals(keep[..., None] * diagonals, values - states)
+            if self.options.uses_diagonals:
+                values, matrices = self.linearize_diagonally(weights, before, xs)
+                return self.correct(keep[..., None] * matrices, values - states)
+            values, matrices = self.linearize(weights, before, xs)
+            return self.correct(keep[..., None, None] * matrices, values - states)
 
         def run_sequentially(states: Array) -> Array:
             def body(state: Array, x: Any) -> tuple[Array, Array]:
@@ -349,11 +363,11 @@ class _Solver(NamedTuple):
 
         def run_parallel(constant: Array) -> tuple[Array, Array]:
             nothing = jnp.zeros_like(d_last)
-            if self.options.method == "deer":
+            if not self.options.uses_diagonals:
                 _, jacobians = self.linearize(weights, before, xs)
                 transposed = jacobians.swapaxes(-1, -2)
                 matrices = _shift(transposed, jnp.zeros_like(transposed[0]), back=True)
-                d_states = _solve_matrices(matrices, constant, reverse=True)
+                d_states = solve_recurrence(matrices, constant, reverse=True)
                 return d_states, jnp.all(jnp.isfinite(d_states))
             _, diagonals = self.linearize_diagonally(weights, before, xs)
             diagonals = _shift(self.damp(xs)[..., None] * diagonals, nothing, back=True)
@@ -361,7 +375,8 @@ class _Solver(NamedTuple):
 
             def update(d_states: Array) -> Array:
                 values = constant + _shift(vjp(d_states)[0], nothing, back=True)
-                return _solve_diagonals(diagonals, values - d_states, reverse=True)
+                residuals = values - d_states
+                return self.correct(diagonals, residuals, _largest(constant), reverse=True)
 
             # Gradients have no scale of their own: relative to the largest of the sequence.
             d_states, met, _ = self.iterate(
@@ -373,6 +388,18 @@ class _Solver(NamedTuple):
         unmet, _ = vary_alike((unmet, (constant, before)))
         d_states, met = jax.lax.cond(jnp.all(done), run_parallel, lambda _: unmet, constant)
         return jax.lax.cond(met, lambda d_states: d_states, run_sequentially, d_states)
+
+    def correct(
+        self, matrices: Array, residuals: Array, scale: Array | float = 1, *, reverse: bool = False
+    ) -> Array:
+        """Returns Δ from Jacobians (T,B,n,n) or diagonals (T,B,n) and residuals (T,B,n).
+
+        ``scale``: of the residuals of each sequence, (B,).
+        """
+        if not self.options.method.endswith("elk"):
+            return solve_recurrence(matrices, residuals, reverse=reverse)
+        share = jnp.minimum(1, _largest(residuals) / jnp.maximum(scale, 1e-30))
+        return smooth(matrices, residuals, self.options.regularization * share, reverse=reverse)
 
     def damp(self, xs: tuple[Any, Flags]) -> Array:
         """Returns the factors of the Jacobians, (T,B), or (1,1) for all.
@@ -475,35 +502,6 @@ def _project_diagonally(
     # Zero, with the derivative one.
     moved = (hidden - jax.lax.stop_gradient(hidden)).astype(value.dtype)
     return value + jnp.concatenate([moved] * len(blocks), axis=-1) * diagonals
-
-
-def _solve_matrices(matrices: Array, constants: Array, *, reverse: bool = False) -> Array:
-    """Returns Δ of Δ_t = J_t Δ_{t-1} + r_t, (T,B,n), from zero, for J (T,B,n,n)."""
-    num_steps: Any = constants.shape[0]
-    if not isinstance(num_steps, int):
-        # An export for any number of steps: JAX's associative scan needs to know them.
-        return _scan_matrices(matrices, constants, reverse)
-
-    def compose(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
-        product = _multiply("tbij,tbjk->tbik", then[0], first[0])
-        return product, _multiply("tbij,tbj->tbi", then[0], first[1]) + then[1]
-
-    return jax.lax.associative_scan(compose, (matrices, constants), reverse=reverse)[1]
-
-
-def _scan_matrices(matrices: Array, constants: Array, reverse: bool) -> Array:
-    def body(state: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
-        state = _multiply("bij,bj->bi", x[0], state) + x[1]
-        return state, state
-
-    zeros = jnp.zeros_like(constants[0])
-    return jax.lax.scan(body, zeros, (matrices, constants), reverse=reverse)[1]
-
-
-def _solve_diagonals(diagonals: Array, constants: Array, *, reverse: bool = False) -> Array:
-    """Returns Δ as ``_solve_matrices`` does, for the diagonals (T,B,n) of J."""
-    zeros = jnp.zeros_like(constants[0])
-    return plain_recurrence(diagonals, constants, zeros, reverse=reverse).astype(constants.dtype)
 
 
 def _shift(x: Array, edge: Array, *, back: bool = False) -> Array:

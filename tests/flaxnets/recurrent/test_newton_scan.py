@@ -21,12 +21,14 @@ from flaxnets.recurrent import (
     make_recurrent,
 )
 from flaxnets.recurrent.newton_scan import METHODS, NewtonScan, collect_reports
+from flaxnets.recurrent.newton_updates import smooth, solve_recurrence
 from tests.flaxnets.recurrent.cases import BY_NAME, FLOAT64, assert_close, call_scan
 
 B, T, F = 3, 40, 4
 """More steps than iterations are needed, so that convergence is not that of the first T."""
 LENGTHS = np.array([T, T - 7, 0], np.int32)
 DEER, QUASI, DAMPED = NewtonScan(), NewtonScan("quasi_deer"), NewtonScan(damping=0.5)
+ELK, QUASI_ELK = NewtonScan("elk"), NewtonScan("quasi_elk")
 
 
 @pytest.fixture
@@ -82,6 +84,9 @@ def run(cell: Any, arguments: Any, parallel: NewtonScan | None, **options: Any) 
         pytest.param("lstm-peepholes", QUASI, True, marks=pytest.mark.stress),
         pytest.param("gru-before", QUASI, True, marks=pytest.mark.stress),
         pytest.param("gru-after", DAMPED, True, marks=pytest.mark.stress),
+        ("lstm", QUASI_ELK, True),
+        pytest.param("gru-after", ELK, False, marks=pytest.mark.stress),
+        pytest.param("lstm-peepholes", ELK, True, marks=pytest.mark.stress),
     ],
     ids=str,
 )
@@ -132,7 +137,9 @@ def test_layer_by_flag_equals_the_scan_in_chunks_for_a_cell_of_flax() -> None:
     assert (report.iterations < 20).all()
 
 
-@pytest.mark.parametrize("method", [METHODS[0], pytest.param(METHODS[1], marks=pytest.mark.stress)])
+@pytest.mark.parametrize(
+    "method", [METHODS[0], *(pytest.param(name, marks=pytest.mark.stress) for name in METHODS[1:])]
+)
 def test_falls_back_to_the_scan_where_products_of_jacobians_overflow(method: str) -> None:
     # A chaotic network: |J| is about 3 near zero, and 3^100 is beyond float32.
     cell, steps = ElmanCell(8), 100
@@ -164,6 +171,39 @@ def test_falls_back_to_the_scan_where_products_of_jacobians_overflow(method: str
     assert report.iterations[2] == 1
     np.testing.assert_allclose(parallel, outputs, rtol=1e-5, atol=1e-5)
     assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_smoother_solves_the_least_squares_of_all_steps(diagonal: bool, reverse: bool) -> None:
+    rng = np.random.default_rng(0)
+    steps, batch, width, precision = 7, 2, 3, np.array([0.3, 2.0])
+    constants = rng.normal(size=(steps, batch, width))
+    matrices = rng.normal(size=(steps, batch, width) + (() if diagonal else (width,)))
+    given = jnp.asarray(matrices), jnp.asarray(constants)
+    actual = smooth(*given, jnp.asarray(precision), reverse=reverse)
+    # A length that is not known in advance takes the sequential way.
+    shape = jax.export.symbolic_shape("t")
+    free = [jax.ShapeDtypeStruct((*shape, *x.shape[1:]), x.dtype) for x in given]
+    exported = jax.export.export(jax.jit(partial(smooth, reverse=reverse)))(
+        *free, jax.ShapeDtypeStruct((batch,), jnp.float64)
+    )
+    np.testing.assert_allclose(exported.call(*given, precision), actual, atol=1e-12)
+    for b in range(batch):
+        # Rows are the equations Δ_t − J_t Δ_{t∓1} = r_t.
+        equations = np.eye(steps * width).reshape(steps, width, steps, width)
+        for t in range(steps):
+            neighbour = t + 1 if reverse else t - 1
+            if 0 <= neighbour < steps:
+                matrix = np.diag(matrices[t, b]) if diagonal else matrices[t, b]
+                equations[t, :, neighbour] = -matrix
+        flat = equations.reshape(steps * width, -1)
+        normal = flat.T @ flat + precision[b] * np.eye(steps * width)
+        expected = np.linalg.solve(normal, flat.T @ constants[:, b].ravel())
+        np.testing.assert_allclose(actual[:, b], expected.reshape(steps, width), atol=1e-12)
+    plain = solve_recurrence(*given, reverse=reverse)
+    np.testing.assert_allclose(smooth(*given, jnp.zeros(batch), reverse=reverse), plain, atol=1e-11)
 
 
 def test_weights_of_nan_give_nan_as_the_scan_does() -> None:
@@ -233,17 +273,23 @@ def test_other_cells_are_refused(make_cell: Any, options: Any, message: str) -> 
     [
         (
             {"method": "newton"},
-            r"method: expected one of \('deer', 'quasi_deer'\), received 'newton'",
+            r"method: expected one of \('deer', 'quasi_deer', 'elk', .*received 'newton'",
         ),
         ({"tolerance": -1.0}, "tolerance: expected at least 0, received -1.0"),
         ({"tolerance": float("nan")}, "tolerance: expected at least 0, received nan"),
         ({"max_iterations": 0}, "max_iterations: expected at least 1, received 0"),
         ({"damping": 1.5}, r"damping: expected in \[0,1\], received 1.5"),
+        ({"regularization": 0.0}, "regularization: expected above 0, received 0.0"),
     ],
 )
 def test_values_out_of_range_are_refused(fields: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NewtonScan(**fields)
+
+
+def test_configuration_gives_the_method_and_its_regularization() -> None:
+    layer: Any = make_recurrent(RecurrentConfig(parallel="elk", parallel_regularization=0.5))
+    assert layer.options.parallel == NewtonScan("elk", regularization=0.5)
 
 
 def test_unknown_name_in_a_configuration_is_refused() -> None:
