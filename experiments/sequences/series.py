@@ -197,6 +197,13 @@ class SeriesExperiment(SequenceExperiment):
                 f"{', '.join(data.targets)}; give --config.data.task=forecast, or the column of "
                 "classes as --config.data.label"
             )
+        if data.task == "classify":
+            for name, unused in (("horizons", ("1",)), ("period", 0)):
+                if (value := getattr(data, name)) != unused:
+                    raise ValueError(
+                        f"data.{name}: expected none with data.task='classify', received {value}; "
+                        "classes are not forecast"
+                    )
         if data.dataset != "files":
             return
         if data.list and data.root:

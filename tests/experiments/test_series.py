@@ -48,6 +48,8 @@ def config_of(path: Path, **fields: Any) -> OwnSeriesConfig:
     config = series("smoke")
     config.data.dataset, config.data.list, config.data.time = "files", str(path), "hour"
     config.data.stride = 1
+    if fields.get("task") == "classify":
+        config.data.horizons, config.data.period = ("1",), 0
     for name, value in fields.items():
         setattr(config.data, name, value)
     config.validate()
@@ -174,6 +176,14 @@ def test_classes_of_windows_and_of_sequences(tmp_path: Path) -> None:
         (
             {"task": "classify", "label": "lag", "targets": ("x",)},
             r"data\.targets: expected none with data\.task='classify', received x",
+        ),
+        (
+            {"task": "classify", "label": "lag", "period": 24},
+            r"data\.period: expected none with data\.task='classify', received 24",
+        ),
+        (
+            {"task": "classify", "label": "lag", "horizons": ("1-3",)},
+            r"data\.horizons: expected none with data\.task='classify', received \('1-3',\)",
         ),
         (
             {"task": "classify", "list": "", "root": "x", "label": "lag"},
