@@ -292,8 +292,8 @@ _RATES: dict[str, dict[str, float]] = {
     "permuted_mnist": {"": 2e-3, "elman": 3e-4},
     "jsb": {"": 1e-2, "tcn": 2e-3, "elman": 1e-3, "mingru": 5e-3, "lru": 5e-3},
     "piano": {"": 1e-2, "tcn": 2e-3, "elman": 1e-3, "mingru": 5e-3, "lru": 5e-3},
-    "nottingham": {"": 2e-3, "tcn": 1e-3, "elman": 1e-3},
-    "muse": {"": 2e-3, "tcn": 1e-3, "elman": 1e-3},
+    "nottingham": {"": 5e-3, "tcn": 2e-3, "elman": 1e-3},
+    "muse": {"": 5e-3, "tcn": 2e-3, "elman": 1e-3},
     "characters": {"": 2e-3, "elman": 1e-3},
 }
 """Learning rates by task and family; "": of the others."""
@@ -341,9 +341,9 @@ def _make(task: str) -> SequenceExperiment:
         text.model.embedding_features = 64
         return _checkpointed(text)
     music = MusicStudy(data=MusicConfig(name=MUSIC[task]))
+    music.batch_steps = 1_024
     small = SIZES[task].budget < 1_000_000
-    music.batch_steps = 1_024 if small else 4_096
-    music.num_steps, music.eval_every = (1_500, 50) if small else (2_000, 100)
+    music.num_steps, music.eval_every = (1_500, 50) if small else (8_000, 400)
     music.patience = 6
     return _checkpointed(music)
 

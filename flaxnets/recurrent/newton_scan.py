@@ -398,8 +398,10 @@ class _Solver(NamedTuple):
         """
         if not self.options.method.endswith("elk"):
             return solve_recurrence(matrices, residuals, reverse=reverse)
-        share = jnp.minimum(1, _largest(residuals) / jnp.maximum(scale, 1e-30))
-        return smooth(matrices, residuals, self.options.regularization * share, reverse=reverse)
+        share = _largest(residuals) / jnp.maximum(scale, self.layout.epsilon)
+        # Above zero, so that the smoother's variances stay finite whatever the matrices.
+        precision = self.options.regularization * jnp.clip(share, self.layout.epsilon, 1)
+        return smooth(matrices, residuals, precision, reverse=reverse)
 
     def damp(self, xs: tuple[Any, Flags]) -> Array:
         """Returns the factors of the Jacobians, (T,B), or (1,1) for all.
