@@ -211,7 +211,7 @@ _split = functools.lru_cache(maxsize=8)(split_of_images)
 def _list_images(
     root: str,
     list_file: str,
-    tfds: tuple[str, ...],
+    tfds: tuple[Any, ...],
     bad_shards: str,
     missing: Missing,
     validation_share: float,

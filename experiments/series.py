@@ -33,6 +33,12 @@ of UEA and UCR have them:
     --config.data.task=classify --config.data.list=sensors.csv --config.data.label=activity
     --config.data.task=classify --config.data.root=folder_with_NAME_TRAIN.ts_and_NAME_TEST.ts
 
+or as TFDS has prepared them (``data/datasets/tfds_records.py`` has the command), by their keys:
+
+    --config.data.task=classify --config.data.dataset=tfds --config.data.root=DATA_DIR \
+        --config.data.tfds.builder=smartwatch_gestures --config.data.tfds.label=gesture \
+        --config.data.tfds.sequence=features/accel_x,features/accel_y,features/accel_z
+
 The network: a convolution over time (CNN), a GRU (RNN), a linear layer on the last state, and for
 forecasts a linear autoregression of each channel beside it (LSTNet's, section 3.6), all relative
 to the last observed value (``--config.model.relative=False``: not). The CNN alone:

@@ -17,7 +17,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ STOCK = {
     "ucf101/ucf101_1": "video, label; 13,320 videos of 101 actions, lists 1 (also _2, _3)",
     "moving_mnist": "image_sequence; 10,000 test sequences of two digits, no labels",
     "coco_captions": "image, captions/text, image/id; COCO 2014 in Karpathy's splits",
+    "smartwatch_gestures": "features/accel_x, _y, _z; gesture; sequences of 20 gestures, train alone",
 }
 """Stock builders of TFDS 4.9.10 that need TensorFlow to be prepared, with their keys."""
 
@@ -56,8 +57,8 @@ class TfdsConfig:
     """Key of the captions, for image captioning."""
     image_id: str = ""
     """Key of an image's number or name, for image captioning; empty: its place in the files."""
-    sequence: str = "sequence"
-    """Key of the sequences, for series."""
+    sequence: tuple[str, ...] = ("sequence",)
+    """Keys of the sequences, for series; several are channels side by side."""
     label: str = "label"
     """Key of the class: a ``ClassLabel``, an integer or a text."""
     group: str = ""
@@ -195,42 +196,51 @@ def read_captioned_records(
 
 
 def read_sequence_records(
-    data_dir: str | os.PathLike[str], keys: TfdsConfig, split: str
-) -> LabelledSequences:
-    """Reads the sequences of one split into memory.
+    data_dir: str | os.PathLike[str], keys: TfdsConfig
+) -> dict[str, LabelledSequences]:
+    """Reads the sequences into memory, by ``train``, ``validation`` and ``test``.
 
     Args:
         data_dir: TFDS's folder of data sets, or the folder of a version.
         keys: the builder and its keys.
-        split: TFDS's name of the split.
+
+    Returns:
+        The splits that there are, of equal class names. Other splits are left out, with a note.
 
     Raises:
         FileNotFoundError: nothing prepared there, or not all of its files.
-        ValueError: another version or format of files, no such key or split, or values that are no
-            numbers.
+        ValueError: another version or format of files, no such key, values that are no numbers, or
+            no training split.
     """
     found = _find(Path(data_dir), keys.builder)
-    _require(found, keys.sequence, "sequence", _is_sequence)
+    for key in keys.sequence or ("",):
+        _require(found, key, "sequence", _is_sequence)
     label = _require(found, keys.label, "label", _is_label)
-    if split not in found.shards:
-        near = _nearest(split, [*found.shards])
-        raise ValueError(
-            f"split: expected one of {', '.join(found.shards)} of {found.name}, received "
-            f"{split!r}{near}"
-        )
-    values, classes = [], []
+    shards, notes = _splits(found)
     named = getattr(label, "names", None)
-    for path, count in found.shards[split]:
+    values: dict[str, list[np.ndarray]] = {}
+    classes: dict[str, list[str]] = {}
+    for split, path, count in shards:
         for row in range(count):
-            packed = read_packed(path / str(row) / keys.sequence)
-            read, of_class = tfds_values(packed, found.folder, [keys.sequence, keys.label])
-            steps = np.asarray(read, np.float32)
-            values.append(steps[:, None] if steps.ndim == 1 else steps)
-            classes.append(_text(_plain(of_class), named))
-    class_names = tuple(named) if named else tuple(sorted(set(classes), key=_natural))
+            place = path / str(row) / keys.sequence[0]
+            *read, of_class = tfds_values(
+                read_packed(place), found.folder, [*keys.sequence, keys.label]
+            )
+            values.setdefault(split, []).append(_side_by_side(place, keys.sequence, read))
+            classes.setdefault(split, []).append(_text(_plain(of_class), named))
+    there = {name for of_split in classes.values() for name in of_split}
+    class_names = tuple(named) if named else tuple(sorted(there, key=_natural))
     number = {name: index for index, name in enumerate(class_names)}
-    labels = np.asarray([number[name] for name in classes], np.int32)
-    return LabelledSequences(tuple(values), labels, class_names, name=found.name)
+    return {
+        split: LabelledSequences(
+            tuple(values[split]),
+            np.asarray([number[name] for name in of_split], np.int32),
+            class_names,
+            name=found.name,
+            notes=notes,
+        )
+        for split, of_split in classes.items()
+    }
 
 
 # ---- The folder ------------------------------------------------------------------------------
@@ -503,6 +513,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return _plain(value.tolist())
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _side_by_side(place: Path, keys: Sequence[str], read: Sequence[Any]) -> np.ndarray:
+    """Returns the sequences (T,) or (T,D) of one record as channels, (T,·) float32."""
+    arrays = [np.asarray(values, np.float32) for values in read]
+    lengths = [len(array) for array in arrays]
+    if len(set(lengths)) > 1:
+        found = ", ".join(f"{n} of {key!r}" for key, n in zip(keys, lengths, strict=True))
+        raise ValueError(
+            f"tfds.sequence: expected as many steps of each key, received {found} in record "
+            f"{place.parents[len(Path(keys[0]).parts) - 1]}"
+        )
+    return np.concatenate([a[:, None] if a.ndim == 1 else a for a in arrays], axis=1)
 
 
 def _texts(value: Any) -> list[str]:

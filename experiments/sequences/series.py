@@ -15,6 +15,7 @@ from data.batches import SequenceExample
 from data.datasets.number_tables import MISSING
 from data.datasets.sequence_npz import read_sequence_npz
 from data.datasets.series_csv import read_series
+from data.datasets.tfds_records import TfdsConfig, read_sequence_records
 from data.datasets.ts_files import read_ts
 from data.loader import Loader
 from data.series import (
@@ -40,7 +41,7 @@ from flaxnets.models.sequence_model import SequenceModel
 from flaxnets.training.config import Scorer
 
 TASKS = ("forecast", "classify")
-DATASETS = ("files", "embedded")
+DATASETS = ("files", "tfds", "embedded")
 SPLIT_KINDS = ("time", "group")
 SCALED = ("squared_error", "absolute_error")
 """Names of the errors in the scale of the targets, of the naive forecasts as of the task."""
@@ -53,8 +54,11 @@ class SeriesConfig:
     """Location of series, their columns, their windows and their split."""
 
     dataset: str = "files"
-    """``files``, or ``embedded``: generated sines whose frequency changes now and then, with the
+    """``files``; ``tfds``: sequences with a class each that TFDS has prepared in the folder
+    ``root``; or ``embedded``: generated sines whose frequency changes now and then, with the
     frequency as label."""
+    tfds: TfdsConfig = dataclasses.field(default_factory=TfdsConfig)
+    """Builder and keys of a data set of TFDS."""
     task: str = "forecast"
     """``forecast``: the values at ``horizons``. ``classify``: the label of each window's last step
     or, of ``root``, of each sequence."""
@@ -204,6 +208,8 @@ class SeriesExperiment(SequenceExperiment):
                         f"data.{name}: expected none with data.task='classify', received {value}; "
                         "classes are not forecast"
                     )
+        if data.dataset == "tfds":
+            self._validate_records()
         if data.dataset != "files":
             return
         if data.list and data.root:
@@ -226,6 +232,24 @@ class SeriesExperiment(SequenceExperiment):
                 "--config.data.list=FILE.csv --config.data.label=COLUMN, or --config.data.root="
                 "FOLDER of .ts files"
             )
+
+    def _validate_records(self) -> None:
+        data = self.data
+        if data.task != "classify":
+            raise ValueError(
+                f"data.task: expected classify with data.dataset=tfds, received {data.task!r}; "
+                "series that are forecast are a table, --config.data.list=FILE.csv"
+            )
+        if not data.root:
+            raise ValueError(
+                "data.root: expected TFDS's folder of data sets; give --config.data.root=FOLDER"
+            )
+        for name in ("list", "label"):
+            if value := getattr(data, name):
+                raise ValueError(
+                    f"data.{name}: expected none with data.dataset=tfds, whose records have "
+                    f"classes of their own (data.tfds.label), received {value!r}"
+                )
 
     @property
     def steps_ahead(self) -> tuple[int, ...]:
@@ -377,20 +401,39 @@ class SeriesExperiment(SequenceExperiment):
         if split not in ("train", "validation", "test"):
             raise ValueError(f"split: expected train, validation or test, received {split!r}")
         if split not in self._sequences:
-            data = self.data
-            found = read_sequences(data.root, "test" if split == "test" else "train")
-            if found.targets is not None:
-                raise ValueError(
-                    f"{data.root}: expected sequences with classes, received numbers as targets"
-                )
-            if split == "test":
-                self._sequences["test"] = found
-            else:
-                kept, held = with_flags(
-                    lambda: found.hold_out(data.validation_share, data.split_seed)
-                )
-                self._sequences |= {"train": kept, "validation": held}
+            self._sequences |= (
+                self._read_records() if self.data.dataset == "tfds" else self._read_files(split)
+            )
+        if split not in self._sequences:
+            raise ValueError(
+                f"split: expected one of {', '.join(self._sequences)}, received {split!r}, which "
+                f"{self._sequences['train'].name} does not have"
+            )
         return self._sequences[split]
+
+    def _read_files(self, split: str) -> dict[str, LabelledSequences]:
+        """Returns the sequences of ``root`` that are in one file with those of a split."""
+        found = read_sequences(self.data.root, "test" if split == "test" else "train")
+        if found.targets is not None:
+            raise ValueError(
+                f"{self.data.root}: expected sequences with classes, received numbers as targets"
+            )
+        return {"test": found} if split == "test" else self._hold_out(found)
+
+    def _read_records(self) -> dict[str, LabelledSequences]:
+        """Returns the sequences of TFDS; its own validation split counts, if there is one."""
+        try:
+            found = read_sequence_records(self.data.root, self.data.tfds)
+        except (ValueError, FileNotFoundError) as error:
+            if not str(error).startswith("tfds."):
+                raise
+            raise type(error)(f"data.{error}") from error  # The flag.
+        return found if "validation" in found else found | self._hold_out(found["train"])
+
+    def _hold_out(self, train: LabelledSequences) -> dict[str, LabelledSequences]:
+        data = self.data
+        kept, held = with_flags(lambda: train.hold_out(data.validation_share, data.split_seed))
+        return {"train": kept, "validation": held}
 
     def _all_sequences(self) -> Sequence[np.ndarray]:
         """Returns the sequences of all splits, so that all of them have the same channels."""

@@ -1,5 +1,6 @@
 """Data sets that TFDS has prepared, read by their keys without TensorFlow."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ from data.features import digest_file
 from data.moving_shapes.source import MovingShapes as MovingShapesSource
 from data.tfds_builders.moving_shapes import MovingShapes, MovingShapesConfig
 from data.video import decode, probe
-from experiments import image_captioning
+from experiments import image_captioning, series
 from experiments.video_classification import get_config
 from tests.data.pictures import random_image
 from tests.data.video_files import write_video
@@ -63,6 +64,8 @@ class Things(tfds.core.GeneratorBasedBuilder):
                     "pixels": features.Tensor(shape=(6, 8, 3), dtype=np.uint8),
                     "captions": features.Sequence({"text": np.str_, "id": np.int64}),
                     "sequence": features.Tensor(shape=(None, 2), dtype=np.float32),
+                    "tones": features.Sequence({"pitch": np.float64}),
+                    "twice": features.Tensor(shape=(None,), dtype=np.int64),
                     "meta": features.FeaturesDict({"kind": np.str_, "person": np.int64}),
                 }
             ),
@@ -91,6 +94,8 @@ def things(folder: Path, number: int) -> dict[str, Any]:
         "pixels": random_image(6, 8, number),
         "captions": [{"text": f" thing {number} ", "id": 1}, {"text": "", "id": 2}],
         "sequence": np.arange(2 * number + 2, dtype=np.float32).reshape(-1, 2),
+        "tones": {"pitch": np.arange(number + 1) * 10.0},
+        "twice": np.arange(2 * number + 2),
         "meta": {"kind": "ab"[number % 2], "person": number // 2},
     }
 
@@ -113,7 +118,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def keys(**changes: str) -> TfdsConfig:
+def keys(**changes: Any) -> TfdsConfig:
     return TfdsConfig(**{"builder": "things", "video": "file", "label": "meta/kind", **changes})
 
 
@@ -164,7 +169,7 @@ def test_other_kinds_of_features(prepared: Path, tmp_path: Path) -> None:
     images = read_labelled_records(prepared, keys(), kind="image").paths
     pixels = read_labelled_records(prepared, keys(image="pixels"), kind="image").paths
     captions = read_captioned_records(prepared, keys(image_id="image/id"))
-    sequences = read_sequence_records(prepared, keys(), "train")
+    sequences = read_sequence_records(prepared, keys())["train"]
     for index, number in enumerate(order):
         video = tmp_path / f"{number}.avi"
         np.testing.assert_array_equal(decode(files.paths[index], [4, 1]), decode(video, [4, 1]))
@@ -284,6 +289,52 @@ def test_captions_of_tfds_are_those_of_an_experiment(prepared: Path) -> None:
             assert split.captions[index] == (f"thing {name - 100}",)
             pixels = split.inputs.decode(index)
             np.testing.assert_array_equal(pixels, random_image(9, 7, name - 100))
+
+
+def test_sequences_of_tfds_are_those_of_an_experiment(prepared: Path, tmp_path: Path) -> None:
+    config: Any = series.get_config()
+    data = config.data
+    data.dataset, data.task, data.root = "tfds", "classify", str(prepared)
+    data.tfds = keys(sequence=("sequence", "tones/pitch"))
+    data.validation_share, data.scaling = 0.34, "none"
+    config.validate()
+    splits = {split: config.source(split) for split in ("train", "validation")}
+    assert {split: len(source) for split, source in splits.items()} == {
+        "train": COUNT - 2,
+        "validation": 2,
+    }
+    assert config.class_names == ("a", "b")
+    expected = [things(tmp_path, number) for number in range(COUNT)]
+    for source in splits.values():
+        for index in range(len(source)):
+            example = source[index]
+            length = int(example["lengths"])
+            number = length - 1
+            steps, tone = expected[number]["sequence"], expected[number]["tones"]["pitch"]
+            np.testing.assert_array_equal(example["inputs"][:length], np.c_[steps, tone])
+            assert "ab"[example["label"]] == expected[number]["meta"]["kind"]
+    with pytest.raises(ValueError, match=r"split: expected one of train, validation, received 't"):
+        config.source("test")
+    for fields, message in (
+        ({"task": "forecast"}, r"data\.task: expected classify with data\.dataset=tfds"),
+        ({"root": ""}, r"data\.root: expected TFDS's folder of data sets"),
+        ({"list": "a.csv"}, r"data\.list: expected none with data\.dataset=tfds"),
+    ):
+        again: Any = series.get_config()
+        again.data = dataclasses.replace(data, **fields)
+        with pytest.raises(ValueError, match=message):
+            again.validate()
+    again = series.get_config()
+    again.data = dataclasses.replace(data, tfds=keys(sequence=("sequense",)))
+    with pytest.raises(ValueError, match=r"data\.tfds\.sequence: .*did you mean 'sequence'"):
+        again.make_data("train")
+    again = series.get_config()
+    again.data = dataclasses.replace(data, tfds=keys(sequence=("sequence", "image/id")))
+    with pytest.raises(ValueError, match=r"data\.tfds\.sequence: expected a key .* 'image/id'"):
+        again.make_data("train")
+    again.data = dataclasses.replace(data, tfds=keys(sequence=("sequence", "twice")))
+    with pytest.raises(ValueError, match=r"as many steps of each key, received \d of 'sequence'"):
+        again.make_data("train")
 
 
 @pytest.mark.stress
