@@ -37,7 +37,7 @@ STOCK = {
     "ucf101/ucf101_1": "video, label; 13,320 videos of 101 actions, lists 1 (also _2, _3)",
     "moving_mnist": "image_sequence; 10,000 test sequences of two digits, no labels",
     "coco_captions": "image, captions/text, image/id; COCO 2014 in Karpathy's splits",
-    "smartwatch_gestures": "features/accel_x, _y, _z; gesture; sequences of 20 gestures, train alone",
+    "smartwatch_gestures": "features/accel_x, _y, _z; gesture; 20 gestures, a training split alone",
 }
 """Stock builders of TFDS 4.9.10 that need TensorFlow to be prepared, with their keys."""
 
