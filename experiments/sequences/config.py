@@ -99,6 +99,11 @@ class SequenceExperiment(Config):
     ``batch_size`` sequences, all padded to one length."""
     loss_kind: str = "squared"
     """Regression only: ``squared`` or ``absolute``."""
+    label_smoothing: float = 0.0
+    """Classification only: share of the target probability, in [0,1), spread over all classes."""
+    mixup: float = 0.0
+    """Classification of values only: α of the Beta distribution of mixup's weights (Zhang et al.,
+    1710.09412), over the steps that both sequences have; 0: no mixup."""
     num_threads: int = runtime(0)
     """Threads that read examples; 0: that of the caller, which is faster for examples in memory."""
     model: SequenceModelConfig = dataclasses.field(default_factory=SequenceModelConfig)
@@ -145,7 +150,9 @@ class SequenceExperiment(Config):
     def validate(self) -> None:
         """Checks the values as ``Config.validate``, and those of the batches."""
         super().validate()
-        check_at_least("config", self, {"batch_steps": 0, "num_threads": 0})
+        check_at_least("config", self, {"batch_steps": 0, "num_threads": 0, "mixup": 0})
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing: expected in [0,1), received {self.label_smoothing}")
 
     def make_model(self) -> SequenceModel:
         """Returns the network that ``model`` describes, for the problem's inputs and outputs."""
@@ -183,9 +190,23 @@ class SequenceExperiment(Config):
     def make_task(self) -> Task:
         """Returns the task of the problem's objective."""
         problem = self.problem
-        if problem.objective == "classification":
+        classified = problem.objective == "classification"
+        if self.label_smoothing and not classified:
+            raise ValueError(
+                f"label_smoothing: expected 0 without classes, received {self.label_smoothing}"
+            )
+        if self.mixup and (not classified or problem.num_tokens):
+            raise ValueError(
+                f"mixup: expected 0, as only values with classes are mixed, received {self.mixup}"
+            )
+        if classified:
             inputs = "tokens" if problem.num_tokens else "inputs"
-            return VideoClassification(loss_kind="clip", inputs=(inputs,))
+            return VideoClassification(
+                loss_kind="clip",
+                inputs=(inputs,),
+                label_smoothing=self.label_smoothing,
+                mixup=self.mixup,
+            )
         if problem.objective == "regression":
             return SequenceRegression(self.loss_kind)
         carried = self.batch_size if problem.objective == "stream" else 0

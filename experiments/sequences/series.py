@@ -591,10 +591,14 @@ def read_sequences(root: str, split: str) -> LabelledSequences:
       split: ``train`` or ``test``.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      FileNotFoundError: there is no such file or folder.
       ValueError: no such split, or as ``read_ts`` and ``read_sequence_npz``.
     """
     path = Path(root)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"data.root: expected a folder of .ts files or an NPZ file, found nothing at {root}"
+        )
     if path.is_dir() and not list(path.glob("*.ts")) and len(list(path.glob("*.npz"))) == 1:
         (path,) = path.glob("*.npz")
     if path.suffix.lower() == ".npz":

@@ -1,10 +1,12 @@
 """DeepConvLSTM: the published network, its parts alone, sequences and labelled rows."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from experiments import series
 from experiments.deep_conv_lstm import get_config
 from experiments.results.sequence_table import count_parameters
 
@@ -51,6 +53,24 @@ def test_validation_is_held_out_of_the_training_series(tmp_path: Path) -> None:
     values = np.concatenate([config.source("train")[i]["inputs"] for i in range(8)])
     np.testing.assert_allclose(values.mean(), 0, atol=1e-6)
     np.testing.assert_allclose(values.std(), 1, atol=1e-6)
+
+
+def test_targets_and_sequences_are_smoothed_and_mixed_by_flag() -> None:
+    config = get_config("smoke")
+    config.label_smoothing, config.mixup = 0.1, 0.4
+    config.validate()
+    task: Any = config.make_task()
+    assert (task.label_smoothing, task.mixup, task.inputs) == (0.1, 0.4, ("inputs",))
+    for field, value in (("label_smoothing", 1.0), ("mixup", -0.1)):
+        wrong = get_config("smoke")
+        setattr(wrong, field, value)
+        with pytest.raises(ValueError, match=rf"{field}: expected .*, received {value}"):
+            wrong.validate()
+    for field in ("label_smoothing", "mixup"):
+        forecast = series.get_config("smoke")
+        setattr(forecast, field, 0.5)
+        with pytest.raises(ValueError, match=rf"{field}: expected 0.*, received 0.5"):
+            forecast.make_task()
 
 
 def test_windows_of_labelled_rows_overlap_by_half(tmp_path: Path) -> None:

@@ -158,6 +158,10 @@ def test_classes_of_windows_and_of_sequences(tmp_path: Path) -> None:
     kept = {name: array for name, array in arrays.items() if name.startswith("train")}
     np.savez(tmp_path / "s.npz", classes=np.array(["a", "b"]), **kept)
     assert not config_of(Path(""), time="", **fields).problem.with_observed
+    with pytest.raises(
+        FileNotFoundError, match=r"data\.root: expected a folder of \.ts files .*gone"
+    ):
+        config_of(Path(""), list="", root=str(tmp_path / "gone"), task="classify").source("train")
     with pytest.raises(ValueError, match=r"received .*a\.csv; a table with a row for each time"):
         config_of(Path(""), list="", root=str(table), task="classify").source("train")
 
