@@ -201,7 +201,7 @@ def read_text_lines(
     folder = Path(root) if str(root) else Path(list_file).parent
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"root: expected the folder of the lines, received {folder}, which "
+            f"root: expected the folder of the {kind}s, received {folder}, which "
             + ("is a file; give it as the table" if folder.is_file() else "does not exist")
         )
     untexted: list[str] = []

@@ -247,9 +247,14 @@ class TranscriptionConfig(Config):
     def _read_lines(self) -> TextLines:
         data = self.data
         if self._split_file is None:
-            found = read_text_lines(
-                data.root, data.list, group_pattern=data.group_pattern, kind=self.kind
-            )
+            try:
+                found = read_text_lines(
+                    data.root, data.list, group_pattern=data.group_pattern, kind=self.kind
+                )
+            except (ValueError, FileNotFoundError) as error:
+                if not str(error).startswith(("root:", "group_pattern:")):
+                    raise
+                raise type(error)(f"data.{error}") from error  # The flag.
             try:
                 return split_lines(
                     found,

@@ -175,6 +175,12 @@ def test_scores_count_digits_as_words() -> None:
     assert score(missing)["word_error_rate"] == pytest.approx(len(texts) / words)
 
 
+def test_a_root_that_is_gone_is_refused_by_its_flag(tmp_path: Path) -> None:
+    config = grid.parse("deep_speech2.py", f"--config.data.root={tmp_path / 'gone'}")
+    with pytest.raises(FileNotFoundError, match=r"^data\.root: expected the folder of the record"):
+        config.make_data("train")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
