@@ -67,3 +67,18 @@ def test_a_fold_that_is_held_out_neither_trains_nor_is_tested() -> None:
     config.hold_out_fold(2)
     with pytest.raises(ValueError, match=r"validation_fold: expected another than data.fold = 2"):
         config._videos("train")
+
+
+@pytest.mark.skipif(not UT_INTERACTION.is_dir(), reason=f"{UT_INTERACTION} is not there")
+def test_fold_0_trains_on_all_clips() -> None:
+    config = get_config()
+    config.data.root = str(UT_INTERACTION)
+    every = config._all_videos()
+    config.set_fold(0)
+    assert config._videos("train").names == every.names == config._all_videos().names
+    assert config._indices("train").tolist() == list(range(60))
+    with pytest.raises(ValueError, match=r"split: expected train with data\.fold = 0, .*'test'"):
+        config._videos("test")
+    config.hold_out_fold(3)
+    with pytest.raises(ValueError, match=r"data\.validation_fold: expected 0 with data\.fold = 0"):
+        config._videos("train")
