@@ -17,7 +17,8 @@ the accuracy is that of the whole procedure, the search included, on a fold that
 to expect of new scenes as far as the folds are like them. The candidate for use has the lowest mean
 loss of all pairs.
 
-The same command resumes. ``nested.md`` has the tables, ``nested.json`` all figures.
+The same command resumes. ``nested.md`` has the tables, ``nested.json`` all figures of the choice,
+and ``crossvalidation.json``, as of ``launch.crossvalidate``, which clips were right.
 """
 
 import copy
@@ -61,7 +62,7 @@ SEEDS = flags.DEFINE_list(
 INNER_SEEDS = flags.DEFINE_list(
     "inner_seeds", ["0"], "Random seeds of the networks that choose, separated by commas."
 )
-RESULT = "result.json"
+RESULT, CROSS_VALIDATION = "result.json", "crossvalidation.json"
 
 flags.adopt_module_key_flags(program)
 
@@ -108,9 +109,9 @@ def main(argv: Sequence[str]) -> int:
         "candidates": {name: {str(k): v for k, v in of.items()} for name, of in inner.items()},
         "chosen": chosen,
         "for_use": choose(inner),
-        "correct": correct,
     }
     write_text_atomically(base / "nested.json", json.dumps(figures, indent=1) + "\n")
+    write_text_atomically(base / CROSS_VALIDATION, json.dumps(correct, indent=1) + "\n")
     print(table)
     return 0
 
