@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from data.batches import UNKNOWN_LABEL
 from data.datasets.captioned_images import CaptionedImages
 from data.datasets.image_captions import ImageCaptions
 from data.datasets.labelled_files import LabelledFiles
@@ -129,12 +130,13 @@ def read_labelled_records(
     named = getattr(label, "names", None)
     classes = [_text(row[0], named) for row in rows]
     class_names = tuple(named) if named else tuple(sorted(set(classes), key=_natural))
-    if len(set(classes)) < 2:
+    _check_classes(found, keys.label, set(classes))
+    number = {name: index for index, name in enumerate(class_names)}
+    if unknown := sorted(set(classes) - set(class_names)):
         raise ValueError(
-            f"tfds.label: expected at least two classes, received {len(set(classes))} at the key "
+            f"tfds.label: expected a class of each record, received {some(unknown)} at the key "
             f"{keys.label!r} of {found.name}"
         )
-    number = {name: index for index, name in enumerate(class_names)}
     places = [
         (split, path / str(row) / media[kind])
         for split, path, count in shards
@@ -231,10 +233,12 @@ def read_sequence_records(
     there = {name for of_split in classes.values() for name in of_split}
     class_names = tuple(named) if named else tuple(sorted(there, key=_natural))
     number = {name: index for index, name in enumerate(class_names)}
+    _check_classes(found, keys.label, there & set(class_names))
     return {
         split: LabelledSequences(
             tuple(values[split]),
-            np.asarray([number[name] for name in of_split], np.int32),
+            # TFDS has -1 where a split has no labels.
+            np.asarray([number.get(name, UNKNOWN_LABEL) for name in of_split], np.int32),
             class_names,
             name=found.name,
             notes=notes,
@@ -515,15 +519,23 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
+def _check_classes(found: _Prepared, key: str, classes: set[str]) -> None:
+    if len(classes) < 2:
+        raise ValueError(
+            f"tfds.label: expected at least two classes, received {len(classes)} at the key "
+            f"{key!r} of {found.name}"
+        )
+
+
 def _side_by_side(place: Path, keys: Sequence[str], read: Sequence[Any]) -> np.ndarray:
     """Returns the sequences (T,) or (T,D) of one record as channels, (T,·) float32."""
     arrays = [np.asarray(values, np.float32) for values in read]
     lengths = [len(array) for array in arrays]
-    if len(set(lengths)) > 1:
+    if len(set(lengths)) > 1 or not min(lengths):
         found = ", ".join(f"{n} of {key!r}" for key, n in zip(keys, lengths, strict=True))
         raise ValueError(
-            f"tfds.sequence: expected as many steps of each key, received {found} in record "
-            f"{place.parents[len(Path(keys[0]).parts) - 1]}"
+            f"tfds.sequence: expected as many steps of each key, at least one, received {found} in "
+            f"record {place.parents[len(Path(keys[0]).parts) - 1]}"
         )
     return np.concatenate([a[:, None] if a.ndim == 1 else a for a in arrays], axis=1)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,9 @@ class SequenceExperiment(Config):
     def validate(self) -> None:
         """Checks the values as ``Config.validate``, and those of the batches."""
         super().validate()
-        check_at_least("config", self, {"batch_steps": 0, "num_threads": 0, "mixup": 0})
+        check_at_least("config", self, {"batch_steps": 0, "num_threads": 0})
+        if not 0 <= self.mixup < math.inf:
+            raise ValueError(f"mixup: expected at least 0, received {self.mixup}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing: expected in [0,1), received {self.label_smoothing}")
 

@@ -202,11 +202,11 @@ class SeriesExperiment(SequenceExperiment):
                 "classes as --config.data.label"
             )
         if data.task == "classify":
-            for name, unused in (("horizons", ("1",)), ("period", 0)):
+            for name, unused, text in (("horizons", ("1",), "1"), ("period", 0, "0")):
                 if (value := getattr(data, name)) != unused:
                     raise ValueError(
-                        f"data.{name}: expected none with data.task='classify', received {value}; "
-                        "classes are not forecast"
+                        f"data.{name}: expected {text} with data.task='classify', which forecasts "
+                        f"nothing, received {value}; give --config.data.{name}={text}"
                     )
         if data.dataset == "tfds":
             self._validate_records()
@@ -244,11 +244,11 @@ class SeriesExperiment(SequenceExperiment):
             raise ValueError(
                 "data.root: expected TFDS's folder of data sets; give --config.data.root=FOLDER"
             )
-        for name in ("list", "label"):
+        for name in ("list", "label", "columns", "time", "group", "split"):
             if value := getattr(data, name):
                 raise ValueError(
-                    f"data.{name}: expected none with data.dataset=tfds, whose records have "
-                    f"classes of their own (data.tfds.label), received {value!r}"
+                    f"data.{name}: expected none with data.dataset=tfds, whose records have keys, "
+                    f"as data.tfds.label, and splits of their own, received {value!r}"
                 )
 
     @property
@@ -400,10 +400,10 @@ class SeriesExperiment(SequenceExperiment):
         """Returns the sequences of a split; validation is held out of the training sequences."""
         if split not in ("train", "validation", "test"):
             raise ValueError(f"split: expected train, validation or test, received {split!r}")
-        if split not in self._sequences:
-            self._sequences |= (
-                self._read_records() if self.data.dataset == "tfds" else self._read_files(split)
-            )
+        if self.data.dataset == "tfds":
+            self._sequences = self._sequences or self._read_records()
+        elif split not in self._sequences:
+            self._sequences |= self._read_files(split)
         if split not in self._sequences:
             raise ValueError(
                 f"split: expected one of {', '.join(self._sequences)}, received {split!r}, which "

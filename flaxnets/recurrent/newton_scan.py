@@ -399,7 +399,7 @@ class _Solver(NamedTuple):
         if not self.options.method.endswith("elk"):
             return solve_recurrence(matrices, residuals, reverse=reverse)
         share = _largest(residuals) / jnp.maximum(scale, self.layout.epsilon)
-        # Above zero, so that the smoother's variances stay finite whatever the matrices.
+        # Above zero: it bounds the smoother's variances. What overflows all the same ends in zeros.
         precision = self.options.regularization * jnp.clip(share, self.layout.epsilon, 1)
         return smooth(matrices, residuals, precision, reverse=reverse)
 

@@ -63,7 +63,8 @@ def smooth(matrices: Array, constants: Array, precision: Array, *, reverse: bool
     Args:
       matrices: J, (T,B,n,n) or (T,B,n).
       constants: r, (T,B,n).
-      precision: λ of each sequence, (B,), at least 0; with 0 it is ``solve_recurrence``.
+      precision: λ of each sequence, (B,), at least 0; with 0 it is ``solve_recurrence`` where the
+        squares of its matrices' products are finite.
       reverse: Δ_{t+1} in place of Δ_{t-1}.
 
     Returns:

@@ -61,7 +61,11 @@ def test_targets_and_sequences_are_smoothed_and_mixed_by_flag() -> None:
     config.validate()
     task: Any = config.make_task()
     assert (task.label_smoothing, task.mixup, task.inputs) == (0.1, 0.4, ("inputs",))
-    for field, value in (("label_smoothing", 1.0), ("mixup", -0.1)):
+    for field, value in (
+        ("label_smoothing", 1.0),
+        ("mixup", -0.1),
+        ("mixup", float("inf")),
+    ):
         wrong = get_config("smoke")
         setattr(wrong, field, value)
         with pytest.raises(ValueError, match=rf"{field}: expected .*, received {value}"):
