@@ -18,7 +18,8 @@ only the number of iterations changes (Gonzalez et al., 2407.19115):
 - ``elk`` and ``quasi_elk`` keep J_t or its diagonal, and bound Δ instead: the update of Levenberg
   and Marquardt, by a Kalman smoother (``newton_updates.py``), with λ = ``regularization`` times
   the largest |r| of the sequence, at most 1. So λ vanishes at the solution, where ``elk`` converges
-  as ``deer`` does (Yamashita and Fukushima 2001); the paper's is constant.
+  as ``deer`` does (Yamashita and Fukushima 2001); the paper's is constant. Far from the solution a
+  bounded Δ may be small, so Newton's own decides whether the tolerance is met.
 
 After i iterations of ``deer`` and ``quasi_deer`` the first i steps are exact, whatever the matrices
 (proposition 1 there), because h_{-1} is given. States that overflow on the way become zeros. Where
@@ -36,7 +37,7 @@ solve it by the same iterations, with the diagonals of J_tᵀ.
 
 Memory of ``deer``: the J_t of all steps are B·T·n² floats, n the width of the whole carry (2F for
 an LSTM), and the associative scan holds about two more copies of them; ``remat_steps`` bounds T.
-``elk`` scans three such matrices for each step, and inverts one.
+``elk`` scans three such matrices for each step, inverts one, and solves ``deer``'s equations too.
 """
 
 import dataclasses
@@ -305,7 +306,7 @@ class _Solver(NamedTuple):
         num_steps = jax.tree.leaves(xs)[0].shape[0]
         keep = self.damp(xs)
 
-        def update(states: Array) -> Array:
+        def update(states: Array) -> tuple[Array, Array]:
             before = _shift(states, initial)
             if self.options.uses_diagonals:
                 values, matrices = self.linearize_diagonally(weights, before, xs)
@@ -373,7 +374,7 @@ class _Solver(NamedTuple):
             diagonals = _shift(self.damp(xs)[..., None] * diagonals, nothing, back=True)
             _, vjp = jax.vjp(lambda before: self.evaluate(weights, before, xs)[0], before)
 
-            def update(d_states: Array) -> Array:
+            def update(d_states: Array) -> tuple[Array, Array]:
                 values = constant + _shift(vjp(d_states)[0], nothing, back=True)
                 residuals = values - d_states
                 return self.correct(diagonals, residuals, _largest(constant), reverse=True)
@@ -391,17 +392,19 @@ class _Solver(NamedTuple):
 
     def correct(
         self, matrices: Array, residuals: Array, scale: Array | float = 1, *, reverse: bool = False
-    ) -> Array:
+    ) -> tuple[Array, Array]:
         """Returns Δ from Jacobians (T,B,n,n) or diagonals (T,B,n) and residuals (T,B,n).
 
-        ``scale``: of the residuals of each sequence, (B,).
+        ``scale``: of the residuals of each sequence, (B,). Second comes the Δ that tells whether
+        the guess is the solution: Newton's own, since a bounded one may be small far from it.
         """
+        newton = solve_recurrence(matrices, residuals, reverse=reverse)
         if not self.options.method.endswith("elk"):
-            return solve_recurrence(matrices, residuals, reverse=reverse)
+            return newton, newton
         share = _largest(residuals) / jnp.maximum(scale, self.layout.epsilon)
         # Above zero: it bounds the smoother's variances. What overflows all the same ends in zeros.
         precision = self.options.regularization * jnp.clip(share, self.layout.epsilon, 1)
-        return smooth(matrices, residuals, precision, reverse=reverse)
+        return smooth(matrices, residuals, precision, reverse=reverse), newton
 
     def damp(self, xs: tuple[Any, Flags]) -> Array:
         """Returns the factors of the Jacobians, (T,B), or (1,1) for all.
@@ -450,15 +453,15 @@ class _Solver(NamedTuple):
 
     def iterate(
         self,
-        update: Callable[[Array], Array],
+        update: Callable[[Array], tuple[Array, Array]],
         states: Array,
         like: Array,
         scale: Callable[[Array], Array],
     ) -> tuple[Array, Array, Array]:
-        """Adds ``update(states)`` to states until it is small.
+        """Adds Δ to states until Newton's Δ is small.
 
         Args:
-          update: states to Δ.
+          update: states to Δ and Newton's Δ.
           states: the first guess, (T,B,n).
           like: (B,n), of the kind that the updates are computed from.
           scale: new states to what Δ is measured against, broadcast to them.
@@ -474,10 +477,11 @@ class _Solver(NamedTuple):
 
         def body(loop: Any) -> Any:
             number, states, done, counts = loop
-            delta = update(states)
+            delta, newton = update(states)
+            small = jnp.all(jnp.abs(newton) <= tolerance * scale(states + newton), axis=(0, 2))
+            delta = jnp.where(small[:, None], newton, delta)
             # What overflows at later steps starts again from zeros; the earlier ones are kept.
             new = jnp.where(jnp.isfinite(states + delta), states + delta, 0)
-            small = jnp.all(jnp.abs(delta) <= tolerance * scale(new), axis=(0, 2))
             # A sequence that has converged stays as it is, whatever its batch still needs.
             new = jnp.where(done[:, None], states, new)
             return number + 1, new, done | small, counts + ~done
