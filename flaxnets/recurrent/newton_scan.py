@@ -129,7 +129,7 @@ class NewtonScan:
 
     @property
     def uses_diagonals(self) -> bool:
-        """Whether the diagonals of the Jacobians stand for them."""
+        """True if the diagonals of the Jacobians stand for them."""
         return self.method.startswith("quasi_")
 
     @property

@@ -108,7 +108,7 @@ _MATRICES = _Algebra(
 
 
 class _Element(NamedTuple):
-    """What steps k+1 to l tell of the state after step l, given that after step k.
+    """Knowledge that steps k+1 to l give of the state after step l, given that after step k.
 
     The state is normal with the mean A x_k + b and the variance C; the observations of these steps
     add exp(ηᵀx_k − x_kᵀ I x_k / 2) to the likelihood of x_k.
@@ -171,7 +171,7 @@ def _from_next(x: Array) -> Array:
 
 
 def _is_static(x: Array) -> bool:
-    """Whether the steps are counted: not in an export for any number of them.
+    """Returns True where the number of steps is known: not in an export for any number of them.
 
     JAX's associative scan needs to know them.
     """
