@@ -33,8 +33,8 @@ import optax
 from experiments.benchmarks.layer_steps import Scanned, make_module_step
 from experiments.benchmarks.timing import Case, Step
 from flaxnets.recurrent.cells import ElmanCell, GRUCell, LSTMCell
-from flaxnets.recurrent.newton_scan import NewtonScan, collect_reports
-from flaxnets.recurrent.scan import ScanOptions, scan_cell
+from flaxnets.recurrent.newton_scan import NewtonScan
+from flaxnets.recurrent.scan import ScanOptions, collect_reports, scan_cell
 from flaxnets.typing import Array, PyTree
 
 SCAN = "our scan"

@@ -57,9 +57,6 @@ from flaxnets.recurrent.scan_vjp import Step
 from flaxnets.typing import Array, Carry
 
 METHODS = ("deer", "quasi_deer", "elk", "quasi_elk")
-REPORT = "newton_scan"
-"""Name under which a scan sows its report into ``intermediates``."""
-
 Project = Callable[[ScanWeights, Mapping[str, Array], str, Array], Array]
 """(weights, added inputs of the step, name, hidden states) to a hidden projection."""
 
@@ -85,7 +82,8 @@ class NewtonScan:
     >>> from functools import partial
     >>> import jax, jax.numpy as jnp
     >>> from flaxnets.recurrent import GRUCell, Recurrent, ScanOptions
-    >>> from flaxnets.recurrent.newton_scan import NewtonScan, collect_reports
+    >>> from flaxnets.recurrent.newton_scan import NewtonScan
+    >>> from flaxnets.recurrent.scan import collect_reports
     >>> layer = Recurrent(partial(GRUCell, 4), options=ScanOptions(parallel=NewtonScan()))
     >>> x = jax.random.normal(jax.random.key(0), (2, 50, 3))
     >>> variables = jax.jit(partial(layer.init, train=False))(jax.random.key(1), x)
@@ -131,11 +129,6 @@ class NewtonScan:
     def uses_diagonals(self) -> bool:
         """True if the diagonals of the Jacobians stand for them."""
         return self.method.startswith("quasi_")
-
-    @property
-    def report_name(self) -> str:
-        """Name of the report in ``intermediates``."""
-        return REPORT
 
     def initialize_report(self, batch_size: int) -> NewtonReport:
         """Returns the report before the first chunk: zeros."""
@@ -529,20 +522,3 @@ def _flip_steps(x: Array) -> Array:
 def _largest(x: Array) -> Array:
     """Returns (B,), the largest |x| of each sequence of (T,B,n)."""
     return jnp.max(jnp.abs(x), axis=(0, 2))
-
-
-def collect_reports(intermediates: Mapping[str, Any]) -> dict[str, NewtonReport]:
-    """Returns the reports of all scans by the path of their cell, as ``recurrent/forward_0``.
-
-    Args:
-      intermediates: the collection of that name, from ``apply(..., mutable=["intermediates"])``.
-    """
-    found: dict[str, NewtonReport] = {}
-    for name, part in intermediates.items():
-        if name == REPORT:
-            # A cell that is scanned several times reports them one after the other.
-            found[""] = jax.tree.map(lambda *counts: sum(counts), *part)
-        elif isinstance(part, Mapping):
-            for path, report in collect_reports(part).items():
-                found[f"{name}/{path}".rstrip("/")] = report
-    return found

@@ -1,7 +1,7 @@
 """A cell scanned over time, with lengths, directions, rematerialisation and truncation."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -32,24 +32,25 @@ from flaxnets.recurrent.flax_cells import (
 from flaxnets.recurrent.linear_cells import LinearCell
 from flaxnets.recurrent.matmul import ScanWeights
 from flaxnets.recurrent.scan_vjp import Step, deferred_scan, plain_scan
-from flaxnets.typing import Array, Carry, PyTree
+from flaxnets.typing import Array, Carry, PyTree, Sums
 
 AnyCell = Cell | LinearCell | nn.RNNCellBase
 GRADIENTS = ("deferred", "autodiff")
 AUTO = "auto"
+REPORTS = "intermediates"
+"""Linen's collection that layers sow the reports of parallel scans into."""
+REPORT = "parallel_scan"
+"""Name of a layer's report in it."""
 
 
 class ParallelScan(Protocol):
     """An algorithm that computes a nonlinear scan in parallel over time, as ``NewtonScan`` does.
 
-    Hashable. Its report is a pytree of (B,) integers, which the layer sows into ``intermediates``.
+    Hashable. Its report is a NamedTuple of (B,) integers, which the layer sows into
+    ``intermediates`` as ``REPORT``.
     """
 
-    @property
-    def report_name(self) -> str:
-        """Name of the report in ``intermediates``."""
-
-    def initialize_report(self, batch_size: int) -> PyTree:
+    def initialize_report(self, batch_size: int) -> Any:
         """Returns the report before the first step."""
 
     def check_carry(self, name: str, carry: Carry) -> None:
@@ -263,8 +264,52 @@ def scan_cell(
     if parallel is not None:
         carry, report = carry
         sower: Any = cell
-        sower.sow("intermediates", parallel.report_name, report)
+        sower.sow(REPORTS, REPORT, report)
     return carry, outputs
+
+
+def collect_reports(intermediates: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the reports of all scans by the path of their cell, as ``recurrent/forward_0``.
+
+    Args:
+      intermediates: the collection of that name, from ``apply(..., mutable=["intermediates"])``.
+    """
+    found: dict[str, Any] = {}
+    for name, part in intermediates.items():
+        if name == REPORT:
+            # A cell that is scanned several times reports them one after the other.
+            found[""] = jax.tree.map(lambda *counts: sum(counts), *part)
+        elif isinstance(part, Mapping):
+            for path, report in collect_reports(part).items():
+                found[f"{name}/{path}".rstrip("/")] = report
+    return found
+
+
+def mutable_collections(names: Iterable[str]) -> list[str]:
+    """Returns what a training step asks of ``Module.apply``: all but ``params``, and the reports.
+
+    Args:
+      names: of the collections that the variables have.
+    """
+    return sorted({*names, REPORTS} - {"params"})
+
+
+def split_reports(collections: Mapping[str, Any]) -> tuple[dict[str, PyTree], Sums]:
+    """Takes the reports out of the collections that ``Module.apply`` returned.
+
+    Returns:
+      The other collections; and the sums of each number of the reports over sequences and cells,
+      as ``scan_iterations`` and ``scan_fallbacks``, none without a parallel scan.
+    """
+    others = {name: tree for name, tree in collections.items() if name != REPORTS}
+    reports = collect_reports(collections.get(REPORTS, {})).values()
+    sums: Sums = {}
+    for report in reports:
+        for name, counts in report._asdict().items():
+            total, count = sums.get(f"scan_{name}", (0.0, 0.0))
+            total, count = total + counts.sum(dtype=jnp.float32), count + jnp.float32(counts.size)
+            sums[f"scan_{name}"] = total, count
+    return others, sums
 
 
 def check_options(cell: AnyCell, options: ScanOptions) -> None:

@@ -14,6 +14,7 @@ from flaxnets.decoders.ctc.automaton import Automaton
 from flaxnets.decoders.ctc.loss import ctc_losses, fits
 from flaxnets.decoders.ctc.search import Transcripts, beam_search, greedy
 from flaxnets.layers.padding import zero_where_masked
+from flaxnets.recurrent.scan import mutable_collections, split_reports
 from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
 
 BLANK = 0
@@ -108,9 +109,10 @@ class CTC:
             mask,
             train=True,
             rngs={"dropout": key},
-            mutable=[name for name in variables if name != "params"],
+            mutable=mutable_collections(variables),
         )
-        return self._sums(model, logits, batch), dict(collections)
+        others, reports = split_reports(collections)
+        return self._sums(model, logits, batch) | reports, others
 
     def evaluate(
         self, model: nn.Module, variables: PyTree, batch: Batch

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxnets.layers.padding import zero_where_masked
+from flaxnets.recurrent.scan import mutable_collections, split_reports
 from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
 
 LOSSES = ("squared", "absolute")
@@ -61,7 +62,6 @@ class SequenceRegression:
         step: Array | int = 0,
     ) -> tuple[Sums, PyTree]:
         """Returns the sums of ``loss``, ``squared_error``, ``absolute_error``, ``examples``."""
-        mutable = [name for name in variables if name != "params"]
         outputs, collections = model.apply(
             variables,
             zero_where_masked(batch["inputs"], batch["mask"]),
@@ -69,9 +69,10 @@ class SequenceRegression:
             mask=batch["mask"],
             train=True,
             rngs={"dropout": key},
-            mutable=mutable,
+            mutable=mutable_collections(variables),
         )
-        return self._sums(outputs.reshape(batch["targets"].shape), batch), dict(collections)
+        others, reports = split_reports(collections)
+        return self._sums(outputs.reshape(batch["targets"].shape), batch) | reports, others
 
     def evaluate(
         self, model: nn.Module, variables: PyTree, batch: Batch

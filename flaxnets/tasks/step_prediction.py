@@ -11,6 +11,7 @@ import numpy as np
 
 from flaxnets.layers.padding import zero_where_masked
 from flaxnets.metrics import cross_entropies, top_k_accuracy
+from flaxnets.recurrent.scan import mutable_collections, split_reports
 from flaxnets.tasks.task import CARRY
 from flaxnets.typing import Array, Batch, Carry, PRNGKey, PyTree, Sums
 
@@ -85,7 +86,6 @@ class StepPrediction:
         variables = dict(variables)
         kept = variables.pop(CARRY, None)
         carry = None if kept is None else self._read(model, variables, batch, kept)
-        mutable = [name for name in variables if name != "params"]
         (after, logits), collections = self._apply(
             model,
             variables,
@@ -93,15 +93,15 @@ class StepPrediction:
             carry,
             train=True,
             rngs={"dropout": key},
-            mutable=mutable,
+            mutable=mutable_collections(variables),
         )
         sums, _ = self._sums(logits, batch)
-        collections = dict(collections)
+        collections, reports = split_reports(collections)
         if kept is not None:
             collections[CARRY] = {
                 name: x.astype(kept[name].dtype) for name, x in _named(after).items()
             }
-        return sums, collections
+        return sums | reports, collections
 
     def evaluate(
         self, model: nn.Module, variables: PyTree, batch: Batch

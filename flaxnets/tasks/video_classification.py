@@ -11,6 +11,7 @@ import numpy as np
 
 from flaxnets.layers.padding import zero_where_masked
 from flaxnets.metrics import cross_entropies, cross_entropy, top_k_accuracy
+from flaxnets.recurrent.scan import mutable_collections, split_reports
 from flaxnets.typing import (
     Array,
     Batch,
@@ -126,7 +127,6 @@ class VideoClassification:
             targets = [(batch["label"], share), (batch["label"][pairs], 1 - share)]
         # Clips that do not count are read as zeros: NaN in one would make the gradient NaN.
         frames = jax.tree.map(lambda x: zero_where_masked(x, mask), frames)
-        mutable = [name for name in variables if name != "params"]
         logits, collections = model.apply(
             variables,
             frames,
@@ -134,7 +134,7 @@ class VideoClassification:
             mask=mask,
             train=True,
             rngs={"dropout": dropout_key},
-            mutable=mutable,
+            mutable=mutable_collections(variables),
         )
         logits = _with_networks(logits)  # (B,T,M,K)
         gains = self._gains(jax.tree.leaves(frames)[0].shape[1], lengths, logits)
@@ -145,7 +145,8 @@ class VideoClassification:
         count = jnp.sum(mask, dtype=jnp.float32)
         loss = (jnp.sum(jnp.where(mask, per_clip, 0.0)), count)
         accuracy = top_k_accuracy(clip_logits.mean(axis=1), batch["label"], mask)
-        return {"loss": loss, "accuracy": accuracy}, dict(collections)
+        others, reports = split_reports(collections)
+        return {"loss": loss, "accuracy": accuracy, **reports}, others
 
     def _frames(self, batch: Batch) -> Frames:
         """Returns the model's inputs in a batch."""

@@ -149,9 +149,11 @@ def _is_ready(tree: Any) -> bool:
 
 def summary(record: Mapping[str, float]) -> str:
     """Returns the text of a record for the progress bar."""
+    scanned = record.get("scan_fallbacks", 0.0)
     return (
         f"loss {record.get('loss', math.nan):.4g}, {record['clips_per_second']:.4g} clips/s, "
         f"{record['data_wait_share']:.0%} waiting for data"
+        + (f", {scanned:.2g} fallbacks a parallel scan" if scanned else "")
     )
 
 

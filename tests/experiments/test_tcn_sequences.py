@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from experiments.results.sequence_table import count_parameters
 from experiments.tcn_sequences import FAMILIES, SIZES, DigitsStudy, MusicStudy, get_config
 from flaxnets.training.config import Config
+from flaxnets.training.loop import train
+from flaxnets.training.metric_writer import progress_line, read_metrics
+from flaxnets.training.parallel import DataParallel
+from flaxnets.training.workdir import Workdir
 from tests.experiments import grid
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -132,3 +137,20 @@ def test_every_variant_is_an_experiment() -> None:
         assert isinstance(config, Config)
         assert config.checkpoint_every == config.eval_every
         assert config.model.recurrent.cell == "mingru"
+
+
+@pytest.mark.parametrize(("iterations", "fallbacks"), [(1, 1.0), (100, 0.0)])
+def test_training_records_what_a_parallel_scan_takes(
+    tmp_path: Path, iterations: int, fallbacks: float
+) -> None:
+    config = get_config("smoke")
+    config.num_steps, config.log_every = 2, 1
+    config.model.recurrent.parallel = "deer"
+    config.model.recurrent.parallel_iterations = iterations
+    with Workdir(tmp_path) as workdir:
+        train(config, workdir, strategy=DataParallel(jax.devices()[:1]), show_progress=False)
+    steps = [record for record in read_metrics(tmp_path) if record["split"] == "train"]
+    assert [record["scan_fallbacks"] for record in steps] == [fallbacks] * 2
+    assert all(1 <= record["scan_iterations"] <= 17 for record in steps)
+    line = progress_line(2, 4, steps[-1])
+    assert ("1 fallbacks a parallel scan" in line) == (fallbacks == 1.0)

@@ -20,8 +20,9 @@ from flaxnets.recurrent import (
     ScanOptions,
     make_recurrent,
 )
-from flaxnets.recurrent.newton_scan import NewtonScan, collect_reports
+from flaxnets.recurrent.newton_scan import NewtonScan
 from flaxnets.recurrent.newton_updates import smooth, solve_recurrence
+from flaxnets.recurrent.scan import collect_reports
 from tests.flaxnets.recurrent.cases import BY_NAME, FLOAT64, assert_close, call_scan
 
 B, T, F = 3, 40, 4
