@@ -7,6 +7,7 @@ with rematerialised steps, and tells its peak memory. Gradients by automatic dif
 """
 
 import importlib.util
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -74,7 +75,7 @@ def cases(
     """
     found = []
     num_frames = num_inputs + num_outputs
-    chunk = round((num_frames - 1) ** 0.5)
+    chunk, outer = round((num_frames - 1) ** 0.5), math.ceil((num_frames - 1) ** 0.5)
     for title, cell in (("ConvLSTM", "convlstm"), ("PredRNN", "stlstm")):
         draw = partial(draw_frames, batch_size, num_frames, size)
 
@@ -90,6 +91,9 @@ def cases(
         ways: dict[str, Callable[[], Step]] = {
             OURS: partial(ours, ScanOptions()),
             f"flaxnets, remat_steps={chunk}": partial(ours, ScanOptions(remat_steps=chunk)),
+            f"flaxnets, remat_steps=1, remat_outer_steps={outer}": partial(
+                ours, ScanOptions(remat_steps=1, remat_outer_steps=outer)
+            ),
         }
         if importlib.util.find_spec("torch") is not None:
             ways[PYTORCH] = partial(_torch_step, cell, features, draw, num_inputs)

@@ -534,6 +534,9 @@ class ForecasterConfig:
     """Steps in a segment whose activations are recomputed for the gradient; 0: all are kept. Steps
     that are left over need memory of their own: best a divisor of T - 1, or one with a small
     rest."""
+    remat_outer_steps: int = runtime(0)
+    """Steps in a segment of such segments, a multiple of ``remat_steps``; in it their states are
+    recomputed, too, by a second forward pass. 0: all states between segments are kept."""
     unroll: int = runtime(1)
     """Steps in each iteration of the scan."""
 
@@ -574,7 +577,11 @@ def make_forecaster(
             f"received {config.features}"
         )
     check_at_least(field, config, {"kernel_size": 1, "patch_size": 1})
-    options = ScanOptions(unroll=config.unroll, remat_steps=config.remat_steps)
+    options = ScanOptions(
+        unroll=config.unroll,
+        remat_steps=config.remat_steps,
+        remat_outer_steps=config.remat_outer_steps,
+    )
     if config.name == "next_frame" and stack is not None:
         return NextFrameForecaster(stack, config.patch_size, channels, logits, options)
     make_cell = _make_cell(config, field)

@@ -93,6 +93,9 @@ class RecurrentConfig:
     """Steps in each iteration of the scan."""
     remat_steps: int = runtime(0)
     """Steps in a segment whose activations are recomputed for the gradient; 0: all are kept."""
+    remat_outer_steps: int = runtime(0)
+    """Steps in a segment of such segments, a multiple of ``remat_steps``; in it their states are
+    recomputed, too, by a second forward pass. 0: all states between segments are kept."""
     parallel: str = runtime(NONE)
     """Steps computed all at once by Newton's method (``newton_scan.py``), for nonlinear cells on
     vectors: ``deer``, ``quasi_deer``, ``elk`` or ``quasi_elk``; it pays for long sequences on a
@@ -197,6 +200,7 @@ def make_recurrent(
         options=ScanOptions(
             unroll=config.unroll,
             remat_steps=config.remat_steps,
+            remat_outer_steps=config.remat_outer_steps,
             truncate_steps=config.truncate_steps,
             parallel=_make_parallel(config, field),
         ),

@@ -83,6 +83,8 @@ class ScanOptions:
       remat_steps: steps of a chunk of time whose intermediate values, input projections included,
         are rematerialised in the backward pass; 0: everything is stored. Memory grows with
         ``remat_steps`` and with T / ``remat_steps`` carries; √T is a good choice.
+      remat_outer_steps: steps of a chunk of such chunks, whose carries are rematerialised in their
+        turn, by a second forward pass; 0: all are stored. It is a multiple of ``remat_steps``.
       truncate_steps: truncated back-propagation through time (Williams and Peng 1990): after every
         ``truncate_steps`` steps of the scan the carry's gradient is stopped; 0: never.
       gradients: ``deferred`` forms the kernels' gradients once, after the scan (for linear cells:
@@ -95,17 +97,20 @@ class ScanOptions:
 
     Raises:
       ValueError: a value below its minimum, unknown ``gradients``, a ``parallel`` that is no such
-        algorithm, or ``truncate_steps`` that is no multiple of ``remat_steps``.
+        algorithm, ``remat_outer_steps`` that is no multiple of ``remat_steps`` or comes without
+        it, or ``truncate_steps`` that is no multiple of both.
     """
 
     unroll: int = 1
     remat_steps: int = 0
+    remat_outer_steps: int = 0
     truncate_steps: int = 0
     gradients: str = AUTO
     parallel: ParallelScan | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("unroll", 1), ("remat_steps", 0), ("truncate_steps", 0)):
+        leasts = {"unroll": 1, "remat_steps": 0, "remat_outer_steps": 0, "truncate_steps": 0}
+        for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise ValueError(
                     f"{name}: expected at least {least}, received {getattr(self, name)}"
@@ -121,11 +126,22 @@ class ScanOptions:
                 "parallel: expected a ParallelScan, as newton_scan.NewtonScan(method='deer'), or "
                 f"None, received {self.parallel!r}"
             )
-        if self.remat_steps and self.truncate_steps % self.remat_steps:
+        if self.remat_outer_steps and not self.remat_steps:
             raise ValueError(
-                f"truncate_steps: expected a multiple of remat_steps = {self.remat_steps}, "
-                f"received {self.truncate_steps}"
+                "remat_outer_steps: expected 0 without remat_steps, the steps of an inner chunk, "
+                f"received {self.remat_outer_steps}"
             )
+        for inner, name in (
+            ("remat_steps", "remat_outer_steps"),
+            ("remat_steps", "truncate_steps"),
+            ("remat_outer_steps", "truncate_steps"),
+        ):
+            steps = getattr(self, inner)
+            if steps and getattr(self, name) % steps:
+                raise ValueError(
+                    f"{name}: expected a multiple of {inner} = {steps}, received "
+                    f"{getattr(self, name)}"
+                )
 
     @property
     def deferred(self) -> bool:
@@ -413,10 +429,19 @@ def scan_chunks(
       carry: before the first step.
       xs: a pytree of arrays (T,...).
       reverse: from the last step to the first.
-      options: ``remat_steps`` and ``truncate_steps``.
+      options: ``remat_steps``, ``remat_outer_steps`` and ``truncate_steps``.
       scan: (body, weights, carry, xs) to the last carry and outputs; ``scan_module`` for modules.
       checkpoint: ``jax.checkpoint``; ``remat_module`` for modules.
     """
+    if options.remat_outer_steps:
+        # Gradients are cut off between the outer chunks alone.
+        inner = dataclasses.replace(options, remat_outer_steps=0, truncate_steps=0)
+        how: dict[str, Any] = {"reverse": reverse, "scan": scan, "checkpoint": checkpoint}
+        scan_steps = partial(scan_chunks, scan_steps, options=inner, **how)
+        outer = dataclasses.replace(
+            options, remat_steps=options.remat_outer_steps, remat_outer_steps=0
+        )
+        return scan_chunks(scan_steps, weights, carry, xs, options=outer, **how)
     size, num_steps = options.chunk_steps, jax.tree.leaves(xs)[0].shape[0]
     if not 0 < size < num_steps:
         return scan_steps(weights, carry, xs)

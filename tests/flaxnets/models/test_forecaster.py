@@ -116,7 +116,7 @@ def test_the_rollout_equals_a_python_loop(cell: str) -> None:
 @pytest.mark.parametrize(
     ("stack", "options"),
     [
-        (StackedCells, ScanOptions(remat_steps=2)),
+        (StackedCells, ScanOptions(remat_steps=1, remat_outer_steps=2)),
         pytest.param(UndeferredCells, ScanOptions(remat_steps=2), marks=pytest.mark.stress),
         pytest.param(
             StackedCells, ScanOptions(gradients="autodiff", unroll=2), marks=pytest.mark.stress

@@ -136,6 +136,15 @@ def test_residual_layers_of_another_width_than_their_inputs() -> None:
             {"remat_steps": 4, "truncate_steps": 6},
             "truncate_steps: expected a multiple of remat_steps = 4, received 6",
         ),
+        ({"remat_outer_steps": 4}, "remat_outer_steps: expected 0 without remat_steps, .* 4"),
+        (
+            {"remat_steps": 2, "remat_outer_steps": 5},
+            "remat_outer_steps: expected a multiple of remat_steps = 2, received 5",
+        ),
+        (
+            {"remat_steps": 2, "remat_outer_steps": 4, "truncate_steps": 6},
+            "truncate_steps: expected a multiple of remat_outer_steps = 4, received 6",
+        ),
     ],
     ids=str,
 )

@@ -63,9 +63,14 @@ def run(*arguments: Any, **options: Any) -> Any:
         ScanOptions(remat_steps=3),
         ScanOptions(remat_steps=3, gradients="autodiff"),
         ScanOptions(remat_steps=7),
+        ScanOptions(remat_steps=1, remat_outer_steps=3),
+        ScanOptions(remat_steps=2, remat_outer_steps=4, gradients="autodiff"),
         ScanOptions(truncate_steps=9),
     ],
-    ids=["unroll", "remat", "remat-autodiff", "one-chunk", "nothing-to-truncate"],
+    ids=[
+        *("unroll", "remat", "remat-autodiff", "one-chunk", "nested", "nested-autodiff"),
+        "nothing-to-truncate",
+    ],
 )
 def test_changes_neither_values_nor_gradients(
     arguments: Any, options: ScanOptions, reverse: bool
@@ -93,11 +98,11 @@ def test_of_long_scans_the_gradients_are_the_same(steps: int, num_devices: int) 
     assert_close(*results, **EXACT)
 
 
-@pytest.mark.parametrize(("reverse", "remat_steps"), [(False, 0), (True, 2)])
+@pytest.mark.parametrize(("reverse", "remat"), [(False, (0, 0)), (True, (2, 0)), (False, (1, 2))])
 def test_truncation_is_that_of_chunks_whose_carries_are_handed_on_as_numbers(
-    arguments: Any, reverse: bool, remat_steps: int
+    arguments: Any, reverse: bool, remat: tuple[int, int]
 ) -> None:
-    options = ScanOptions(truncate_steps=4, remat_steps=remat_steps)
+    options = ScanOptions(remat_steps=remat[0], remat_outer_steps=remat[1], truncate_steps=4)
     actual = run(arguments, LENGTHS, reverse=reverse, options=options)
 
     @jax.jit
