@@ -43,6 +43,8 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# With huge pages, as the programs of launch have them.
+bench: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 bench: $(INSTALLED)
 	$(BIN)/python -m experiments.benchmarks.encoders
 	$(BIN)/python -m experiments.benchmarks.run

@@ -418,6 +418,7 @@ def check_machine() -> Iterator[Row]:
     else:
         yield Row("CPU cores", OK, text)
     yield _memory_row(limits)
+    yield from _huge_page_rows()
     for name, path, enables in (
         ("disk, this folder", Path.cwd(), "checkpoints and features"),
         ("disk, /tmp", Path("/tmp"), "temporary files"),
@@ -436,6 +437,27 @@ def check_machine() -> Iterator[Row]:
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield Row("open files", OK if soft >= 1024 else NOTE, f"{soft}, at most {hard} (ulimit -n)")
+
+
+def _huge_page_rows() -> Iterator[Row]:
+    """Yields whether the programs get huge pages; nothing where Linux does not tell."""
+    try:
+        modes = launch.HUGE_PAGES.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return
+    tunables = os.environ.get(launch.TUNABLES, "")
+    if "[always]" in modes:
+        yield Row("huge pages", OK, "of all programs")
+    elif "[madvise]" in modes and "glibc.malloc.hugetlb=1" in tunables:
+        yield Row("huge pages", OK, f"of these programs, {launch.TUNABLES}={tunables}")
+    else:
+        off = "[never]" in modes
+        reason = f"{launch.HUGE_PAGES} has {modes}"
+        if not off:
+            reason = f"{launch.TUNABLES}={tunables} says so, or glibc is older than 2.35"
+        yield Row("huge pages", NOTE, f"none: {reason}",
+                  "training on CPUs: up to 1.6 times as fast with them",
+                  f"echo madvise | sudo tee {launch.HUGE_PAGES}" if off else "")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+import launch
 from launch import program
 from tests.launch.programs import ROOT
 
@@ -66,6 +67,35 @@ def test_names_are_utf8_in_any_locale(encoding: str, tmp_path: Path) -> None:
     line = next(line for line in done.stdout.splitlines() if line.startswith("käse – मक्खन  "))
     assert "not begun" in line
     assert " käse.py " in line
+
+
+def test_huge_pages_are_asked_for_where_glibc_and_linux_can(tmp_path: Path) -> None:
+    enabled = tmp_path / "enabled"
+
+    def tunables(modes: str, library: str, value: str = "") -> str | None:
+        enabled.write_text(f"{modes}\n")
+        return launch.huge_page_tunables(value, enabled=enabled, library=library)
+
+    asks = "always [madvise] never"
+    assert tunables(asks, "glibc 2.36") == "glibc.malloc.hugetlb=1"
+    assert tunables(asks, "glibc 2.36", "a.b=3") == "a.b=3:glibc.malloc.hugetlb=1"
+    assert tunables(asks, "glibc 2.36", "glibc.malloc.hugetlb=0") is None
+    assert tunables("[always] madvise never", "glibc 2.36") is None
+    assert tunables("always madvise [never]", "glibc 2.36") is None
+    assert tunables(asks, "glibc 2.31") is None
+    assert tunables(asks, "musl 1.2") is None
+    absent = tmp_path / "absent"
+    assert launch.huge_page_tunables("", enabled=absent, library="glibc 2.36") is None
+
+
+@pytest.mark.subprocess
+@pytest.mark.skipif(
+    launch.huge_page_tunables("") is None, reason="Linux or glibc has no huge pages to ask for"
+)
+def test_programs_start_with_huge_pages() -> None:
+    done = run("doctor", GLIBC_TUNABLES="")
+    line = next(line for line in done.stdout.splitlines() if "huge pages" in line)
+    assert "of these programs, GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in line
 
 
 @pytest.mark.subprocess
