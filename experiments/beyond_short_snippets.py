@@ -111,4 +111,8 @@ def get_config(variant: str | None = None) -> BeyondShortSnippetsConfig:
         adapt_to_ut_interaction(config, "difference_whole", size=112 if pools else 224)
         config.model.recurrent.features, config.model.recurrent.num_layers = 64, 2
         config.hidden_features = (64, 64)
+        if pools:
+            # Maps have 20,480 numbers, none negative: at the LSTM's rate, or with dropout between
+            # layers of 64, the units die and the training loss stays at ln 6.
+            config.optimizer.learning_rate, config.model.head.dropout_rate = 1e-4, 0.0
     return config
