@@ -271,6 +271,7 @@ def set_family(config: SequenceExperiment, task: str, family: str) -> None:
             residual=linear,
             normalize_inputs=linear,
             dropout_rate=dropout,
+            recurrent_dropout_rate=0.0 if linear else _RECURRENT_DROPOUT.get(task, 0.0),
         )
     model.head.dropout_rate = 0.0 if family == "tcn" else dropout
     config.optimizer.learning_rate = _RATES[task].get(family, _RATES[task][""])
@@ -285,13 +286,15 @@ _DROPOUT: dict[str, dict[str, float]] = {
 }
 """Dropout after each convolution and on the inputs of recurrent layers and head, by task and
 family; "": of the others; none of other tasks."""
+_RECURRENT_DROPOUT = {"jsb": 0.3, "piano": 0.3}
+"""Dropout of the hidden states by task, of families with hidden-to-hidden kernels."""
 _RATES: dict[str, dict[str, float]] = {
     "adding": {"": 2e-3, "tcn": 4e-3, "lstm": 2e-3, "elman": 3e-4},
     "copy": {"": 2e-3, "tcn": 2e-3, "elman": 3e-4},
     "sequential_mnist": {"": 2e-3, "elman": 3e-4},
     "permuted_mnist": {"": 2e-3, "elman": 3e-4},
-    "jsb": {"": 1e-2, "tcn": 2e-3, "elman": 1e-3, "mingru": 5e-3, "lru": 5e-3},
-    "piano": {"": 1e-2, "tcn": 2e-3, "elman": 1e-3, "mingru": 5e-3, "lru": 5e-3},
+    "jsb": {"": 5e-3, "tcn": 2e-3, "lstm": 1e-2, "elman": 1e-3},
+    "piano": {"": 5e-3, "tcn": 2e-3, "lstm": 1e-2, "elman": 1e-3},
     "nottingham": {"": 5e-3, "tcn": 2e-3, "gru": 2e-3, "elman": 1e-3},
     "muse": {"": 5e-3, "tcn": 2e-3, "gru": 2e-3, "elman": 1e-3},
     "characters": {"": 2e-3, "elman": 1e-3},

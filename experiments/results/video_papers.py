@@ -95,17 +95,21 @@ def select(
 
 
 def read_rows(workdir: Path, folds: Sequence[int], seeds: Sequence[int]) -> list[Row]:
-    """Returns the finished networks in the order of ``PAPERS``, then the baselines."""
+    """Returns the finished networks in the order of ``PAPERS``, then the baselines.
+
+    A network's row has those of the seeds that are finished on all folds.
+    """
     rows, baselines = [], []
     for name, experiment in PAPERS.items():
         correct = read_correct(workdir / name)
-        if not is_complete(correct, folds, seeds):
+        done = [seed for seed in seeds if is_complete(correct, folds, [seed])]
+        if not done:
             continue
         (network, hits), *others = correct.items()
         title = f"{network} (shipped recipe)" if name == SHIPPED else network
-        seconds = training_seconds(workdir / name, folds, seeds)
-        rows.append(Row(title, experiment, select(hits, folds, seeds), seconds))
-        baselines += [Row(title, "", select(hits, folds, seeds)) for title, hits in others]
+        seconds = training_seconds(workdir / name, folds, done)
+        rows.append(Row(title, experiment, select(hits, folds, done), seconds))
+        baselines += [Row(title, "", select(hits, folds, done)) for title, hits in others]
     return rows + baselines
 
 

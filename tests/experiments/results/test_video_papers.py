@@ -50,6 +50,9 @@ def test_rows_come_from_the_files_of_finished_runs(tmp_path: Path) -> None:
     assert f"| `{PAPERS['shipped']}` | 62.5 ± 17.7 | 2 | 50 | 6 |" in table
     assert "| mean of 8 frames | linear baseline | 25.0 | – | 0 | – |" in table
     assert [row.name for row in read_rows(tmp_path, [1], [0])][1] == "GRU-RCN"
+    # Of seeds that are not all finished, those that are.
+    (some, *_) = read_rows(tmp_path, [1, 2], [1, 2])
+    assert some.accuracies() == [50]
 
 
 def test_rows_of_other_clips_are_refused(tmp_path: Path) -> None:
