@@ -7,12 +7,15 @@ import importlib.util
 import io
 import locale
 import os
+import re
 import sys
 from pathlib import Path
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLES = "GLIBC_TUNABLES"
 """Variable that glibc reads when a process starts."""
+RESTARTED = "FLAXNETS_RESTARTED"
+"""Variable with the number of the process that restarted Python last."""
 
 
 def find_problem() -> str | None:
@@ -97,7 +100,7 @@ def huge_page_tunables(
     """Returns glibc's tunables with huge pages; None if they are set already or change nothing.
 
     XLA takes memory for the arrays of a step anew in every step, and Linux hands it out in pages of
-    4 kB, each with an interrupt. With pages of 2 MB training on a CPU is 1.1 to 1.6 times as fast
+    4 kB, each with an interrupt. With pages of 2 MB training on a CPU is 1.2 to 1.6 times as fast
     (``docs/guides/troubleshooting.md``). Where the system gives them to no program, or to all,
     there is nothing to ask for; what a user has set stays.
 
@@ -112,7 +115,12 @@ def huge_page_tunables(
         numbers = [int(part) for part in version.split(".")]
     except (OSError, ValueError):  # No Linux, or another C library.
         return None
-    if not asked or name != "glibc" or numbers < [2, 35] or "glibc.malloc.hugetlb" in tunables:
+    if (
+        not asked
+        or name != "glibc"
+        or numbers < [2, 35]
+        or any(part.startswith("glibc.malloc.hugetlb=") for part in tunables.split(":"))
+    ):
         return None
     return ":".join(filter(None, (tunables, "glibc.malloc.hugetlb=1")))
 
@@ -122,6 +130,8 @@ def restart_python() -> None:
 
     Processes that this one starts have both, too.
     """
+    if not sys.executable or os.environ.get(RESTARTED) == str(os.getpid()):
+        return  # Some systems drop such variables: once is enough, whatever came of it.
     options: list[str] = []
     if needs_utf8():
         os.environ["PYTHONUTF8"] = "1"
@@ -130,12 +140,16 @@ def restart_python() -> None:
     if tunables is not None:
         os.environ[TUNABLES] = tunables
     if options or tunables is not None:
+        os.environ[RESTARTED] = str(os.getpid())  # A restarted process keeps its number.
         os.execv(sys.executable, [sys.executable, *options, *sys.orig_argv[1:]])
 
 
 def is_doctor(arguments: list[str]) -> bool:
     """Returns True for ``python -m launch.doctor``, which explains what is wrong with a Python."""
-    return arguments[arguments.index("-m") + 1 :][:1] == ["launch.doctor"]
+    for number, argument in enumerate(arguments):
+        if found := re.fullmatch("-[bBdEiIOPqRsSuvx]*m(.*)", argument):  # Also -um NAME, -mNAME.
+            return ([found[1]] if found[1] else arguments[number + 1 :])[:1] == ["launch.doctor"]
+    return False
 
 
 # Under python -m, a package is imported before its program, while this is the argument. Tests and

@@ -448,7 +448,9 @@ def _huge_page_rows() -> Iterator[Row]:
     tunables = os.environ.get(launch.TUNABLES, "")
     if "[always]" in modes:
         yield Row("huge pages", OK, "of all programs")
-    elif "[madvise]" in modes and "glibc.malloc.hugetlb=1" in tunables:
+    elif "[madvise]" in modes and any(
+        f"glibc.malloc.hugetlb={kind}" in tunables.split(":") for kind in (1, 2)
+    ):
         yield Row("huge pages", OK, f"of these programs, {launch.TUNABLES}={tunables}")
     else:
         off = "[never]" in modes

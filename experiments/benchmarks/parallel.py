@@ -226,9 +226,9 @@ def measure_iterations(
         expected, _ = jax.jit(model.apply)(variables, inputs)
         for name, parallel in ways.items():
             fast = dataclasses.replace(model, options=ScanOptions(parallel=parallel))
-            apply = jax.jit(partial(fast.apply, mutable="intermediates"))
+            apply = jax.jit(partial(fast.apply, mutable="scan_reports"))
             (outputs, _), sown = apply(variables, inputs)
-            (report,) = collect_reports(sown["intermediates"]).values()
+            (report,) = collect_reports(sown["scan_reports"]).values()
             found[length, name] = (
                 int(report.iterations.max()),
                 int(report.fallbacks.sum()),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from flaxnets.layers.padding import check_lengths, zero_padding
 from flaxnets.models.crnn import check_names
+from flaxnets.recurrent.scan import SCAN_REPORTS
 from flaxnets.typing import Array, Dtype
 
 
@@ -91,7 +92,7 @@ class LateFusion(nn.Module):
                 apply,
                 in_axes=in_axes,
                 out_axes=2,
-                variable_axes={"params": 0, "batch_stats": 0},
+                variable_axes={"params": 0, "batch_stats": 0, SCAN_REPORTS: 0},
                 split_rngs={"params": True, "dropout": True},
                 axis_size=size,
             )

@@ -87,9 +87,9 @@ class NewtonScan:
     >>> layer = Recurrent(partial(GRUCell, 4), options=ScanOptions(parallel=NewtonScan()))
     >>> x = jax.random.normal(jax.random.key(0), (2, 50, 3))
     >>> variables = jax.jit(partial(layer.init, train=False))(jax.random.key(1), x)
-    >>> run = jax.jit(partial(layer.apply, train=False, mutable=["intermediates"]))
+    >>> run = jax.jit(partial(layer.apply, train=False, mutable=["scan_reports"]))
     >>> outputs, sown = run(variables, x)
-    >>> report = collect_reports(sown["intermediates"])["forward_0"]
+    >>> report = collect_reports(sown["scan_reports"])["forward_0"]
     >>> bool((report.iterations < 10).all()), report.fallbacks.tolist()
     (True, [0, 0])
 

@@ -37,9 +37,9 @@ from flaxnets.typing import Array, Carry, PyTree, Sums
 AnyCell = Cell | LinearCell | nn.RNNCellBase
 GRADIENTS = ("deferred", "autodiff")
 AUTO = "auto"
-REPORTS = "intermediates"
+SCAN_REPORTS = "scan_reports"
 """Linen's collection that layers sow the reports of parallel scans into."""
-REPORT = "parallel_scan"
+REPORT = "report"
 """Name of a layer's report in it."""
 
 
@@ -47,7 +47,7 @@ class ParallelScan(Protocol):
     """An algorithm that computes a nonlinear scan in parallel over time, as ``NewtonScan`` does.
 
     Hashable. Its report is a NamedTuple of (B,) integers, which the layer sows into
-    ``intermediates`` as ``REPORT``.
+    ``SCAN_REPORTS``.
     """
 
     def initialize_report(self, batch_size: int) -> Any:
@@ -280,24 +280,25 @@ def scan_cell(
     if parallel is not None:
         carry, report = carry
         sower: Any = cell
-        sower.sow(REPORTS, REPORT, report)
+        if not getattr(sower, "is_initializing", bool)():  # No variables to keep.
+            sower.sow(SCAN_REPORTS, REPORT, report)
     return carry, outputs
 
 
-def collect_reports(intermediates: Mapping[str, Any]) -> dict[str, Any]:
+def collect_reports(reports: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the reports of all scans by the path of their cell, as ``recurrent/forward_0``.
 
     Args:
-      intermediates: the collection of that name, from ``apply(..., mutable=["intermediates"])``.
+      reports: the collection ``scan_reports``, from ``apply(..., mutable=["scan_reports"])``.
     """
     found: dict[str, Any] = {}
-    for name, part in intermediates.items():
-        if name == REPORT:
-            # A cell that is scanned several times reports them one after the other.
-            found[""] = jax.tree.map(lambda *counts: sum(counts), *part)
-        elif isinstance(part, Mapping):
+    for name, part in reports.items():
+        if isinstance(part, Mapping):
             for path, report in collect_reports(part).items():
                 found[f"{name}/{path}".rstrip("/")] = report
+        else:
+            # A cell that is scanned several times reports them one after the other.
+            found[""] = jax.tree.map(lambda *counts: sum(counts), *part)
     return found
 
 
@@ -307,20 +308,20 @@ def mutable_collections(names: Iterable[str]) -> list[str]:
     Args:
       names: of the collections that the variables have.
     """
-    return sorted({*names, REPORTS} - {"params"})
+    return sorted({*names, SCAN_REPORTS} - {"params"})
 
 
 def split_reports(collections: Mapping[str, Any]) -> tuple[dict[str, PyTree], Sums]:
     """Takes the reports out of the collections that ``Module.apply`` returned.
 
     Returns:
-      The other collections; and the sums of each number of the reports over sequences and cells,
-      as ``scan_iterations`` and ``scan_fallbacks``, none without a parallel scan.
+      The other collections; and the sums of each number of the reports over all sequences of the
+      batch and all cells, as ``scan_iterations`` and ``scan_fallbacks``, none without a parallel
+      scan.
     """
-    others = {name: tree for name, tree in collections.items() if name != REPORTS}
-    reports = collect_reports(collections.get(REPORTS, {})).values()
+    others = {name: tree for name, tree in collections.items() if name != SCAN_REPORTS}
     sums: Sums = {}
-    for report in reports:
+    for report in collect_reports(collections.get(SCAN_REPORTS, {})).values():
         for name, counts in report._asdict().items():
             total, count = sums.get(f"scan_{name}", (0.0, 0.0))
             total, count = total + counts.sum(dtype=jnp.float32), count + jnp.float32(counts.size)

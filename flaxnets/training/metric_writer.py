@@ -153,7 +153,7 @@ def summary(record: Mapping[str, float]) -> str:
     return (
         f"loss {record.get('loss', math.nan):.4g}, {record['clips_per_second']:.4g} clips/s, "
         f"{record['data_wait_share']:.0%} waiting for data"
-        + (f", {scanned:.2g} fallbacks a parallel scan" if scanned else "")
+        + (f", {scanned:.2g} fallbacks a sequence and layer" if scanned else "")
     )
 
 

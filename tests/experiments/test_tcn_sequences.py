@@ -153,4 +153,4 @@ def test_training_records_what_a_parallel_scan_takes(
     assert [record["scan_fallbacks"] for record in steps] == [fallbacks] * 2
     assert all(1 <= record["scan_iterations"] <= 17 for record in steps)
     line = progress_line(2, 4, steps[-1])
-    assert ("1 fallbacks a parallel scan" in line) == (fallbacks == 1.0)
+    assert ("1 fallbacks a sequence and layer" in line) == (fallbacks == 1.0)

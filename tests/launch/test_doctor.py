@@ -137,3 +137,6 @@ def test_only_the_doctor_starts_in_a_broken_environment() -> None:
     assert launch.is_doctor(["python", "-X", "utf8", "-m", "launch.doctor"])
     assert not launch.is_doctor(["python", "-m", "launch.train", "launch.doctor"])
     assert not launch.is_doctor(["python", "-m", "launch"])
+    assert launch.is_doctor(["python", "-um", "launch.doctor"])
+    assert launch.is_doctor(["python", "-mlaunch.doctor"])
+    assert not launch.is_doctor(["python", "-Imlaunch.runs", "-m", "launch.doctor"])

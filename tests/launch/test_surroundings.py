@@ -88,6 +88,25 @@ def test_huge_pages_are_asked_for_where_glibc_and_linux_can(tmp_path: Path) -> N
     assert launch.huge_page_tunables("", enabled=absent, library="glibc 2.36") is None
 
 
+def test_python_is_restarted_once_whatever_becomes_of_the_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, command: starts.append(command))
+    monkeypatch.setattr(launch, "needs_utf8", lambda: True)
+    for name in ("PYTHONUTF8", launch.TUNABLES, launch.RESTARTED):
+        monkeypatch.delenv(name, raising=False)
+    for _ in range(2):
+        launch.restart_python()
+        monkeypatch.delenv(launch.TUNABLES, raising=False)  # As for programs with capabilities.
+    (command,) = starts
+    assert command[:3] == [sys.executable, "-X", "utf8"]
+    monkeypatch.setenv(launch.RESTARTED, "1")  # Of the process that started this one.
+    monkeypatch.setattr(sys, "executable", "")
+    launch.restart_python()
+    assert len(starts) == 1
+
+
 @pytest.mark.subprocess
 @pytest.mark.skipif(
     launch.huge_page_tunables("") is None, reason="Linux or glibc has no huge pages to ask for"

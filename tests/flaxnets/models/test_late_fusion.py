@@ -14,6 +14,8 @@ from flaxnets.models.crnn import CRNN
 from flaxnets.models.late_fusion import LateFusion, StreamNetworks, StreamProjection
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import Recurrent
+from flaxnets.recurrent.newton_scan import NewtonScan
+from flaxnets.recurrent.scan import ScanOptions, mutable_collections, split_reports
 
 B, T, S, D, K = 3, 4, 2, 5, 3
 MEMBERS = 2
@@ -222,3 +224,19 @@ def test_networks_of_streams_read_their_own_input() -> None:
     assert (before[:, 0, 1] != after[:, 0, 1]).all()  # The first step is valid in each clip.
     with pytest.raises(ValueError, match="frames: expected rgb, flow, received rgb"):
         model.apply(variables, {"rgb": frames["rgb"]}, LENGTHS, train=False)
+
+
+def test_parallel_scans_of_all_networks_are_reported(frames: np.ndarray) -> None:
+    options = ScanOptions(parallel=NewtonScan(max_iterations=1))
+    recurrent = Recurrent(partial(LSTMCell, 4), options=options)
+    model = LateFusion(CRNN(classifier=StepClassifier(K), recurrent=recurrent), MEMBERS)
+    variables = initialize(model, frames)
+    assert set(variables) == {"params"}  # Reports are no part of the state of a training.
+    run = jax.jit(partial(model.apply, train=False, mutable=mutable_collections(variables)))
+    _, collections = run(variables, frames, LENGTHS)
+    others, sums = split_reports(collections)
+    assert others == {}
+    assert {name: float(count) for name, (_, count) in sums.items()} == {
+        "scan_iterations": S * MEMBERS * B,
+        "scan_fallbacks": S * MEMBERS * B,
+    }

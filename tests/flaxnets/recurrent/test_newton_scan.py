@@ -58,7 +58,7 @@ def value_and_gradient(cell: Any, arguments: Any, **options: Any) -> Any:
             x,
             LENGTHS,
             starts=draw_starts(),
-            mutable="intermediates",
+            mutable="scan_reports",
             **options,
         )
         weights = jnp.cos(jnp.arange(outputs.size).reshape(outputs.shape))
@@ -100,7 +100,7 @@ def test_equals_the_scan_with_lengths_resets_and_a_carry(
     expected, _ = run(cell, arguments, None, reverse=reverse)
     actual, sown = run(cell, arguments, parallel, reverse=reverse)
     assert_close(actual, expected, rtol=1e-9, atol=1e-9)
-    report = collect_reports(sown["intermediates"])[""]
+    report = collect_reports(sown["scan_reports"])[""]
     assert not report.fallbacks.any()
     assert report.iterations[2] == 1
     if parallel == DEER:  # Fewer than the steps of the longest sequence, 36.
@@ -118,7 +118,7 @@ def test_layer_by_flag_equals_the_scan_in_chunks_for_a_cell_of_flax() -> None:
 
     def gradient(layer: Any, variables: Any) -> Any:
         def loss(variables: Any) -> Any:
-            how = {"train": False, "mutable": "intermediates"}
+            how = {"train": False, "mutable": "scan_reports"}
             outputs, sown = layer.apply(variables, x, np.array([32, 20]), **how)
             return jnp.sum(outputs**2), (outputs, sown)
 
@@ -129,7 +129,7 @@ def test_layer_by_flag_equals_the_scan_in_chunks_for_a_cell_of_flax() -> None:
     actual, (parallel, sown) = run(fast, variables)
     np.testing.assert_allclose(parallel, outputs, rtol=1e-5, atol=1e-6)
     assert_close(actual, expected, rtol=1e-4, atol=1e-4)
-    (path, report), *others = collect_reports(sown["intermediates"]).items()
+    (path, report), *others = collect_reports(sown["scan_reports"]).items()
     assert path == "forward_0"
     assert not others
     assert report.fallbacks.tolist() == [0, 0]
@@ -163,7 +163,7 @@ def test_falls_back_to_the_scan_where_products_of_jacobians_overflow(method: str
         def loss(params: Any) -> Any:
             (_, outputs), sown = call_scan(
                 cell, params, jnp.zeros((3, 8)), x, None,
-                options=ScanOptions(parallel=parallel), mutable="intermediates",
+                options=ScanOptions(parallel=parallel), mutable="scan_reports",
             )  # fmt: skip
             # Only the first steps, so that gradients are finite.
             return jnp.sum(outputs[:, :4] ** 2), (outputs, sown)
@@ -172,7 +172,7 @@ def test_falls_back_to_the_scan_where_products_of_jacobians_overflow(method: str
 
     expected, (outputs, _) = run(params, None)
     actual, (parallel, sown) = run(params, NewtonScan(method, max_iterations=6))
-    report = collect_reports(sown["intermediates"])[""]
+    report = collect_reports(sown["scan_reports"])[""]
     assert report.fallbacks.tolist() == [1, 0, 0]
     assert report.iterations[0] == 6
     assert report.iterations[2] == 1
@@ -223,10 +223,10 @@ def test_weights_of_nan_give_nan_as_the_scan_does() -> None:
     options = ScanOptions(parallel=NewtonScan(max_iterations=2))
     x = np.ones((1, 3, 2), np.float32)
     (_, outputs), sown = call_scan(
-        cell, params, jnp.zeros((1, 2)), x, options=options, mutable="intermediates"
+        cell, params, jnp.zeros((1, 2)), x, options=options, mutable="scan_reports"
     )
     assert np.isnan(outputs).all()
-    assert collect_reports(sown["intermediates"])[""].fallbacks.tolist() == [1]
+    assert collect_reports(sown["scan_reports"])[""].fallbacks.tolist() == [1]
 
 
 class NoisyCell(nn.RNNCellBase):
