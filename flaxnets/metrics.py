@@ -3,7 +3,8 @@
 The division comes after the sum over all devices and batches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 
 from flaxnets.layers.padding import zero_where_masked
-from flaxnets.typing import Array
+from flaxnets.typing import SCAN_REPORTS, Array, PyTree, Sums
 
 
 def top_k_accuracy(logits: Array, labels: Array, mask: Array, *, k: int = 1) -> tuple[Array, Array]:
@@ -39,6 +40,34 @@ def top_k_accuracy(logits: Array, labels: Array, mask: Array, *, k: int = 1) -> 
     rank = jnp.sum(~(logits < target), axis=-1) - 1
     right = (rank < k) & mask
     return jnp.sum(right, dtype=jnp.float32), jnp.sum(mask, dtype=jnp.float32)
+
+
+def mutable_collections(names: Iterable[str]) -> list[str]:
+    """Returns what a training step asks of ``Module.apply``: all but ``params``, and the reports.
+
+    Args:
+      names: of the collections that the variables have.
+    """
+    return sorted({*names, SCAN_REPORTS} - {"params"})
+
+
+def split_reports(collections: Mapping[str, Any]) -> tuple[dict[str, PyTree], Sums]:
+    """Takes the reports out of the collections that ``Module.apply`` returned.
+
+    Returns:
+      The other collections; and the sums of each number of the reports over all sequences of the
+      batch and all cells, as ``scan_iterations`` and ``scan_fallbacks``, none without a parallel
+      scan.
+    """
+    others = {name: tree for name, tree in collections.items() if name != SCAN_REPORTS}
+    sums: Sums = {}
+    kept = collections.get(SCAN_REPORTS, {})
+    for report in jax.tree.leaves(kept, is_leaf=lambda node: hasattr(node, "_asdict")):
+        for name, counts in report._asdict().items():
+            total, count = sums.get(f"scan_{name}", (0.0, 0.0))
+            total, count = total + counts.sum(dtype=jnp.float32), count + jnp.float32(counts.size)
+            sums[f"scan_{name}"] = total, count
+    return others, sums
 
 
 class MeanAccumulator:

@@ -16,3 +16,6 @@ Batch = Mapping[str, Array]
 """Arrays of one batch by name; ``data/batches.py`` gives keys, shapes and dtypes."""
 Sums = dict[str, tuple[Array, Array]]
 """Metrics by name as (sum, count), float32 scalars; the division comes after the global sum."""
+
+SCAN_REPORTS = "scan_reports"
+"""Linen's collection that layers sow the reports of parallel scans into."""

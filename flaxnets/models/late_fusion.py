@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from flaxnets.layers.padding import check_lengths, zero_padding
 from flaxnets.models.crnn import check_names
-from flaxnets.recurrent.scan import SCAN_REPORTS
-from flaxnets.typing import Array, Dtype
+from flaxnets.typing import SCAN_REPORTS, Array, Dtype
 
 
 class StreamProjection(nn.Module):

@@ -1,7 +1,7 @@
 """A cell scanned over time, with lengths, directions, rematerialisation and truncation."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -32,13 +32,11 @@ from flaxnets.recurrent.flax_cells import (
 from flaxnets.recurrent.linear_cells import LinearCell
 from flaxnets.recurrent.matmul import ScanWeights
 from flaxnets.recurrent.scan_vjp import Step, deferred_scan, plain_scan
-from flaxnets.typing import Array, Carry, PyTree, Sums
+from flaxnets.typing import SCAN_REPORTS, Array, Carry, PyTree
 
 AnyCell = Cell | LinearCell | nn.RNNCellBase
 GRADIENTS = ("deferred", "autodiff")
 AUTO = "auto"
-SCAN_REPORTS = "scan_reports"
-"""Linen's collection that layers sow the reports of parallel scans into."""
 REPORT = "report"
 """Name of a layer's report in it."""
 
@@ -300,33 +298,6 @@ def collect_reports(reports: Mapping[str, Any]) -> dict[str, Any]:
             # A cell that is scanned several times reports them one after the other.
             found[""] = jax.tree.map(lambda *counts: sum(counts), *part)
     return found
-
-
-def mutable_collections(names: Iterable[str]) -> list[str]:
-    """Returns what a training step asks of ``Module.apply``: all but ``params``, and the reports.
-
-    Args:
-      names: of the collections that the variables have.
-    """
-    return sorted({*names, SCAN_REPORTS} - {"params"})
-
-
-def split_reports(collections: Mapping[str, Any]) -> tuple[dict[str, PyTree], Sums]:
-    """Takes the reports out of the collections that ``Module.apply`` returned.
-
-    Returns:
-      The other collections; and the sums of each number of the reports over all sequences of the
-      batch and all cells, as ``scan_iterations`` and ``scan_fallbacks``, none without a parallel
-      scan.
-    """
-    others = {name: tree for name, tree in collections.items() if name != SCAN_REPORTS}
-    sums: Sums = {}
-    for report in collect_reports(collections.get(SCAN_REPORTS, {})).values():
-        for name, counts in report._asdict().items():
-            total, count = sums.get(f"scan_{name}", (0.0, 0.0))
-            total, count = total + counts.sum(dtype=jnp.float32), count + jnp.float32(counts.size)
-            sums[f"scan_{name}"] = total, count
-    return others, sums
 
 
 def check_options(cell: AnyCell, options: ScanOptions) -> None:

@@ -14,7 +14,7 @@ from flaxnets.decoders.ctc.automaton import Automaton
 from flaxnets.decoders.ctc.loss import ctc_losses, fits
 from flaxnets.decoders.ctc.search import Transcripts, beam_search, greedy
 from flaxnets.layers.padding import zero_where_masked
-from flaxnets.recurrent.scan import mutable_collections, split_reports
+from flaxnets.metrics import mutable_collections, split_reports
 from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
 
 BLANK = 0

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxnets.layers.padding import zero_where_masked
-from flaxnets.recurrent.scan import mutable_collections, split_reports
+from flaxnets.metrics import mutable_collections, split_reports
 from flaxnets.typing import Array, Batch, PRNGKey, PyTree, Sums
 
 LOSSES = ("squared", "absolute")

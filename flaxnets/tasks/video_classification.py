@@ -10,8 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxnets.layers.padding import zero_where_masked
-from flaxnets.metrics import cross_entropies, cross_entropy, top_k_accuracy
-from flaxnets.recurrent.scan import mutable_collections, split_reports
+from flaxnets.metrics import (
+    cross_entropies,
+    cross_entropy,
+    mutable_collections,
+    split_reports,
+    top_k_accuracy,
+)
 from flaxnets.typing import (
     Array,
     Batch,

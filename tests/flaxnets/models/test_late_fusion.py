@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from flaxnets.heads.classifier import StepClassifier
+from flaxnets.metrics import mutable_collections, split_reports
 from flaxnets.models.crnn import CRNN
 from flaxnets.models.late_fusion import LateFusion, StreamNetworks, StreamProjection
 from flaxnets.recurrent.cells import LSTMCell
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.newton_scan import NewtonScan
-from flaxnets.recurrent.scan import ScanOptions, mutable_collections, split_reports
+from flaxnets.recurrent.scan import ScanOptions
 
 B, T, S, D, K = 3, 4, 2, 5, 3
 MEMBERS = 2
