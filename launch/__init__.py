@@ -100,9 +100,9 @@ def huge_page_tunables(
     """Returns glibc's tunables with huge pages; None if they are set already or change nothing.
 
     XLA takes memory for the arrays of a step anew in every step, and Linux hands it out in pages of
-    4 kB, each with an interrupt. With pages of 2 MB training on a CPU is 1.2 to 1.6 times as fast
-    (``docs/guides/troubleshooting.md``). Where the system gives them to no program, or to all,
-    there is nothing to ask for; what a user has set stays.
+    4 kB, each with an interrupt. With pages of 2 MB most trainings on a CPU are 1.2 to 1.4 times as
+    fast (``experiments/results/sequence_steps.md``). Where the system gives them to no program, or
+    to all, there is nothing to ask for; what a user has set stays.
 
     Args:
       tunables: value of ``GLIBC_TUNABLES``.

@@ -458,7 +458,7 @@ def _huge_page_rows() -> Iterator[Row]:
         if not off:
             reason = f"{launch.TUNABLES}={tunables} says so, or glibc is older than 2.35"
         yield Row("huge pages", NOTE, f"none: {reason}",
-                  "training on CPUs: up to 1.6 times as fast with them",
+                  "training on CPUs: most are 1.2 to 1.4 times as fast with them",
                   f"echo madvise | sudo tee {launch.HUGE_PAGES}" if off else "")  # fmt: skip
 
 
