@@ -2,12 +2,13 @@ r"""Table of the study of sequences from the workdirs of its runs, published fig
 
     python -m launch.train --config=experiments/tcn_sequences.py:jsb,lstm --workdir=runs/jsb_lstm …
     python -m launch.evaluate --workdir=runs/jsb_lstm --split=test --out=runs/jsb_lstm/test.json
-    python -m experiments.results.sequence_table --out=runs/sequences.md runs/*
+    python -m experiments.results.sequence_table --out=runs/sequences.md runs/* \
+        --previous=experiments/results/sequences.md
 
 Each argument is a workdir of ``experiments/tcn_sequences.py`` or ``experiments/deep_conv_lstm.py``
 with the metrics of ``launch.evaluate`` in its ``test.json`` or, of data whose test split is not
-there, ``validation.json``. Runs of one variant with other seeds make one row. Variants without a
-run stand as such in the table.
+there, ``validation.json``. Runs of one variant with other seeds make one row. A variant without a
+run keeps its row of the table in ``--previous``, if it is given, and is else written as not run.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import functools
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -211,13 +212,37 @@ def format_value(task: str, value: float | None) -> str:
     return f"{value:.2f}" if task in MUSIC else f"{value:.3g}"
 
 
-def format_table(runs: Sequence[Run]) -> str:
-    """Returns the table of all variants in Markdown."""
-    rows = [
-        make_row((task, family), [run for run in runs if run.variant == (task, family)])
-        for task, families in FAMILIES.items()
-        for family in families
+def read_rows(page: str) -> dict[tuple[str, str], list[str]]:
+    """Returns the rows of the table on a page, by task and family.
+
+    Raises:
+      ValueError: no table with this module's header.
+    """
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in page.splitlines()
+        if line.startswith("|")
     ]
+    if list(HEADER) not in lines:
+        raise ValueError(f"previous: expected a table with the columns {', '.join(HEADER)}")
+    rows = lines[lines.index(list(HEADER)) + 2 :]
+    return {(row[0], row[1]): row for row in rows}
+
+
+def format_table(
+    runs: Sequence[Run], previous: Mapping[tuple[str, str], list[str]] | None = None
+) -> str:
+    """Returns the table of all variants in Markdown.
+
+    Args:
+      runs: whose rows are new.
+      previous: rows of variants without a run, by task and family.
+    """
+    rows = []
+    for variant in [(task, family) for task, names in FAMILIES.items() for family in names]:
+        own = [run for run in runs if run.variant == variant]
+        kept = None if own else (previous or {}).get(variant)
+        rows.append(kept or make_row(variant, own))
     lines = [HEADER, ["---"] * len(HEADER), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
@@ -225,8 +250,11 @@ def format_table(runs: Sequence[Run]) -> str:
 def main(argv: Sequence[str]) -> None:
     """Writes the table."""
     try:
-        table = format_table([read_run(path) for path in argv[1:]])
-    except (ValueError, WorkdirError) as error:
+        runs = [read_run(path) for path in argv[1:]]
+        page = flags.FLAGS.previous
+        previous = read_rows(Path(local_path("previous", page)).read_text()) if page else None
+        table = format_table(runs, previous)
+    except (ValueError, WorkdirError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     write_text_atomically(local_path("out", flags.FLAGS.out), table)
 
@@ -234,4 +262,5 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     # Not of a module that imports its functions.
     flags.DEFINE_string("out", None, "File for the table, Markdown.", required=True)
+    flags.DEFINE_string("previous", None, "Page or table with the rows of earlier runs.")
     app.run(main)

@@ -1,6 +1,6 @@
 """Recurrent cells on vectors: Elman's, LSTM, GRU, and the initial values of their kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -129,12 +129,15 @@ class LSTMCell(DenseCell):
 
     Attributes:
       forget_bias: initial bias of f; 1 as Jozefowicz et al. (2015) recommend.
+      chrono_steps: initial biases of f and i by ``chrono_bias``, for memories of up to this many
+        steps, in place of ``forget_bias``; 0: not.
       peepholes: adds peephole connections.
       layer_norm: adds layer normalisation.
       projection_features: P; 0: no projection.
     """
 
     forget_bias: float = 1.0
+    chrono_steps: int = 0
     peepholes: bool = False
     layer_norm: bool = False
     projection_features: int = 0
@@ -154,7 +157,10 @@ class LSTMCell(DenseCell):
         hidden = {"hidden": self.param("hidden_kernel", draw, (width, 4 * f), dtype)}
         if self.projection_features:
             hidden[PROJECTION] = self.param("projection_kernel", _LECUN, (f, width), dtype)
-        bias = self.param("bias", forget_gate_bias(self.forget_bias), (4 * f,), dtype)
+        draw_bias = forget_gate_bias(self.forget_bias)
+        if self.chrono_steps:
+            draw_bias = chrono_bias((-1, 1, 0, 0), self.chrono_steps)
+        bias = self.param("bias", draw_bias, (4 * f,), dtype)
         pointwise = {}
         if self.peepholes:
             pointwise["peepholes"] = self.param("peepholes", nn.initializers.zeros, (3, f), dtype)
@@ -229,9 +235,12 @@ class GRUCell(DenseCell):
 
     Attributes:
       reset_after: applies the reset gate after the matmul.
+      chrono_steps: initial bias of z by ``chrono_bias``, for memories of up to this many steps; 0:
+        zeros.
     """
 
     reset_after: bool = True
+    chrono_steps: int = 0
 
     @property
     def elementwise(self) -> bool:
@@ -244,7 +253,10 @@ class GRUCell(DenseCell):
         f, dtype = self.features, self.param_dtype
         inputs = self._input_kernel(input_shape, 3)
         kernel = self.param("hidden_kernel", per_gate(orthogonal, 3), (f, 3 * f), dtype)
-        bias = self.param("bias", nn.initializers.zeros, (3 * f,), dtype)
+        draw_bias = nn.initializers.zeros
+        if self.chrono_steps:
+            draw_bias = chrono_bias((0, 1, 0), self.chrono_steps)
+        bias = self.param("bias", draw_bias, (3 * f,), dtype)
         hidden_bias = None
         if self.reset_after:
             hidden_bias = self.param("hidden_bias", nn.initializers.zeros, (f,), dtype)
@@ -422,5 +434,32 @@ def forget_gate_bias(value: float) -> Initializer:
 
     def draw(key: PRNGKey, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
         return jnp.zeros((4, shape[0] // 4), dtype).at[1].set(value).reshape(shape)
+
+    return draw
+
+
+def chrono_bias(signs: Sequence[int], steps: int) -> Initializer:
+    r"""Returns the chrono initializer of gate biases (Tallec and Ollivier, 1804.11188, section 3).
+
+    A gate whose inputs vary little keeps a state for about :math:`1 + e^b` steps. Each feature
+    draws one bias :math:`b = \log u, u \sim U(1, T - 1)`, so that memories are spread over 1 to T
+    steps. The paper's equation 16 has b for an LSTM's forget gate and −b for its input gate.
+
+    Args:
+      signs: of b in each block of F biases, in the cell's order: 1 for gates that keep, -1 for
+        those that let in, 0 for the others, which are zero.
+      steps: T, >= 1, the longest memory.
+
+    Raises:
+      ValueError: fewer steps.
+    """
+    if steps < 1:
+        raise ValueError(f"chrono_steps: expected at least 0, received {steps}")
+
+    def draw(key: PRNGKey, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
+        features = shape[0] // len(signs)
+        longest = max(steps - 1.0, 1.0)
+        bias = jnp.log(jax.random.uniform(key, (features,), minval=1.0, maxval=longest))
+        return (jnp.asarray(signs)[:, None] * bias).reshape(shape).astype(dtype)
 
     return draw

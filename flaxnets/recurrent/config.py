@@ -75,6 +75,10 @@ class RecurrentConfig:
     """Cells on feature maps only: side of the kernels, pixels."""
     window: int = 2
     """``qrnn`` only: steps that its convolution over time reads."""
+    chrono_steps: int = 0
+    """Chrono initialization (1804.11188) of the gates' biases, for memories of up to this many
+    steps, as long as the sequences: ``lstm``, ``gru``, ``qrnn`` and minimal cells only; 0: the
+    cell's own biases."""
     normalize_inputs: bool = False
     """LayerNorm of each step's inputs."""
     delta_features: bool = False
@@ -128,6 +132,14 @@ def make_cell_type(
         options["kernel_size"] = (config.kernel_size, config.kernel_size)
     if config.cell == "qrnn":
         options["window"] = config.window
+    if config.chrono_steps:
+        if "chrono_steps" not in taken:
+            names = [name for name, cell in CELLS.items() if "chrono_steps" in parameters_of(cell)]
+            raise ValueError(
+                f"{field}.chrono_steps: expected 0, or one of the cells {', '.join(names)}; "
+                f"received {config.cell}, which has no such biases"
+            )
+        options["chrono_steps"] = config.chrono_steps
     if "dtype" in taken:
         options["dtype"] = dtype
     make = partial(part, **options)
@@ -180,6 +192,7 @@ def make_recurrent(
     2
     """
     least = {"features": 1, "num_layers": 1, "kernel_size": 1, "window": 1, "input_features": 0}
+    least["chrono_steps"] = 0
     check_at_least(field, config, least)
     check_rates(field, config, "dropout_rate", "recurrent_dropout_rate")
     if config.cell == NONE:

@@ -20,6 +20,7 @@ from flaxnets.recurrent.cell import (
     check_inputs,
 )
 from flaxnets.recurrent.cells import (
+    Initializer,
     forget_gate_bias,
     gru_weights,
     per_gate,
@@ -353,12 +354,18 @@ class ConvolutionalAveragingCell(AveragingCell):
         """3: feature maps (H,W,C)."""
         return 3
 
-    def affine_weights(self, input_shape: tuple[int, ...], biases: list[float]) -> dict[str, Array]:
-        """Creates ``input_kernel`` (h,w,C,G·F) and ``bias`` (G·F,)."""
+    def affine_weights(
+        self,
+        input_shape: tuple[int, ...],
+        biases: list[float],
+        draw_bias: Initializer | None = None,
+    ) -> dict[str, Array]:
+        """See ``LinearCell.affine_weights``; creates ``input_kernel`` (h,w,C,G·F)."""
         gates, channels = len(biases), input_shape[-1]
         shape = (*self.kernel_size, channels, gates * self.features)
         kernel = self.param("input_kernel", per_gate(_LECUN, gates), shape, self.param_dtype)
-        bias = self.param("bias", blocks(biases), shape[3:], self.param_dtype)
+        draw_bias = draw_bias or blocks(biases)
+        bias = self.param("bias", draw_bias, shape[3:], self.param_dtype)
         return {"input_kernel": kernel, "bias": bias}
 
     def affine(self, weights: dict[str, Array], inputs: Array) -> list[Array]:

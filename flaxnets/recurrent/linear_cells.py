@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets.recurrent.cell import CellModule, check_inputs
-from flaxnets.recurrent.cells import Initializer, per_gate
+from flaxnets.recurrent.cells import Initializer, chrono_bias, per_gate
 from flaxnets.recurrent.linear_recurrence import (
     gate_weights,
     gated_average,
@@ -144,16 +144,23 @@ class LinearCell(CellModule):
             for kernel, bias in blocks
         ]
 
-    def affine_weights(self, input_shape: tuple[int, ...], biases: list[float]) -> dict[str, Array]:
+    def affine_weights(
+        self,
+        input_shape: tuple[int, ...],
+        biases: list[float],
+        draw_bias: Initializer | None = None,
+    ) -> dict[str, Array]:
         """Creates ``input_kernel`` (D,G·F) and ``bias`` (G·F,).
 
         Args:
           input_shape: (...,D).
           biases: G initial values, one for each block of ``bias``.
+          draw_bias: initializer of ``bias`` in place of these values.
         """
         shape, gates = (input_shape[-1], len(biases) * self.features), len(biases)
         kernel = self.param("input_kernel", per_gate(_LECUN, gates), shape, self.param_dtype)
-        bias = self.param("bias", blocks(biases), shape[1:], self.param_dtype)
+        draw_bias = draw_bias or blocks(biases)
+        bias = self.param("bias", draw_bias, shape[1:], self.param_dtype)
         return {"input_kernel": kernel, "bias": bias}
 
 
@@ -226,15 +233,19 @@ class MinGRUCell(AveragingCell):
       update_bias: initial bias of z; a lower one gives a longer memory (−2: a mean of about 8
         steps).
       positive_candidate: keeps states positive, as the paper's log-space form needs.
+      chrono_steps: initial bias of z by ``chrono_bias``, for memories of up to this many steps, in
+        place of ``update_bias``; 0: not.
     """
 
     update_bias: float = 0.0
     positive_candidate: bool = False
+    chrono_steps: int = 0
 
     @nn.compact
     def weights(self, input_shape: tuple[int, ...]) -> dict[str, Array]:
         """See ``LinearCell.weights``."""
-        return self.affine_weights(input_shape, [self.update_bias, 0.0])
+        draw_bias = chrono_bias((-1, 0), self.chrono_steps) if self.chrono_steps else None
+        return self.affine_weights(input_shape, [self.update_bias, 0.0], draw_bias)
 
     def gates(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
         """See ``AveragingCell.gates``."""
@@ -270,16 +281,20 @@ class MinLSTMCell(AveragingCell):
       input_bias: initial bias of i; a lower one gives a longer memory (−3: a mean of about 12 steps
         with the default of f).
       positive_candidate: keeps states positive, as in ``MinGRUCell``.
+      chrono_steps: initial biases of f and i by ``chrono_bias``, for memories of up to this many
+        steps, in place of ``forget_bias`` and ``input_bias``; 0: not.
     """
 
     forget_bias: float = 0.0
     input_bias: float = 0.0
     positive_candidate: bool = False
+    chrono_steps: int = 0
 
     @nn.compact
     def weights(self, input_shape: tuple[int, ...]) -> dict[str, Array]:
         """See ``LinearCell.weights``."""
-        return self.affine_weights(input_shape, [self.forget_bias, self.input_bias, 0.0])
+        draw_bias = chrono_bias((1, -1, 0), self.chrono_steps) if self.chrono_steps else None
+        return self.affine_weights(input_shape, [self.forget_bias, self.input_bias, 0.0], draw_bias)
 
     def gates(self, weights: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
         """See ``AveragingCell.gates``."""
@@ -318,10 +333,13 @@ class QRNNCell(AveragingCell):
     Attributes:
       window: k, steps that the convolution reads, at least 1; the paper's is 2 for language.
       forget_bias: initial bias of f; a higher one gives a longer memory.
+      chrono_steps: initial bias of f by ``chrono_bias``, for memories of up to this many steps, in
+        place of ``forget_bias``; 0: not.
     """
 
     window: int = 2
     forget_bias: float = 0.0
+    chrono_steps: int = 0
 
     def __post_init__(self) -> None:
         """Refuses a window without steps."""
@@ -332,7 +350,9 @@ class QRNNCell(AveragingCell):
     @nn.compact
     def weights(self, input_shape: tuple[int, ...]) -> dict[str, Array]:
         """See ``LinearCell.weights``."""
-        return self.affine_weights((self.window * input_shape[-1],), [0.0, self.forget_bias, 0.0])
+        draw_bias = chrono_bias((0, 1, 0), self.chrono_steps) if self.chrono_steps else None
+        shape = (self.window * input_shape[-1],)
+        return self.affine_weights(shape, [0.0, self.forget_bias, 0.0], draw_bias)
 
     def initialize_carry(
         self, rng: PRNGKey | None, input_shape: tuple[int, ...]

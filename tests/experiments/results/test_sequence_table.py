@@ -8,7 +8,7 @@ import pytest
 
 from experiments.deep_conv_lstm import get_config as get_sensors
 from experiments.results import sequence_table
-from experiments.results.sequence_table import Run, format_table, make_row, read_run
+from experiments.results.sequence_table import Run, format_table, make_row, read_rows, read_run
 from experiments.tcn_sequences import get_config
 from flaxnets.training.config import to_dict
 
@@ -56,6 +56,16 @@ def test_every_variant_stands_in_the_table(tmp_path: Path, monkeypatch: pytest.M
     (row,) = (line for line in table.splitlines() if "| basic_motions | deep_conv_lstm" in line)
     assert "| – | 97.5 % | validation | 1 | 40 |" in row
     assert table.count("not run") == 7 + 2
+
+
+def test_rows_of_earlier_runs_are_kept() -> None:
+    earlier = Run(("jsb", "gru"), 299_292, 0, "test", 8.4, 900, 0.5)
+    replaced = Run(("jsb", "lstm"), 300_248, 0, "test", 8.5, 900, 0.5)
+    previous = read_rows("# Results\n\n" + format_table([earlier, replaced]) + "\nText.\n")
+    run = Run(("jsb", "lstm"), 300_248, 0, "test", 8.0, 900, 0.5)
+    assert format_table([run], previous) == format_table([earlier, run])
+    with pytest.raises(ValueError, match="previous: expected a table with the columns task"):
+        read_rows("| task | network |\n| --- | --- |\n")
 
 
 def test_other_workdirs_are_refused(tmp_path: Path) -> None:
