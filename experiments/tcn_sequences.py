@@ -33,6 +33,8 @@ Deviations from the study:
     one setting of the optimizer serves all families of a task but for the learning rate.
   - Adam with gradients clipped at norm 1 and a cosine schedule; the study has RMSprop for copy
     memory, and learning rates that are divided when the validation stops improving.
+  - Chrono initialization of the gates' biases (1804.11188) where sequences have 600 steps or more,
+    for memories up to their length; ``--config.model.recurrent.chrono_steps=0`` goes without.
   - Music: batches of sequences of similar length, filled by steps, where its code takes one
     sequence at a time; in JSB and Piano-midi dropout of the hidden states. Copy memory:
     symbols are embedded, where it feeds them as numbers.
@@ -271,6 +273,7 @@ def set_family(config: SequenceExperiment, task: str, family: str) -> None:
             num_layers=1 if family == "conv_gru" else layers,
             residual=linear,
             normalize_inputs=linear,
+            chrono_steps=_MEMORIES.get(task, 0) if family in _GATED else 0,
             dropout_rate=dropout,
             recurrent_dropout_rate=0.0 if linear else _RECURRENT_DROPOUT.get(task, 0.0),
         )
@@ -287,6 +290,10 @@ _DROPOUT: dict[str, dict[str, float]] = {
 }
 """Dropout after each convolution and on the inputs of recurrent layers and head, by task and
 family; "": of the others; none of other tasks."""
+_MEMORIES = {"adding": 600, "copy": 1_000, "sequential_mnist": 784, "permuted_mnist": 784}
+"""Steps of ``model.recurrent.chrono_steps``, by task; none of other tasks."""
+_GATED = ("lstm", "gru", "mingru", "conv_gru")
+"""Families whose gates' biases chrono initialization sets."""
 _RECURRENT_DROPOUT = {"jsb": 0.5, "piano": 0.5}
 """Dropout of the hidden states by task, of families with hidden-to-hidden kernels."""
 _RATES: dict[str, dict[str, float]] = {
