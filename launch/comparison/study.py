@@ -21,7 +21,7 @@
     order_probes = true
     variants = { cnn = "adding,tcn", rnn = "adding,gru" }
     small = { num_steps = 400, eval_every = 50, patience = 4 }
-    ladder = { field = "data.length", small = [50, 100] }
+    ladder = { field = "data.length", also = ["model.recurrent.chrono_steps"], small = [50, 100] }
     folds = { field = "data.fold", full = [1, 2, 3] }  # Of a cross-validation, averaged.
     search = { "optimizer.learning_rate" = "1e-3,4e-3" }
     chosen = { cnn = { "optimizer.learning_rate" = 4e-3 } }
@@ -64,6 +64,7 @@ class StudyTask:
       order_probes: whether trained networks are also tested on sequences in another order.
       overrides: fields of the budget, the same for all families.
       ladder_field: field that grows from rung to rung; empty: no ladder.
+      ladder_also: fields that have its values, too.
       ladder: its values; (None,) without one.
       fold_field: field of the number of the fold; empty: no cross-validation.
       folds: its values, over which a seed's metric is averaged; (None,) without one.
@@ -85,6 +86,7 @@ class StudyTask:
     order_probes: bool
     overrides: Mapping[str, Any]
     ladder_field: str
+    ladder_also: tuple[str, ...]
     ladder: tuple[Any, ...]
     fold_field: str
     folds: tuple[int | None, ...]
@@ -137,7 +139,8 @@ class Cell:
         """Returns the fields that differ from the variant's, by path."""
         values = {**self.task.overrides, **self.task.chosen.get(self.family, {})}
         if self.rung is not None:
-            values[self.task.ladder_field] = self.rung
+            fields = (self.task.ladder_field, *self.task.ladder_also)
+            values |= dict.fromkeys(fields, self.rung)
         if self.fold is not None:
             values[self.task.fold_field] = self.fold
         if self.task.root:
@@ -263,6 +266,7 @@ def _read_task(
         order_probes=bool(values.get("order_probes", False)),
         overrides=values.get(budget, {}),
         ladder_field=ladder.get("field", ""),
+        ladder_also=tuple(ladder.get("also", ())),
         ladder=tuple(ladder.get(budget, ())) or (None,),
         fold_field=folds.get("field", ""),
         folds=tuple(folds.get(budget, ())) or (None,),

@@ -42,7 +42,7 @@ baseline_name = "chance"
 order_probes = true
 variants = { cnn = "cnn", both = "crnn" }
 small = { num_steps = 3 }
-ladder = { field = "data.num_test", small = [16, 24] }
+ladder = { field = "data.num_test", also = ["data.num_validation"], small = [16, 24] }
 [[tasks]]
 name = "music"
 experiment = "experiments/char_rnn.py"
@@ -95,7 +95,8 @@ def test_cells_are_all_pairs_and_tasks_without_data_are_left_out(study: Study) -
     assert len(study.cells()) == 8
     assert study.left_out == {"music": "its data were not given (--data_root)"}
     config: Any = make_config(study.cells()[3])
-    assert (config.data.num_test, config.num_steps, config.seed) == (24, 3, 0)
+    assert (config.data.num_test, config.data.num_validation) == (24, 24)
+    assert (config.num_steps, config.seed) == (3, 0)
 
 
 @pytest.mark.parametrize("budget", ["small", "full"])
