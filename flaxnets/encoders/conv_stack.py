@@ -129,7 +129,8 @@ class ConvStack(nn.Module):
             conv = CausalConv(width, self.kernel_size, dtype=self.dtype, name=f"conv_{layer}")
             before = given[layer]
             if before is None:
-                before = jnp.zeros((x.shape[0], conv.num_before, x.shape[-1]), x.dtype)
+                if return_carry:
+                    before = jnp.zeros((x.shape[0], conv.num_before, x.shape[-1]), x.dtype)
             elif self.per_channel:
                 before = before.reshape(-1, *before.shape[2:])
             if return_carry:

@@ -116,7 +116,7 @@ class TCN(nn.Module):
                     name=f"block_{block}_conv_{number}",
                 )
                 before = given[len(carry)]
-                if before is None:
+                if return_carry and before is None:
                     before = jnp.zeros((x.shape[0], conv.num_before, x.shape[-1]), x.dtype)
                 carry.append(
                     last_inputs(x, conv.num_before, before, lengths, starts)

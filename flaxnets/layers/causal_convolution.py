@@ -94,23 +94,43 @@ class CausalConv(nn.Module):
             scale = self.param("scale", lambda *_: norm)
             kernel = kernel * (scale / jnp.maximum(norm, 1e-12))
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
+        x = inputs.astype(self.dtype)
+        if before is None and starts is None:
+            # Taps before the first step of all outputs read zeros alone. An export for any number
+            # of steps has all taps.
+            taps = self.kernel_size
+            if isinstance(t, int):
+                taps = min(taps, 1 + max(t - 1, 0) // self.dilation)
+            return self._convolve(x, kernel[-taps:], (taps - 1) * self.dilation) + bias
         if before is None:
             before = jnp.zeros((b, self.num_before, d), inputs.dtype)
         if before.shape != (b, self.num_before, d):
             raise ValueError(
                 f"before: expected shape {(b, self.num_before, d)}, received {before.shape}"
             )
-        x = jnp.concatenate([before.astype(self.dtype), inputs.astype(self.dtype)], axis=1)
+        x = jnp.concatenate([before.astype(self.dtype), x], axis=1)
+        if starts is None:
+            return self._convolve(x, kernel, 0) + bias
+        # No convolution reads zeros in place of the steps before a start.
         shifted = [x[:, j * self.dilation :][:, :t] for j in range(self.kernel_size)]
-        if starts is not None:
-            numbers = jnp.cumsum(starts, axis=1)  # (B,T), of the packed sequence
-            padded = jnp.pad(numbers, ((0, 0), (self.num_before, 0)))
-            for j in range(self.kernel_size - 1):
-                same = padded[:, j * self.dilation :][:, :t] == numbers
-                shifted[j] = jnp.where(same[..., None], shifted[j], 0)
+        numbers = jnp.cumsum(starts, axis=1)  # (B,T), of the packed sequence
+        padded = jnp.pad(numbers, ((0, 0), (self.num_before, 0)))
+        for j in range(self.kernel_size - 1):
+            same = padded[:, j * self.dilation :][:, :t] == numbers
+            shifted[j] = jnp.where(same[..., None], shifted[j], 0)
         columns = jnp.concatenate(shifted, axis=-1)  # (B,T,k·D)
-        matrix = kernel.astype(self.dtype).reshape(-1, self.features)
-        return columns @ matrix + bias.astype(self.dtype)
+        return columns @ kernel.reshape(-1, self.features) + bias
+
+    def _convolve(self, x: Array, kernel: Array, num_zeros: int) -> Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(1,),
+            padding=[(num_zeros, 0)],
+            rhs_dilation=(self.dilation,),
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )
 
 
 def check_sequences(inputs: Array) -> None:

@@ -57,6 +57,26 @@ def test_kernel_without_normalisation_is_used_as_it_is() -> None:
     np.testing.assert_allclose(y, X @ kernel[1] + before @ kernel[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dilation", [1, 4, 6, 18, 19, 40])
+def test_taps_before_the_first_step_of_all_outputs_change_nothing(dilation: int) -> None:
+    layer = CausalConv(4, kernel_size=4, dilation=dilation, weight_norm=True)
+    variables = layer.init(jax.random.key(0), X)
+    params = jax.device_get(variables["params"])
+    y = layer.apply(variables, X)
+    np.testing.assert_allclose(y, conv(params, X, dilation), rtol=1e-4, atol=1e-5)
+
+    def loss(variables: Any, x: Any, before: Any) -> Any:
+        return jnp.sum(jnp.sin(layer.apply(variables, x, None, before)))
+
+    differentiate = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    zeros = np.zeros((2, layer.num_before, D), np.float32)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        differentiate(variables, X, None),
+        differentiate(variables, X, zeros),
+    )
+
+
 def test_outputs_read_the_past_within_the_receptive_field_alone() -> None:
     jacobian = jax.jacrev(lambda x: NETWORK.apply(VARIABLES, x, train=False)[0].sum(-1))
     x = RNG.normal(size=(1, 40, D)).astype(np.float32)
