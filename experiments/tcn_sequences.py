@@ -351,7 +351,7 @@ def _make(task: str) -> SequenceExperiment:
     if task in ("sequential_mnist", "permuted_mnist"):
         digits = DigitsStudy(data=DigitsConfig(permuted=task == "permuted_mnist"))
         # 10 passes through 50,000 digits.
-        digits.batch_size, digits.num_steps, digits.eval_every = 64, 7_800, 780
+        digits.batch_size, digits.num_steps, digits.eval_every = 16, 31_250, 3_125
         digits.model.head = HeadConfig("last")
         return _checkpointed(digits)
     if task == "characters":

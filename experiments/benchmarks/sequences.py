@@ -1,8 +1,9 @@
-"""Training steps of language and music models against PyTorch, and long scans against flax.linen.
+"""Training steps of language models, music models and TCNs against PyTorch; long scans.
 
 The steps are complete: windows of a stream whose state is carried along, loss, backward pass,
 clipping, update. The language model is Zaremba et al.'s (``experiments/penn_treebank.py``); the
-music model an LSTM on 88 keys with Adam.
+music model an LSTM on 88 keys with Adam. Of TCNs (those of ``experiments/tcn_sequences.py``) and of
+long scans, these against flax.linen, the gradients are timed, of a layer alone.
 """
 
 import importlib.util
@@ -11,12 +12,15 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.layer_steps import Scanned, make_module_step
+from experiments.benchmarks.layer_steps import Scanned, make_module_step, make_step
 from experiments.benchmarks.timing import Case, Step
 from experiments.benchmarks.training_step import TrainingStep
 from experiments.penn_treebank import get_config
+from flaxnets.encoders.tcn import TCN
 from flaxnets.models.sequence_model import (
     SequenceModelConfig,
     make_sequence_model,
@@ -82,6 +86,12 @@ def cases(
     rows: int = 20,
     music: tuple[int, int, int] = (16, 256, 256),
     scans: tuple[tuple[int, int, int], ...] = ((784, 32, 128), (1_000, 32, 128)),
+    tcns: tuple[tuple[int, int, int, int, int, int], ...] = (
+        (32, 600, 2, 8, 24, 8),
+        (16, 784, 1, 8, 25, 7),
+        (8, 128, 88, 4, 146, 6),
+        (32, 100, 64, 4, 210, 3),
+    ),
 ) -> list[Case]:
     """Returns the training steps.
 
@@ -90,6 +100,7 @@ def cases(
       rows: of its batches.
       music: rows, steps and units of the music model.
       scans: steps, rows and units of each long scan.
+      tcns: rows, steps, channels, blocks, features and kernel of each TCN.
     """
     found = []
     for variant in ("small", "medium"):
@@ -106,6 +117,7 @@ def cases(
     found.append(
         _against_torch(title, *music_model(units), partial(draw_rolls, rows, window), KEYS, 0)
     )
+    found += [_tcn(*sizes) for sizes in tcns]
     for t, b, f in scans:
         for name, cell, linen in (("LSTM", LSTMCell, nn.LSTMCell), ("GRU", GRUCell, nn.GRUCell)):
             found.append(_long_scan(f"{name}, T={t}, B={b}, 1→{f}", cell, linen, t, b, f))
@@ -136,6 +148,29 @@ def _against_torch(
 
         ways[PYTORCH] = torch
     return Case(f"{title}, training step", ways)
+
+
+def _tcn(b: int, t: int, d: int, blocks: int, width: int, kernel_size: int) -> Case:
+    features = (width,) * blocks
+
+    x = np.random.default_rng(0).normal(size=(b, t, d)).astype(np.float32)
+    ways: dict[str, Callable[[], Step]] = {OURS: partial(_tcn_step, x, features, kernel_size)}
+    if importlib.util.find_spec("torch") is not None:
+
+        def torch() -> Step:
+            from experiments.benchmarks.torch_sequences import make_tcn_step
+
+            return make_tcn_step(x, features, kernel_size)
+
+        ways[PYTORCH] = torch
+    title = f"TCN, {blocks} blocks of {width}, kernel {kernel_size}, T={t}, B={b}, gradients"
+    return Case(title, ways)
+
+
+def _tcn_step(x: np.ndarray, features: tuple[int, ...], kernel_size: int) -> Step:
+    network = TCN(features, kernel_size)
+    variables = jax.jit(partial(network.init, train=False))(jax.random.key(0), x)
+    return make_step(partial(network.apply, train=True), variables, jnp.asarray(x), True)
 
 
 def _long_scan(title: str, cell: Any, linen: Any, t: int, b: int, f: int) -> Case:

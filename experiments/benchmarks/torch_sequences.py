@@ -1,16 +1,17 @@
-"""Language and music models in PyTorch, as peers. Needs PyTorch.
+"""Language and music models and temporal convolutional networks in PyTorch. Needs PyTorch.
 
 This module is imported only where PyTorch is installed.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 from experiments.benchmarks.timing import Step
 from flaxnets.models.sequence_model import SequenceModelConfig
@@ -47,6 +48,50 @@ class StepNetwork(nn.Module):
             x = self.embedding(x)
         x, carry = self.recurrent(self.inputs(x), carry)
         return self.scores(self.outputs(x)), carry
+
+
+class TCNBlock(nn.Module):
+    """Block of ``flaxnets.encoders.tcn.TCN``: two causal convolutions beside a skip connection."""
+
+    def __init__(self, channels: int, features: int, kernel_size: int, dilation: int):
+        super().__init__()
+
+        def conv(channels: int) -> nn.Module:
+            padding = (kernel_size - 1) * dilation
+            layer = nn.Conv1d(channels, features, kernel_size, padding=padding, dilation=dilation)
+            return weight_norm(layer)
+
+        self.convs = nn.ModuleList([conv(channels), conv(features)])
+        self.skip = nn.Identity() if channels == features else nn.Conv1d(channels, features, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns (B,F,T) for (B,D,T)."""
+        y = x
+        for conv in self.convs:
+            # What the padding after the last step adds is cut off, as in the study's code.
+            y = torch.relu(conv(y)[..., : x.shape[-1]])
+        return torch.relu(y + self.skip(x))
+
+
+def make_tcn(channels: int, features: Sequence[int], kernel_size: int) -> nn.Sequential:
+    """Returns ``flaxnets.encoders.tcn.TCN`` as a network of (B,D,T)."""
+    widths = (channels, *features)
+    blocks = zip(widths, features, strict=False)
+    return nn.Sequential(*(TCNBlock(d, f, kernel_size, 2**i) for i, (d, f) in enumerate(blocks)))
+
+
+def make_tcn_step(x: np.ndarray, features: Sequence[int], kernel_size: int) -> Step:
+    """Returns the gradients of ``make_tcn``, of parameters and of the inputs (B,T,D)."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    inputs = torch.tensor(x).transpose(1, 2).contiguous().requires_grad_()
+    network = make_tcn(x.shape[-1], features, kernel_size)
+
+    def step() -> None:
+        network.zero_grad()
+        inputs.grad = None
+        network(inputs).square().sum().backward()
+
+    return step
 
 
 class TrainingStep:
