@@ -170,7 +170,8 @@ def _tcn(b: int, t: int, d: int, blocks: int, width: int, kernel_size: int) -> C
 def _tcn_step(x: np.ndarray, features: tuple[int, ...], kernel_size: int) -> Step:
     network = TCN(features, kernel_size)
     variables = jax.jit(partial(network.init, train=False))(jax.random.key(0), x)
-    return make_step(partial(network.apply, train=True), variables, jnp.asarray(x), True)
+    apply: Any = partial(network.apply, train=True)
+    return make_step(apply, variables, jnp.asarray(x), True)
 
 
 def _long_scan(title: str, cell: Any, linen: Any, t: int, b: int, f: int) -> Case:
