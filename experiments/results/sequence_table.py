@@ -8,11 +8,13 @@ r"""Table of the study of sequences from the workdirs of its runs, published fig
 Each argument is a workdir of ``experiments/tcn_sequences.py`` or ``experiments/deep_conv_lstm.py``
 with the metrics of ``launch.evaluate`` in its ``test.json`` or, of data whose test split is not
 there, ``validation.json``. Runs of one variant with other seeds make one row. A variant without a
-run keeps its row of the table in ``--previous``, if it is given, and is else written as not run.
+run keeps its row of the table in ``--previous``, if it is given and its network still has as many
+parameters, and is else written as not run.
 """
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import statistics
@@ -216,17 +218,31 @@ def read_rows(page: str) -> dict[tuple[str, str], list[str]]:
     """Returns the rows of the table on a page, by task and family.
 
     Raises:
-      ValueError: no table with this module's header.
+      ValueError: no table with this module's header, or a row of another number of cells.
     """
-    lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in page.splitlines()
-        if line.startswith("|")
-    ]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
     if list(HEADER) not in lines:
         raise ValueError(f"previous: expected a table with the columns {', '.join(HEADER)}")
-    rows = lines[lines.index(list(HEADER)) + 2 :]
-    return {(row[0], row[1]): row for row in rows}
+    rows = {}
+    for row in itertools.takewhile(bool, lines[lines.index(list(HEADER)) + 2 :]):
+        if len(row) != len(HEADER):
+            raise ValueError(f"previous: expected {len(HEADER)} cells, received {' | '.join(row)}")
+        rows[row[0], row[1]] = row
+    return rows
+
+
+def read_previous(path: str | None) -> dict[tuple[str, str], list[str]]:
+    """Returns ``read_rows`` of a file; none without one.
+
+    Raises:
+      ValueError: as ``read_rows``, or no such file.
+    """
+    if not path:
+        return {}
+    file = Path(local_path("previous", path))
+    if not file.is_file():
+        raise ValueError(f"previous: no such file: {path}")
+    return read_rows(file.read_text())
 
 
 def format_table(
@@ -236,13 +252,14 @@ def format_table(
 
     Args:
       runs: whose rows are new.
-      previous: rows of variants without a run, by task and family.
+      previous: rows of variants without a run, by task and family; those of another number of
+        parameters, or of no variant, are left out.
     """
     rows = []
     for variant in [(task, family) for task, names in FAMILIES.items() for family in names]:
         own = [run for run in runs if run.variant == variant]
-        kept = None if own else (previous or {}).get(variant)
-        rows.append(kept or make_row(variant, own))
+        row, kept = make_row(variant, own), (previous or {}).get(variant)
+        rows.append(kept if kept and not own and kept[2] == row[2] else row)
     lines = [HEADER, ["---"] * len(HEADER), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
@@ -251,10 +268,9 @@ def main(argv: Sequence[str]) -> None:
     """Writes the table."""
     try:
         runs = [read_run(path) for path in argv[1:]]
-        page = flags.FLAGS.previous
-        previous = read_rows(Path(local_path("previous", page)).read_text()) if page else None
+        previous = read_previous(flags.FLAGS.previous)
         table = format_table(runs, previous)
-    except (ValueError, WorkdirError, OSError) as error:
+    except (ValueError, WorkdirError) as error:
         raise SystemExit(f"error: {error}") from error
     write_text_atomically(local_path("out", flags.FLAGS.out), table)
 

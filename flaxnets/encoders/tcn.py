@@ -42,7 +42,7 @@ class TCN(nn.Module):
       kernel_size: k, >= 1.
       dropout_rate: after each convolution, in [0,1).
       weight_norm: normalises the kernels (Salimans and Kingma, 1602.07868).
-      dtype: of the matmuls and of the outputs.
+      dtype: of the convolutions and of the outputs.
     """
 
     features: Sequence[int]

@@ -22,8 +22,9 @@ class CausalConv(nn.Module):
     .. math::
         y_t = \sum_{j=0}^{k-1} x_{t - j d} W_j + b
 
-    with zeros before the first step of each sequence. One matmul of the k shifted inputs, side by
-    side, with the k kernels computes it: on CPUs XLA's dilated convolutions are slower.
+    with zeros before the first step of each sequence. It is XLA's convolution but for packed
+    sequences and float64, of which XLA's is slow on CPUs: one matmul of the k shifted inputs, side
+    by side, with the k kernels.
 
     With ``weight_norm`` the kernel of each output channel is :math:`g\,v / \|v\|` (Salimans and
     Kingma, 1602.07868).
@@ -44,7 +45,7 @@ class CausalConv(nn.Module):
       dilation: d, >= 1, steps between two inputs of one output.
       weight_norm: normalises the kernels.
       kernel_init: of (k,D,F).
-      dtype: of the matmul and of the outputs.
+      dtype: of the convolution and of the outputs.
       param_dtype: of the parameters.
     """
 
@@ -96,7 +97,8 @@ class CausalConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
         x = inputs.astype(self.dtype)
-        if before is None and starts is None:
+        shifts = starts is not None or x.dtype == jnp.float64
+        if before is None and not shifts:
             # Taps before the first step of all outputs read zeros alone. An export for any number
             # of steps has all taps.
             taps = self.kernel_size
@@ -110,15 +112,16 @@ class CausalConv(nn.Module):
                 f"before: expected shape {(b, self.num_before, d)}, received {before.shape}"
             )
         x = jnp.concatenate([before.astype(self.dtype), x], axis=1)
-        if starts is None:
+        if not shifts:
             return self._convolve(x, kernel, 0) + bias
-        # No convolution reads zeros in place of the steps before a start.
         shifted = [x[:, j * self.dilation :][:, :t] for j in range(self.kernel_size)]
-        numbers = jnp.cumsum(starts, axis=1)  # (B,T), of the packed sequence
-        padded = jnp.pad(numbers, ((0, 0), (self.num_before, 0)))
-        for j in range(self.kernel_size - 1):
-            same = padded[:, j * self.dilation :][:, :t] == numbers
-            shifted[j] = jnp.where(same[..., None], shifted[j], 0)
+        if starts is not None:
+            # Each step reads zeros in place of what lies before the start of its sequence.
+            numbers = jnp.cumsum(starts, axis=1)  # (B,T), of the packed sequence
+            padded = jnp.pad(numbers, ((0, 0), (self.num_before, 0)))
+            for j in range(self.kernel_size - 1):
+                same = padded[:, j * self.dilation :][:, :t] == numbers
+                shifted[j] = jnp.where(same[..., None], shifted[j], 0)
         columns = jnp.concatenate(shifted, axis=-1)  # (B,T,k·D)
         return columns @ kernel.reshape(-1, self.features) + bias
 

@@ -129,18 +129,18 @@ class LSTMCell(DenseCell):
 
     Attributes:
       forget_bias: initial bias of f; 1 as Jozefowicz et al. (2015) recommend.
-      chrono_steps: initial biases of f and i by ``chrono_bias``, for memories of up to this many
-        steps, in place of ``forget_bias``; 0: not.
       peepholes: adds peephole connections.
       layer_norm: adds layer normalisation.
       projection_features: P; 0: no projection.
+      chrono_steps: initial biases of f and i by ``chrono_bias``, for memories of up to this many
+        steps, in place of ``forget_bias``; 0: not.
     """
 
     forget_bias: float = 1.0
-    chrono_steps: int = 0
     peepholes: bool = False
     layer_norm: bool = False
     projection_features: int = 0
+    chrono_steps: int = 0
 
     @property
     def elementwise(self) -> bool:
@@ -439,10 +439,10 @@ def forget_gate_bias(value: float) -> Initializer:
 
 
 def chrono_bias(signs: Sequence[int], steps: int) -> Initializer:
-    r"""Returns the chrono initializer of gate biases (Tallec and Ollivier, 1804.11188, section 3).
+    r"""Returns the chrono initializer of gate biases (Tallec and Ollivier, 1804.11188).
 
     A gate whose inputs vary little keeps a state for about :math:`1 + e^b` steps. Each feature
-    draws one bias :math:`b = \log u, u \sim U(1, T - 1)`, so that memories are spread over 1 to T
+    draws one bias :math:`b = \log u, u \sim U(1, T - 1)`, so that memories are spread over 2 to T
     steps. The paper's equation 16 has b for an LSTM's forget gate and −b for its input gate.
 
     Args:
@@ -454,7 +454,7 @@ def chrono_bias(signs: Sequence[int], steps: int) -> Initializer:
       ValueError: fewer steps.
     """
     if steps < 1:
-        raise ValueError(f"chrono_steps: expected at least 0, received {steps}")
+        raise ValueError(f"chrono_steps: expected at least 1, received {steps}")
 
     def draw(key: PRNGKey, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
         features = shape[0] // len(signs)

@@ -136,8 +136,8 @@ def make_cell_type(
         if "chrono_steps" not in taken:
             names = [name for name, cell in CELLS.items() if "chrono_steps" in parameters_of(cell)]
             raise ValueError(
-                f"{field}.chrono_steps: expected 0, or one of the cells {', '.join(names)}; "
-                f"received {config.cell}, which has no such biases"
+                f"{field}.chrono_steps: expected 0 with {config.cell}, received "
+                f"{config.chrono_steps}; the cells that take it are {', '.join(names)}"
             )
         options["chrono_steps"] = config.chrono_steps
     if "dtype" in taken:

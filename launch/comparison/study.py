@@ -252,6 +252,13 @@ def _read_task(
         raise ValueError(f"{where}: mode: expected 'max' or 'min', received {mode!r}")
     ladder, baseline = values.get("ladder", {}), values.get("baseline", {})
     folds = values.get("folds", {})
+    for name, known in (("ladder", ("field", "also", *BUDGETS)), ("folds", ("field", *BUDGETS))):
+        for field in values.get(name, {}):
+            if field not in known:
+                raise ValueError(f"{where}: {name}: unknown {field!r}{nearest(field, known)}")
+    also = ladder.get("also", [])
+    if not isinstance(also, list) or not all(isinstance(field, str) for field in also):
+        raise ValueError(f"{where}: ladder: also: expected a list of fields, received {also!r}")
     return StudyTask(
         name=values["name"],
         title=values.get("title", values["name"]),
@@ -266,7 +273,7 @@ def _read_task(
         order_probes=bool(values.get("order_probes", False)),
         overrides=values.get(budget, {}),
         ladder_field=ladder.get("field", ""),
-        ladder_also=tuple(ladder.get("also", ())),
+        ladder_also=tuple(also),
         ladder=tuple(ladder.get(budget, ())) or (None,),
         fold_field=folds.get("field", ""),
         folds=tuple(folds.get(budget, ())) or (None,),

@@ -216,6 +216,8 @@ def test_probes_change_the_order_or_cut_and_keep_padding_behind(probe: str, view
     [
         ('metric = "accuracy"', "", "task 'motion': expected metric, received none"),
         ("order_probes", "order_prbes", "unknown field 'order_prbes'.*order_probes"),
+        ("also = [", "aslo = [", "ladder: unknown 'aslo'.*also"),
+        ('["data.num_validation"]', '"data.seed"', "also: expected a list of fields, received"),
         ('cnn = "cnn", both', 'cmn = "cnn", both', "unknown family 'cmn'.*cnn"),
         ("[families]", "[familie]", "expected families"),
         ("seeds = [", "seeds = ", "expected TOML"),

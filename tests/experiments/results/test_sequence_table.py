@@ -8,7 +8,14 @@ import pytest
 
 from experiments.deep_conv_lstm import get_config as get_sensors
 from experiments.results import sequence_table
-from experiments.results.sequence_table import Run, format_table, make_row, read_rows, read_run
+from experiments.results.sequence_table import (
+    Run,
+    format_table,
+    make_row,
+    read_previous,
+    read_rows,
+    read_run,
+)
 from experiments.tcn_sequences import get_config
 from flaxnets.training.config import to_dict
 
@@ -66,6 +73,15 @@ def test_rows_of_earlier_runs_are_kept() -> None:
     assert format_table([run], previous) == format_table([earlier, run])
     with pytest.raises(ValueError, match="previous: expected a table with the columns task"):
         read_rows("| task | network |\n| --- | --- |\n")
+    with pytest.raises(ValueError, match="previous: expected 9 cells, received"):
+        read_rows(format_table([]) + "| jsb | gru | 1 |")
+    with pytest.raises(ValueError, match=r"previous: no such file: none\.md"):
+        read_previous("none.md")
+
+
+def test_rows_of_networks_that_have_changed_are_not_kept() -> None:
+    earlier = Run(("jsb", "gru"), 299_291, 0, "test", 8.4, 900, 0.5)
+    assert format_table([], read_rows(format_table([earlier]))) == format_table([])
 
 
 def test_other_workdirs_are_refused(tmp_path: Path) -> None:
