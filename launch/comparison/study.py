@@ -64,7 +64,7 @@ class StudyTask:
       order_probes: whether trained networks are also tested on sequences in another order.
       overrides: fields of the budget, the same for all families.
       ladder_field: field that grows from rung to rung; empty: no ladder.
-      ladder_also: fields that have its values, too.
+      ladder_also: fields that have its values, too, where ``chosen`` has no other.
       ladder: its values; (None,) without one.
       fold_field: field of the number of the fold; empty: no cross-validation.
       folds: its values, over which a seed's metric is averaged; (None,) without one.
@@ -137,10 +137,12 @@ class Cell:
 
     def overrides(self) -> dict[str, Any]:
         """Returns the fields that differ from the variant's, by path."""
-        values = {**self.task.overrides, **self.task.chosen.get(self.family, {})}
+        values = dict(self.task.overrides)
         if self.rung is not None:
-            fields = (self.task.ladder_field, *self.task.ladder_also)
-            values |= dict.fromkeys(fields, self.rung)
+            values |= dict.fromkeys(self.task.ladder_also, self.rung)
+        values |= self.task.chosen.get(self.family, {})
+        if self.rung is not None:
+            values[self.task.ladder_field] = self.rung
         if self.fold is not None:
             values[self.task.fold_field] = self.fold
         if self.task.root:
