@@ -152,7 +152,6 @@ def _against_torch(
 
 def _tcn(b: int, t: int, d: int, blocks: int, width: int, kernel_size: int) -> Case:
     features = (width,) * blocks
-
     x = np.random.default_rng(0).normal(size=(b, t, d)).astype(np.float32)
     ways: dict[str, Callable[[], Step]] = {OURS: partial(_tcn_step, x, features, kernel_size)}
     if importlib.util.find_spec("torch") is not None:

@@ -242,7 +242,7 @@ def read_previous(path: str | None) -> dict[tuple[str, str], list[str]]:
     file = Path(local_path("previous", path))
     if not file.is_file():
         raise ValueError(f"previous: no such file: {path}")
-    return read_rows(file.read_text())
+    return read_rows(file.read_text(encoding="utf-8"))
 
 
 def format_table(

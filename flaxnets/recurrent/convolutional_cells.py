@@ -20,14 +20,13 @@ from flaxnets.recurrent.cell import (
     check_inputs,
 )
 from flaxnets.recurrent.cells import (
-    Initializer,
     forget_gate_bias,
     gru_weights,
     per_gate,
     step_gru,
     update_cell_state,
 )
-from flaxnets.recurrent.linear_cells import AveragingCell, MinGRUCell, MinLSTMCell, blocks
+from flaxnets.recurrent.linear_cells import AveragingCell, MinGRUCell, MinLSTMCell
 from flaxnets.recurrent.matmul import merge_steps, split_steps
 from flaxnets.typing import Array, Carry, PRNGKey
 
@@ -354,19 +353,9 @@ class ConvolutionalAveragingCell(AveragingCell):
         """3: feature maps (H,W,C)."""
         return 3
 
-    def affine_weights(
-        self,
-        input_shape: tuple[int, ...],
-        biases: list[float],
-        draw_bias: Initializer | None = None,
-    ) -> dict[str, Array]:
-        """See ``LinearCell.affine_weights``; creates ``input_kernel`` (h,w,C,G·F)."""
-        gates, channels = len(biases), input_shape[-1]
-        shape = (*self.kernel_size, channels, gates * self.features)
-        kernel = self.param("input_kernel", per_gate(_LECUN, gates), shape, self.param_dtype)
-        draw_bias = draw_bias or blocks(biases)
-        bias = self.param("bias", draw_bias, shape[3:], self.param_dtype)
-        return {"input_kernel": kernel, "bias": bias}
+    def kernel_shape(self, channels: int, outputs: int) -> tuple[int, ...]:
+        """Returns the shape of ``input_kernel``, (h,w,channels,outputs)."""
+        return (*self.kernel_size, channels, outputs)
 
     def affine(self, weights: dict[str, Array], inputs: Array) -> list[Array]:
         """Returns the G blocks (...,H,W,F) of x * W + b; inputs (...,H,W,G·F) are x * W."""

@@ -150,18 +150,22 @@ class LinearCell(CellModule):
         biases: list[float],
         draw_bias: Initializer | None = None,
     ) -> dict[str, Array]:
-        """Creates ``input_kernel`` (D,G·F) and ``bias`` (G·F,).
+        """Creates ``input_kernel`` of ``kernel_shape`` and ``bias`` (G·F,).
 
         Args:
-          input_shape: (...,D).
+          input_shape: (...,D), or that of the feature maps.
           biases: G initial values, one for each block of ``bias``.
           draw_bias: initializer of ``bias`` in place of these values.
         """
-        shape, gates = (input_shape[-1], len(biases) * self.features), len(biases)
+        gates = len(biases)
+        shape = self.kernel_shape(input_shape[-1], gates * self.features)
         kernel = self.param("input_kernel", per_gate(_LECUN, gates), shape, self.param_dtype)
-        draw_bias = draw_bias or blocks(biases)
-        bias = self.param("bias", draw_bias, shape[1:], self.param_dtype)
+        bias = self.param("bias", draw_bias or blocks(biases), shape[-1:], self.param_dtype)
         return {"input_kernel": kernel, "bias": bias}
+
+    def kernel_shape(self, channels: int, outputs: int) -> tuple[int, ...]:
+        """Returns the shape of ``input_kernel``, (channels,outputs)."""
+        return channels, outputs
 
 
 class AveragingCell(LinearCell):
