@@ -24,9 +24,10 @@ the folder of the piano rolls (``jsb_chorales.npz``, ``nottingham.npz``, ...) or
 text; ``adding`` and ``copy`` are generated, ``data.length`` sets their steps.
 
 Families: ``tcn``, ``lstm``, ``gru``, ``elman`` (the study's RNN), ``mingru`` and ``lru`` (linear
-recurrences, three layers with LayerNorm and residual connections), and ``conv_gru``, two or three
-blocks of the TCN below a GRU. Widths are such that all families have the study's number of
-parameters, within 5 %; flags override all of it, as ``--config.model.recurrent.features=64``.
+recurrences, two or three layers with LayerNorm between them and residual connections, those of the
+LRU with gated linear units), and ``conv_gru``, two or three blocks of the TCN below a GRU. Widths
+are such that all families have the study's number of parameters, within 5 %; flags override all of
+it, as ``--config.model.recurrent.features=64``.
 
 Deviations from the study:
   - Its recurrent baselines were never published; widths follow from the number of parameters, and
@@ -98,14 +99,14 @@ def _widths(
     return dict(zip(FAMILIES[1:], (lstm, gru, elman, mingru, lru, conv_gru), strict=True))
 
 
-_DIGITS = Sizes(70_000, ((25,) * 8, 7), _widths(130, 150, 260, 130, 75, 112), ((25,) * 3, 7))
-_SMALL_MUSIC = Sizes(300_000, ((158,) * 2, 3), _widths(224, 262, 466, 242, 144, 194), ((128,), 3))
+_DIGITS = Sizes(70_000, ((25,) * 8, 7), _widths(130, 150, 260, 130, 61, 112), ((25,) * 3, 7))
+_SMALL_MUSIC = Sizes(300_000, ((158,) * 2, 3), _widths(224, 262, 466, 242, 119, 194), ((128,), 3))
 _LARGE_MUSIC = Sizes(
-    1_000_000, ((146,) * 4, 6), _widths(448, 521, 915, 467, 274, 416), ((150,) * 2, 3)
+    1_000_000, ((146,) * 4, 6), _widths(448, 521, 915, 467, 226, 416), ((150,) * 2, 3)
 )
 SIZES = {
-    "adding": Sizes(70_000, ((24,) * 8, 8), _widths(130, 150, 262, 130, 76, 116), ((24,) * 3, 7)),
-    "copy": Sizes(16_000, ((11,) * 8, 8), _widths(58, 67, 117, 82, 45, 53), ((11,) * 3, 7), 1, 2),
+    "adding": Sizes(70_000, ((24,) * 8, 8), _widths(130, 150, 262, 130, 62, 116), ((24,) * 3, 7)),
+    "copy": Sizes(16_000, ((11,) * 8, 8), _widths(58, 67, 117, 82, 36, 53), ((11,) * 3, 7), 1, 2),
     "sequential_mnist": _DIGITS,
     "permuted_mnist": _DIGITS,
     "jsb": _SMALL_MUSIC,
@@ -113,7 +114,7 @@ SIZES = {
     "nottingham": _LARGE_MUSIC,
     "muse": _LARGE_MUSIC,
     "characters": Sizes(
-        1_000_000, ((210,) * 4, 3), _widths(275, 318, 555, 475, 277, 451), ((128,) * 2, 3), 2
+        1_000_000, ((210,) * 4, 3), _widths(275, 318, 555, 475, 228, 451), ((128,) * 2, 3), 2
     ),
 }
 """Networks by task."""
@@ -278,7 +279,8 @@ def set_family(config: SequenceExperiment, task: str, family: str) -> None:
             features=sizes.widths[family],
             num_layers=1 if family == "conv_gru" else layers,
             residual=linear,
-            normalize_inputs=linear,
+            normalize_layers=linear,
+            glu=family == "lru",
             chrono_steps=_MEMORIES.get(task, 0) if family in _GATED else 0,
             dropout_rate=dropout,
             recurrent_dropout_rate=0.0 if linear else _RECURRENT_DROPOUT.get(task, 0.0),

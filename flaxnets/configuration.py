@@ -202,7 +202,7 @@ def check_at_least(prefix: str, config: Any, least: Mapping[str, int]) -> None:
 
 
 def check_rates(prefix: str, config: Any, *names: str) -> None:
-    """Refuses dropout rates outside [0,1).
+    """Refuses rates, as of dropout, outside [0,1).
 
     Args:
       prefix: the configuration's path, for errors.

@@ -19,6 +19,7 @@ from flaxnets.models.sequence_model import (
     SequenceModelConfig,
     make_sequence_model,
 )
+from flaxnets.recurrent.config import AVERAGE
 from flaxnets.tasks.sequence_regression import SequenceRegression
 from flaxnets.tasks.step_prediction import StepPrediction, score_steps
 from flaxnets.tasks.task import Task
@@ -175,6 +176,11 @@ class SequenceExperiment(Config):
             raise ValueError(
                 "model.recurrent.bidirectional: expected False, since a step that is predicted "
                 "would be read, received True"
+            )
+        if not pooled and self.model.recurrent.cell == AVERAGE:
+            raise ValueError(
+                "model.recurrent.cell: expected a recurrent cell or 'none', since the average over "
+                "time would read the steps that are predicted, received 'average'"
             )
         model = make_sequence_model(
             self.model,

@@ -143,7 +143,8 @@ class ConvStack(nn.Module):
             if self.pools and self.pools[layer] > 1:
                 x, lengths = _max_pool(x, lengths, self.pools[layer])
         if self.per_channel:
-            x = jnp.moveaxis(x.reshape(b, d, *x.shape[1:]), 1, 2).reshape(b, x.shape[1], -1)
+            maps = x.reshape(b, d, *x.shape[1:])  # (B,D,S,F)
+            x = jnp.moveaxis(maps, 1, 2).reshape(b, x.shape[1], d * x.shape[2])
         return (tuple(carry), x) if return_carry else x
 
     def stream(
@@ -164,5 +165,5 @@ def _max_pool(x: Array, lengths: Array | None, window: int) -> tuple[Array, Arra
     """Returns the maxima (B,⌈T/window⌉,F) of steps, which are >= 0, and the new lengths."""
     # Zeros, as padded steps are, change no maximum of what ReLU returned.
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % window), (0, 0)))
-    x = x.reshape(x.shape[0], -1, window, x.shape[-1]).max(axis=2)
+    x = x.reshape(x.shape[0], x.shape[1] // window, window, x.shape[-1]).max(axis=2)
     return x, None if lengths is None else -(-lengths // window)

@@ -166,7 +166,7 @@ def last_inputs(
     if starts is not None:
         valid = starts & (jnp.arange(t) < ends[:, None])
         numbers = jnp.pad(jnp.cumsum(valid, axis=1), ((0, 0), (count, 0)))
-        x = jnp.where((numbers == jnp.max(numbers, axis=1)[:, None])[..., None], x, 0)
+        x = jnp.where((numbers == numbers[:, -1:])[..., None], x, 0)
 
     def cut(x: Array, begin: Array) -> Array:
         return jax.lax.dynamic_slice_in_dim(x, begin, count)

@@ -1,6 +1,7 @@
 """Recurrent cells by name: the table, and the configuration that builds a layer of them."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -79,8 +80,19 @@ class RecurrentConfig:
     """Chrono initialization (1804.11188) of the gates' biases, for memories of up to this many
     steps, as long as the sequences: ``lstm``, ``gru``, ``qrnn`` and minimal cells only; 0: the
     cell's own biases."""
+    r_min: float = 0.0
+    """``lru`` only: smallest initial |λ|, in [0,1); near 1 for long sequences, as 0.99."""
+    max_phase: float = 2 * math.pi
+    """``lru`` only: largest initial phase of λ, radians in (0,2π]; small for long sequences, as
+    π/10."""
     normalize_inputs: bool = False
-    """LayerNorm of each step's inputs."""
+    """LayerNorm of each step's inputs; of few features, as the two of the adding problem, little is
+    left."""
+    normalize_layers: bool = False
+    """LayerNorm of the inputs of each layer above the first."""
+    glu: bool = False
+    """GELU and a gated linear unit on each layer's outputs: a stack of ``lru`` is linear
+    without."""
     delta_features: bool = False
     """Each step also reads the difference of its inputs from those of the step before."""
     input_features: int = 0
@@ -132,6 +144,8 @@ def make_cell_type(
         options["kernel_size"] = (config.kernel_size, config.kernel_size)
     if config.cell == "qrnn":
         options["window"] = config.window
+    if config.cell == "lru":
+        options |= {"r_min": config.r_min, "max_phase": config.max_phase}
     if config.chrono_steps:
         if "chrono_steps" not in taken:
             names = [name for name, cell in CELLS.items() if "chrono_steps" in parameters_of(cell)]
@@ -194,7 +208,9 @@ def make_recurrent(
     least = {"features": 1, "num_layers": 1, "kernel_size": 1, "window": 1, "input_features": 0}
     least["chrono_steps"] = 0
     check_at_least(field, config, least)
-    check_rates(field, config, "dropout_rate", "recurrent_dropout_rate")
+    check_rates(field, config, "dropout_rate", "recurrent_dropout_rate", "r_min")
+    if not 0 < config.max_phase <= 2 * math.pi:
+        raise ValueError(f"{field}.max_phase: expected in (0,2π], received {config.max_phase}")
     if config.cell == NONE:
         return None
     if config.cell == AVERAGE:
@@ -205,6 +221,8 @@ def make_recurrent(
         bidirectional=config.bidirectional,
         residual=config.residual,
         normalize_inputs=config.normalize_inputs,
+        normalize_layers=config.normalize_layers,
+        glu=config.glu,
         delta_features=config.delta_features,
         input_features=config.input_features,
         dropout_rate=config.dropout_rate,

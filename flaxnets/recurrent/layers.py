@@ -62,7 +62,13 @@ class Recurrent(nn.Module):
       num_layers: depth; each layer reads the outputs of the one below.
       bidirectional: each layer also scans backwards; the outputs of both are concatenated.
       residual: each layer but the first adds its inputs to its outputs (Wu et al., 1609.08144).
-      normalize_inputs: LayerNorm of each step's inputs (Ba et al., 1607.06450).
+      normalize_inputs: LayerNorm of each step's inputs (Ba et al., 1607.06450) over their features,
+        two at least; where they are few, it leaves little of them.
+      normalize_layers: LayerNorm of the inputs of each layer above the first; what ``residual``
+        adds is not normalised.
+      glu: GELU and a gated linear unit (Dauphin et al., 1612.08083) on each layer's outputs, as on
+        the layers of 2303.06349: a Dense layer to twice their width, one half of which is
+        multiplied by the sigmoid of the other. A stack of LRUs is linear without it.
       delta_features: concatenates to each step's inputs their difference to the step before (Furui
         1986), zero at the first step.
       input_features: width of a Dense layer below the first cell; 0: none.
@@ -83,6 +89,8 @@ class Recurrent(nn.Module):
     bidirectional: bool = False
     residual: bool = False
     normalize_inputs: bool = False
+    normalize_layers: bool = False
+    glu: bool = False
     delta_features: bool = False
     input_features: int = 0
     dropout_rate: float = 0.0
@@ -140,6 +148,7 @@ class Recurrent(nn.Module):
         if self.normalize_inputs or self.delta_features or self.input_features:
             x = zero_padding(x, lengths)  # As ``scan_cell`` does where they are absent.
         if self.normalize_inputs:
+            _check_normalized(x)
             x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)
         last_inputs = None
         if self.delta_features:
@@ -154,9 +163,14 @@ class Recurrent(nn.Module):
         ):
             if layer or self.input_features:
                 x = self._drop(x, train)
-            new_carries, outputs = self._scan(directions, x, lengths, starts, carry, train)
+            read = x
+            if self.normalize_layers and layer:
+                read = nn.LayerNorm(dtype=x.dtype, name=f"norm_{layer}")(x)
+            new_carries, outputs = self._scan(directions, read, lengths, starts, carry, train)
             carries += new_carries
             output = jnp.concatenate(outputs, axis=-1) if self.bidirectional else outputs[0]
+            if self.glu:
+                output = zero_padding(_gated(output, f"glu_{layer}"), lengths)
             x = _add_residual(output, x, lengths) if self.residual and layer else output
         if return_carry:
             return {"cells": tuple(carries), "inputs": last_inputs}, x
@@ -302,6 +316,21 @@ def _last_step(x: Array, lengths: Array | None, before: Last | None) -> Last:
     return last, seen | any_valid
 
 
+def _check_normalized(x: Array) -> None:
+    """Refuses inputs (B,T,...,1), whose LayerNorm is the same whatever they are."""
+    if x.shape[-1] == 1:
+        raise ValueError(
+            "normalize_inputs: expected inputs of at least 2 features, since the LayerNorm of one "
+            f"is constant, received shape {x.shape}"
+        )
+
+
+def _gated(x: Array, name: str) -> Array:
+    """Returns GELU and a gated linear unit of (...,F), of the same width."""
+    values = nn.Dense(2 * x.shape[-1], dtype=x.dtype, name=name)(nn.gelu(x))
+    return nn.glu(values)
+
+
 def _add_residual(outputs: Array, inputs: Array, lengths: Array | None) -> Array:
     """Returns the sum of a layer's outputs and inputs, both zero at padded steps.
 
@@ -347,6 +376,8 @@ class FrameAverage(nn.Module):
         *,
         train: bool,
         starts: Array | None = None,
+        initial_carry: None = None,
+        return_carry: bool = False,
     ) -> Array:
         """Returns (B,T,features), zero at padded steps.
 
@@ -355,15 +386,24 @@ class FrameAverage(nn.Module):
           lengths: (B,) integers in [0,T], valid steps, an array or a list; None: all.
           train: has no effect; the signature is that of ``Recurrent``.
           starts: (B,T) bool, the first steps of packed sequences; None: one sequence a row.
+          initial_carry: None: there is no carry.
+          return_carry: False, likewise.
 
         Raises:
           ValueError: inputs of another rank or of integers, lengths and starts as for
-            ``Recurrent``.
+            ``Recurrent``; a carry; the LayerNorm of one feature.
         """
         check_inputs(inputs, "B,T", 1)
+        if return_carry or initial_carry is not None:
+            raise ValueError(
+                "return_carry, initial_carry: expected False and None, as the average over time "
+                f"reads the whole sequence, received {return_carry} and "
+                f"{'None' if initial_carry is None else 'a carry'}"
+            )
         valid = mask_steps(inputs, lengths)
         x = inputs if lengths is None else zero_where_masked(inputs, valid)
         if self.normalize_inputs:
+            _check_normalized(x)
             x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)
         x = nn.relu(nn.Dense(self.features, dtype=x.dtype, name="hidden")(x))
         # Summed in float32 at least: float16 overflows after a few thousand steps.

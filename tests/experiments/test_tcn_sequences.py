@@ -47,6 +47,20 @@ def test_variants_name_a_task_and_a_family() -> None:
     assert config.source("test")[0]["inputs"].shape == (50, 2)
 
 
+def test_the_average_over_time_classifies_sequences_but_predicts_no_steps() -> None:
+    config = grid.parse("tcn_sequences.py:smoke", "--config.model.recurrent.cell=average")
+    model = config.make_model()
+    inputs = config.source("test")[0]["inputs"][None]
+    variables = model.init(jax.random.key(0), inputs, train=False)
+    assert model.apply(variables, inputs, train=False).shape == (1, 1, 1)
+    with pytest.raises(ValueError, match="return_carry, initial_carry: expected False and None"):
+        model.apply(variables, inputs, train=False, return_carry=True)
+    config = get_config("copy,gru")
+    config.model.recurrent.cell = "average"
+    with pytest.raises(ValueError, match=r"model.recurrent.cell: .* would read the steps that are"):
+        config.make_model()
+
+
 @pytest.mark.parametrize(
     ("variant", "message"),
     [

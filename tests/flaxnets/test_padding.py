@@ -327,6 +327,8 @@ layers = st.tuples(
             "num_layers": st.integers(1, 2),
             "bidirectional": st.booleans(),
             "normalize_inputs": st.booleans(),
+            "normalize_layers": st.booleans(),
+            "glu": st.booleans(),
             "delta_features": st.booleans(),
             "input_features": st.sampled_from([0, 4]),
         }

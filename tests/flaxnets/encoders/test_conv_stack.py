@@ -41,6 +41,24 @@ def test_packed_sequences_and_streams_equal_single_ones(per_channel: bool) -> No
     np.testing.assert_allclose(jnp.concatenate(outputs, 1), whole, atol=1e-6)
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("pools", [(), (2, 3)])
+def test_no_steps_have_no_outputs(per_channel: bool, pools: tuple[int, ...]) -> None:
+    layer = ConvStack((4, 5), per_channel=per_channel, pools=pools)
+    variables, x = make(layer)
+    outputs = layer.apply(variables, x[:, :0], train=False)
+    assert outputs.shape == (B, 0, D * 5 if per_channel else 5)
+
+
+def test_a_stream_of_kernels_of_one_step_takes_no_steps() -> None:
+    layer = ConvStack((4,), kernel_size=1)
+    variables, x = make(layer)
+    starts = jnp.zeros((B, 0), bool)
+    carry, outputs = layer.apply(variables, None, x[:, :0], starts=starts, method="stream")
+    assert outputs.shape == (B, 0, 4)
+    assert carry[0].shape == (B, 0, D)
+
+
 @pytest.mark.parametrize("pools", [(), (2, 3)])
 def test_padding_changes_neither_values_nor_gradients(pools: tuple[int, ...]) -> None:
     layer = ConvStack((4, 5), pools=pools)

@@ -225,6 +225,8 @@ def test_a_stack_learns_with_all_the_layer_offers(case: LinearCase) -> None:
         num_layers=2,
         residual=True,
         normalize_inputs=True,
+        normalize_layers=True,
+        glu=True,
         dropout_rate=0.5,
         variational=True,
     )

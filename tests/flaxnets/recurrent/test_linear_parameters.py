@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxnets.recurrent.config import RecurrentConfig, make_cell_type, make_recurrent
 from flaxnets.recurrent.layers import Recurrent
 from flaxnets.recurrent.linear_cells import (
     LinearCell,
@@ -99,6 +100,17 @@ def test_radii_and_phases_out_of_range_are_refused() -> None:
     for phase in (0.0, 7.0):
         with pytest.raises(ValueError, match=f"max_phase: expected in .*, received {phase}"):
             init(LRUCell(F, max_phase=phase))
+
+
+def test_the_ring_is_set_by_the_configuration() -> None:
+    cell = make_cell_type(RecurrentConfig("lru", features=500, r_min=0.99, max_phase=0.3))()
+    values = eigenvalues(init(cell))
+    assert np.abs(values).min() > 0.9899
+    assert np.angle(values).max() < 0.3001
+    with pytest.raises(ValueError, match=r"model.recurrent.r_min: expected 0 to below 1, .* 1.0"):
+        make_recurrent(RecurrentConfig("lru", r_min=1.0))
+    with pytest.raises(ValueError, match=r"model.recurrent.max_phase: expected in .* received 7"):
+        make_recurrent(RecurrentConfig("lru", max_phase=7))
 
 
 def test_dropout_of_hidden_states_is_refused() -> None:

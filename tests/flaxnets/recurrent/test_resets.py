@@ -117,7 +117,8 @@ def test_layer_without_resets_mixes_the_sequences() -> None:
 def test_other_parts_of_layers_see_single_sequences(layer: str) -> None:
     part: Any = FrameAverage(F)
     if layer == "differences":
-        part = Recurrent(partial(MinGRUCell, F), delta_features=True, normalize_inputs=True)
+        options = {"normalize_inputs": True, "normalize_layers": True, "glu": True}
+        part = Recurrent(partial(MinGRUCell, F), 2, delta_features=True, **options)
     single, lengths, rows, starts = pack((3,), padding=np.nan)
     variables = part.init(jax.random.key(0), single, lengths, train=False)
     expected = part.apply(variables, single, lengths, train=False)

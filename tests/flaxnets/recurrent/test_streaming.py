@@ -15,6 +15,7 @@ from flaxnets.recurrent.layers import Recurrent
 B, T, D, F = 3, 6, 5, 4
 LSTM = partial(LSTMCell, F, peepholes=True, projection_features=3)
 READING: dict[str, Any] = {"normalize_inputs": True, "delta_features": True, "input_features": 7}
+READING |= {"normalize_layers": True, "glu": True}
 CHUNKS = ((0, 2), (2, 5), (5, 6))
 LENGTHS = np.array([6, 3, 1], np.int32)
 """In the second chunk one sequence continues, one ends, one has ended."""
