@@ -37,7 +37,8 @@ Deviations from the study:
   - Adding and copy memory: convolutions without weight normalisation, with which the TCN stays at
     the loss of a constant answer for about twice as many steps (adding, 200 steps, one seed).
   - MNIST: chrono initialization of the gates' biases (1804.11188);
-    ``--config.model.recurrent.chrono_steps=0`` goes without, as other cells must.
+    ``--config.model.recurrent.chrono_steps=0`` goes without, as other cells must. The LRU begins
+    near the unit circle (2303.06349, section 3.4).
   - Music: batches of sequences of similar length, filled by steps, where its code takes one
     sequence at a time; in JSB and Piano-midi dropout of the hidden states. Copy memory:
     symbols are embedded, where it feeds them as numbers.
@@ -48,6 +49,7 @@ Deviations from the study:
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from data.datasets.mnist import PixelSequences, make_permutation, read_mnist
@@ -285,6 +287,8 @@ def set_family(config: SequenceExperiment, task: str, family: str) -> None:
             dropout_rate=dropout,
             recurrent_dropout_rate=0.0 if linear else _RECURRENT_DROPOUT.get(task, 0.0),
         )
+        if family == "lru" and task in _RINGS:
+            model.recurrent.r_min, model.recurrent.max_phase = _RINGS[task]
     model.head.dropout_rate = 0.0 if family == "tcn" else dropout
     config.optimizer.learning_rate = _RATES[task].get(family, _RATES[task][""])
 
@@ -304,6 +308,8 @@ _MEMORIES = {"sequential_mnist": 784, "permuted_mnist": 784}
 """Steps of ``model.recurrent.chrono_steps``, by task; none of other tasks."""
 _GATED = ("lstm", "gru", "mingru", "conv_gru")
 """Families whose gates' biases chrono initialization sets."""
+_RINGS = {"sequential_mnist": (0.99, math.pi / 10), "permuted_mnist": (0.99, math.pi / 10)}
+"""Smallest initial |λ| of LRUs and largest initial phase, by task; others: the cell's own."""
 _RECURRENT_DROPOUT = {"jsb": 0.5, "piano": 0.5}
 """Dropout of the hidden states by task, of families with hidden-to-hidden kernels."""
 _RATES: dict[str, dict[str, float]] = {
