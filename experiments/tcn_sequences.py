@@ -37,8 +37,8 @@ Deviations from the study:
   - Adding and copy memory: convolutions without weight normalisation, with which the TCN stays at
     the loss of a constant answer for about twice as many steps (adding, 200 steps, one seed).
   - MNIST: chrono initialization of the gates' biases (1804.11188);
-    ``--config.model.recurrent.chrono_steps=0`` goes without, as other cells must. The LRU begins
-    near the unit circle (2303.06349, section 3.4).
+    ``--config.model.recurrent.chrono_steps=0`` goes without, as other cells must. There and on copy
+    memory the LRU begins near the unit circle (2303.06349, section 3.4).
   - Music: batches of sequences of similar length, filled by steps, where its code takes one
     sequence at a time; in JSB and Piano-midi dropout of the hidden states. Copy memory:
     symbols are embedded, where it feeds them as numbers.
@@ -308,7 +308,11 @@ _MEMORIES = {"sequential_mnist": 784, "permuted_mnist": 784}
 """Steps of ``model.recurrent.chrono_steps``, by task; none of other tasks."""
 _GATED = ("lstm", "gru", "mingru", "conv_gru")
 """Families whose gates' biases chrono initialization sets."""
-_RINGS = {"sequential_mnist": (0.99, math.pi / 10), "permuted_mnist": (0.99, math.pi / 10)}
+_RINGS = {
+    "copy": (0.999, 2 * math.pi),
+    "sequential_mnist": (0.99, math.pi / 10),
+    "permuted_mnist": (0.99, math.pi / 10),
+}
 """Smallest initial |λ| of LRUs and largest initial phase, by task; others: the cell's own."""
 _RECURRENT_DROPOUT = {"jsb": 0.5, "piano": 0.5}
 """Dropout of the hidden states by task, of families with hidden-to-hidden kernels."""
