@@ -52,6 +52,9 @@ NONE, AVERAGE = "none", "average"
 
 NEWTON_SCAN = "flaxnets.recurrent.newton_scan:NewtonScan"
 
+_OF_SOME_CELLS = ("window", "r_min", "max_phase")
+"""Fields of ``RecurrentConfig`` that the cells get which have attributes of these names."""
+
 EXPECTED = "a flax.linen.RNNCellBase or a cell as in flaxnets.recurrent.cell"
 
 
@@ -91,8 +94,8 @@ class RecurrentConfig:
     normalize_layers: bool = False
     """LayerNorm of the inputs of each layer above the first."""
     glu: bool = False
-    """GELU and a gated linear unit on each layer's outputs: a stack of ``lru`` is linear
-    without."""
+    """GELU and a gated linear unit on each layer's outputs, of which ``lru`` has no other
+    nonlinearity than the LayerNorm between layers."""
     delta_features: bool = False
     """Each step also reads the difference of its inputs from those of the step before."""
     input_features: int = 0
@@ -142,10 +145,7 @@ def make_cell_type(
     options: dict[str, Any] = {"features": config.features}
     if "kernel_size" in taken:
         options["kernel_size"] = (config.kernel_size, config.kernel_size)
-    if config.cell == "qrnn":
-        options["window"] = config.window
-    if config.cell == "lru":
-        options |= {"r_min": config.r_min, "max_phase": config.max_phase}
+    options |= {name: getattr(config, name) for name in _OF_SOME_CELLS if name in taken}
     if config.chrono_steps:
         if "chrono_steps" not in taken:
             names = [name for name, cell in CELLS.items() if "chrono_steps" in parameters_of(cell)]

@@ -64,11 +64,12 @@ class Recurrent(nn.Module):
       residual: each layer but the first adds its inputs to its outputs (Wu et al., 1609.08144).
       normalize_inputs: LayerNorm of each step's inputs (Ba et al., 1607.06450) over their features,
         two at least; where they are few, it leaves little of them.
-      normalize_layers: LayerNorm of the inputs of each layer above the first; what ``residual``
-        adds is not normalised.
+      normalize_layers: LayerNorm of the inputs of each layer above the first, likewise; what
+        ``residual`` adds is not normalised.
       glu: GELU and a gated linear unit (Dauphin et al., 1612.08083) on each layer's outputs, as on
         the layers of 2303.06349: a Dense layer to twice their width, one half of which is
-        multiplied by the sigmoid of the other. A stack of LRUs is linear without it.
+        multiplied by the sigmoid of the other. LRUs have no other nonlinearity between them than
+        the LayerNorm.
       delta_features: concatenates to each step's inputs their difference to the step before (Furui
         1986), zero at the first step.
       input_features: width of a Dense layer below the first cell; 0: none.
@@ -148,7 +149,7 @@ class Recurrent(nn.Module):
         if self.normalize_inputs or self.delta_features or self.input_features:
             x = zero_padding(x, lengths)  # As ``scan_cell`` does where they are absent.
         if self.normalize_inputs:
-            _check_normalized(x)
+            _check_normalized("normalize_inputs", x)
             x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)
         last_inputs = None
         if self.delta_features:
@@ -165,6 +166,7 @@ class Recurrent(nn.Module):
                 x = self._drop(x, train)
             read = x
             if self.normalize_layers and layer:
+                _check_normalized("normalize_layers", x)
                 read = nn.LayerNorm(dtype=x.dtype, name=f"norm_{layer}")(x)
             new_carries, outputs = self._scan(directions, read, lengths, starts, carry, train)
             carries += new_carries
@@ -316,12 +318,12 @@ def _last_step(x: Array, lengths: Array | None, before: Last | None) -> Last:
     return last, seen | any_valid
 
 
-def _check_normalized(x: Array) -> None:
+def _check_normalized(attribute: str, x: Array) -> None:
     """Refuses inputs (B,T,...,1), whose LayerNorm is the same whatever they are."""
     if x.shape[-1] == 1:
         raise ValueError(
-            "normalize_inputs: expected inputs of at least 2 features, since the LayerNorm of one "
-            f"is constant, received shape {x.shape}"
+            f"{attribute}: expected inputs of at least 2 features, since the LayerNorm of one is "
+            f"constant, received shape {x.shape}"
         )
 
 
@@ -403,7 +405,7 @@ class FrameAverage(nn.Module):
         valid = mask_steps(inputs, lengths)
         x = inputs if lengths is None else zero_where_masked(inputs, valid)
         if self.normalize_inputs:
-            _check_normalized(x)
+            _check_normalized("normalize_inputs", x)
             x = nn.LayerNorm(dtype=x.dtype, name="norm")(x)
         x = nn.relu(nn.Dense(self.features, dtype=x.dtype, name="hidden")(x))
         # Summed in float32 at least: float16 overflows after a few thousand steps.

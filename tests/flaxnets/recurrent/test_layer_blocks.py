@@ -74,3 +74,6 @@ def test_the_normalisation_of_a_single_feature_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"normalize_inputs: expected .* at least 2 features"):
             layer.init(jax.random.key(0), X[..., :1], train=False)
+    narrow = Recurrent(partial(LSTMCell, 1), num_layers=2, normalize_layers=True)
+    with pytest.raises(ValueError, match=r"normalize_layers: expected .* at least 2 features"):
+        narrow.init(jax.random.key(0), X, train=False)

@@ -103,10 +103,11 @@ def test_radii_and_phases_out_of_range_are_refused() -> None:
 
 
 def test_the_ring_is_set_by_the_configuration() -> None:
-    cell = make_cell_type(RecurrentConfig("lru", features=500, r_min=0.99, max_phase=0.3))()
-    values = eigenvalues(init(cell))
-    assert np.abs(values).min() > 0.9899
-    assert np.angle(values).max() < 0.3001
+    for name in ("lru", "flaxnets.recurrent.linear_cells:LRUCell"):
+        cell = make_cell_type(RecurrentConfig(name, features=500, r_min=0.99, max_phase=0.3))()
+        values = eigenvalues(init(cell))
+        assert np.abs(values).min() > 0.9899
+        assert np.angle(values).max() < 0.3001
     with pytest.raises(ValueError, match=r"model.recurrent.r_min: expected 0 to below 1, .* 1.0"):
         make_recurrent(RecurrentConfig("lru", r_min=1.0))
     with pytest.raises(ValueError, match=r"model.recurrent.max_phase: expected in .* received 7"):
