@@ -1,5 +1,6 @@
 """Study of sequences, and DeepConvLSTM: sizes, variants, sources."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -45,6 +46,19 @@ def test_variants_name_a_task_and_a_family() -> None:
     config = grid.parse("tcn_sequences.py:adding,lstm", *flags)
     assert config.model.recurrent.features == 32
     assert config.source("test")[0]["inputs"].shape == (50, 2)
+
+
+@pytest.mark.parametrize("family", ["mingru", "lru"])
+def test_linear_recurrences_read_the_sizes_of_the_numbers_that_are_added(family: str) -> None:
+    # A LayerNorm of the two inputs would leave only which is the greater.
+    config = grid.parse(f"tcn_sequences.py:adding,{family}", "--config.data.length=12")
+    model = config.make_model()
+    numbers = np.random.default_rng(0).uniform(0.3, 0.6, (2, 1, 12, 1))
+    marks = (np.arange(12) % 5 == 0).astype(float)[None, None, :, None]
+    pairs = np.concatenate([numbers, np.broadcast_to(marks, numbers.shape)], -1).astype(np.float32)
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), pairs[0])
+    one, other = (jax.jit(partial(model.apply, train=False))(variables, pair) for pair in pairs)
+    assert np.abs(one - other).max() > 1e-2
 
 
 def test_the_average_over_time_classifies_sequences_but_predicts_no_steps() -> None:
