@@ -211,7 +211,7 @@ def format_value(task: str, value: float | None) -> str:
         return "–"
     if task in ACCURACIES:
         return f"{100 * value:.1f} %"
-    return f"{value:.2f}" if task in MUSIC else f"{value:.3g}"
+    return f"{value:.2f}" if task in (*MUSIC, "characters") else f"{value:.3g}"
 
 
 def read_rows(page: str) -> dict[tuple[str, str], list[str]]:
