@@ -94,8 +94,8 @@ class RecurrentConfig:
     normalize_layers: bool = False
     """LayerNorm of the inputs of each layer above the first."""
     glu: bool = False
-    """GELU and a gated linear unit on each layer's outputs, of which ``lru`` has no other
-    nonlinearity than the LayerNorm between layers."""
+    """GELU and a gated linear unit on each layer's outputs; layers of ``lru`` have no other
+    nonlinearity but the LayerNorm between them."""
     delta_features: bool = False
     """Each step also reads the difference of its inputs from those of the step before."""
     input_features: int = 0
