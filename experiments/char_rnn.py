@@ -72,7 +72,7 @@ def get_config(variant: str | None = None) -> CharRNNConfig:
     config = CharRNNConfig()
     if variant in (None, "small"):
         if variant:
-            config.model.recurrent = RecurrentConfig("lstm", features=256, dropout_rate=0.2)
+            config.model.recurrent = RecurrentConfig("lstm", features=256)
             config.model.head = HeadConfig(dropout_rate=0.2)
             config.num_steps = 4_000
         return config

@@ -276,15 +276,16 @@ def set_family(config: SequenceExperiment, task: str, family: str) -> None:
     if family != "tcn":
         linear = family in ("mingru", "lru")
         layers = sizes.num_linear_layers if linear else sizes.num_layers
+        layers = 1 if family == "conv_gru" else layers
         model.recurrent = RecurrentConfig(
             "gru" if family == "conv_gru" else family,
             features=sizes.widths[family],
-            num_layers=1 if family == "conv_gru" else layers,
+            num_layers=layers,
             residual=linear,
             normalize_layers=linear,
             glu=family == "lru",
             chrono_steps=_MEMORIES.get(task, 0) if family in _GATED else 0,
-            dropout_rate=dropout,
+            dropout_rate=dropout if layers > 1 else 0.0,
             recurrent_dropout_rate=0.0 if linear else _RECURRENT_DROPOUT.get(task, 0.0),
         )
         if family == "lru" and task in _RINGS:
@@ -300,8 +301,8 @@ _DROPOUT: dict[str, dict[str, float]] = {
     "muse": {"": 0.2},
     "characters": {"": 0.2},
 }
-"""Dropout after each convolution and on the inputs of recurrent layers and head, by task and
-family; "": of the others; none of other tasks."""
+"""Dropout after each convolution, between recurrent layers and on the inputs of the head, by task
+and family; "": of the others; none of other tasks."""
 _PLAIN = ("adding", "copy")
 """Tasks whose convolutions have no weight normalisation."""
 _MEMORIES = {"sequential_mnist": 784, "permuted_mnist": 784}

@@ -1,6 +1,7 @@
 """Recurrent cells by name: the table, and the configuration that builds a layer of them."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,6 +31,8 @@ from flaxnets.recurrent.linear_cells import LRUCell, MinGRUCell, MinLSTMCell, QR
 from flaxnets.recurrent.scan import ScanOptions, check_cell
 from flaxnets.typing import Dtype
 
+logger = logging.getLogger(__name__)
+
 CELLS: Mapping[str, Callable[..., Any]] = {
     "elman": ElmanCell,
     "lstm": LSTMCell,
@@ -54,6 +57,9 @@ NEWTON_SCAN = "flaxnets.recurrent.newton_scan:NewtonScan"
 
 _OF_SOME_CELLS = ("window", "r_min", "max_phase")
 """Fields of ``RecurrentConfig`` that the cells get which have attributes of these names."""
+
+_BETWEEN_LAYERS = ("dropout_rate", "residual", "normalize_layers")
+"""Fields of ``RecurrentConfig`` that one layer does not read, but for dropout below it."""
 
 EXPECTED = "a flax.linen.RNNCellBase or a cell as in flaxnets.recurrent.cell"
 
@@ -101,7 +107,8 @@ class RecurrentConfig:
     input_features: int = 0
     """Width of a linear layer below the first cell; 0: none."""
     dropout_rate: float = 0.0
-    """On the inputs of each layer of cells from the layer below it."""
+    """On the inputs of each layer of cells from the layer below it, if only the Dense layer of
+    ``input_features``; one layer of cells alone has none."""
     variational: bool = False
     """Dropout draws one mask a sequence, the same at every step."""
     recurrent_dropout_rate: float = 0.0
@@ -215,6 +222,8 @@ def make_recurrent(
         return None
     if config.cell == AVERAGE:
         return FrameAverage(config.features, normalize_inputs=config.normalize_inputs)
+    if config.num_layers == 1:
+        _warn_of_no_effect(config, field)
     return Recurrent(
         make_cell_type(config, dtype=dtype, field=field),
         num_layers=config.num_layers,
@@ -237,6 +246,19 @@ def make_recurrent(
         ),
         backend=config.backend,
     )
+
+
+def _warn_of_no_effect(config: RecurrentConfig, field: str) -> None:
+    """Logs which fields one layer does not read; a search over ``num_layers`` may set them."""
+    for name in _BETWEEN_LAYERS:
+        value = getattr(config, name)
+        if value and not (name == "dropout_rate" and config.input_features):
+            logger.warning(
+                "%s.%s: %s has no effect with num_layers=1, since it acts between layers",
+                field,
+                name,
+                value,
+            )
 
 
 def _make_parallel(config: RecurrentConfig, field: str) -> Any:

@@ -1,5 +1,6 @@
 """Stacks of recurrent layers: LayerNorm between them, gated linear units, what is refused."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from flaxnets.recurrent.cells import LSTMCell
+from flaxnets.recurrent.config import RecurrentConfig, make_recurrent
 from flaxnets.recurrent.layers import FrameAverage, Recurrent
 from flaxnets.recurrent.linear_cells import LRUCell
 
@@ -77,3 +79,22 @@ def test_the_normalisation_of_a_single_feature_is_refused() -> None:
     narrow = Recurrent(partial(LSTMCell, 1), num_layers=2, normalize_layers=True)
     with pytest.raises(ValueError, match=r"normalize_layers: expected .* at least 2 features"):
         narrow.init(jax.random.key(0), X, train=False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dropout_rate", 0.3), ("residual", True), ("normalize_layers", True)]
+)
+def test_what_acts_between_layers_is_named_where_there_is_one(
+    field: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = RecurrentConfig("gru", features=4, num_layers=2, **{field: value})
+    make_recurrent(config)
+    assert not caplog.records
+    make_recurrent(replace(config, num_layers=1), field="model.recurrent")
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"model.recurrent.{field}: {value} has no effect")
+
+
+def test_dropout_above_a_dense_layer_is_not_named(caplog: pytest.LogCaptureFixture) -> None:
+    make_recurrent(RecurrentConfig("gru", features=4, input_features=3, dropout_rate=0.3))
+    assert not caplog.records
