@@ -26,7 +26,7 @@ target.
 Published RMSE on the test engines of FD001, target capped: LSTM 16.14 (Zheng et al., 2017), deep
 CNN 12.61 (Li et al., 2018).
 
-Steps and width were chosen by validation, on the three splits of
+Steps and widths were chosen by validation, on the three splits of
 ``experiments/results/remaining_life.md``.
 
 Variants:
@@ -145,7 +145,7 @@ class RemainingLifeConfig(SequenceExperiment):
     model: SequenceModelConfig = dataclasses.field(
         default_factory=lambda: SequenceModelConfig(
             encoder=SequenceEncoderConfig(
-                "conv", features=(32, 32), kernel_size=5, dropout_rate=0.1
+                "conv", features=(64, 64), kernel_size=5, dropout_rate=0.2
             ),
             recurrent=RecurrentConfig("lstm", features=128),
             head=HeadConfig("last", hidden_features=32, dropout_rate=0.2),
