@@ -104,7 +104,8 @@ def get_config(variant: str | None = None) -> DeepConvLSTMConfig:
         config.model.encoder = SequenceEncoderConfig(
             "tcn", features=(128, 128, 128), kernel_size=3, dropout_rate=0.3
         )
-        config.model.recurrent.num_layers, config.model.recurrent.bidirectional = 1, True
+        recurrent = config.model.recurrent
+        recurrent.num_layers, recurrent.bidirectional, recurrent.dropout_rate = 1, True, 0.0
     if family == "cnn":
         config.model.recurrent.cell = "none"
         config.model.head.hidden_features = 0 if task == "japanese_vowels" else 128
