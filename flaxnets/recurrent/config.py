@@ -59,7 +59,8 @@ _OF_SOME_CELLS = ("window", "r_min", "max_phase")
 """Fields of ``RecurrentConfig`` that the cells get which have attributes of these names."""
 
 _BETWEEN_LAYERS = ("dropout_rate", "residual", "normalize_layers")
-"""Fields of ``RecurrentConfig`` that one layer does not read, but for dropout below it."""
+"""Fields of ``RecurrentConfig`` that act between layers; dropout also above the Dense layer of
+``input_features``."""
 
 EXPECTED = "a flax.linen.RNNCellBase or a cell as in flaxnets.recurrent.cell"
 

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import char_rnn, deep_conv_lstm
 from experiments.results.sequence_table import count_parameters
 from experiments.tcn_sequences import FAMILIES, SIZES, DigitsStudy, MusicStudy, get_config
+from flaxnets.recurrent.config import make_recurrent
 from flaxnets.training.config import Config
 from flaxnets.training.loop import train
 from flaxnets.training.metric_writer import progress_line, read_metrics
@@ -46,6 +48,19 @@ def test_variants_name_a_task_and_a_family() -> None:
     config = grid.parse("tcn_sequences.py:adding,lstm", *flags)
     assert config.model.recurrent.features == 32
     assert config.source("test")[0]["inputs"].shape == (50, 2)
+
+
+def test_no_variant_sets_what_its_one_recurrent_layer_does_not_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    configs = [get_config(f"{task},{family}").model for task in SIZES for family in FAMILIES]
+    for task in deep_conv_lstm.TASKS:
+        for family in deep_conv_lstm.FAMILIES:
+            configs.append(deep_conv_lstm.get_config(f"{task},{family}").model)
+    configs += [char_rnn.get_config(variant).model for variant in (None, *char_rnn.VARIANTS)]
+    for config in configs:
+        make_recurrent(config.recurrent)
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("family", ["mingru", "lru"])
