@@ -796,14 +796,19 @@ def read_calls(workdir: Path) -> list[dict[str, Any]]:
     return calls
 
 
-def describe_commit() -> str:
-    """Returns the commit of the repository, ``with changes`` if files differ; "" without Git."""
+def describe_commit(unimportant: Sequence[str] = ()) -> str:
+    """Returns the commit of the repository, ``with changes`` if files differ; "" without Git.
+
+    Args:
+      unimportant: files and folders below the root whose changes do not count.
+    """
+    status = ["status", "--porcelain", "-uno", "--", ".", *(f":!{path}" for path in unimportant)]
     try:
         done = [
             subprocess.run(
                 ["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10
             )
-            for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "-uno"))
+            for words in (["rev-parse", "--short=12", "HEAD"], status)
         ]
     except (OSError, subprocess.TimeoutExpired):
         return ""

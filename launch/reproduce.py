@@ -38,6 +38,8 @@ from flaxnets.training.workdir import write_text_atomically
 from launch import program
 from launch.ledger.page import build_page, fill_page, format_list
 from launch.ledger.reproduction import (
+    LEDGER_FILE,
+    LEDGER_PAGE,
     check_data,
     check_seeds,
     commands_of,
@@ -63,10 +65,8 @@ PAGE = program.define_path("page", None, "HTML file for the page of the ledger."
 CHECK = flags.DEFINE_bool("check", False, "Check figures, verdicts and the documentation's page.")
 UPDATE = flags.DEFINE_bool("update", False, "Write figures, verdicts and that page from the files.")
 
-REPOSITORY = program.ROOT / "experiments" / "results" / "ledger.csv"
-"""The ledger of the repository, beside its pages of results."""
-DOCUMENTATION = program.ROOT / "docs" / "reference" / "ledger.md"
-"""Page of the documentation with the tables of the ledger."""
+REPOSITORY = program.ROOT / LEDGER_FILE
+DOCUMENTATION = program.ROOT / LEDGER_PAGE
 
 
 def main(argv: Sequence[str]) -> int:

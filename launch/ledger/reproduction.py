@@ -33,6 +33,10 @@ CROSS_VALIDATION = "crossvalidation.json"
 """File of ``launch.crossvalidate``: of each method, fold and seed, which clips were right."""
 SEPARATOR = "; "
 """Stands between the commands of a template."""
+LEDGER_FILE, LEDGER_PAGE = "experiments/results/ledger.csv", "docs/reference/ledger.md"
+"""The ledger of the repository, beside its pages of results, and its page of the documentation."""
+WRITTEN = (LEDGER_FILE, f"experiments/results/{RECORDS}", LEDGER_PAGE)
+"""What a reproduced row changes in the repository, which is no change to the runs of the next."""
 
 
 def commands_of(row: Row, *, workdir: str, root: str, seed: int | str) -> list[list[str]]:
@@ -146,7 +150,7 @@ def run_seed(folder: Path, row: Row, seed: int, root: str) -> int:
     # Seeds compile the same programs.
     cache = {"JAX_COMPILATION_CACHE_DIR": str((folder / "compiled").absolute())}
     environment = {} if "JAX_COMPILATION_CACHE_DIR" in os.environ else cache
-    commit = program.describe_commit()
+    commit = program.describe_commit(WRITTEN)
     times = RecordFile(place / TIMES)
     for words in commands_of(row, workdir=str(place), root=os.path.abspath(root), seed=seed):
         command = [sys.executable, "-u", *words[1:]]

@@ -4,6 +4,7 @@ import dataclasses
 import doctest
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 
 import pytest
 
+from launch import program
 from launch.ledger import reproduction
 from launch.ledger import rows as ledger_rows
 from launch.ledger.page import build_page, fill_page, format_list, format_markdown, kind_of
 from launch.ledger.reproduction import (
+    LEDGER_FILE,
+    LEDGER_PAGE,
     RESULT,
+    WRITTEN,
     check_data,
     check_seeds,
     commands_of,
@@ -290,6 +295,28 @@ def test_a_seed_that_is_done_is_skipped_and_one_that_was_stopped_goes_on(
     assert len(started) == 3
     with pytest.raises(ValueError, match="take another --workdir"):
         read_result(tmp_path, changed(command="python -m x"), 1)
+
+
+def test_figures_of_rows_are_no_changes_of_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "ROOT", tmp_path)
+    assert program.describe_commit(WRITTEN) == ""  # No repository.
+    names = (LEDGER_FILE, LEDGER_PAGE, "experiments/results/reproduced/a.json", "launch/train.py")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("old")
+    name = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    for words in (("init", "-q"), ("add", "."), (*name, "commit", "-q", "-m", "x")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    commit = program.describe_commit()
+    assert re.fullmatch("[0-9a-f]{12}", commit)
+    for each in names[:3]:
+        (tmp_path / each).write_text("new")
+    assert program.describe_commit() == f"{commit} with changes"
+    assert program.describe_commit(WRITTEN) == commit
+    (tmp_path / names[3]).write_text("new")
+    assert program.describe_commit(WRITTEN) == f"{commit} with changes"
 
 
 def test_pages_show_every_row_and_escape_texts() -> None:
