@@ -324,8 +324,8 @@ _RATES: dict[str, dict[str, float]] = {
     "permuted_mnist": {"": 2e-3, "elman": 3e-4},
     "jsb": {"": 5e-3, "tcn": 2e-3, "lstm": 1e-2, "elman": 1e-3, "lru": 2e-3},
     "piano": {"": 5e-3, "tcn": 2e-3, "lstm": 1e-2, "elman": 1e-3, "lru": 2e-3},
-    "nottingham": {"": 2e-3, "lstm": 5e-3, "elman": 1e-3},
-    "muse": {"": 2e-3, "lstm": 5e-3, "elman": 1e-3},
+    "nottingham": {"": 2e-3, "lstm": 5e-3, "gru": 5e-4, "elman": 1e-3},
+    "muse": {"": 2e-3, "lstm": 5e-3, "gru": 5e-4, "elman": 1e-3},
     "characters": {"": 2e-3, "elman": 1e-3},
 }
 """Learning rates by task and family; "": of the others."""
