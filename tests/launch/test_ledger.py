@@ -306,8 +306,8 @@ def test_figures_of_rows_are_no_changes_of_the_code(
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("old")
-    name = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    for words in (("init", "-q"), ("add", "."), (*name, "commit", "-q", "-m", "x")):
+    author = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    for words in (("init", "-q"), ("add", "."), (*author, "commit", "-q", "-m", "x")):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
     commit = program.describe_commit()
     assert re.fullmatch("[0-9a-f]{12}", commit)
