@@ -36,7 +36,7 @@ SEPARATOR = "; "
 LEDGER_FILE, LEDGER_PAGE = "experiments/results/ledger.csv", "docs/reference/ledger.md"
 """The ledger of the repository, beside its pages of results, and its page of the documentation."""
 WRITTEN = (LEDGER_FILE, f"experiments/results/{RECORDS}", LEDGER_PAGE)
-"""What a reproduced row changes in the repository, which is no change to the runs of the next."""
+"""Files and folders that a reproduced row changes, which is no change to the runs of the next."""
 
 
 def commands_of(row: Row, *, workdir: str, root: str, seed: int | str) -> list[list[str]]:
