@@ -15,6 +15,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from experiments.results.write_results import format_rows
 from flaxnets.configuration import local_path, nearest
 from flaxnets.training.workdir import write_text_atomically
 
@@ -51,12 +52,12 @@ def format_cell(metric: str, results: Sequence[Mapping[str, float]], digits: int
 
 def make_table(arguments: Sequence[str], metrics: Sequence[str], digits: int) -> str:
     """Returns the table in Markdown; raises as ``read_row`` and ``format_cell``."""
-    lines = [["", *metrics, "examples", "runs"], ["---"] * (len(metrics) + 3)]
+    rows = []
     for argument in arguments:
         name, results = read_row(argument)
         cells = [format_cell(metric, results, digits) for metric in metrics]
-        lines.append([name, *cells, f"{results[0]['examples']:,.0f}", str(len(results))])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        rows.append([name, *cells, f"{results[0]['examples']:,.0f}", str(len(results))])
+    return format_rows(["", *metrics, "examples", "runs"], rows)
 
 
 def define_flags() -> None:

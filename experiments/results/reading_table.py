@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import app, flags
 
+from experiments.results.write_results import format_rows
 from flaxnets.configuration import local_path
 from flaxnets.training.workdir import write_text_atomically
 
@@ -34,12 +35,6 @@ def make_row(name: str, result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Returns the table in Markdown."""
-    lines = [HEADER, ["---"] * len(HEADER), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def main(argv: Sequence[str]) -> None:
     """Writes the table."""
     rows = []
@@ -48,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
         if not name or not Path(path).is_file():
             raise SystemExit(f"error: {argument}: expected NAME=FILE of an evaluation that exists")
         rows.append(make_row(name, json.loads(Path(path).read_text())))
-    write_text_atomically(local_path("out", _OUT.value), format_table(rows))
+    write_text_atomically(local_path("out", _OUT.value), format_rows(HEADER, rows))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ parameters, and is else written as not run.
 
 import dataclasses
 import functools
-import itertools
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -26,6 +25,7 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from experiments import deep_conv_lstm, tcn_sequences
+from experiments.results.write_results import format_rows, read_previous
 from experiments.sequences.config import Problem, SequenceExperiment
 from experiments.tcn_sequences import MUSIC
 from flaxnets.configuration import local_path
@@ -214,61 +214,28 @@ def format_value(task: str, value: float | None) -> str:
     return f"{value:.2f}" if task in (*MUSIC, "characters") else f"{value:.3g}"
 
 
-def read_rows(page: str) -> dict[tuple[str, str], list[str]]:
-    """Returns the rows of the table on a page, by task and family.
-
-    Raises:
-      ValueError: no table with this module's header, or a row of another number of cells.
-    """
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
-    if list(HEADER) not in lines:
-        raise ValueError(f"previous: expected a table with the columns {', '.join(HEADER)}")
-    rows = {}
-    for row in itertools.takewhile(bool, lines[lines.index(list(HEADER)) + 2 :]):
-        if len(row) != len(HEADER):
-            raise ValueError(f"previous: expected {len(HEADER)} cells, received {' | '.join(row)}")
-        rows[row[0], row[1]] = row
-    return rows
-
-
-def read_previous(path: str | None) -> dict[tuple[str, str], list[str]]:
-    """Returns ``read_rows`` of a file; none without one.
-
-    Raises:
-      ValueError: as ``read_rows``, or no such file.
-    """
-    if not path:
-        return {}
-    file = Path(local_path("previous", path))
-    if not file.is_file():
-        raise ValueError(f"previous: no such file: {path}")
-    return read_rows(file.read_text(encoding="utf-8"))
-
-
-def format_table(
-    runs: Sequence[Run], previous: Mapping[tuple[str, str], list[str]] | None = None
-) -> str:
+def format_table(runs: Sequence[Run], previous: Sequence[list[str]] = ()) -> str:
     """Returns the table of all variants in Markdown.
 
     Args:
       runs: whose rows are new.
-      previous: rows of variants without a run, by task and family; those of another number of
-        parameters, or of no variant, are left out.
+      previous: rows of variants without a run; those of another number of parameters, or of no
+        variant, are left out.
     """
+    earlier = {(row[0], row[1]): row for row in previous}
     rows = []
     for variant in [(task, family) for task, names in FAMILIES.items() for family in names]:
         own = [run for run in runs if run.variant == variant]
-        row, kept = make_row(variant, own), (previous or {}).get(variant)
+        row, kept = make_row(variant, own), earlier.get(variant)
         rows.append(kept if kept and not own and kept[2] == row[2] else row)
-    lines = [HEADER, ["---"] * len(HEADER), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return format_rows(HEADER, rows)
 
 
 def main(argv: Sequence[str]) -> None:
     """Writes the table."""
     try:
         runs = [read_run(path) for path in argv[1:]]
-        previous = read_previous(flags.FLAGS.previous)
+        previous = read_previous(flags.FLAGS.previous, HEADER)
         table = format_table(runs, previous)
     except (ValueError, WorkdirError) as error:
         raise SystemExit(f"error: {error}") from error

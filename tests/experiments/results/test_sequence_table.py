@@ -8,14 +8,8 @@ import pytest
 
 from experiments.deep_conv_lstm import get_config as get_sensors
 from experiments.results import sequence_table
-from experiments.results.sequence_table import (
-    Run,
-    format_table,
-    make_row,
-    read_previous,
-    read_rows,
-    read_run,
-)
+from experiments.results.sequence_table import HEADER, Run, format_table, make_row, read_run
+from experiments.results.write_results import read_previous, read_rows
 from experiments.tcn_sequences import get_config
 from flaxnets.training.config import to_dict
 
@@ -68,20 +62,20 @@ def test_every_variant_stands_in_the_table(tmp_path: Path, monkeypatch: pytest.M
 def test_rows_of_earlier_runs_are_kept() -> None:
     earlier = Run(("jsb", "gru"), 299_292, 0, "test", 8.4, 900, 0.5)
     replaced = Run(("jsb", "lstm"), 300_248, 0, "test", 8.5, 900, 0.5)
-    previous = read_rows("# Results\n\n" + format_table([earlier, replaced]) + "\nText.\n")
+    previous = read_rows("# Results\n\n" + format_table([earlier, replaced]) + "\nText.\n", HEADER)
     run = Run(("jsb", "lstm"), 300_248, 0, "test", 8.0, 900, 0.5)
     assert format_table([run], previous) == format_table([earlier, run])
     with pytest.raises(ValueError, match="previous: expected a table with the columns task"):
-        read_rows("| task | network |\n| --- | --- |\n")
+        read_rows("| task | network |\n| --- | --- |\n", HEADER)
     with pytest.raises(ValueError, match="previous: expected 9 cells, received"):
-        read_rows(format_table([]) + "| jsb | gru | 1 |")
+        read_rows(format_table([]) + "| jsb | gru | 1 |", HEADER)
     with pytest.raises(ValueError, match=r"previous: no such file: none\.md"):
-        read_previous("none.md")
+        read_previous("none.md", HEADER)
 
 
 def test_rows_of_networks_that_have_changed_are_not_kept() -> None:
     earlier = Run(("jsb", "gru"), 299_291, 0, "test", 8.4, 900, 0.5)
-    assert format_table([], read_rows(format_table([earlier]))) == format_table([])
+    assert format_table([], read_rows(format_table([earlier]), HEADER)) == format_table([])
 
 
 def test_other_workdirs_are_refused(tmp_path: Path) -> None:
