@@ -100,7 +100,11 @@ def get_config(variant: str | None = None) -> CRNNTextLinesConfig:
         config.data.height = 32
         config.model = ColumnCRNNConfig(
             EncoderConfig("crnn_vgg"),
-            RecurrentConfig("lstm", features=256, num_layers=2, bidirectional=True),
+            # Table 1 does not name the linear layer that brings both directions to 256 units; the
+            # authors' code (bgshih/crnn) has it, and the paper's 8.3 million parameters need it.
+            RecurrentConfig(
+                "lstm", features=256, num_layers=2, bidirectional=True, layer_input_features=256
+            ),
         )
     if variant in ("synthetic", "smoke"):
         config.data.dataset, config.data.height = "synthetic", 32

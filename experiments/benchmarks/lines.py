@@ -60,6 +60,7 @@ def torch_options(config: Any, num_classes: int) -> dict[str, Any]:
         "batch_norm": encoder.name == "crnn_vgg_bn",
         "height": config.data.height,
         "hidden": recurrent.features,
+        "projection": recurrent.layer_input_features,
         "num_classes": num_classes,
         "dropout_rate": recurrent.dropout_rate,
         "rate": config.optimizer.learning_rate,

@@ -23,6 +23,7 @@ class Lines(nn.Module):
       batch_norm: whether every convolution is followed by BatchNorm, not only the paper's two.
       height: of the lines, pixels.
       hidden: width of each LSTM.
+      projection: width of the linear layer between the LSTMs; 0: none.
       num_classes: K, the blank included.
       dropout_rate: between the LSTMs, and before the linear layer.
     """
@@ -33,6 +34,7 @@ class Lines(nn.Module):
         batch_norm: bool,
         height: int,
         hidden: int,
+        projection: int,
         num_classes: int,
         dropout_rate: float,
     ):
@@ -58,18 +60,24 @@ class Lines(nn.Module):
         self.recurrent = nn.LSTM(
             width,
             hidden,
-            num_layers=2,
+            num_layers=1 if projection else 2,
             bidirectional=True,
             batch_first=True,
-            dropout=dropout_rate,
+            dropout=0.0 if projection else dropout_rate,
         )
         self.dropout = nn.Dropout(dropout_rate)
+        self.projection = self.upper = None
+        if projection:
+            self.projection = nn.Linear(2 * hidden, projection)
+            self.upper = nn.LSTM(projection, hidden, bidirectional=True, batch_first=True)
         self.classes = nn.Linear(2 * hidden, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits (B,S,K) of lines (B,1,H,W) uint8."""
         maps = self.encoder((images.float() - 127.5) / 127.5)  # (B,D,1,S)
         hidden = self.recurrent(maps[:, :, 0].transpose(1, 2))[0]
+        if self.projection is not None and self.upper is not None:
+            hidden = self.upper(self.dropout(self.projection(hidden)))[0]
         logits: torch.Tensor = self.classes(self.dropout(hidden))
         return logits
 

@@ -58,7 +58,7 @@ NEWTON_SCAN = "flaxnets.recurrent.newton_scan:NewtonScan"
 _OF_SOME_CELLS = ("window", "r_min", "max_phase")
 """Fields of ``RecurrentConfig`` that the cells get which have attributes of these names."""
 
-_BETWEEN_LAYERS = ("dropout_rate", "residual", "normalize_layers")
+_BETWEEN_LAYERS = ("layer_input_features", "dropout_rate", "residual", "normalize_layers")
 """Fields of ``RecurrentConfig`` that act between layers; dropout also above the Dense layer of
 ``input_features``."""
 
@@ -107,6 +107,9 @@ class RecurrentConfig:
     """Each step also reads the difference of its inputs from those of the step before."""
     input_features: int = 0
     """Width of a linear layer below the first cell; 0: none."""
+    layer_input_features: int = 0
+    """Width of a linear layer below each cell above the first, as where both directions' outputs
+    are brought to the width of one (1507.05717); 0: none."""
     dropout_rate: float = 0.0
     """On the inputs of each layer of cells from the layer below it, if only the Dense layer of
     ``input_features``; one layer of cells alone has none."""
@@ -214,7 +217,7 @@ def make_recurrent(
     2
     """
     least = {"features": 1, "num_layers": 1, "kernel_size": 1, "window": 1, "input_features": 0}
-    least["chrono_steps"] = 0
+    least |= {"layer_input_features": 0, "chrono_steps": 0}
     check_at_least(field, config, least)
     check_rates(field, config, "dropout_rate", "recurrent_dropout_rate", "r_min")
     if not 0 < config.max_phase <= 2 * math.pi:
@@ -235,6 +238,7 @@ def make_recurrent(
         glu=config.glu,
         delta_features=config.delta_features,
         input_features=config.input_features,
+        layer_input_features=config.layer_input_features,
         dropout_rate=config.dropout_rate,
         variational=config.variational,
         recurrent_dropout_rate=config.recurrent_dropout_rate,

@@ -73,6 +73,7 @@ class Recurrent(nn.Module):
       delta_features: concatenates to each step's inputs their difference to the step before (Furui
         1986), zero at the first step.
       input_features: width of a Dense layer below the first cell; 0: none.
+      layer_input_features: width of a Dense layer below each cell above the first; 0: none.
       dropout_rate: dropout of each layer's inputs, except those of the first layer without
         ``input_features``; in [0,1).
       variational: dropout draws one mask per sequence, the same at every step (Gal and Ghahramani,
@@ -94,6 +95,7 @@ class Recurrent(nn.Module):
     glu: bool = False
     delta_features: bool = False
     input_features: int = 0
+    layer_input_features: int = 0
     dropout_rate: float = 0.0
     variational: bool = False
     recurrent_dropout_rate: float = 0.0
@@ -162,6 +164,9 @@ class Recurrent(nn.Module):
         for layer, (directions, carry) in enumerate(
             zip(cells, initial_carry["cells"], strict=True)
         ):
+            if self.layer_input_features and layer:
+                dense = nn.Dense(self.layer_input_features, dtype=x.dtype, name=f"input_{layer}")
+                x = zero_padding(dense(x), lengths)
             if layer or self.input_features:
                 x = self._drop(x, train)
             read = x

@@ -331,6 +331,7 @@ layers = st.tuples(
             "glu": st.booleans(),
             "delta_features": st.booleans(),
             "input_features": st.sampled_from([0, 4]),
+            "layer_input_features": st.sampled_from([0, 4]),
         }
     ),
     st.sampled_from([(3, 4), (2, 0), (0, 3), (1, 1)]),

@@ -51,9 +51,15 @@ def to_flax(state: dict[str, np.ndarray]) -> dict[str, Any]:
                 encoder[name]["bias"] = state[f"encoder.{number}.bias"]
         else:
             encoder[f"{name}_norm"] = {"scale": weight, "bias": state[f"encoder.{number}.bias"]}
+    recurrent: dict[str, Any] = from_torch(state, prefix="recurrent.")
+    if "projection.weight" in state:
+        for name, layer in from_torch(state, prefix="upper.").items():
+            recurrent[name.replace("_0", "_1")] = layer
+        projection = state["projection.weight"].T
+        recurrent["input_1"] = {"kernel": projection, "bias": state["projection.bias"]}
     return {
         "columns": {"encoder": encoder},
-        "recurrent": from_torch(state, prefix="recurrent."),
+        "recurrent": recurrent,
         "classifier": {
             "scores": {"kernel": state["classes.weight"].T, "bias": state["classes.bias"]}
         },
@@ -67,6 +73,8 @@ def test_equal_weights_give_equal_losses_and_gradients(variant: str | None) -> N
 
     config = lines.make_config(variant, dropout_rate=0.0)
     config.model.encoder.features, config.model.recurrent.features = (4, 4, 8, 8), 8
+    if config.model.recurrent.layer_input_features:
+        config.model.recurrent.layer_input_features = 5
     batch = lines.draw_batch(3, config.data.height, 64, K)
     options = lines.torch_options(config, K)
     of_step = [options.pop(name) for name in ("rate", "weight_decay", "clip_norm")]
@@ -93,8 +101,8 @@ def test_equal_weights_give_equal_losses_and_gradients(variant: str | None) -> N
     value, gradient = ours(params)
     np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
     # PyTorch has two biases, each with the gradient of their sum.
-    for layer in expected["recurrent"].values():
-        layer["bias"] = layer["bias"] / 2
+    for name, layer in expected["recurrent"].items():
+        layer["bias"] = layer["bias"] / (1 if name == "input_1" else 2)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), gradient, expected
     )

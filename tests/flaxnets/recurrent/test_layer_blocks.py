@@ -40,14 +40,24 @@ def gated(x: np.ndarray, params: Any) -> np.ndarray:
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_stack_is_its_layers_one_after_the_other(bidirectional: bool) -> None:
     options: dict[str, Any] = {"bidirectional": bidirectional}
+    width = F * (1 + bidirectional)
     stack = Recurrent(
-        partial(LSTMCell, F), 3, residual=True, normalize_layers=True, glu=True, **options
+        partial(LSTMCell, F),
+        3,
+        residual=True,
+        normalize_layers=True,
+        glu=True,
+        layer_input_features=width,
+        **options,
     )
     variables = make(stack)
     params = variables["params"]
     padding = np.arange(T) >= LENGTHS[:, None]
     x = np.where(padding[..., None], 0, X)
     for layer in range(3):
+        if layer:
+            x = x @ params[f"input_{layer}"]["kernel"] + params[f"input_{layer}"]["bias"]
+            x = np.where(padding[..., None], 0, x)
         read = layer_norm(x, params[f"norm_{layer}"]) if layer else x
         cells = {
             f"{name}_0": params[f"{name}_{layer}"]
@@ -82,7 +92,13 @@ def test_the_normalisation_of_a_single_feature_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("dropout_rate", 0.3), ("residual", True), ("normalize_layers", True)]
+    ("field", "value"),
+    [
+        ("dropout_rate", 0.3),
+        ("residual", True),
+        ("normalize_layers", True),
+        ("layer_input_features", 4),
+    ],
 )
 def test_what_acts_between_layers_is_named_where_there_is_one(
     field: str, value: Any, caplog: pytest.LogCaptureFixture
