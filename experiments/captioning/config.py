@@ -112,6 +112,10 @@ class CaptionConfig(Config):
     """Share of the target probability, in [0,1), that is spread over the vocabulary."""
     attention_penalty: float = 0.0
     """Weight λ of the doubly stochastic attention's penalty; 0: none."""
+    reinforce_weight: float = 1.0
+    """Weight λ_r of hard attention's REINFORCE term (``flaxnets/decoders/show_attend_tell.py``)."""
+    entropy_weight: float = 0.002
+    """Weight λ_e of the entropy of hard attention."""
     sampling_increase: float = 0.0
     """Scheduled sampling: increase of the probability at a time; 0: teacher forcing."""
     sampling_every: int = 1_000
@@ -346,6 +350,8 @@ class CaptionConfig(Config):
             "options": self.search,
             "label_smoothing": self.label_smoothing,
             "attention_penalty": self.attention_penalty,
+            "reinforce_weight": self.reinforce_weight,
+            "entropy_weight": self.entropy_weight,
             "scheduled_sampling": sampling,
         }
 

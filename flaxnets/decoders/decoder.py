@@ -63,7 +63,7 @@ class CaptionOutputs(NamedTuple):
     entropies: Array | None = None
     """(B,C,L) float32 or wider, nats; hard attention in training: of the attention weights."""
     baseline: Array | None = None
-    """() float32, nats; hard attention: moving average of log p(caption) before this batch."""
+    """() float32, nats; hard attention: moving average of log p(word) before this batch."""
 
 
 class DecoderWeights(NamedTuple):

@@ -317,22 +317,26 @@ class HardAttention(SoftAttention):
 
     In training one region s_t is drawn from α_t at each step (key ``sampling``) and read alone; in
     evaluation the region of the largest α_t is read. The draw has no derivative. A task adds to the
-    log-likelihood of a caption the paper's REINFORCE term
+    log-likelihood of a caption a REINFORCE term
 
     .. math::
-        λ_r (\log p(y|s) - b) Σ_t \log α_{t,s_t} + λ_e Σ_t H(α_t)
+        λ_r Σ_t (Σ_{t' ≥ t} \log p(y_{t'}) - b) \log α_{t,s_t} + λ_e Σ_t H(α_t)
 
     with ``stop_gradient`` around the bracket. The outputs hold :math:`\log α_{t,s_t}`
     (``log_probabilities``), H (``entropies``) and b (``baseline``). Both variance reductions of the
-    paper are here: the baseline b is a moving average, :math:`b' = 0.9 b + 0.1 \log p(y|s)` with
-    log p averaged over the captions of the batch; it is kept in the collection ``baseline`` and
+    paper are here: the baseline b is a moving average, :math:`b' = 0.9 b + 0.1 \log p(y_t)` with
+    log p averaged over the words of the batch; it is kept in the collection ``baseline`` and
     updated by training calls in which that is mutable. And with probability
     ``expectation_probability`` a caption is read with soft attention, s_t = α_t, at all of its
     steps; its log-probabilities are then zero.
 
-    Deviations: in a caption read with soft attention the gradient of the likelihood reaches α
-    through the regions, which is the gradient of the expectation; in the authors' code α only gets
-    the gradient of the sampled form. Soft or hard is drawn per caption, not per image.
+    Deviations: the bracket holds the words from the region's step on, where the paper has those of
+    the whole caption, and b is that of a word, where the paper has that of a caption. Earlier words
+    do not depend on the region, so the expectation is the same; its variance is smaller, mostly
+    where batches hold captions of one length, whose log-likelihood a caption's b is not near. In a
+    caption read with soft attention the gradient of the likelihood reaches α through the regions,
+    which is the gradient of the expectation; in the authors' code α only gets the gradient of the
+    sampled form. Soft or hard is drawn per caption, not per image.
 
     Attributes:
       expectation_probability: probability of soft attention, per caption in training.
@@ -435,12 +439,12 @@ class HardAttention(SoftAttention):
         )
 
     def _mean_log_likelihood(self, logits: Array, tokens: Array, token_lengths: Array) -> Array:
-        """Returns log p(y) in nats, averaged over captions of at least one word; 0 of none."""
+        """Returns log p of the reference words in nats, averaged over them; 0 of none."""
         logits = jax.lax.stop_gradient(logits)
         logs = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
         valid = jnp.arange(tokens.shape[-1]) < token_lengths[..., None]
         total = jnp.sum(jnp.where(valid, logs, 0), dtype=jnp.float32)
-        count = jnp.sum(token_lengths > 0, dtype=jnp.float32)
+        count = jnp.sum(valid, dtype=jnp.float32)
         if self.axis_name is not None:
             total, count = jax.lax.psum((total, count), self.axis_name)
         return total / jnp.maximum(count, 1)

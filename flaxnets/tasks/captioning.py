@@ -72,8 +72,8 @@ class Captioning:
       label_smoothing: share of the target spread over the vocabulary, in [0,1); training only.
       attention_penalty: λ above; 0: none.
       scheduled_sampling: schedule; None: teacher forcing.
-      reinforce_weight: λ_r of hard attention.
-      entropy_weight: λ_e of hard attention.
+      reinforce_weight: λ_r of hard attention, at least 0.
+      entropy_weight: λ_e of hard attention, at least 0.
     """
 
     words: Callable[[Sequence[int]], str]
@@ -85,7 +85,8 @@ class Captioning:
     entropy_weight: float = 0.002
 
     def __post_init__(self) -> None:
-        check_penalty("attention_penalty", self.attention_penalty)
+        for name in ("attention_penalty", "reinforce_weight", "entropy_weight"):
+            check_penalty(name, getattr(self, name))
 
     def initialize(self, model: nn.Module, key: PRNGKey, batch: Batch) -> PyTree:
         """Returns random variables; the shapes of one example suffice."""
@@ -195,14 +196,15 @@ class Captioning:
     def _attention_reward(self, outputs: Any, tokens: Array, counts: Array) -> Array:
         """Returns hard attention's terms of a caption's objective, (B,C), at least float32.
 
-        The score function estimator of ``HardAttention``'s docstring: the advantage is a constant,
+        The score function estimator of ``HardAttention``'s docstring: the advantages are constants,
         so that log p(y|s) itself gets its gradient from the cross-entropy only.
         """
-        likelihood = -cross_entropies(outputs.logits, tokens, counts).sum(-1)  # (B,C)
-        advantage = jax.lax.stop_gradient(likelihood - outputs.baseline)
-        drawn = jnp.where(counts, outputs.log_probabilities, 0).sum(-1)
+        likelihoods = -cross_entropies(outputs.logits, tokens, counts)  # (B,C,L)
+        excess = jnp.where(counts, likelihoods - outputs.baseline, 0)
+        advantages = jax.lax.stop_gradient(jax.lax.cumsum(excess, excess.ndim - 1, reverse=True))
+        drawn = jnp.where(counts, advantages * outputs.log_probabilities, 0).sum(-1)
         entropy = jnp.where(counts, outputs.entropies, 0).sum(-1)
-        return self.reinforce_weight * advantage * drawn + self.entropy_weight * entropy
+        return self.reinforce_weight * drawn + self.entropy_weight * entropy
 
 
 def model_inputs(batch: Batch) -> tuple[Array, Array | None]:
