@@ -112,7 +112,7 @@ class CaptionConfig(Config):
     """Share of the target probability, in [0,1), that is spread over the vocabulary."""
     attention_penalty: float = 0.0
     """Weight λ of the doubly stochastic attention's penalty; 0: none."""
-    reinforce_weight: float = 1.0
+    reinforce_weight: float = 0.1
     """Weight λ_r of hard attention's REINFORCE term (``flaxnets/decoders/show_attend_tell.py``)."""
     entropy_weight: float = 0.002
     """Weight λ_e of the entropy of hard attention."""
