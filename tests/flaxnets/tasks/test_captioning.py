@@ -275,3 +275,11 @@ def test_a_batch_without_inputs_or_with_two_kinds_is_refused() -> None:
     del batch["features"]
     with pytest.raises(ValueError, match=r"received \['index', 'mask', "):
         model_inputs(jax.tree.map(jnp.asarray, batch))
+
+
+@pytest.mark.parametrize("weight", ["attention_penalty", "reinforce_weight", "entropy_weight"])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_wrong_weights_are_refused(weight: str, value: float) -> None:
+    options: dict[str, float] = {weight: value}
+    with pytest.raises(ValueError, match=f"{weight}: expected"):
+        Captioning(words, **options)
