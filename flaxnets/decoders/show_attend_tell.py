@@ -320,7 +320,7 @@ class HardAttention(SoftAttention):
     log-likelihood of a caption a REINFORCE term
 
     .. math::
-        λ_r Σ_t (Σ_{t' ≥ t} \log p(y_{t'}) - b) \log α_{t,s_t} + λ_e Σ_t H(α_t)
+        λ_r Σ_t \log α_{t,s_t} \left(Σ_{t' ≥ t} (\log p(y_{t'}) - b)\right) + λ_e Σ_t H(α_t)
 
     with ``stop_gradient`` around the bracket. The outputs hold :math:`\log α_{t,s_t}`
     (``log_probabilities``), H (``entropies``) and b (``baseline``). Both variance reductions of the
