@@ -10,7 +10,7 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(VERSION)
 
-.PHONY: demo test test-core stress lint bench docs clean check-python
+.PHONY: demo test test-all test-core stress lint bench docs clean check-python
 .DELETE_ON_ERROR:
 
 $(INSTALLED): pyproject.toml constraints.txt | check-python
@@ -25,9 +25,14 @@ check-python:
 demo: $(INSTALLED)
 	$(BIN)/python -m launch.demo --workdir=runs/demo
 
-# Two processes, of which one runs all tests of a file: they share what its fixtures make.
+# All but the slow tests. Two processes, of which one runs all tests of a file: they share what its
+# fixtures make.
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# As continuous integration has it.
+test-all: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not stress'
 
 # The fast core, for a second Python: tests of flaxnets and data that start no programs.
 test-core: $(INSTALLED)

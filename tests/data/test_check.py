@@ -346,6 +346,7 @@ def test_the_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.endswith("Training can start; 1 warning.")
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_the_program_runs_without_flags_of_absl_and_needs_arguments(tmp_path: Path) -> None:
     write_images(tmp_path / "a", 6)

@@ -495,6 +495,7 @@ def test_names_of_files_that_only_look_stored() -> None:
     assert stored == ("r/a.arrayrecord", 12, "b/c.avi")
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"

@@ -193,6 +193,7 @@ def test_an_error_in_the_transform_surfaces(num_workers):
         list(loader.batches())
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_a_signal_to_the_group_ends_no_worker(tmp_path):
     # Whenever it comes: while they start, too. The parent gets it when they have.

@@ -104,6 +104,7 @@ def test_further_cells_on_maps_train_from_flags(cell: str) -> None:
     check_clips("small_cnn", cell, "last")
 
 
+@pytest.mark.slow_after(12)
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_is_built_from_flags(name: str) -> None:
     size = ("--config.model.encoder.input_size=8",) * (name == "downsampled_frames")

@@ -108,6 +108,7 @@ def test_what_is_chosen_is_said_before_anything_is_encoded(
     assert told[: len(lines)] == lines
 
 
+@pytest.mark.slow
 def test_the_split_is_kept_beside_the_run_and_is_a_list(trained: Path) -> None:
     kept = read_captioned_images(trained / "photos", trained / "run" / SPLIT)
     made = make_config(trained).data.listed
@@ -177,6 +178,7 @@ def test_a_run_resumes_and_refuses_other_captions(trained: Path, tmp_path: Path)
         run(tmp_path / "run", config)
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_words_and_parameters_and_adds_new_ones(
     trained: Path, tmp_path: Path
 ) -> None:

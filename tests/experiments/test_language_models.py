@@ -41,6 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_in_a_stream_is_equal_bit_for_bit(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     shutil.copytree(trained, path)
@@ -78,6 +79,7 @@ def test_perplexity_is_that_of_all_predicted_characters(
     assert metrics["bits"] == pytest.approx(nats / math.log(2))
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_from_the_network(trained: Path) -> None:
     config = char_rnn("smoke")
     model = TrainedModel(config, Workdir(trained))

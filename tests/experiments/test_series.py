@@ -73,6 +73,7 @@ def test_windows_and_scaling_are_those_of_the_parts(tmp_path: Path) -> None:
         config.source("test")
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_a_network_on_missing_values_evaluates_and_forecasts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

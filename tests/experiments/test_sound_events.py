@@ -99,6 +99,7 @@ def test_each_part_alone(flags: tuple[str, ...], steps: int) -> None:
     assert ("recurrent" in moved) == ("cell=none" not in flags[0])
 
 
+@pytest.mark.slow
 def test_a_trained_model_reads_files(table: Path, tmp_path: Path) -> None:
     from flaxnets.inference.trained_model import TrainedModel
     from flaxnets.training.loop import train

@@ -28,6 +28,7 @@ PARTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name: str) -> None:
     result = doctest.testmod(

@@ -69,6 +69,7 @@ def collect(captioner: TrainedCaptioner, paths: list[str], **options: Any) -> li
     return list(captioner.caption_files(paths, **options))
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_scored_on_a_split(
     models: list[TrainedModel], files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +142,7 @@ def test_captions_of_scripts_without_spaces_have_none(
             assert " " not in caption.text.replace(" <unk> ", "").replace("<unk>", "").strip()
 
 
+@pytest.mark.slow
 def test_attention_is_that_of_teacher_forcing(models: list[TrainedModel], files: list[str]) -> None:
     model = models[0]
     vocabulary = configuration(model).vocabulary
@@ -199,6 +201,7 @@ def test_options_change_the_search(models: list[TrainedModel], files: list[str])
     assert {len(captioned.captions) for captioned in first} == {2}
 
 
+@pytest.mark.slow
 def test_examples_of_a_split_are_those_of_an_evaluation(
     models: list[TrainedModel], files: list[str]
 ) -> None:

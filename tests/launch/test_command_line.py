@@ -39,6 +39,7 @@ def test_programs_that_no_group_names_are_listed_too() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_the_fields_of_an_experiment_and_its_values_need_no_workdir() -> None:
     done = finish(start("train", "--config=experiments/lrcn_ucf101.py", "--help"))
@@ -88,6 +89,7 @@ def test_a_program_that_is_not_there_names_the_nearest() -> None:
         assert done.stderr.strip().endswith(meant)
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_flags_that_are_missing_or_of_other_programs(tmp_path: Path) -> None:
     wrong = finish(start("train", MOVING_SHAPES, f"--workdir={tmp_path}", "--lr", "0.1"))
@@ -125,6 +127,7 @@ def run_in(folder: Path, path: Sequence[Path], *command: str) -> subprocess.Comp
     )
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 @pytest.mark.parametrize("in_front", [True, pytest.param(False, marks=pytest.mark.stress)])
 def test_packages_of_other_people_do_not_get_in_the_way(foreign: Path, in_front: bool) -> None:

@@ -14,6 +14,7 @@ from launch.doctor import BROKEN, MISSING, OK, Limits, Row, cgroup_limits, impor
 from tests.launch.programs import ROOT, start, succeed
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_the_table_of_this_environment() -> None:
     text = succeed(start("doctor"))

@@ -128,6 +128,7 @@ def moved(trained: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_trained_at_a_predicts_evaluates_reports_and_resumes_at_b(moved: Path) -> None:
     workdir = Workdir(moved / "run")
     # Prediction needs no data: neither the folder nor the lists.

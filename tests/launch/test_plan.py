@@ -149,6 +149,7 @@ def test_a_cpu_reads_and_computes_on_the_same_cores() -> None:
     assert "30.0\u00a0s to 40.0\u00a0s" in line
 
 
+@pytest.mark.slow
 def test_the_program() -> None:
     many = start("plan", MOVING_SHAPES, *TPUS, "--utilization=0.5", "--input_seconds=1")
     here = start("plan", MOVING_SHAPES, "--nomemory", "--measure", "--input_seconds=0")

@@ -130,6 +130,7 @@ def test_results_of_any_source_are_printed_and_summed_up(
     assert lines[1:] == ([error] if error else [])
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_a_pipe_of_raw_frames_that_is_cut_off(model: Path) -> None:
     out, err = stream(model, "--source_rate=25").communicate(raw(6)[:-7], timeout=120)
@@ -159,6 +160,7 @@ def test_an_interrupted_stream_ends_with_its_summary(model: Path) -> None:
     assert b"Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_a_reader_that_goes_away_ends_the_stream_quietly(model: Path) -> None:
     process = stream(model)
@@ -179,6 +181,7 @@ def test_a_reader_that_goes_away_ends_the_stream_quietly(model: Path) -> None:
     assert b"Exception" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_a_bidirectional_model_is_refused_and_told_what_to_do(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "bidirectional", bidirectional=True)
@@ -190,6 +193,7 @@ def test_a_bidirectional_model_is_refused_and_told_what_to_do(tmp_path: Path) ->
     assert [json.loads(line)["step"] for line in out.splitlines()] == [0, 1, 2], err
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_an_export_streams_and_predicts_as_its_model(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("flatbuffers", reason="exports are written with flatbuffers")

@@ -38,6 +38,7 @@ def run(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 @pytest.mark.parametrize(
     "redirections", ["<&- >&- 2>&-", further("2>&-"), further("> /dev/full 2>&1")]
@@ -107,6 +108,7 @@ def test_python_is_restarted_once_whatever_becomes_of_the_variables(
     assert len(starts) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 @pytest.mark.skipif(
     launch.huge_page_tunables("") is None, reason="Linux or glibc has no huge pages to ask for"

@@ -151,6 +151,7 @@ def test_bad_arguments_are_refused(files: LabelledFiles) -> None:
             DigitStrings(**{"files": files, "split": "train", "num_examples": 1, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DIGITS.is_file(), reason=f"{DIGITS} is not there")
 def test_strings_of_the_shared_recordings() -> None:
     split = split_digits(read_sounds(list_file=DIGITS), held_out="theo")

@@ -117,6 +117,7 @@ def test_processes_share_each_batch_at_the_same_length():
     assert_same(joined, take(make_loader(), 15))
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_workers_do_not_matter():
     assert_same(take(make_loader(num_workers=2), 9, start=4), take(make_loader(), 13)[4:])

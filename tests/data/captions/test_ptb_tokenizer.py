@@ -135,6 +135,7 @@ def test_random_captions_against_stanford():
     assert len(different) <= 25, different[:5]
 
 
+@pytest.mark.slow
 @needs_stanford
 @pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is missing")
 def test_real_captions_against_stanford():

@@ -258,6 +258,8 @@ def test_mpeg_program_stream_that_breaks_off_in_its_sound(tmp_path: Path) -> Non
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("mpeg1video", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        # On a machine of one core the pictures would all come before the sound.
+        stream.codec_context.thread_count = 2
         sound = container.add_stream("mp2", rate=48000, layout="mono")
         for t in range(25):
             image = np.full((48, 64, 3), 10 * t, np.uint8)

@@ -62,6 +62,7 @@ def test_neighbours_captions_together_weigh_their_share() -> None:
         add_captions(captions, np.array([[1], [0], [0]]), 1.5)
 
 
+@pytest.mark.slow
 def test_training_batches_have_the_neighbours_captions_and_others_do_not(tmp_path: Path) -> None:
     config = make_config(make_flickr8k(tmp_path), SCST)
     config.data.num_neighbours, config.data.neighbour_share = 2, 0.4

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from experiments import scst, show_attend_tell, up_down
 from flaxnets.training.config import to_dict
 
@@ -23,6 +25,7 @@ def make_workdir(folder: Path, config: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_rows_have_names_metrics_in_percent_steps_and_minutes(tmp_path: Path) -> None:
     sampled: Any = show_attend_tell.get_config("flickr8k_sampled")
     sampled.initialize_from = "runs/show_attend_tell"

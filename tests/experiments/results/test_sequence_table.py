@@ -59,6 +59,7 @@ def test_every_variant_stands_in_the_table(tmp_path: Path, monkeypatch: pytest.M
     assert table.count("not run") == 7 + 2
 
 
+@pytest.mark.slow
 def test_rows_of_earlier_runs_are_kept() -> None:
     earlier = Run(("jsb", "gru"), 299_292, 0, "test", 8.4, 900, 0.5)
     replaced = Run(("jsb", "lstm"), 300_248, 0, "test", 8.5, 900, 0.5)
@@ -73,6 +74,7 @@ def test_rows_of_earlier_runs_are_kept() -> None:
         read_previous("none.md", HEADER)
 
 
+@pytest.mark.slow
 def test_rows_of_networks_that_have_changed_are_not_kept() -> None:
     earlier = Run(("jsb", "gru"), 299_291, 0, "test", 8.4, 900, 0.5)
     assert format_table([], read_rows(format_table([earlier]), HEADER)) == format_table([])

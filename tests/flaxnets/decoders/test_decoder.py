@@ -89,6 +89,7 @@ def gradient(*arguments: Any) -> Any:
     return jax.device_get(_gradient(*arguments))
 
 
+@pytest.mark.slow_after(10)
 @every_case
 @pytest.mark.parametrize("mask", [None, MASK], ids=["all-regions", "masked"])
 def test_logits_equal_the_reference(case: Case, mask: Any) -> None:
@@ -120,6 +121,7 @@ def test_gradients_are_the_derivatives_of_the_reference(case: Case) -> None:
         np.testing.assert_allclose((of_leaf * direction).sum(), expected, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize("case", [c for c in CASES if c.name not in NAMES], ids=str)
 def test_gradients_after_the_scan_are_those_of_autodiff(case: Case) -> None:
     variables, regions = draw(case)
@@ -201,6 +203,7 @@ def test_attention_sums_to_one_and_is_zero_where_no_region_exists(case: Case) ->
     assert np.isfinite(outputs.logits).all()
 
 
+@pytest.mark.slow_after(2)
 @one_each
 def test_bfloat16_decoders_have_float32_logits_near_the_exact_ones(case: Case) -> None:
     variables, regions = draw(case)
@@ -228,6 +231,7 @@ def test_features_of_any_layout_are_regions() -> None:
     np.testing.assert_array_equal(pooled.logits, single.logits)
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("name", ["soft", "show-and-tell", "lrcn", "up-down", "att2in"])
 def test_tied_embeddings_are_the_product_with_the_vocabulary(name: str) -> None:
     case = BY_NAME[name]
@@ -253,6 +257,7 @@ def test_tied_embeddings_of_another_width_are_refused() -> None:
         run(decoder, {"params": {}}, draw(BY_NAME["soft"])[1], TOKENS, LENGTHS)
 
 
+@pytest.mark.slow
 def test_frozen_features_cost_no_gradient() -> None:
     case = BY_NAME["soft"]
     variables, regions = draw(case)

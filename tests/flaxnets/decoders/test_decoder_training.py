@@ -107,6 +107,7 @@ def test_the_share_of_sampled_words_is_the_probability() -> None:
     assert abs(np.mean(changed) - expected) < 0.12
 
 
+@pytest.mark.slow_after(2)
 @every_model
 def test_dropout_acts_in_training_alone_and_leaves_all_parameters_a_gradient(name: str) -> None:
     options = {"dropout_rate": 0.5, "embed_dropout_rate": 0.2, "weight_dropout_rate": 0.2}

@@ -14,6 +14,7 @@ from flaxnets.decoders.up_down import UpDown
 from flaxnets.recurrent.cells import LSTMCell
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(
     "decoder", [ShowAndTell, FactoredLRCN, SoftAttention, Att2in, HardAttention, UpDown]

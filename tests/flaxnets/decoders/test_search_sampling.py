@@ -46,6 +46,7 @@ def draw(probabilities: np.ndarray, count: int, **options: Any) -> np.ndarray:
     return np.asarray(found.tokens).ravel()
 
 
+@pytest.mark.slow
 def test_frequencies_are_the_probabilities() -> None:
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.full(150, 0.5))  # More than two blocks of words.
@@ -90,6 +91,7 @@ def test_frequencies_of_whole_sentences() -> None:
     assert chi_square(observed, wanted) > 0.01
 
 
+@pytest.mark.slow_after(6)
 @pytest.mark.parametrize(
     ("options", "support"),
     [

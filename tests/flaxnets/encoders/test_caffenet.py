@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from flaxnets.encoders.alexnet import CaffeNet, local_response_norm
@@ -51,6 +52,7 @@ def normalize(x: np.ndarray) -> np.ndarray:
     return y
 
 
+@pytest.mark.slow
 def test_equals_a_numpy_reference() -> None:
     encoder = CaffeNet(levels=LEVELS, num_classes=5)
     images = np.random.default_rng(0).integers(0, 256, (2, 90, 103, 3), np.uint8)

@@ -57,6 +57,7 @@ def of(name: str, encoder: nn.Module) -> ColumnEncoder:
     return ColumnEncoder(encoder, column_stride(encoder, 32))
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("train", [False, True])
 def test_padding_has_no_effect(name: str, train: bool) -> None:
@@ -90,6 +91,7 @@ def np_tree(found: object, train: bool) -> tuple:
     return result if train else (result,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     # The deep ones are slow.

@@ -165,6 +165,7 @@ def test_chunks_equal_the_whole_batch() -> None:
         map_in_chunks(encode, images, chunk_size=0)
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient(
     images: np.ndarray, beginning: Any, train_step: Any
 ) -> None:

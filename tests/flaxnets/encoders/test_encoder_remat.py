@@ -96,6 +96,7 @@ def test_elementwise_remat_recomputes_no_convolution() -> None:
         plain.clone(remat="dots").apply(variables, images, train=False)
 
 
+@pytest.mark.slow
 def test_statistics_and_gradients_are_those_of_all_devices() -> None:
     images = draw_images(16, (33, 36))
     # One device sees no image that counts.
@@ -141,6 +142,7 @@ def test_statistics_and_gradients_are_those_of_all_devices() -> None:
     assert_equal((first[0], maps, first[1]), expected)
 
 
+@pytest.mark.slow
 def test_chunks_and_remat_give_the_outputs_and_gradients_of_the_whole_batch() -> None:
     images = draw_images(5, (33, 36)).astype(np.float32) / 255
     encoder = ResNet(18, levels=("stem", "stage_1"), remat="full")

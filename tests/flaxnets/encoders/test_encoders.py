@@ -37,6 +37,7 @@ ENCODERS: dict[str, Encoder] = {
 by_name = pytest.mark.parametrize("name", ENCODERS)
 
 
+@pytest.mark.slow_after(4)
 @by_name
 def test_endpoints_are_in_order_and_nothing_is_built_behind_the_deepest(name: str) -> None:
     encoder, images = ENCODERS[name], draw_images(2, (97, 130))
@@ -62,6 +63,7 @@ def test_endpoints_are_in_order_and_nothing_is_built_behind_the_deepest(name: st
     assert counts[-2] < counts[-1] == len(whole)
 
 
+@pytest.mark.slow_after(4)
 @by_name
 def test_dtypes(name: str) -> None:
     encoder = ENCODERS[name]

@@ -84,6 +84,7 @@ def test_equal_to_pytorch() -> None:
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
+@pytest.mark.slow
 @needs_weights
 def test_variables_have_the_names_and_shapes_of_the_network() -> None:
     variables = load_efficientnet_lite0_classifier()

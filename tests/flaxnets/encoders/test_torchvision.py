@@ -71,6 +71,7 @@ def without_dropout(call: Callable[..., Any], args: Any, kwargs: Any, context: A
     return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     # vgg16_bn is slow, and the other VGGs have its layers.

@@ -40,6 +40,7 @@ def equal(own: Any, theirs: Any) -> None:
         assert a.confidence == pytest.approx(b.confidence, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_exported_reader_of_speech_equals_its_model(speech: Any) -> None:
     model, exported, _ = speech
     samples = [sounds.sound(seconds, seed) for seed, seconds in enumerate((1.2, 1.0, 1.23))]

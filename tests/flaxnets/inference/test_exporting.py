@@ -131,6 +131,7 @@ WHOLE: dict[str, Callable[[], CRNN]] = {
 }
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize("name", [*CAUSAL, *WHOLE])
 def test_an_exported_classifier_equals_its_model(name: str, tmp_path: Path) -> None:
     model, described = classifier((CAUSAL | WHOLE)[name]())
@@ -211,6 +212,7 @@ def attending(encoder: Any = ENCODER) -> Captioner:
     )
 
 
+@pytest.mark.slow
 def test_an_exported_captioner_equals_its_model(tmp_path: Path) -> None:
     model, described = captioner(attending())
     assets = {"vocabulary.json": json.dumps({"format": 1, "words": WORDS}).encode()}

@@ -60,6 +60,7 @@ def own_predictions(workdir: Path, paths: list[str]) -> np.ndarray:
     return np.array([record["probabilities"] for record in model.predict(paths)])
 
 
+@pytest.mark.slow
 def test_a_workdir_predicts_as_its_experiment_does(trained: Path, clips: list[str]) -> None:
     model: Any = flaxnets.load(trained)
     found = model.predict(clips)
@@ -73,6 +74,7 @@ def test_a_workdir_predicts_as_its_experiment_does(trained: Path, clips: list[st
         np.testing.assert_allclose(alone.step_probabilities.sum(-1), 1, atol=1e-5)
 
 
+@pytest.mark.slow_after(5)
 @pytest.mark.parametrize(("dtype", "within"), [("float32", 0), ("float16", 1e-3), ("int8", 0.05)])
 def test_a_stored_run_predicts_as_its_workdir(
     trained: Path, clips: list[str], dtype: str, within: float, tmp_path: Path
@@ -108,6 +110,7 @@ def captioner(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]
     return folder / "run", sorted(map(str, (root / "Flicker8k_Dataset").glob("*.jpg")))[:4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [False, True])
 def test_a_captioner_captions_as_its_experiment_does(
     captioner: tuple[Path, list[str]], stored: bool, tmp_path: Path
@@ -363,6 +366,7 @@ def write_files(root: Path, suffix: str) -> list[str]:
     return paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("kind", ["video", "image"])
 def test_a_run_on_own_files_predicts_as_its_experiment_does(

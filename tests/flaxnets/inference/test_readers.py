@@ -77,6 +77,7 @@ def test_bad_lines_do_not_stop_others(lines: Reader, tmp_path: Path) -> None:
         lines.read(image, beam_width=-1)
 
 
+@pytest.mark.slow
 def test_a_stored_reader_has_its_alphabet_and_language_model(tmp_path: Path) -> None:
     module = sounds.network(4, sounds.HEIGHT)
     model, described = sounds.reader(module, sounds.LINE)

@@ -56,6 +56,7 @@ def test_the_model_of_moving_shapes_names_the_motions() -> None:
     assert found[0].times.tolist() == [step / 16 for step in range(16)]
 
 
+@pytest.mark.slow
 def test_the_reader_of_fraktur_prefers_german() -> None:
     model: Any = flaxnets.load(READER)
     assert len(model.alphabet) == 102

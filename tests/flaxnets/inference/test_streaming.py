@@ -207,6 +207,7 @@ def test_bad_input_is_refused_in_one_sentence() -> None:
         stream(frame(0), float("nan"))
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_ten_thousand_frames() -> None:
     model = real_model(rate=RATE)
     stream, own = model.stream(), frame(3, 16, 16)

@@ -84,6 +84,7 @@ def captioner(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 CASES = [(recurrence, name) for name in CELLS] + [(captioner, name) for name in DECODERS]
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize(("make", "name"), CASES, ids=[name for _, name in CASES])
 def test_each_device_computes_its_share_and_gathers_no_rows(make: Callable, name: str) -> None:
     loss, arguments = make(name)

@@ -56,6 +56,7 @@ def test_maximum_equals_a_loop(case: Any) -> None:
     np.testing.assert_array_equal(actual, expected_max(x, window, strides, padding, ceil))
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(
     ("window", "strides", "pads"),

@@ -182,6 +182,7 @@ def assert_close(actual: Any, expected: Any) -> None:
     )
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("run", [in_shard_map, on_explicit_axes])
 @pytest.mark.parametrize("name", mark_stress(CASES, FAST))
 def test_equal_to_one_device(name: str, run: Callable[..., Any]) -> None:
@@ -220,6 +221,7 @@ def test_batch_norm_of_the_global_batch(run: Callable[..., Any]) -> None:
     assert_close(run(sharded, params, batch), expected)
 
 
+@pytest.mark.slow
 def test_loops_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "_CHUNKS", {3: 1, 5: 1})
     monkeypatch.setattr(convolution, "_CHUNK_SIZE", 1)
@@ -278,6 +280,7 @@ def test_searches_for_captions(name: str, decoder: Any) -> None:
     assert len(np.unique(found.reshape(-1, 4), axis=0)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [in_shard_map, on_explicit_axes])
 def test_scheduled_sampling_and_cider(run: Callable[..., Any]) -> None:
     decoder = FactoredLRCN(vocabulary_size=11, make_cell=partial(GRUCell, 4), embed_features=4)

@@ -12,6 +12,7 @@ from flaxnets.layers import convolution
 from flaxnets.layers.convolution import conv2d, tapped_conv
 
 
+@pytest.mark.slow_after(8)
 @pytest.mark.parametrize(("chunk_size", "channels"), [(1, 4), (500, 1), (2**18, 4)])
 @pytest.mark.parametrize(
     ("kernel_size", "strides", "pads"),

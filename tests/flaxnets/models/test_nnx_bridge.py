@@ -75,6 +75,7 @@ def test_variables_of_linen_go_in(linen: CRNN, video: np.ndarray, wrapped: bridg
     jax.tree.map(np.testing.assert_array_equal, linen_variables(wrapped), dict(variables))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_linen(
     linen: CRNN, video: np.ndarray, wrapped: bridge.ToNNX
 ) -> None:

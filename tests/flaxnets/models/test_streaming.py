@@ -79,6 +79,7 @@ def run_all(models: Any, variables: Any, clips: np.ndarray) -> Any:
     return {head: np.reshape(x, (B, T, -1, K)) for head, x in whole(variables).items()}
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize("cell", CELLS)
 def test_chained_steps_equal_the_whole_clip(cell: str) -> None:
     make_cell, axes = CELLS[cell]

@@ -62,6 +62,7 @@ STACKS: tuple[dict[str, Any], ...] = (
 )
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.usefixtures("reference")
 @pytest.mark.parametrize("options", STACKS, ids=str)
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "masked"])

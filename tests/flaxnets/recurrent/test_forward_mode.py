@@ -15,6 +15,7 @@ from flaxnets.recurrent.linear_cells import MinLSTMCell
 from flaxnets.recurrent.scan import ScanOptions
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize(
     ("cell", "shape"),
     [

@@ -74,6 +74,7 @@ def draw_mask(case: Case) -> np.ndarray:
     return np.random.default_rng(5).uniform(0.5, 2, (B, *[1] * (carry.ndim - 2), carry.shape[-1]))
 
 
+@pytest.mark.slow_after(10)
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
 def test_gradients_are_the_derivatives_of_the_equations(case: Case, reverse: bool) -> None:

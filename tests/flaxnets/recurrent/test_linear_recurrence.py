@@ -51,6 +51,7 @@ def loop(a: np.ndarray, b: np.ndarray, state: np.ndarray, *, reverse: bool) -> n
     return states
 
 
+@pytest.mark.slow_after(16)
 @pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("dtype", [float, complex])
 @pytest.mark.parametrize("reverse", [False, True])

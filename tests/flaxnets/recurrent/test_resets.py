@@ -77,6 +77,7 @@ def row_lengths() -> np.ndarray:
     return np.array([sum(row) for row in ROWS], np.int32)
 
 
+@pytest.mark.slow_after(5)
 @pytest.mark.parametrize("name", CELLS)
 def test_packed_rows_equal_single_sequences(name: str) -> None:
     make_cell, axes = CELLS[name]

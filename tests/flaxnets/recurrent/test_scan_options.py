@@ -55,6 +55,7 @@ def run(*arguments: Any, **options: Any) -> Any:
     return jax.device_get(_value_and_gradient(*arguments, **options))
 
 
+@pytest.mark.slow_after(6)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
     "options",

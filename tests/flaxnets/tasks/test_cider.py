@@ -115,6 +115,7 @@ def test_an_ending_is_rewarded_where_it_counts() -> None:
         assert np.all(better == count_eos)
 
 
+@pytest.mark.slow
 def test_samples_share_the_references_of_their_image() -> None:
     candidates, corpus = random_corpus(2, 30)
     frequencies = DocumentFrequencies.count(pack(corpus))

@@ -237,6 +237,7 @@ def test_training_raises_the_reward(baseline: str) -> None:
     assert after > before + 0.3 * best
 
 
+@pytest.mark.slow
 def test_the_same_parts_of_an_image_are_dropped_in_drawing_and_in_differentiating() -> None:
     cell = partial(LSTMCell, 4)
     decoder = SoftAttention(vocabulary_size=V, make_cell=cell, embed_features=4)

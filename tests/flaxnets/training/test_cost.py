@@ -51,6 +51,7 @@ def test_a_plan_is_what_the_compiled_step_has(spec: str) -> None:
     assert cost.exchanged_bytes == 0
 
 
+@pytest.mark.slow
 def test_devices_share_rows_and_state() -> None:
     config, batch = begin(SPECS[0])
     config.optimizer.frozen = ("encoder",)

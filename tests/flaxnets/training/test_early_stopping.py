@@ -81,6 +81,7 @@ def stop_before(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TinyData, "batches", batches)
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize(("patience", "end"), [(0, 12), (1, 6), (2, 8), (3, 10), (4, 12)])
 def test_training_ends_after_so_many_evaluations_without_a_better_figure(
     patience: int, end: int, scored: dict[int, float], tmp_path: Path

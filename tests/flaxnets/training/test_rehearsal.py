@@ -90,6 +90,7 @@ def test_the_first_evaluation_of_a_long_run_comes_early(
     assert evaluated == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [3, 4])
 def test_a_run_without_the_early_evaluation_resumes_with_equal_parameters(
     stopped_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

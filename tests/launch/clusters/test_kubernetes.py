@@ -70,6 +70,7 @@ def test_manifest_is_the_golden_one(name: str) -> None:
     assert make_jobset(OPTIONS[name]) == golden
 
 
+@pytest.mark.slow
 def test_the_program_prints_or_submits_the_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def test_a_killed_process_ends_the_job() -> None:
     assert any(line.startswith("[1] error: process 1 of 2 was killed by SIGKILL") for line in lines)
 
 
+@pytest.mark.slow
 def test_errors_that_follow_from_a_death_are_left_out() -> None:
     dies = "import os, time; print('mine'); time.sleep(1); os.kill(os.getpid(), 9)"
     # It loses its connection a moment before the death of the other one can be seen.
@@ -231,6 +232,7 @@ def test_a_process_that_goes_on_without_its_launcher_is_killed(tmp_path: Path) -
     wait_for(lambda: not processes_with(mark), 5)
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_the_job_goes_on_when_nobody_reads_its_output(tmp_path: Path) -> None:
     done = tmp_path / "done"

@@ -275,6 +275,7 @@ def test_submission(
         submit_slurm_job(make_job("x" * 1_000_000, root=str(tmp_path)), wait=False)
 
 
+@pytest.mark.slow
 def test_the_program_where_there_is_no_slurm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ QUEUED_FLAGS = [
 ]
 
 
+@pytest.mark.slow
 def test_the_program_prints_the_golden_commands() -> None:
     printed = start("tpu", "--dry_run", *QUEUED_FLAGS)
     wrong = start("tpu", "--dry_run", "--name=a", "--zone=us-west4-a", "--type=v5e-16", "--", "-x")

@@ -117,6 +117,7 @@ def test_an_empty_file_of_predictions_is_told(workdir: Workdir) -> None:
     assert "holds no record" in write_report(workdir).read_text()
 
 
+@pytest.mark.slow
 def test_the_program_prints_the_path(workdir: Workdir) -> None:
     write_predictions(workdir, "test")
     command = [sys.executable, "-m", "launch.report", f"--workdir={workdir.path}"]

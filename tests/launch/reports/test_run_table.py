@@ -146,6 +146,7 @@ def test_curves_of_all_lie_over_each_other(runs: Path) -> None:
     assert any(text.startswith("Error over the steps: loss from 3 ") for text in descriptions)
 
 
+@pytest.mark.slow
 def test_the_program(runs: Path, tmp_path: Path) -> None:
     page = tmp_path / "runs.html"
     listed = start("runs", str(runs), "--match=l", f"--out={page}")

@@ -35,6 +35,7 @@ def uploads(tmp_path_factory: pytest.TempPathFactory) -> list[Upload]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_hostile_files_get_a_reason_and_sound_ones_a_result(
     uploads: list[Upload], tmp_path: Path

@@ -74,6 +74,7 @@ def test_a_crash_and_too_much_memory_are_told(isolated: Isolated) -> None:
     assert isolated.call(process_of_call, **BOUNDS) != os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_calls_of_several_threads_do_not_wait_for_each_other(isolated: Isolated) -> None:
     ends: list[float] = []

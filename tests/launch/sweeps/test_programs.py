@@ -25,6 +25,7 @@ TINY = "tests/flaxnets/training/tiny.py"
 RATE = "optimizer.learning_rate=log:1e-3:1e-1"
 
 
+@pytest.mark.slow
 def test_what_the_program_refuses(tmp_path: Path) -> None:
     flags = [f"--config={TINY}", f"--workdir={tmp_path / 'a'}"]
     misspelt = start("sweep", *flags, "--space=optimizer.learning_rat=1,2")

@@ -184,6 +184,7 @@ def test_a_worker_that_was_only_slow_counts_no_more(reports: bool, tmp_path: Pat
     assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "COMPLETE"]
 
 
+@pytest.mark.slow
 def test_a_living_workers_trial_is_not_retried(tmp_path: Path) -> None:
     plan, started = make(trials=1), threading.Event()
 
@@ -200,6 +201,7 @@ def test_a_living_workers_trial_is_not_retried(tmp_path: Path) -> None:
     assert [trial.value for trial in study.get_trials()] == [1.0]
 
 
+@pytest.mark.slow
 def test_a_trial_in_which_workers_die_fails(tmp_path: Path) -> None:
     plan = make(trials=1)
     for _ in range(MAX_ATTEMPTS):

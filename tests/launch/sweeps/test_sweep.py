@@ -83,6 +83,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Config, int]
     return use
 
 
+@pytest.mark.slow
 def test_a_trial_is_a_run_whose_value_is_its_best_evaluation(tmp_path: Path) -> None:
     config = load_experiment(TINY)
     config.strategy = "single"
@@ -142,6 +143,7 @@ def test_folds_and_seeds_give_the_mean_and_the_spread(tmp_path: Path, made_up: A
         make(Folded(), folds=4)
 
 
+@pytest.mark.slow
 def test_a_retry_goes_on_in_the_folder_of_the_first_trial(tmp_path: Path, made_up: Any) -> None:
     class Killed(BaseException):
         """Ends the worker in the middle of its trial."""

@@ -67,6 +67,7 @@ def test_a_beam_equals_a_search_with_dictionaries(
         assert_same(found, row, expected)
 
 
+@pytest.mark.slow
 def test_equal_prefixes_are_merged_and_new_ones_are_distinct() -> None:
     found = beam_search(
         draw_log_probs(5, 4, 30, 4, spread=0.3), np.full(4, 30), width=20, results=20, characters=3
